@@ -1,0 +1,1 @@
+"""Volumes, cases and datasets, their layouts and checks, and the synthetic cohort."""

@@ -1,0 +1,52 @@
+"""A case: the files of one image set of one patient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.image_file import read_label, read_volume
+from data.volume import Volume
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where one channel lies: a file and, in a 4D file, the frame."""
+
+    path: Path
+    frame: int | None = None
+
+    def read(self) -> Volume:
+        """Reads the channel as float32."""
+        return read_volume(self.path, self.frame)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image set.
+
+    Attributes:
+        name: unique in its dataset.
+        patient: whose scan it is; several cases may share one patient.
+        channels: channel name → where it lies, in the dataset's channel order.
+        label: the label map, if there is one.
+        brain_mask: a ready-made brain mask, if there is one.
+    """
+
+    name: str
+    patient: str
+    channels: Mapping[str, ImageSource]
+    label: Path | None = None
+    brain_mask: Path | None = None
+
+    def read_label(self) -> Volume:
+        """Reads the label map as int16."""
+        if self.label is None:
+            raise ValueError(f"case {self.name} has no label")
+        return read_label(self.label)
+
+    def files(self) -> list[Path]:
+        """All files of the case, each once, in a fixed order."""
+        paths = [source.path for source in self.channels.values()] + [self.label, self.brain_mask]
+        return list(dict.fromkeys(p for p in paths if p is not None))

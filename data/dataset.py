@@ -1,0 +1,73 @@
+"""A dataset: cases with their channel and label names, as a layout describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.case import Case
+from data.errors import DataError
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The cases of one folder.
+
+    Attributes:
+        root: the folder.
+        layout: name of the layout that was found, e.g. `msd`.
+        cases: in order of name.
+        channel_names: in the order of the channels.
+        label_names: value in the label map → name, the background (0) included.
+        has_patients: whether `patients.csv` (or the layout itself) groups the cases; without it each case is a patient.
+    """
+
+    root: Path
+    layout: str
+    cases: tuple[Case, ...]
+    channel_names: tuple[str, ...]
+    label_names: Mapping[int, str]
+    has_patients: bool
+
+    def by_patient(self) -> dict[str, list[Case]]:
+        """Patient → cases, patients in order of name."""
+        groups: dict[str, list[Case]] = {}
+        for case in sorted(self.cases, key=lambda c: (c.patient, c.name)):
+            groups.setdefault(case.patient, []).append(case)
+        return groups
+
+    def case(self, name: str) -> Case:
+        """Returns the case of that name.
+
+        Raises:
+            DataError: there is none.
+        """
+        for case in self.cases:
+            if case.name == name:
+                return case
+        raise DataError(
+            f"{self.root}: there is no case {name!r}",
+            expected=f"one of its {len(self.cases)} cases, such as {self.cases[0].name!r}",
+            mend=f"correct the name, or see the cases with `graft check {self.root}`",
+        )
+
+    def label_values(self, foreground: Iterable[int | str]) -> list[int]:
+        """Translates label names or values into values.
+
+        Raises:
+            DataError: a name or value that the dataset does not declare, or the background.
+        """
+        names = {name.lower(): value for value, name in self.label_names.items()}
+        declared = ", ".join(f"{value} ({name})" for value, name in self.label_names.items() if value != 0)
+        values = []
+        for label in foreground:
+            value = names.get(label.lower()) if isinstance(label, str) else label
+            if value is None or value not in self.label_names or value == 0:
+                raise DataError(
+                    f"{self.root}: label {label!r} is not declared",
+                    expected=f"one of {declared}",
+                    mend="correct `foreground` in the config, or declare the label in the dataset",
+                )
+            values.append(value)
+        return values

@@ -1,0 +1,1 @@
+"""Networks, filters, filter priors, posteriors and objectives: torch modules, no files, no command line."""
