@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import DataError
 from data.image_file import read_label, read_volume
 from data.volume import Volume
 
@@ -18,7 +19,11 @@ class ImageSource:
     frame: int | None = None
 
     def read(self) -> Volume:
-        """Reads the channel as float32."""
+        """Reads the channel as float32.
+
+        Raises:
+            DataError: as `data.image_file.read_volume`.
+        """
         return read_volume(self.path, self.frame)
 
 
@@ -41,9 +46,17 @@ class Case:
     brain_mask: Path | None = None
 
     def read_label(self) -> Volume:
-        """Reads the label map as int16."""
+        """Reads the label map as int16.
+
+        Raises:
+            DataError: there is no label, or it cannot be read as one.
+        """
         if self.label is None:
-            raise ValueError(f"case {self.name} has no label")
+            raise DataError(
+                f"case {self.name!r} has no label",
+                expected="a label map",
+                mend="add it to the dataset, or leave the case out",
+            )
         return read_label(self.label)
 
     def files(self) -> list[Path]:

@@ -46,14 +46,15 @@ class Dataset:
         for case in self.cases:
             if case.name == name:
                 return case
+        example = f", such as {self.cases[0].name!r}" if self.cases else ""
         raise DataError(
             f"{self.root}: there is no case {name!r}",
-            expected=f"one of its {len(self.cases)} cases, such as {self.cases[0].name!r}",
+            expected=f"one of its {len(self.cases)} cases{example}",
             mend=f"correct the name, or see the cases with `graft check {self.root}`",
         )
 
     def label_values(self, foreground: Iterable[int | str]) -> list[int]:
-        """Translates label names or values into values.
+        """Translates label names (in any case) or values into values, each once, in the given order.
 
         Raises:
             DataError: a name or value that the dataset does not declare, or the background.
@@ -70,4 +71,4 @@ class Dataset:
                     mend="correct `foreground` in the config, or declare the label in the dataset",
                 )
             values.append(value)
-        return values
+        return list(dict.fromkeys(values))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import nibabel as nib
 import numpy as np
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+
+# Largest displacement of a corner, as a share of the smallest spacing, that counts as rounding in the header.
+SNAP_TOLERANCE = 0.25
 
 
 @dataclass(frozen=True)
@@ -61,15 +66,59 @@ class Volume:
         return self.shape == other.shape and corner_displacement(self, other) <= tolerance
 
 
+def _corner_positions(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    ends = [[0, n - 1] for n in shape]
+    index = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
+    return apply_affine(affine, index)
+
+
 def corners(volume: Volume) -> NDArray[np.float64]:
     """Returns `[8, 3]` world coordinates in mm of the centres of the eight corner voxels."""
-    ends = np.array([[0, n - 1] for n in volume.shape])
-    index = np.stack(np.meshgrid(*ends, indexing="ij"), axis=-1).reshape(-1, 3)
-    return nib.affines.apply_affine(volume.affine, index)
+    return _corner_positions(volume.affine, volume.shape)
+
+
+def affine_displacement(first: NDArray[np.float64], second: NDArray[np.float64], shape: Sequence[int]) -> float:
+    """Returns the largest distance in mm between the corners of one array `[X, Y, Z]` under two affines.
+
+    The displacement is an affine function of the index, so no other voxel moves farther than the farthest corner.
+    """
+    difference = _corner_positions(first, shape) - _corner_positions(second, shape)
+    return float(np.linalg.norm(difference, axis=1).max())
 
 
 def corner_displacement(first: Volume, second: Volume) -> float:
     """Returns the largest distance in mm between corresponding corners of two grids of one shape."""
     if first.shape != second.shape:
         raise ValueError(f"grids of different shape: {first.shape} and {second.shape}")
-    return float(np.linalg.norm(corners(first) - corners(second), axis=1).max())
+    return affine_displacement(first.affine, second.affine, first.shape)
+
+
+def reorient(volume: Volume, orientation: str) -> Volume:
+    """Returns the same voxels with the array axes permuted and flipped, so that they point as the three letters say."""
+    current = nib.orientations.io_orientation(volume.affine)
+    wanted = nib.orientations.axcodes2ornt(tuple(orientation))
+    transform = nib.orientations.ornt_transform(current, wanted)
+    array = np.ascontiguousarray(nib.orientations.apply_orientation(volume.array, transform))
+    return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(transform, volume.shape))
+
+
+def snap(volume: Volume, reference: Volume) -> Volume:
+    """Puts a volume that lies almost on the grid of another onto exactly that grid; no voxel value changes.
+
+    Axes that are stored in another order or direction are turned first. What remains may be a displacement of at most
+    `SNAP_TOLERANCE` of the smallest spacing, as it comes from rounding in headers.
+
+    Raises:
+        ValueError: the shapes differ, or a corner lies farther away than that.
+    """
+    if volume.orientation != reference.orientation:
+        volume = reorient(volume, reference.orientation)
+    if volume.shape != reference.shape:
+        raise ValueError(f"the grids have the shapes {volume.shape} and {reference.shape}")
+    displacement = corner_displacement(volume, reference)
+    allowed = SNAP_TOLERANCE * float(reference.spacing.min())
+    if displacement > allowed:
+        raise ValueError(
+            f"the grids are {displacement:.3g} mm apart, more than the {allowed:.3g} mm that count as rounding"
+        )
+    return Volume(volume.array, reference.affine)

@@ -1,0 +1,1 @@
+"""Arms: the ways to learn the target, each a point in a few orthogonal choices."""

@@ -1,0 +1,1 @@
+"""Prediction: sliding window, and averages over draws from a posterior."""

@@ -1,0 +1,1 @@
+"""The workspace on disk: units of work, their done-markers, atomic writes and tensors."""

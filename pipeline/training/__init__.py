@@ -1,0 +1,1 @@
+"""Patches, augmentation, schedules and the loop that trains a network."""

@@ -1,0 +1,51 @@
+# Every target is a thin call of `graft` or of a well-known tool; `make help` lists them.
+
+PYTHON ?= python3
+VENV   ?= .venv
+CONFIG ?= configs/demo.yaml
+ARGS   ?=
+# A CPU build is enough. Where the plain package brings CUDA, name the index of CPU builds: TORCH_ARGS="--index-url URL".
+TORCH      ?= torch==2.13.0
+TORCH_ARGS ?=
+
+BIN    := $(VENV)/bin
+GRAFT  := $(BIN)/graft
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z -]*:.*## / {printf "  %-46s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  Stages take CONFIG=configs/NAME.yaml and ARGS=\"--set a.b=c --jobs 2\"."
+
+setup: $(STAMP) ## make $(VENV) and install everything into it
+
+# torch first and alone: later packages then find it and do not fetch a build of several gigabytes.
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH_ARGS) '$(TORCH)'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## the whole method on a synthetic cohort, some minutes; then open the report
+	$(GRAFT) run configs/demo.yaml $(ARGS)
+
+test: $(STAMP) ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP) ## speed and memory, each against a peer in the same run
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+check preprocess train-source collect-filters fit-priors infer evaluate report run: $(STAMP) ## one stage, or all (run)
+	$(GRAFT) $@ $(CONFIG) $(ARGS)
+
+clean: ## remove workspaces and caches, keep the environment
+	rm -rf workspaces build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+"""All checks over a dataset: per case in parallel, then over the cohort."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from data.case import Case
+from data.checks.cohort import check_completeness, check_names, check_patients, check_spacing, check_split
+from data.checks.duplicates import check_duplicates, check_near_duplicates
+from data.checks.files import check_dimensions, check_missing_file, check_unreadable
+from data.checks.finding import Finding, Level
+from data.checks.geometry import check_affine, check_channel_grids, check_forms, check_label_grid, check_units
+from data.checks.intensities import check_brain_mask, check_constant, check_finite
+from data.checks.labels import check_empty_label, check_label_values
+from data.checks.mirroring import check_mirrored
+from data.checks.observation import CaseObservation, observe_case
+from data.checks.report import Presence, Report, ordered
+from data.checks.summary import CaseSummary, summarise
+from data.dataset import Dataset
+from data.errors import GraftError
+
+CaseCheck = Callable[[CaseObservation], Iterator[Finding]]
+Progress = Callable[[int, int], None]
+
+CASE_CHECKS: tuple[CaseCheck, ...] = (
+    check_missing_file,
+    check_unreadable,
+    check_dimensions,
+    check_affine,
+    check_forms,
+    check_units,
+    check_label_grid,
+    check_channel_grids,
+    check_finite,
+    check_constant,
+    check_brain_mask,
+    check_label_values,
+    check_empty_label,
+    check_mirrored,
+)
+
+# What reading and measuring a strange file can raise beside our own errors; a bug (TypeError, KeyError) still shows.
+_CASE_ERRORS = (GraftError, OSError, ValueError, ArithmeticError, MemoryError)
+
+_log = logging.getLogger(__name__)
+
+
+def check_case(
+    case: Case,
+    channels: tuple[str, ...],
+    declared: tuple[int, ...],
+    foreground: tuple[int, ...] | None = None,
+) -> tuple[CaseSummary, tuple[Finding, ...]]:
+    """Runs all checks of one case; each file is read once, and nothing that is wrong with it raises."""
+    try:
+        observation = observe_case(case, channels, declared, foreground)
+        findings = [finding for check in CASE_CHECKS for finding in check(observation)]
+        return summarise(observation, channels), tuple(findings)
+    except _CASE_ERRORS as error:
+        return _failed(case, channels, f"cannot be checked ({type(error).__name__}: {error})")
+
+
+def _failed(case: Case, channels: tuple[str, ...], found: str) -> tuple[CaseSummary, tuple[Finding, ...]]:
+    finding = Finding(Level.ERROR, case.name, "unreadable_file", found, "look at its files, or take the case out")
+    presence = dict.fromkeys((*channels, "label", "brain_mask"), Presence.UNREADABLE)
+    return CaseSummary(case.name, case.patient, presence), (finding,)
+
+
+def _check_cases(
+    dataset: Dataset,
+    channels: tuple[str, ...],
+    foreground: tuple[int, ...] | None,
+    jobs: int,
+    progress: Progress | None,
+) -> list[tuple[CaseSummary, tuple[Finding, ...]]]:
+    """Checks all cases; a case that kills its worker is checked again alone, and reported if that kills it too."""
+    declared = tuple(dataset.label_names)
+    results: dict[str, tuple[CaseSummary, tuple[Finding, ...]]] = {}
+
+    def collect(cases: Sequence[Case], workers: int) -> None:
+        tasks = (delayed(check_case)(case, channels, declared, foreground) for case in cases)
+        for result in Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
+            results[result[0].name] = result
+            if progress is not None:
+                progress(len(results), len(dataset.cases))
+
+    try:
+        collect(dataset.cases, jobs)
+    except TerminatedWorkerError:
+        _log.warning(
+            "a worker was killed; the %d remaining cases are checked one by one", len(dataset.cases) - len(results)
+        )
+        for case in dataset.cases:
+            if case.name in results:
+                continue
+            try:
+                collect([case], 2)  # One worker apart from this process, which has to survive.
+            except TerminatedWorkerError:
+                results[case.name] = _failed(case, channels, "its check was killed, most likely for lack of memory")
+    return [results[case.name] for case in dataset.cases]
+
+
+def check_dataset(
+    dataset: Dataset,
+    channels: Sequence[str] | None = None,
+    foreground: Sequence[int] | None = None,
+    splits: Mapping[str, Collection[str]] | None = None,
+    jobs: int = 1,
+    progress: Progress | None = None,
+) -> Report:
+    """Checks all cases of a dataset, then the cohort.
+
+    Args:
+        dataset: what a layout read.
+        channels: channels that are going to be used; a case without one of them is an error. `None`: all channels, and
+            a case without one is a warning.
+        foreground: label values that are going to be used; a case with none of them is a warning.
+        splits: side of a split → names of its cases; a patient on two sides is an error.
+        jobs: worker processes.
+        progress: called with the number of checked cases and of all cases.
+
+    Returns:
+        The findings, and which case has which channels. Results do not depend on `jobs`.
+    """
+    used = tuple(channels) if channels is not None else dataset.channel_names
+    known = tuple(channel for channel in used if channel in dataset.channel_names)
+    values = None if foreground is None else tuple(foreground)
+    results = _check_cases(dataset, known, values, jobs, progress)
+    summaries = [summary for summary, _ in results]
+    findings = [finding for _, of_case in results for finding in of_case]
+    findings += check_names(dataset, used, foreground)
+    findings += check_patients(dataset)
+    findings += check_completeness(summaries, required=channels is not None)
+    findings += check_spacing(summaries)
+    findings += check_duplicates(summaries)
+    findings += check_near_duplicates(summaries)
+    findings += check_split(dataset, splits or {})
+    return Report(
+        root=dataset.root,
+        layout=dataset.layout,
+        patients=len(dataset.by_patient()),
+        has_patients=dataset.has_patients,
+        findings=ordered(findings),
+        table={summary.name: dict(summary.presence) for summary in summaries},
+        label_names=dict(dataset.label_names),
+    )

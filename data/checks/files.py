@@ -1,0 +1,57 @@
+"""Checks of the files themselves: there, readable, three-dimensional, as many frames as channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from data.checks.finding import Finding, Level
+from data.checks.observation import CaseObservation
+from data.checks.report import Presence
+from data.image_header import format_shape
+
+
+def check_missing_file(case: CaseObservation) -> Iterator[Finding]:
+    """A file that the layout names does not exist."""
+    for path, file in case.files.items():
+        if file.presence is Presence.MISSING:
+            found = f"{case.roles[path]}: there is no file {path}"
+            mend = "restore the file, or take the case out of the dataset's list"
+            yield Finding(Level.ERROR, case.case.name, "missing_file", found, mend)
+
+
+def check_unreadable(case: CaseObservation) -> Iterator[Finding]:
+    """A file is damaged, truncated, of an unknown kind, or claims more voxels than it can hold."""
+    for path, file in case.files.items():
+        if file.presence is not Presence.UNREADABLE or file.error is None:
+            continue
+        if file.header is not None and (file.header.affine_fault or len(file.header.volume_shape) not in (3, 4)):
+            continue  # The checks of the affine and of the dimensions say it better.
+        found = f"{case.roles[path]}: {file.error.found}"
+        yield Finding(Level.ERROR, case.case.name, "unreadable_file", found, file.error.mend)
+
+
+def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
+    """A file is not 3D, or has another number of frames than the dataset has channels in it."""
+    for path, file in case.files.items():
+        if file.header is None:
+            continue
+        shape, role = file.header.volume_shape, case.roles[path]
+        frames = [source.frame for source in case.case.channels.values() if source.path == path]
+        wanted = [frame for frame in frames if frame is not None]
+        text = f"{role}: {path.name} has the shape {format_shape(file.header.shape)}"
+        mend = ""
+        if len(shape) not in (3, 4):
+            mend = "export it as one 3D volume"
+        elif len(shape) == 4 and not wanted:
+            mend = "take one frame (a mean, say) of the series; a 4D file with one frame is accepted"
+        elif wanted and max(wanted) >= (shape[3] if len(shape) == 4 else 1):
+            text += f", too few frames for {len(wanted)} channels"
+            mend = "correct the channels in dataset.json, or the file"
+        if mend:
+            yield Finding(Level.ERROR, case.case.name, "not_3d", text, mend)
+        elif len(shape) == 4 and shape[3] > max(wanted) + 1:
+            text += f", more frames than the {len(wanted)} channels that the dataset names"
+            yield Finding(Level.WARNING, case.case.name, "frames", text, "name all channels in dataset.json")
+        if not mend and min(shape[:3]) < 3:
+            text = f"{role}: {path.name} has the shape {format_shape(shape)}, too thin for 3D filters"
+            yield Finding(Level.WARNING, case.case.name, "thin", text, "leave the case out, or check that it is whole")

@@ -1,0 +1,45 @@
+"""What a check says: a level, a case, what was found and how to mend it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    INFO = "info"
+    """Worth knowing; nothing to do."""
+    WARNING = "warning"
+    """Probably a mistake; the pipeline copes."""
+    ERROR = "error"
+    """The case or the dataset cannot be used as it is."""
+
+    @property
+    def rank(self) -> int:
+        """0 for info, 1 for warning, 2 for error."""
+        return list(Level).index(self)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One result of one check.
+
+    Attributes:
+        level: how much it matters.
+        case: name of the case; `None` for the dataset as a whole.
+        check: name of the check, e.g. `label_grid`.
+        found: what was found, with numbers and the channel or file.
+        mend: what to do about it.
+    """
+
+    level: Level
+    case: str | None
+    check: str
+    found: str
+    mend: str
+
+    def as_json(self) -> dict[str, str | None]:
+        """Returns the fields as plain text."""
+        return {**asdict(self), "level": self.level.value}

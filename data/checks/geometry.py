@@ -1,0 +1,144 @@
+"""Checks of where the voxels lie: affines, units, and whether image, label and mask share a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import polar
+
+from data.checks.finding import Finding, Level
+from data.checks.observation import CaseObservation
+from data.image_header import format_shape
+from data.volume import SNAP_TOLERANCE, Volume, affine_displacement, corner_displacement, reorient, snap
+
+# Below this the grids of two files count as the same, in mm.
+_SAME_GRID = 1e-3
+
+
+def _without_shear(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The affine with the nearest orthogonal axes (polar decomposition) and the same spacing and origin."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    straight = affine.copy()
+    straight[:3, :3] = polar(affine[:3, :3] / spacing)[0] * spacing
+    return straight
+
+
+def check_affine(case: CaseObservation) -> Iterator[Finding]:
+    """An affine cannot be inverted, or is sheared so that a corner moves by more than rounding explains."""
+    for path, file in case.files.items():
+        header = file.header
+        if header is None:
+            continue
+        role = case.roles[path]
+        if header.affine_fault:
+            found = f"{role}: {path.name}: {header.affine_fault}"
+            mend = "correct sform and qform, or export the file again"
+            yield Finding(Level.ERROR, case.case.name, "affine", found, mend)
+            continue
+        shape = header.shape[:3]
+        if len(shape) < 3:
+            continue
+        moved = affine_displacement(header.affine, _without_shear(header.affine), shape)
+        allowed = SNAP_TOLERANCE * float(header.spacing.min())
+        if moved > allowed:
+            found = (
+                f"{role}: {path.name}: the affine is sheared; axes at right angles would move a corner by "
+                f"{moved:.3g} mm (allowed: {allowed:.3g} mm)"
+            )
+            mend = "resample it to axes at right angles (CT with a tilted gantry: convert with dcm2niix)"
+            yield Finding(Level.ERROR, case.case.name, "shear", found, mend)
+
+
+def check_forms(case: CaseObservation) -> Iterator[Finding]:
+    """The sform and the qform of a NIfTI file put the voxels in different places; readers disagree which to believe."""
+    for path, file in case.files.items():
+        header = file.header
+        if header is None or header.sform is None or header.qform is None or header.affine_fault:
+            continue
+        if not np.isfinite(header.qform).all():
+            continue
+        moved = affine_displacement(header.sform, header.qform, header.shape[:3])
+        mirrored = np.linalg.det(header.sform[:3, :3]) * np.linalg.det(header.qform[:3, :3]) < 0
+        if mirrored or moved > SNAP_TOLERANCE * float(header.spacing.min()):
+            found = f"{case.roles[path]}: {path.name}: sform and qform put a corner {moved:.3g} mm apart"
+            found += ", and one mirrors the other (left and right are in doubt)" if mirrored else "; the sform is used"
+            level = Level.ERROR if mirrored else Level.WARNING
+            mend = "find out which is right and write it into both (nibabel: set_sform, set_qform)"
+            yield Finding(level, case.case.name, "sform_qform", found, mend)
+
+
+def check_units(case: CaseObservation) -> Iterator[Finding]:
+    """A NIfTI file declares µm or m instead of mm."""
+    for path, file in case.files.items():
+        header = file.header
+        if header is None or header.unit not in ("micron", "meter"):
+            continue
+        spacing = " × ".join(f"{s:.4g}" for s in header.spacing)
+        name = {"micron": "µm", "meter": "m"}[header.unit]
+        outcome = "which is impossible; mm are assumed" if header.unit_ignored else "it was converted"
+        found = f"{case.roles[path]}: {path.name} declares {name} as its unit; {outcome}: spacing {spacing} mm"
+        mend = "check the spacing, and write the unit mm into the header (xyzt_units = 2)"
+        yield Finding(Level.WARNING, case.case.name, "unit", found, mend)
+
+
+def check_label_grid(case: CaseObservation) -> Iterator[Finding]:
+    """Label or brain mask lie on another grid than the image; measured as displacement of the corners in mm."""
+    if not case.images:
+        return
+    first = next(iter(case.images))
+    for name, check, volume in (("label", "label_grid", case.label), ("brain mask", "mask_grid", case.brain_mask)):
+        if volume is None:
+            continue
+        fitting = next((c for c, image in case.images.items() if _fits(volume, image)), first)
+        if fitting != first:
+            found = f"{name}: on the grid of {fitting}, not on that of the first channel {first}"
+            mend = f"if the channels are not co-registered yet, name {fitting} first: the {name} was drawn on it"
+            yield Finding(Level.WARNING, case.case.name, check, found, mend)
+        yield from _compare(case, check, name, volume, fitting, case.images[fitting])
+
+
+def _fits(volume: Volume, image: Volume) -> bool:
+    try:
+        snap(volume, image)
+    except ValueError:
+        return False
+    return True
+
+
+def _compare(
+    case: CaseObservation, check: str, name: str, volume: Volume, channel: str, image: Volume
+) -> Iterator[Finding]:
+    stored = volume.orientation
+    turned = reorient(volume, image.orientation) if stored != image.orientation else volume
+    mend = f"export the {name} on the grid of the image, or check that both belong to one scan"
+    if turned.shape != image.shape:
+        found = f"{name}: {format_shape(turned.shape)} voxels, {channel}: {format_shape(image.shape)}"
+        yield Finding(Level.ERROR, case.case.name, check, found, mend)
+        return
+    moved = corner_displacement(turned, image)
+    allowed = SNAP_TOLERANCE * float(image.spacing.min())
+    found = f"{name}: a corner lies {moved:.3g} mm from that of {channel}"
+    if moved > allowed:
+        found += f" (up to {allowed:.3g} mm count as rounding)"
+        yield Finding(Level.ERROR, case.case.name, check, found, mend)
+    elif moved > _SAME_GRID:
+        found += ", which counts as rounding: it is put on the image's grid"
+        yield Finding(Level.INFO, case.case.name, check, found, "nothing to do")
+    if stored != image.orientation and moved <= allowed:
+        found = f"{name}: stored as {stored}, {channel} as {image.orientation}, in the same place: its axes are turned"
+        yield Finding(Level.INFO, case.case.name, check, found, "nothing to do")
+
+
+def check_channel_grids(case: CaseObservation) -> Iterator[Finding]:
+    """Channels lie on different grids, so that they have to be co-registered and resampled."""
+    if not case.images:
+        return
+    (first, reference), *others = case.images.items()
+    for name, volume in others:
+        if not reference.same_grid(volume, _SAME_GRID):
+            shapes = format_shape(volume.shape), format_shape(reference.shape)
+            found = f"{name} ({shapes[0]} voxels) lies on another grid than {first} ({shapes[1]} voxels)"
+            mend = "nothing, if channel co-registration is part of the preprocessing"
+            yield Finding(Level.INFO, case.case.name, "channel_grid", found, mend)

@@ -1,0 +1,43 @@
+"""Checks of grey values: numbers everywhere, and more than one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from data.checks.finding import Finding, Level
+from data.checks.observation import CaseObservation
+
+
+def check_finite(case: CaseObservation) -> Iterator[Finding]:
+    """An image, label or mask holds NaN or Inf."""
+    for name, volume in case.named_volumes():
+        wrong = volume.array.size - int(np.isfinite(volume.array).sum())
+        if wrong:
+            nan = int(np.isnan(volume.array).sum())
+            found = f"{name}: {nan:,} voxels are NaN and {wrong - nan:,} are Inf, of {volume.array.size:,}"
+            mend = "find out where they come from; if they stand for the background, replace them by 0"
+            yield Finding(Level.ERROR, case.case.name, "nan_inf", found, mend)
+
+
+def check_constant(case: CaseObservation) -> Iterator[Finding]:
+    """An image is empty, or has one value everywhere."""
+    for name, volume in case.images.items():
+        low, high = float(volume.array.min()), float(volume.array.max())
+        if low == high:
+            found = f"{name}: every voxel is {low:g}"
+            yield Finding(Level.ERROR, case.case.name, "constant_image", found, "export the image again")
+
+
+def check_brain_mask(case: CaseObservation) -> Iterator[Finding]:
+    """A brain mask is empty, covers everything, or has other values than 0 and one more."""
+    if case.brain_mask is None:
+        return
+    values = np.unique(case.brain_mask.array)
+    if len(values) == 1:
+        found = f"brain mask: every voxel is {values[0]:g}"
+        yield Finding(Level.ERROR, case.case.name, "brain_mask", found, "make the mask again, or remove it")
+    elif len(values) > 2 or values[0] != 0:
+        found = f"brain mask: {len(values)} values from {values[0]:g} to {values[-1]:g}; all above 0 count as brain"
+        yield Finding(Level.WARNING, case.case.name, "brain_mask", found, "write it as 0 and 1")

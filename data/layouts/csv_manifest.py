@@ -1,0 +1,99 @@
+"""A CSV manifest: one line for each case, with the path of each channel.
+
+Columns: `case`, one for each channel (its name is the channel's), and, optionally, `patient`, `label` and `brain_mask`.
+Relative paths are relative to the manifest. `labels.csv` (value,name) beside it names the labels.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from data.case import Case, ImageSource
+from data.dataset import Dataset
+from data.errors import DataError
+from data.layouts.csv_table import read_table
+from data.layouts.patients import PATIENTS_FILE, group_cases
+from data.layouts.undeclared_labels import LABELS_FILE, label_names_of
+
+_NO_CHANNEL = ("case", "patient", "label", "brain_mask")
+
+
+class CsvManifestLayout:
+    """A CSV file, or a folder with one, whose first line has the column `case`."""
+
+    name = "csv"
+    description = (
+        "CSV manifest: a file with the columns case, one per channel, and optionally patient, label, brain_mask"
+    )
+
+    def matches(self, root: Path) -> bool:
+        """Whether the path is a CSV file, or a folder that holds a CSV file with the column `case`."""
+        return (root.is_file() and root.suffix.lower() == ".csv") or (root.is_dir() and bool(_manifests(root)))
+
+    def read(self, root: Path) -> Dataset:
+        """Reads the dataset; see `Layout.read`."""
+        path = root
+        if root.is_dir():
+            manifests = _manifests(root)
+            if len(manifests) != 1:
+                names = ", ".join(file.name for file in manifests)
+                raise DataError(
+                    f"{root}: holds several manifests ({names})", expected="one", mend="name the file itself"
+                )
+            path = manifests[0]
+        folder = path.parent
+        table = read_table(path, required=("case",))
+        channels = tuple(column for column in table.columns if column not in _NO_CHANNEL)
+        if not channels or "" in channels or not table.rows:
+            found = "no column for a channel" if not channels else "no case, or a column without a name"
+            raise DataError(
+                f"{path}: has {found}",
+                expected="a column with the paths for each channel, and a line for each case",
+                mend="see the CSV layout in the documentation",
+            )
+        cases: dict[str, Case] = {}
+        for number, row in table.rows:
+            case = _case(path, number, row, channels)
+            if case.name in cases:
+                raise DataError(
+                    f"{path}: line {number} lists case {case.name!r} again", expected="each case once", mend="rename it"
+                )
+            cases[case.name] = case
+        own_patients = "patient" in table.columns
+        if own_patients and (folder / PATIENTS_FILE).is_file():
+            grouped, has_patients = tuple(sorted(cases.values(), key=lambda c: c.name)), True
+        else:
+            grouped, has_patients = group_cases(folder, list(cases.values()), grouped_by_layout=own_patients)
+        return Dataset(folder, self.name, grouped, channels, label_names_of(folder, grouped), has_patients)
+
+
+def _manifests(root: Path) -> list[Path]:
+    """CSV files in the folder that have the column `case`, other than the tables of patients and labels."""
+    found = []
+    for file in sorted(root.glob("*.csv")):
+        if file.name in (PATIENTS_FILE, LABELS_FILE):
+            continue
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+            first = stream.readline()
+        if any("case" in [cell.strip() for cell in row] for d in ",;\t" for row in csv.reader([first], delimiter=d)):
+            found.append(file)
+    return found
+
+
+def _case(path: Path, number: int, row: dict[str, str], channels: tuple[str, ...]) -> Case:
+    folder = path.parent
+    name, patient = row["case"], row.get("patient", row["case"])
+    if not name or not patient or "/" in name:
+        raise DataError(
+            f"{path}: line {number} has the case {name!r} and the patient {patient!r}",
+            expected="names of cases and patients that are not empty, cases without `/`",
+            mend="correct that line",
+        )
+    sources = {channel: ImageSource(folder / row[channel]) for channel in channels if row[channel]}
+    if not sources:
+        raise DataError(
+            f"{path}: line {number} has no image", expected="a path for a channel", mend="fill in that line"
+        )
+    label, mask = (folder / row[key] if row.get(key) else None for key in ("label", "brain_mask"))
+    return Case(name, patient, sources, label, mask)

@@ -1,0 +1,70 @@
+"""Finds out how a dataset is laid out, and reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.dataset import Dataset
+from data.errors import DataError
+from data.layouts.bids import BidsLayout
+from data.layouts.csv_manifest import CsvManifestLayout
+from data.layouts.layout import Layout
+from data.layouts.msd import MsdLayout
+from data.layouts.nnunet import NnunetLayout
+
+# The first that matches is taken: nnU-Net before MSD, whose key `training` nnU-Net 1 writes too.
+LAYOUTS: tuple[Layout, ...] = (NnunetLayout(), MsdLayout(), BidsLayout(), CsvManifestLayout())
+
+_DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
+
+
+def detect_layout(path: Path) -> Layout:
+    """Returns the layout of a folder or of a CSV manifest.
+
+    Raises:
+        DataError: there is no such path, or it is laid out in no known way.
+    """
+    if not path.exists():
+        raise DataError(
+            f"{path}: there is no such folder",
+            expected="a dataset folder or a CSV manifest",
+            mend="correct the path, or put the dataset there",
+        )
+    for layout in LAYOUTS:
+        if layout.matches(path):
+            return layout
+    if path.is_dir() and _holds_dicom(path):
+        raise DataError(
+            f"{path}: is a folder of DICOM files",
+            expected="NIfTI, MetaImage or NRRD volumes in a known layout",
+            mend="convert it to NIfTI, for example with dcm2niix",
+        )
+    raise DataError(
+        f"{path}: is laid out in no known way",
+        expected="; or ".join(layout.description for layout in LAYOUTS),
+        mend="arrange the folder so, or write a CSV manifest with the columns case, one per channel, and label",
+    )
+
+
+def read_dataset(path: Path) -> Dataset:
+    """Detects the layout of a folder (or of a CSV manifest) and reads it.
+
+    Only names and paths are read, and label maps where nothing declares their values. Listed files that do not exist
+    stay in the dataset: reading them fails, and `check_dataset` reports them.
+
+    Raises:
+        DataError: the path is missing, its layout unknown, or what describes the dataset is broken.
+    """
+    return detect_layout(path).read(path)
+
+
+def _holds_dicom(root: Path) -> bool:
+    """Whether one of the first files of the folder or of its first subfolders is a DICOM file."""
+    levels = [sorted(root.glob("*"))[:20], sorted(root.glob("*/*"))[:20], sorted(root.glob("*/*/*"))[:20]]
+    for file in (file for level in levels for file in level if file.is_file()):
+        if file.suffix.lower() in _DICOM_SUFFIXES or file.name == "DICOMDIR":
+            return True
+        with file.open("rb") as stream:
+            if stream.read(132)[128:] == b"DICM":
+                return True
+    return False

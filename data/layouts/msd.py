@@ -1,0 +1,77 @@
+"""The layout of the Medical Segmentation Decathlon: `dataset.json` lists the images and labels for training.
+
+Several channels are the frames of one 4D image. Antonelli et al. 2022, The Medical Segmentation Decathlon,
+Nature Communications 13, 4128.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from data.case import Case, ImageSource
+from data.dataset import Dataset
+from data.errors import DataError
+from data.image_file import image_stem
+from data.layouts.brain_masks import ready_made_mask
+from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, peek
+from data.layouts.patients import group_cases
+
+
+class MsdLayout:
+    """`dataset.json` with `training`, `modality` and `labels`."""
+
+    name = "msd"
+    description = "MSD: dataset.json with `training`, `modality` and `labels`"
+
+    def matches(self, root: Path) -> bool:
+        """Whether `dataset.json` lists images for training."""
+        content = peek(root) if root.is_dir() else None
+        return content is not None and "training" in content
+
+    def read(self, root: Path) -> Dataset:
+        """Reads the dataset; see `Layout.read`."""
+        path = root / DATASET_FILE
+        content = peek(root) or {}
+        training = content.get("training")
+        if not isinstance(training, list) or not training:
+            raise DataError(
+                f"{path}: `training` is not a list of images",
+                expected='`"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]`',
+                mend="list the images that have or await a label",
+            )
+        channels = channel_names(path, content, "modality")
+        cases: dict[str, Case] = {}
+        for entry in training:
+            case = _case(root, entry, channels)
+            if case.name in cases:
+                raise DataError(
+                    f"{path}: `training` lists case {case.name!r} twice",
+                    expected="file names that differ",
+                    mend="remove or rename one of the two",
+                )
+            cases[case.name] = case
+        grouped, has_patients = group_cases(root, list(cases.values()))
+        return Dataset(root, self.name, grouped, channels, label_names(path, content), has_patients)
+
+
+def _case(root: Path, entry: Any, channels: tuple[str, ...]) -> Case:
+    if isinstance(entry, str):
+        entry = {"image": entry}
+    image, label = (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (None, None)
+    if not isinstance(image, str) or not image or not isinstance(label, str | None):
+        raise DataError(
+            f"{root / DATASET_FILE}: `training` has the entry {str(entry)[:100]}",
+            expected='`{"image": PATH, "label": PATH}`, where `label` may be left out',
+            mend="correct that entry",
+        )
+    path = root / image
+    frames: list[int | None] = list(range(len(channels))) if len(channels) > 1 else [None]
+    name = image_stem(path)
+    return Case(
+        name=name,
+        patient=name,
+        channels={channel: ImageSource(path, frame) for channel, frame in zip(channels, frames, strict=True)},
+        label=root / label if label else None,
+        brain_mask=ready_made_mask(root, name),
+    )

@@ -1,0 +1,60 @@
+"""Label names for layouts that need not declare them: from `labels.csv`, else found in the label maps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from data.case import Case
+from data.errors import DataError
+from data.image_file import read_label
+from data.layouts.csv_table import read_table
+
+LABELS_FILE = "labels.csv"
+
+_log = logging.getLogger(__name__)
+
+
+def read_label_table(path: Path, value_column: str = "value", delimiter: str | None = None) -> dict[int, str]:
+    """Reads a table of label values and names (columns `value` and `name`).
+
+    Raises:
+        DataError: a column is missing, or a value is not a whole number or has two names.
+    """
+    names: dict[int, str] = {}
+    for number, row in read_table(path, required=(value_column, "name"), delimiter=delimiter).rows:
+        text, name = row[value_column], row["name"]
+        if not text.isdecimal() or not name or names.setdefault(int(text), name) != name:
+            raise DataError(
+                f"{path}: line {number} gives the label value {text!r} the name {name!r}",
+                expected="a whole number and a name, each value once",
+                mend="correct that line",
+            )
+    names.setdefault(0, "background")
+    return dict(sorted(names.items()))
+
+
+def label_names_of(root: Path, cases: Iterable[Case]) -> dict[int, str]:
+    """Returns value → name from `labels.csv` in the folder, or, without one, the values in all label maps.
+
+    A label map that cannot be read adds no values here; the checks report it.
+
+    Raises:
+        DataError: `labels.csv` is broken.
+    """
+    path = root / LABELS_FILE
+    if path.is_file():
+        return read_label_table(path)
+    values: set[int] = set()
+    for case in cases:
+        if case.label is None:
+            continue
+        try:
+            values.update(int(v) for v in np.unique(read_label(case.label).array))
+        except DataError as error:
+            _log.debug("no label values taken from %s: %s", case.label, error)
+    _log.info("%s declares no label names; values found in the label maps: %s", root, sorted(values))
+    return {value: f"label {value}" if value else "background" for value in sorted(values | {0})}

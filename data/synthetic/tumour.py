@@ -1,0 +1,173 @@
+"""A glioma-like mass: necrotic core, enhancing rim and oedema, grown as fronts through the template brain.
+
+Each part is a front of the eikonal equation (fast marching, Sethian 1999), stopped at its volume: the mass spreads through
+grey and white matter alike, oedema runs along white matter and hardly enters cortex, and neither crosses fluid. Noise in the
+speed makes the outlines irregular, and a front is connected by construction.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from scipy import ndimage
+
+from data.synthetic.anatomy import Head, Tissue, interpolate_lattice, upsampled_noise
+from data.synthetic.brain import Pathology
+from data.synthetic.contrast import Overlay
+from data.synthetic.deformation import with_expansion
+
+CORE, RIM, OEDEMA = 1, 2, 3
+# Speeds of the fronts in CSF, grey and white matter; ventricles stop both.
+_MASS_SPEED = np.array([0.25, 0.85, 1.0], dtype=np.float32)
+_OEDEMA_SPEED = np.array([0.05, 0.25, 1.0], dtype=np.float32)
+_VENTRICLE_SPEED = 0.01
+# The fronts are smooth on the scale of this grid, mm.
+_FRONT_STEP = 2
+
+
+class TumourOptions(BaseModel):
+    """The mass of the `tumour` cohort."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    volume_ml: tuple[float, float] = Field((30.0, 150.0), description="range of the volume of core, rim and oedema, ml")
+    mass_share: tuple[float, float] = Field(
+        (0.3, 0.6), description="range of the share of that volume that is no oedema"
+    )
+    core_share: tuple[float, float] = Field((0.2, 0.55), description="range of the share of the mass that is core")
+    irregularity: float = Field(0.7, ge=0, le=1.5, description="s.d. of the log speed of the growing fronts")
+    mass_effect: tuple[float, float] = Field((0.05, 0.3), description="range of the relative swelling at the centre")
+    edge_mm: float = Field(0.8, ge=0.2, le=4, description="Gaussian softness of the borders, mm")
+    heterogeneity: float = Field(0.2, ge=0, le=0.6, description="relative s.d. of the contrast within a part")
+
+    @model_validator(mode="after")
+    def _ranges_in_order(self) -> TumourOptions:
+        for name, most in (("volume_ml", 400.0), ("mass_share", 1.0), ("core_share", 1.0), ("mass_effect", 0.5)):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high <= most:
+                raise ValueError(
+                    f"{name} is a range from 0 to {most:g}, the smaller number first, not {low:g} and {high:g}"
+                )
+        return self
+
+
+def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) -> Pathology:
+    """Draws one tumour in the template brain, with the push that it exerts."""
+    volume = np.exp(rng.uniform(*np.log(options.volume_ml))) * 1000
+    strength = rng.uniform(*options.mass_effect)
+    # The mass swells by about (1 + s)³ when it pushes, so it grows that much less.
+    mass_volume = volume * rng.uniform(*options.mass_share)
+    core_volume = mass_volume * rng.uniform(*options.core_share) / (1 + strength) ** 3
+    oedema_volume = volume - mass_volume
+    mass_volume /= (1 + strength) ** 3
+
+    factor = max(1, round(_FRONT_STEP / head.step))
+    fractions = head.fractions[:, ::factor, ::factor, ::factor]
+    step = head.step * factor
+    seed = _draw_seed(head, factor, rng)
+    speed = _speed(head, fractions, factor, step, _MASS_SPEED, options, rng)
+    arrival = _fine(head, _march(speed, seed[None], step), factor)
+    mass = _first(arrival, head.brain, mass_volume / head.step**3)
+    bumps = upsampled_noise(head.brain.shape, head.step, 4.0, rng)
+    scale = float(arrival[mass].max())
+    core = _first(
+        arrival + 0.2 * scale * bumps,
+        ndimage.binary_erosion(mass, iterations=max(1, round(2 / head.step))),
+        core_volume / head.step**3,
+    )
+    speed = _speed(head, fractions, factor, step, _OEDEMA_SPEED, options, rng)
+    start = np.argwhere(mass[::factor, ::factor, ::factor])
+    spread = _fine(head, _march(speed, start, step), factor)
+    oedema = _first(spread, head.brain & ~mass & (head.ventricle_distance > 0), oedema_volume / head.step**3)
+    centre = apply_affine(head.box_affine, np.argwhere(mass).mean(axis=0))
+    radius = (3 * mass_volume / (4 * np.pi)) ** (1 / 3)
+    labels = np.zeros(head.brain.shape, dtype=np.uint8)
+    labels[oedema], labels[mass], labels[core] = OEDEMA, RIM, CORE
+    return Pathology(
+        overlays=_overlays(head, labels, spread, options, rng),
+        labels=labels,
+        values=(CORE, RIM, OEDEMA),
+        deform=partial(with_expansion, centre=centre, radius=1.1 * radius, strength=strength),
+    )
+
+
+def _draw_seed(head: Head, factor: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draws the first voxel `[3]` (coarse grid): cerebral white matter, off the midline."""
+    coarse = (slice(None, None, factor),) * 3
+    places = np.argwhere(
+        (head.fractions[2][coarse] > 0.6) & (head.surface_depth[coarse] > 14) & (head.ventricle_distance[coarse] > 4)
+    )
+    x, y, z = apply_affine(head.box_affine, places * factor).T
+    cerebral = (np.abs(x) > 14) & (z > np.interp(y, (-90, -12), (-5, -5)))
+    places = places[cerebral]
+    return np.asarray(places[rng.integers(len(places))])
+
+
+def _speed(
+    head: Head,
+    fractions: NDArray[np.float32],
+    factor: int,
+    step: float,
+    tissue_speed: NDArray[np.float32],
+    options: TumourOptions,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    shape = (fractions.shape[1], fractions.shape[2], fractions.shape[3])
+    noise = 0.9 * upsampled_noise(shape, step, 12.0, rng) + 0.5 * upsampled_noise(shape, step, 4.0, rng)
+    speed = np.tensordot(tissue_speed, fractions, 1) * np.exp(options.irregularity * noise)
+    speed[head.ventricle_distance[::factor, ::factor, ::factor] <= 0] = _VENTRICLE_SPEED
+    # Nothing crosses the falx; the corpus callosum, white matter right across, lets a front through.
+    middle = round(-head.box_affine[0, 3] / step)
+    speed[middle - 1 : middle + 2] *= np.square(fractions[2, middle - 1 : middle + 2]) + 0.01
+    return np.maximum(speed, 1e-3).astype(np.float32)
+
+
+def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float) -> NDArray[np.float32]:
+    """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed (mm per unit)."""
+    import SimpleITK as sitk
+
+    image = sitk.GetImageFromArray(speed.T)
+    image.SetSpacing((step,) * 3)
+    march = sitk.FastMarchingImageFilter()
+    march.SetTrialPoints([tuple(int(i) for i in point) for point in start])
+    return np.asarray(sitk.GetArrayFromImage(march.Execute(image)).T, dtype=np.float32)
+
+
+def _fine(head: Head, coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Interpolates arrival times to the head's grid."""
+    return interpolate_lattice(
+        np.minimum(coarse, 1e6),
+        [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(head.brain.shape, coarse.shape, strict=True)],
+    )
+
+
+def _first(arrival: NDArray[np.float32], allowed: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:
+    """Returns the allowed voxels that are reached first, that many of them."""
+    times = arrival[allowed]
+    count = min(max(int(round(voxels)), 1), len(times))
+    return allowed & (arrival <= np.partition(times, count - 1)[count - 1])
+
+
+def _overlays(
+    head: Head, labels: NDArray[np.uint8], spread: NDArray[np.float32], options: TumourOptions, rng: np.random.Generator
+) -> list[Overlay]:
+    """Oedema under rim under core, so that each border blends with what lies next to it."""
+    overlays = []
+    reach = float(spread[labels == OEDEMA].max(initial=1.0))
+    for tissue, inner in (
+        (Tissue.OEDEMA, (CORE, RIM, OEDEMA)),
+        (Tissue.TUMOUR_RIM, (CORE, RIM)),
+        (Tissue.TUMOUR_CORE, (CORE,)),
+    ):
+        part = np.isin(labels, inner).astype(np.float32)
+        fraction = ndimage.gaussian_filter(part, options.edge_mm / head.step, truncate=3) * head.brain
+        gain = 1 + options.heterogeneity * upsampled_noise(head.brain.shape, head.step, 5.0, rng)
+        if tissue is Tissue.OEDEMA:
+            # Oedema fades towards its margin.
+            gain *= 1.1 - 0.4 * np.clip(spread / reach, 0, 1)
+        overlays.append(Overlay(tissue, fraction, np.clip(gain, 0.2, 1.8).astype(np.float32)))
+    return overlays

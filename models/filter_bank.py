@@ -1,0 +1,200 @@
+"""Filters of one group of layers, gathered from many networks, with where each came from."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from data.errors import ModelError
+from models.filters import FilterLayer, FilterPositions, filter_positions, get_filters
+from models.random_draws import random_rows
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """The state dict of one snapshot of one source network.
+
+    Attributes:
+        network: number of the source network.
+        snapshot: number of the snapshot along its training, rising with time.
+        parameters: its state dict.
+    """
+
+    network: int
+    snapshot: int
+    parameters: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class FilterBank:
+    """Filters with their provenance.
+
+    Attributes:
+        filters: `[F, 27]` float32, raw weights.
+        layer: `[F]` int64, index of the layer in `filter_layers(network)`.
+        out_index: `[F]` int64, output channel.
+        in_index: `[F]` int64, input channel.
+        network: `[F]` int64, number of the source network.
+        snapshot: `[F]` int64, number of the snapshot along its training.
+    """
+
+    filters: Tensor
+    layer: Tensor
+    out_index: Tensor
+    in_index: Tensor
+    network: Tensor
+    snapshot: Tensor
+
+    def __post_init__(self) -> None:
+        if self.filters.ndim != 2:
+            raise ModelError(f"a filter bank of shape {tuple(self.filters.shape)}", expected="(filters, kernel voxels)")
+        for field in fields(self)[1:]:
+            values: Tensor = getattr(self, field.name)
+            if values.shape != self.filters.shape[:1]:
+                raise ModelError(
+                    f"the column '{field.name}' of a filter bank has {values.numel()} entries",
+                    expected=f"{len(self)}, one for each filter",
+                    mend="collect the filters again",
+                )
+
+    def __len__(self) -> int:
+        return int(self.filters.shape[0])
+
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+    @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter: 27 for 3×3×3."""
+        return int(self.filters.shape[1])
+
+    @property
+    def positions(self) -> FilterPositions:
+        """Where each filter sits in its network."""
+        return FilterPositions(self.layer, self.out_index, self.in_index)
+
+    @property
+    def networks(self) -> tuple[int, ...]:
+        """The numbers of the source networks, rising."""
+        return tuple(torch.unique(self.network).tolist())
+
+    @classmethod
+    def from_state_dicts(
+        cls, states: Iterable[SourceState], layers: Sequence[FilterLayer], network_layers: Sequence[FilterLayer]
+    ) -> Self:
+        """Gathers the filters of one group of layers.
+
+        Args:
+            states: snapshots; taken one at a time, so a generator that reads files keeps memory flat.
+            layers: layers of the group.
+            network_layers: all layers of the network, which number the layers.
+
+        Raises:
+            ModelError: if there is no state, or one lacks a layer or has other kernels.
+        """
+        positions = filter_positions(layers, network_layers)
+        return cls.concatenate([cls.from_state(state, layers, positions) for state in states])
+
+    @classmethod
+    def from_state(cls, state: SourceState, layers: Sequence[FilterLayer], positions: FilterPositions) -> Self:
+        """Gathers the filters that one snapshot has in `layers`, whose positions are `positions`."""
+        filters = get_filters(state.parameters, layers).detach().to("cpu", torch.float32).clone()
+        network = torch.full((len(filters),), state.network)
+        snapshot = torch.full((len(filters),), state.snapshot)
+        return cls(filters, positions.layer, positions.out_index, positions.in_index, network, snapshot)
+
+    @classmethod
+    def concatenate(cls, banks: Sequence[Self]) -> Self:
+        """Joins banks of one kernel size.
+
+        Raises:
+            ModelError: if there is none, or the kernel sizes differ.
+        """
+        if not banks:
+            raise ModelError("no source network to collect filters from", mend="run 'graft train-source' first")
+        sizes = sorted({bank.kernel_voxels for bank in banks})
+        if len(sizes) > 1:
+            raise ModelError(f"filter banks with kernels of {sizes} voxels", expected="one kernel size")
+        return cls(*(torch.cat([getattr(bank, field.name) for bank in banks]) for field in fields(cls)))
+
+    def above_norm(self, threshold: float) -> tuple[Self, float]:
+        """Drops the filters whose L2 norm is at most `threshold`.
+
+        Returns:
+            The rest, and the share of filters kept (1 for an empty bank).
+        """
+        keep = self.filters.norm(dim=1) > threshold
+        share = float(keep.double().mean()) if len(self) else 1.0
+        return self[keep], share
+
+    def split_by_network(self, held_out: Collection[int]) -> tuple[Self, Self]:
+        """Divides the bank into the filters of the other networks and those of the `held_out` ones."""
+        held = torch.isin(self.network, torch.tensor(sorted(held_out), dtype=self.network.dtype))
+        return self[~held], self[held]
+
+    def of_network(self, network: int) -> Self:
+        """Returns the filters of one source network, all its snapshots."""
+        return self[self.network == network]
+
+    def last_snapshots(self) -> Self:
+        """Returns the filters of the last snapshot of each network."""
+        keep = torch.zeros(len(self), dtype=torch.bool)
+        for network in self.networks:
+            rows = self.network == network
+            keep |= rows & (self.snapshot == self.snapshot[rows].max())
+        return self[keep]
+
+    def subsample(self, count: int, generator: torch.Generator | None) -> Self:
+        """Returns `count` filters drawn without replacement, in their order; all of them if there are no more."""
+        if len(self) <= count:
+            return self
+        rows = random_rows(len(self), count, generator).cpu()
+        return self[rows.sort().values]
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Returns the columns by name, ready for safetensors (indices as int32)."""
+        tensors = {field.name: getattr(self, field.name).to(torch.int32).contiguous() for field in fields(self)[1:]}
+        return {"filters": self.filters.contiguous(), **tensors}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Rebuilds a bank from `to_tensors`.
+
+        Raises:
+            ModelError: if a column is missing.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in tensors]
+        if missing:
+            raise ModelError(
+                f"a filter bank without {', '.join(missing)}",
+                expected=f"the columns {', '.join(field.name for field in fields(cls))}",
+                mend="run 'graft collect-filters' again",
+            )
+        return cls(tensors["filters"], *(tensors[field.name].to(torch.int64) for field in fields(cls)[1:]))
+
+
+def collect_banks(
+    states: Iterable[SourceState],
+    groups: Mapping[str, Sequence[FilterLayer]],
+    network_layers: Sequence[FilterLayer],
+) -> dict[str, FilterBank]:
+    """Gathers the banks of all groups in one pass over the snapshots, so that each is read once.
+
+    Args:
+        states: snapshots; taken one at a time.
+        groups: layers by group name, from `group_layers`.
+        network_layers: all layers of the network.
+
+    Returns:
+        Bank by group name.
+    """
+    positions = {name: filter_positions(layers, network_layers) for name, layers in groups.items()}
+    parts: dict[str, list[FilterBank]] = {name: [] for name in groups}
+    for state in states:
+        for name, layers in groups.items():
+            parts[name].append(FilterBank.from_state(state, layers, positions[name]))
+    return {name: FilterBank.concatenate(banks) for name, banks in parts.items()}

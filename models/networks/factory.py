@@ -1,0 +1,194 @@
+"""Builds a network from its options, the same weights for the same seed, and names its parts.
+
+What the arms need to know about a network is which parameters form its first and last blocks, its decoder, its stem
+(what depends on the number of image channels) and its head (what depends on the number of classes). No code after this
+file depends on which network it is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from data.errors import ModelError
+from models.networks.monai_networks import (
+    DynUNetOptions,
+    SegResNetOptions,
+    UNetOptions,
+    build_dynunet,
+    build_segresnet,
+    build_unet,
+)
+from models.networks.residual_unet import ResidualUNet, ResidualUNetOptions, first_block_prefix
+
+NetworkOptions = Annotated[
+    ResidualUNetOptions | UNetOptions | DynUNetOptions | SegResNetOptions, Field(discriminator="name")
+]
+
+# A width that no real network has, so that a parameter whose shape depends on it stands out.
+_PROBE_WIDTH = 9973
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """What a network was built from; `build_network` leaves it on the network as `graft_record`."""
+
+    options: NetworkOptions
+    in_channels: int
+    out_channels: int
+
+
+def build_network(
+    options: NetworkOptions, in_channels: int, out_channels: int, seed: int | torch.Generator = 0
+) -> nn.Module:
+    """Builds a segmentation network.
+
+    Args:
+        options: which network and its sizes.
+        in_channels: image channels.
+        out_channels: classes, background included.
+        seed: of the initial weights, or a generator that one is drawn from. The same seed gives the same weights and
+            the global random state of torch stays as it was.
+
+    Returns:
+        A module that maps `[N, C, X, Y, Z]` to logits `[N, K+1, X, Y, Z]`.
+    """
+    if isinstance(seed, torch.Generator):
+        seed = int(torch.randint(0, 2**62, (1,), generator=seed, device=seed.device).item())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _construct(NetworkRecord(options, in_channels, out_channels))
+
+
+def _construct(record: NetworkRecord) -> nn.Module:
+    options, in_channels, out_channels = record.options, record.in_channels, record.out_channels
+    network: nn.Module
+    if isinstance(options, ResidualUNetOptions):
+        network = ResidualUNet(options, in_channels, out_channels)
+    elif isinstance(options, UNetOptions):
+        network = build_unet(options, in_channels, out_channels)
+    elif isinstance(options, DynUNetOptions):
+        network = build_dynunet(options, in_channels, out_channels)
+    else:
+        network = build_segresnet(options, in_channels, out_channels)
+    network.__dict__["graft_record"] = record
+    return network
+
+
+def network_record(network: nn.Module) -> NetworkRecord:
+    """Returns what a network was built from.
+
+    Raises:
+        ModelError: if `build_network` did not make it.
+    """
+    record = getattr(network, "graft_record", None)
+    if not isinstance(record, NetworkRecord):
+        raise ModelError(
+            f"a network of class {type(network).__name__} was not made by build_network",
+            expected="a network whose options are known",
+            mend="build it with models.networks.factory.build_network",
+        )
+    return record
+
+
+def meta_network(record: NetworkRecord) -> nn.Module:
+    """Builds the network without memory for its weights, to look at its shapes."""
+    with torch.device("meta"):
+        return _construct(record).eval()
+
+
+def stem_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the parameters whose shape depends on the number of image channels."""
+    record = network_record(network)
+    return _changed_shapes(network, NetworkRecord(record.options, _PROBE_WIDTH, record.out_channels))
+
+
+def head_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the parameters whose shape depends on the number of classes."""
+    record = network_record(network)
+    return _changed_shapes(network, NetworkRecord(record.options, record.in_channels, _PROBE_WIDTH))
+
+
+def _changed_shapes(network: nn.Module, probe: NetworkRecord) -> tuple[str, ...]:
+    others = dict(meta_network(probe).named_parameters())
+    return tuple(
+        name
+        for name, parameter in network.named_parameters()
+        if name not in others or others[name].shape != parameter.shape
+    )
+
+
+def end_blocks(network: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the parameters of the first block (with the stem) and of the last block (with the head)."""
+    first, last = _end_patterns(network_record(network).options)
+    return tuple(name for name, _ in network.named_parameters() if re.match(f"{first}|{last}", name))
+
+
+def decoder_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the parameters that come after the coarsest level, the head included."""
+    return tuple(name for name, _ in network.named_parameters() if in_decoder(network, name))
+
+
+def in_decoder(network: nn.Module, parameter: str) -> bool:
+    """Tells whether a parameter belongs to the decoder or the head."""
+    return re.match(_decoder_pattern(network_record(network).options), parameter) is not None
+
+
+def _decoder_pattern(options: NetworkOptions) -> str:
+    if isinstance(options, ResidualUNetOptions):
+        return r"decoder\.|head\.|coarse_heads\."
+    if isinstance(options, UNetOptions):
+        # MONAI nests the levels: Sequential(down, SkipConnection(the levels below), up).
+        return r"model\.(1\.submodule\.)*2\."
+    if isinstance(options, DynUNetOptions):
+        return r"upsamples\.|output_block\.|deep_supervision_heads\."
+    return r"up_layers\.|up_samples\.|conv_final\."
+
+
+def _end_patterns(options: NetworkOptions) -> tuple[str, str]:
+    if isinstance(options, ResidualUNetOptions):
+        last = len(options.channels) - 2
+        return rf"stem\.|{re.escape(first_block_prefix(options))}", rf"decoder\.{last}\.|head\."
+    if isinstance(options, UNetOptions):
+        return r"model\.0\.", r"model\.2\."
+    if isinstance(options, DynUNetOptions):
+        return r"input_block\.", rf"upsamples\.{len(options.channels) - 2}\.|output_block\."
+    last = len(options.decoder_blocks) - 1
+    return r"convInit\.|down_layers\.0\.", rf"up_layers\.{last}\.|up_samples\.{last}\.|conv_final\."
+
+
+def resolution_levels(network: nn.Module, modules: tuple[str, ...]) -> dict[str, int]:
+    """Finds at which resolution each of the named modules puts out its features.
+
+    The network is run once on the meta device, where tensors have shapes but no values.
+
+    Args:
+        network: a network made by `build_network`.
+        modules: names of modules.
+
+    Returns:
+        Level by module name: 0 for the resolution of the image, 1 for half of it, and so on.
+    """
+    record = network_record(network)
+    probe = meta_network(record)
+    size = 256
+    levels: dict[str, int] = {}
+
+    def watch(name: str, module: nn.Module) -> None:
+        def remember(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            mean_size = math.prod(output.shape[2:]) ** (1 / 3)
+            levels[name] = round(math.log2(size / mean_size))
+
+        module.register_forward_hook(remember)
+
+    for name in modules:
+        watch(name, probe.get_submodule(name))
+    with torch.no_grad():
+        probe(torch.empty(1, record.in_channels, size, size, size, device="meta"))
+    return levels

@@ -1,0 +1,267 @@
+"""The objective of learning the target: a data term per voxel and a KL term over filters.
+
+Per step: `data_term + (T / N_vox) · Σ_filters [ −H(q) − E_q log p(w) ]`. With cross-entropy (a mean per voxel), patches
+drawn without bias and T = 1 this is the negative ELBO per voxel; with Dice in the data term, foreground oversampling or
+another T it is a generalised (tempered) posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+import torch.nn.functional as functional
+from monai.losses import DiceLoss
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from data.errors import ModelError
+from models.filters import FilterLayer, FilterPositions, filter_positions
+from models.posteriors.posterior import Posterior
+from models.priors.prior import FilterPrior
+from models.random_draws import random_rows
+
+
+class Likelihood(StrEnum):
+    """The data term."""
+
+    CROSS_ENTROPY = "cross_entropy"
+    """Mean negative log likelihood per voxel: the objective is an ELBO if T = 1."""
+    DICE_CROSS_ENTROPY = "dice_cross_entropy"
+    """Soft Dice loss and cross-entropy: a generalised posterior."""
+
+
+class SegmentationLossOptions(BaseModel):
+    """Settings of the data term."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    likelihood: Likelihood = Field(default=Likelihood.DICE_CROSS_ENTROPY, description="The data term.")
+    dice_weight: float = Field(default=1.0, ge=0, description="Weight of the Dice loss beside the cross-entropy.")
+    include_background: bool = Field(default=False, description="Whether the background counts in the Dice loss.")
+    batch_dice: bool = Field(default=True, description="Dice over the whole batch instead of per patch.")
+    smooth: float = Field(default=1e-5, gt=0, description="Added to numerator and denominator of the Dice.")
+
+
+class SegmentationLoss(nn.Module):
+    """Data term of logits against labels.
+
+    Args:
+        options: which terms.
+    """
+
+    def __init__(self, options: SegmentationLossOptions) -> None:
+        super().__init__()
+        self.options = options
+        self.dice = DiceLoss(
+            include_background=options.include_background,
+            softmax=True,
+            to_onehot_y=True,
+            batch=options.batch_dice,
+            smooth_nr=options.smooth,
+            smooth_dr=options.smooth,
+        )
+
+    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+        """Computes the loss.
+
+        Args:
+            logits: `[N, K+1, X, Y, Z]`; with deep supervision a list, finest first, or MONAI's stack
+                `[N, heads, K+1, X, Y, Z]`. Level i has weight 2⁻ⁱ, weights summing to one (nnU-Net).
+            labels: `[N, X, Y, Z]`, integers from 0 (background) to K.
+
+        Returns:
+            A scalar; its cross-entropy part is in nats per voxel.
+        """
+        if isinstance(logits, Tensor):
+            if logits.ndim == 5:
+                return self._single(logits, labels)
+            logits = logits.unbind(1)
+        weights = [2.0**-level for level in range(len(logits))]
+        total = torch.zeros((), device=labels.device)
+        for weight, level in zip(weights, logits, strict=True):
+            size = level.shape[2:]
+            target = labels
+            if size != labels.shape[1:]:
+                target = functional.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
+            total = total + weight / sum(weights) * self._single(level, target)
+        return total
+
+    def _single(self, logits: Tensor, labels: Tensor) -> Tensor:
+        cross_entropy = functional.cross_entropy(logits, labels.long())
+        if self.options.likelihood is Likelihood.CROSS_ENTROPY:
+            return cross_entropy
+        dice: Tensor = self.dice(logits, labels[:, None])
+        return cross_entropy + self.options.dice_weight * dice
+
+
+@dataclass(frozen=True)
+class FilterGroups:
+    """The groups of a network's filters, as rows of its filter matrix.
+
+    Attributes:
+        rows: row numbers `[F_g]` by group name.
+        positions: positions of those rows by group name.
+        count: all filters of the network, F.
+    """
+
+    rows: dict[str, Tensor]
+    positions: dict[str, FilterPositions]
+    count: int
+
+    @classmethod
+    def of(cls, groups: Mapping[str, Sequence[FilterLayer]], network_layers: Sequence[FilterLayer]) -> FilterGroups:
+        """Finds the rows of each group.
+
+        Args:
+            groups: layers by group name, from `group_layers`.
+            network_layers: all layers of the network, in the order of the filters.
+        """
+        starts: dict[str, int] = {}
+        count = 0
+        for layer in network_layers:
+            starts[layer.parameter] = count
+            count += layer.count
+        rows = {
+            name: torch.cat([torch.arange(starts[lay.parameter], starts[lay.parameter] + lay.count) for lay in layers])
+            for name, layers in groups.items()
+        }
+        return cls(rows, {name: filter_positions(layers, network_layers) for name, layers in groups.items()}, count)
+
+    def to(self, device: torch.device | str) -> FilterGroups:
+        """Returns the groups on another device."""
+        return FilterGroups(
+            {name: rows.to(device) for name, rows in self.rows.items()},
+            {name: positions.to(device) for name, positions in self.positions.items()},
+            self.count,
+        )
+
+
+@dataclass(frozen=True)
+class KLTerm:
+    """The KL part of the objective at one step.
+
+    Attributes:
+        total: scalar to be added to the data term, (T / N_vox) · KL, nats per voxel.
+        kl: estimate of KL(q ‖ p) over all filters (an upper bound in expectation if a prior is a bound), nats.
+        kl_per_group: the same by group, nats, detached.
+        log_prior_per_group: estimate of Σ E_q log p(w) by group, nats, detached.
+        left_prior: by group, share of the looked-at filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
+    """
+
+    total: Tensor
+    kl: Tensor
+    kl_per_group: dict[str, Tensor]
+    log_prior_per_group: dict[str, Tensor]
+    left_prior: dict[str, Tensor]
+
+
+LEFT_PRIOR_NATS = 27.0
+"""KL of a filter, one nat for each of its numbers, above which its posterior counts as having left the prior."""
+
+
+def kl_term(
+    posterior: Posterior,
+    priors: Mapping[str, FilterPrior],
+    groups: FilterGroups,
+    voxels: int,
+    temperature: float = 1.0,
+    samples: int = 1,
+    share: float = 1.0,
+    generator: torch.Generator | None = None,
+    filters: Tensor | None = None,
+) -> KLTerm:
+    """Estimates (T / N_vox) Σ_filters [ −H(q) − E_q log p(w) ] from one draw of the filters.
+
+    Args:
+        posterior: q.
+        priors: p by group name. A group without a prior is left out of the sum: nothing regularises it.
+        groups: the rows of each group.
+        voxels: N_vox, the sum of voxels of the training volumes.
+        temperature: T.
+        samples: latent draws K of priors that are bounds.
+        share: of the filters of each group whose prior is computed, a random subset without replacement, scaled up so
+            that the estimate stays unbiased. Entropies are exact.
+        generator: source of the draw, the subset and the latents.
+        filters: `[F, 27]`, the draw that the data term uses; drawn here if left out.
+
+    Raises:
+        ModelError: if the posterior's filters are not those of the groups, or a number is out of range.
+    """
+    _check_kl_arguments(posterior, priors, groups, voxels, temperature, samples, share)
+    drawn = posterior.sample(generator) if filters is None else filters
+    entropies = posterior.entropy_term(drawn)
+    total = torch.zeros((), dtype=drawn.dtype, device=drawn.device)
+    kls: dict[str, Tensor] = {}
+    log_priors: dict[str, Tensor] = {}
+    left: dict[str, Tensor] = {}
+    for name, prior in priors.items():
+        rows, positions = groups.rows[name], groups.positions[name]
+        entropy = entropies[rows].sum()
+        factor = 1.0
+        if share < 1:
+            chosen = random_rows(len(rows), max(1, round(share * len(rows))), generator).to(rows.device)
+            factor = len(rows) / len(chosen)
+            rows, positions = rows[chosen], positions[chosen]
+        log_prior = prior.log_prob(drawn[rows], positions, samples, generator)
+        log_prior_sum = factor * log_prior.sum() + prior.hyperprior_log_prob()
+        group_kl = -entropy - log_prior_sum
+        total = total + group_kl
+        kls[name], log_priors[name] = group_kl.detach(), log_prior_sum.detach()
+        left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
+    return KLTerm(temperature / voxels * total, total, kls, log_priors, left)
+
+
+def _check_kl_arguments(
+    posterior: Posterior,
+    priors: Mapping[str, FilterPrior],
+    groups: FilterGroups,
+    voxels: int,
+    temperature: float,
+    samples: int,
+    share: float,
+) -> None:
+    if posterior.count != groups.count:
+        raise ModelError(f"a posterior over {posterior.count} filters for groups over {groups.count}")
+    unknown = sorted(set(priors) - set(groups.rows))
+    if unknown:
+        raise ModelError(
+            f"filter priors for the layer groups {unknown}",
+            expected=f"groups among {sorted(groups.rows)}",
+            mend="fit the priors with the grouping of the target network",
+        )
+    if voxels < 1 or temperature < 0 or samples < 1 or not 0 < share <= 1:
+        raise ModelError(
+            f"voxels {voxels}, temperature {temperature}, samples {samples}, share {share}",
+            expected="voxels ≥ 1, temperature ≥ 0, samples ≥ 1, 0 < share ≤ 1",
+        )
+
+
+@torch.no_grad()
+def bound_gap(
+    prior: FilterPrior,
+    filters: Tensor,
+    where: FilterPositions | None,
+    samples: int,
+    reference_samples: int = 64,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Estimates how far the K-sample bound is from the density: the bound at many samples minus that at K.
+
+    Args:
+        prior: any prior; exact ones have a gap of zero.
+        filters: `[F, 27]`.
+        where: their positions.
+        samples: K of the objective.
+        reference_samples: the many.
+        generator: source of the latents.
+
+    Returns:
+        Mean over filters, a scalar in nats per filter.
+    """
+    if not prior.is_bound:
+        return torch.zeros((), device=filters.device)
+    tight = prior.log_prob(filters, where, reference_samples, generator)
+    return (tight - prior.log_prob(filters, where, samples, generator)).mean()

@@ -1,0 +1,274 @@
+"""The Deep Weight Prior: a variational auto-encoder over filters, p(w) = ∫ p(w|z) p(z) dz.
+
+Sources: Atanov et al., "The Deep Weight Prior", ICLR 2019; Kuzina et al. 2019; the K-sample bound is that of Burda et
+al., "Importance weighted autoencoders", ICLR 2016.
+
+Filters are standardised first (see `standardisation.py`); the Jacobian of that map is part of every density, so values
+are nats per filter in raw units. With a whitening map a VAE that ignores its latent *is* the full-covariance Gaussian,
+so what it scores above that is structure a Gaussian cannot describe.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from data.errors import ModelError
+from models.filter_bank import FilterBank
+from models.filters import KERNEL_VOXELS, FilterPositions
+from models.priors.latent_prior import LatentPrior, StandardNormal
+from models.priors.prior import (
+    FilterPrior,
+    FitReport,
+    PriorOptionsBase,
+    Progress,
+    check_known_layers,
+    require_positions,
+)
+from models.priors.standardisation import Covariance, Scaling, Standardisation
+from models.priors.vae_networks import Architecture, GaussianNet, build_decoder, build_encoder
+from models.random_draws import draw_seed, random_rows, standard_normal
+
+
+class Condition(StrEnum):
+    """What encoder and decoder are told besides the filter and the latent."""
+
+    NONE = "none"
+    """Nothing: filters of a group are exchangeable, as published."""
+    LAYER = "layer"
+    """The layer of the filter, as a learned vector."""
+
+
+class FilterVAEOptions(PriorOptionsBase):
+    """Settings of a filter VAE. β-VAE, conditional and convolutional VAE are settings of it."""
+
+    kind: Literal["vae"] = "vae"
+    latent: int = Field(default=6, ge=1, description="Dimensions of the latent z.")
+    beta: float = Field(default=1.0, gt=0, description="Weight of the KL term in the fit (β-VAE); 1 is the ELBO.")
+    architecture: Architecture = Field(default=Architecture.MLP, description="Encoder and decoder.")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(128, 128), min_length=1, description="Widths of the hidden layers (channels, if convolutional)."
+    )
+    condition: Condition = Field(default=Condition.NONE, description="What the networks are told besides w and z.")
+    embedding: int = Field(default=8, ge=1, description="Length of the vector that stands for a layer.")
+    scaling: Scaling = Field(default=Scaling.NONE, description="By what filters are divided before they are pooled.")
+    standardise: Covariance | None = Field(
+        default=None,
+        description="Covariance that is removed before the networks see a filter; none: full for the MLP, isotropic "
+        "for the convolutional networks, whose neighbours must stay neighbours.",
+    )
+    log_variance_floor: float = Field(
+        default=-10.0, description="Least log-variance of the decoder, in standardised units."
+    )
+    epochs: int = Field(default=100, ge=1, description="Passes over the bank, unless max_steps ends the fit before.")
+    max_steps: int = Field(default=3000, ge=1, description="Most optimiser steps.")
+    batch: int = Field(default=512, ge=2, description="Filters per step.")
+    learning_rate: float = Field(default=2e-3, gt=0, description="Peak rate of Adam; cosine to zero.")
+    fit_samples: int = Field(default=1, ge=1, description="Latent draws per filter in the fit; more tighten the bound.")
+    max_filters: int | None = Field(
+        default=None, ge=2, description="Most filters to fit to, drawn at random; none: all."
+    )
+
+    @model_validator(mode="after")
+    def _beta_needs_closed_form(self) -> Self:
+        if self.beta != 1.0 and self.fit_samples > 1:
+            raise ValueError("beta other than 1 is defined for fit_samples: 1 only")
+        return self
+
+    @property
+    def covariance_removed(self) -> Covariance:
+        """The form of the standardisation after defaults."""
+        if self.standardise is not None:
+            return self.standardise
+        return Covariance.FULL if self.architecture is Architecture.MLP else Covariance.ISOTROPIC
+
+
+class FilterVAE(FilterPrior):
+    """A VAE over filters; `log_prob` is a K-sample lower bound.
+
+    Args:
+        options: settings.
+        kernel_voxels: numbers per filter.
+    """
+
+    options: FilterVAEOptions
+    layer_ids: Tensor
+
+    def __init__(self, options: FilterVAEOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
+        super().__init__(options, kernel_voxels)
+        if options.architecture is Architecture.CONVOLUTIONAL and kernel_voxels != KERNEL_VOXELS:
+            raise ModelError(
+                f"a convolutional filter VAE for kernels of {kernel_voxels} voxels",
+                expected=f"3×3×3 kernels ({KERNEL_VOXELS} voxels)",
+                mend="set 'architecture: mlp'",
+            )
+        self.standardisation = Standardisation(kernel_voxels)
+        self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
+        self.latent_prior: LatentPrior = StandardNormal(options.latent)
+        self._build(layers=0)
+
+    def _build(self, layers: int) -> None:
+        """Builds encoder and decoder for a number of layers to condition on."""
+        options = self.options
+        conditional = options.condition is Condition.LAYER and layers > 0
+        context = options.embedding if conditional else 0
+        self.encoder_embedding = nn.Embedding(layers, options.embedding) if conditional else None
+        self.decoder_embedding = nn.Embedding(layers, options.embedding) if conditional else None
+        self.encoder: GaussianNet = build_encoder(
+            options.architecture, self.kernel_voxels, context, options.hidden, options.latent
+        )
+        self.decoder: GaussianNet = build_decoder(
+            options.architecture,
+            options.latent,
+            context,
+            options.hidden,
+            self.kernel_voxels,
+            options.log_variance_floor,
+        )
+
+    @property
+    def is_bound(self) -> bool:
+        """True: the marginal density of a VAE has no closed form."""
+        return True
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether filters are scaled by layer or the networks are told the layer."""
+        return self.options.condition is Condition.LAYER or self.options.scaling is not Scaling.NONE
+
+    def variational_parameters(self) -> list[nn.Parameter]:
+        """Returns ψ: the parameters of the encoder r(z|w)."""
+        parameters = list(self.encoder.parameters())
+        if self.encoder_embedding is not None:
+            parameters += list(self.encoder_embedding.parameters())
+        return parameters
+
+    def encode(self, filters: Tensor, where: FilterPositions | None = None) -> tuple[Tensor, Tensor]:
+        """Returns mean and log-variance of r(z|w), each `[F, latent]`, for raw filters `[F, 27]`."""
+        standardised, _ = self.standardisation(filters, where)
+        return self._encode(standardised, self._layer_rows(where))
+
+    def decode(self, latents: Tensor, where: FilterPositions | None = None) -> Tensor:
+        """Returns the raw filters `[F, 27]` that latents `[F, latent]` stand for (means of p(w|z))."""
+        mean, _ = self._decode(latents, self._layer_rows(where))
+        return self.standardisation.inverse(mean, where)
+
+    def _layer_rows(self, where: FilterPositions | None) -> Tensor | None:
+        if self.options.condition is Condition.NONE:
+            return None
+        return check_known_layers(self.layer_ids, require_positions(where))
+
+    def _encode(self, standardised: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        context = None if rows is None or self.encoder_embedding is None else self.encoder_embedding(rows)
+        mean, log_variance = self.encoder(standardised, context)
+        return mean, log_variance
+
+    def _decode(self, latents: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        context = None if rows is None or self.decoder_embedding is None else self.decoder_embedding(rows)
+        mean, log_variance = self.decoder(latents, context)
+        return mean, log_variance
+
+    def _log_prob(
+        self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
+    ) -> Tensor:
+        standardised, log_jacobian = self.standardisation(filters, where)
+        return self._bound(standardised, self._layer_rows(where), samples, generator) + log_jacobian
+
+    def _bound(
+        self,
+        standardised: Tensor,
+        rows: Tensor | None,
+        samples: int,
+        generator: torch.Generator | None,
+        beta: float = 1.0,
+    ) -> Tensor:
+        """Computes log 1/K Σ_k p(x|z_k) p(z_k) / r(z_k|x), `[F]`; K = 1 takes the KL to p(z) in closed form, if any."""
+        mean, log_variance = self._encode(standardised, rows)
+        if samples == 1:
+            latents = mean + torch.exp(0.5 * log_variance) * standard_normal(mean.shape, mean, generator)
+            kl = self.latent_prior.kl(mean, log_variance, latents)
+            return self._likelihood(standardised, latents, rows) - beta * kl
+        # Each z_k is scored by itself and the ratios are averaged. The mean of the z_k scored as one is not a bound.
+        count = len(standardised)
+        noise = standard_normal((samples, *mean.shape), mean, generator)
+        latents = (mean + torch.exp(0.5 * log_variance) * noise).flatten(0, 1)
+        log_encoder = -0.5 * (noise.square() + log_variance + math.log(2 * math.pi)).sum(2)
+        repeated_rows = None if rows is None else rows.repeat(samples)
+        log_likelihood = self._likelihood(standardised.repeat(samples, 1), latents, repeated_rows)
+        log_ratio = (log_likelihood + self.latent_prior.log_prob(latents)).reshape(samples, count) - log_encoder
+        return torch.logsumexp(log_ratio, dim=0) - math.log(samples)
+
+    def _likelihood(self, standardised: Tensor, latents: Tensor, rows: Tensor | None) -> Tensor:
+        mean, log_variance = self._decode(latents, rows)
+        squared = (standardised - mean).square() * torch.exp(-log_variance)
+        return -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(1)
+
+    def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
+        with torch.no_grad():
+            latents = self.latent_prior.sample(count, generator)
+            mean, log_variance = self._decode(latents, self._layer_rows(where))
+            noise = standard_normal(mean.shape, mean, generator)
+            return self.standardisation.inverse(mean + torch.exp(0.5 * log_variance) * noise, where)
+
+    def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
+        options = self.options
+        used = bank if options.max_filters is None else bank.subsample(options.max_filters, generator)
+        dtype, device = self.standardisation.mean.dtype, self.fitted.device
+        self.standardisation.fit(used, options.covariance_removed, options.latent, options.scaling, zero_mean=False)
+        if options.condition is Condition.LAYER:
+            self.layer_ids = torch.unique(used.layer).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(draw_seed(generator))
+            self._build(len(self.layer_ids))
+        self.to(device=device, dtype=dtype)
+        with torch.no_grad():
+            standardised, log_jacobian = self.standardisation(used.filters.to(device, dtype), used.positions)
+        rows = self._layer_rows(used.positions)
+        history, steps = self._train(standardised, rows, generator, progress)
+        offset = float(log_jacobian.double().mean())
+        with torch.no_grad():
+            bound = float(self._bound(standardised, rows, 1, generator).double().mean())
+        history = tuple(value + offset for value in history)
+        return FitReport(len(bank), len(used), steps=steps, log_density=bound + offset, history=history)
+
+    def _train(
+        self, standardised: Tensor, rows: Tensor | None, generator: torch.Generator | None, progress: Progress | None
+    ) -> tuple[tuple[float, ...], int]:
+        options, count = self.options, len(standardised)
+        per_epoch = max(count // options.batch, 1)
+        total = min(options.epochs * per_epoch, options.max_steps)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimiser = torch.optim.Adam(parameters, lr=options.learning_rate)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=total)
+        history: list[float] = []
+        done = 0
+        while done < total:
+            order = random_rows(count, count, generator).to(standardised.device)
+            values = []
+            for batch in order[: per_epoch * options.batch].split(options.batch)[: total - done]:
+                batch_rows = None if rows is None else rows[batch]
+                bound = self._bound(
+                    standardised[batch], batch_rows, options.fit_samples, generator, beta=options.beta
+                ).mean()
+                optimiser.zero_grad(set_to_none=True)
+                (-bound).backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 10.0 * math.sqrt(len(standardised[0])))
+                optimiser.step()
+                schedule.step()
+                values.append(bound.detach())
+                done += 1
+            history.append(float(torch.stack(values).mean()))
+            if progress is not None:
+                progress(done, total)
+        optimiser.zero_grad(set_to_none=True)
+        return tuple(history), done
+
+    def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
+        if "layer_ids" in state:
+            self._build(len(state["layer_ids"]))

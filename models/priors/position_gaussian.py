@@ -1,0 +1,229 @@
+"""A Gaussian for each position of a network, centred on the filter that the source network has there.
+
+Positions correspond only within one network (its snapshots, its fine-tunings): the channels of two networks are
+permuted. So mean and spread come from the snapshots of one network. The spread is SWAG-like (Maddox et al. 2019):
+variances of a handful of snapshots, shrunk towards those of the layer, kept above a floor.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import ModelError
+from models.filter_bank import FilterBank
+from models.filters import FilterPositions
+from models.priors.prior import check_known_layers
+from models.priors.standardisation import Covariance, Scaling, Standardisation, layer_log_scales
+from models.random_draws import standard_normal
+
+logger = logging.getLogger(__name__)
+
+
+class PositionGaussian(nn.Module):
+    """Gaussians `N(mean_p, scale² (V_p + D_p D_pᵀ))` for the positions p of one source network.
+
+    Positions that the source network does not have (a new stem or head) get an isotropic Gaussian pooled over the bank.
+
+    Args:
+        kernel_voxels: numbers per filter, D.
+    """
+
+    def __init__(self, kernel_voxels: int) -> None:
+        super().__init__()
+        self.kernel_voxels = kernel_voxels
+        self.keys: Tensor
+        self.means: Tensor
+        self.variances: Tensor
+        self.factors: Tensor
+        self.layer_ids: Tensor
+        self.layer_whitening: Tensor
+        self.register_buffer("keys", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("means", torch.zeros(0, kernel_voxels))
+        self.register_buffer("variances", torch.zeros(0, 1))
+        self.register_buffer("factors", torch.zeros(0, kernel_voxels, 0))
+        # Only the full covariance, which is shared by the positions of a layer, has this table.
+        self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
+        self.register_buffer("layer_whitening", torch.zeros(0, kernel_voxels, kernel_voxels))
+        self.elsewhere = Standardisation(kernel_voxels)
+
+    def fit(
+        self,
+        bank: FilterBank,
+        covariance: Covariance,
+        *,
+        rank: int,
+        last_snapshot: bool,
+        relative_std: float | None,
+        spread: float,
+        floor: float,
+        shrinkage: float,
+    ) -> None:
+        """Fits means and spreads to the snapshots of one network.
+
+        Args:
+            bank: all snapshots of one network.
+            covariance: form of the spread; `full` is shared by the positions of a layer.
+            rank: snapshots that span the low-rank part.
+            last_snapshot: centre on the last snapshot and not on the average of all.
+            relative_std: standard deviation as a share of the layer's root mean square; None estimates it.
+            spread: factor on the estimated standard deviations.
+            floor: least standard deviation, as a share of the layer's root mean square.
+            shrinkage: weight of the layer's variance against that of a position, in snapshots.
+        """
+        if len(bank.networks) != 1:
+            raise ModelError(
+                f"a prior centred on source positions got filters of {len(bank.networks)} networks",
+                expected="the snapshots of one network: channels of different networks do not correspond",
+                mend="set the option 'network' or pass bank.of_network(number)",
+            )
+        dtype, device = self.means.dtype, self.means.device
+        keys, rows = torch.unique(bank.positions.keys(), return_inverse=True)
+        counts = torch.bincount(rows, minlength=len(keys)).double()
+        filters = bank.filters.double()
+        average = torch.zeros(len(keys), filters.shape[1], dtype=torch.float64).index_add(0, rows, filters)
+        average /= counts[:, None]
+        means = self._last(bank, rows, len(keys)) if last_snapshot else average
+        deviations = filters - average[rows]
+        layer_ids, log_scales = layer_log_scales(bank, Scaling.LAYER)
+        layer_rows = torch.searchsorted(layer_ids, keys >> 40)
+        mean_squares = (2 * log_scales).exp()[layer_rows]
+        floors = floor**2 * mean_squares[:, None]
+        if relative_std is not None:
+            variances = relative_std**2 * mean_squares[:, None]
+        else:
+            if counts.max() < 2:
+                raise ModelError(
+                    "one snapshot of the source network says nothing about the spread at a position",
+                    expected="two snapshots or more",
+                    mend="train with two cycles or more, or set 'relative_std'",
+                )
+            squares = torch.zeros_like(average).index_add(0, rows, deviations.square()) * spread**2
+            variances = _shrunk_variances(squares, counts - 1, layer_rows, covariance, shrinkage)
+            if covariance is Covariance.FULL:
+                self._fit_layer_matrices(deviations * spread, bank, layer_ids, floor, log_scales)
+            if covariance is Covariance.LOW_RANK:
+                factors = _deviation_factors(deviations, bank, rows, len(keys), rank) * spread
+                # Half of the variance along the snapshots' deviations and half on the diagonal, as in SWAG.
+                self.factors = (factors / math.sqrt(2.0)).to(device, dtype)
+                variances = variances / 2
+        self.keys = keys.to(device)
+        self.means = means.to(device, dtype)
+        self.variances = torch.maximum(variances, floors).to(device, dtype)
+        self.elsewhere.fit(bank, Covariance.ISOTROPIC, 0, Scaling.NONE, zero_mean=True)
+
+    @staticmethod
+    def _last(bank: FilterBank, rows: Tensor, count: int) -> Tensor:
+        order = torch.argsort(bank.snapshot, stable=True)
+        # Unlike index assignment, which leaves open which of several rows wins, the maximum does not.
+        latest = torch.zeros(count, dtype=torch.int64)
+        latest = latest.scatter_reduce(0, rows[order], torch.arange(len(order)), "amax", include_self=False)
+        return bank.filters.double()[order[latest]]
+
+    def _fit_layer_matrices(
+        self, deviations: Tensor, bank: FilterBank, layer_ids: Tensor, floor: float, log_scales: Tensor
+    ) -> None:
+        matrices = []
+        for number, log_scale in zip(layer_ids, log_scales, strict=True):
+            mine = bank.layer == number
+            freedom = max(int(mine.sum()) - len(torch.unique(bank.positions[mine].keys())), 1)
+            moments = deviations[mine].T @ deviations[mine] / freedom
+            values, vectors = torch.linalg.eigh(moments)
+            values = values.clamp_min(float(floor**2 * (2 * log_scale).exp()))
+            matrices.append(vectors * values.rsqrt())
+        self.layer_ids = layer_ids.to(self.means.device)
+        self.layer_whitening = torch.stack(matrices).to(self.means.device, self.means.dtype)
+
+    def log_prob(self, filters: Tensor, where: FilterPositions, log_spread: Tensor | None = None) -> Tensor:
+        """Scores filters `[F, D]` at positions; `log_spread` `[F]` rescales the standard deviations. Returns `[F]`."""
+        rows, known = self._rows(where.to(filters.device))
+        deviation = filters - self.means[rows]
+        scale = torch.ones_like(deviation[:, 0]) if log_spread is None else log_spread.exp()
+        deviation = deviation / scale[:, None]
+        if len(self.layer_ids):
+            score = self._full_log_prob(deviation, where)
+        elif self.factors.shape[2]:
+            score = torch.distributions.LowRankMultivariateNormal(
+                torch.zeros_like(deviation),
+                self.factors[rows],
+                self.variances[rows].expand_as(deviation),
+                validate_args=False,
+            ).log_prob(deviation)
+        else:
+            variance = self.variances[rows].expand_as(deviation)
+            score = -0.5 * (deviation.square() / variance + variance.log() + math.log(2 * math.pi)).sum(1)
+        score = score - self.kernel_voxels * torch.log(scale)
+        if bool(known.all()):
+            return score
+        logger.info("%d filters at positions that the source network lacks get a pooled prior", int((~known).sum()))
+        standardised, log_jacobian = self.elsewhere(filters, None)
+        pooled = -0.5 * (standardised.square() + math.log(2 * math.pi)).sum(1) + log_jacobian
+        return torch.where(known, score, pooled)
+
+    def _full_log_prob(self, deviation: Tensor, where: FilterPositions) -> Tensor:
+        layer_rows = self._layer_rows(where)
+        standardised = torch.zeros_like(deviation)
+        for row in torch.unique(layer_rows).tolist():
+            mine = torch.nonzero(layer_rows == row).squeeze(1)
+            standardised = standardised.index_copy(0, mine, deviation[mine] @ self.layer_whitening[row])
+        log_determinants = torch.linalg.slogdet(self.layer_whitening).logabsdet[layer_rows]
+        return -0.5 * (standardised.square() + math.log(2 * math.pi)).sum(1) + log_determinants
+
+    def sample(self, where: FilterPositions, generator: torch.Generator | None, log_spread: Tensor | None) -> Tensor:
+        """Draws one filter for each position, `[F, D]`."""
+        rows, known = self._rows(where)
+        means = self.means[rows]
+        noise = standard_normal(means.shape, means, generator)
+        if len(self.layer_ids):
+            layer_rows = self._layer_rows(where)
+            colouring = torch.linalg.inv(self.layer_whitening)
+            deviation = torch.zeros_like(noise)
+            for row in torch.unique(layer_rows).tolist():
+                mine = layer_rows == row
+                deviation[mine] = noise[mine] @ colouring[row]
+        else:
+            deviation = noise * self.variances[rows].sqrt()
+            if self.factors.shape[2]:
+                weights = standard_normal((len(rows), self.factors.shape[2], 1), means, generator)
+                deviation = deviation + (self.factors[rows] @ weights).squeeze(2)
+        if log_spread is not None:
+            deviation = deviation * log_spread.exp()[:, None]
+        return torch.where(known[:, None], means + deviation, self.elsewhere.inverse(noise, None))
+
+    def centres(self, where: FilterPositions) -> Tensor:
+        """Returns the mean at each position, `[F, D]`; zero where the source network has none."""
+        rows, known = self._rows(where)
+        return self.means[rows] * known[:, None]
+
+    def _rows(self, where: FilterPositions) -> tuple[Tensor, Tensor]:
+        wanted = where.keys().to(self.keys.device)
+        rows = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
+        return rows, self.keys[rows] == wanted
+
+    def _layer_rows(self, where: FilterPositions) -> Tensor:
+        return check_known_layers(self.layer_ids, where)
+
+
+def _shrunk_variances(
+    squares: Tensor, freedom: Tensor, layer_rows: Tensor, covariance: Covariance, shrinkage: float
+) -> Tensor:
+    """Shrinks the variance of each position towards that of its layer: `[P, 1]`, or `[P, D]` for a diagonal."""
+    if covariance is not Covariance.DIAGONAL:
+        squares = squares.mean(1, keepdim=True)
+    layers = int(layer_rows.max()) + 1
+    pooled = torch.zeros(layers, squares.shape[1], dtype=squares.dtype).index_add(0, layer_rows, squares)
+    pooled /= torch.zeros(layers, dtype=squares.dtype).index_add(0, layer_rows, freedom).clamp_min(1)[:, None]
+    return (shrinkage * pooled[layer_rows] + squares) / (shrinkage + freedom)[:, None].clamp_min(1e-12)
+
+
+def _deviation_factors(deviations: Tensor, bank: FilterBank, rows: Tensor, count: int, rank: int) -> Tensor:
+    """Returns the deviations of the last `rank` snapshots from their average, `[P, D, R]`, as a covariance factor."""
+    snapshots = torch.unique(bank.snapshot)[-rank:]
+    factors = torch.zeros(count, deviations.shape[1], len(snapshots), dtype=deviations.dtype)
+    for column, snapshot in enumerate(snapshots):
+        mine = bank.snapshot == snapshot
+        factors[rows[mine], :, column] = deviations[mine]
+    return factors / math.sqrt(max(len(snapshots) - 1, 1))

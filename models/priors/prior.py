@@ -1,0 +1,260 @@
+"""What every filter prior can do: be fitted to a bank, score filters, draw filters, be saved."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from data.errors import ModelError
+from models.filter_bank import FilterBank
+from models.filters import KERNEL_VOXELS, FilterPositions
+
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and the number of all steps."""
+
+
+class PriorOptionsBase(BaseModel):
+    """Base of the options of all priors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What happened in a fit.
+
+    Attributes:
+        filters_given: filters in the bank.
+        filters_used: filters that were fitted to, fewer where the options ask for a subsample.
+        steps: optimiser steps (or iterations); 0 for a closed form.
+        log_density: mean log density of the filters used, nats per filter in raw units (a lower bound where the prior's
+            `is_bound` says so).
+        history: mean objective of each epoch, nats per filter in raw units.
+    """
+
+    filters_given: int
+    filters_used: int
+    steps: int
+    log_density: float
+    history: tuple[float, ...] = field(default=())
+
+
+class FilterPrior(nn.Module, ABC):
+    """A probability density over filters, in raw filter units.
+
+    Args:
+        options: settings of the density.
+        kernel_voxels: numbers per filter.
+    """
+
+    def __init__(self, options: PriorOptionsBase, kernel_voxels: int = KERNEL_VOXELS) -> None:
+        super().__init__()
+        self.options = options
+        self.kernel_voxels = kernel_voxels
+        self.fitted: Tensor
+        self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
+
+    def fit(
+        self, bank: FilterBank, generator: torch.Generator | None = None, progress: Progress | None = None
+    ) -> FitReport:
+        """Fits the density to a bank.
+
+        Args:
+            bank: filters of one group of layers.
+            generator: source of all randomness.
+            progress: called as the fit goes on.
+
+        Raises:
+            ModelError: if the bank has another kernel size, is empty, or holds numbers that are not finite.
+        """
+        self._check_kernel(bank.filters, "filters of the bank")
+        if len(bank) < 2:
+            raise ModelError(
+                f"a filter bank with {len(bank)} filters cannot be fitted",
+                expected="two filters or more",
+                mend="lower the norm threshold or choose a coarser grouping of layers",
+            )
+        if not torch.isfinite(bank.filters).all():
+            raise ModelError(
+                "the filter bank holds numbers that are not finite", mend="train the source networks again"
+            )
+        with torch.enable_grad():
+            report = self._fit(bank, generator, progress)
+        self.fitted.fill_(True)
+        return report
+
+    @abstractmethod
+    def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport: ...
+
+    def log_prob(
+        self,
+        filters: Tensor,
+        where: FilterPositions | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Scores filters.
+
+        Args:
+            filters: `[F, 27]`, raw weights.
+            where: their positions; needed by priors that condition on the layer or the position.
+            samples: latent draws K of a lower bound; exact densities ignore it.
+            generator: source of the latent draws.
+
+        Returns:
+            `[F]`, nats per filter in raw filter units: log p(w), or a lower bound on it in expectation (`is_bound`).
+
+        Raises:
+            ModelError: if the prior is not fitted, the kernel size is another one, or positions are missing.
+        """
+        self._check_fitted()
+        self._check_kernel(filters, "filters to score")
+        self._check_where(len(filters), where)
+        return self._log_prob(filters, where, samples, generator)
+
+    @abstractmethod
+    def _log_prob(
+        self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
+    ) -> Tensor: ...
+
+    def sample(self, where: int | FilterPositions, generator: torch.Generator | None = None) -> Tensor:
+        """Draws filters.
+
+        Args:
+            where: how many, or their positions (needed by priors that condition on them).
+            generator: source of the draws.
+
+        Returns:
+            `[F, 27]`, raw weights.
+
+        Raises:
+            ModelError: if the prior is not fitted, or positions are needed and only a number is given.
+        """
+        self._check_fitted()
+        count = where if isinstance(where, int) else len(where)
+        positions = None if isinstance(where, int) else where
+        self._check_where(count, positions)
+        return self._sample(count, positions, generator)
+
+    @abstractmethod
+    def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor: ...
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether `log_prob` is a lower bound (in expectation over its draws) and not exact."""
+        return False
+
+    @property
+    def needs_positions(self) -> bool:
+        """Whether the density depends on where a filter sits."""
+        return False
+
+    def variational_parameters(self) -> list[nn.Parameter]:
+        """Returns the parameters that are trained together with the posterior on the target; none by default."""
+        return []
+
+    def hyperprior_log_prob(self) -> Tensor:
+        """Returns the log density of the prior's own trainable settings, a scalar in nats; 0 by default."""
+        return torch.zeros((), device=self.fitted.device)
+
+    def freeze_for_target(self) -> None:
+        """Freezes everything but the variational parameters, as learning the target needs it."""
+        self.requires_grad_(False)
+        for parameter in self.variational_parameters():
+            parameter.requires_grad_(True)
+
+    @classmethod
+    def from_state(cls, options: Any, state: Mapping[str, Tensor], kernel_voxels: int = KERNEL_VOXELS) -> Self:
+        """Rebuilds a fitted prior from its options and its `state_dict`.
+
+        Raises:
+            ModelError: if the state does not belong to these options.
+        """
+        prior = cls(options, kernel_voxels)
+        prior.take_state(state)
+        return prior
+
+    def take_state(self, state: Mapping[str, Tensor]) -> None:
+        """Loads a state dict; sizes that were learned from the bank are taken from it.
+
+        Raises:
+            ModelError: if the state does not belong to these options.
+        """
+        self._prepare_for_state(state)
+        if any(tensor.dtype == torch.float64 for tensor in state.values()):
+            self.double()
+        for name, buffer in list(self.named_buffers()):
+            if name in state and state[name].shape != buffer.shape:
+                path, _, leaf = name.rpartition(".")
+                owner = self.get_submodule(path) if path else self
+                owner._buffers[leaf] = torch.empty_like(state[name])
+        try:
+            self.load_state_dict(dict(state))
+        except RuntimeError as error:
+            raise ModelError(
+                f"a saved filter prior does not fit its options ({type(self).__name__}): {error}",
+                mend="run 'graft fit-priors' again",
+            ) from error
+
+    def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
+        """Builds the parts whose sizes depend on the bank, before a state dict is loaded."""
+
+    def _check_fitted(self) -> None:
+        if not self.fitted:
+            raise ModelError(
+                f"the filter prior {type(self).__name__} is not fitted", mend="run 'graft fit-priors' first"
+            )
+
+    def _check_kernel(self, filters: Tensor, what: str) -> None:
+        if filters.ndim != 2 or filters.shape[1] != self.kernel_voxels:
+            raise ModelError(
+                f"the {what} have shape {tuple(filters.shape)}",
+                expected=f"(filters, {self.kernel_voxels}): this prior is for kernels of {self.kernel_voxels} voxels",
+                mend="use networks with the kernel size that the prior was fitted to",
+            )
+
+    def _check_where(self, count: int, where: FilterPositions | None) -> None:
+        if where is None:
+            if self.needs_positions:
+                require_positions(where)
+        elif len(where) != count:
+            raise ModelError(f"{len(where)} positions for {count} filters", expected="one position for each filter")
+
+
+def check_known_layers(layer_ids: Tensor, where: FilterPositions) -> Tensor:
+    """Returns the rows `[F]` of the filters' layers in the sorted table `layer_ids` `[L]`.
+
+    Raises:
+        ModelError: if a layer is not in the table.
+    """
+    layer = where.layer.to(layer_ids.device).contiguous()
+    rows = torch.searchsorted(layer_ids, layer).clamp(max=len(layer_ids) - 1)
+    if not torch.equal(layer_ids[rows], layer):
+        unknown = sorted(set(torch.unique(layer).tolist()) - set(layer_ids.tolist()))
+        raise ModelError(
+            f"the filter prior knows nothing of the layers number {unknown}",
+            expected=f"layers among {layer_ids.tolist()}",
+            mend="use the same network and grouping as in 'fit-priors', or a prior that does not depend on the layer",
+        )
+    return rows
+
+
+def require_positions(where: FilterPositions | None) -> FilterPositions:
+    """Returns the positions if there are any.
+
+    Raises:
+        ModelError: if there are none.
+    """
+    if where is None:
+        raise ModelError(
+            "a filter prior with these options depends on where a filter sits",
+            expected="positions",
+            mend="pass the positions of the filters",
+        )
+    return where

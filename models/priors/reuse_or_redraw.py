@@ -1,0 +1,169 @@
+"""Reuse-or-redraw: a filter is either the source's own at this position, or drawn anew from the density of shapes.
+
+log p(w) = log[ π N(w; w_source, s²) + (1 − π) p_shape(w) ], with π and a factor on s per layer. Both may be learned on
+the target (empirical Bayes). A posterior with mean w_source and deviation s has a KL near zero for every s, so s is
+held by a log-normal hyperprior around its value from the variance between snapshots, which has a floor of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from models.filter_bank import FilterBank
+from models.filters import KERNEL_VOXELS, FilterPositions
+from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.gaussian import Centre, Gaussian, GaussianOptions
+from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
+from models.priors.prior import (
+    FilterPrior,
+    FitReport,
+    PriorOptionsBase,
+    Progress,
+    check_known_layers,
+    require_positions,
+)
+from models.priors.standardisation import Covariance
+
+ShapeOptions = Annotated[
+    GaussianOptions | GaussianMixtureOptions | FilterVAEOptions, Field(discriminator="kind", description="p_shape")
+]
+
+
+class ReuseOrRedrawOptions(PriorOptionsBase):
+    """Settings of the reuse-or-redraw prior."""
+
+    kind: Literal["reuse_or_redraw"] = "reuse_or_redraw"
+    position: GaussianOptions = Field(
+        default=GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC),
+        description="The density around the source's filter; its std_floor keeps s from shrinking to nothing.",
+    )
+    shape: ShapeOptions = Field(default=FilterVAEOptions(), description="The density of shapes, blind to position.")
+    reuse: float = Field(default=0.5, gt=0, lt=1, description="Probability π that a filter is reused.")
+    learn: bool = Field(default=False, description="Learn π and the factor on s of each layer on the target.")
+    reuse_deviation: float = Field(
+        default=1.0, gt=0, description="Standard deviation of the normal hyperprior on logit π."
+    )
+    spread_deviation: float = Field(
+        default=0.5, gt=0, description="Standard deviation of the normal hyperprior on the log of the factor on s."
+    )
+
+
+class ReuseOrRedraw(FilterPrior):
+    """Mixture of a source-centred Gaussian and a density of shapes.
+
+    Args:
+        options: settings.
+        kernel_voxels: numbers per filter.
+    """
+
+    options: ReuseOrRedrawOptions
+    layer_ids: Tensor
+
+    def __init__(self, options: ReuseOrRedrawOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
+        super().__init__(options, kernel_voxels)
+        position = options.position.model_copy(update={"centre": Centre.SOURCE_POSITION})
+        self.position = Gaussian(position, kernel_voxels)
+        self.shape: FilterPrior
+        if isinstance(options.shape, FilterVAEOptions):
+            self.shape = FilterVAE(options.shape, kernel_voxels)
+        elif isinstance(options.shape, GaussianMixtureOptions):
+            self.shape = GaussianMixture(options.shape, kernel_voxels)
+        else:
+            self.shape = Gaussian(options.shape, kernel_voxels)
+        self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
+        self._build(0)
+
+    def _build(self, layers: int) -> None:
+        prior_logit = math.log(self.options.reuse / (1 - self.options.reuse))
+        self.reuse_logit = nn.Parameter(torch.full((layers,), prior_logit))
+        self.log_spread = nn.Parameter(torch.zeros(layers))
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether the density of shapes is a bound."""
+        return self.shape.is_bound
+
+    @property
+    def needs_positions(self) -> bool:
+        """True: the source's filter at the position is part of the density."""
+        return True
+
+    def variational_parameters(self) -> list[nn.Parameter]:
+        """Returns ψ of the shape's encoder and, if they are learned, π and the factor on s of each layer."""
+        learned = [self.reuse_logit, self.log_spread] if self.options.learn else []
+        return [*self.shape.variational_parameters(), *learned]
+
+    def hyperprior_log_prob(self) -> Tensor:
+        """Returns the log density of logit π and log s of all layers, a scalar in nats; 0 if they are not learned."""
+        if not self.options.learn:
+            return self.shape.hyperprior_log_prob()
+        options = self.options
+        centre = math.log(options.reuse / (1 - options.reuse))
+        total = torch.zeros((), dtype=self.log_spread.dtype, device=self.log_spread.device)
+        for values, mean, deviation in (
+            (self.reuse_logit, centre, options.reuse_deviation),
+            (self.log_spread, 0.0, options.spread_deviation),
+        ):
+            squares = ((values - mean) / deviation).square()
+            total = total - 0.5 * (squares + math.log(2 * math.pi * deviation**2)).sum()
+        return total + self.shape.hyperprior_log_prob()
+
+    def reuse_probability(self, filters: Tensor, where: FilterPositions, samples: int = 1) -> Tensor:
+        """Returns the posterior probability `[F]` that each filter is a reused one."""
+        reused, redrawn = self._parts(filters, where, samples, None)
+        return torch.sigmoid(reused - redrawn)
+
+    def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
+        device, dtype = self.fitted.device, self.log_spread.dtype
+        self.position.fit(bank, generator)
+        report = self.shape.fit(bank, generator, progress)
+        self.layer_ids = torch.unique(bank.layer).to(device)
+        self._build(len(self.layer_ids))
+        self.to(device=device, dtype=dtype)
+        network = self.options.position.network
+        used = bank if network is None else bank.of_network(network)
+        with torch.no_grad():
+            scores = self._log_prob(used.filters.to(device, dtype), used.positions, 1, generator)
+        return FitReport(
+            len(bank),
+            report.filters_used,
+            report.steps,
+            log_density=float(scores.double().mean()),
+            history=report.history,
+        )
+
+    def _log_prob(
+        self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
+    ) -> Tensor:
+        reused, redrawn = self._parts(filters, require_positions(where), samples, generator)
+        return torch.logaddexp(reused, redrawn)
+
+    def _parts(
+        self, filters: Tensor, where: FilterPositions, samples: int, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        rows = check_known_layers(self.layer_ids, where)
+        logit = self.reuse_logit[rows]
+        log_reuse, log_redraw = nn.functional.logsigmoid(logit), nn.functional.logsigmoid(-logit)
+        reused = self.position.at_positions().log_prob(filters, where, self.log_spread[rows])
+        return log_reuse + reused, log_redraw + self.shape.log_prob(filters, where, samples, generator)
+
+    def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
+        positions = require_positions(where)
+        rows = check_known_layers(self.layer_ids, positions)
+        device = self.log_spread.device if generator is None else generator.device
+        uniform = torch.rand(count, generator=generator, device=device).to(self.log_spread.device)
+        with torch.no_grad():
+            reused = self.position.at_positions().sample(positions, generator, self.log_spread[rows])
+            redrawn = self.shape.sample(positions, generator)
+            return torch.where((uniform < torch.sigmoid(self.reuse_logit[rows]))[:, None], reused, redrawn)
+
+    def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
+        if "layer_ids" in state:
+            self._build(len(state["layer_ids"]))
+        self.shape._prepare_for_state({k.removeprefix("shape."): v for k, v in state.items() if k.startswith("shape.")})

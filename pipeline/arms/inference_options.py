@@ -1,0 +1,56 @@
+"""Options of the study's inference stage: which arms, on how many patients, how often, for how long."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from models.objectives import Likelihood
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.presets import resolve_arm
+from pipeline.config.options import Options
+from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.training.loop import OptimiserOptions
+
+
+class InferenceOptions(Options):
+    """Arms × target sizes × repeats."""
+
+    arms: dict[str, ArmOptions] = Field(
+        default_factory=lambda: {
+            name: ArmOptions.model_validate(resolve_arm(name, None))
+            for name in ("random", "fine_tune", "fine_tune_ends", "dwp")
+        },
+        min_length=1,
+    )
+    """Preset names, or name → options; `preset` starts from another preset."""
+    sizes: tuple[int, ...] = Field(default=(5, 10), min_length=1)
+    """Numbers of target patients; subsets of one repeat are nested."""
+    repeats: int = Field(default=3, ge=1)
+    """Independent draws of the subsets and of all other randomness."""
+    steps: int = Field(default=500, ge=1)
+    """Optimiser steps, the same for every arm and size."""
+    floor_rate: float = Field(default=1e-5, ge=0)
+    """Learning rate at the end."""
+    likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
+    """Data term. Only cross-entropy, unbiased patches and T = 1 make the objective an ELBO."""
+    optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
+    window: SlidingWindowOptions = Field(default_factory=SlidingWindowOptions)
+    """How test volumes are predicted."""
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _resolve(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            value = dict.fromkeys(value)
+        if not isinstance(value, dict):
+            return value
+        return {name: arm if isinstance(arm, ArmOptions) else resolve_arm(name, arm) for name, arm in value.items()}
+
+    @field_validator("sizes")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(n < 1 for n in value):
+            raise ValueError("a target size counts patients and is at least 1")
+        return tuple(sorted(set(value)))

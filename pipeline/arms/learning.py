@@ -1,0 +1,168 @@
+"""Learning the target with one arm: the objective is the same for all, a point in the choices sets its terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.random_streams import stream_seed
+from models.bayesian_network import BayesianNetwork
+from models.filters import FilterLayer, filter_layers, filter_positions, get_filters
+from models.networks.factory import NetworkOptions, build_network
+from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
+from models.posteriors.factory import build_posterior
+from models.priors.prior import FilterPrior
+from pipeline.arms.choices import ArmOptions, Initialisation
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.starting_point import (
+    Groups,
+    choose_trainable,
+    learned_layers,
+    start_from_prior,
+    start_from_source,
+)
+from pipeline.training.loop import History, StepLoss, train
+from pipeline.training.patches import PatchSampler
+from pipeline.training.schedule import cosine_cycles
+
+
+@dataclass(frozen=True)
+class SourceKnowledge:
+    """What an arm may take from the source.
+
+    Attributes:
+        state: weights of the source network that this member starts from, if it does.
+        priors: group → fitted density, if the arm has a prior.
+        groups: group → layers.
+    """
+
+    state: Mapping[str, torch.Tensor] | None
+    priors: Mapping[str, FilterPrior]
+    groups: Groups
+
+
+def learn_member(
+    arm: ArmOptions,
+    options: InferenceOptions,
+    network_options: NetworkOptions,
+    channels: int,
+    classes: int,
+    knowledge: SourceKnowledge,
+    sampler: PatchSampler,
+    seed: int,
+    device: str,
+    progress: Callable[[float], None],
+) -> tuple[BayesianNetwork, History, list[str]]:
+    """Trains one member of an arm.
+
+    Args:
+        arm: the choices.
+        options: steps, rates and data term, common to all arms.
+        network_options: which network.
+        channels: image channels.
+        classes: classes of the output, background included.
+        knowledge: what it takes from the source.
+        sampler: draws the batches; the same for every arm.
+        seed: of the initial weights and the posterior's draws; the same for every arm.
+        device: where to train.
+        progress: is told the share of the steps done.
+
+    Returns:
+        the trained network, the history, and the names of source parameters that did not fit.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    network = build_network(network_options, channels, classes, stream_seed(seed, "weights"))
+    draws = torch.Generator(device).manual_seed(stream_seed(seed, "draws"))
+    anew: list[str] = []
+    if arm.init is Initialisation.SOURCE and knowledge.state is not None:
+        anew = start_from_source(network, knowledge.state)
+    elif arm.init is Initialisation.PRIOR:
+        start = torch.Generator().manual_seed(stream_seed(seed, "prior-start"))
+        start_from_prior(network, knowledge.priors, knowledge.groups, start)
+    choose_trainable(network, arm.trainable)
+    layers = learned_layers(network)
+    posterior = build_posterior(arm.posterior, get_filters(network.state_dict(), layers), layers)
+    model = BayesianNetwork(network, posterior, layers).to(device)
+    priors: dict[str, FilterPrior] = {}
+    groups = learned_groups(knowledge.groups, layers, filter_layers(network)).to(device)
+    if arm.needs_prior and arm.temperature > 0:
+        priors = {name: knowledge.priors[name].to(device) for name in groups.rows}
+        for prior in priors.values():
+            prior.freeze_for_target()
+    data_loss = SegmentationLoss(SegmentationLossOptions(likelihood=options.likelihood))
+    voxels = sampler.voxels
+
+    def step_loss(step: int) -> StepLoss:
+        model.train()
+        images, labels, names = sampler.batch(step)
+        filters = posterior.sample(draws)
+        logits = model(images.to(device), filters)
+        data_term = data_loss(logits, labels.to(device))
+        terms = {"data_term": float(data_term.detach())}
+        loss = data_term
+        if priors:
+            divergence = kl_term(
+                posterior,
+                priors,
+                groups,
+                voxels,
+                temperature=arm.temperature,
+                samples=arm.prior_samples,
+                share=arm.filter_share,
+                generator=draws,
+                filters=filters,
+            )
+            loss = loss + divergence.total
+            terms["kl"] = float(divergence.total.detach())
+            for name, nats in divergence.kl_per_group.items():
+                terms[f"kl_nats_{name}"] = float(nats)
+                terms[f"left_prior_{name}"] = float(divergence.left_prior[name])
+        return StepLoss(loss, terms, names)
+
+    warm_up = round(arm.warm_up * options.steps)
+    history = train(
+        parameter_groups(model, priors, arm),
+        step_loss,
+        steps=options.steps,
+        rate=lambda step: cosine_cycles(
+            step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up
+        ),
+        options=options.optimiser,
+        after_step=lambda step, row: progress((step + 1) / options.steps),
+    )
+    return model.eval(), history, anew
+
+
+def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer]) -> FilterGroups:
+    """The groups of those filters that are learned: rows count among them, positions in the whole network."""
+    kept = {name: [layer for layer in members if layer in learned] for name, members in groups.items()}
+    kept = {name: members for name, members in kept.items() if members}
+    rows = FilterGroups.of(kept, learned)
+    return FilterGroups(rows.rows, {name: filter_positions(members, layers) for name, members in kept.items()}, rows.count)
+
+
+def parameter_groups(
+    model: BayesianNetwork, priors: Mapping[str, FilterPrior], arm: ArmOptions
+) -> list[dict[str, Any]]:
+    """Groups for the optimiser.
+
+    Weight decay is a prior of its own, so filters that have a prior get none. Log-variances have far to go at a rate
+    made for weights, and so have the encoders of the priors: both get a multiple of it.
+    """
+    plain: list[torch.nn.Parameter] = model.point_parameters()
+    weights, quick = [], []
+    for name, parameter in model.posterior.named_parameters():
+        (quick if name.endswith("log_variances") else weights).append(parameter)
+    for prior in priors.values():
+        quick += prior.variational_parameters()
+    without_decay = {"weight_decay": 0.0}
+    return [
+        {"params": plain},
+        {"params": weights, **(without_decay if priors else {})},
+        {"params": quick, **without_decay, "rate_factor": arm.log_variance_rate},
+    ]

@@ -1,0 +1,25 @@
+"""Says in words what a run minimised: an ELBO, a tempered objective, or a plain loss."""
+
+from __future__ import annotations
+
+from models.objectives import Likelihood
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.training.patches import PatchOptions
+
+
+def objective_name(arm: ArmOptions, options: InferenceOptions, patches: PatchOptions) -> str:
+    """Names the objective; only cross-entropy on unbiased patches at T = 1 is the negative ELBO per voxel."""
+    if not arm.needs_prior or arm.temperature == 0:
+        return f"{options.likelihood.value} (no prior term)"
+    reasons = []
+    if options.likelihood is not Likelihood.CROSS_ENTROPY:
+        reasons.append(f"data term {options.likelihood.value}")
+    if patches.foreground_share > 0:
+        reasons.append(f"{patches.foreground_share:.0%} of patches centred on foreground")
+    if arm.temperature != 1:
+        reasons.append(f"T = {arm.temperature:g}")
+    kind = "posterior" if arm.is_bayesian else "maximum a posteriori"
+    if reasons:
+        return f"tempered {kind} ({', '.join(reasons)})"
+    return "negative ELBO per voxel" if arm.is_bayesian else "maximum a posteriori"

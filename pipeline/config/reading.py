@@ -1,0 +1,127 @@
+"""Reading a configuration: YAML, environment variables, overrides, and errors that name the key."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from data.errors import ConfigError
+from pipeline.config.study import StudyConfig
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | None = None) -> StudyConfig:
+    """Reads and validates a study.
+
+    Args:
+        path: a YAML file.
+        overrides: `a.b=value`, the value in YAML; they win over the file.
+        workspace: wins over the file's.
+
+    Raises:
+        ConfigError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: there is no such configuration", expected="a YAML file", mend="name one, such as configs/demo.yaml"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f", line {where.line + 1}" if where else ""
+        raise ConfigError(f"{path}{line}: is not valid YAML", expected="key: value pairs", mend="correct it") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: holds no keys", expected="key: value pairs", mend="start from configs/demo.yaml")
+    for override in overrides:
+        set_key(raw, override)
+    if workspace is not None:
+        raw["workspace"] = str(workspace)
+    try:
+        return StudyConfig.model_validate(_filled_in(raw, path))
+    except ValidationError as error:
+        raise _explained(error, path) from error
+
+
+def set_key(raw: dict[str, Any], override: str) -> None:
+    key, sign, value = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {override}: is no assignment", expected="a.b=value", mend="correct it")
+    node = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override}: `{part}` holds no keys", expected="a key that does", mend="correct it")
+        node = child
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not valid YAML", mend="quote it") from error
+
+
+def _filled_in(value: Any, path: Path) -> Any:
+    """Fills in `${NAME}` and `${NAME:-default}` in every string."""
+
+    def fill(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise ConfigError(
+                f"{path}: the environment variable {match['name']} is not set",
+                expected="a value for it",
+                mend=f"set it, or write a default as ${{{match['name']}:-folder}}",
+            )
+        return found
+
+    if isinstance(value, str):
+        return _VARIABLE.sub(fill, value)
+    if isinstance(value, dict):
+        return {key: _filled_in(child, path) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_filled_in(child, path) for child in value]
+    return value
+
+
+def _known_keys(location: Iterable[str | int]) -> list[str]:
+    """Keys of the model that a location points into, as far as fields with one plain model lead."""
+    model: Any = StudyConfig
+    for part in location:
+        fields = getattr(model, "model_fields", {})
+        if part not in fields:
+            return []
+        model = fields[part].annotation
+    return list(getattr(model, "model_fields", {}))
+
+
+def _explained(error: ValidationError, path: Path) -> ConfigError:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location) or "the configuration"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1])
+        near = difflib.get_close_matches(location[-1], known, n=1)
+        mend = f"write `{near[0]}`" if near else "remove or correct it"
+        expected = f"one of {', '.join(known)}" if known else "a known key"
+        return ConfigError(f"{path}: the key `{key}` is unknown{more}", expected=expected, mend=mend)
+    if first["type"] == "missing":
+        return ConfigError(f"{path}: the key `{key}` is missing{more}", expected="a value for it", mend="add it")
+    message = first["msg"].removeprefix("Value error, ")
+    value = first.get("input")
+    shown = f" is {value!r}" if isinstance(value, str | int | float | bool) else ""
+    return ConfigError(f"{path}: `{key}`{shown}{more}: {message}", mend="correct the value")
+
+
+def as_yaml(config: StudyConfig) -> str:
+    """Writes the resolved configuration: every default spelled out; it can be read again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,115 @@
+"""The configuration of a study: all options of all stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from models.networks.factory import NetworkOptions
+from models.networks.residual_unet import ResidualUNetOptions
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
+from pipeline.config.options import Options
+from pipeline.evaluation.options import EvaluationOptions
+from pipeline.report.options import ReportOptions
+from pipeline.stages.filter_options import FilterOptions, PriorFitOptions
+from pipeline.training.augmentation import AugmentationOptions
+from pipeline.training.patches import PatchOptions
+from pipeline.training.source_options import SourceTrainingOptions
+from preprocessing.chain import Modality, default_options
+
+
+class ExecutionOptions(Options):
+    """How units of work are carried out."""
+
+    threads: int = Field(default=1, ge=1)
+    """Threads of each unit. The results depend on it in the last bits; they never depend on the number of jobs."""
+    backend: str = "loky"
+    """Backend of joblib that the units go to."""
+
+
+class StudyConfig(Options):
+    """A study: arms × target sizes × repeats, and how its source networks and priors are made."""
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    """Names the study and, by default, its workspace."""
+    title: str = ""
+    """A line for the report."""
+    seed: int = Field(default=0, ge=0)
+    """All randomness of the study is a function of it."""
+    workspace: Path | None = None
+    """Folder of the results; `workspaces/NAME` by default."""
+    datasets: dict[str, DatasetOptions] = Field(min_length=1)
+    """The datasets by name."""
+    source: SourceOptions
+    target: TargetOptions
+    preprocessing: dict[str, Any] = Field(default_factory=dict)
+    """Keys that change the default preprocessing of every dataset."""
+    network: NetworkOptions = Field(default_factory=ResidualUNetOptions)
+    patches: PatchOptions = Field(default_factory=PatchOptions)
+    augmentation: AugmentationOptions = Field(default_factory=AugmentationOptions)
+    source_training: SourceTrainingOptions = Field(default_factory=SourceTrainingOptions)
+    filters: FilterOptions = Field(default_factory=FilterOptions)
+    priors: PriorFitOptions = Field(default_factory=PriorFitOptions)
+    inference: InferenceOptions = Field(default_factory=InferenceOptions)
+    evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
+    report: ReportOptions = Field(default_factory=ReportOptions)
+    execution: ExecutionOptions = Field(default_factory=ExecutionOptions)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_preprocessing(cls, raw: Any) -> Any:
+        """Writes out each dataset's chain: the modality's defaults, the study's changes, the dataset's own."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("datasets"), dict):
+            return raw
+        shared = raw.get("preprocessing") or {}
+        datasets = {}
+        for name, entry in raw["datasets"].items():
+            if isinstance(entry, dict) and isinstance(shared, dict) and entry.get("modality") in set(Modality):
+                chain = default_options(Modality(entry["modality"])).model_dump(mode="json")
+                own = entry.get("preprocessing") or {}
+                entry = {**entry, "preprocessing": merged(merged(chain, shared), own)}
+            datasets[name] = entry
+        return {**raw, "datasets": datasets}
+
+    @field_validator("datasets")
+    @classmethod
+    def _plain_names(cls, value: dict[str, DatasetOptions]) -> dict[str, DatasetOptions]:
+        for name in value:
+            if not name.replace("_", "").replace("-", "").isalnum():
+                raise ValueError(f"the dataset name {name!r} must consist of letters, digits, - and _")
+        return value
+
+    @model_validator(mode="after")
+    def _known_references(self) -> StudyConfig:
+        for role in ("source", "target"):
+            dataset = getattr(self, role).dataset
+            if dataset not in self.datasets:
+                raise ValueError(f"`{role}.dataset` is {dataset!r}, which is not one of {', '.join(self.datasets)}")
+        if (self.source.cases is None) != (self.target.pool_cases is None):
+            raise ValueError("list the cases of both source and target (`source.cases`, `target.pool_cases`), or of none")
+        for arm, options in self.inference.arms.items():
+            if options.prior not in {"none", *self.priors.densities}:
+                known = ", ".join(["none", *self.priors.densities])
+                raise ValueError(f"arm {arm!r} has the prior {options.prior!r}, which is not one of {known}")
+        return self
+
+    @property
+    def workspace_folder(self) -> Path:
+        """The folder of the results."""
+        return self.workspace or Path("workspaces") / self.name
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """Merges nested mappings; what is not a mapping on both sides is replaced.
+
+    An empty mapping in `changes` over `None` switches a step on with its defaults.
+    """
+    if isinstance(base, dict) and isinstance(changes, dict):
+        result = dict(base)
+        for key, value in changes.items():
+            result[key] = merged(base[key], value) if key in base else value
+        return result
+    return changes

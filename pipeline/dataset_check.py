@@ -1,0 +1,82 @@
+"""`graft check DATASET`: what the battery of checks says of a folder, as a table or as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import typer
+
+from data.checks.battery import check_dataset
+from data.checks.finding import Finding, Level
+from data.checks.report import Presence, Report
+from data.layouts.detection import read_dataset
+
+_MARKS = {
+    Presence.PRESENT: "yes",
+    Presence.ABSENT: "–",
+    Presence.MISSING: "MISSING",
+    Presence.UNREADABLE: "UNREADABLE",
+}
+_COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.INFO: "blue"}
+_SHOWN_OF_A_CHECK = 5
+
+
+def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -> int:
+    """Checks a dataset and shows what was found.
+
+    Returns:
+        0; 1 for warnings under `strict`; 2 for errors.
+
+    Raises:
+        DataError: the folder is missing or of no known layout.
+    """
+    report = check_dataset(read_dataset(path), jobs=jobs or os.cpu_count() or 1)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
+    else:
+        _show(report)
+    return report.exit_code(strict)
+
+
+def _show(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, soft_wrap=True)
+    grouped = "" if report.has_patients else " (no patients.csv: each case counts as a patient)"
+    console.print(
+        f"{report.root}: layout {report.layout}, {len(report.table)} cases of {report.patients} patients{grouped}"
+    )
+    table = Table("case", *(next(iter(report.table.values()), {})))
+    incomplete = {
+        case: row for case, row in report.table.items() if any(what is not Presence.PRESENT for what in row.values())
+    }
+    for case, row in incomplete.items():
+        table.add_row(case, *(_MARKS[what] for what in row.values()))
+    if incomplete:
+        console.print(f"{len(incomplete)} of {len(report.table)} cases lack something:")
+        console.print(table)
+    else:
+        console.print(f"every case has {', '.join(table.columns[i].header for i in range(1, len(table.columns)))}")
+    _show_findings(console.print, report.findings)
+    counts = {level: len(report.of_level(level)) for level in Level}
+    console.print(", ".join(f"{count} {level.value}" for level, count in counts.items()))
+
+
+def _show_findings(show, findings: Iterable[Finding]) -> None:  # noqa: ANN001
+    shown: dict[tuple[Level, str], int] = {}
+    hidden: dict[tuple[Level, str], int] = {}
+    for finding in findings:
+        kind = (finding.level, finding.check)
+        shown[kind] = shown.get(kind, 0) + 1
+        if shown[kind] > _SHOWN_OF_A_CHECK:
+            hidden[kind] = hidden.get(kind, 0) + 1
+            continue
+        colour = _COLOURS[finding.level]
+        where = f"{finding.case}: " if finding.case else ""
+        show(f"[{colour}]{finding.level.value}[/{colour}] {finding.check}: {where}{finding.found}; {finding.mend}")
+    for (level, check), count in hidden.items():
+        show(f"[{_COLOURS[level]}]{level.value}[/{_COLOURS[level]}] {check}: {count} more (see them all with --json)")

@@ -1,0 +1,236 @@
+"""Intervals and tests over patients: bootstrap, paired differences, Wilcoxon with Holm's correction.
+
+The sampling unit is the patient. Patients and repeats (subset draws, seeds) are crossed, not nested: a bootstrap
+resample draws patients and, independently, repeats, and every arm is measured on the same draw (Owen 2007, "The
+pigeonhole bootstrap"), so that intervals of differences between arms are paired. Holm 1979 for the family of arms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from data.random_streams import random_stream
+
+FEWEST_PATIENTS_FOR_P = 12
+"""With fewer test patients than this only effects and intervals are given, no p-value."""
+
+_MOST_FOR_ENUMERATION = 16
+"""With ties, up to so many patients the signed-rank test enumerates all signs (65,536 patterns)."""
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its bootstrap percentile interval; all NaN where there was nothing to average."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """How often each patient and each repeat was drawn, the same for every arm.
+
+    Attributes:
+        patients: `[S, P]`; each row sums to P.
+        repeats: `[S, R]`; each row sums to R.
+    """
+
+    patients: Values
+    repeats: Values
+
+    @classmethod
+    def draw(cls, patients: int, repeats: int, *, resamples: int, seed: int) -> Resamples:
+        """Draws patients and repeats with replacement, independently of each other.
+
+        Args:
+            patients: number of patients P.
+            repeats: number of repeats R.
+            resamples: number of draws S.
+            seed: of the study; the same seed and sizes give the same draws.
+
+        Returns:
+            The draws as counts.
+
+        Raises:
+            ValueError: a size is below one.
+        """
+        if min(patients, repeats, resamples) < 1:
+            raise ValueError(f"cannot resample {patients} patients and {repeats} repeats {resamples} times")
+        by_patient = random_stream(seed, "evaluation", "bootstrap", "patients")
+        by_repeat = random_stream(seed, "evaluation", "bootstrap", "repeats")
+        return cls(
+            by_patient.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64),
+            by_repeat.multinomial(repeats, np.full(repeats, 1 / repeats), size=resamples).astype(np.float64),
+        )
+
+    def means(self, values: Values) -> Values:
+        """Averages one arm in every resample.
+
+        Args:
+            values: `[P, R]`; NaN where a patient was not measured in a repeat, which leaves the cell out.
+
+        Returns:
+            `[S]`; NaN where a resample holds no measured cell.
+
+        Raises:
+            ValueError: the values are of another size than the draws.
+        """
+        if values.shape != (self.patients.shape[1], self.repeats.shape[1]):
+            size = (self.patients.shape[1], self.repeats.shape[1])
+            raise ValueError(f"the draws are of {size} patients × repeats, the values of {values.shape}")
+        measured = np.isfinite(values)
+        total = np.sum((self.patients @ np.where(measured, values, 0.0)) * self.repeats, axis=1)
+        weight = np.sum((self.patients @ measured.astype(np.float64)) * self.repeats, axis=1)
+        return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+
+
+def crossed_interval(values: Values, draws: Resamples, *, confidence: float = 0.95) -> Interval:
+    """Returns the mean of `[P, R]` values and its percentile interval over patients × repeats.
+
+    Args:
+        values: `[P, R]`, cases of a patient averaged before; NaN where not measured.
+        draws: the draws shared by all arms.
+        confidence: coverage of the interval.
+
+    Returns:
+        Mean over all measured cells, and the interval.
+    """
+    measured = np.isfinite(values)
+    if not measured.any():
+        return Interval(np.nan, np.nan, np.nan)
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(draws.means(values), [tail, 1 - tail])
+    return Interval(float(values[measured].mean()), float(low), float(high))
+
+
+def bootstrap_interval(
+    case_values: Sequence[float], patients: Sequence[str], *, seed: int, resamples: int = 2000, confidence: float = 0.95
+) -> Interval:
+    """Returns the mean over patients of per-case values and its percentile interval.
+
+    Args:
+        case_values: `[cases]`; NaN leaves a case out.
+        patients: `[cases]`, whose case each is; cases of one patient are averaged first.
+        seed: of the study.
+        resamples: number of bootstrap resamples.
+        confidence: coverage of the interval.
+
+    Returns:
+        Mean and interval.
+
+    Raises:
+        ValueError: the two sequences are of different length.
+    """
+    if len(case_values) != len(patients):
+        raise ValueError(f"{len(case_values)} values of {len(patients)} cases")
+    _, owner = np.unique(np.asarray(patients), return_inverse=True)
+    means = grouped_means(np.asarray(case_values, dtype=np.float64), owner)
+    draws = Resamples.draw(max(len(means), 1), 1, resamples=resamples, seed=seed)
+    return crossed_interval(means[:, None] if len(means) else np.full((1, 1), np.nan), draws, confidence=confidence)
+
+
+def grouped_means(values: Values, owner: NDArray[np.integer], groups: int | None = None) -> Values:
+    """Averages values by group, leaving NaN out.
+
+    Args:
+        values: `[N]`.
+        owner: `[N]`, index of the group of each value.
+        groups: number of groups G, if some may have no value.
+
+    Returns:
+        `[G]`; NaN for a group without a value.
+    """
+    measured = np.isfinite(values)
+    size = groups if groups is not None else (int(owner.max()) + 1 if len(owner) else 0)
+    total = np.bincount(owner[measured], weights=values[measured], minlength=size)
+    count = np.bincount(owner[measured], minlength=size)
+    return np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """One arm minus another on the same patients and repeats.
+
+    Attributes:
+        interval: mean difference and its percentile interval.
+        patients: number of patients measured in both arms.
+        p_value: two-sided Wilcoxon signed-rank test on per-patient means over repeats; None with too few patients.
+    """
+
+    interval: Interval
+    patients: int
+    p_value: float | None
+
+
+def paired_difference(first: Values, second: Values, draws: Resamples, *, confidence: float = 0.95) -> PairedDifference:
+    """Compares two arms cell by cell.
+
+    Args:
+        first: `[P, R]`.
+        second: `[P, R]`, same patients and repeats in the same order; only cells measured in both count.
+        draws: the draws shared by all arms.
+        confidence: coverage of the interval.
+
+    Returns:
+        The difference `first − second`.
+    """
+    difference = first - second
+    cells = np.isfinite(difference)
+    per_patient = grouped_means(difference[cells], np.nonzero(cells)[0], len(difference))
+    per_patient = per_patient[np.isfinite(per_patient)]
+    return PairedDifference(
+        crossed_interval(difference, draws, confidence=confidence), len(per_patient), wilcoxon_p(per_patient)
+    )
+
+
+def wilcoxon_p(differences: Values) -> float | None:
+    """Returns the two-sided Wilcoxon signed-rank p-value of `[P]` differences.
+
+    Returns:
+        None with fewer than `FEWEST_PATIENTS_FOR_P` patients; 1 where every difference is zero.
+    """
+    if len(differences) < FEWEST_PATIENTS_FOR_P:
+        return None
+    if not np.any(differences):
+        return 1.0
+    sizes = np.abs(differences)
+    tied = len(np.unique(sizes)) < len(sizes) or not sizes.all()
+    if tied and len(differences) <= _MOST_FOR_ENUMERATION:
+        return _enumerated_p(differences)
+    return float(stats.wilcoxon(differences, zero_method="pratt").pvalue)
+
+
+def _enumerated_p(differences: Values) -> float:
+    """Exact two-sided p-value over all sign patterns; ties allowed, zeros take part in the ranking (Pratt 1959)."""
+    ranks = stats.rankdata(np.abs(differences))[differences != 0]
+    patterns = np.arange(2 ** len(ranks))[:, None] >> np.arange(len(ranks)) & 1
+    # Sums of half-integer ranks are exact in floating point, so equality may be tested.
+    away = np.abs(2 * (patterns @ ranks) - ranks.sum())
+    observed = abs(2 * ranks[differences[differences != 0] > 0].sum() - ranks.sum())
+    return float(np.mean(away >= observed))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Adjusts p-values of a family by Holm's step-down method (Holm 1979).
+
+    Args:
+        p_values: raw p-values; None where no test was made, which does not count in the family.
+
+    Returns:
+        Adjusted p-values in the same order, at most 1.
+    """
+    tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    running = 0.0
+    for rank, (p, index) in enumerate(tested):
+        running = max(running, min(1.0, (len(tested) - rank) * p))
+        adjusted[index] = running
+    return adjusted

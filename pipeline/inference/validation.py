@@ -1,0 +1,27 @@
+"""Mean Dice of a network on a few cases, to watch a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pipeline.evaluation.metrics import count_voxels, dice
+from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
+from pipeline.training.cached_case import CachedCase
+
+
+def mean_dice(
+    network: torch.nn.Module,
+    cases: Sequence[CachedCase],
+    patch: Sequence[int],
+    window: SlidingWindowOptions,
+    device: str,
+) -> float:
+    """Returns the mean Dice over cases and foreground classes; the network is used as it is (set `eval` before)."""
+    values = []
+    for case in cases:
+        predicted = predict_logits(network, case.image().to(device), patch, window).argmax(dim=0).cpu().numpy()
+        label = case.label().numpy()
+        values += [dice(count_voxels(predicted == k, label == k)) for k in range(1, len(case.classes) + 1)]
+    return sum(values) / len(values)

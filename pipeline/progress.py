@@ -1,0 +1,135 @@
+"""Progress of a stage: a bar with the time left on a terminal, plain lines elsewhere.
+
+Workers run in other processes, perhaps on other machines, so each tells how far it is in a small file that the command
+looks at twice a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from pipeline.storage.digest import digest
+
+logger = logging.getLogger(__name__)
+
+_WRITE_EVERY = 0.5
+_LOOK_EVERY = 0.5
+_LINE_EVERY = 30.0
+
+
+class ProgressFile:
+    """How far one unit is, told from inside it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written = 0.0
+
+    def __call__(self, fraction: float) -> None:
+        """Tells the fraction done, from 0 to 1; cheap enough for every training step."""
+        now = time.monotonic()
+        if now - self._written >= _WRITE_EVERY:
+            self._written = now
+            # Not atomic on purpose: a torn number is skipped by the reader, and nothing depends on it.
+            self._path.write_text(f"{fraction:.4f}")
+
+
+def duration(seconds: float) -> str:
+    """Writes a duration in seconds as `1:02:03` or `2:03`."""
+    whole = round(seconds)
+    hours, minutes = divmod(whole // 60, 60)
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
+
+
+class StageProgress:
+    """Shows how far a stage is.
+
+    Args:
+        stage: name of the stage.
+        sizes: unit → its share of the work, in any measure.
+        folder: where the units' progress files lie.
+    """
+
+    def __init__(self, stage: str, sizes: Mapping[str, float], folder: Path) -> None:
+        self._stage = stage
+        self._sizes = dict(sizes)
+        self._files = {folder / digest(key)[:16]: key for key in sizes}
+        self._finished: set[str] = set()
+        self._total = max(sum(self._sizes.values()), 1e-9)
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._start = self._line = time.monotonic()
+        self._bar = None
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> StageProgress:
+        if sys.stderr.isatty() and self._sizes:
+            self._bar = self._make_bar()
+            self._bar.start()
+        if self._sizes:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if self._bar is not None:
+            self._show()
+            self._bar.stop()
+
+    def _make_bar(self):  # noqa: ANN202 (rich is imported late, the command must start fast)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[units]}")]
+        bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), Remaining(), console=Console(stderr=True))
+        bar.add_task(self._stage, total=self._total, units=f"0/{len(self._sizes)}")
+        return bar
+
+    def finished(self, key: str, state: str, seconds: float, message: str) -> None:
+        """Counts a unit as finished and says so where there is no bar; a failure is always said."""
+        with self._lock:
+            self._finished.add(key)
+            done = len(self._finished)
+        if state == "failed":
+            logger.error("%s %d/%d %s failed: %s", self._stage, done, len(self._sizes), key, message)
+        elif self._bar is None:
+            logger.info("%s %d/%d %s (%s)", self._stage, done, len(self._sizes), key, duration(seconds))
+        self._show()
+
+    def _fraction(self) -> float:
+        with self._lock:
+            finished = set(self._finished)
+        work = sum(self._sizes[key] for key in finished)
+        for path, key in self._files.items():
+            if key not in finished:
+                try:
+                    work += self._sizes[key] * min(max(float(path.read_text()), 0.0), 1.0)
+                except (OSError, ValueError):
+                    continue
+        return work / self._total
+
+    def _show(self) -> None:
+        if self._bar is not None:
+            units = f"{len(self._finished)}/{len(self._sizes)}"
+            self._bar.update(self._bar.task_ids[0], completed=self._fraction() * self._total, units=units)
+
+    def _look(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY):
+            self._show()
+            now = time.monotonic()
+            if self._bar is None and now - self._line >= _LINE_EVERY:
+                self._line = now
+                fraction = self._fraction()
+                if 0 < fraction < 1:
+                    left = (now - self._start) * (1 - fraction) / fraction
+                    logger.info("%s: %.0f %%, about %s left", self._stage, 100 * fraction, duration(left))

@@ -1,0 +1,112 @@
+"""Builds the report of a workspace: `report/index.html`, one file that needs nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.evaluation.tables import SummaryRow
+from pipeline.report.figure_style import figure_style
+from pipeline.report.method_section import dataset_title, method_section, roles
+from pipeline.report.options import ReportOptions
+from pipeline.report.overlay_section import overlay_section
+from pipeline.report.picture import PictureFolder
+from pipeline.report.prior_section import prior_section
+from pipeline.report.provenance_section import provenance_section
+from pipeline.report.quality_section import quality_section
+from pipeline.report.result_section import result_section
+from pipeline.report.section import Material, Section, listing, number
+from pipeline.report.study_files import StudyFiles
+from pipeline.report.training_section import source_section, target_section
+from pipeline.storage.atomic import write_text
+
+logger = logging.getLogger(__name__)
+
+SECTIONS: tuple[Callable[[Material], Section], ...] = (
+    result_section,
+    overlay_section,
+    quality_section,
+    source_section,
+    prior_section,
+    target_section,
+    method_section,
+    provenance_section,
+)
+
+
+def build_report(workspace: Path, options: ReportOptions | None = None) -> Path:
+    """Writes the report of a study from the files of its workspace.
+
+    Args:
+        workspace: the folder of the study; stages that have not run yet leave a section that says what is missing.
+        options: what to show.
+
+    Returns:
+        Path of `report/index.html`; figures also lie beside it in `figures/` as PNG.
+
+    Raises:
+        WorkspaceError: the folder is missing, or a file in it is damaged.
+    """
+    chosen = options or ReportOptions()
+    folder = workspace / "report"
+    material = Material(StudyFiles(workspace), chosen, PictureFolder(folder / "figures", chosen.dpi))
+    with figure_style():
+        sections = [build(material) for build in SECTIONS]
+    environment = Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    head = headline(material, sections[0])
+    page = environment.get_template("report.html.j2").render(head=head, sections=sections)
+    path = folder / "index.html"
+    write_text(path, page)
+    material.pictures.remove_stale()
+    logger.info("report of %s written to %s (%.1f MB)", workspace, path, len(page.encode()) / 1e6)
+    return path
+
+
+def headline(material: Material, results: Section) -> dict[str, Any]:
+    """Gathers what the head of the page says: study, source → target, sizes, arms, and who won at every size."""
+    files = material.files
+    study, config = files.study, files.config
+    name = str(config.get("name") or files.root.name)
+    counts = roles(files)
+    facts: list[tuple[str, str]] = []
+    if study is not None:
+        facts = [
+            ("arms", str(len(study.arms))),
+            ("n, target patients", ", ".join(str(n) for n in study.sizes)),
+            ("repeats", str(len(study.repeats))),
+            ("test patients", str(len(study.patients))),
+        ]
+    facts += [("source patients", str(counts["source"]))] if counts.get("source") else []
+    return {
+        "name": name,
+        "title": str(config.get("title") or name),
+        "source": dataset_title(files, "source"),
+        "target": dataset_title(files, "target"),
+        "facts": facts,
+        "arms": listing(files.arms()) if study else "",
+        "finished": str(files.provenance.get("finished") or "").replace("T", " ").replace("+00:00", " UTC"),
+        "best": best_arms(files.summary),
+        "differences": results.content.get("best_bayesian", []),
+    }
+
+
+def best_arms(summary: list[SummaryRow]) -> list[dict[str, str]]:
+    """Names the arm with the highest mean Dice at every size."""
+    best = []
+    for n in sorted({r.n for r in summary}):
+        rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
+        if rows:
+            row = max(rows, key=lambda r: r.mean)
+            interval = f"[{number(row.ci_low)}, {number(row.ci_high)}]"
+            best.append({"n": str(n), "arm": row.arm, "mean": number(row.mean), "interval": interval})
+    return best

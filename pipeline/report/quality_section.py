@@ -1,0 +1,80 @@
+"""Preprocessing: what every step found suspect, and pictures of the cases, suspect ones first."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.report.picture import thumbnail
+from pipeline.report.section import Material, Section
+from pipeline.report.study_files import folders, natural, read_json, read_mapping
+
+
+@dataclass(frozen=True)
+class CaseQuality:
+    """What preprocessing recorded of one case.
+
+    Attributes:
+        folder: where it lies.
+        steps: names of the steps, in order.
+        suspect: (step, reason) pairs.
+        numbers: scalars of `qc.json`.
+    """
+
+    folder: Path
+    steps: tuple[str, ...]
+    suspect: tuple[tuple[str, str], ...]
+    numbers: dict[str, Any]
+
+
+def quality_section(material: Material) -> Section:
+    """Builds the section of preprocessing from `preprocess/DATASET/CASE/`."""
+    title = "Preprocessing"
+    datasets, missing = [], []
+    for folder in folders(material.files.root / "preprocess"):
+        cases = [case_quality(path) for path in folders(folder) if (path / "record.json").is_file()]
+        if cases:
+            datasets.append(_dataset(material, folder.name, cases))
+        else:
+            missing.append(f"preprocess/{folder.name} holds no records: the preprocess stage writes them.")
+    if not datasets and not missing:
+        missing.append("preprocess/ is missing: the preprocess stage writes it, so there is nothing to check by eye.")
+    return Section("preprocessing", title, {"datasets": datasets} if datasets else {}, tuple(missing))
+
+
+def case_quality(folder: Path) -> CaseQuality:
+    """Reads record and numbers of one case."""
+    records = read_json(folder / "record.json") or []
+    suspect = [(str(r.get("step", "?")), str(reason)) for r in records for reason in r.get("suspect") or ()]
+    numbers = {k: v for k, v in read_mapping(folder / "qc.json").items() if isinstance(v, int | float | str)}
+    return CaseQuality(folder, tuple(str(r.get("step", "?")) for r in records), tuple(suspect), numbers)
+
+
+def _dataset(material: Material, name: str, cases: list[CaseQuality]) -> dict[str, Any]:
+    by_step = Counter(step for case in cases for step in {step for step, _ in case.suspect})
+    steps = list(dict.fromkeys(step for case in cases for step in case.steps))
+    order = sorted(cases, key=lambda c: (not c.suspect, -len(c.suspect), natural(c.folder.name)))
+    pictured = [c for c in order if (c.folder / "qc.png").is_file()][: material.options.quality_cases]
+    return {
+        "name": name,
+        "cases": len(cases),
+        "suspect": sum(bool(c.suspect) for c in cases),
+        "steps": [{"name": s, "suspect": by_step[s], "cases": sum(s in c.steps for c in cases)} for s in steps],
+        "pictures": [_pictured(material, case) for case in pictured],
+        "unpictured": len(cases) - len(pictured),
+        # A suspect case is named even if there is no room for its picture.
+        "unpictured_suspects": [_named(c) for c in order if c.suspect and c not in pictured],
+    }
+
+
+def _named(case: CaseQuality) -> dict[str, Any]:
+    return {"case": case.folder.name, "suspect": [{"step": step, "reason": reason} for step, reason in case.suspect]}
+
+
+def _pictured(material: Material, case: CaseQuality) -> dict[str, Any]:
+    alt = f"quality control picture of case {case.folder.name}"
+    picture = thumbnail(case.folder / "qc.png", material.options.thumbnail_width, alt)
+    numbers = [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in case.numbers.items()]
+    return _named(case) | {"picture": picture, "numbers": numbers}

@@ -1,0 +1,84 @@
+"""A section of the report: a template and what goes into it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.evaluation.comparison import NON_BAYESIAN_ARMS
+from pipeline.report.options import ReportOptions
+from pipeline.report.picture import PictureFolder
+from pipeline.report.study_files import StudyFiles, nested
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page.
+
+    Attributes:
+        key: anchor in the page, and base name of its template.
+        title: heading.
+        content: variables of the template; empty where there is nothing to show.
+        missing: what is missing and which stage makes it, one plain sentence each.
+    """
+
+    key: str
+    title: str
+    content: dict[str, Any] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What every section is made from."""
+
+    files: StudyFiles
+    options: ReportOptions
+    pictures: PictureFolder
+
+    def rivals(self) -> tuple[str, ...]:
+        """Names of the arms that count as non-Bayesian: as chosen, else by the arms' choices in the configuration."""
+        if self.options.rivals is not None:
+            return self.options.rivals
+        arms = nested(self.files.config, "inference", "arms")
+        if not isinstance(arms, dict) or not all(isinstance(a, dict) and "prior" in a for a in arms.values()):
+            return NON_BAYESIAN_ARMS
+        plain = (arm for arm, a in arms.items() if a["prior"] == "none" and a.get("posterior", "point") == "point")
+        return tuple(plain)
+
+
+METRIC_NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95 (mm)",
+    "average_surface_distance": "Average surface distance (mm)",
+    "surface_dice": "Surface Dice",
+}
+"""Metric → how it is printed."""
+LESS_IS_BETTER = frozenset({"hd95", "average_surface_distance"})
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Prints a number; a dash where it is undefined."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Prints a difference with its sign; a true minus, not a hyphen."""
+    return "–" if not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
+
+
+def duration(seconds: float) -> str:
+    """Prints a duration, e.g. `2 h 05 min`, `3 min 20 s`, `4.2 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def listing(names: list[str]) -> str:
+    """Joins words as prose does: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

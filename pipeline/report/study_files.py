@@ -1,0 +1,193 @@
+"""What the report reads: the files of a workspace, each of which may not be there yet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from data.errors import WorkspaceError
+from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
+
+History = dict[str, NDArray[np.float64]]
+
+
+def natural(name: str) -> list[int | str]:
+    """Returns a sorting key under which `network-2` comes before `network-10`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def folders(parent: Path) -> list[Path]:
+    """Returns the sub-folders in natural order, hidden and temporary ones left out; none without the parent."""
+    if not parent.is_dir():
+        return []
+    return sorted((p for p in parent.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: natural(p.name))
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file, or returns None where it is missing.
+
+    Raises:
+        WorkspaceError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Reads a JSON or YAML file that holds a mapping; empty where it is missing.
+
+    Raises:
+        WorkspaceError: the file is damaged or holds something else.
+    """
+    if path.suffix == ".json":
+        value = read_json(path)
+    else:
+        try:
+            value = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise _damaged(path, error) from error
+    if value is not None and not isinstance(value, dict):
+        raise _damaged(path, TypeError(f"it holds a {type(value).__name__}, not a mapping"))
+    return value or {}
+
+
+def read_history(path: Path) -> History:
+    """Reads a `history.csv` into columns; an empty field is NaN, a missing file is no columns at all.
+
+    Raises:
+        WorkspaceError: a value is not a number.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        records = list(reader)
+        return {
+            name: np.array([float(record[name]) if record[name] else math.nan for record in records])
+            for name in reader.fieldnames or []
+        }
+    except (OSError, ValueError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> WorkspaceError:
+    return WorkspaceError(
+        f"{path}: cannot be read ({error})", expected="a whole file", mend="delete its folder and run its stage again"
+    )
+
+
+def nested(mapping: Mapping[str, Any], *keys: str, default: Any = None) -> Any:
+    """Returns `mapping[a][b]…`, or the default where a key is missing."""
+    value: Any = mapping
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            return default
+        value = value[key]
+    return value
+
+
+@dataclass(frozen=True)
+class InferredUnit:
+    """One trained arm: `infer/ARM/nNN/repeat-R`.
+
+    Attributes:
+        folder: where it lies.
+        arm: preset name.
+        n: number of target patients it learned from.
+        repeat: which repeat.
+        about: its `unit.json`.
+    """
+
+    folder: Path
+    arm: str
+    n: int
+    repeat: int
+    about: dict[str, Any]
+
+    def predictions(self) -> dict[str, Path]:
+        """Case → file, for the cases whose prediction was kept."""
+        return {p.stem: p for p in sorted(self.folder.glob("predictions/*.safetensors"))}
+
+
+@dataclass
+class StudyFiles:
+    """The small files of a workspace, read once; pictures and arrays are read where they are shown.
+
+    Attributes:
+        root: the workspace.
+    """
+
+    root: Path
+    config: dict[str, Any] = field(init=False)
+    provenance: dict[str, Any] = field(init=False)
+    study: StudyRows | None = field(init=False)
+    summary: list[SummaryRow] = field(init=False)
+    units: list[InferredUnit] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if not self.root.is_dir():
+            raise WorkspaceError(
+                f"{self.root}: there is no such workspace", expected="the folder of a study", mend="run the study first"
+            )
+        self.config = read_mapping(self.root / "config.resolved.yaml")
+        self.provenance = read_mapping(self.root / "provenance.json")
+        cases, summary = self.root / "results/cases.csv", self.root / "results/summary.csv"
+        rows = read_cases_csv(cases) if cases.is_file() else []
+        self.study = StudyRows(rows) if rows else None
+        self.summary = read_summary_csv(summary) if summary.is_file() else []
+        self.units = [_unit(path) for path in sorted(self.root.glob("infer/*/n*/repeat-*/unit.json"))]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the study."""
+        return int(self.config.get("seed", self.provenance.get("seed", 0)))
+
+    def target_dataset(self) -> str | None:
+        """Name of the target's dataset, if the configuration tells."""
+        return nested(self.config, "target", "dataset")
+
+    def class_values(self, dataset: str) -> dict[str, list[int]]:
+        """Class name → values in the label maps of a dataset, from the plan that `check` wrote; empty without one."""
+        plan = read_mapping(self.root / "check/study/study.json")
+        classes = nested(plan, "classes", dataset, default={})
+        return {name: [int(v) for v in values] for name, values in classes.items()}
+
+    def arms(self) -> list[str]:
+        """All arms, in the order of the configuration, then of the tables, then of the folders."""
+        configured = nested(self.config, "inference", "arms", default=())
+        tabled = [r.arm for r in self.summary] + list(self.study.arms if self.study else ())
+        known = {*tabled, *(u.arm for u in self.units)}
+        return list(dict.fromkeys([*(str(a) for a in configured if a in known), *tabled, *(u.arm for u in self.units)]))
+
+    def preprocessed(self, case: str) -> Path | None:
+        """The folder of a preprocessed target case, or None where it is missing."""
+        names = [d.name for d in folders(self.root / "preprocess")]
+        target = self.target_dataset()
+        for name in [target] if target in names else names:
+            folder = self.root / "preprocess" / str(name) / case
+            if (folder / "arrays.safetensors").is_file():
+                return folder
+        return None
+
+
+def _unit(path: Path) -> InferredUnit:
+    about = read_mapping(path)
+    try:
+        return InferredUnit(path.parent, str(about["arm"]), int(about["n"]), int(about["repeat"]), about)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from error

@@ -1,0 +1,96 @@
+"""Training: the source networks on their bootstrap samples, and the arms on the target."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from pipeline.report.figure_style import arm_styles
+from pipeline.report.section import Material, Section, number
+from pipeline.report.study_files import History, folders, read_history, read_mapping
+from pipeline.report.training_figures import source_training, target_training
+
+
+def source_section(material: Material) -> Section:
+    """Builds the section of source training from `train-source/network-NN/`."""
+    title, histories, rows = "Source networks", {}, []
+    for folder in folders(material.files.root / "train-source"):
+        history = read_history(folder / "history.csv")
+        if not history:
+            continue
+        histories[folder.name] = history
+        sample = read_mapping(folder / "sample.json")
+        rows.append(_network(folder.name, history, sample.get("drawn") or [], sample.get("out_of_bag") or []))
+    if not histories:
+        text = "train-source/ holds no histories: the train-source stage writes them, so there are no training curves."
+        return Section("source", title, missing=(text,))
+    picture = material.pictures.add(
+        "source-training", source_training(histories), "Loss, out-of-bag Dice and learning rate of every source network"
+    )
+    return Section("source", title, {"picture": picture, "rows": rows})
+
+
+def _network(name: str, history: History, drawn: list[str], out_of_bag: list[str]) -> dict[str, Any]:
+    dice = history.get("out_of_bag_dice", np.empty(0))
+    dice = dice[np.isfinite(dice)]
+    counts = Counter(str(patient) for patient in drawn)
+    return {
+        "name": name,
+        "drawn": len(drawn),
+        "distinct": len(counts),
+        "out_of_bag": len(out_of_bag),
+        "steps": int(history["step"].max()) if len(history.get("step", ())) else 0,
+        "last": number(float(dice[-1]) if len(dice) else math.nan),
+        "best": number(float(dice.max()) if len(dice) else math.nan),
+        "patients": ", ".join(f"{p} ×{c}" if c > 1 else p for p, c in sorted(counts.items())),
+    }
+
+
+def target_section(material: Material) -> Section:
+    """Builds the section of target training from `infer/ARM/nNN/repeat-R/`."""
+    title, units = "Training on the target", material.files.units
+    if not units:
+        text = "infer/ holds no finished units: the infer stage writes them, so nothing was learned on the target yet."
+        return Section("target", title, missing=(text,))
+    arms = material.files.arms()
+    styles, plots, missing = arm_styles(arms), [], []
+    for n in sorted({u.n for u in units}):
+        first = {arm: next((u for u in units if (u.arm, u.n) == (arm, n)), None) for arm in arms}
+        histories = {arm: read_history(u.folder / "history.csv") for arm, u in first.items() if u is not None}
+        drawn = {arm: h for arm, h in histories.items() if h}
+        missing += [f"infer/{arm}/n{n:02d} holds no history.csv." for arm in histories if arm not in drawn]
+        if drawn:
+            alt = f"Data term and KL of every arm on the target at n = {n}"
+            plots.append((n, material.pictures.add(f"target-training-n{n:02d}", target_training(drawn, styles), alt)))
+    content = {"plots": plots, "objectives": objectives(material, arms), "units": len(units)}
+    return Section("target", title, content, tuple(missing))
+
+
+def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
+    """Arranges what `unit.json` says of the objective as arm × setting, so that a tempered posterior is plain."""
+    of_arm = {}
+    for arm in arms:
+        unit = next((u for u in material.files.units if u.arm == arm), None)
+        if unit is not None:
+            choices, objective = unit.about.get("choices") or {}, unit.about.get("objective") or {}
+            of_arm[arm] = {**_flat(objective), **_flat(choices), "steps": unit.about.get("steps")}
+    keys = list(dict.fromkeys(key for settings in of_arm.values() for key in settings))
+    lines = [(arm, [_printed(settings.get(key)) for key in keys]) for arm, settings in of_arm.items()]
+    return {"keys": keys, "lines": lines}
+
+
+def _flat(settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        return {"objective": settings}
+    return {k: v for k, v in settings.items() if not isinstance(v, dict | list)}
+
+
+def _printed(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

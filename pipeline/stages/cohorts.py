@@ -1,0 +1,69 @@
+"""The datasets of a study: synthetic ones are made in the workspace, all are read by their layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.dataset import Dataset
+from data.layouts.detection import read_dataset
+from data.synthetic.cohort import CohortOptions, case_files, case_name, write_case, write_dataset_description
+from pipeline.config.study import StudyConfig
+from pipeline.progress import ProgressFile
+from pipeline.stages.resources import Resources
+from pipeline.stages.stage import complete, run_stage
+from pipeline.storage.units import Unit
+from pipeline.storage.workspace import Workspace
+
+STAGE = "synthesize"
+
+
+def make_synthetic_case(folder: Path, progress: ProgressFile, *, options: CohortOptions, index: int, out: Path) -> None:
+    """Writes one synthetic case into the cohort's folder; the unit's own folder holds only the marker."""
+    write_case(options, index, out)
+
+
+def make_cohorts(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Makes the synthetic datasets of a study; cases that are there are not made again.
+
+    Raises:
+        StageError: a case could not be made.
+    """
+    units = []
+    for name, entry in config.datasets.items():
+        if entry.synthetic is None:
+            continue
+        out = workspace.synthetic_folder(name)
+        out.mkdir(parents=True, exist_ok=True)
+        for index in range(entry.synthetic.cases):
+            case = case_name(entry.synthetic, index)
+            unit = Unit(
+                STAGE,
+                f"{name}/{case}",
+                {"options": entry.synthetic.model_dump(mode="json", exclude={"cases"}), "index": index, "version": 1},
+                make_synthetic_case,
+                {"options": entry.synthetic, "index": index, "out": out},
+            )
+            if not all(path.is_file() for path in case_files(entry.synthetic, index, out).values()):
+                (workspace.unit_folder(STAGE, unit.key) / "done.json").unlink(missing_ok=True)
+            units.append(unit)
+        write_dataset_description(entry.synthetic, out)
+    if units:
+        complete(STAGE, run_stage(STAGE, units, workspace, resources.execution(config)))
+
+
+def dataset_root(name: str, config: StudyConfig, workspace: Workspace) -> Path:
+    """The folder of a dataset."""
+    path = config.datasets[name].path
+    return workspace.synthetic_folder(name) if path is None else path
+
+
+def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Dataset]:
+    """Reads the datasets that the study uses.
+
+    Raises:
+        DataError: a folder is missing or no known layout.
+    """
+    return {
+        name: read_dataset(dataset_root(name, config, workspace))
+        for name in dict.fromkeys([config.source.dataset, config.target.dataset])
+    }

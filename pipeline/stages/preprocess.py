@@ -1,0 +1,95 @@
+"""preprocess: every case that plays a role, from raw scan to network input."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.case import Case
+from pipeline.config.study import StudyConfig
+from pipeline.progress import ProgressFile
+from pipeline.stages import check
+from pipeline.stages.cohorts import read_datasets
+from pipeline.stages.resources import Resources
+from pipeline.stages.stage import complete, run_stage
+from pipeline.storage.atomic import write_json
+from pipeline.storage.tensors import save_arrays
+from pipeline.storage.units import Unit
+from pipeline.storage.workspace import Workspace
+from pipeline.training.cached_case import ARRAYS
+from preprocessing.chain import Chain, PreprocessingOptions
+from preprocessing.quality_control import case_picture
+from preprocessing.subject import load_subject
+
+logger = logging.getLogger(__name__)
+
+STAGE = "preprocess"
+RECORD = "record.json"
+
+
+def preprocess_case(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    case: Case,
+    channels: Sequence[str],
+    options: PreprocessingOptions,
+) -> None:
+    """Carries out the chain on one case and writes arrays, record, picture and numbers for quality control.
+
+    Raises:
+        GraftError: the case cannot be read, or a step cannot be carried out on it.
+    """
+    raw = load_subject(case, channels)
+    processed, records = Chain(options).apply(raw)
+    volumes = list(processed.channels.values())
+    arrays = {"image": np.stack([v.array.astype(np.float32) for v in volumes])}
+    if processed.label is not None:
+        arrays["label"] = processed.label.array.astype(np.int16)
+    mask = processed.mask.array > 0 if processed.mask is not None else np.ones(volumes[0].shape, dtype=bool)
+    arrays["mask"] = mask.astype(np.uint8)
+    about = {"affine": volumes[0].affine.tolist(), "channels": list(processed.channels), "case": case.name}
+    save_arrays(folder / ARRAYS, arrays, about)
+    write_json(folder / RECORD, records)
+    write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png"))
+
+
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Preprocesses all cases of the plan.
+
+    Raises:
+        StageError: cases failed; the others are done and kept.
+    """
+    plan = check.run(config, workspace, resources)
+    datasets = read_datasets(config, workspace)
+    execution = resources.execution(config)
+    units = []
+    for name, cases in plan.used_cases().items():
+        options = config.datasets[name].preprocessing
+        for case in map(datasets[name].case, cases):
+            recipe = {
+                "files": workspace.file_digests.of_files(case.files()),
+                "channels": list(plan.channels[name]),
+                "chain": options.model_dump(mode="json"),
+                "version": 1,
+            }
+            arguments = {"case": case, "channels": tuple(plan.channels[name]), "options": options}
+            units.append(Unit(STAGE, f"{name}/{case.name}", recipe, preprocess_case, arguments))
+    workspace.file_digests.save()
+    run_ = run_stage(STAGE, units, workspace, execution)
+    _tell_suspects(units, workspace)
+    complete(STAGE, run_)
+
+
+def _tell_suspects(units: Sequence[Unit], workspace: Workspace) -> None:
+    """A case that looks implausible is never silent, also when it was done in an earlier run."""
+    for unit in units:
+        path = workspace.unit_folder(STAGE, unit.key) / RECORD
+        if path.is_file():
+            for record in json.loads(path.read_text()):
+                for reason in record.get("suspect", ()):
+                    logger.warning("%s is suspect after %s: %s", unit.key, record["step"], reason)

@@ -1,0 +1,48 @@
+"""What a command gives its stages beside the configuration: workers, device, and what follows from them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from data.errors import ConfigError
+from pipeline.config.study import StudyConfig
+from pipeline.storage.units import Execution
+
+
+@dataclass(frozen=True)
+class Resources:
+    """How a command may use the machine.
+
+    Attributes:
+        jobs: units at a time; `None` takes as many as there are cores for their threads.
+        device: `auto`, `cpu` or `cuda`.
+    """
+
+    jobs: int | None = None
+    device: str = "auto"
+
+    def execution(self, config: StudyConfig) -> Execution:
+        """How units that need only the processor are run."""
+        threads = config.execution.threads
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Execution(self.jobs or max(cores // threads, 1), threads, config.execution.backend)
+
+    def training(self, config: StudyConfig) -> tuple[Execution, str]:
+        """How units that train are run, and on which device; one at a time on a GPU unless `jobs` says otherwise.
+
+        Raises:
+            ConfigError: `cuda` is asked for and not there.
+        """
+        import torch
+
+        execution = self.execution(config)
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise ConfigError(
+                "--device cuda: torch finds no CUDA device", expected="a GPU", mend="use --device cpu or install its driver"
+            )
+        device = "cuda" if available and self.device in {"auto", "cuda"} else "cpu"
+        if device == "cuda" and self.jobs is None:
+            execution = Execution(1, execution.threads, execution.backend)
+        return execution, device

@@ -1,0 +1,45 @@
+"""Running a stage's units and telling how it went."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from data.errors import GraftError
+from pipeline.storage.provenance import record_stage
+from pipeline.storage.units import Execution, StageRun, Unit, run_units
+from pipeline.storage.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+
+class StageError(GraftError):
+    """Some units of a stage failed; the others are done and kept."""
+
+
+def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
+    """Does the units and writes time and memory into the provenance; does not raise when units fail."""
+    run = run_units(stage, units, workspace, execution)
+    record_stage(workspace, stage, units, run)
+    for failure in run.failures:
+        if failure.trace:
+            logger.debug("%s %s\n%s", stage, failure.key, failure.trace)
+    return run
+
+
+def complete(stage: str, run: StageRun) -> None:
+    """Ends a stage.
+
+    Raises:
+        StageError: units failed; names each with its reason.
+    """
+    failures = run.failures
+    if not failures:
+        return
+    reasons = "; ".join(f"{f.key}: {f.message.rstrip('.')}" for f in failures[:5])
+    more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+    others = len(run.outcomes) - len(failures)
+    raise StageError(
+        f"{stage}: {len(failures)} of {len(run.outcomes)} units failed ({reasons}{more}); the other {others} are kept",
+        mend=f"correct the cause and run `graft {stage}` again (`--debug` shows tracebacks)",
+    )

@@ -1,0 +1,119 @@
+"""The plan of a study: which patients and cases play which role. Written by `check`, read by every later stage.
+
+The later stages need only the workspace, so it can be carried to a machine that has neither the raw scans nor the
+packages that read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.dataset import Dataset
+from data.splits import Split, draw_split, split_from_cases
+from pipeline.config.study import StudyConfig
+from pipeline.storage.units import require_done
+from pipeline.storage.workspace import Workspace
+from pipeline.training.cached_case import CachedCase
+
+STAGE, KEY = "check", "study"
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """Roles, channels and classes.
+
+    Attributes:
+        split: patients and cases of every role.
+        classes: role's dataset → class name → values in its label maps.
+        channels: role's dataset → channel names in the order of the network's input.
+        config: the study's configuration.
+        workspace: the study's folder.
+    """
+
+    split: Split
+    classes: Mapping[str, Mapping[str, Sequence[int]]]
+    channels: Mapping[str, Sequence[str]]
+    config: StudyConfig
+    workspace: Workspace
+
+    def dataset_of(self, role: str) -> str:
+        """Name of the dataset that `source`, `pool` or `test` takes its cases from."""
+        return self.config.source.dataset if role == "source" else self.config.target.dataset
+
+    def patients(self, role: str) -> Mapping[str, Sequence[str]]:
+        """Patient → cases of a role."""
+        return {"source": self.split.source_cases, "pool": self.split.pool_cases, "test": self.split.test_cases}[role]
+
+    def cached(self, role: str, patient: str) -> list[CachedCase]:
+        """The preprocessed cases of one patient."""
+        dataset = self.dataset_of(role)
+        return [
+            CachedCase(case, patient, self.workspace.unit_folder("preprocess", f"{dataset}/{case}"), self.classes[dataset])
+            for case in self.patients(role)[patient]
+        ]
+
+    def digests(self, role: str, patients: Sequence[str]) -> dict[str, str]:
+        """Case → digest of its preprocessing, for the recipes of what uses it.
+
+        Raises:
+            WorkspaceError: a case is not preprocessed.
+        """
+        return {
+            case.name: require_done(self.workspace, "preprocess", f"{self.dataset_of(role)}/{case.name}")["digest"]
+            for patient in patients
+            for case in self.cached(role, patient)
+        }
+
+    def used_cases(self) -> dict[str, list[str]]:
+        """Dataset → names of all cases that play a role, sorted."""
+        used: dict[str, set[str]] = {}
+        for role in ("source", "pool", "test"):
+            for cases in self.patients(role).values():
+                used.setdefault(self.dataset_of(role), set()).update(cases)
+        return {dataset: sorted(cases) for dataset, cases in used.items()}
+
+
+def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
+    """Draws the split, or takes the listed one.
+
+    Raises:
+        DataError: too few patients, unknown cases, or a patient on both sides.
+    """
+    source, target = datasets[config.source.dataset], datasets[config.target.dataset]
+    if config.source.cases is not None:
+        return split_from_cases(
+            source,
+            target,
+            source_cases=config.source.cases,
+            pool_cases=config.target.pool_cases or (),
+            test_cases=config.target.test_cases or (),
+        )
+    return draw_split(
+        source,
+        target,
+        source_patients=config.source.patients or 0,
+        pool_patients=config.target.pool or 0,
+        test_patients=config.target.test or 0,
+        seed=config.seed,
+    )
+
+
+def plan_folder(workspace: Workspace) -> Path:
+    """The folder of the unit that holds the plan."""
+    return workspace.unit_folder(STAGE, KEY)
+
+
+def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
+    """Reads the plan.
+
+    Raises:
+        WorkspaceError: `check` has not been run.
+    """
+    require_done(workspace, STAGE, KEY)
+    raw: dict[str, Any] = json.loads((plan_folder(workspace) / "study.json").read_text())
+    return StudyPlan(Split.from_json(raw["split"]), raw["classes"], raw["channels"], config, workspace)
+

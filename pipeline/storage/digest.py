@@ -1,0 +1,65 @@
+"""Digests of configurations and files: what a unit's done-marker compares."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+def canonical_json(value: Any) -> str:
+    """Serialises a JSON-able value so that equal values give equal text (sorted keys, no spaces)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """Returns the SHA-256 (hex) of a JSON-able value."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 (hex) of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class FileDigests:
+    """Digests of files, remembered by path, size and modification time so that a second run need not read them again.
+
+    Args:
+        memory: a JSON file that keeps what was computed; it may be missing or damaged, then it starts empty.
+    """
+
+    def __init__(self, memory: Path) -> None:
+        self._memory = memory
+        try:
+            known = json.loads(memory.read_text())
+        except (OSError, ValueError):
+            known = {}
+        self._known: dict[str, list[Any]] = known if isinstance(known, dict) else {}
+        self._changed = False
+
+    def __call__(self, path: Path) -> str:
+        """Returns the SHA-256 (hex) of the file's content."""
+        stat = path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns]
+        entry = self._known.get(str(path))
+        if entry is None or entry[:2] != stamp:
+            entry = [*stamp, file_digest(path)]
+            self._known[str(path)] = entry
+            self._changed = True
+        return str(entry[2])
+
+    def of_files(self, paths: Iterable[Path]) -> dict[str, str]:
+        """Returns file name → digest; a missing file counts as such, so that its return is noticed."""
+        return {path.name: self(path) if path.is_file() else "missing" for path in paths}
+
+    def save(self) -> None:
+        """Writes what was learned, atomically."""
+        from pipeline.storage.atomic import write_text
+
+        if self._changed:
+            write_text(self._memory, json.dumps(self._known, indent=0, sort_keys=True))
+            self._changed = False

@@ -1,0 +1,138 @@
+"""Provenance: what ran, with which versions, on which inputs, for how long and in how much memory."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.storage.atomic import write_json
+from pipeline.storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pipeline.storage.units import StageRun, Unit
+
+_PACKAGES = (
+    "torch", "monai", "nibabel", "SimpleITK", "numpy", "scipy", "scikit-learn", "nilearn", "joblib", "pydantic",
+    "safetensors", "matplotlib",
+)  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            # A machine that only trains may lack the packages that read raw scans.
+            found[package] = "not installed"
+    return found
+
+
+def graft_version() -> str:
+    """Version of the installed distribution."""
+    try:
+        return importlib.metadata.version("graft-seg")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _git_commit() -> str:
+    """Commit of the checkout that the code runs from, with a mark if files differ; empty outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        run = [["git", "-C", str(folder), *words] for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])]
+        commit, changes = (subprocess.run(c, capture_output=True, text=True, timeout=10, check=True) for c in run)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return commit.stdout.strip() + (" with uncommitted changes" if changes.stdout.strip() else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float:
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def read_provenance(workspace: Workspace) -> dict[str, Any]:
+    """Returns what is recorded so far; an empty record where there is none or it is damaged."""
+    try:
+        record = json.loads(workspace.provenance.read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def start_provenance(workspace: Workspace, *, seed: int, device: str) -> None:
+    """Writes versions, machine and command; keeps what earlier commands recorded of inputs and stages."""
+    record = read_provenance(workspace)
+    record.setdefault("started", _now())
+    record.update(
+        graft_version=graft_version(),
+        git_commit=_git_commit(),
+        command=" ".join(["graft", *sys.argv[1:]]),
+        seed=seed,
+        machine={
+            "cpu": _processor(),
+            "cpu_count": os.cpu_count(),
+            "memory_gb": _memory_gb(),
+            "platform": platform.platform(),
+            "device": device,
+        },
+        versions=_versions(),
+    )
+    record.setdefault("inputs", {})
+    record.setdefault("stages", {})
+    write_json(workspace.provenance, record)
+
+
+def record_inputs(workspace: Workspace, inputs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes root, layout, number of cases and digest of every dataset."""
+    record = read_provenance(workspace)
+    record["inputs"] = {name: dict(facts) for name, facts in inputs.items()}
+    write_json(workspace.provenance, record)
+
+
+def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: StageRun) -> None:
+    """Writes how long a stage took and how much memory its largest process had.
+
+    Work time and memory come from the units' markers, so they hold for stages that were interrupted and continued; wall
+    time adds up over the commands in which something was done.
+    """
+    from pipeline.storage.units import read_marker
+
+    markers = [read_marker(workspace.unit_folder(unit.stage, unit.key)) for unit in units]
+    finished = [m for m in markers if m is not None]
+    record = read_provenance(workspace)
+    stages = record.setdefault("stages", {})
+    before = stages.get(stage, {}).get("wall_seconds", 0.0)
+    worked = run.count("done") + run.count("failed") > 0
+    fresh = run.count("reused") == 0
+    stages[stage] = {
+        "wall_seconds": round((0.0 if fresh else before) + (run.wall_seconds if worked or fresh else 0.0), 2),
+        "work_seconds": round(sum(m["seconds"] for m in finished), 2),
+        "peak_memory_gb": round(max((m["peak_memory"] for m in finished), default=0) / 1e9, 3),
+        "units": len(units),
+        "units_done": run.count("done"),
+        "units_reused": run.count("reused"),
+        "units_failed": run.count("failed"),
+    }
+    record["finished"] = _now()
+    write_json(workspace.provenance, record)

@@ -1,0 +1,273 @@
+"""Units: the pieces a stage is made of, each idempotent, each a folder with a done-marker.
+
+A unit works in a temporary folder. When it is done, its marker is written last, and the folder takes its name in one
+step; so a folder under its name is always whole, whenever the process or the machine was stopped. The marker holds a
+digest of all that determines the outcome (the unit's part of the configuration, the digests of its inputs, the version
+of the stage); a unit whose marker agrees is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from threadpoolctl import threadpool_limits
+
+from data.errors import GraftError, WorkspaceError
+from pipeline.progress import ProgressFile, StageProgress
+from pipeline.storage.atomic import remove_temporaries, temporary_folder, write_json
+from pipeline.storage.digest import digest
+from pipeline.storage.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+MARKER = "done.json"
+_POOL_RESTARTS = 3
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work.
+
+    Attributes:
+        stage: the stage it belongs to.
+        key: its name in the stage and its folder below the stage's, e.g. `dwp/n05/repeat-0`.
+        recipe: all that determines the outcome, JSON-able.
+        work: a module-level function `work(folder, progress, **arguments)` that fills the folder.
+        arguments: what `work` gets, picklable.
+        size: how long it takes, in any measure common to the stage; large ones start first.
+    """
+
+    stage: str
+    key: str
+    recipe: Mapping[str, Any]
+    work: Callable[..., None]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    size: float = 1.0
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the recipe."""
+        return digest({"stage": self.stage, "key": self.key, "recipe": self.recipe})
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How units are run.
+
+    Attributes:
+        jobs: how many at a time.
+        threads: threads of each; the results depend on it (sums are ordered by it), never on `jobs`.
+        backend: joblib backend, the seam to other machines.
+    """
+
+    jobs: int = 1
+    threads: int = 1
+    backend: str = "loky"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a unit ended.
+
+    Attributes:
+        key: the unit's key.
+        state: `done`, `reused` or `failed`.
+        seconds: wall time of the work.
+        peak_memory: largest resident size in bytes that its process had by then.
+        message: for a failure, one sentence.
+        trace: for a failure that is not the user's, the traceback.
+    """
+
+    key: str
+    state: str
+    seconds: float = 0.0
+    peak_memory: int = 0
+    message: str = ""
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What one run of a stage did.
+
+    Attributes:
+        outcomes: in the order of the units.
+        wall_seconds: wall time of this run.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    wall_seconds: float
+
+    @property
+    def failures(self) -> list[Outcome]:
+        """Outcomes of the units that failed."""
+        return [o for o in self.outcomes if o.state == "failed"]
+
+    def count(self, state: str) -> int:
+        """Number of units that ended in this state."""
+        return sum(o.state == state for o in self.outcomes)
+
+
+def read_marker(folder: Path) -> dict[str, Any] | None:
+    """Returns the marker of a finished unit whose files are all there in their size, else `None`."""
+    try:
+        marker = json.loads((folder / MARKER).read_text())
+        for name, size in marker["files"].items():
+            if (folder / name).stat().st_size != size:
+                return None
+    except (OSError, ValueError, KeyError, AttributeError):
+        return None
+    return marker
+
+
+def is_done(unit: Unit, workspace: Workspace) -> bool:
+    """Whether the unit was finished with this very recipe."""
+    marker = read_marker(workspace.unit_folder(unit.stage, unit.key))
+    return marker is not None and marker.get("digest") == unit.digest
+
+
+def require_done(workspace: Workspace, stage: str, key: str) -> dict[str, Any]:
+    """Returns the marker of a unit that a later stage needs.
+
+    Raises:
+        WorkspaceError: the unit is missing or damaged.
+    """
+    folder = workspace.unit_folder(stage, key)
+    marker = read_marker(folder)
+    if marker is None:
+        raise WorkspaceError(
+            f"{folder}: this result of `{stage}` is missing or damaged",
+            expected=f"a finished `{stage}` stage",
+            mend=f"run `graft {stage} CONFIG`, or `graft run CONFIG` for all stages",
+        )
+    return marker
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ends this worker when the command that started it is gone, so that no orphan works on after a kill -9."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+_watched: set[int] = set()
+
+
+def _watch(parent: int) -> None:
+    if os.getpid() != parent and parent not in _watched and os.getppid() == parent:
+        _watched.add(parent)
+        threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+
+
+def _peak_memory() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _limit_threads(threads: int) -> None:
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _carry_out(unit: Unit, folder: Path, progress: Path, threads: int, parent: int) -> Outcome:
+    """Does one unit; what goes wrong is returned, because one bad unit must not stop the others."""
+    _watch(parent)
+    start = time.perf_counter()
+    try:
+        _limit_threads(threads)
+        with threadpool_limits(threads), temporary_folder(folder) as temporary:
+            unit.work(temporary, ProgressFile(progress), **unit.arguments)
+            seconds, peak = time.perf_counter() - start, _peak_memory()
+            files = {str(p.relative_to(temporary)): p.stat().st_size for p in temporary.rglob("*") if p.is_file()}
+            marker = {"digest": unit.digest, "files": files, "seconds": round(seconds, 3), "peak_memory": peak}
+            write_json(temporary / MARKER, marker)
+    except GraftError as error:
+        return Outcome(unit.key, "failed", time.perf_counter() - start, _peak_memory(), str(error))
+    except Exception as error:  # any other failure is a bug or the machine's; it is reported with its trace
+        message = f"{type(error).__name__}: {error}"
+        return Outcome(unit.key, "failed", time.perf_counter() - start, _peak_memory(), message, traceback.format_exc())
+    finally:
+        progress.unlink(missing_ok=True)
+    return Outcome(unit.key, "done", seconds, peak)
+
+
+def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
+    """Does those units that are not done yet, several at a time, and shows progress.
+
+    A worker that is killed takes its pool with it; the pool is then started again with what is unfinished.
+
+    Raises:
+        WorkspaceError: workers keep being killed (out of memory, most often).
+    """
+    start = time.perf_counter()
+    remove_temporaries(workspace.root / stage)
+    outcomes: dict[str, Outcome] = {}
+    for unit in units:
+        if is_done(unit, workspace):
+            outcomes[unit.key] = Outcome(unit.key, "reused")
+    waiting = sorted((u for u in units if u.key not in outcomes), key=lambda u: -u.size)
+    progress_folder = workspace.root / ".progress"
+    progress_folder.mkdir(exist_ok=True)
+    for left in progress_folder.iterdir():
+        left.unlink(missing_ok=True)
+    if waiting or not units:
+        logger.info("%s: %d to do, %d already done", stage, len(waiting), len(outcomes))
+    else:
+        logger.info("%s: all %d already done", stage, len(outcomes))
+    restarts = 0
+    with StageProgress(stage, {u.key: u.size for u in waiting}, progress_folder) as bar:
+        while waiting:
+            before = len(outcomes)
+            try:
+                for outcome in _in_parallel(waiting, workspace, progress_folder, execution):
+                    outcomes[outcome.key] = outcome
+                    bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
+            except TerminatedWorkerError as error:
+                restarts = restarts + 1 if len(outcomes) == before else 1
+                for unit in waiting:
+                    if unit.key not in outcomes and is_done(unit, workspace):
+                        outcomes[unit.key] = Outcome(unit.key, "done")
+                        bar.finished(unit.key, "done", 0.0, "")
+                if restarts > _POOL_RESTARTS:
+                    raise WorkspaceError(
+                        f"{stage}: the worker processes were killed {restarts} times in a row",
+                        expected="workers that live (did the machine run out of memory?)",
+                        mend="use fewer with --jobs 1, or smaller patches; what is finished is kept",
+                    ) from error
+                logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
+            waiting = [u for u in waiting if u.key not in outcomes]
+    return StageRun(tuple(outcomes[u.key] for u in units), time.perf_counter() - start)
+
+
+def _in_parallel(units: Sequence[Unit], workspace: Workspace, progress_folder: Path, execution: Execution):  # noqa: ANN202
+    settings: dict[str, Any] = {"backend": execution.backend}
+    if execution.backend == "loky":
+        settings["inner_max_num_threads"] = execution.threads
+    with joblib.parallel_config(**settings):
+        parallel = joblib.Parallel(
+            n_jobs=min(execution.jobs, len(units)), return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
+        )
+        parent = os.getpid()
+        yield from parallel(
+            joblib.delayed(_carry_out)(
+                unit,
+                workspace.unit_folder(unit.stage, unit.key),
+                progress_folder / digest(unit.key)[:16],
+                execution.threads,
+                parent,
+            )
+            for unit in units
+        )

@@ -1,0 +1,58 @@
+"""`graft synthesize`: a synthetic cohort outside any study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from data.errors import ConfigError
+from data.synthetic.cohort import CohortOptions, synthesize
+from pipeline.config.reading import set_key
+from pipeline.progress import StageProgress
+
+
+def synthesize_cohort(
+    out: Path,
+    cohort: str,
+    cases: int,
+    seed: int,
+    channels: Sequence[str] | None,
+    overrides: Sequence[str],
+    jobs: int | None,
+) -> None:
+    """Makes a cohort and shows progress.
+
+    Args:
+        out: the folder.
+        cohort: `ms`, `tumour` or `abdomen`.
+        cases: how many.
+        seed: of the cohort.
+        channels: contrasts; the cohort's default if there are none.
+        overrides: `a.b=value` for the other options of the cohort.
+        jobs: processes; one per core if `None`.
+
+    Raises:
+        ConfigError: an option is not allowed.
+        DataError: the folder holds something else.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        set_key(raw, override)
+    raw |= {"cohort": cohort, "cases": cases, "seed": seed}
+    if channels:
+        raw["channels"] = list(channels)
+    try:
+        options = CohortOptions.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the cohort"
+        raise ConfigError(f"graft synthesize: `{key}`: {first['msg'].removeprefix('Value error, ')}") from error
+    folder = out.parent / f".progress-{out.name}"
+    keys = [str(index) for index in range(cases)]
+    with StageProgress("synthesize", dict.fromkeys(keys, 1.0), folder) as bar:
+        waiting = iter(keys)
+        synthesize(options, out, jobs or os.cpu_count() or 1, lambda: bar.finished(next(waiting), "done", 0.0, ""))

@@ -1,0 +1,121 @@
+"""Augmentation of training patches, by MONAI's transforms, seeded for each patch alone."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from monai.transforms import (
+    Compose,
+    Rand3DElasticd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandSimulateLowResolutiond,
+)
+from pydantic import Field
+
+from pipeline.config.options import Options
+
+
+class AugmentationOptions(Options):
+    """Which transforms, how often (probability for each patch) and how strong."""
+
+    affine: float = Field(default=0.5, ge=0, le=1)
+    """Probability of a rotation and scaling."""
+    rotation: float = Field(default=15.0, ge=0, le=180)
+    """Largest rotation about each axis in degrees."""
+    scaling: float = Field(default=0.15, ge=0, lt=1)
+    """Largest relative change of size."""
+    elastic: float = Field(default=0.0, ge=0, le=1)
+    """Probability of a smooth random deformation (slow)."""
+    elastic_magnitude: float = Field(default=4.0, ge=0)
+    """Largest control-point shift in voxels."""
+    flip_axes: tuple[int, ...] = ()
+    """Axes (0 left-right, 1 posterior-anterior, 2 inferior-superior) that may be mirrored; only where anatomy allows."""
+    noise: float = Field(default=0.2, ge=0, le=1)
+    """Probability of Gaussian noise."""
+    noise_level: float = Field(default=0.1, ge=0)
+    """Largest standard deviation of the noise, in units of the scaled image."""
+    blur: float = Field(default=0.1, ge=0, le=1)
+    """Probability of Gaussian smoothing (0.5 to 1 voxel)."""
+    brightness: float = Field(default=0.3, ge=0, le=1)
+    """Probability of a multiplicative change of intensity (up to 25 %)."""
+    gamma: float = Field(default=0.2, ge=0, le=1)
+    """Probability of a gamma change (0.7 to 1.5)."""
+    low_resolution: float = Field(default=0.1, ge=0, le=1)
+    """Probability of sampling down and up again (zoom 0.5 to 1)."""
+
+
+class Augmentation:
+    """Applies the transforms to an image and its label.
+
+    Args:
+        options: which and how strong; all probabilities 0 leave the patch as it is.
+    """
+
+    def __init__(self, options: AugmentationOptions) -> None:
+        both, image = ["image", "label"], ["image"]
+        modes = ("bilinear", "nearest")
+        transforms = []
+        if options.affine:
+            angle = math.radians(options.rotation)
+            transforms.append(
+                RandAffined(
+                    both,
+                    prob=options.affine,
+                    rotate_range=[angle] * 3,
+                    scale_range=[options.scaling] * 3,
+                    mode=modes,
+                    padding_mode=("border", "zeros"),
+                )
+            )
+        if options.elastic:
+            magnitude = (0.0, options.elastic_magnitude)
+            transforms.append(
+                Rand3DElasticd(
+                    both,
+                    sigma_range=(5, 7),
+                    magnitude_range=magnitude,
+                    prob=options.elastic,
+                    mode=modes,
+                    padding_mode=("border", "zeros"),
+                )
+            )
+        transforms += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in options.flip_axes]
+        if options.blur:
+            widths = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"}
+            transforms.append(RandGaussianSmoothd(image, prob=options.blur, **widths))
+        if options.low_resolution:
+            transforms.append(RandSimulateLowResolutiond(image, prob=options.low_resolution, zoom_range=(0.5, 1.0)))
+        if options.brightness:
+            transforms.append(RandScaleIntensityd(image, factors=0.25, prob=options.brightness))
+        if options.gamma:
+            transforms.append(RandAdjustContrastd(image, prob=options.gamma, gamma=(0.7, 1.5), retain_stats=True))
+        if options.noise:
+            transforms.append(RandGaussianNoised(image, prob=options.noise, std=options.noise_level))
+        self._transforms = [t.set_random_state(seed=0) or t for t in transforms]
+        self._compose = Compose(self._transforms) if transforms else None
+
+    def __call__(self, image: torch.Tensor, label: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Transforms `[C, X, Y, Z]` and `[X, Y, Z]`; the outcome is a function of the patch and the seed."""
+        if self._compose is None:
+            return image, label
+        # MONAI's generators take 32 bits.
+        self._compose.set_random_state(seed=seed % (2**32 - 1))
+        result = self._compose({"image": image, "label": label[None]})
+        # MONAI hands out tensors with metadata; the network is to see plain ones.
+        moved = result["image"].as_tensor() if hasattr(result["image"], "as_tensor") else result["image"]
+        classes = result["label"].as_tensor() if hasattr(result["label"], "as_tensor") else result["label"]
+        return moved.to(torch.float32), classes[0].round().to(torch.int64)
+
+
+def no_augmentation() -> AugmentationOptions:
+    """Options that leave every patch as it is."""
+    off = {name: 0.0 for name in ("affine", "noise", "blur", "brightness", "gamma", "low_resolution")}
+    return AugmentationOptions(**off)
+
+

@@ -1,0 +1,113 @@
+"""A preprocessed case as training and prediction see it: tensors on disk, read patch by patch.
+
+Needs neither SimpleITK nor nilearn, so a workspace can be carried to a machine that has only torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from pipeline.storage.tensors import load_about
+
+ARRAYS = "arrays.safetensors"
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """One case of the workspace.
+
+    Attributes:
+        name: the case.
+        patient: whose scan it is.
+        folder: the folder of its preprocessing unit.
+        classes: class name → values in the label map; class number k (from 1) is the k-th name.
+    """
+
+    name: str
+    patient: str
+    folder: Path
+    classes: Mapping[str, Sequence[int]]
+
+    @property
+    def path(self) -> Path:
+        """The file of its arrays."""
+        return self.folder / ARRAYS
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        with safe_open(self.path, framework="numpy") as stream:
+            return tuple(stream.get_slice("label").get_shape())
+
+    @cached_property
+    def affine(self) -> NDArray[np.float64]:
+        """`[4, 4]`, voxels of the preprocessed grid to RAS+ mm."""
+        return np.asarray(load_about(self.path)["affine"], dtype=np.float64)
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """`[3]` mm between voxel centres."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        with safe_open(self.path, framework="numpy") as stream:
+            return int(stream.get_slice("image").get_shape()[0])
+
+    def image(self) -> torch.Tensor:
+        """Reads the whole image, `[C, X, Y, Z]` float32."""
+        with safe_open(self.path, framework="pt") as stream:
+            return stream.get_tensor("image")
+
+    def label(self) -> torch.Tensor:
+        """Reads the whole label map as class numbers, `[X, Y, Z]` int64, 0 for background."""
+        with safe_open(self.path, framework="pt") as stream:
+            return self._as_classes(stream.get_tensor("label"))
+
+    def mask(self) -> torch.Tensor:
+        """Reads the mask of what the scan shows of the patient, `[X, Y, Z]` bool."""
+        with safe_open(self.path, framework="pt") as stream:
+            return stream.get_tensor("mask") > 0
+
+    def _as_classes(self, label: torch.Tensor) -> torch.Tensor:
+        classes = torch.zeros(label.shape, dtype=torch.int64)
+        for number, values in enumerate(self.classes.values(), start=1):
+            classes[torch.isin(label, torch.tensor(list(values), dtype=label.dtype))] = number
+        return classes
+
+    @cached_property
+    def foreground(self) -> NDArray[np.int32]:
+        """`[M, 3]` indices of the foreground voxels."""
+        return np.argwhere(self.label().numpy() > 0).astype(np.int32)
+
+    def patch(self, start: NDArray[np.integer], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Reads a patch that begins at `start` (which may be negative or reach over the end).
+
+        What lies outside the volume repeats its edge, in the image, and is background, in the label.
+
+        Returns:
+            image `[C, *size]` float32, classes `[*size]` int64.
+        """
+        low = np.clip(start, 0, np.asarray(self.shape) - 1)
+        high = np.clip(np.asarray(start) + size, low + 1, self.shape)
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        with safe_open(self.path, framework="pt") as stream:
+            image = stream.get_slice("image")[(slice(None), *box)]
+            label = self._as_classes(stream.get_slice("label")[box])
+        before = low - start
+        after = np.asarray(size) - before - (high - low)
+        if before.any() or after.any():
+            # torch pads the last axis first.
+            pads = [int(n) for axis in (2, 1, 0) for n in (before[axis], after[axis])]
+            image = torch.nn.functional.pad(image[None], pads, mode="replicate")[0]
+            label = torch.nn.functional.pad(label, pads)
+        return image, label

@@ -1,0 +1,109 @@
+"""The training loop: one optimiser step after another, logged, stopped where the loss is no longer finite."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from data.errors import TrainingError
+from pipeline.config.options import Options
+from pipeline.storage.atomic import temporary_sibling
+
+
+class OptimiserOptions(Options):
+    """AdamW and what keeps it stable."""
+
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """Decoupled weight decay."""
+    gradient_clip: float = Field(default=12.0, gt=0)
+    """Largest norm of the gradient."""
+
+
+@dataclass
+class StepLoss:
+    """What a step gives back.
+
+    Attributes:
+        loss: scalar to be minimised.
+        terms: numbers for the log.
+        cases: names of the cases in the batch.
+    """
+
+    loss: torch.Tensor
+    terms: Mapping[str, float] = field(default_factory=dict)
+    cases: Iterable[str] = ()
+
+
+@dataclass
+class History:
+    """Rows of numbers, one a logged step; written as CSV."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Writes the rows; columns are those of all rows in order of appearance."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+        with temporary_sibling(path) as temporary, temporary.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+def train(
+    groups: Sequence[Mapping[str, Any]],
+    step_loss: Callable[[int], StepLoss],
+    *,
+    steps: int,
+    rate: Callable[[int], float],
+    options: OptimiserOptions,
+    after_step: Callable[[int, dict[str, float]], None] = lambda step, row: None,
+    log_every: int = 10,
+    keep: Callable[[int], bool] = lambda step: False,
+) -> History:
+    """Minimises a loss.
+
+    Args:
+        groups: what is learned, as AdamW takes it; `rate_factor` multiplies the group's learning rate. Parameters without
+            gradient are left alone.
+        step_loss: step → loss; draws its batch as a function of the step.
+        steps: number of optimiser steps.
+        rate: step → learning rate.
+        options: of the optimiser.
+        after_step: called with the step (from 0) and the numbers of the step; may add to them.
+        log_every: every how many steps a row is kept; the last one always is.
+        keep: step → whether its row is kept in any case.
+
+    Raises:
+        TrainingError: the loss is not finite; names the step and the cases of the batch.
+    """
+    optimised = [{"rate_factor": 1.0, **g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
+    learned = [p for group in optimised for p in group["params"]]
+    optimiser = torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay)
+    history = History()
+    for step in range(steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate(step) * group["rate_factor"]
+        result = step_loss(step)
+        value = float(result.loss.detach())
+        if not torch.isfinite(result.loss.detach()):
+            cases = ", ".join(result.cases)
+            raise TrainingError(
+                f"the loss is {value} at step {step} (cases {cases})",
+                expected="a finite loss",
+                mend="lower the peak rate, or look at these cases' pictures in the preprocess folder",
+            )
+        optimiser.zero_grad(set_to_none=True)
+        result.loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, options.gradient_clip)
+        optimiser.step()
+        row = {"step": step + 1, "loss": value, "rate": rate(step), **result.terms}
+        after_step(step, row)
+        if (step + 1) % log_every == 0 or step + 1 == steps or keep(step):
+            history.rows.append(row)
+    return history

@@ -1,0 +1,81 @@
+"""Drawing patches: every batch is a function of (seed, step), whatever ran before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from data.random_streams import random_stream, stream_seed
+from pipeline.config.options import Options
+from pipeline.training.augmentation import Augmentation
+from pipeline.training.cached_case import CachedCase
+
+
+class PatchOptions(Options):
+    """Size and choice of the training patches."""
+
+    size: tuple[int, int, int] = (64, 64, 64)
+    """Voxels of a patch along each axis; larger than the volumes means whole volumes."""
+    batch: int = Field(default=2, ge=1)
+    """Patches in a step."""
+    foreground_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of the patches that are centred on a foreground voxel; 0 draws without bias (needed for an ELBO)."""
+
+
+class PatchSampler:
+    """Draws augmented batches.
+
+    Args:
+        patients: each entry one patient's cases; a patient that a bootstrap sample holds twice stands there twice.
+        options: size, number and choice of the patches.
+        augmentation: applied to each patch.
+        seed: all draws are a function of it and of the step.
+    """
+
+    def __init__(
+        self,
+        patients: Sequence[Sequence[CachedCase]],
+        options: PatchOptions,
+        augmentation: Augmentation,
+        seed: int,
+    ) -> None:
+        self._patients = patients
+        self._options = options
+        self._augmentation = augmentation
+        self._seed = seed
+
+    @property
+    def voxels(self) -> int:
+        """Sum of the voxels of the training volumes, each case once: N_vox of the objective."""
+        cases = {case.name: case for cases in self._patients for case in cases}
+        return sum(int(np.prod(case.shape)) for case in cases.values())
+
+    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+        """Draws the batch of a step.
+
+        Returns:
+            images `[N, C, *size]` float32, classes `[N, *size]` int64, and the names of the cases.
+        """
+        images, labels, names = [], [], []
+        for item in range(self._options.batch):
+            generator = random_stream(self._seed, "patch", step, item)
+            cases = self._patients[generator.integers(len(self._patients))]
+            case = cases[generator.integers(len(cases))]
+            image, label = case.patch(self._start(case, generator), self._options.size)
+            image, label = self._augmentation(image, label, stream_seed(self._seed, "augmentation", step, item))
+            images.append(image)
+            labels.append(label)
+            names.append(case.name)
+        return torch.stack(images), torch.stack(labels), names
+
+    def _start(self, case: CachedCase, generator: np.random.Generator) -> np.ndarray:
+        shape, size = np.asarray(case.shape), np.asarray(self._options.size)
+        if generator.random() < self._options.foreground_share and len(case.foreground):
+            start = case.foreground[generator.integers(len(case.foreground))] - size // 2
+        else:
+            start = generator.integers(0, np.maximum(shape - size, 0) + 1)
+        # A patch stays inside where it fits; a smaller volume lies in its middle.
+        return np.where(shape > size, np.clip(start, 0, np.maximum(shape - size, 0)), -((size - shape) // 2))

@@ -1,0 +1,179 @@
+"""The preprocessing chain: which steps run on which modality, in which order, and the way back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from data.errors import PreprocessingError
+from data.volume import Volume
+from preprocessing.alignment import Alignment, AlignmentKind, AlignmentOptions
+from preprocessing.bias_field import BiasField, BiasFieldOptions
+from preprocessing.coregistration import Coregistration, CoregistrationOptions, onto_reference
+from preprocessing.cropping import Cropping, CroppingOptions
+from preprocessing.intensity import Intensity, IntensityOptions, Scaling
+from preprocessing.itk_image import use_itk_threads
+from preprocessing.orientation import Orientation, OrientationOptions
+from preprocessing.padding import Padding, PaddingOptions
+from preprocessing.resampling import Resampling, ResamplingOptions
+from preprocessing.skull_strip import SkullStrip, SkullStripMethod, SkullStripOptions
+from preprocessing.step import Interpolation, Record, Step
+from preprocessing.subject import Subject
+
+logger = logging.getLogger(__name__)
+
+
+class Modality(StrEnum):
+    """What kind of scan a dataset holds; it decides the default chain."""
+
+    MR_HEAD = "mr_head"
+    """Raw MR of a head, skull and scalp in view."""
+    MR_BRAIN = "mr_brain"
+    """MR of a brain that is skull-stripped already; the background is one value, not always 0."""
+    MR = "mr"
+    """Any other MR, such as a small region or another organ."""
+    CT = "ct"
+    """CT in Hounsfield units."""
+
+
+class PreprocessingOptions(BaseModel):
+    """The steps in the order in which they run; `null` switches a step off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    canonical_orientation: OrientationOptions | None = Field(
+        default=None, description="Turn the array axes to right, anterior, superior."
+    )
+    coregistration: CoregistrationOptions | None = Field(
+        default=None, description="Register all channels rigidly to the first."
+    )
+    bias_field: BiasFieldOptions | None = Field(default=None, description="Correct the bias field with N4.")
+    skull_strip: SkullStripOptions | None = Field(default=None, description="Make the brain mask.")
+    alignment: AlignmentOptions | None = Field(default=None, description="Align the brain to the ICBM-152 template.")
+    resampling: ResamplingOptions | None = Field(default=None, description="Resample all volumes to one spacing.")
+    intensity: IntensityOptions | None = Field(default=None, description="Scale the intensities.")
+    cropping: CroppingOptions | None = Field(default=None, description="Crop to the content.")
+    padding: PaddingOptions | None = Field(default=None, description="Pad to a multiple of voxels.")
+    threads: int = Field(default=1, ge=1, description="ITK threads per case; the results depend on it in the last digits.")
+
+    @model_validator(mode="after")
+    def _resampled_if_aligned(self) -> PreprocessingOptions:
+        if self.aligns and self.resampling is None:
+            raise ValueError("alignment leaves an oblique grid, so it needs resampling: set resampling or drop alignment")
+        return self
+
+    @property
+    def aligns(self) -> bool:
+        """Whether the chain ends in the template's world."""
+        return self.alignment is not None and self.alignment.kind is not AlignmentKind.NONE
+
+
+def default_options(modality: Modality) -> PreprocessingOptions:
+    """Returns the default chain of a modality."""
+    modality = Modality(modality)
+    orientation, resampling = OrientationOptions(), ResamplingOptions()
+    if modality is Modality.CT:
+        scaling = IntensityOptions(scaling=Scaling.WINDOW)
+        return PreprocessingOptions(canonical_orientation=orientation, resampling=resampling, intensity=scaling)
+    zscore = IntensityOptions()
+    if modality is Modality.MR:
+        return PreprocessingOptions(canonical_orientation=orientation, resampling=resampling, intensity=zscore)
+    stripped = modality is Modality.MR_BRAIN
+    return PreprocessingOptions(
+        canonical_orientation=orientation,
+        coregistration=CoregistrationOptions(skip_same_grid=stripped),
+        bias_field=None if stripped else BiasFieldOptions(),
+        skull_strip=SkullStripOptions(method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.TEMPLATE),
+        alignment=AlignmentOptions(),
+        resampling=resampling,
+        intensity=zscore,
+        cropping=CroppingOptions(),
+    )
+
+
+class Chain:
+    """Applies the steps that the options switch on, and carries volumes back to native space.
+
+    Args:
+        options: the steps and their settings.
+    """
+
+    def __init__(self, options: PreprocessingOptions) -> None:
+        self.options = options
+        self.steps = _steps(options)
+
+    def apply(self, subject: Subject) -> tuple[Subject, list[Record]]:
+        """Runs the chain.
+
+        Returns:
+            The subject with all volumes on one grid, and one JSON-able record per step: `step`, `suspect` (reasons why
+            the outcome is implausible, mostly none) and what the step did.
+
+        Raises:
+            PreprocessingError: a step cannot be carried out on this case.
+        """
+        use_itk_threads(self.options.threads)
+        records: list[Record] = []
+        for step in self.steps:
+            if isinstance(step, _ON_ONE_GRID) and not subject.one_grid():
+                subject = onto_reference(subject)
+            subject, record = step.apply(subject)
+            records.append(record)
+            for reason in record["suspect"]:
+                logger.warning("%s: %s: %s", subject.name, step.name, reason)
+        return (subject if subject.one_grid() else onto_reference(subject)), records
+
+    def invert(
+        self, volume: Volume, records: Sequence[Record], interpolation: Interpolation = Interpolation.NEAREST
+    ) -> Volume:
+        """Carries a volume from the preprocessed grid to the raw grid of the first channel.
+
+        Args:
+            volume: a label map or mask (`NEAREST`), or a probability map (`LINEAR`), on the preprocessed grid.
+            records: what `apply` returned for this case, also after a trip through JSON.
+            interpolation: how values between voxels are found.
+
+        Raises:
+            PreprocessingError: the records are of another chain, or the volume does not lie on the preprocessed grid.
+        """
+        names = [step.name for step in self.steps]
+        found = [record["step"] for record in records]
+        if names != found:
+            raise PreprocessingError(
+                f"the records are of the steps {', '.join(found)}",
+                expected=", ".join(names),
+                mend="invert with the options that the case was preprocessed with",
+            )
+        for step, record in zip(reversed(self.steps), reversed(records), strict=True):
+            volume = step.invert(volume, record, interpolation)
+        return volume
+
+
+_ON_ONE_GRID = (Intensity, Cropping, Padding)
+"""Steps that index channels, label and mask alike."""
+
+
+def _steps(options: PreprocessingOptions) -> list[Step]:
+    steps: list[Step] = []
+    if options.canonical_orientation is not None:
+        steps.append(Orientation(options.canonical_orientation))
+    if options.coregistration is not None:
+        steps.append(Coregistration(options.coregistration, resample_to_reference=options.resampling is None))
+    if options.bias_field is not None:
+        steps.append(BiasField(options.bias_field))
+    if options.skull_strip is not None:
+        steps.append(SkullStrip(options.skull_strip))
+    if options.alignment is not None:
+        steps.append(Alignment(options.alignment))
+    if options.resampling is not None:
+        steps.append(Resampling(options.resampling, template_box=options.aligns))
+    if options.intensity is not None:
+        steps.append(Intensity(options.intensity))
+    if options.cropping is not None:
+        steps.append(Cropping(options.cropping))
+    if options.padding is not None:
+        steps.append(Padding(options.padding))
+    return steps

@@ -1,0 +1,60 @@
+"""Padding to a multiple, for networks that halve the grid several times."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from data.volume import Volume
+from preprocessing.cropping import crop
+from preprocessing.grid import background_value
+from preprocessing.step import Interpolation, Record, Step, grid_record, recorded_grid, require_grid
+from preprocessing.subject import Subject
+
+
+class PaddingOptions(BaseModel):
+    """To what the grid is padded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    multiple: int = Field(default=8, ge=1, description="Every axis becomes a multiple of this number of voxels.")
+
+
+class Padding(Step):
+    """Adds background on both sides of every axis until its length is a multiple."""
+
+    name: ClassVar[str] = "padding"
+
+    def __init__(self, options: PaddingOptions) -> None:
+        self.options = options
+
+    def apply(self, subject: Subject) -> tuple[Subject, Record]:
+        """Pads all volumes, which share one grid, alike."""
+        reference = subject.reference
+        room = [-n % self.options.multiple for n in reference.shape]
+        width = [(m // 2, m - m // 2) for m in room]
+        padded = Subject(
+            subject.name,
+            {name: _pad(volume, width, background_value(volume)) for name, volume in subject.channels.items()},
+            None if subject.label is None else _pad(subject.label, width, 0),
+            None if subject.mask is None else _pad(subject.mask, width, 0),
+        )
+        start = [low for low, _ in width]
+        record = self.record(before=grid_record(reference), grid=grid_record(padded.reference), start=start)
+        return padded, record
+
+    def invert(self, volume: Volume, record: Record, interpolation: Interpolation) -> Volume:
+        """Cuts the added voxels off."""
+        volume = require_grid(volume, record["grid"], self.name)
+        shape, affine = recorded_grid(record["before"])
+        box = tuple(slice(s, s + n) for s, n in zip(record["start"], shape, strict=True))
+        return Volume(crop(volume, box).array, affine)
+
+
+def _pad(volume: Volume, width: list[tuple[int, int]], value: float) -> Volume:
+    affine = volume.affine.copy()
+    affine[:3, 3] -= volume.affine[:3, :3] @ np.array([low for low, _ in width])
+    array = np.pad(volume.array, width, constant_values=np.asarray(value, dtype=volume.array.dtype))
+    return Volume(array, affine)

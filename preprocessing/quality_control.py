@@ -1,0 +1,171 @@
+"""One picture and a few numbers per case, so that a bad mask or a bad alignment is seen at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.volume import Volume
+from preprocessing.grid import resample
+from preprocessing.orientation import to_canonical
+from preprocessing.step import Interpolation, Record
+from preprocessing.subject import Subject
+from preprocessing.template import load_template
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_PLANES = ("sagittal", "coronal", "axial")
+_MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR = "#ffb000", "#00d0ff", "#ff3060"
+
+
+def case_picture(
+    raw: Subject, processed: Subject, records: Sequence[Record], path: Path
+) -> dict[str, float | str | list[str]]:
+    """Draws one case and returns its numbers.
+
+    The rows show the raw scan with the brain mask, the result with the template's edges and the label, both in three
+    planes, and the histograms of intensities before and after.
+
+    Args:
+        raw: the subject as it was loaded.
+        processed: the subject after the chain.
+        records: what the chain returned with it.
+        path: the PNG to write.
+
+    Returns:
+        `case`, `suspect` (reasons, each after its step's name), and where the steps ran: `mask_volume_ml`,
+        `registration_metric` (mutual information in nats), `template_overlap` (Dice of brain mask and template mask).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    numbers = case_numbers(raw, records)
+    figure = Figure(figsize=(12, 7.2), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 4)
+    native = to_canonical(raw.reference)
+    mask, label = _native_mask(native, processed, records), raw.label
+    native_label = None if label is None else _on(to_canonical(label), native)
+    _draw_planes(axes[0, :3], native, [(mask, _MASK_COLOUR), (native_label, _LABEL_COLOUR)])
+    axes[0, 0].set_ylabel("raw scan, mask")
+    _draw_planes(
+        axes[1, :3],
+        processed.reference,
+        [(_template_edges(processed, records), _TEMPLATE_COLOUR), (_foreground(processed.label), _LABEL_COLOUR)],
+    )
+    axes[1, 0].set_ylabel("result, template and label")
+    _draw_histogram(axes[0, 3], raw, None, "before")
+    _draw_histogram(axes[1, 3], processed, processed.mask, "after")
+    figure.suptitle(_headline(numbers), fontsize=10, color="#b00020" if numbers["suspect"] else "black", wrap=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the software's name and version the same case gives the same bytes.
+    figure.savefig(path, dpi=80, metadata={"Software": None})
+    return numbers
+
+
+def case_numbers(raw: Subject, records: Sequence[Record]) -> dict[str, float | str | list[str]]:
+    """Returns the numbers of `case_picture` from the records alone."""
+    by_step = {record["step"]: record for record in records}
+    numbers: dict[str, float | str | list[str]] = {
+        "case": raw.name,
+        "suspect": [f"{record['step']}: {reason}" for record in records for reason in record["suspect"]],
+    }
+    for key, step, field in (
+        ("mask_volume_ml", "skull_strip", "volume_ml"),
+        ("registration_metric", "alignment", "metric"),
+        ("template_overlap", "alignment", "overlap"),
+    ):
+        if field in by_step.get(step, {}):
+            numbers[key] = float(by_step[step][field])
+    return numbers
+
+
+def _headline(numbers: dict[str, Any]) -> str:
+    parts = [str(numbers["case"])]
+    if "mask_volume_ml" in numbers:
+        parts.append(f"mask {numbers['mask_volume_ml']:.0f} ml")
+    if "template_overlap" in numbers:
+        parts.append(f"overlap with template {numbers['template_overlap']:.3f}")
+        parts.append(f"mutual information {numbers['registration_metric']:.2f} nats")
+    return "   ".join(parts) + "".join(f"\nSUSPECT  {reason}" for reason in numbers["suspect"])
+
+
+def _native_mask(native: Volume, processed: Subject, records: Sequence[Record]) -> Volume | None:
+    """Carries the mask to the raw scan in one step: the alignment's matrix says where the world went."""
+    if processed.mask is None:
+        return None
+    back = np.eye(4)
+    for record in records:
+        if record["step"] == "alignment":
+            back = np.asarray(record["matrix"])
+    share = Volume(processed.mask.array.astype(np.float32), back @ processed.mask.affine)
+    return resample(share, native.shape, native.affine, Interpolation.LINEAR, antialias=False)
+
+
+def _template_edges(processed: Subject, records: Sequence[Record]) -> Volume | None:
+    """Returns the template's tissue map on the result's grid, whose contour at one half are grey-white and outer edges."""
+    if not any(record["step"] == "alignment" and record["kind"] != "none" for record in records):
+        return None
+    template = load_template(1.0)
+    edges = np.where(template.white.array > template.grey.array, 0.0, 1.0) * template.mask
+    grid = processed.reference
+    return resample(
+        Volume(edges.astype(np.float32), template.image.affine), grid.shape, grid.affine, Interpolation.LINEAR
+    )
+
+
+def _on(label: Volume, grid: Volume) -> Volume:
+    foreground = label.with_array((label.array > 0).astype(np.float32))
+    return resample(foreground, grid.shape, grid.affine, Interpolation.LINEAR, antialias=False)
+
+
+def _foreground(label: Volume | None) -> Volume | None:
+    return None if label is None else label.with_array((label.array > 0).astype(np.float32))
+
+
+def _draw_planes(axes: Sequence[Axes], volume: Volume, overlays: list[tuple[Volume | None, str]]) -> None:
+    shown = [(overlay.array, colour) for overlay, colour in overlays if overlay is not None]
+    index = _interesting(volume, [array for array, _ in shown])
+    low, high = np.percentile(volume.array, [1, 99.5])
+    for plane, axis in enumerate(axes):
+        rows, columns = [a for a in (2, 1, 0) if a != plane][:2]
+        aspect = volume.spacing[rows] / volume.spacing[columns]
+        image = volume.array.take(index[plane], axis=plane).T
+        axis.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", aspect=aspect)
+        for array, colour in shown:
+            cut = array.take(index[plane], axis=plane).T
+            if cut.min() < 0.5 <= cut.max():
+                axis.contour(cut, levels=[0.5], colors=colour, linewidths=0.8)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(_PLANES[plane], fontsize=8)
+
+
+def _interesting(volume: Volume, overlays: list[NDArray]) -> list[int]:
+    """Slices through the middle of the mask or template, moved to the largest section of the label where there is one."""
+    index = [n // 2 for n in volume.shape]
+    for array in overlays:
+        inside = array > 0.5
+        if inside.any():
+            for axis in range(3):
+                profile = inside.sum(axis=tuple(a for a in range(3) if a != axis))
+                # The mask's middle is what a reader expects; a label is small, so its largest section counts.
+                whole = profile.sum() > 0.05 * volume.array.size
+                middle = np.average(np.arange(len(profile)), weights=profile)
+                index[axis] = round(float(middle)) if whole else int(profile.argmax())
+    return index
+
+
+def _draw_histogram(axis: Axes, subject: Subject, mask: Volume | None, title: str) -> None:
+    for name, volume in subject.channels.items():
+        values = volume.array[mask.array > 0] if mask is not None and mask.array.any() else volume.array.ravel()
+        low, high = np.percentile(values, [0.5, 99.5])
+        axis.hist(values, bins=80, range=(float(low), max(float(high), float(low) + 1e-6)), histtype="step", density=True, label=name)
+    axis.set_title(f"intensities {title}", fontsize=8)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=7)
+    axis.legend(fontsize=7)

@@ -1,0 +1,195 @@
+"""Linear registration of two volumes by mutual information, from several starts, coarse to fine.
+
+Mattes et al., PET-CT image registration in the chest using free-form deformations, IEEE Trans. Med. Imaging 22 (2003) 120,
+in SimpleITK's implementation. All matrices are world to world in RAS+ mm, from the fixed volume's world to the moving one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from data.volume import Volume
+from preprocessing.itk_image import lps_matrix, to_itk, world_matrix
+
+
+class Degrees(StrEnum):
+    """What a linear transform may do."""
+
+    RIGID = "rigid"
+    """Turn and shift: 6 parameters."""
+    SIMILARITY = "similarity"
+    """Turn, shift and one scale: 7 parameters."""
+    AFFINE = "affine"
+    """Any linear map: 12 parameters."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How one level of the registration is optimised.
+
+    Attributes:
+        degrees: the kind of transform.
+        iterations: the most steps of the gradient descent.
+        step: first step length, in mm of mean voxel shift.
+        smallest_step: the descent ends below this step length, in mm.
+        bins: histogram bins of the mutual information.
+    """
+
+    degrees: Degrees
+    iterations: int = 100
+    step: float = 2.0
+    smallest_step: float = 0.02
+    bins: int = 32
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A result: `matrix` `[4, 4]`, fixed world to moving world in mm, and its mutual information in nats (more is better)."""
+
+    matrix: NDArray[np.float64]
+    metric: float
+
+
+class MutualInformation:
+    """Two volumes at one resolution, with the metric between them as a function of a transform.
+
+    Args:
+        fixed: `[X, Y, Z]`, the volume whose voxels are the samples.
+        moving: `[X, Y, Z]`, the volume that is interpolated.
+        fixed_mask: `[X, Y, Z]` bool, the voxels of `fixed` that count; all by default.
+        moving_mask: `[X, Y, Z]` bool, samples that fall outside it do not count.
+    """
+
+    def __init__(
+        self,
+        fixed: Volume,
+        moving: Volume,
+        fixed_mask: NDArray[np.bool_] | None = None,
+        moving_mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        self._fixed = to_itk(fixed.with_array(fixed.array.astype(np.float32)))
+        self._moving = to_itk(moving.with_array(moving.array.astype(np.float32)))
+        self._fixed_mask = None if fixed_mask is None else to_itk(fixed.with_array(fixed_mask.astype(np.uint8)))
+        self._moving_mask = None if moving_mask is None else to_itk(moving.with_array(moving_mask.astype(np.uint8)))
+        where = np.ones(fixed.shape, bool) if fixed_mask is None else fixed_mask
+        index = np.argwhere(where).mean(axis=0)
+        self._centre = fixed.affine[:3, :3] @ index + fixed.affine[:3, 3]
+
+    def _method(self, bins: int) -> Any:
+        import SimpleITK as sitk
+
+        method = sitk.ImageRegistrationMethod()
+        method.SetMetricAsMattesMutualInformation(bins)
+        # Every voxel is a sample, so there is nothing random in the result.
+        method.SetMetricSamplingStrategy(method.NONE)
+        method.SetInterpolator(sitk.sitkLinear)
+        if self._fixed_mask is not None:
+            method.SetMetricFixedMask(self._fixed_mask)
+        if self._moving_mask is not None:
+            method.SetMetricMovingMask(self._moving_mask)
+        return method
+
+    def evaluate(self, matrix: NDArray[np.float64], bins: int = 32) -> float:
+        """Returns the mutual information in nats of one transform; 0 where the volumes do not meet."""
+        method = self._method(bins)
+        method.SetInitialTransform(_transform(matrix, Degrees.AFFINE, self._centre))
+        try:
+            return -float(method.MetricEvaluate(self._fixed, self._moving))
+        except RuntimeError:  # ITK's word for "all samples map outside the moving image".
+            return 0.0
+
+    def optimise(self, start: NDArray[np.float64], optimiser: Optimiser) -> Registration:
+        """Climbs from a start; never returns less than the start's metric."""
+        before = self.evaluate(start, optimiser.bins)
+        transform = _transform(start, optimiser.degrees, self._centre)
+        method = self._method(optimiser.bins)
+        method.SetInitialTransform(transform, inPlace=True)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            learningRate=optimiser.step,
+            minStep=optimiser.smallest_step,
+            numberOfIterations=optimiser.iterations,
+            relaxationFactor=0.6,
+            gradientMagnitudeTolerance=1e-8,
+        )
+        method.SetOptimizerScalesFromPhysicalShift()
+        try:
+            method.Execute(self._fixed, self._moving)
+        except RuntimeError:
+            return Registration(start, before)
+        matrix = world_matrix(transform)
+        after = self.evaluate(matrix, optimiser.bins)
+        return Registration(matrix, after) if after >= before else Registration(start, before)
+
+
+def best_starts(
+    metric: MutualInformation, starts: Sequence[NDArray[np.float64]], keep: int, bins: int = 32
+) -> list[NDArray[np.float64]]:
+    """Returns the `keep` starts of the largest mutual information, best first."""
+    values = [metric.evaluate(start, bins) for start in starts]
+    order = sorted(range(len(starts)), key=lambda i: (-values[i], i))
+    return [starts[i] for i in order[:keep]]
+
+
+def _transform(matrix: NDArray[np.float64], degrees: Degrees, centre: NDArray[np.float64]) -> Any:
+    """Returns the SimpleITK transform of a kind that comes nearest to a RAS+ matrix."""
+    import SimpleITK as sitk
+
+    lps = lps_matrix(matrix)
+    middle = centre * [-1, -1, 1]
+    linear = lps[:3, :3]
+    if degrees is Degrees.AFFINE:
+        transform = sitk.AffineTransform(3)
+    else:
+        u, _, vt = np.linalg.svd(linear)
+        rotation = u @ np.diag([1, 1, np.linalg.det(u @ vt)]) @ vt
+        scale = 1.0 if degrees is Degrees.RIGID else float(np.cbrt(abs(np.linalg.det(linear))))
+        transform = sitk.Euler3DTransform() if degrees is Degrees.RIGID else sitk.Similarity3DTransform()
+        linear = rotation * scale
+    transform.SetCenter(middle.tolist())
+    # A product of roundings may miss orthogonality by 1e-10, which ITK refuses below its default tolerance.
+    if degrees is Degrees.AFFINE:
+        transform.SetMatrix(linear.ravel().tolist())
+    else:
+        transform.SetMatrix(linear.ravel().tolist(), 1e-6)
+    transform.SetTranslation((lps[:3, :3] @ middle + lps[:3, 3] - middle).tolist())
+    return transform
+
+
+def rotation_about(centre: NDArray[np.float64], degrees: Sequence[float]) -> NDArray[np.float64]:
+    """Returns the `[4, 4]` turn about a point by angles `[3]` in degrees around the x, y and z axes."""
+    matrix = np.eye(4)
+    matrix[:3, :3] = Rotation.from_euler("xyz", list(degrees), degrees=True).as_matrix()
+    matrix[:3, 3] = centre - matrix[:3, :3] @ centre
+    return matrix
+
+
+def shift(offset: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the `[4, 4]` shift by `[3]` mm."""
+    matrix = np.eye(4)
+    matrix[:3, 3] = offset
+    return matrix
+
+
+def scaling(scale: float, centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the `[4, 4]` scaling about a point."""
+    matrix = np.diag([scale, scale, scale, 1.0])
+    matrix[:3, 3] = centre * (1 - scale)
+    return matrix
+
+
+def rotation_angle(matrix: NDArray[np.float64]) -> float:
+    """Returns by how many degrees the rotation nearest to a linear map turns."""
+    u, _, vt = np.linalg.svd(matrix[:3, :3])
+    return float(np.degrees(Rotation.from_matrix(u @ vt).magnitude())) if np.linalg.det(u @ vt) > 0 else 180.0
+
+
+def stretches(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns `[3]` singular values of the linear part: by how much it stretches along its main axes, largest first."""
+    return np.linalg.svd(matrix[:3, :3], compute_uv=False)

@@ -1,0 +1,134 @@
+"""Skull-stripping: finding the brain in a raw head scan, without downloaded weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
+
+from data.errors import PreprocessingError
+from data.volume import Volume
+from preprocessing.brain_extraction import ExtractionOptions, extract_brain
+from preprocessing.content import content_mask
+from preprocessing.external_brain_extraction import run_hd_bet, run_synthstrip
+from preprocessing.grid import resample
+from preprocessing.step import Interpolation, Record, Step
+from preprocessing.subject import Subject
+
+logger = logging.getLogger(__name__)
+
+
+class SkullStripMethod(StrEnum):
+    """How the brain is found."""
+
+    TEMPLATE = "template"
+    """Affine registration of the template, then a deformation that follows the data."""
+    CONTENT = "content"
+    """The scan holds nothing but brain already: what differs from the background."""
+    HD_BET = "hd_bet"
+    """The `hd-bet` program, if it is installed, with the weights that it finds or that `weights` names."""
+    SYNTHSTRIP = "synthstrip"
+    """The `mri_synthstrip` program, if it is installed, with the weights that `weights` names."""
+
+
+class PlausibilityOptions(BaseModel):
+    """What a brain mask must look like not to be suspect."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    smallest_volume: float = Field(default=750.0, ge=0, description="Least volume of the mask, in ml.")
+    largest_volume: float = Field(default=2100.0, gt=0, description="Largest volume of the mask, in ml.")
+    component_share: float = Field(default=0.98, ge=0, le=1, description="Least share of the largest piece.")
+    smallest_box_share: float = Field(default=0.35, ge=0, le=1, description="Least share of its bounding box that it fills.")
+    largest_box_share: float = Field(default=0.75, ge=0, le=1, description="Largest share of its bounding box.")
+    least_metric: float = Field(
+        default=0.15, ge=0, description="Least mutual information, in nats, of the template registration."
+    )
+
+
+class SkullStripOptions(BaseModel):
+    """How the brain mask is made and judged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: SkullStripMethod = Field(default=SkullStripMethod.TEMPLATE, description="How the brain is found.")
+    use_ready_mask: bool = Field(default=True, description="Take the case's own brain mask where there is one.")
+    channel: str | None = Field(default=None, description="The channel that the mask is made from; the first by default.")
+    extraction: ExtractionOptions = Field(default=ExtractionOptions(), description="Settings of the method `template`.")
+    weights: Path | None = Field(default=None, description="Weights of the external program, if it needs a path.")
+    plausibility: PlausibilityOptions = Field(default=PlausibilityOptions(), description="When a mask is suspect.")
+
+
+class SkullStrip(Step):
+    """Makes the brain mask. The image itself is kept: later steps use the mask and set the outside to 0."""
+
+    name: ClassVar[str] = "skull_strip"
+
+    def __init__(self, options: SkullStripOptions) -> None:
+        self.options = options
+
+    def apply(self, subject: Subject) -> tuple[Subject, Record]:
+        """Adds the mask on the reference's grid."""
+        facts: dict[str, Any]
+        if subject.mask is not None and self.options.use_ready_mask:
+            mask, facts = _on_reference(subject.mask, subject.reference), {"method": "ready-made"}
+        else:
+            name = self.options.channel or subject.reference_name
+            if name not in subject.channels:
+                raise PreprocessingError(
+                    f"case {subject.name} has no channel {name} to make the brain mask from",
+                    expected=f"one of {', '.join(subject.channels)}",
+                    mend="correct preprocessing.skull_strip.channel",
+                )
+            made, facts = self._extract(subject.channels[name])
+            facts = {"method": self.options.method.value, "channel": name} | facts
+            mask = _on_reference(made, subject.reference)
+        suspect = implausible(mask, self.options.plausibility)
+        if (metric := facts.get("metric")) is not None and metric < self.options.plausibility.least_metric:
+            suspect.append(f"the template fits the head badly (mutual information {metric:.2f} nats)")
+        suspect += facts.pop("suspect", [])
+        facts["volume_ml"] = float(mask.array.sum()) * mask.voxel_volume / 1000
+        return replace(subject, mask=mask), self.record(suspect, **facts)
+
+    def _extract(self, volume: Volume) -> tuple[Volume, dict[str, Any]]:
+        if self.options.method is SkullStripMethod.CONTENT:
+            return volume.with_array(content_mask(volume).astype(np.uint8)), {}
+        if self.options.method is SkullStripMethod.HD_BET:
+            return run_hd_bet(volume, self.options.weights), {}
+        if self.options.method is SkullStripMethod.SYNTHSTRIP:
+            return run_synthstrip(volume, self.options.weights), {}
+        return extract_brain(volume, self.options.extraction)
+
+
+def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:
+    """Returns the reasons why a mask cannot be a whole brain; none if it can."""
+    inside: NDArray[np.bool_] = mask.array > 0
+    if not inside.any():
+        return ["the brain mask is empty"]
+    reasons = []
+    millilitres = float(inside.sum()) * mask.voxel_volume / 1000
+    if not limits.smallest_volume <= millilitres <= limits.largest_volume:
+        reasons.append(f"the brain mask has {millilitres:.0f} ml")
+    pieces, count = ndimage.label(inside)
+    share = float(np.bincount(pieces.ravel())[1:].max() / inside.sum())
+    if share < limits.component_share:
+        reasons.append(f"the brain mask has {count} pieces, the largest with {share:.0%}")
+    box = ndimage.find_objects(inside.astype(np.int8))[0]
+    filled = float(inside[box].mean())
+    if not limits.smallest_box_share <= filled <= limits.largest_box_share:
+        reasons.append(f"the brain mask fills {filled:.0%} of its bounding box")
+    return reasons
+
+
+def _on_reference(mask: Volume, reference: Volume) -> Volume:
+    mask = mask.with_array((mask.array > 0).astype(np.uint8))
+    if mask.same_grid(reference):
+        return mask
+    return resample(mask, reference.shape, reference.affine, Interpolation.NEAREST)

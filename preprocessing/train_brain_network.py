@@ -1,0 +1,94 @@
+"""Trains the brain network on random heads and writes its weights: `python -m preprocessing.train_brain_network`.
+
+The same seed and threads give the same weights. No real scan is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from data.random_streams import random_stream, stream_seed
+from preprocessing.brain_network import SPACING, WEIGHTS, build_network, save_network
+from preprocessing.random_heads import HeadCodes, RandomScan, draw_head_codes, draw_scan
+
+logger = logging.getLogger(__name__)
+
+SHAPE = (48, 64, 64)
+"""Voxels of a training scan."""
+
+
+def brain_loss(logits: Tensor, share: Tensor) -> Tensor:
+    """Cross-entropy with the share of brain plus one minus the soft Dice."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * share).sum() / (probability.square().sum() + share.square().sum() + 1.0)
+    return functional.binary_cross_entropy_with_logits(logits, share) + 1 - overlap
+
+
+def example(heads: list[HeadCodes], seed: int, step: int) -> RandomScan:
+    """Draws the example of a training step; a function of (seed, step) alone."""
+    rng = random_stream(seed, "brain-network", "example", step)
+    return draw_scan(heads[int(rng.integers(len(heads)))], SHAPE, SPACING, rng)
+
+
+def train(minutes: float, steps: int, heads: int, seed: int, rate: float, path: Path) -> None:
+    """Trains for a number of steps, or until the time is up, and writes the weights.
+
+    Args:
+        minutes: time limit; the learning rate falls to 0 over whichever ends first.
+        steps: most steps, of one random scan each.
+        heads: number of random heads that the scans are drawn from.
+        seed: of heads, scans and first weights.
+        rate: learning rate of Adam.
+        path: where the weights go.
+    """
+    torch.manual_seed(stream_seed(seed, "brain-network", "init"))
+    pool = [draw_head_codes(random_stream(seed, "brain-network", "head", i)) for i in range(heads)]
+    logger.info("%d heads drawn", heads)
+    network = build_network().train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=rate)
+    start, losses = time.monotonic(), []
+    for step in range(steps):
+        done = max(step / steps, (time.monotonic() - start) / (60 * minutes))
+        if done >= 1:
+            break
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * done))
+        scan = example(pool, seed, step)
+        optimiser.zero_grad()
+        loss = brain_loss(network(scan.image[None]), scan.brain[None])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 100 == 0:
+            logger.info("step %d, loss %.4f, %.0f s", step + 1, np.mean(losses[-100:]), time.monotonic() - start)
+            save_network(network, path, {"seed": seed, "steps": step + 1, "heads": heads, "rate": rate})
+    save_network(network, path, {"seed": seed, "steps": len(losses), "heads": heads, "rate": rate})
+
+
+def main() -> None:
+    """Reads the command line and trains."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=6000, help="training steps")
+    parser.add_argument("--minutes", type=float, default=600.0, help="time limit")
+    parser.add_argument("--heads", type=int, default=16, help="number of random heads")
+    parser.add_argument("--seed", type=int, default=0, help="seed")
+    parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    torch.set_num_threads(options.threads)
+    train(options.minutes, options.steps, options.heads, options.seed, options.rate, options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Splits, subsets and bootstrap samples are of patients, disjoint, nested and functions of the seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data.case import Case
+from data.dataset import Dataset
+from data.errors import DataError
+from data.splits import Split, bootstrap_sample, draw_split, nested_subsets, split_from_cases
+
+LABEL = Path("label.nii.gz")
+
+
+def cohort(root: str, patients: int, cases_each: int = 2, unlabelled: tuple[str, ...] = ()) -> Dataset:
+    cases = []
+    for p in range(patients):
+        for c in range(cases_each):
+            name = f"c{p:02d}_{c}"
+            cases.append(Case(name, f"P{p:02d}", {}, None if name in unlabelled else LABEL))
+    return Dataset(Path(root), "msd", tuple(cases), ("MRI",), {0: "background", 1: "organ"}, True)
+
+
+@given(st.integers(0, 2**32))
+def test_sets_from_one_folder_are_disjoint_by_patient(seed: int) -> None:
+    dataset = cohort("/data/one", 12)
+    split = draw_split(dataset, dataset, source_patients=5, pool_patients=4, test_patients=3, seed=seed)
+    assert (len(split.source), len(split.pool), len(split.test)) == (5, 4, 3)
+    assert len({*split.source, *split.pool, *split.test}) == 12
+    assert split.pool_cases[split.pool[0]] == tuple(f"c{split.pool[0][1:]}_{i}" for i in (0, 1))
+
+
+def test_the_folder_is_one_even_if_named_differently(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    first, second = cohort(str(tmp_path / "a"), 6), cohort(str(tmp_path / "link"), 6)
+    split = draw_split(first, second, source_patients=2, pool_patients=2, test_patients=2, seed=0)
+    assert not {*split.source} & {*split.pool, *split.test}
+
+
+def test_two_folders_may_use_all_their_patients() -> None:
+    split = draw_split(cohort("/a", 6), cohort("/b", 6), source_patients=6, pool_patients=3, test_patients=3, seed=0)
+    assert set(split.source) == {f"P{p:02d}" for p in range(6)}
+
+
+def test_the_test_set_does_not_depend_on_the_other_counts() -> None:
+    dataset = cohort("/a", 12)
+    splits = [
+        draw_split(dataset, dataset, source_patients=s, pool_patients=p, test_patients=3, seed=4)
+        for s, p in [(2, 2), (5, 4)]
+    ]
+    assert splits[0].test == splits[1].test
+    assert splits[0].pool == splits[1].pool[:2]
+
+
+def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_cases() -> None:
+    dataset = cohort("/a", 12)
+    turned = Dataset(dataset.root, "msd", dataset.cases[::-1], ("MRI",), dataset.label_names, True)
+    counts = {"source_patients": 5, "pool_patients": 4, "test_patients": 3}
+    assert draw_split(dataset, dataset, **counts, seed=1) == draw_split(turned, turned, **counts, seed=1)
+    assert draw_split(dataset, dataset, **counts, seed=1) != draw_split(dataset, dataset, **counts, seed=2)
+
+
+def test_patients_with_an_unlabelled_case_are_left_out() -> None:
+    dataset = cohort("/a", 4, unlabelled=("c02_1",))
+    split = draw_split(dataset, dataset, source_patients=1, pool_patients=1, test_patients=1, seed=0)
+    assert "P02" not in {*split.source, *split.pool, *split.test}
+    with pytest.raises(DataError, match=r"only 3 labelled.*1 more have cases without a label") as caught:
+        draw_split(dataset, dataset, source_patients=1, pool_patients=2, test_patients=2, seed=0)
+    assert "`target.test` or `target.pool`" in caught.value.mend
+
+
+def test_too_few_source_patients_names_the_key() -> None:
+    dataset = cohort("/a", 6)
+    with pytest.raises(DataError, match=r"3 \(`source.patients`\\).*only 2") as caught:
+        draw_split(dataset, dataset, source_patients=3, pool_patients=2, test_patients=2, seed=0)
+    assert caught.value.mend == "lower `source.patients`"
+    with pytest.raises(DataError, match=r"`target.pool` is -1"):
+        draw_split(dataset, dataset, source_patients=3, pool_patients=-1, test_patients=2, seed=0)
+
+
+def test_listed_cases_alone_count() -> None:
+    dataset = cohort("/a", 4)
+    split = split_from_cases(
+        dataset, dataset, source_cases=["c00_1"], pool_cases=["c01_0", "c01_1"], test_cases=["c03_0"]
+    )
+    assert split.source_cases == {"P00": ("c00_1",)}
+    assert split.pool_cases == {"P01": ("c01_0", "c01_1")}
+    assert split.test == ("P03",)
+    assert Split.from_json(split.as_json()) == split
+
+
+@pytest.mark.parametrize(
+    ("lists", "sides"),
+    [
+        ((["c00_0"], ["c01_0"], ["c01_1"]), ("target.pool_cases", "target.test_cases", "P01", "c01_0", "c01_1")),
+        ((["c00_0"], ["c00_1"], ["c01_1"]), ("source.cases", "target.pool_cases", "P00", "c00_0", "c00_1")),
+        ((["c00_0"], ["c02_1"], ["c00_1"]), ("source.cases", "target.test_cases", "P00", "c00_0", "c00_1")),
+    ],
+)
+def test_a_patient_on_both_sides_is_refused(lists: tuple[list[str], ...], sides: tuple[str, ...]) -> None:
+    dataset = cohort("/a", 4)
+    with pytest.raises(DataError, match="both sides") as caught:
+        split_from_cases(dataset, dataset, source_cases=lists[0], pool_cases=lists[1], test_cases=lists[2])
+    assert all(word in str(caught.value) for word in sides)
+
+
+def test_equal_names_in_two_folders_are_two_patients() -> None:
+    split = split_from_cases(
+        cohort("/a", 2), cohort("/b", 2), source_cases=["c00_0"], pool_cases=["c00_0"], test_cases=["c01_0"]
+    )
+    assert split.source == split.pool == ("P00",)
+
+
+@pytest.mark.parametrize(
+    ("cases", "message"), [(["c00_0", "c00_0"], "twice"), (["c02_1"], "no label"), (["nobody"], "no case 'nobody'")]
+)
+def test_bad_lists_are_refused(cases: list[str], message: str) -> None:
+    dataset = cohort("/a", 4, unlabelled=("c02_1",))
+    with pytest.raises(DataError, match=message):
+        split_from_cases(dataset, dataset, source_cases=cases, pool_cases=[], test_cases=[])
+
+
+@given(
+    st.integers(1, 20), st.lists(st.integers(1, 20), min_size=1, max_size=4), st.integers(0, 9), st.integers(0, 2**40)
+)
+def test_subsets_are_nested_and_have_their_size(patients: int, sizes: list[int], repeat: int, seed: int) -> None:
+    pool = [f"P{i}" for i in range(patients)]
+    sizes = [min(size, patients) for size in sizes]
+    subsets = nested_subsets(pool, sizes, repeat, seed)
+    assert subsets == nested_subsets(pool[::-1], sizes, repeat, seed)
+    for size, subset in subsets.items():
+        assert len(set(subset)) == size
+        assert set(subset) <= set(pool)
+        assert all(set(subset) <= set(other) for n, other in subsets.items() if n >= size)
+
+
+def test_repeats_differ() -> None:
+    pool = [f"P{i}" for i in range(30)]
+    assert len({nested_subsets(pool, [5], repeat, 0)[5] for repeat in range(10)}) == 10
+
+
+@pytest.mark.parametrize("size", [0, -1, 4])
+def test_impossible_sizes_are_refused(size: int) -> None:
+    with pytest.raises(DataError, match=r"`target.sizes` holds .*the pool has 3 patients"):
+        nested_subsets(["a", "b", "c"], [2, size], 0, 0)
+
+
+@given(st.integers(1, 12), st.integers(0, 2**32), st.integers(0, 5))
+def test_a_bootstrap_sample_partitions_the_patients(count: int, seed: int, network: int) -> None:
+    patients = [f"P{i:02d}" for i in range(count)]
+    sample = bootstrap_sample(patients, seed, network)
+    assert len(sample.drawn) == count
+    assert set(sample.drawn) | set(sample.out_of_bag) == set(patients)
+    assert not set(sample.drawn) & set(sample.out_of_bag)
+    assert bool(sample.out_of_bag) == (count > 1)
+    assert sample == bootstrap_sample(patients[::-1], seed, network)
+
+
+def test_networks_get_their_own_samples_with_the_expected_share_out_of_bag() -> None:
+    patients = [f"P{i}" for i in range(100)]
+    samples = [bootstrap_sample(patients, 0, network) for network in range(50)]
+    assert len({sample.drawn for sample in samples}) == 50
+    share = sum(len(sample.out_of_bag) for sample in samples) / 5000
+    assert share == pytest.approx((1 - 1 / 100) ** 100, abs=0.02)
+
+
+def test_no_patients_is_an_error() -> None:
+    with pytest.raises(DataError, match="no patients"):
+        bootstrap_sample([], 0, 0)

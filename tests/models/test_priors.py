@@ -1,0 +1,220 @@
+"""One interface test over every filter prior."""
+
+import math
+
+import pytest
+import torch
+
+from data.errors import ModelError
+from models.filter_bank import FilterBank
+from models.priors.factory import build_prior, load_prior
+from models.priors.filter_vae import FilterVAEOptions
+from models.priors.gaussian import GaussianOptions
+from models.priors.gaussian_mixture import GaussianMixtureOptions
+from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
+
+POSITION = {"centre": "source_position", "network": 1}
+VAE = {"latent": 2, "hidden": (16, 16), "max_steps": 60, "batch": 64}
+PRIORS = {
+    "isotropic": GaussianOptions(covariance="isotropic"),
+    "diagonal": GaussianOptions(covariance="diagonal"),
+    "full": GaussianOptions(covariance="full"),
+    "full_by_layer": GaussianOptions(covariance="full", scaling="layer"),
+    "full_by_fan_in": GaussianOptions(covariance="full", scaling="fan_in"),
+    "low_rank": GaussianOptions(covariance="low_rank", rank=1),
+    "position_isotropic": GaussianOptions(covariance="isotropic", **POSITION),
+    "position_fixed": GaussianOptions(covariance="isotropic", relative_std=0.3, last_snapshot=True, **POSITION),
+    "position_diagonal": GaussianOptions(covariance="diagonal", **POSITION),
+    "position_full": GaussianOptions(covariance="full", **POSITION),
+    "position_low_rank": GaussianOptions(covariance="low_rank", rank=3, **POSITION),
+    "mixture_full": GaussianMixtureOptions(components=3),
+    "mixture_diagonal": GaussianMixtureOptions(components=3, covariance="diag", scaling="layer"),
+    "mixture_spherical": GaussianMixtureOptions(components=2, covariance="spherical"),
+    "vae": FilterVAEOptions(**VAE),
+    "vae_beta": FilterVAEOptions(beta=4.0, **VAE),
+    "vae_importance": FilterVAEOptions(fit_samples=3, **VAE),
+    "vae_by_layer": FilterVAEOptions(condition="layer", scaling="layer", embedding=3, **VAE),
+    "reuse": ReuseOrRedrawOptions(
+        position=GaussianOptions(covariance="isotropic", **POSITION),
+        shape=GaussianMixtureOptions(components=2),
+        learn=True,
+    ),
+    "reuse_vae": ReuseOrRedrawOptions(
+        position=GaussianOptions(covariance="low_rank", **POSITION), shape=FilterVAEOptions(**VAE)
+    ),
+}
+
+
+def toy_bank(kernel_voxels, seed=0):
+    """Three networks of two layers with three snapshots; layers differ in scale, snapshots are near each other."""
+    generator = torch.Generator().manual_seed(seed)
+    columns = []
+    for network in range(3):
+        for layer, (outs, ins) in enumerate([(8, 4), (8, 8)]):
+            base = torch.randn(outs * ins, kernel_voxels, generator=generator, dtype=torch.float64)
+            base[:, 0] += 0.8 * base[:, 1]
+            flat = torch.arange(outs * ins)
+            for snapshot in range(3):
+                noise = torch.randn(base.shape, generator=generator, dtype=torch.float64)
+                filters = 0.1 * (layer + 1) * (base + 0.3 * noise)
+                full = torch.full_like
+                columns.append(
+                    (filters, full(flat, layer), flat // ins, flat % ins, full(flat, network), full(flat, snapshot))
+                )
+    return FilterBank(*(torch.cat(column) for column in zip(*columns, strict=True)))
+
+
+def fitted(name, kernel_voxels=2):
+    bank = toy_bank(kernel_voxels)
+    prior = build_prior(PRIORS[name], kernel_voxels).double()
+    prior.fit(bank, torch.Generator().manual_seed(1))
+    return prior, bank
+
+
+def rows_of_network_1(bank):
+    """Returns one row of each layer, of the network whose positions the position priors know."""
+    return [int(torch.nonzero((bank.network == 1) & (bank.layer == layer))[5]) for layer in (0, 1)]
+
+
+def around(centre, count, generator):
+    """Draws from normals of three widths around a filter; returns `[count, 2]` and their log density."""
+    widths = torch.tensor([0.03, 0.12, 0.6], dtype=torch.float64)
+    chosen = widths[torch.randint(0, 3, (count,), generator=generator)][:, None]
+    draws = centre + chosen * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+    squares = (draws - centre).square().sum(1, keepdim=True)
+    log_normals = -0.5 * squares / widths**2 - torch.log(2 * math.pi * widths**2)
+    return draws, torch.logsumexp(log_normals, dim=1) - math.log(3)
+
+
+@pytest.fixture(params=sorted(PRIORS))
+def name(request):
+    return request.param
+
+
+def test_density_integrates_to_one(name):
+    prior, bank = fitted(name)
+    generator = torch.Generator().manual_seed(2)
+    count = 40_000
+    for row in rows_of_network_1(bank):
+        where = bank.positions[torch.full((count,), row)]
+        draws, log_proposal = around(bank.filters[row], count, generator)
+        # The K-sample ratio is an unbiased estimate of the density; the closed-form KL of K = 1 is not.
+        samples = 2 if prior.is_bound else 1
+        ratios = (prior.log_prob(draws, where, samples, generator).detach() - log_proposal).exp()
+        standard_error = float(ratios.std() / math.sqrt(count))
+        assert standard_error < 0.04
+        assert float(ratios.mean()) == pytest.approx(1.0, abs=5 * standard_error)
+
+
+def test_gradients_match_finite_differences(name):
+    prior, bank = fitted(name)
+    prior.freeze_for_target()
+    rows = torch.tensor([0, 40, 250])
+    where = bank.positions[rows]
+
+    def score(filters, *_parameters):
+        return prior.log_prob(filters, where, 3, torch.Generator().manual_seed(0))
+
+    filters = bank.filters[rows].clone().requires_grad_(True)
+    assert torch.autograd.gradcheck(score, (filters,), atol=1e-5)
+    if prior.variational_parameters():
+        assert torch.autograd.gradcheck(score, (filters, prior.variational_parameters()[-1]), atol=1e-5)
+
+
+def test_save_and_load_give_the_same_numbers(name):
+    prior, bank = fitted(name)
+    again = load_prior(PRIORS[name], {k: v.clone() for k, v in prior.state_dict().items()}, 2)
+    where = bank.positions[::7]
+    scores = [p.log_prob(bank.filters[::7], where, 4, torch.Generator().manual_seed(0)) for p in (prior, again)]
+    assert torch.equal(*scores)
+    draws = [p.sample(where, torch.Generator().manual_seed(0)) for p in (prior, again)]
+    assert torch.equal(*draws)
+
+
+def test_fit_is_a_function_of_the_generator(name):
+    states = [fitted(name)[0].state_dict() for _ in range(2)]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_samples_have_the_moments_of_the_density(name):
+    """E over samples of f(w) = importance-weighted E over a broad proposal of f(w)."""
+    prior, bank = fitted(name)
+    generator = torch.Generator().manual_seed(3)
+    count = 40_000
+    row = rows_of_network_1(bank)[1]
+    where = bank.positions[torch.full((count,), row)]
+    draws = prior.sample(where, generator)
+    proposals, log_proposal = around(bank.filters[row], count, generator)
+    samples = 4 if prior.is_bound else 1
+    weights = (prior.log_prob(proposals, where, samples, generator).detach() - log_proposal).exp()
+    for moment in (lambda w: w, lambda w: w.square(), lambda w: w.prod(1, keepdim=True)):
+        weighted = weights[:, None] * moment(proposals)
+        error = torch.sqrt((weighted.var(0) + moment(draws).var(0)) / count)
+        assert ((moment(draws).mean(0) - weighted.mean(0)).abs() < 5 * error).all()
+
+
+def test_report_says_what_was_fitted(name):
+    bank = toy_bank(2)
+    prior = build_prior(PRIORS[name], 2).double()
+    seen = []
+    report = prior.fit(bank, torch.Generator().manual_seed(1), lambda done, total: seen.append((done, total)))
+    assert report.filters_given == len(bank)
+    assert 0 < report.filters_used <= len(bank)
+    assert math.isfinite(report.log_density)
+    assert all(done <= total for done, total in seen)
+    if report.steps and report.history:
+        assert seen[-1][0] == report.steps == seen[-1][1]
+        assert report.history[-1] > report.history[0] - 0.5
+
+
+def test_variational_parameters_are_all_that_learns_on_the_target(name):
+    prior, bank = fitted(name)
+    prior.freeze_for_target()
+    free = {id(p) for p in prior.parameters() if p.requires_grad}
+    assert free == {id(p) for p in prior.variational_parameters()}
+    filters = bank.filters[:50].clone().requires_grad_(True)
+    (prior.log_prob(filters, bank.positions[:50], 3).sum() + prior.hyperprior_log_prob()).backward()
+    assert filters.grad.abs().sum() > 0
+    for parameter in prior.parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad
+
+
+def test_another_kernel_size_is_refused(name):
+    with pytest.raises(ModelError, match="kernels of 27 voxels"):
+        build_prior(PRIORS[name]).fit(toy_bank(8))
+    prior, bank = fitted(name)
+    with pytest.raises(ModelError, match="kernels of 2 voxels"):
+        prior.log_prob(torch.zeros(1, 27), bank.positions[:1])
+
+
+def test_unfitted_empty_and_damaged_are_refused(name):
+    prior = build_prior(PRIORS[name], 2)
+    bank = toy_bank(2)
+    with pytest.raises(ModelError, match="not fitted"):
+        prior.log_prob(bank.filters, bank.positions)
+    with pytest.raises(ModelError, match="1 filters"):
+        prior.fit(bank[:1])
+    damaged = toy_bank(2)
+    damaged.filters[3, 1] = math.nan
+    with pytest.raises(ModelError, match="not finite"):
+        prior.fit(damaged)
+
+
+def test_missing_and_unfitting_positions_are_refused(name):
+    prior, bank = fitted(name)
+    if prior.needs_positions:
+        with pytest.raises(ModelError, match="positions"):
+            prior.log_prob(bank.filters)
+        with pytest.raises(ModelError, match="positions"):
+            prior.sample(3)
+    else:
+        assert prior.sample(3, torch.Generator().manual_seed(0)).shape == (3, 2)
+    with pytest.raises(ModelError, match="one position for each filter"):
+        prior.log_prob(bank.filters, bank.positions[:3])
+
+
+def test_a_state_of_other_options_is_refused():
+    prior, _ = fitted("vae")
+    with pytest.raises(ModelError, match="fit-priors"):
+        load_prior(PRIORS["full"], prior.state_dict(), 2)
