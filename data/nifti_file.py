@@ -48,6 +48,19 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, ImageHeader]:
     return image, header
 
 
+def diagnose_nifti(path: Path) -> list[str]:
+    """Returns what nibabel finds wrong with a header and mends silently when it reads it, such as a spacing of zero.
+
+    Raises:
+        DataError: the header cannot be read at all.
+    """
+    header_class = type(open_nifti(path)[0].header)
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
+        block = stream.read(int(header_class.template_dtype.itemsize))
+    text: str = header_class.diagnose_binaryblock(block)
+    return [line.split(";")[0].strip() for line in text.splitlines() if line.strip()]
+
+
 def _is_gzip(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 

@@ -58,9 +58,10 @@ class BayesianNetwork(nn.Module):
             What the network returns: logits `[N, K+1, X, Y, Z]`.
         """
         chosen = self.posterior.mean() if filters is None else filters
+        # With tie_weights a module that is registered under two names would keep the drawn weights after the call.
         # Buffers go along so that running statistics (BatchNorm) are updated in place on the module's own.
         tensors = {**dict(self.network.named_buffers()), **set_filters(chosen, self.layers)}
-        logits: Tensor | list[Tensor] = functional_call(self.network, tensors, (images,))
+        logits: Tensor | list[Tensor] = functional_call(self.network, tensors, (images,), tie_weights=False)
         return logits
 
     def point_parameters(self) -> list[nn.Parameter]:

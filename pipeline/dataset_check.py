@@ -43,19 +43,20 @@ def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -
 
 def _show(report: Report) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     grouped = "" if report.has_patients else " (no patients.csv: each case counts as a patient)"
     console.print(
-        f"{report.root}: layout {report.layout}, {len(report.table)} cases of {report.patients} patients{grouped}"
+        f"{escape(str(report.root))}: layout {report.layout}, {len(report.table)} cases of {report.patients} patients{grouped}"
     )
-    table = Table("case", *(next(iter(report.table.values()), {})))
+    table = Table("case", *map(escape, next(iter(report.table.values()), {})))
     incomplete = {
         case: row for case, row in report.table.items() if any(what is not Presence.PRESENT for what in row.values())
     }
     for case, row in incomplete.items():
-        table.add_row(case, *(_MARKS[what] for what in row.values()))
+        table.add_row(escape(case), *(_MARKS[what] for what in row.values()))
     if incomplete:
         console.print(f"{len(incomplete)} of {len(report.table)} cases lack something:")
         console.print(table)
@@ -67,6 +68,8 @@ def _show(report: Report) -> None:
 
 
 def _show_findings(show, findings: Iterable[Finding]) -> None:  # noqa: ANN001
+    from rich.markup import escape
+
     shown: dict[tuple[Level, str], int] = {}
     hidden: dict[tuple[Level, str], int] = {}
     for finding in findings:
@@ -77,6 +80,7 @@ def _show_findings(show, findings: Iterable[Finding]) -> None:  # noqa: ANN001
             continue
         colour = _COLOURS[finding.level]
         where = f"{finding.case}: " if finding.case else ""
-        show(f"[{colour}]{finding.level.value}[/{colour}] {finding.check}: {where}{finding.found}; {finding.mend}")
+        text = escape(f"{finding.check}: {where}{finding.found}; {finding.mend}")
+        show(f"[{colour}]{finding.level.value}[/{colour}] {text}")
     for (level, check), count in hidden.items():
         show(f"[{_COLOURS[level]}]{level.value}[/{_COLOURS[level]}] {check}: {count} more (see them all with --json)")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.volume import Volume
+from preprocessing.content import foreground_mask
 from preprocessing.grid import resample
 from preprocessing.orientation import to_canonical
 from preprocessing.step import Interpolation, Record
@@ -59,7 +60,7 @@ def case_picture(
         [(_template_edges(processed, records), _TEMPLATE_COLOUR), (_foreground(processed.label), _LABEL_COLOUR)],
     )
     axes[1, 0].set_ylabel("result, template and label")
-    _draw_histogram(axes[0, 3], raw, None, "before")
+    _draw_histogram(axes[0, 3], raw, raw.mask, "before")
     _draw_histogram(axes[1, 3], processed, processed.mask, "after")
     figure.suptitle(_headline(numbers), fontsize=10, color="#b00020" if numbers["suspect"] else "black", wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _template_edges(processed: Subject, records: Sequence[Record]) -> Volume | N
     """Returns the template's tissue map on the result's grid, whose contour at one half are grey-white and outer edges."""
     if not any(record["step"] == "alignment" and record["kind"] != "none" for record in records):
         return None
-    template = load_template(1.0)
+    template = load_template(2.0)
     edges = np.where(template.white.array > template.grey.array, 0.0, 1.0) * template.mask
     grid = processed.reference
     return resample(
@@ -162,9 +163,13 @@ def _interesting(volume: Volume, overlays: list[NDArray]) -> list[int]:
 
 def _draw_histogram(axis: Axes, subject: Subject, mask: Volume | None, title: str) -> None:
     for name, volume in subject.channels.items():
-        values = volume.array[mask.array > 0] if mask is not None and mask.array.any() else volume.array.ravel()
-        low, high = np.percentile(values, [0.5, 99.5])
-        axis.hist(values, bins=80, range=(float(low), max(float(high), float(low) + 1e-6)), histtype="step", density=True, label=name)
+        same = mask is not None and mask.shape == volume.shape and bool(mask.array.any())
+        # Air would dwarf everything else.
+        inside = mask.array > 0 if mask is not None and same else foreground_mask(volume)
+        values = volume.array[inside] if inside.any() else volume.array.ravel()
+        low, high = (float(p) for p in np.percentile(values, [0.5, 99.5]))
+        counts, edges = np.histogram(values, bins=80, range=(low, max(high, low + 1e-6)), density=True)
+        axis.stairs(counts, edges, label=name)
     axis.set_title(f"intensities {title}", fontsize=8)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)

@@ -11,7 +11,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from data.case import Case
 from data.checks.cohort import check_completeness, check_names, check_patients, check_spacing, check_split
 from data.checks.duplicates import check_duplicates, check_near_duplicates
-from data.checks.files import check_dimensions, check_missing_file, check_unreadable
+from data.checks.files import check_dimensions, check_header, check_missing_file, check_unreadable
 from data.checks.finding import Finding, Level
 from data.checks.geometry import check_affine, check_channel_grids, check_forms, check_label_grid, check_units
 from data.checks.intensities import check_brain_mask, check_constant, check_finite
@@ -29,6 +29,7 @@ Progress = Callable[[int, int], None]
 CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_missing_file,
     check_unreadable,
+    check_header,
     check_dimensions,
     check_affine,
     check_forms,
@@ -137,7 +138,7 @@ def check_dataset(
     findings += check_completeness(summaries, required=channels is not None)
     findings += check_spacing(summaries)
     findings += check_duplicates(summaries)
-    findings += check_near_duplicates(summaries)
+    findings += check_near_duplicates(summaries, splits or {})
     findings += check_split(dataset, splits or {})
     return Report(
         root=dataset.root,

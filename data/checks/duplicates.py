@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from data.checks.summary import CaseSummary
 _SMALLEST_CORRELATION = 0.8
 _LARGEST_RATIO = 0.5
 _LARGEST_FAMILY = 4
+# Among fewer cases there is no telling what is usual.
+_SMALLEST_COHORT = 5
 _STEP_TOLERANCE = 5e-7
 
 
@@ -51,6 +53,8 @@ def similar_pairs(similarity: NDArray[np.float64]) -> list[tuple[int, int]]:
         similarity: `[N, N]` correlations.
     """
     count = len(similarity)
+    if count < _SMALLEST_COHORT:
+        return []
     close: list[set[int]] = []
     for row in range(count):
         order = [int(i) for i in np.argsort(-similarity[row], kind="stable") if i != row]
@@ -88,8 +92,16 @@ def _same_step(cases: Sequence[CaseSummary]) -> Iterator[tuple[CaseSummary, Case
                     yield case, other, f"have grey values in steps of {step:.6g}, which no other case has"
 
 
-def check_near_duplicates(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
-    """Hints at cases of one patient that are not grouped: rescans, or two crops of one scan."""
+def check_near_duplicates(
+    cases: Sequence[CaseSummary], splits: Mapping[str, Collection[str]] | None = None
+) -> Iterator[Finding]:
+    """Hints at cases of one patient that are not grouped: rescans, or two crops of one scan.
+
+    Args:
+        cases: the cohort.
+        splits: side of a split → names of its cases; a pair on two sides is a warning.
+    """
+    side = {name: label for label, names in (splits or {}).items() for name in names}
     exact = {digest for case in cases for digest in (case.content or {}).values()}
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for first, second, reason in [*_resembling(cases), *_same_step(cases)]:
@@ -99,4 +111,7 @@ def check_near_duplicates(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
             reasons[one, two].append(reason)
     for (one, two), why in sorted(reasons.items()):
         found = f"{one} and {two} may be scans of one patient: they {' and '.join(why)}"
-        yield Finding(Level.INFO, one, "near_duplicate", found, "if they are, give them one patient in patients.csv")
+        apart = one in side and two in side and side[one] != side[two]
+        level = Level.WARNING if apart else Level.INFO
+        found += f"; one is in {side[one]!r}, the other in {side[two]!r}" if apart else ""
+        yield Finding(level, one, "near_duplicate", found, "if they are, give them one patient in patients.csv")

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.checks.report import Presence
+from data.image_file import NIFTI_SUFFIXES, image_suffix
 from data.image_header import format_shape
+from data.nifti_file import diagnose_nifti
 
 
 def check_missing_file(case: CaseObservation) -> Iterator[Finding]:
@@ -28,6 +30,17 @@ def check_unreadable(case: CaseObservation) -> Iterator[Finding]:
             continue  # The checks of the affine and of the dimensions say it better.
         found = f"{case.roles[path]}: {file.error.found}"
         yield Finding(Level.ERROR, case.case.name, "unreadable_file", found, file.error.mend)
+
+
+def check_header(case: CaseObservation) -> Iterator[Finding]:
+    """A NIfTI header has faults that readers mend silently, each in its own way."""
+    for path, file in case.files.items():
+        if file.presence is Presence.PRESENT and image_suffix(path) in NIFTI_SUFFIXES:
+            faults = diagnose_nifti(path)
+            if faults:
+                found = f"{case.roles[path]}: the header of {path.name} is not valid: {', '.join(faults)}"
+                mend = "check the spacing and the orientation in a viewer, and export the file again"
+                yield Finding(Level.WARNING, case.case.name, "header", found, mend)
 
 
 def check_dimensions(case: CaseObservation) -> Iterator[Finding]:

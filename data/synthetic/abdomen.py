@@ -1,8 +1,9 @@
-"""A CT of the upper abdomen from solids: body wall, spine, ribs, lungs, liver, spleen, kidneys, stomach, bowel, vessels.
+"""A CT of the upper abdomen from solids: body wall, spine, ribs, lungs and the organs down to the kidneys.
 
-The phantom lies in a template space of its own, in RAS mm: the origin on the midline at the height of the first lumbar
-vertebra, the patient's right at +x. Every solid is an implicit function (mm below its surface), bent by smooth noise of the
-subject; places and sizes are those of an adult, and the warp adds the rest of the variation between subjects.
+The phantom lies in a template space of its own, in RAS mm: the origin on the midline at the height of the first
+lumbar vertebra, the patient's right at +x. Every solid is an implicit function (mm below its surface), bent by smooth
+noise of the subject; places and sizes are those of an adult, and the warp adds the rest of the variation between
+subjects.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ class _Phantom:
     def bending(self) -> NDArray[np.float32]:
         """Bending of surfaces in mm; every organ takes another part of two noise maps."""
         coarse, fine = (np.roll(n, tuple(self._rng.integers(0, 40, 3)), axis=(0, 1, 2)) for n in self._bend)
-        return self._options.irregularity_mm * (0.9 * coarse + 0.4 * fine)
+        return np.asarray(self._options.irregularity_mm * (0.9 * coarse + 0.4 * fine), dtype=np.float32)
 
     def ellipsoid(self, centre: tuple, radii: tuple, tilt: float = 0.0, power: float = 2.0) -> NDArray[np.float32]:
         """Approximate mm below the surface of a superellipsoid tilted about y by `tilt` radians.
@@ -189,7 +190,7 @@ def _draw_wall(phantom: _Phantom, fat: float) -> NDArray[np.float32]:
     phantom.fill(ribs & (under > 6.5) & (under < 11.5), Organ.SPONGIOSA)
     phantom.fill(ribs & ((under <= 6.5) | (under >= 11.5)), Organ.CORTICAL_BONE)
     phantom.fill(inner > 0, Organ.FAT)
-    return inner
+    return np.asarray(inner, dtype=np.float32)
 
 
 def _draw_thorax(phantom: _Phantom, inner: NDArray[np.float32]) -> NDArray[np.bool_]:

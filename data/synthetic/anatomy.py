@@ -1,8 +1,9 @@
-"""The head that every synthetic brain is warped from: ICBM-152 tissue maps, and a skull, scalp, face and neck around them.
+"""The head that every synthetic brain is warped from: ICBM-152 tissue maps, with skull, scalp, face and neck.
 
-The brain is the ICBM-152 nonlinear symmetric 2009a average (Fonov et al., NeuroImage 2011), whose T1, grey and white matter
-maps ship inside nilearn. That atlas ends at the brain, so that what surrounds it is drawn here: shells of CSF, bone and scalp
-by distance from the cranial cavity, and a face and neck of simple solids at the places where the atlas' space has them.
+The brain is the ICBM-152 nonlinear symmetric 2009a average (Fonov et al., NeuroImage 2011), whose T1, grey and white
+matter maps ship inside nilearn. That atlas ends at the brain, so that what surrounds it is drawn here: shells of CSF,
+bone and scalp by distance from the cranial cavity, and a face and neck of simple solids at the places where the
+atlas' space has them.
 """
 
 from __future__ import annotations
@@ -55,19 +56,15 @@ class Head:
     """The template head on an isotropic RAS grid.
 
     Attributes:
-        affine: `[4, 4]` of the whole head, voxels to template mm.
-        shape: of the whole head.
-        step: voxel size, mm.
-        box: where the brain's arrays lie in the head.
-        fractions: `[3, x, y, z]` CSF, grey and white matter in the box, sum 1 in the brain and 0 outside, float32.
-        brain: `[x, y, z]` brain with its ventricles and sulci, in the box.
-        ventricle_distance: `[x, y, z]` mm to the nearest ventricle, in the box.
-        cortex_distance: `[x, y, z]` mm to the nearest cortical grey matter, in the box.
-        surface_depth: `[x, y, z]` mm below the brain's outer surface, in the box.
-        cavity_depth: `[X, Y, Z]` mm outside the cranial cavity (0 within), float32.
-        outline_depth: `[X, Y, Z]` mm outside the convex-like outline of the cranium (0 within), float32.
-        face_depth: `[X, Y, Z]` mm below the skin of face and neck (0 outside them), float32.
-        organs: `[X, Y, Z]` code of a `Tissue` where face, neck or orbit has a given one, else 0; 255 is air inside the head.
+        affine: `[4, 4]` of the whole head, voxels to template mm. shape: of the whole head. step: voxel size, mm.
+        box: where the brain's arrays lie in the head. fractions: `[3, x, y, z]` CSF, grey and white matter in the
+        box, sum 1 in the brain and 0 outside, float32. brain: `[x, y, z]` brain with its ventricles and sulci, in the
+        box. ventricle_distance: `[x, y, z]` mm to the nearest ventricle, in the box. cortex_distance: `[x, y, z]` mm
+        to the nearest cortical grey matter, in the box. surface_depth: `[x, y, z]` mm below the brain's outer
+        surface, in the box. cavity_depth: `[X, Y, Z]` mm outside the cranial cavity (0 within), float32.
+        outline_depth: `[X, Y, Z]` mm outside the convex-like outline of the cranium (0 within), float32. face_depth:
+        `[X, Y, Z]` mm below the skin of face and neck (0 outside them), float32. organs: `[X, Y, Z]` code of a
+        `Tissue` where face, neck or orbit has a given one, else 0; 255 is air inside the head.
     """
 
     affine: NDArray[np.float64]
@@ -91,6 +88,12 @@ class Head:
         affine[:3, 3] = apply_affine(self.affine, [s.start for s in self.box])
         return affine
 
+    @property
+    def box_shape(self) -> tuple[int, int, int]:
+        """Shape of the brain's box."""
+        x, y, z = self.brain.shape
+        return x, y, z
+
     def brain_points(self, stride: int = 1) -> NDArray[np.float64]:
         """Returns template positions `[N, 3]` (mm) of the brain's voxels, every `stride`-th along each axis."""
         index = np.argwhere(self.brain[::stride, ::stride, ::stride]) * stride
@@ -105,7 +108,8 @@ def load_head(step: int = 1) -> Head:
     """Builds the template head on a grid of `step` mm (1 or 2); cached within the process."""
     t1, grey, white = (_pad(image, step) for image in _template_maps())
     affine = np.diag([step, step, step, 1.0])
-    # A voxel of the coarse grid covers `step` voxels of the fine one: its centre lies half a step minus half a voxel in.
+    # A voxel of the coarse grid covers `step` voxels of the fine one: its centre lies half a step minus half a voxel
+    # in.
     affine[:3, 3] = HEAD_LOWER + (step - 1) / 2
     brain = _clean_brain(t1 > 0.05, step)
     box = _bounding_box(brain, margin=4 // step)
@@ -212,7 +216,7 @@ class _Axes:
     def superellipsoid(
         self, centre: tuple, radii: tuple, power: float = 2.0
     ) -> tuple[tuple[slice, slice, slice], NDArray[np.float32]]:
-        """Returns the box that a superellipsoid lies in, and there the approximate mm below its surface (< 0 outside)."""
+        """Returns the box around a superellipsoid, and there the approximate mm below its surface (< 0 outside)."""
         box, level = [], np.zeros((1, 1, 1), dtype=np.float32)
         for axis, (line, middle, radius) in enumerate(zip((self.x, self.y, self.z), centre, radii, strict=True)):
             start, stop = np.searchsorted(line, (middle - radius, middle + radius))

@@ -113,7 +113,7 @@ def make_brain(
 
 
 def describe_warp(warp: Warp, points: NDArray) -> tuple[NDArray[np.float64], float]:
-    """Returns the least-squares affine `[4, 4]` of a warp over template points `[N, 3]`, and the r.m.s. distance from it."""
+    """Returns the least-squares affine `[4, 4]` of a warp over points `[N, 3]`, and the r.m.s. distance from it."""
     landed = warp.forward(points)
     affine = least_squares_affine(points, landed)
     return affine, float(np.sqrt(((apply_affine(affine, points) - landed) ** 2).sum(-1).mean()))

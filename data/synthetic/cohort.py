@@ -1,7 +1,7 @@
 """Synthetic cohorts: raw scans with known truth, in the layout of the Medical Segmentation Decathlon.
 
-A case is a function of the options, the seed and its number alone, so that cases can be made in any order, in parallel, and
-added later. The truth that only tests may see lies in the folder `ground_truth`, which no layout reads.
+A case is a function of the options, the seed and its number alone, so that cases can be made in any order, in
+parallel, and added later. The truth that only tests may see lies in the folder `ground_truth`, which no layout reads.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 GROUND_TRUTH = "ground_truth"
 _OPTIONS_FILE = "synthetic.json"
+# To be raised when the same options come to give other cases, so that old folders are not taken for new ones.
+_FORM = 1
 
 
 class CohortKind(StrEnum):
@@ -58,9 +60,10 @@ _DESCRIPTION = {
     CohortKind.TUMOUR: "Synthetic brains with a tumour",
     CohortKind.ABDOMEN: "Synthetic abdominal CT",
 }
+_ICBM = "Anatomy: ICBM 152 nonlinear symmetric 2009a (Fonov et al., NeuroImage 2011), as shipped with nilearn"
 _REFERENCE = {
-    CohortKind.MS: "Anatomy: ICBM 152 nonlinear symmetric 2009a (Fonov et al., NeuroImage 2011), as shipped with nilearn",
-    CohortKind.TUMOUR: "Anatomy: ICBM 152 nonlinear symmetric 2009a (Fonov et al., NeuroImage 2011), as shipped with nilearn",
+    CohortKind.MS: _ICBM,
+    CohortKind.TUMOUR: _ICBM,
     CohortKind.ABDOMEN: "Anatomy: a geometric phantom",
 }
 
@@ -104,7 +107,7 @@ class CohortOptions(BaseModel):
     def digest(self) -> str:
         """Hash of all that decides what a case holds: everything but the number of cases."""
         text = self.model_copy(update={"channels": self.channel_names}).model_dump_json(exclude={"cases"})
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(f"{_FORM}:{text}".encode()).hexdigest()
 
 
 def case_name(options: CohortOptions, index: int) -> str:

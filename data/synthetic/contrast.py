@@ -26,8 +26,8 @@ class Contrast(StrEnum):
     """T2 with the signal of free fluid nulled: fluid dark, lesions bright."""
 
 
-# Mean signal relative to white matter. Brain tissues and lesions follow medians measured on 3 T scans of the open MS data of
-# Lesjak et al. (Neuroinformatics 2018) and on BraTS 2015 FLAIR; the rest are typical spin-echo values.
+# Mean signal relative to white matter. Brain tissues and lesions follow medians measured on 3 T scans of the open MS
+# data of Lesjak et al. (Neuroinformatics 2018) and on BraTS 2015 FLAIR; the rest are typical spin-echo values.
 _SIGNAL: dict[Contrast, dict[Tissue, float]] = {
     Contrast.FLAIR: {
         Tissue.AIR: 0.0,
@@ -124,8 +124,8 @@ def draw_signals(contrast: Contrast, options: ContrastOptions, rng: np.random.Ge
 def sharpen_fractions(fractions: NDArray[np.float32], csf_weight: float) -> NDArray[np.float32]:
     """Turns a population's tissue probabilities `[3, x, y, z]` into one brain's fractions.
 
-    An average of 152 brains blurs gyri and all but hides sulcal CSF; squaring the probabilities and weighting CSF brings
-    back the borders of a single brain. What lies outside the brain stays 0.
+    An average of 152 brains blurs gyri and all but hides sulcal CSF; squaring the probabilities and weighting CSF
+    brings back the borders of a single brain. What lies outside the brain stays 0.
     """
     sharp = np.square(fractions)
     sharp[0] *= csf_weight

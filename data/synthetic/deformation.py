@@ -1,8 +1,8 @@
 """Random warps of a template: an affine after a smooth displacement, with an exact inverse.
 
-A warp sends template millimetres to case millimetres, `W(x) = A (x + u(x))`. The displacement `u` is trilinear on a coarse
-lattice and a contraction, so that `W` is invertible (Banach), its Jacobian determinant is positive everywhere, and the
-inverse is a fixed-point iteration.
+A warp sends template millimetres to case millimetres, `W(x) = A (x + u(x))`. The displacement `u` is trilinear on a
+coarse lattice and a contraction, so that `W` is invertible (Banach), its Jacobian determinant is positive everywhere,
+and the inverse is a fixed-point iteration.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Displacement:
 
     def positions(self) -> NDArray[np.float64]:
         """Returns `[X, Y, Z, 3]` positions of the lattice points, mm."""
-        return np.stack(np.indices(self.values.shape[1:]), axis=-1) * self.step + self.origin
+        return np.moveaxis(np.indices(self.values.shape[1:]), 0, -1) * self.step + self.origin
 
     def largest_gradient(self) -> float:
-        """Returns a bound of the spectral norm of the gradient: in each cell the Frobenius norm of its largest entries."""
+        """Returns a bound of the gradient's spectral norm: in each cell the Frobenius norm of its largest entries."""
         squares = np.zeros([n - 1 for n in self.values.shape[1:]])
         for component in self.values:
             for axis in range(3):
@@ -98,7 +98,7 @@ class Warp:
         return apply_affine(self.affine, points + self.displacement.at(points))
 
     def inverse(self, points: NDArray) -> NDArray[np.float64]:
-        """Maps case points `[..., 3]` to template points, mm, to within 1 µm per step of the iteration.
+        """Maps case points `[..., 3]` to template points, mm, until a step of the iteration moves no point by 1 µm.
 
         Raises:
             ArithmeticError: the displacement is not a contraction.
@@ -159,7 +159,7 @@ def random_displacement(
 
 
 def with_expansion(displacement: Displacement, centre: NDArray, radius: float, strength: float) -> Displacement:
-    """Adds the push of a mass: `s (x − c) exp(−|x − c|² / 2r²)`, which swells the middle and squeezes what surrounds it."""
+    """Adds the push of a mass: `s (x − c) exp(−|x − c|² / 2r²)`, which swells the middle and squeezes the rest."""
     offset = displacement.positions() - centre
     push = strength * offset * np.exp(-(offset**2).sum(-1, keepdims=True) / (2 * radius**2))
     values = displacement.values + np.moveaxis(push, -1, 0)

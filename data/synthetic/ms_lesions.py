@@ -10,10 +10,10 @@ from scipy import ndimage
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
 from data.synthetic.contrast import Overlay
 
-# Measured on 18 consensus lesion masks in MNI space at 1 mm (open MS data of the University of Ljubljana, Lesjak et al.,
-# "A novel public MR image dataset of multiple sclerosis patients with lesion segmentations based on multi-rater consensus",
-# Neuroinformatics 2018; CC BY), connected components (26 neighbours) of at least 3 mm³.
-# Lesions per patient: quantiles 0, 25, 50, 75, 100 %.
+# Measured on 18 consensus lesion masks in MNI space at 1 mm (open MS data of the University of Ljubljana, Lesjak et
+# al., "A novel public MR image dataset of multiple sclerosis patients with lesion segmentations based on multi-rater
+# consensus", Neuroinformatics 2018; CC BY), connected components (26 neighbours) of at least 3 mm³. Lesions per
+# patient: quantiles 0, 25, 50, 75, 100 %.
 LESION_COUNT = (18.0, 27.5, 69.0, 95.25, 320.0)
 # Total volume per patient in ml: quantiles 0, 10, 25, 50, 75, 90, 100 %.
 LESION_LOAD_ML = (0.875, 1.28, 6.86, 15.5, 29.9, 42.9, 52.2)
@@ -21,7 +21,8 @@ LESION_LOAD_LEVELS = (0.0, 0.10, 0.25, 0.50, 0.75, 0.90, 1.0)
 # Size of one lesion in mm³: quantiles 5, 10, 25, 50, 75, 90, 95, 99 %.
 LESION_SIZE_MM3 = (3.0, 5.0, 9.0, 22.0, 58.0, 173.0, 357.0, 4524.0)
 LESION_SIZE_LEVELS = (0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99)
-# Upper size in mm³ → share that touches a ventricle (≤ 2 mm), share that touches the cortex (≤ 1.5 mm) but no ventricle.
+# Upper size in mm³ → share that touches a ventricle (≤ 2 mm), share that touches the cortex (≤ 1.5 mm) but no
+# ventricle.
 LESION_PLACE = ((30.0, 0.07, 0.19), (100.0, 0.10, 0.26), (500.0, 0.29, 0.34), (np.inf, 0.77, 0.08))
 # Three quarters of the lesion volume lies in lesions that touch a ventricle; the largest lesion held 39 ml.
 LARGEST_LESION_MM3 = 39_400.0
@@ -48,8 +49,8 @@ class LesionOptions(BaseModel):
 def draw_sizes(options: LesionOptions, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draws the volumes of one patient's lesions in mm³, in decreasing order.
 
-    Load and count are drawn together (a patient of high load tends to have many lesions), sizes from the measured quantiles;
-    the largest lesion then takes what is missing of the load, as confluent lesions do.
+    Load and count are drawn together (a patient of high load tends to have many lesions), sizes from the measured
+    quantiles; the largest lesion then takes what is missing of the load, as confluent lesions do.
     """
     load = 1000 * _draw_load(options, rng)
     level = np.interp(load / 1000, LESION_LOAD_ML, LESION_LOAD_LEVELS)
@@ -83,11 +84,11 @@ def draw_lesions(head: Head, options: LesionOptions, rng: np.random.Generator) -
     mask = np.zeros(head.brain.shape, dtype=bool)
     gain = np.ones(head.brain.shape, dtype=np.float32)
     patient_gain = rng.uniform(*options.contrast)
-    noise = upsampled_noise(mask.shape, head.step, 3.0, rng)
+    noise = upsampled_noise(head.box_shape, head.step, 3.0, rng)
     tissue = _lesion_tissue(head)
     seeds = _Seeds(head, tissue, rng)
     for size in draw_sizes(options, rng):
-        voxels = max(int(round(size / head.step**3)), 1)
+        voxels = max(round(size / head.step**3), 1)
         centre, periventricular = seeds.draw(size, mask)
         if centre is None:
             continue
@@ -150,8 +151,8 @@ def _grow(
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
     """Takes the `voxels` cheapest allowed voxels around a seed.
 
-    The cost is an elongated distance bent by noise; at a ventricle, distance from its wall costs more than distance along it,
-    so that small lesions are ovoid and large ones become the caps and bands that line real ventricles.
+    The cost is an elongated distance bent by noise; at a ventricle, distance from its wall costs more than distance
+    along it, so that small lesions are ovoid and large ones become the caps and bands that line real ventricles.
     """
     radius = (3 * voxels / (4 * np.pi)) ** (1 / 3)
     reach = int(np.ceil(2.5 * radius + 2))

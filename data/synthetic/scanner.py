@@ -1,7 +1,7 @@
 """The scanner: an oblique grid of thick slices in some orientation, and what it does to the signal.
 
-Every voxel is the mean over a box of samples of the warped anatomy (partial volume); then come the coil's bias field, Rician
-noise and an arbitrary integer scale.
+Every voxel is the mean over a box of samples of the warped anatomy (partial volume); then come the coil's bias field,
+Rician noise and an arbitrary integer scale.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def draw_grid(whole: NDArray, needed: NDArray, options: ScannerOptions, rng: np.
     """Draws a grid around a body.
 
     Args:
-        whole: `[N, 3]` world points of the whole body; the field of view holds them but for what lies below the `needed`.
+        whole: `[N, 3]` world points of the body; the field of view holds them, less what lies far below the `needed`.
         needed: `[M, 3]` world points that have to be in the field of view.
         options: spacing, obliqueness, margins.
         rng: the stream to draw from.
@@ -128,7 +128,7 @@ class Sampler:
         # Lattice in voxel units of the scan, from half a voxel before the first to half a voxel after the last.
         self._lattice_step = np.minimum(_WARP_STEP / grid.spacing, 4.0)
         counts = np.ceil(np.array(grid.shape) / self._lattice_step).astype(int) + 1
-        index = np.stack(np.indices(counts), axis=-1) * self._lattice_step - 0.5
+        index = np.moveaxis(np.indices(tuple(counts.tolist())), 0, -1) * self._lattice_step - 0.5
         template = warp.inverse(apply_affine(grid.affine, index))
         self._lattice = apply_affine(np.linalg.inv(template_affine), template).astype(np.float32)
 

@@ -1,8 +1,8 @@
 """A glioma-like mass: necrotic core, enhancing rim and oedema, grown as fronts through the template brain.
 
-Each part is a front of the eikonal equation (fast marching, Sethian 1999), stopped at its volume: the mass spreads through
-grey and white matter alike, oedema runs along white matter and hardly enters cortex, and neither crosses fluid. Noise in the
-speed makes the outlines irregular, and a front is connected by construction.
+Each part is a front of the eikonal equation (fast marching, Sethian 1999), stopped at its volume: the mass spreads
+through grey and white matter alike, oedema runs along white matter and hardly enters cortex, and neither crosses
+fluid. Noise in the speed makes the outlines irregular, and a front is connected by construction.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     speed = _speed(head, fractions, factor, step, _MASS_SPEED, options, rng)
     arrival = _fine(head, _march(speed, seed[None], step), factor)
     mass = _first(arrival, head.brain, mass_volume / head.step**3)
-    bumps = upsampled_noise(head.brain.shape, head.step, 4.0, rng)
+    bumps = upsampled_noise(head.box_shape, head.step, 4.0, rng)
     scale = float(arrival[mass].max())
     core = _first(
         arrival + 0.2 * scale * bumps,
@@ -127,8 +127,8 @@ def _speed(
 
 
 def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float) -> NDArray[np.float32]:
-    """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed (mm per unit)."""
-    import SimpleITK as sitk
+    """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed."""
+    import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray(speed.T)
     image.SetSpacing((step,) * 3)
@@ -148,7 +148,7 @@ def _fine(head: Head, coarse: NDArray[np.float32], factor: int) -> NDArray[np.fl
 def _first(arrival: NDArray[np.float32], allowed: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:
     """Returns the allowed voxels that are reached first, that many of them."""
     times = arrival[allowed]
-    count = min(max(int(round(voxels)), 1), len(times))
+    count = min(max(round(voxels), 1), len(times))
     return allowed & (arrival <= np.partition(times, count - 1)[count - 1])
 
 
@@ -165,7 +165,7 @@ def _overlays(
     ):
         part = np.isin(labels, inner).astype(np.float32)
         fraction = ndimage.gaussian_filter(part, options.edge_mm / head.step, truncate=3) * head.brain
-        gain = 1 + options.heterogeneity * upsampled_noise(head.brain.shape, head.step, 5.0, rng)
+        gain = 1 + options.heterogeneity * upsampled_noise(head.box_shape, head.step, 5.0, rng)
         if tissue is Tissue.OEDEMA:
             # Oedema fades towards its margin.
             gain *= 1.1 - 0.4 * np.clip(spread / reach, 0, 1)

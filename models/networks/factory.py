@@ -147,7 +147,7 @@ def _decoder_pattern(options: NetworkOptions) -> str:
         # MONAI nests the levels: Sequential(down, SkipConnection(the levels below), up).
         return r"model\.(1\.submodule\.)*2\."
     if isinstance(options, DynUNetOptions):
-        return r"upsamples\.|output_block\.|deep_supervision_heads\."
+        return r"skip_layers\.(next_layer\.)*(upsample|super_head)\.|output_block\."
     return r"up_layers\.|up_samples\.|conv_final\."
 
 
@@ -158,7 +158,7 @@ def _end_patterns(options: NetworkOptions) -> tuple[str, str]:
     if isinstance(options, UNetOptions):
         return r"model\.0\.", r"model\.2\."
     if isinstance(options, DynUNetOptions):
-        return r"input_block\.", rf"upsamples\.{len(options.channels) - 2}\.|output_block\."
+        return r"skip_layers\.downsample\.", r"skip_layers\.upsample\.|output_block\."
     last = len(options.decoder_blocks) - 1
     return r"convInit\.|down_layers\.0\.", rf"up_layers\.{last}\.|up_samples\.{last}\.|conv_final\."
 

@@ -105,6 +105,11 @@ def build_dynunet(options: DynUNetOptions, in_channels: int, out_channels: int) 
         deep_supervision=options.deep_supervision > 0,
         deep_supr_num=max(options.deep_supervision, 1),
     )
+    # DynUNet registers every block twice, in lists and in the nest of skip layers that its forward runs through. The
+    # lists go: safetensors refuses shared tensors, and functional_call does not restore modules with two names.
+    for name in ("input_block", "downsamples", "bottleneck", "upsamples", "deep_supervision_heads"):
+        if hasattr(network, name):
+            delattr(network, name)
     return network
 
 

@@ -78,6 +78,7 @@ def headline(material: Material, results: Section) -> dict[str, Any]:
     study, config = files.study, files.config
     name = str(config.get("name") or files.root.name)
     counts = roles(files)
+    differences = results.content.get("best_bayesian", {})
     facts: list[tuple[str, str]] = []
     if study is not None:
         facts = [
@@ -95,18 +96,26 @@ def headline(material: Material, results: Section) -> dict[str, Any]:
         "facts": facts,
         "arms": listing(files.arms()) if study else "",
         "finished": str(files.provenance.get("finished") or "").replace("T", " ").replace("+00:00", " UTC"),
-        "best": best_arms(files.summary),
-        "differences": results.content.get("best_bayesian", []),
+        "best": best_arms(files.summary, differences),
+        "compared": bool(differences),
     }
 
 
-def best_arms(summary: list[SummaryRow]) -> list[dict[str, str]]:
-    """Names the arm with the highest mean Dice at every size."""
-    best = []
+def best_arms(summary: list[SummaryRow], differences: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
+    """Names the arm with the highest mean Dice at every size, with the paired difference of the best Bayesian arm."""
+    best: list[dict[str, Any]] = []
     for n in sorted({r.n for r in summary}):
         rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
         if rows:
             row = max(rows, key=lambda r: r.mean)
             interval = f"[{number(row.ci_low)}, {number(row.ci_high)}]"
-            best.append({"n": str(n), "arm": row.arm, "mean": number(row.mean), "interval": interval})
+            best.append(
+                {
+                    "n": n,
+                    "arm": row.arm,
+                    "mean": number(row.mean),
+                    "interval": interval,
+                    "difference": differences.get(n),
+                }
+            )
     return best

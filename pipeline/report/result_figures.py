@@ -12,6 +12,8 @@ from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.tables import PatientTable, SummaryRow
 from pipeline.report.figure_style import INK, MUTED, ArmStyle, legend_below, new_figure
 
+_FEW_ARMS = 6
+
 
 def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], ylabel: str) -> Figure:
     """Draws the mean of one metric against the number of target patients, a line with its interval for each arm.
@@ -26,7 +28,7 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     """
     sizes = sorted({r.n for r in rows})
     arms = [arm for arm in styles if any(r.arm == arm for r in rows)]
-    figure = new_figure(height=3.3 + 0.2 * ((len(arms) + 2) // 3))
+    figure = new_figure(height=3.3 + (0.2 if len(arms) <= _FEW_ARMS else 0.45) * ((len(arms) + 2) // 3))
     axes = figure.add_subplot()
     # Bars on the same n would hide each other: each arm is moved a little aside on the logarithmic axis.
     step = 0.10 if len(sizes) == 1 else 0.018
@@ -35,7 +37,8 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
         x = np.array([r.n for r in of_arm]) * np.exp(step * (i - (len(arms) - 1) / 2))
         mean = np.array([r.mean for r in of_arm])
         low, high = np.array([r.ci_low for r in of_arm]), np.array([r.ci_high for r in of_arm])
-        if len(sizes) > 1:
+        # Bands of many arms add up to mud; their bars remain.
+        if len(sizes) > 1 and len(arms) <= _FEW_ARMS:
             axes.fill_between(x, low, high, color=style.colour, alpha=0.10, linewidth=0)
         axes.errorbar(
             x, mean, yerr=[mean - low, high - mean], fmt="none", ecolor=style.colour, elinewidth=1.1, alpha=0.8
@@ -63,25 +66,41 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     return figure
 
 
-def difference_plot(comparisons: Sequence[Comparison], styles: Mapping[str, ArmStyle], metric: str) -> Figure:
+def difference_limits(comparisons: Sequence[Comparison]) -> tuple[float, float] | None:
+    """Returns an axis range that holds every interval and zero, for figures that are to be compared by eye."""
+    ends = [e for c in comparisons for e in (c.difference.interval.low, c.difference.interval.high) if np.isfinite(e)]
+    if not ends:
+        return None
+    low, high = min(0.0, *ends), max(0.0, *ends)
+    margin = 0.05 * (high - low) or 0.01
+    return low - margin, high + margin
+
+
+def difference_plot(
+    comparisons: Sequence[Comparison],
+    styles: Mapping[str, ArmStyle],
+    metric: str,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
     """Draws every arm's paired difference to the best rival, grouped by size, with intervals.
 
     Args:
         comparisons: of one metric.
         styles: arm → how it is drawn.
         metric: how the metric is printed.
+        limits: range of the axis; by default that of the data.
 
     Returns:
         The figure; right of the line an arm is better than the rival.
     """
-    figure = new_figure(height=1.2 + 0.26 * len(comparisons) + 0.3 * len({c.n for c in comparisons}))
+    figure = new_figure(height=1.0 + 0.25 * len(comparisons) + 0.4 * len({c.n for c in comparisons}))
     axes = figure.add_subplot()
     y, ticks, names = 0.0, [], []
     for n in sorted({c.n for c in comparisons}):
         family = [c for c in comparisons if c.n == n]
-        y += 1.1
+        y += 1.5
         title = f"n = {n}, minus {family[0].rival}"
-        axes.text(0, y - 0.25, title, transform=axes.get_yaxis_transform(), weight="bold", fontsize=9, va="center")
+        axes.text(0, y, title, transform=axes.get_yaxis_transform(), weight="bold", fontsize=9, va="center")
         for c in family:
             y += 1
             interval, style = c.difference.interval, styles[c.arm]
@@ -91,7 +110,9 @@ def difference_plot(comparisons: Sequence[Comparison], styles: Mapping[str, ArmS
             names.append(c.arm)
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(ticks, names)
-    axes.set_ylim(y + 0.8, 0.2)
+    axes.set_ylim(y + 0.8, 0.7)
+    if limits is not None:
+        axes.set_xlim(*limits)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

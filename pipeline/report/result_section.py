@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.metrics import EmptyMask
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P
 from pipeline.evaluation.tables import StudyRows, SummaryRow
-from pipeline.report.figure_style import arm_styles
-from pipeline.report.result_figures import difference_plot, learning_curve, patient_plot
+from pipeline.report.figure_style import ArmStyle, arm_styles
+from pipeline.report.picture import Picture
+from pipeline.report.result_figures import difference_limits, difference_plot, learning_curve, patient_plot
 from pipeline.report.section import LESS_IS_BETTER, METRIC_NAMES, Material, Section, number, signed
 from pipeline.report.study_files import nested
 
@@ -21,6 +23,9 @@ EMPTY_NAMES = {
     EmptyMask.REFERENCE.value: "reference empty, prediction not",
     EmptyMask.PREDICTION.value: "prediction empty: the structure was missed",
 }
+
+_MOST_ROWS = 16
+"""Rows of paired differences that one figure holds."""
 
 
 def result_section(material: Material) -> Section:
@@ -102,12 +107,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
     draws = study.draws(seed=material.files.seed, resamples=options.resamples)
     comparisons = compare_arms(study, draws, rivals=material.rivals())
     comparisons.sort(key=lambda c: (c.n, arms.index(c.arm)))
-    picture = None
-    if comparisons:
-        figure = difference_plot(comparisons, styles, "Dice")
-        picture = material.pictures.add(
-            "paired-differences", figure, "Paired differences of Dice to the best rival, by arm"
-        )
+    differences = difference_pictures(material, comparisons, styles)
     plots = []
     for n in study.sizes:
         figure = patient_plot(study.table("dice", n), styles, "Dice", n)
@@ -117,7 +117,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
     return {
         "differences": difference_table(comparisons, arms),
         "best_bayesian": best_bayesian(material, comparisons),
-        "difference_plot": picture,
+        "difference_plots": differences,
         "patient_plots": plots,
         "fewest_for_p": FEWEST_PATIENTS_FOR_P,
         "patients": len(study.patients),
@@ -126,6 +126,22 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
         "empty_masks": empty_masks(study),
         "empty_policy": nested(material.files.config, "evaluation", "empty_masks"),
     }
+
+
+def difference_pictures(
+    material: Material, comparisons: list[Comparison], styles: Mapping[str, ArmStyle]
+) -> list[Picture]:
+    """Draws the paired differences: in one figure if they fit, else in one for each size on the same axis."""
+    if not comparisons:
+        return []
+    alt = "Paired differences of Dice to the best rival, by arm"
+    if len(comparisons) <= _MOST_ROWS:
+        return [material.pictures.add("paired-differences", difference_plot(comparisons, styles, "Dice"), alt)]
+    limits, pictures = difference_limits(comparisons), []
+    for n in sorted({c.n for c in comparisons}):
+        figure = difference_plot([c for c in comparisons if c.n == n], styles, "Dice", limits)
+        pictures.append(material.pictures.add(f"paired-differences-n{n:02d}", figure, f"{alt}, n = {n}"))
+    return pictures
 
 
 def difference_table(comparisons: list[Comparison], arms: list[str]) -> dict[str, Any] | None:
@@ -160,18 +176,16 @@ def _difference_cell(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def best_bayesian(material: Material, comparisons: list[Comparison]) -> list[dict[str, str]]:
+def best_bayesian(material: Material, comparisons: list[Comparison]) -> dict[int, dict[str, str]]:
     """Picks at every size the arm outside the rivals with the largest difference, for the head of the page."""
-    picked = []
+    picked = {}
     for n in sorted({c.n for c in comparisons}):
         family = [c for c in comparisons if c.n == n and c.arm not in material.rivals()]
         family = [c for c in family if np.isfinite(c.difference.interval.mean)]
         if family:
             c = max(family, key=lambda c: c.difference.interval.mean)
             cell = _difference_cell(c)
-            picked.append(
-                {"n": str(n), "arm": c.arm, "rival": c.rival, "mean": cell["mean"], "interval": cell["interval"]}
-            )
+            picked[n] = {"arm": c.arm, "rival": c.rival, "mean": cell["mean"], "interval": cell["interval"]}
     return picked
 
 

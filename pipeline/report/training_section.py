@@ -42,7 +42,6 @@ def _network(name: str, history: History, drawn: list[str], out_of_bag: list[str
         "drawn": len(drawn),
         "distinct": len(counts),
         "out_of_bag": len(out_of_bag),
-        "steps": int(history["step"].max()) if len(history.get("step", ())) else 0,
         "last": number(float(dice[-1]) if len(dice) else math.nan),
         "best": number(float(dice.max()) if len(dice) else math.nan),
         "patients": ", ".join(f"{p} ×{c}" if c > 1 else p for p, c in sorted(counts.items())),

@@ -135,5 +135,5 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> Stud
     return read_plan(config, workspace)
 
 
-def _file_digests(dataset: Dataset, workspace: Workspace) -> dict[str, dict[str, str]]:
+def _file_digests(dataset: Dataset, workspace: Workspace) -> dict[str, list[tuple[str, str]]]:
     return {case.name: workspace.file_digests.of_files(case.files()) for case in dataset.cases}

@@ -36,6 +36,8 @@ def complete(stage: str, run: StageRun) -> None:
     failures = run.failures
     if not failures:
         return
+    if len(run.outcomes) == 1:
+        raise StageError(failures[0].message.rstrip("."))
     reasons = "; ".join(f"{f.key}: {f.message.rstrip('.')}" for f in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
     others = len(run.outcomes) - len(failures)

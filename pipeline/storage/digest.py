@@ -52,9 +52,12 @@ class FileDigests:
             self._changed = True
         return str(entry[2])
 
-    def of_files(self, paths: Iterable[Path]) -> dict[str, str]:
-        """Returns file name → digest; a missing file counts as such, so that its return is noticed."""
-        return {path.name: self(path) if path.is_file() else "missing" for path in paths}
+    def of_files(self, paths: Iterable[Path]) -> list[tuple[str, str]]:
+        """Returns name and digest of each file; a missing file counts as such, so that its return is noticed.
+
+        Pairs and no mapping, because files of one case share a name where folders tell image and label apart.
+        """
+        return [(path.name, self(path) if path.is_file() else "missing") for path in paths]
 
     def save(self) -> None:
         """Writes what was learned, atomically."""

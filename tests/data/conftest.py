@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 
 from data.image_file import write_volume
 from data.volume import Volume
@@ -19,11 +20,10 @@ AFFINE = np.array([[-1.0, 0, 0, 6], [0, 1.5, 0, -8], [0, 0, 2.0, -9], [0, 0, 0, 
 
 
 def image_array(number: int, shape: tuple[int, int, int] = SHAPE) -> NDArray:
-    """A noisy blob, another one for each number."""
+    """Smooth noise, another one for each number."""
     generator = np.random.default_rng(number)
-    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
-    blob = np.exp(-sum((axis - generator.uniform(-0.4, 0.4)) ** 2 for axis in axes) * 3)
-    return np.round(1000 * blob + generator.normal(0, 20, shape)).astype(np.int16)
+    texture = gaussian_filter(generator.normal(size=shape), 1.5)
+    return np.round(500 + 150 * texture / texture.std() + generator.normal(0, 10, shape)).astype(np.int16)
 
 
 def label_array(shape: tuple[int, int, int] = SHAPE) -> NDArray:

@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from scipy.spatial.transform import Rotation
 
 from data.errors import DataError
@@ -181,6 +181,15 @@ def test_a_claim_that_deflate_could_hold_is_counted_and_not_allocated(tmp_path: 
         read_volume(path)
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
+
+
+def test_more_voxels_than_any_scan_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.nii"
+    path.write_bytes(header_claiming((1300, 1300, 1300)))
+    with path.open("r+b") as stream:
+        stream.truncate(352 + 2 * 1300**3)  # A sparse file: the bytes are there, and take no room.
+    with pytest.raises(DataError, match="has 1300×1300×1300 voxels; expected at most 2,147,483,648"):
+        read_header(path)
 
 
 def test_a_missing_detached_file_is_named(tmp_path: Path) -> None:

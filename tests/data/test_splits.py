@@ -76,7 +76,7 @@ def test_patients_with_an_unlabelled_case_are_left_out() -> None:
 
 def test_too_few_source_patients_names_the_key() -> None:
     dataset = cohort("/a", 6)
-    with pytest.raises(DataError, match=r"3 \(`source.patients`\\).*only 2") as caught:
+    with pytest.raises(DataError, match=r"3 \(`source.patients`\).*only 2") as caught:
         draw_split(dataset, dataset, source_patients=3, pool_patients=2, test_patients=2, seed=0)
     assert caught.value.mend == "lower `source.patients`"
     with pytest.raises(DataError, match=r"`target.pool` is -1"):

@@ -64,12 +64,12 @@ def test_bound_is_below_the_exact_value_and_rises_with_k(linear):
 def test_a_poor_encoder_still_gives_a_bound_that_closes_with_k(linear):
     prior, exact, filters = linear
     with torch.no_grad():
-        prior.encoder.weight.mul_(0.5)
+        prior.encoder.weight.mul_(0.8)
         prior.encoder.log_variance.add_(1.0)
     generator = torch.Generator().manual_seed(0)
     truth = float(exact.log_prob(filters).mean())
-    few, many = (float(prior.log_prob(filters, None, k, generator).mean()) for k in (1, 512))
-    assert few < truth - 0.3
+    few, many = (float(prior.log_prob(filters, None, k, generator).mean().detach()) for k in (1, 512))
+    assert few < truth - 0.2
     assert many == pytest.approx(truth, abs=0.05)
 
 
@@ -78,7 +78,9 @@ def test_one_dimensional_latent_with_the_exact_encoder_is_exact_for_every_k():
     weight = torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
     precision = 1 + float((weight**2).sum()) / 0.3
     prior.decoder = Affine(weight, torch.zeros(2).double(), torch.full((2,), math.log(0.3)).double())
-    prior.encoder = Affine(weight.T / 0.3 / precision, torch.zeros(1).double(), torch.tensor([-math.log(precision)]).double())
+    prior.encoder = Affine(
+        weight.T / 0.3 / precision, torch.zeros(1).double(), torch.tensor([-math.log(precision)]).double()
+    )
     prior.fitted.fill_(True)
     exact = torch.distributions.MultivariateNormal(
         torch.zeros(2).double(), weight @ weight.T + 0.3 * torch.eye(2).double()
@@ -180,15 +182,24 @@ def test_beta_trades_reconstruction_for_a_smaller_kl():
 
 
 @pytest.mark.parametrize("condition", ["none", "layer"])
-def test_convolutional_vae_fits_and_scores(condition):
+def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
     generator = torch.Generator().manual_seed(0)
-    layer = torch.randint(0, 2, (600,), generator=generator)
-    bank = bank_of(heavy_tailed(600, generator), layer)
-    options = FilterVAEOptions(architecture="convolutional", condition=condition, hidden=(4, 8), max_steps=60, batch=64)
+    layer = torch.randint(0, 2, (1000,), generator=generator)
+    # Kernels that are a slope along x with some noise: neighbours are alike.
+    slope = torch.linspace(-1, 1, 3).reshape(3, 1, 1).expand(3, 3, 3).flatten()
+    weight = torch.randn(1000, 1, generator=generator)
+    filters = 0.1 * (weight * slope + 0.2 * torch.randn(1000, 27, generator=generator))
+    bank = bank_of(filters, layer)
+    gaussian = Gaussian(GaussianOptions(covariance="isotropic"))
+    options = FilterVAEOptions(
+        architecture="convolutional", condition=condition, hidden=(4, 16), max_steps=300, batch=64, learning_rate=1e-2
+    )
     prior = FilterVAE(options)
     report = prior.fit(bank, generator)
-    assert report.history[-1] > report.history[0]
-    assert prior.sample(bank.positions, generator).shape == (600, 27)
+    assert report.log_density > gaussian.fit(bank).log_density + 5
+    draws = prior.sample(bank.positions, generator)
+    slopes = torch.stack([(draws @ slope).std(), (filters @ slope).std()])
+    assert float(slopes[0]) == pytest.approx(float(slopes[1]), rel=0.3)
     with pytest.raises(ModelError, match="3×3×3"):
         FilterVAE(options, kernel_voxels=8)
 

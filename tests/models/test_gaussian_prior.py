@@ -73,7 +73,9 @@ def test_zero_mean_keeps_the_mean_at_zero(correlated):
 def test_layer_scaling_makes_layers_comparable():
     generator = torch.Generator().manual_seed(0)
     layer = torch.arange(2000) % 2
-    filters = torch.randn(2000, 4, generator=generator, dtype=torch.float64) * torch.where(layer == 0, 1.0, 50.0)[:, None]
+    filters = (
+        torch.randn(2000, 4, generator=generator, dtype=torch.float64) * torch.where(layer == 0, 1.0, 50.0)[:, None]
+    )
     zeros = torch.zeros_like(layer)
     bank = FilterBank(filters, layer, torch.arange(2000), zeros, zeros, zeros)
     scores = {}

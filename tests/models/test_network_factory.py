@@ -79,7 +79,8 @@ def test_encoder_alone_decides_the_coarsest_features(name):
     decoder = set(decoder_parameters(network))
     outputs = {}
     encoder_convs = [
-        key for key, module in network.named_modules()
+        key
+        for key, module in network.named_modules()
         if isinstance(module, torch.nn.Conv3d) and f"{key}.weight" not in decoder
     ]
     for key in encoder_convs:

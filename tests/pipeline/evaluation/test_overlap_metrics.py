@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, VoxelCounts, count_voxels, dice, iou
+
+masks = arrays(bool, (3, 4, 2))
+
+
+def test_counts_and_overlap_of_a_small_case() -> None:
+    prediction = np.array([[[1, 1, 1, 0, 0]]], dtype=bool)
+    reference = np.array([[[0, 1, 1, 1, 1]]], dtype=bool)
+    counts = count_voxels(prediction, reference)
+    assert counts == VoxelCounts(true_positive=2, false_positive=1, false_negative=2)
+    assert dice(counts) == pytest.approx(4 / 7)
+    assert iou(counts) == pytest.approx(2 / 5)
+
+
+@given(masks, masks)
+def test_overlap_equals_set_arithmetic(prediction: np.ndarray, reference: np.ndarray) -> None:
+    p, r = ({tuple(i) for i in np.argwhere(m)} for m in (prediction, reference))
+    counts = count_voxels(prediction, reference)
+    assert (counts.true_positive, counts.false_positive, counts.false_negative) == (len(p & r), len(p - r), len(r - p))
+    if p and r:
+        assert dice(counts) == pytest.approx(2 * len(p & r) / (len(p) + len(r)))
+        assert iou(counts) == pytest.approx(len(p & r) / len(p | r))
+        assert dice(counts) == pytest.approx(2 * iou(counts) / (1 + iou(counts)))
+
+
+@given(masks, masks, st.sampled_from(list(EmptyMaskPolicy)))
+def test_overlap_is_symmetric_where_both_masks_have_voxels(
+    a: np.ndarray, b: np.ndarray, policy: EmptyMaskPolicy
+) -> None:
+    if a.any() and b.any():
+        assert dice(count_voxels(a, b), policy) == dice(count_voxels(b, a), policy)
+        assert dice(count_voxels(a, a), policy) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("policy", "both", "reference_empty"),
+    [
+        (EmptyMaskPolicy.REWARD_AGREEMENT, 1.0, 0.0),
+        (EmptyMaskPolicy.SKIP_AGREEMENT, math.nan, 0.0),
+        (EmptyMaskPolicy.SKIP_EMPTY_REFERENCE, math.nan, math.nan),
+    ],
+)
+def test_policy_table(policy: EmptyMaskPolicy, both: float, reference_empty: float) -> None:
+    none, some = np.zeros((2, 2, 2), bool), np.ones((2, 2, 2), bool)
+    for metric in (dice, iou):
+        assert metric(count_voxels(none, none), policy) == pytest.approx(both, nan_ok=True)
+        assert metric(count_voxels(some, none), policy) == pytest.approx(reference_empty, nan_ok=True)
+
+
+@pytest.mark.parametrize("policy", EmptyMaskPolicy)
+def test_a_missed_structure_scores_zero_under_every_policy(policy: EmptyMaskPolicy) -> None:
+    counts = count_voxels(np.zeros((2, 2, 2), bool), np.ones((2, 2, 2), bool))
+    assert counts.empty is EmptyMask.PREDICTION
+    assert dice(counts, policy) == 0.0
+    assert iou(counts, policy) == 0.0
+
+
+def test_refuses_other_shapes_and_label_maps() -> None:
+    mask = np.ones((2, 2, 2), bool)
+    with pytest.raises(ValueError, match="shape"):
+        count_voxels(mask, np.ones((1, 2, 2), bool))
+    with pytest.raises(ValueError, match="boolean"):
+        count_voxels(mask.astype(np.int16), mask)

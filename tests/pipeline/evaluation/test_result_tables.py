@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import WorkspaceError
+from pipeline.evaluation.case_evaluation import Trained, evaluate_case
+from pipeline.evaluation.comparison import best_rival, compare_arms
+from pipeline.evaluation.metrics import EmptyMaskPolicy
+from pipeline.evaluation.tables import (
+    CaseRow,
+    StudyRows,
+    read_cases_csv,
+    read_summary_csv,
+    summarise,
+    write_cases_csv,
+    write_summary_csv,
+)
+
+
+def row(
+    arm: str = "dwp", n: int = 5, repeat: int = 0, case: str = "c", label: str = "core", dice: float = 0.5
+) -> CaseRow:
+    patient = case.split("-")[0]
+    return CaseRow(arm, n, repeat, case, patient, label, dice, dice / (2 - dice))
+
+
+def study_rows() -> list[CaseRow]:
+    generator = np.random.default_rng(0)
+    lift = {"random": -0.2, "fine_tune": 0.0, "dwp": 0.1}
+    return [
+        row(arm, n, repeat, f"p{i:02d}", dice=float(np.clip(0.6 + up + 0.02 * n / 5 + generator.normal(0, 0.02), 0, 1)))
+        for arm, up in lift.items()
+        for n in (5, 10)
+        for repeat in range(2)
+        for i in range(14)
+    ]
+
+
+def test_headers_are_those_promised(tmp_path: Path) -> None:
+    write_cases_csv([row()], tmp_path / "cases.csv")
+    write_summary_csv(summarise([row()], 0, 100), tmp_path / "summary.csv")
+    header = (tmp_path / "cases.csv").read_text().splitlines()[0]
+    assert header.startswith("arm,n,repeat,case,patient,label,dice,iou,")
+    assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "arm,n,metric,mean,ci_low,ci_high,cases"
+
+
+def test_cases_come_back_exactly(tmp_path: Path) -> None:
+    rows = [row(case='a "b", c', dice=1 / 3), row(case="d", dice=math.nan)]
+    write_cases_csv(rows, tmp_path / "cases.csv")
+    got = read_cases_csv(tmp_path / "cases.csv")
+    assert got[0] == replace(rows[0], hd95=got[0].hd95, average_surface_distance=got[0].average_surface_distance,
+                             surface_dice=got[0].surface_dice, reference_ml=got[0].reference_ml,
+                             predicted_ml=got[0].predicted_ml)  # fmt: skip
+    assert math.isnan(got[1].dice)
+    assert math.isnan(got[0].hd95)
+
+
+def test_bytes_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    rows = study_rows()
+    write_cases_csv(rows, tmp_path / "a.csv")
+    write_cases_csv(rows[::-1], tmp_path / "b.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "b.csv"]
+
+
+def test_summary_comes_back_and_holds_the_averages(tmp_path: Path) -> None:
+    rows = study_rows()
+    summary = summarise(rows, 3, 300)
+    write_summary_csv(summary, tmp_path / "summary.csv")
+    assert read_summary_csv(tmp_path / "summary.csv") == summary
+    found = next(s for s in summary if (s.arm, s.n, s.metric) == ("dwp", 10, "dice"))
+    assert found.mean == pytest.approx(np.mean([r.dice for r in rows if (r.arm, r.n) == ("dwp", 10)]))
+    assert found.ci_low < found.mean < found.ci_high
+    assert found.cases == 14
+    assert {s.metric for s in summary} == {"dice", "iou"}  # distances were not measured
+    assert summarise(rows, 3, 300) == summary
+    assert summarise(rows, 4, 300) != summary
+
+
+def test_labels_are_averaged_in_a_case_and_listed_beside() -> None:
+    rows = [row(case="a-1", label="liver", dice=0.9), row(case="a-1", label="spleen", dice=0.5),
+            row(case="a-2", label="liver", dice=0.3), row(case="b-1", label="liver", dice=0.1)]  # fmt: skip
+    means = {s.metric: s.mean for s in summarise(rows, 0, 100)}
+    assert means["dice"] == pytest.approx(((0.7 + 0.3) / 2 + 0.1) / 2)
+    assert means["dice[liver]"] == pytest.approx(((0.9 + 0.3) / 2 + 0.1) / 2)
+    assert means["dice[spleen]"] == pytest.approx(0.5)
+
+
+def test_arms_share_their_draws() -> None:
+    rows = [row("a", case=f"p{i}", dice=0.1 * i) for i in range(8)]
+    rows += [replace(r, arm="b", dice=r.dice + 0.1) for r in rows]
+    by_arm = {s.arm: s for s in summarise(rows, 0, 200) if s.metric == "dice"}
+    assert by_arm["b"].ci_low - by_arm["a"].ci_low == pytest.approx(0.1)
+    assert by_arm["b"].ci_high - by_arm["a"].ci_high == pytest.approx(0.1)
+
+
+def test_every_arm_is_compared_with_the_best_rival() -> None:
+    study = StudyRows(study_rows())
+    assert best_rival(study, "dice", 5) == "fine_tune"
+    found = {(c.arm, c.n): c for c in compare_arms(study, study.draws(seed=0, resamples=500))}
+    assert set(found) == {("dwp", 5), ("random", 5), ("dwp", 10), ("random", 10)}
+    dwp, random = found["dwp", 5], found["random", 5]
+    assert dwp.difference.interval.low > 0.05
+    assert random.difference.interval.high < -0.1
+    assert dwp.p_holm == pytest.approx(2 * dwp.difference.p_value)  # two arms in the family
+    assert best_rival(StudyRows([row("dwp")]), "dice", 5) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("arm,n\nx,1\n", "no column"),
+        ("arm,n,repeat,case,patient,label,dice,iou\nx,five,0,c,p,l,1,1\n", "n is 'five'"),
+        ("arm,n,repeat,case,patient,label,dice,iou\nx,5,0,c\n", "ends before"),
+    ],
+)
+def test_damaged_tables_are_refused_with_the_place(tmp_path: Path, text: str, what: str) -> None:
+    (tmp_path / "cases.csv").write_text(text)
+    with pytest.raises(WorkspaceError, match=what):
+        read_cases_csv(tmp_path / "cases.csv")
+
+
+def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match=r"cases\.csv"):
+        read_cases_csv(tmp_path / "cases.csv")
+    (tmp_path / "summary.csv").write_text("arm,n\nx,1\n")
+    with pytest.raises(WorkspaceError, match=r"summary\.csv"):
+        read_summary_csv(tmp_path / "summary.csv")
+
+
+def test_a_case_is_measured_label_by_label() -> None:
+    reference = np.zeros((4, 4, 4), np.int16)
+    reference[:2], reference[2, 0, 0] = 1, 2
+    prediction = np.where(reference == 1, 1, 0)
+    liver, spleen = evaluate_case(
+        prediction, reference, {"liver": 1, "spleen": 2}, (1.0, 2.0, 5.0), trained=Trained("dwp", 5, 1), case="c",
+        patient="p", policy=EmptyMaskPolicy.SKIP_EMPTY_REFERENCE,
+    )  # fmt: skip
+    assert (liver.arm, liver.n, liver.repeat, liver.label, liver.dice, liver.hd95) == ("dwp", 5, 1, "liver", 1.0, 0.0)
+    assert liver.reference_ml == pytest.approx(32 * 10 / 1000)
+    assert (spleen.dice, spleen.fn, spleen.empty) == (0.0, 1, "prediction")
+    assert spleen.hd95 == pytest.approx(math.hypot(3, 6, 15))

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from pipeline.evaluation.statistics import (
+    FEWEST_PATIENTS_FOR_P,
+    Resamples,
+    bootstrap_interval,
+    crossed_interval,
+    holm,
+    paired_difference,
+    wilcoxon_p,
+)
+
+
+def test_cases_of_a_patient_are_averaged_before_patients() -> None:
+    # By case the mean would be 0.75; patient A has three cases but is one patient.
+    got = bootstrap_interval([1.0, 1.0, 1.0, 0.0], ["A", "A", "A", "B"], seed=0, resamples=200)
+    assert got.mean == 0.5
+    assert (got.low, got.high) == (0.0, 1.0)
+
+
+def test_undefined_cases_are_left_out_and_nothing_defined_gives_nan() -> None:
+    assert bootstrap_interval([0.2, math.nan, 0.4], ["A", "A", "B"], seed=0, resamples=100).mean == pytest.approx(0.3)
+    empty = bootstrap_interval([math.nan], ["A"], seed=0, resamples=100)
+    assert math.isnan(empty.mean)
+    assert math.isnan(empty.low)
+
+
+def test_crossed_means_equal_the_double_sum() -> None:
+    draws = Resamples.draw(4, 3, resamples=50, seed=1)
+    values = np.random.default_rng(0).random((4, 3))
+    values[1, 2] = np.nan
+    expected = []
+    for p, r in zip(draws.patients, draws.repeats, strict=True):
+        weight = np.outer(p, r) * np.isfinite(values)
+        expected.append(np.nansum(weight * values) / weight.sum() if weight.sum() else np.nan)
+    np.testing.assert_allclose(draws.means(values), expected)
+
+
+def test_draws_are_counts_and_depend_on_the_seed_alone() -> None:
+    first, again, other = (Resamples.draw(7, 2, resamples=30, seed=s) for s in (5, 5, 6))
+    assert np.array_equal(first.patients, again.patients)
+    assert not np.array_equal(first.patients, other.patients)
+    assert (first.patients.sum(axis=1) == 7).all()
+    assert (first.repeats.sum(axis=1) == 2).all()
+
+
+def test_interval_matches_the_theory_of_the_mean() -> None:
+    values = np.random.default_rng(2).normal(0.7, 0.1, size=(400, 1))
+    got = crossed_interval(values, Resamples.draw(400, 1, resamples=4000, seed=0))
+    half = 1.96 * values.std() / 20
+    assert got.mean == pytest.approx(values.mean())
+    assert got.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert got.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_crossing_repeats_widens_the_interval_when_repeats_differ() -> None:
+    patients = np.random.default_rng(3).normal(0, 0.01, size=(30, 1))
+    steady, shaky = patients + np.zeros((1, 4)), patients + np.array([[-0.2, -0.1, 0.1, 0.2]])
+    draws = Resamples.draw(30, 4, resamples=1000, seed=0)
+    narrow, wide = (crossed_interval(v, draws) for v in (steady, shaky))
+    assert wide.high - wide.low > 10 * (narrow.high - narrow.low)
+
+
+def test_pairing_removes_what_arms_share() -> None:
+    generator = np.random.default_rng(4)
+    base = generator.normal(0.6, 0.2, size=(20, 2))
+    draws = Resamples.draw(20, 2, resamples=1000, seed=0)
+    got = paired_difference(base + 0.05, base, draws)
+    assert got.patients == 20
+    assert got.interval.low == pytest.approx(0.05)
+    assert got.interval.high == pytest.approx(0.05)
+    assert got.p_value is not None
+    assert got.p_value < 0.001
+
+
+def test_difference_uses_only_cells_measured_in_both() -> None:
+    first, second = np.array([[0.9], [0.5], [np.nan]]), np.array([[0.8], [np.nan], [0.1]])
+    got = paired_difference(first, second, Resamples.draw(3, 1, resamples=200, seed=0))
+    assert got.patients == 1
+    assert got.interval.mean == pytest.approx(0.1)
+    assert got.p_value is None
+
+
+def test_no_p_value_with_few_patients() -> None:
+    assert wilcoxon_p(np.arange(1.0, FEWEST_PATIENTS_FOR_P)) is None
+    assert wilcoxon_p(np.arange(1.0, FEWEST_PATIENTS_FOR_P + 1)) == pytest.approx(2 / 2**12)
+    assert wilcoxon_p(np.zeros(15)) == 1.0
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(-3, 3), min_size=12, max_size=12).filter(any))
+def test_ties_and_zeros_against_every_sign_pattern(differences: list[int]) -> None:
+    values = np.array(differences, dtype=float)
+    ranks = stats.rankdata(np.abs(values))[values != 0]
+    centre = ranks.sum() / 2
+    observed = abs(ranks[values[values != 0] > 0].sum() - centre)
+    patterns = itertools.product((0, 1), repeat=len(ranks))
+    share = np.mean([abs(np.dot(p, ranks) - centre) >= observed for p in patterns])
+    assert wilcoxon_p(values) == pytest.approx(share)
+
+
+def test_holm_of_a_textbook_family() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, None, 0.5]) == [1.0, None, 1.0]
+
+
+def test_refuses_values_of_another_size_than_the_draws() -> None:
+    with pytest.raises(ValueError, match="draws are of"):
+        crossed_interval(np.zeros((3, 1)), Resamples.draw(4, 1, resamples=10, seed=0))
+    with pytest.raises(ValueError, match="resample"):
+        Resamples.draw(0, 1, resamples=10, seed=0)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from data.errors import WorkspaceError
+from pipeline.evaluation.tables import CaseRow
+from pipeline.report.figure_style import PREDICTION, REFERENCE
+from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
+from pipeline.report.overlay_section import best_median_worst, hard_labels, read_scene
+from pipeline.storage.tensors import save_arrays
+
+SHAPE, SPACING = (9, 11, 13), np.array([1.0, 2.0, 3.0])
+CODES = ["".join(c) for c in itertools.product("RL", "AP", "SI")] + ["SAR", "PIL"]
+
+
+def ras_scene() -> tuple[np.ndarray, np.ndarray]:
+    reference = np.zeros(SHAPE, np.int16)
+    reference[1:3, 2:6, 8:10] = 1
+    reference[2, 2:7, 7:11] = 1  # sagittal slice 2 is the largest
+    return np.random.default_rng(0).random(SHAPE).astype(np.float32), reference
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_orientation_shows_the_same_scene(code: str) -> None:
+    image, reference = ras_scene()
+    affine = np.diag([*SPACING, 1.0])
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(code))
+    turned = [nib.orientations.apply_orientation(m, turn) for m in (image, reference)]
+    turned_affine = affine @ nib.orientations.inv_ornt_aff(turn, SHAPE)
+    assert "".join(nib.aff2axcodes(turned_affine)) == code
+    scene = Scene.oriented(turned[0], turned[1], turned[1], None, turned_affine)
+    np.testing.assert_array_equal(scene.image, image)
+    np.testing.assert_array_equal(scene.reference, reference)
+    np.testing.assert_allclose(scene.spacing, SPACING)
+    assert scene.centre().tolist() == [2, 2, 8]
+
+
+def test_empty_reference_falls_back_to_the_prediction_then_to_the_middle() -> None:
+    image, mask = ras_scene()
+    none = np.zeros_like(mask)
+    affine = np.diag([*SPACING, 1.0])
+    assert Scene.oriented(image, none, mask, None, affine).centre()[0] == 2
+    assert Scene.oriented(image, none, none, None, affine).centre().tolist() == [4, 5, 6]
+
+
+def drawn(scene: Scene, plane: str) -> np.ndarray:
+    figure = slice_figure(scene, plane, margin=2.0)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+
+def shows(picture: np.ndarray, colour: str) -> bool:
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return bool((np.abs(picture - rgb).max(axis=-1) < 12).sum() > 10)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_both_contours_are_drawn_where_there_is_something(plane: str) -> None:
+    image, reference = ras_scene()
+    prediction = np.roll(reference, 1, axis=2)
+    none = np.zeros_like(reference)
+    affine = np.diag([*SPACING, 1.0])
+    both = drawn(Scene.oriented(image, reference, prediction, None, affine), plane)
+    assert both.shape[0] == both.shape[1]
+    assert shows(both, REFERENCE)
+    assert shows(both, PREDICTION)
+    missed = drawn(Scene.oriented(image, reference, none, None, affine), plane)
+    assert shows(missed, REFERENCE)
+    assert not shows(missed, PREDICTION)
+
+
+def test_cases_are_ranked_by_dice_over_labels() -> None:
+    values = {"a": 0.9, "b": 0.7, "c": 0.2, "d": 0.5, "gone": 0.99, "undefined": float("nan")}
+    rows = [CaseRow("dwp", 5, 0, case, case, "core", value, value) for case, value in values.items()]
+    available = set(values) - {"gone"}
+    assert best_median_worst(rows, available) == [("best", "a"), ("median", "b"), ("worst", "c")]
+    assert best_median_worst(rows, {"b"}) == [("best", "b")]
+    assert best_median_worst(rows, set()) == []
+
+
+def test_background_wins_where_no_class_has_more() -> None:
+    probability = np.array([[0.2, 0.5, 0.1], [0.3, 0.1, 0.1]], np.float32).reshape(2, 3, 1, 1)
+    assert hard_labels(probability).ravel().tolist() == [0, 1, 0]
+
+
+def test_classes_are_joined_by_name_whatever_their_values(tmp_path: Path) -> None:
+    label = np.zeros(SHAPE, np.int16)
+    label[0], label[1], label[2] = 7, 3, 4
+    about = {"affine": np.diag([*SPACING, 1.0]).tolist(), "channels": ["T1"]}
+    save_arrays(tmp_path / "a.safetensors", {"image": label[None].astype(np.float32), "label": label}, about)
+    probability = np.stack([np.isin(label, [3, 4]), label == 7]).astype(np.float16)
+    save_arrays(tmp_path / "p.safetensors", {"probability": probability}, {"classes": ["rim", "core"]})
+    classes = {"core": [7], "rim": [3, 4]}
+    scene, channel, overlap = read_scene(tmp_path / "a.safetensors", tmp_path / "p.safetensors", classes)
+    assert (channel, overlap) == ("T1", 1.0)
+    np.testing.assert_array_equal(scene.reference, scene.prediction)
+    assert np.unique(scene.reference).tolist() == [0, 1, 2]
+
+
+def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
+    about = {"affine": np.eye(4).tolist(), "channels": ["T1"]}
+    arrays = {"image": np.zeros((1, 3, 3, 3), np.float32), "label": np.zeros((3, 3, 3), np.int16)}
+    save_arrays(tmp_path / "a.safetensors", arrays, about)
+    save_arrays(tmp_path / "p.safetensors", {"probability": np.zeros((1, 3, 3, 4), np.float16)})
+    with pytest.raises(WorkspaceError, match="grid"):
+        read_scene(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
+    save_arrays(tmp_path / "p.safetensors", {"entropy": np.zeros((3, 3, 3), np.float16)})
+    with pytest.raises(WorkspaceError, match="probability"):
+        read_scene(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import shutil
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data.errors import WorkspaceError
+from pipeline.report.build import SECTIONS, build_report
+from pipeline.report.options import ReportOptions
+from pipeline.report.overlay_section import overlay_section
+from pipeline.report.picture import PictureFolder
+from pipeline.report.section import Material
+from pipeline.report.study_files import StudyFiles
+
+QUICK = ReportOptions(dpi=50, overlay_arms=1, resamples=100, quality_cases=1)
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag must be closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.tables: list[list[list[str]]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in {"td", "th"}:
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data + " "
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    def ids(self) -> set[str | None]:
+        return {attributes.get("id") for _, attributes in self.tags}
+
+
+@pytest.fixture(scope="module")
+def built(whole_workspace: Path) -> Path:
+    return build_report(whole_workspace)
+
+
+@pytest.fixture(scope="module")
+def page(built: Path) -> Page:
+    return Page(built.read_text(encoding="utf-8"))
+
+
+def test_builds_one_page_with_every_section(built: Path, page: Page, whole_workspace: Path) -> None:
+    assert built == whole_workspace / "report/index.html"
+    assert {"results", "overlays", "preprocessing", "source", "priors", "target", "methods", "provenance"} <= page.ids()
+    assert len(SECTIONS) == sum(tag == "section" for tag, _ in page.tags)
+    assert "Missing" not in page.text
+    assert built.stat().st_size < 3_000_000
+
+
+def test_needs_no_other_file_and_no_network(built: Path, page: Page) -> None:
+    assert not any(tag in {"script", "iframe", "object", "embed"} for tag, _ in page.tags)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "action", "poster"):
+            value = attributes.get(name) or "#"
+            assert value.startswith(("data:", "#")), (tag, value[:80])
+        assert not any(name.startswith("on") for name in attributes)
+    text = re.sub(r"data:[^\"']*", "", built.read_text())
+    assert not re.search(r"https?://|url\(|@import", text)
+
+
+def test_every_anchor_has_its_place(page: Page) -> None:
+    anchors = [a["href"] for tag, a in page.tags if tag == "a"]
+    assert len(anchors) == len(SECTIONS)
+    assert {str(anchor)[1:] for anchor in anchors} <= page.ids()
+
+
+def test_pictures_are_whole_and_described(page: Page, whole_workspace: Path) -> None:
+    pictures = [a for tag, a in page.tags if tag == "img"]
+    for attributes in pictures:
+        assert attributes["alt"]
+        data = base64.b64decode(str(attributes["src"]).partition(",")[2])
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            assert (image.width, image.height) == (int(str(attributes["width"])), int(str(attributes["height"])))
+            assert len(image.convert("L").getcolors(100_000) or ()) > 1  # something is drawn
+    figures = {p.name for p in (whole_workspace / "report/figures").glob("*.png")}
+    assert {"learning-curve.png", "paired-differences.png", "patients-n05.png", "source-training.png"} <= figures
+    assert {f"overlay-{arm}-{rank}-axial.png" for arm in ("dwp", "fine_tune") for rank in ("best", "worst")} <= figures
+
+
+@pytest.mark.parametrize("metric", ["dice", "iou"])
+def test_result_table_holds_the_numbers_of_the_summary(page: Page, whole_workspace: Path, metric: str) -> None:
+    tables = [a.get("data-metric") for tag, a in page.tags if tag == "table"]
+    table = page.tables[tables.index(metric)]
+    assert [cell.strip() for cell in table[0]] == ["Arm", "n = 5", "n = 10"]
+    shown = {line[0].strip(): line[1:] for line in table[1:]}
+    with (whole_workspace / "results/summary.csv").open() as stream:
+        rows = [r for r in csv.DictReader(stream) if r["metric"] == metric]
+    assert len(rows) == 8
+    for row in rows:
+        cell = shown[row["arm"]][("5", "10").index(row["n"])]
+        for number in ("mean", "ci_low", "ci_high"):
+            assert f"{float(row[number]):.3f}" in cell
+        best = max((r for r in rows if r["n"] == row["n"]), key=lambda r: float(r["mean"]))
+        assert ("best" in cell) == (row is best)
+
+
+def test_arms_are_in_the_order_of_the_configuration(page: Page) -> None:
+    tables = [a.get("data-metric") for tag, a in page.tags if tag == "table"]
+    names = [line[0].strip() for line in page.tables[tables.index("dice")][1:]]
+    assert names == ["random", "fine_tune", "fine_tune_ends", "dwp"]
+
+
+def test_settings_scores_and_provenance_are_told(page: Page) -> None:
+    told = [
+        "A made-up study", "ms (lesion)", "tumour (core)", "0123abc", "2.9.0", "6 min 09 s", "1.25 GB", "≥ 50.90",
+        "48.40", "97.6 %", "tempered posterior", "12 patients", "reward_agreement", "s1 ×2",
+    ]  # fmt: skip
+    for text in told:
+        assert text in page.text, text
+
+
+def test_suspect_cases_come_first_with_their_reason(page: Page) -> None:
+    assert "brain volume 400 ml is below 700 ml" in page.text
+    alts = [str(a["alt"]) for tag, a in page.tags if tag == "img" and "quality control" in str(a["alt"])]
+    assert len(alts) == 16
+    assert "case-03" in alts[8]  # the first picture of the second dataset
+
+
+def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    page = Page(build_report(tmp_path).read_text())
+    for path in ("results/cases.csv", "results/summary.csv", "preprocess/", "train-source/", "collect-filters/",
+                 "fit-priors/", "infer/", "config.resolved.yaml", "provenance.json"):  # fmt: skip
+        assert path in page.text, path
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+
+
+def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
+    root = workspace_builder(tmp_path, patients=3, repeats=1)
+    shutil.rmtree(root / "infer/random/n05")
+    shutil.rmtree(root / "infer/fine_tune/n10/repeat-0/predictions")
+    shutil.rmtree(root / "infer/dwp/n10/repeat-0/predictions")
+    lines = (root / "results/cases.csv").read_text().splitlines(keepends=True)
+    (root / "results/cases.csv").write_text("".join(line for line in lines if not line.startswith("random,5,")))
+    text = Page(build_report(root, QUICK).read_text()).text
+    assert "random at n = 5, repeat 0: not trained" in text
+    assert "random at n = 5: not run" in text
+    assert "holds no predictions" in text
+    assert "no p-values" in text
+
+
+def test_names_are_escaped(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
+    name = "<script>alert(1)<%2Fscript>&'"
+    root = workspace_builder(tmp_path, patients=3, repeats=1, first_case=name)
+    page = Page(build_report(root, QUICK).read_text())
+    assert not any(tag == "script" for tag, _ in page.tags)
+    assert name in page.text
+
+
+def test_a_picture_that_is_not_what_was_measured_says_so(
+    tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=3, repeats=1)
+    shown = [overlay_section(Material(StudyFiles(root), QUICK, PictureFolder(tmp_path / "figures", 50)))]
+    plan = root / "check/study/study.json"
+    plan.write_text(plan.read_text().replace('"core": [2]', '"core": [1]'))
+    shown.append(overlay_section(Material(StudyFiles(root), QUICK, PictureFolder(tmp_path / "figures", 50))))
+    differs = [[case["differs"] for case in section.content["arms"][0]["cases"]] for section in shown]
+    assert differs == [[None] * 3, ["0.000"] * 3]
+
+
+def test_same_files_give_the_same_page_and_no_stale_figures(
+    tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=3, repeats=1)
+    first = build_report(root, QUICK).read_bytes()
+    (root / "report/figures/patients-n99.png").write_bytes(b"old")
+    assert build_report(root, QUICK).read_bytes() == first
+    assert not (root / "report/figures/patients-n99.png").exists()
+    assert not list(root.rglob(".tmp-*"))
+
+
+def test_damaged_and_missing_workspaces_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="no such workspace"):
+        build_report(tmp_path / "nowhere")
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(WorkspaceError, match=r"provenance\.json"):
+        build_report(tmp_path)
