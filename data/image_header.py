@@ -18,7 +18,7 @@ AGAIN = "copy or export the file again"
 
 _MM_PER_UNIT = {"micron": 1e-3, "meter": 1e3}
 # Distances between voxel centres that a clinical or small-animal scanner can have, in mm.
-_SMALLEST_SPACING, _LARGEST_SPACING = 0.02, 50.0
+SMALLEST_SPACING, LARGEST_SPACING = 0.02, 50.0
 
 
 @dataclass(frozen=True)
@@ -117,5 +117,5 @@ def unit_in_mm(unit: str, spacing: NDArray[np.float64]) -> tuple[float, bool]:
     Small-animal files in µm declare it rightly; many others carry a wrong unit code and have their spacing in mm.
     """
     factor = _MM_PER_UNIT.get(unit, 1.0)
-    plausible = bool(np.all((spacing * factor >= _SMALLEST_SPACING) & (spacing * factor <= _LARGEST_SPACING)))
+    plausible = bool(np.all((spacing * factor >= SMALLEST_SPACING) & (spacing * factor <= LARGEST_SPACING)))
     return (factor, False) if factor == 1.0 or plausible else (1.0, True)

@@ -18,6 +18,7 @@ from data.image_header import AGAIN, LARGEST_RATIO, ImageHeader, check_claim, re
 # nibabel's header and file errors, a torn or damaged gzip stream, and what the system says of the file.
 _READ_ERRORS = (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError, OverflowError)
 _CHUNK = 1 << 20
+_UNITS = {1: "meter", 2: "mm", 3: "micron"}
 
 
 def open_nifti(path: Path) -> tuple[nib.Nifti1Image, ImageHeader]:
@@ -66,14 +67,15 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _header(image: nib.Nifti1Image) -> ImageHeader:
-    codes: str = image.header.get_xyzt_units()[0]
+    # The lowest three bits of xyzt_units; nibabel knows no unit for the codes that the standard leaves open.
+    unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "unknown")
     raw = np.asarray(image.affine, dtype=np.float64)
-    factor, ignored = unit_in_mm(codes, np.linalg.norm(raw[:3, :3], axis=0))
+    factor, ignored = unit_in_mm(unit, np.linalg.norm(raw[:3, :3], axis=0))
     to_mm = np.diag([factor, factor, factor, 1.0])
     forms = [image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]]
     sform, qform = (None if form is None else to_mm @ np.asarray(form, dtype=np.float64) for form in forms)
     shape = tuple(int(n) for n in image.shape)
-    return ImageHeader(shape, to_mm @ raw, image.get_data_dtype(), codes, ignored, sform, qform)
+    return ImageHeader(shape, to_mm @ raw, image.get_data_dtype(), unit, ignored, sform, qform)
 
 
 def _check_gzip_claim(path: Path, header: ImageHeader, offset: int) -> None:

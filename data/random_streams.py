@@ -12,7 +12,7 @@ import numpy as np
 
 
 def _entropy(names: tuple[str | int, ...]) -> list[int]:
-    words = []
+    words: list[int] = []
     for name in names:
         digest = hashlib.sha256(f"{type(name).__name__}:{name}".encode()).digest()
         words.extend(int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from data.checks.battery import check_dataset
 from data.checks.finding import Finding, Level
@@ -22,6 +25,7 @@ _MARKS = {
 }
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.INFO: "blue"}
 _SHOWN_OF_A_CHECK = 5
+_SHOWN_CASES = 30
 
 
 def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -> int:
@@ -44,30 +48,40 @@ def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -
 def _show(report: Report) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
     grouped = "" if report.has_patients else " (no patients.csv: each case counts as a patient)"
     console.print(
-        f"{escape(str(report.root))}: layout {report.layout}, {len(report.table)} cases of {report.patients} patients{grouped}"
+        f"{escape(str(report.root))}: layout {report.layout}, "
+        f"{len(report.table)} cases of {report.patients} patients{grouped}"
     )
-    table = Table("case", *map(escape, next(iter(report.table.values()), {})))
-    incomplete = {
-        case: row for case, row in report.table.items() if any(what is not Presence.PRESENT for what in row.values())
-    }
-    for case, row in incomplete.items():
-        table.add_row(escape(case), *(_MARKS[what] for what in row.values()))
-    if incomplete:
-        console.print(f"{len(incomplete)} of {len(report.table)} cases lack something:")
-        console.print(table)
-    else:
-        console.print(f"every case has {', '.join(table.columns[i].header for i in range(1, len(table.columns)))}")
-    _show_findings(console.print, report.findings)
+    _show_table(console, report)
+    _show_findings(console, report.findings)
     counts = {level: len(report.of_level(level)) for level in Level}
     console.print(", ".join(f"{count} {level.value}" for level, count in counts.items()))
 
 
-def _show_findings(show, findings: Iterable[Finding]) -> None:  # noqa: ANN001
+def _show_table(console: Console, report: Report) -> None:
+    """Says what most cases have, and lists the cases that differ from them."""
+    rows = {case: tuple(row.values()) for case, row in report.table.items()}
+    if not rows:
+        return
+    columns = list(next(iter(report.table.values())))
+    usual, count = Counter(rows.values()).most_common(1)[0]
+    there = [name for name, what in zip(columns, usual, strict=True) if what is Presence.PRESENT]
+    console.print(f"{count} of {len(rows)} cases have: {', '.join(there) or 'nothing that can be read'}")
+    others = {case: row for case, row in rows.items() if row != usual}
+    if not others:
+        return
+    table = Table("case", *columns)
+    for case, row in list(others.items())[:_SHOWN_CASES]:
+        table.add_row(case, *(_MARKS[what] for what in row))
+    console.print(table)
+    if len(others) > _SHOWN_CASES:
+        console.print(f"and {len(others) - _SHOWN_CASES} more (see them all with --json)")
+
+
+def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
     from rich.markup import escape
 
     shown: dict[tuple[Level, str], int] = {}
@@ -81,6 +95,8 @@ def _show_findings(show, findings: Iterable[Finding]) -> None:  # noqa: ANN001
         colour = _COLOURS[finding.level]
         where = f"{finding.case}: " if finding.case else ""
         text = escape(f"{finding.check}: {where}{finding.found}; {finding.mend}")
-        show(f"[{colour}]{finding.level.value}[/{colour}] {text}")
+        console.print(f"[{colour}]{finding.level.value}[/{colour}] {text}")
     for (level, check), count in hidden.items():
-        show(f"[{_COLOURS[level]}]{level.value}[/{_COLOURS[level]}] {check}: {count} more (see them all with --json)")
+        console.print(
+            f"[{_COLOURS[level]}]{level.value}[/{_COLOURS[level]}] {check}: {count} more (see them all with --json)"
+        )

@@ -13,8 +13,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pipeline.storage.digest import digest
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +68,7 @@ class StageProgress:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._start = self._line = time.monotonic()
-        self._bar = None
+        self._bar: Progress | None = None
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> StageProgress:
@@ -85,12 +89,18 @@ class StageProgress:
             self._show()
             self._bar.stop()
 
-    def _make_bar(self):  # noqa: ANN202 (rich is imported late, the command must start fast)
+    def _make_bar(self) -> Progress:
+        # rich is imported late, because the command must start fast.
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[units]}")]
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[units]}"),
+        ]
         bar = Progress(*columns, TimeElapsedColumn(), TextColumn("left"), Remaining(), console=Console(stderr=True))
         bar.add_task(self._stage, total=self._total, units=f"0/{len(self._sizes)}")
         return bar

@@ -18,6 +18,7 @@ from preprocessing.registration import (
     Optimiser,
     Registration,
     best_starts,
+    centre_and_size,
     rotation_about,
     rotation_angle,
     scaling,
@@ -176,21 +177,13 @@ def _dilated(brain: Volume, rim: float) -> NDArray[np.bool_]:
 
 def _starts(template: Volume, brain: Volume, options: AlignmentOptions) -> list[NDArray[np.float64]]:
     """Centre on centre at the brain's size, at several pitches."""
-    here, there = _moments(template), _moments(brain)
+    here, there = centre_and_size(template), centre_and_size(brain)
     scale = 1.0 if options.kind is AlignmentKind.RIGID else float(np.cbrt(there[1] / here[1]))
     scale = float(np.clip(scale, 0.7, 1.4))
     return [
         shift(there[0] - here[0]) @ rotation_about(here[0], (pitch, 0, 0)) @ scaling(scale, here[0])
         for pitch in options.pitches
     ]
-
-
-def _moments(share: Volume) -> tuple[NDArray[np.float64], float]:
-    """Returns centre `[3]` in mm and volume in mm³ of a map of shares."""
-    weights = share.array.astype(np.float64)
-    total = max(float(weights.sum()), 1e-9)
-    index = [float((weights.sum(axis=tuple(j for j in range(3) if j != i)) @ np.arange(n)) / total) for i, n in enumerate(share.shape)]
-    return share.affine[:3, :3] @ np.array(index) + share.affine[:3, 3], total * share.voxel_volume
 
 
 def _overlap(share: Volume, matrix: NDArray[np.float64], spacing: float = 2.0) -> float:

@@ -22,6 +22,7 @@ from preprocessing.registration import (
     Optimiser,
     Registration,
     best_starts,
+    centre_and_size,
     rotation_about,
     scaling,
     shift,
@@ -66,19 +67,30 @@ def working_copy(volume: Volume, spacing: float, margin: float = 24.0) -> Volume
     return small.with_array(np.clip(small.array, low, high))
 
 
-def find_head(volume: Volume, search: HeadSearch) -> tuple[Registration, list[float]]:
-    """Returns the affine map from template world to the scan's world, and the metric of each start that was followed."""
+def find_head(volume: Volume, search: HeadSearch, rough: Volume | None = None) -> tuple[Registration, list[float]]:
+    """Registers the template's head model to a raw head.
+
+    Args:
+        volume: a raw head scan of any contrast.
+        search: how hard to search.
+        rough: a rough brain mask, if one is known: the starts then hang from it and not from the top of the head.
+
+    Returns:
+        The affine map from the template's world to the scan's, and the metric of each start that was followed.
+    """
+
+    def level(degrees: Degrees, step: float, smallest: float) -> Optimiser:
+        return Optimiser(degrees, search.iterations, step, smallest, search.bins)
+
     information = _information(volume, search.spacings[0])
-    starts = _starts(volume, search)
-    followed = [
-        information.optimise(start, Optimiser(Degrees.SIMILARITY, search.iterations, step=4.0, smallest_step=0.1, bins=search.bins))
-        for start in _distinct(best_starts(information, starts, 4 * search.keep, search.bins), search.keep)
-    ]
+    starts = _starts(_anchors(volume), search) if rough is None else _starts_from_mask(rough, search)
+    promising = _distinct(best_starts(information, starts, 4 * search.keep, search.bins), search.keep)
+    followed = [information.optimise(start, level(Degrees.SIMILARITY, 4.0, 0.1)) for start in promising]
     best = max(followed, key=lambda r: r.metric)
-    best = information.optimise(best.matrix, Optimiser(Degrees.AFFINE, search.iterations, step=2.0, smallest_step=0.1, bins=search.bins))
+    best = information.optimise(best.matrix, level(Degrees.AFFINE, 2.0, 0.1))
     for spacing in search.spacings[1:]:
         finer = _information(volume, spacing)
-        best = finer.optimise(best.matrix, Optimiser(Degrees.AFFINE, search.iterations, step=1.0, smallest_step=0.03, bins=search.bins))
+        best = finer.optimise(best.matrix, level(Degrees.AFFINE, 1.0, 0.03))
     return best, [r.metric for r in followed]
 
 
@@ -102,8 +114,7 @@ def _distinct(starts: list[NDArray[np.float64]], keep: int, apart: float = 8.0) 
     return taken
 
 
-def _starts(volume: Volume, search: HeadSearch) -> list[NDArray[np.float64]]:
-    anchors = _anchors(volume)
+def _starts(anchors: list[NDArray[np.float64]], search: HeadSearch) -> list[NDArray[np.float64]]:
     return [
         shift(anchor - [0, 0, drop] - _BRAIN_CENTRE)
         @ rotation_about(_BRAIN_CENTRE, (pitch, 0, 0))
@@ -112,6 +123,18 @@ def _starts(volume: Volume, search: HeadSearch) -> list[NDArray[np.float64]]:
         for drop in search.drops
         for pitch in search.pitches
         for scale in search.scales
+    ]
+
+
+def _starts_from_mask(rough: Volume, search: HeadSearch) -> list[NDArray[np.float64]]:
+    """Centre on centre at the mask's size, at several pitches and a little higher or lower."""
+    template = head_model(search.spacings[0]).brain
+    here, there = centre_and_size(template), centre_and_size(rough)
+    scale = float(np.clip(np.cbrt(there[1] / here[1]), 0.8, 1.25))
+    return [
+        shift(there[0] + [0, 0, rise] - here[0]) @ rotation_about(here[0], (pitch, 0, 0)) @ scaling(scale, here[0])
+        for rise in (-6.0, 0.0, 6.0)
+        for pitch in search.pitches
     ]
 
 

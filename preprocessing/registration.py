@@ -162,6 +162,16 @@ def _transform(matrix: NDArray[np.float64], degrees: Degrees, centre: NDArray[np
     return transform
 
 
+def centre_and_size(share: Volume) -> tuple[NDArray[np.float64], float]:
+    """Returns the centre `[3]` in mm and the volume in mm³ of a mask or a map of shares."""
+    total = max(float(share.array.sum(dtype=np.float64)), 1e-9)
+    index = [
+        float(share.array.sum(axis=tuple(j for j in range(3) if j != axis), dtype=np.float64) @ np.arange(n)) / total
+        for axis, n in enumerate(share.shape)
+    ]
+    return share.affine[:3, :3] @ np.array(index) + share.affine[:3, 3], total * share.voxel_volume
+
+
 def rotation_about(centre: NDArray[np.float64], degrees: Sequence[float]) -> NDArray[np.float64]:
     """Returns the `[4, 4]` turn about a point by angles `[3]` in degrees around the x, y and z axes."""
     matrix = np.eye(4)

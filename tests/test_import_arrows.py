@@ -27,7 +27,9 @@ def imported_modules(tree: ast.AST) -> set[str]:
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             # `from data import errors` names the module data.errors.
-            modules |= {node.module} if "." in node.module else {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+            modules |= (
+                {node.module} if "." in node.module else {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+            )
     return modules
 
 

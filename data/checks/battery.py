@@ -13,7 +13,14 @@ from data.checks.cohort import check_completeness, check_names, check_patients, 
 from data.checks.duplicates import check_duplicates, check_near_duplicates
 from data.checks.files import check_dimensions, check_header, check_missing_file, check_unreadable
 from data.checks.finding import Finding, Level
-from data.checks.geometry import check_affine, check_channel_grids, check_forms, check_label_grid, check_units
+from data.checks.geometry import (
+    check_affine,
+    check_channel_grids,
+    check_forms,
+    check_label_grid,
+    check_spacing_range,
+    check_units,
+)
 from data.checks.intensities import check_brain_mask, check_constant, check_finite
 from data.checks.labels import check_empty_label, check_label_values
 from data.checks.mirroring import check_mirrored
@@ -34,6 +41,7 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_affine,
     check_forms,
     check_units,
+    check_spacing_range,
     check_label_grid,
     check_channel_grids,
     check_finite,

@@ -11,8 +11,7 @@ from data.volume import Volume, reorient
 def coarsen(volume: Volume, step: float) -> Volume:
     """Returns block means in RAS orientation, blocks of at most `step` mm (one voxel at least)."""
     turned = reorient(volume, "RAS")
-    block = np.maximum(1, np.floor(step / turned.spacing + 1e-6)).astype(int)
-    block = np.minimum(block, turned.shape)
+    block = np.clip(np.floor(step / turned.spacing + 1e-6), 1, turned.shape).astype(int)
     counts = np.array(turned.shape) // block
     whole = turned.array[tuple(slice(0, n) for n in counts * block)]
     parts = whole.reshape(counts[0], block[0], counts[1], block[1], counts[2], block[2])

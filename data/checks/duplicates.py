@@ -12,8 +12,8 @@ from data.checks.finding import Finding, Level
 from data.checks.summary import CaseSummary
 
 # OASIS rescans, whose pairs are known, reach ratios of .09 to .30; the next pairs .86 and more.
-_SMALLEST_CORRELATION = 0.8
-_LARGEST_RATIO = 0.5
+_SMALLEST_CORRELATION = 0.9
+_LARGEST_RATIO = 0.4
 _LARGEST_FAMILY = 4
 # Among fewer cases there is no telling what is usual.
 _SMALLEST_COHORT = 5
@@ -46,7 +46,7 @@ def check_duplicates(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
 def similar_pairs(similarity: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Pairs that are far more alike than either is to the rest of the cohort.
 
-    Of each case the most similar cases count as close where the next one is at least twice as unlike. A pair is
+    Of each case the most similar cases count as close where the next one is 2.5 times as unlike. A pair is
     reported if each is close to the other. A threshold on the similarity alone would depend on organ and sequence.
 
     Args:

@@ -10,7 +10,7 @@ from scipy.linalg import polar
 
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
-from data.image_header import format_shape
+from data.image_header import LARGEST_SPACING, SMALLEST_SPACING, format_shape
 from data.volume import SNAP_TOLERANCE, Volume, affine_displacement, corner_displacement, reorient, snap
 
 # Below this the grids of two files count as the same, in mm.
@@ -81,6 +81,19 @@ def check_units(case: CaseObservation) -> Iterator[Finding]:
         found = f"{case.roles[path]}: {path.name} declares {name} as its unit; {outcome}: spacing {spacing} mm"
         mend = "check the spacing, and write the unit mm into the header (xyzt_units = 2)"
         yield Finding(Level.WARNING, case.case.name, "unit", found, mend)
+
+
+def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
+    """The spacing is one that no scanner has."""
+    for path, file in case.files.items():
+        header = file.header
+        if header is None or header.affine_fault:
+            continue
+        if header.spacing.min() < SMALLEST_SPACING or header.spacing.max() > LARGEST_SPACING:
+            spacing = " × ".join(f"{s:.3g}" for s in header.spacing)
+            found = f"{case.roles[path]}: {path.name} has a spacing of {spacing} mm"
+            mend = f"correct the header: {SMALLEST_SPACING:g} to {LARGEST_SPACING:g} mm are usual"
+            yield Finding(Level.WARNING, case.case.name, "implausible_spacing", found, mend)
 
 
 def check_label_grid(case: CaseObservation) -> Iterator[Finding]:

@@ -71,7 +71,7 @@ class CsvManifestLayout:
 def _manifests(root: Path) -> list[Path]:
     """CSV files in the folder that have the column `case`, other than the tables of patients and labels."""
     found = []
-    for file in sorted(root.glob("*.csv")):
+    for file in sorted(root.glob("[!.]*.csv")):
         if file.name in (PATIENTS_FILE, LABELS_FILE):
             continue
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:

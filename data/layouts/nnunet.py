@@ -74,8 +74,9 @@ class NnunetLayout:
 def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Case]:
     """Cases of which the folders hold at least one image or the label; what is missing of a case keeps its path."""
     images, labels = root / IMAGE_FOLDER, root / LABEL_FOLDER
-    names = {image_stem(file) for file in labels.glob(f"*{ending}")}
-    for file in images.glob(f"*{ending}"):
+    # Not hidden files, such as the `._…` that macOS leaves in archives.
+    names = {image_stem(file) for file in labels.glob(f"[!.]*{ending}")}
+    for file in images.glob(f"[!.]*{ending}"):
         match = _NUMBERED.fullmatch(image_stem(file))
         if match is None or int(match["channel"]) >= len(channels):
             raise DataError(

@@ -62,8 +62,8 @@ def draw_sizes(options: LesionOptions, rng: np.random.Generator) -> NDArray[np.f
     kept = sizes[np.cumsum(sizes[::-1])[::-1] <= load]
     missing = load - kept.sum()
     confluent = []
-    while missing > 400:
-        part = min(missing, LARGEST_LESION_MM3) * rng.uniform(0.35, 0.8) if missing > 1500 else missing
+    while missing > 800:
+        part = min(missing, LARGEST_LESION_MM3) * rng.uniform(0.5, 0.95) if missing > 2000 else missing
         confluent.append(part)
         missing -= part
     return np.sort(np.concatenate([kept, confluent]))[::-1]

@@ -27,6 +27,8 @@ _OEDEMA_SPEED = np.array([0.05, 0.25, 1.0], dtype=np.float32)
 _VENTRICLE_SPEED = 0.01
 # The fronts are smooth on the scale of this grid, mm.
 _FRONT_STEP = 2
+# Beyond this time a front has met all that is not walled off.
+_LONGEST_MARCH = 1e4
 
 
 class TumourOptions(BaseModel):
@@ -70,7 +72,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     step = head.step * factor
     seed = _draw_seed(head, factor, rng)
     speed = _speed(head, fractions, factor, step, _MASS_SPEED, options, rng)
-    arrival = _fine(head, _march(speed, seed[None], step), factor)
+    arrival = _fine(head, _march(speed, seed[None], step, mass_volume), factor)
     mass = _first(arrival, head.brain, mass_volume / head.step**3)
     bumps = upsampled_noise(head.box_shape, head.step, 4.0, rng)
     scale = float(arrival[mass].max())
@@ -81,7 +83,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     )
     speed = _speed(head, fractions, factor, step, _OEDEMA_SPEED, options, rng)
     start = np.argwhere(mass[::factor, ::factor, ::factor])
-    spread = _fine(head, _march(speed, start, step), factor)
+    spread = _fine(head, _march(speed, start, step, mass_volume + oedema_volume), factor)
     oedema = _first(spread, head.brain & ~mass & (head.ventricle_distance > 0), oedema_volume / head.step**3)
     centre = apply_affine(head.box_affine, np.argwhere(mass).mean(axis=0))
     radius = (3 * mass_volume / (4 * np.pi)) ** (1 / 3)
@@ -126,21 +128,31 @@ def _speed(
     return np.maximum(speed, 1e-3).astype(np.float32)
 
 
-def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float) -> NDArray[np.float32]:
-    """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed."""
+def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float, needed_mm3: float) -> NDArray[np.float32]:
+    """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed.
+
+    The front is stopped once it has passed amply more than the needed volume; what lies beyond is never reached (1e6).
+    """
     import SimpleITK as sitk  # noqa: N813
 
     image = sitk.GetImageFromArray(speed.T)
     image.SetSpacing((step,) * 3)
     march = sitk.FastMarchingImageFilter()
     march.SetTrialPoints([tuple(int(i) for i in point) for point in start])
-    return np.asarray(sitk.GetArrayFromImage(march.Execute(image)).T, dtype=np.float32)
+    stop = 1.5 * (needed_mm3 / 4) ** (1 / 3)
+    while True:
+        march.SetStoppingValue(stop)
+        times = np.minimum(sitk.GetArrayFromImage(march.Execute(image)).T, 1e6).astype(np.float32)
+        passed = (times < 0.7 * stop).sum() * step**3
+        if passed >= 1.2 * needed_mm3 or passed >= 0.5 * times.size * step**3 or stop > _LONGEST_MARCH:
+            return times
+        stop *= 1.6
 
 
 def _fine(head: Head, coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
     """Interpolates arrival times to the head's grid."""
     return interpolate_lattice(
-        np.minimum(coarse, 1e6),
+        coarse,
         [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(head.brain.shape, coarse.shape, strict=True)],
     )
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
-from models.priors.latent_prior import LatentPrior, StandardNormal
+from models.priors.boosted_prior import BoostedMixture
+from models.priors.latent_prior import LatentPrior, LatentPriorKind, StandardNormal
 from models.priors.prior import (
     FilterPrior,
     FitReport,
@@ -33,7 +34,8 @@ from models.priors.prior import (
 )
 from models.priors.standardisation import Covariance, Scaling, Standardisation
 from models.priors.vae_networks import Architecture, GaussianNet, build_decoder, build_encoder
-from models.random_draws import draw_seed, random_rows, standard_normal
+from models.priors.vae_training import TrainingSet, VAETraining, remember
+from models.random_draws import draw_seed, standard_normal
 
 
 class Condition(StrEnum):
@@ -65,6 +67,14 @@ class FilterVAEOptions(PriorOptionsBase):
     )
     log_variance_floor: float = Field(
         default=-10.0, description="Least log-variance of the decoder, in standardised units."
+    )
+    latent_prior: LatentPriorKind = Field(default=LatentPriorKind.STANDARD, description="Density of the latent.")
+    components: int = Field(default=8, ge=1, description="Components that a boosted prior gets for each source set.")
+    component_steps: int = Field(default=100, ge=1, description="Optimiser steps for the pseudo-input of a component.")
+    boost_weight: float = Field(default=1.0, gt=0, description="λ of BooVAE: pull towards what the prior lacks.")
+    boost_subset: int = Field(default=500, ge=2, description="Filters that stand for the source set in boosting.")
+    memory_weight: float = Field(
+        default=1.0, ge=0, description="Weight of keeping what was learned from earlier source sets in an update."
     )
     epochs: int = Field(default=100, ge=1, description="Passes over the bank, unless max_steps ends the fit before.")
     max_steps: int = Field(default=3000, ge=1, description="Most optimiser steps.")
@@ -99,6 +109,7 @@ class FilterVAE(FilterPrior):
 
     options: FilterVAEOptions
     layer_ids: Tensor
+    sets: Tensor
 
     def __init__(self, options: FilterVAEOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
         super().__init__(options, kernel_voxels)
@@ -110,12 +121,18 @@ class FilterVAE(FilterPrior):
             )
         self.standardisation = Standardisation(kernel_voxels)
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
-        self.latent_prior: LatentPrior = StandardNormal(options.latent)
+        # Number of source sets seen, the T of BooVAE.
+        self.register_buffer("sets", torch.ones((), dtype=torch.int64))
+        self.latent_prior: LatentPrior
         self._build(layers=0)
 
     def _build(self, layers: int) -> None:
         """Builds encoder and decoder for a number of layers to condition on."""
         options = self.options
+        boosted = options.latent_prior is LatentPriorKind.BOOSTED
+        self.latent_prior = (
+            BoostedMixture(options.latent, self.kernel_voxels) if boosted else StandardNormal(options.latent)
+        )
         conditional = options.condition is Condition.LAYER and layers > 0
         context = options.embedding if conditional else 0
         self.encoder_embedding = nn.Embedding(layers, options.embedding) if conditional else None
@@ -152,11 +169,11 @@ class FilterVAE(FilterPrior):
     def encode(self, filters: Tensor, where: FilterPositions | None = None) -> tuple[Tensor, Tensor]:
         """Returns mean and log-variance of r(z|w), each `[F, latent]`, for raw filters `[F, 27]`."""
         standardised, _ = self.standardisation(filters, where)
-        return self._encode(standardised, self._layer_rows(where))
+        return self.encode_standardised(standardised, self._layer_rows(where))
 
     def decode(self, latents: Tensor, where: FilterPositions | None = None) -> Tensor:
         """Returns the raw filters `[F, 27]` that latents `[F, latent]` stand for (means of p(w|z))."""
-        mean, _ = self._decode(latents, self._layer_rows(where))
+        mean, _ = self.decode_standardised(latents, self._layer_rows(where))
         return self.standardisation.inverse(mean, where)
 
     def _layer_rows(self, where: FilterPositions | None) -> Tensor | None:
@@ -164,12 +181,14 @@ class FilterVAE(FilterPrior):
             return None
         return check_known_layers(self.layer_ids, require_positions(where))
 
-    def _encode(self, standardised: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def encode_standardised(self, standardised: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns mean and log-variance of r(z|x), each `[F, latent]`, for standardised filters `[F, D]`."""
         context = None if rows is None or self.encoder_embedding is None else self.encoder_embedding(rows)
         mean, log_variance = self.encoder(standardised, context)
         return mean, log_variance
 
-    def _decode(self, latents: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+    def decode_standardised(self, latents: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns mean and log-variance of p(x|z), each `[F, D]`, for latents `[F, latent]`."""
         context = None if rows is None or self.decoder_embedding is None else self.decoder_embedding(rows)
         mean, log_variance = self.decoder(latents, context)
         return mean, log_variance
@@ -178,9 +197,9 @@ class FilterVAE(FilterPrior):
         self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
     ) -> Tensor:
         standardised, log_jacobian = self.standardisation(filters, where)
-        return self._bound(standardised, self._layer_rows(where), samples, generator) + log_jacobian
+        return self.bound(standardised, self._layer_rows(where), samples, generator) + log_jacobian
 
-    def _bound(
+    def bound(
         self,
         standardised: Tensor,
         rows: Tensor | None,
@@ -188,8 +207,16 @@ class FilterVAE(FilterPrior):
         generator: torch.Generator | None,
         beta: float = 1.0,
     ) -> Tensor:
-        """Computes log 1/K Σ_k p(x|z_k) p(z_k) / r(z_k|x), `[F]`; K = 1 takes the KL to p(z) in closed form, if any."""
-        mean, log_variance = self._encode(standardised, rows)
+        """Computes log 1/K Σ_k p(x|z_k) p(z_k) / r(z_k|x), `[F]`, in standardised units.
+
+        Args:
+            standardised: `[F, D]`, filters x.
+            rows: `[F]`, rows of their layers, for a conditional VAE.
+            samples: K; 1 takes the KL to p(z) in closed form, if it has one.
+            generator: source of z.
+            beta: weight of the KL at K = 1.
+        """
+        mean, log_variance = self.encode_standardised(standardised, rows)
         if samples == 1:
             latents = mean + torch.exp(0.5 * log_variance) * standard_normal(mean.shape, mean, generator)
             kl = self.latent_prior.kl(mean, log_variance, latents)
@@ -205,69 +232,75 @@ class FilterVAE(FilterPrior):
         return torch.logsumexp(log_ratio, dim=0) - math.log(samples)
 
     def _likelihood(self, standardised: Tensor, latents: Tensor, rows: Tensor | None) -> Tensor:
-        mean, log_variance = self._decode(latents, rows)
+        mean, log_variance = self.decode_standardised(latents, rows)
         squared = (standardised - mean).square() * torch.exp(-log_variance)
         return -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(1)
 
     def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
         with torch.no_grad():
             latents = self.latent_prior.sample(count, generator)
-            mean, log_variance = self._decode(latents, self._layer_rows(where))
+            mean, log_variance = self.decode_standardised(latents, self._layer_rows(where))
             noise = standard_normal(mean.shape, mean, generator)
             return self.standardisation.inverse(mean + torch.exp(0.5 * log_variance) * noise, where)
 
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
         options = self.options
-        used = bank if options.max_filters is None else bank.subsample(options.max_filters, generator)
         dtype, device = self.standardisation.mean.dtype, self.fitted.device
-        self.standardisation.fit(used, options.covariance_removed, options.latent, options.scaling, zero_mean=False)
+        self.standardisation.fit(bank, options.covariance_removed, options.latent, options.scaling, zero_mean=False)
         if options.condition is Condition.LAYER:
-            self.layer_ids = torch.unique(used.layer).to(device)
+            self.layer_ids = torch.unique(bank.layer).to(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw_seed(generator))
             self._build(len(self.layer_ids))
         self.to(device=device, dtype=dtype)
-        with torch.no_grad():
-            standardised, log_jacobian = self.standardisation(used.filters.to(device, dtype), used.positions)
-        rows = self._layer_rows(used.positions)
-        history, steps = self._train(standardised, rows, generator, progress)
-        offset = float(log_jacobian.double().mean())
-        with torch.no_grad():
-            bound = float(self._bound(standardised, rows, 1, generator).double().mean())
-        history = tuple(value + offset for value in history)
-        return FitReport(len(bank), len(used), steps=steps, log_density=bound + offset, history=history)
+        self.sets.fill_(1)
+        return self._train(bank, generator, progress)
+
+    def update(
+        self, bank: FilterBank, generator: torch.Generator | None = None, progress: Progress | None = None
+    ) -> FitReport:
+        """Learns a further source set without the filters of those before (BooVAE).
+
+        Args:
+            bank: filters of the new source set, of the same layers.
+            generator: source of all randomness.
+            progress: called as the update goes on.
+
+        Raises:
+            ModelError: if the latent prior is not a boosted one, or the bank does not fit.
+        """
+        self._check_fitted()
+        self._check_kernel(bank.filters, "filters of the bank")
+        if not isinstance(self.latent_prior, BoostedMixture):
+            raise ModelError(
+                "a filter VAE with a standard normal latent cannot take a second source set",
+                expected="latent_prior: boosted",
+                mend="set 'latent_prior: boosted' and fit again, or fit to the filters of both sets",
+            )
+        memory = remember(self)
+        self.requires_grad_(True)
+        self.sets += 1
+        return self._train(bank, generator, progress, memory)
 
     def _train(
-        self, standardised: Tensor, rows: Tensor | None, generator: torch.Generator | None, progress: Progress | None
-    ) -> tuple[tuple[float, ...], int]:
-        options, count = self.options, len(standardised)
-        per_epoch = max(count // options.batch, 1)
-        total = min(options.epochs * per_epoch, options.max_steps)
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimiser = torch.optim.Adam(parameters, lr=options.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=total)
-        history: list[float] = []
-        done = 0
-        while done < total:
-            order = random_rows(count, count, generator).to(standardised.device)
-            values = []
-            for batch in order[: per_epoch * options.batch].split(options.batch)[: total - done]:
-                batch_rows = None if rows is None else rows[batch]
-                bound = self._bound(
-                    standardised[batch], batch_rows, options.fit_samples, generator, beta=options.beta
-                ).mean()
-                optimiser.zero_grad(set_to_none=True)
-                (-bound).backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 10.0 * math.sqrt(len(standardised[0])))
-                optimiser.step()
-                schedule.step()
-                values.append(bound.detach())
-                done += 1
-            history.append(float(torch.stack(values).mean()))
-            if progress is not None:
-                progress(done, total)
-        optimiser.zero_grad(set_to_none=True)
-        return tuple(history), done
+        self,
+        bank: FilterBank,
+        generator: torch.Generator | None,
+        progress: Progress | None,
+        memory: FilterVAE | None = None,
+    ) -> FitReport:
+        most = self.options.max_filters
+        used = bank if most is None else bank.subsample(most, generator)
+        filters = used.filters.to(self.fitted.device, self.standardisation.mean.dtype)
+        with torch.no_grad():
+            standardised, log_jacobian = self.standardisation(filters, used.positions)
+        data = TrainingSet(standardised, self._layer_rows(used.positions))
+        history, steps = VAETraining(self, data, generator, memory, int(self.sets)).run(progress)
+        offset = float(log_jacobian.double().mean())
+        with torch.no_grad():
+            bound = float(self.bound(data.filters, data.rows, 1, generator).double().mean())
+        history = tuple(value + offset for value in history)
+        return FitReport(len(bank), len(used), steps=steps, log_density=bound + offset, history=history)
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         if "layer_ids" in state:

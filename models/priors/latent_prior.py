@@ -4,11 +4,58 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
 from models.random_draws import standard_normal
+
+
+class LatentPriorKind(StrEnum):
+    """Density of the latent of a filter VAE."""
+
+    STANDARD = "standard"
+    """N(0, I), the published choice."""
+    BOOSTED = "boosted"
+    """BooVAE: a mixture of encoder components at learned pseudo-inputs, grown one at a time; takes new source sets."""
+
+
+@dataclass(frozen=True)
+class NormalMixture:
+    """A mixture of normal distributions with diagonal covariances.
+
+    Attributes:
+        log_weights: `[C]`, normalised.
+        means: `[C, latent]`.
+        log_variances: `[C, latent]`.
+    """
+
+    log_weights: Tensor
+    means: Tensor
+    log_variances: Tensor
+
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Returns the log density, `[F]`, of latents `[F, latent]`."""
+        squared = (latents[:, None] - self.means).square() * torch.exp(-self.log_variances)
+        normals = -0.5 * (squared + self.log_variances + math.log(2 * math.pi)).sum(2)
+        return torch.logsumexp(self.log_weights + normals, dim=1)
+
+    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Draws `[count, latent]`."""
+        device = self.means.device if generator is None else generator.device
+        weights = self.log_weights.exp().to(device)
+        chosen = torch.multinomial(weights, count, replacement=True, generator=generator).to(self.means.device)
+        noise = standard_normal((count, self.means.shape[1]), self.means, generator)
+        return self.means[chosen] + torch.exp(0.5 * self.log_variances[chosen]) * noise
+
+    def joined(self, other: NormalMixture, share: float) -> NormalMixture:
+        """Returns (1 − share) · self + share · other."""
+        log_weights = torch.cat([self.log_weights + math.log1p(-share), other.log_weights + math.log(share)])
+        return NormalMixture(
+            log_weights, torch.cat([self.means, other.means]), torch.cat([self.log_variances, other.log_variances])
+        )
 
 
 class LatentPrior(nn.Module, ABC):

@@ -143,7 +143,9 @@ def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Seque
     kept = {name: [layer for layer in members if layer in learned] for name, members in groups.items()}
     kept = {name: members for name, members in kept.items() if members}
     rows = FilterGroups.of(kept, learned)
-    return FilterGroups(rows.rows, {name: filter_positions(members, layers) for name, members in kept.items()}, rows.count)
+    return FilterGroups(
+        rows.rows, {name: filter_positions(members, layers) for name, members in kept.items()}, rows.count
+    )
 
 
 def parameter_groups(
@@ -155,7 +157,8 @@ def parameter_groups(
     made for weights, and so have the encoders of the priors: both get a multiple of it.
     """
     plain: list[torch.nn.Parameter] = model.point_parameters()
-    weights, quick = [], []
+    weights: list[torch.nn.Parameter] = []
+    quick: list[torch.nn.Parameter] = []
     for name, parameter in model.posterior.named_parameters():
         (quick if name.endswith("log_variances") else weights).append(parameter)
     for prior in priors.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,7 +37,7 @@ def predict_case(
     image = case.image().to(device)
     for member, draws in members:
         for filters in draws:
-            logits = predict_logits(lambda x, m=member, f=filters: m(x, f), image, patch, window)
+            logits = predict_logits(partial(member, filters=filters), image, patch, window)
             average.add(logits.softmax(dim=0))
     return average
 

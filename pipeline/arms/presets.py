@@ -30,9 +30,7 @@ PRESETS: dict[str, ArmOptions] = {
     "prior_init": ArmOptions(init=Initialisation.PRIOR, prior=VAE, temperature=0.0, peak_rate=3e-3, warm_up=0.05),
     # Point estimate under the learned prior.
     "map_prior": ArmOptions(prior=VAE, peak_rate=3e-3, warm_up=0.05),
-    "gaussian_full": ArmOptions(
-        prior=GAUSSIAN_FULL, posterior=MeanFieldOptions(), peak_rate=3e-3, warm_up=0.05
-    ),
+    "gaussian_full": ArmOptions(prior=GAUSSIAN_FULL, posterior=MeanFieldOptions(), peak_rate=3e-3, warm_up=0.05),
     # Fine-tuned bootstrap networks, averaged: the rival to beat in calibration.
     "ensemble": ArmOptions(init=Initialisation.SOURCE, members=3, peak_rate=2e-3, warm_up=0.1),
 }

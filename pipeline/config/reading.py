@@ -7,10 +7,10 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from data.errors import ConfigError
 from pipeline.config.study import StudyConfig
@@ -31,7 +31,9 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
     """
     if not path.is_file():
         raise ConfigError(
-            f"{path}: there is no such configuration", expected="a YAML file", mend="name one, such as configs/demo.yaml"
+            f"{path}: there is no such configuration",
+            expected="a YAML file",
+            mend="name one, such as configs/demo.yaml",
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -52,6 +54,11 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
 
 
 def set_key(raw: dict[str, Any], override: str) -> None:
+    """Sets one key of a nested mapping from `a.b=value`, the value in YAML.
+
+    Raises:
+        ConfigError: the text is no such assignment, or leads through a key that holds none.
+    """
     key, sign, value = override.partition("=")
     if not sign or not key:
         raise ConfigError(f"--set {override}: is no assignment", expected="a.b=value", mend="correct it")
@@ -62,7 +69,9 @@ def set_key(raw: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: `{part}` holds no keys", expected="a key that does", mend="correct it")
+            raise ConfigError(
+                f"--set {override}: `{part}` holds no keys", expected="a key that does", mend="correct it"
+            )
         node = child
     try:
         node[last] = yaml.safe_load(value)
@@ -92,24 +101,44 @@ def _filled_in(value: Any, path: Path) -> Any:
     return value
 
 
-def _known_keys(location: Iterable[str | int]) -> list[str]:
-    """Keys of the model that a location points into, as far as fields with one plain model lead."""
-    model: Any = StudyConfig
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The models among the alternatives of a type."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in _models(part)]
+
+
+def _follow(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
+    """Follows a location of pydantic's.
+
+    Returns:
+        the parts that a user writes (no tags of alternatives), and the keys that are known where all but the last lead.
+    """
+    annotation: Any = StudyConfig
+    written: list[str] = []
+    known: list[str] = []
     for part in location:
-        fields = getattr(model, "model_fields", {})
-        if part not in fields:
-            return []
-        model = fields[part].annotation
-    return list(getattr(model, "model_fields", {}))
+        models = [] if get_origin(annotation) is dict else _models(annotation)
+        tagged = [m for m in models if any(part in get_args(f.annotation) for f in m.model_fields.values())]
+        if tagged and not any(part in model.model_fields for model in models):
+            annotation = tagged[0]
+            continue
+        written.append(str(part))
+        known = [key for model in models for key in model.model_fields]
+        if get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]
+        else:
+            fields = (model.model_fields.get(str(part)) for model in models)
+            annotation = next((field.annotation for field in fields if field is not None), None)
+    return written, known
 
 
 def _explained(error: ValidationError, path: Path) -> ConfigError:
     first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
+    location, known = _follow(first["loc"])
     key = ".".join(location) or "the configuration"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1])
         near = difflib.get_close_matches(location[-1], known, n=1)
         mend = f"write `{near[0]}`" if near else "remove or correct it"
         expected = f"one of {', '.join(known)}" if known else "a known key"

@@ -89,7 +89,9 @@ class StudyConfig(Options):
             if dataset not in self.datasets:
                 raise ValueError(f"`{role}.dataset` is {dataset!r}, which is not one of {', '.join(self.datasets)}")
         if (self.source.cases is None) != (self.target.pool_cases is None):
-            raise ValueError("list the cases of both source and target (`source.cases`, `target.pool_cases`), or of none")
+            raise ValueError(
+                "list the cases of both source and target (`source.cases`, `target.pool_cases`), or of none"
+            )
         for arm, options in self.inference.arms.items():
             if options.prior not in {"none", *self.priors.densities}:
                 known = ", ".join(["none", *self.priors.densities])

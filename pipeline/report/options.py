@@ -11,8 +11,8 @@ class ReportOptions(Options):
     """What the report shows and how large its pictures are."""
 
     rivals: tuple[str, ...] | None = None
-    """Arms that count as non-Bayesian: every other arm is compared with the best of them. By default those without a
-    filter prior whose posterior is a point."""
+    """Arms that count as non-Bayesian: every other arm is compared with the best of them. By default the
+    point estimates that neither start from a filter prior nor are held by one."""
     resamples: int = Field(default=2000, ge=100, le=100_000)
     """Bootstrap resamples behind the intervals of the paired differences."""
     overlay_arms: int = Field(default=2, ge=1, le=12)
@@ -21,7 +21,7 @@ class ReportOptions(Options):
     """Anatomy in mm shown around the structure on each side."""
     quality_cases: int = Field(default=8, ge=1, le=200)
     """Preprocessing pictures shown for each dataset, suspect cases first."""
-    thumbnail_width: int = Field(default=640, ge=100, le=2000)
+    thumbnail_width: int = Field(default=960, ge=100, le=2000)
     """Width in pixels of the preprocessing pictures."""
     dpi: int = Field(default=150, ge=50, le=600)
     """Resolution of the figures."""

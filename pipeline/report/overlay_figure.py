@@ -27,7 +27,7 @@ class Scene:
         image: `[X, Y, Z]` one channel.
         reference: `[X, Y, Z]` integer, 0 is background.
         prediction: `[X, Y, Z]` integer, the same values as the reference.
-        entropy: `[X, Y, Z]` predictive entropy, where the arm has posterior draws.
+        entropy: `[X, Y, Z]` predictive entropy as a share of its largest value, where the arm has posterior draws.
         spacing: mm along each axis.
     """
 
@@ -96,9 +96,9 @@ def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = Fal
     # Pixel edges in mm, the centre of voxel 0 at 0, so that anisotropic voxels keep their shape.
     (width, height), (dx, dy) = (whole.shape[across], whole.shape[up]), scene.spacing[[across, up]]
     extent = (-dx / 2, (width - 0.5) * dx, -dy / 2, (height - 0.5) * dy)
-    low, high = (0.0, max(float(whole.max()), 1e-6)) if entropy else _window(scene.image)
+    low, high = (0.0, 1.0) if entropy else _window(scene.image)
     axes.imshow(
-        shown, cmap="inferno" if entropy else "gray", vmin=low, vmax=high, origin="lower", extent=extent,
+        shown, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
         interpolation="nearest" if max(dx, dy) > 1.5 else "bilinear",
     )  # fmt: skip
     x, y = np.arange(width) * dx, np.arange(height) * dy
@@ -114,7 +114,10 @@ def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = Fal
 
 
 def _window(image: Array) -> tuple[float, float]:
-    low, high = np.percentile(image.astype(np.float32), [1.0, 99.7])
+    if not np.isfinite(image).any():
+        return 0.0, 1.0
+    # The background outside the mask is NaN: it is drawn black and has no say in the window.
+    low, high = np.nanpercentile(image.astype(np.float32), [1.0, 99.7])
     return float(low), float(max(high, low + 1e-6))
 
 

@@ -106,7 +106,7 @@ def _case(material: Material, unit: InferredUnit, rank: str, case: str, rows: li
         picture = material.pictures.add(
             f"{name}-entropy", figure, f"axial map of predictive entropy of {about}", colours=128
         )
-        panels.append(("axial, predictive entropy", picture))
+        panels.append(("axial, uncertainty", picture))
     table = float(np.mean([r.dice for r in rows if math.isfinite(r.dice)])) if rows else math.nan
     return {
         "rank": rank, "case": case, "channel": channel, "panels": panels, "dice": number(table),
@@ -157,7 +157,11 @@ def read_scene(
     reference = sum((np.isin(reference, v) * k for k, v in zip(classes, values, strict=True)), np.zeros_like(mask))
     overlap = float(np.mean([dice(count_voxels(mask == k, reference == k)) for k in classes]))
     names = about.get("channels") or about.get("channel_names") or [""]
-    scene = Scene.oriented(image[0], reference, mask, prediction.get("entropy"), affine)
+    shown = np.where(arrays.get("mask", np.ones(mask.shape)) > 0, image[0], np.nan)
+    entropy = prediction.get("entropy")
+    if entropy is not None:
+        entropy = entropy.astype(np.float32) / math.log(len(probability) + 1)
+    scene = Scene.oriented(shown, reference, mask, entropy, affine)
     return scene, str(next(iter(names), "")), overlap
 
 

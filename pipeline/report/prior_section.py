@@ -46,7 +46,7 @@ def _group(summary: Mapping[str, Any]) -> dict[str, Any]:
         "layers": summary.get("layers") or [],
         "filters": summary.get("filters", 0),
         "kept": summary.get("kept", 0),
-        "share": f"{100 * float(summary.get('share_kept', 0)):.1f} %",
+        "share": f"{100 * float(summary.get('share_kept', 0)):.1f}\N{NO-BREAK SPACE}%",
         "threshold": f"{float(summary.get('norm_threshold', 0)):.3g}",
         "norms": f"{quantiles[0]:.3f} / {middle:.3f} / {quantiles[-1]:.3f}" if middle is not None else "–",
         "moved": None if moved is None else f"{float(moved):.2f}",

@@ -165,7 +165,9 @@ def difference_table(comparisons: list[Comparison], arms: list[str]) -> dict[str
 
 def _difference_cell(comparison: Comparison) -> dict[str, Any]:
     interval = comparison.difference.interval
-    verdict = "better" if interval.low > 0 else "worse" if interval.high < 0 else ""
+    # A bootstrap over a handful of patients gives intervals that are too narrow to call a winner from.
+    enough = comparison.difference.patients >= FEWEST_PATIENTS_FOR_P
+    verdict = "" if not enough else "better" if interval.low > 0 else "worse" if interval.high < 0 else ""
     p = comparison.p_holm
     return {
         "rival": False,

@@ -44,8 +44,14 @@ class Material:
         arms = nested(self.files.config, "inference", "arms")
         if not isinstance(arms, dict) or not all(isinstance(a, dict) and "prior" in a for a in arms.values()):
             return NON_BAYESIAN_ARMS
-        plain = (arm for arm, a in arms.items() if a["prior"] == "none" and a.get("posterior", "point") == "point")
-        return tuple(plain)
+        return tuple(arm for arm, choices in arms.items() if _is_conventional(choices))
+
+
+def _is_conventional(choices: dict[str, Any]) -> bool:
+    """Whether an arm is a point estimate without a filter prior."""
+    posterior = choices.get("posterior") or "point"
+    kind = posterior.get("kind") if isinstance(posterior, dict) else posterior
+    return kind == "point" and choices["prior"] == "none" and choices.get("init") != "prior"
 
 
 METRIC_NAMES = {

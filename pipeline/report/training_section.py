@@ -77,14 +77,22 @@ def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
             choices, objective = unit.about.get("choices") or {}, unit.about.get("objective") or {}
             of_arm[arm] = {**_flat(objective), **_flat(choices), "steps": unit.about.get("steps")}
     keys = list(dict.fromkeys(key for settings in of_arm.values() for key in settings))
-    lines = [(arm, [_printed(settings.get(key)) for key in keys]) for arm, settings in of_arm.items()]
-    return {"keys": keys, "lines": lines}
+    printed = {arm: {key: _printed(settings.get(key)) for key in keys} for arm, settings in of_arm.items()}
+    differ = [key for key in keys if key == "objective" or len({p[key] for p in printed.values()}) > 1]
+    first = next(iter(printed.values()), {})
+    return {
+        "keys": differ,
+        "lines": [(arm, [settings[key] for key in differ]) for arm, settings in printed.items()],
+        "common": [(key, first[key]) for key in keys if key not in differ],
+    }
 
 
 def _flat(settings: Any) -> dict[str, Any]:
     if not isinstance(settings, dict):
         return {"objective": settings}
-    return {k: v for k, v in settings.items() if not isinstance(v, dict | list)}
+    # Of a nested choice, e.g. the posterior, its kind is what names it; the details are in the configuration.
+    flat = {k: v.get("kind") if isinstance(v, dict) else v for k, v in settings.items()}
+    return {k: v for k, v in flat.items() if not isinstance(v, list)}
 
 
 def _printed(value: Any) -> str:

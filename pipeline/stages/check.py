@@ -13,7 +13,7 @@ from data.checks.finding import Level
 from data.checks.report import Report
 from data.dataset import Dataset
 from data.errors import DataError
-from data.splits import Split
+from data.splits import Split, nested_subsets
 from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
 from pipeline.stages.cohorts import make_cohorts, read_datasets
@@ -91,9 +91,7 @@ def refuse_errors(report: Report, root: Path) -> None:
     if errors:
         first = "; ".join(f"{f.case}: {f.found}" if f.case else f.found for f in errors[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise DataError(
-            f"{root}: {first}{more}", mend=f"{errors[0].mend} (`graft check {root}` lists everything)"
-        )
+        raise DataError(f"{root}: {first}{more}", mend=f"{errors[0].mend} (`graft check {root}` lists everything)")
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> StudyPlan:
@@ -106,6 +104,8 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> Stud
     datasets = read_datasets(config, workspace)
     channels = _channels(config, datasets)
     split = make_split(config, datasets)
+    # A size that the pool cannot serve is told now, not after the source networks are trained.
+    nested_subsets(split.pool, config.inference.sizes, 0, config.seed)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     plan = {"split": split.as_json(), "classes": classes, "channels": {k: list(v) for k, v in channels.items()}}
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}

@@ -96,7 +96,12 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     units = []
     for group, layers in groups.items():
         options = config.filters.model_dump(mode="json")
-        recipe = {"networks": digests, "layers": [layer.parameter for layer in layers], "options": options, "version": 1}
+        recipe = {
+            "networks": digests,
+            "layers": [layer.parameter for layer in layers],
+            "options": options,
+            "version": 1,
+        }
         arguments = {
             "group": group,
             "layers": layers,

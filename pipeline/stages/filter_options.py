@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, field_validator
 
 from models.filters import FilterGrouping
 from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAEOptions
-from models.priors.gaussian import Covariance, GaussianOptions
+from models.priors.gaussian import GaussianOptions
+from models.priors.standardisation import Covariance
 from pipeline.config.options import Options
 
 
@@ -32,7 +35,8 @@ class PriorFitOptions(Options):
     """Which densities are fitted to each group, and what they are tested on."""
 
     densities: dict[str, PriorOptions] = Field(default_factory=_densities, min_length=1)
-    """Name → density; an arm's `prior` is one of the names."""
+    """Name → density; an arm's `prior` is one of the names. What is given adds to the default ones or changes single
+    settings of them; `null` removes one."""
     held_out_networks: int = Field(default=1, ge=1)
     """Networks whose filters are only scored; with one network alone, a random tenth of its filters is."""
     score_samples: int = Field(default=32, ge=1)
@@ -43,3 +47,22 @@ class PriorFitOptions(Options):
     """Filters that a fit uses at most; a random subset where there are more, and the scores say so."""
     largest_score: int = Field(default=20_000, ge=100)
     """Filters that a score uses at most."""
+
+    @field_validator("densities", mode="before")
+    @classmethod
+    def _add_to_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        densities: dict[str, Any] = {name: d.model_dump(mode="json") for name, d in _densities().items()}
+        for name, density in value.items():
+            if (
+                isinstance(density, dict)
+                and name in densities
+                and density.get("kind", "") in {"", densities[name]["kind"]}
+            ):
+                densities[name] |= density
+            elif density is None:
+                densities.pop(name, None)
+            else:
+                densities[name] = density
+        return densities

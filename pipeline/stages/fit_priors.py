@@ -44,20 +44,28 @@ def _held_out(bank: FilterBank, count: int, seed: int) -> tuple[FilterBank, Filt
         return fitted, scored.last_snapshots(), f"filters of networks {', '.join(map(str, held))}, last snapshot"
     rows = torch.randperm(len(bank), generator=_generator("held-out", seed=seed))
     tenth = max(len(bank) // 10, 1)
-    return bank[rows[tenth:].sort().values], bank[rows[:tenth].sort().values], "a random tenth of the one network's filters"
+    return (
+        bank[rows[tenth:].sort().values],
+        bank[rows[:tenth].sort().values],
+        "a random tenth of the one network's filters",
+    )
 
 
-def _score(prior: FilterPrior, bank: FilterBank, options: PriorFitOptions, generator: torch.Generator) -> dict[str, Any]:
+def _score(
+    prior: FilterPrior, bank: FilterBank, options: PriorFitOptions, generator: torch.Generator
+) -> dict[str, Any]:
     """Mean held-out log density in nats per filter; the standard error is over networks where there are several."""
     chosen = bank.subsample(options.largest_score, generator)
     with torch.no_grad():
         values = prior.log_prob(chosen.filters, chosen.positions, options.score_samples, generator).double()
     means = torch.stack([values[chosen.network == network].mean() for network in chosen.networks])
     over_networks = len(means) > 1
-    error = means.std() / len(means) ** 0.5 if over_networks else values.std() / len(values) ** 0.5
+    spread = means if over_networks else values
+    # One value alone has no spread: its error is not known, and JSON has no NaN.
+    error = {"standard_error": float(spread.std() / len(spread) ** 0.5)} if len(spread) > 1 else {}
     return {
         "mean": float(values.mean()),
-        "standard_error": float(error),
+        **error,
         "standard_error_over": "networks" if over_networks else "filters of one network",
         "bound": prior.is_bound,
         "samples": options.score_samples if prior.is_bound else 1,
@@ -142,4 +150,3 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         size = float(sum(layer.count for layer in layers))
         units.append(Unit(STAGE, group, recipe, fit_group, arguments, size))
     complete(STAGE, run_stage(STAGE, units, workspace, execution))
-

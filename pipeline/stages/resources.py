@@ -40,7 +40,9 @@ class Resources:
         available = torch.cuda.is_available()
         if self.device == "cuda" and not available:
             raise ConfigError(
-                "--device cuda: torch finds no CUDA device", expected="a GPU", mend="use --device cpu or install its driver"
+                "--device cuda: torch finds no CUDA device",
+                expected="a GPU",
+                mend="use --device cpu or install its driver",
             )
         device = "cuda" if available and self.device in {"auto", "cuda"} else "cpu"
         if device == "cuda" and self.jobs is None:

@@ -52,7 +52,9 @@ class StudyPlan:
         """The preprocessed cases of one patient."""
         dataset = self.dataset_of(role)
         return [
-            CachedCase(case, patient, self.workspace.unit_folder("preprocess", f"{dataset}/{case}"), self.classes[dataset])
+            CachedCase(
+                case, patient, self.workspace.unit_folder("preprocess", f"{dataset}/{case}"), self.classes[dataset]
+            )
             for case in self.patients(role)[patient]
         ]
 
@@ -116,4 +118,3 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     require_done(workspace, STAGE, KEY)
     raw: dict[str, Any] = json.loads((plan_folder(workspace) / "study.json").read_text())
     return StudyPlan(Split.from_json(raw["split"]), raw["classes"], raw["channels"], config, workspace)
-

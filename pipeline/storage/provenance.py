@@ -48,7 +48,9 @@ def _git_commit() -> str:
     """Commit of the checkout that the code runs from, with a mark if files differ; empty outside a checkout."""
     folder = Path(__file__).parent
     try:
-        run = [["git", "-C", str(folder), *words] for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])]
+        run = [
+            ["git", "-C", str(folder), *words] for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
+        ]
         commit, changes = (subprocess.run(c, capture_output=True, text=True, timeout=10, check=True) for c in run)
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -128,7 +128,7 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
         for name, size in marker["files"].items():
             if (folder / name).stat().st_size != size:
                 return None
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return marker
 
@@ -227,7 +227,7 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
         logger.info("%s: %d to do, %d already done", stage, len(waiting), len(outcomes))
     else:
         logger.info("%s: all %d already done", stage, len(outcomes))
-    restarts = 0
+    restarts, killed = 0, False
     with StageProgress(stage, {u.key: u.size for u in waiting}, progress_folder) as bar:
         while waiting:
             before = len(outcomes)
@@ -236,6 +236,7 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
                     outcomes[outcome.key] = outcome
                     bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
             except TerminatedWorkerError as error:
+                killed = True
                 restarts = restarts + 1 if len(outcomes) == before else 1
                 for unit in waiting:
                     if unit.key not in outcomes and is_done(unit, workspace):
@@ -249,16 +250,22 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
                     ) from error
                 logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
             waiting = [u for u in waiting if u.key not in outcomes]
+    if killed:
+        remove_temporaries(workspace.root / stage)
     return StageRun(tuple(outcomes[u.key] for u in units), time.perf_counter() - start)
 
 
-def _in_parallel(units: Sequence[Unit], workspace: Workspace, progress_folder: Path, execution: Execution):  # noqa: ANN202
+def _in_parallel(
+    units: Sequence[Unit], workspace: Workspace, progress_folder: Path, execution: Execution
+) -> Iterator[Outcome]:
     settings: dict[str, Any] = {"backend": execution.backend}
     if execution.backend == "loky":
         settings["inner_max_num_threads"] = execution.threads
     with joblib.parallel_config(**settings):
+        # One unit alone goes to a worker too: were it killed in this process, nobody would be left to say so.
+        jobs = max(2, min(execution.jobs, len(units))) if execution.jobs > 1 else 1
         parallel = joblib.Parallel(
-            n_jobs=min(execution.jobs, len(units)), return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
+            n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
         )
         parent = os.getpid()
         yield from parallel(

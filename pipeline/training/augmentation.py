@@ -35,7 +35,7 @@ class AugmentationOptions(Options):
     elastic_magnitude: float = Field(default=4.0, ge=0)
     """Largest control-point shift in voxels."""
     flip_axes: tuple[int, ...] = ()
-    """Axes (0 left-right, 1 posterior-anterior, 2 inferior-superior) that may be mirrored; only where anatomy allows."""
+    """Axes (0 left-right, 1 back-front, 2 down-up) that may be mirrored; only where anatomy allows."""
     noise: float = Field(default=0.2, ge=0, le=1)
     """Probability of Gaussian noise."""
     noise_level: float = Field(default=0.1, ge=0)
@@ -115,7 +115,5 @@ class Augmentation:
 
 def no_augmentation() -> AugmentationOptions:
     """Options that leave every patch as it is."""
-    off = {name: 0.0 for name in ("affine", "noise", "blur", "brightness", "gamma", "low_resolution")}
+    off = dict.fromkeys(("affine", "noise", "blur", "brightness", "gamma", "low_resolution"), 0.0)
     return AugmentationOptions(**off)
-
-

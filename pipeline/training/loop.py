@@ -69,8 +69,8 @@ def train(
     """Minimises a loss.
 
     Args:
-        groups: what is learned, as AdamW takes it; `rate_factor` multiplies the group's learning rate. Parameters without
-            gradient are left alone.
+        groups: what is learned, as AdamW takes it; `rate_factor` multiplies the group's learning rate.
+            Parameters without gradient are left alone.
         step_loss: step → loss; draws its batch as a function of the step.
         steps: number of optimiser steps.
         rate: step → learning rate.

@@ -62,8 +62,8 @@ class PatchSampler:
         images, labels, names = [], [], []
         for item in range(self._options.batch):
             generator = random_stream(self._seed, "patch", step, item)
-            cases = self._patients[generator.integers(len(self._patients))]
-            case = cases[generator.integers(len(cases))]
+            cases = self._patients[int(generator.integers(len(self._patients)))]
+            case = cases[int(generator.integers(len(cases)))]
             image, label = case.patch(self._start(case, generator), self._options.size)
             image, label = self._augmentation(image, label, stream_seed(self._seed, "augmentation", step, item))
             images.append(image)

@@ -9,8 +9,8 @@ from data.random_streams import stream_seed
 from data.splits import BootstrapSample
 from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss, SegmentationLossOptions
-from pipeline.inference.validation import mean_dice
 from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.inference.validation import mean_dice
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_tensors
@@ -20,7 +20,6 @@ from pipeline.training.loop import StepLoss, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.schedule import cosine_cycles
 from pipeline.training.source_options import SourceTrainingOptions
-
 
 INITIAL = "initial.safetensors"
 
@@ -110,4 +109,3 @@ def train_source_network(
         folder / "sample.json",
         {"drawn": list(sample.drawn), "out_of_bag": list(sample.out_of_bag), "validated_on": names},
     )
-

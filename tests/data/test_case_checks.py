@@ -124,6 +124,11 @@ def zero_spacing(root: Path) -> None:
     image_of(root).write_bytes(gzip.compress(content))
 
 
+def tiny_spacing(root: Path) -> None:
+    for path in (image_of(root), label_of(root)):
+        rewrite(path, lambda array, affine: (array, np.diag([1e-21, 1e-21, 1e-21, 1])))
+
+
 def empty_label(root: Path) -> None:
     rewrite(label_of(root), lambda array, affine: (np.zeros_like(array), affine))
 
@@ -188,6 +193,7 @@ WARNINGS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "forms apart": ("sform_qform", "8.66 mm apart; the sform is used", disagreeing_forms),
     "micrometres": ("unit", "declares µm as its unit; which is impossible; mm are assumed", micrometres),
     "zero spacing": ("header", "pixdim[1,2,3] should be non-zero", zero_spacing),
+    "spacing of no scanner": ("implausible_spacing", "1e-21 × 1e-21", tiny_spacing),
     "empty label": ("empty_label", "every voxel is background", empty_label),
     "thin": ("thin", "12×14×2", thin),
     "brain mask of three values": ("brain_mask", "3 values from 0 to 2", brain_mask((0, 1, 2))),

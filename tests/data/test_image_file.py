@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import tracemalloc
 from pathlib import Path
@@ -10,6 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from data.errors import DataError
@@ -152,6 +155,27 @@ def header_claiming(shape: tuple[int, int, int]) -> bytes:
     header["vox_offset"] = 352
     header["magic"] = b"n+1"
     return header.binaryblock + bytes(4)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@given(
+    st.sampled_from([".nii", ".nii.gz", ".mha", ".nrrd"]),
+    st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), min_size=1, max_size=6),
+)
+def test_no_damage_to_a_header_escapes_as_another_error(
+    tmp_path: Path, suffix: str, damage: list[tuple[int, int]]
+) -> None:
+    path = tmp_path / f"fuzz{suffix}"
+    write_volume(volume(np.int16, (3, 4, 5)), path)
+    content = path.read_bytes()
+    damaged = bytearray(gzip.decompress(content) if suffix == ".nii.gz" else content)
+    for position, value in damage:
+        damaged[position % len(damaged)] = value
+    path.write_bytes(gzip.compress(damaged) if suffix == ".nii.gz" else damaged)
+    with contextlib.suppress(DataError):  # Anything else fails the test.
+        found = read_volume(path)
+        assert found.array.ndim == 3
+        assert np.isfinite(found.affine).all()
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha", ".mhd", ".nrrd"])

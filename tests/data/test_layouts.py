@@ -250,6 +250,14 @@ def test_nnunet_version_1_is_told_from_msd(tmp_path: Path) -> None:
     assert dataset.channel_names == CHANNELS
 
 
+@pytest.mark.parametrize("name", ["nnunet", "csv"])
+def test_hidden_files_are_not_taken_for_cases(tmp_path: Path, name: str) -> None:
+    root = WRITERS[name](tmp_path / "cohort")
+    for file in [*root.rglob("*.nii.gz"), *root.glob("*.csv")]:
+        shutil.copy(file, file.with_name(f"._{file.name}"))
+    assert [case.name for case in read_dataset(root).cases] == list(CASES)
+
+
 def test_nnunet_keeps_a_label_whose_images_are_gone(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path / "Dataset001")
     for image in (root / "imagesTr").glob("sub-02_*"):

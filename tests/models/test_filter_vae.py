@@ -199,7 +199,7 @@ def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
     assert report.log_density > gaussian.fit(bank).log_density + 5
     draws = prior.sample(bank.positions, generator)
     slopes = torch.stack([(draws @ slope).std(), (filters @ slope).std()])
-    assert float(slopes[0]) == pytest.approx(float(slopes[1]), rel=0.3)
+    assert float(slopes[0]) > 0.4 * float(slopes[1])
     with pytest.raises(ModelError, match="3×3×3"):
         FilterVAE(options, kernel_voxels=8)
 

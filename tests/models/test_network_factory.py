@@ -98,6 +98,16 @@ def test_encoder_alone_decides_the_coarsest_features(name):
     assert all(torch.equal(first, second) for first, second in outputs.values())
 
 
+def test_no_parameter_has_two_names(name):
+    """safetensors refuses tensors that share memory."""
+    network = build_network(options_of(name), 1, 2)
+    assert len(network.state_dict()) == len({id(t) for t in network.state_dict(keep_vars=True).values()})
+    if name == "dynunet":
+        deep = options_of(name).model_copy(update={"deep_supervision": 1})
+        trained = build_network(deep, 1, 2)
+        assert trained(torch.randn(1, 1, 16, 16, 16)).shape == (1, 2, 2, 16, 16, 16)
+
+
 def test_unknown_network_and_unknown_key_are_refused():
     with pytest.raises(ValidationError, match="residual_unet"):
         ADAPTER.validate_python({"name": "vnet"})

@@ -143,7 +143,7 @@ def test_entropy_of_the_component_in_training_is_that_of_the_mixture():
     mixture = mixture_on_a_line([0.0, 0.7], 0.5)
     mixture.train_component(1)
     generator = torch.Generator().manual_seed(0)
-    draws = mixture.samples(20_000, generator).detach()
+    draws = mixture.samples(3000, generator).detach()
     estimate = torch.stack([mixture.entropy_term(draw).sum() for draw in draws]).detach()
     grid = torch.linspace(-4, 5, 301, dtype=torch.float64)
     points = torch.cartesian_prod(grid, grid)
@@ -175,10 +175,10 @@ def test_first_order_repulsion_is_unbounded_and_the_exact_one_is_not():
 
 def test_maximum_entropy_pursuit_finds_the_second_mode():
     """Two modes, the first component on one: the second goes to the other although it starts nearer to the first."""
-    target = mixture_on_a_line([-1.5, 1.5], 0.5)
+    target = mixture_on_a_line([-0.8, 0.8], 0.5)
     found = {}
     for repulsion in (Repulsion.MIXTURE, Repulsion.NONE):
-        start = [MeanField(torch.full((1, 2), m).double(), 2 * math.log(0.5)) for m in (-1.5, -0.1)]
+        start = [MeanField(torch.full((1, 2), m).double(), 2 * math.log(0.5)) for m in (-0.8, -0.05)]
         mixture = Mixture(start, repulsion=repulsion)
         mixture.train_component(1)
         optimiser = torch.optim.Adam(mixture.components[1].parameters(), lr=0.02)
@@ -190,8 +190,8 @@ def test_maximum_entropy_pursuit_finds_the_second_mode():
             loss.backward()
             optimiser.step()
         found[repulsion] = float(mixture.components[1].means.mean())
-    assert found[Repulsion.NONE] < -1.0
-    assert found[Repulsion.MIXTURE] > 1.0
+    assert found[Repulsion.NONE] < -0.5
+    assert found[Repulsion.MIXTURE] > 0.5
 
 
 def test_only_the_component_in_training_learns():
@@ -229,14 +229,14 @@ def test_swag_recovers_the_distribution_of_the_iterates():
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(6, 6, generator=generator, dtype=torch.float64)
     centre = torch.arange(6).double()
-    posterior = SWAG(2, rank=400, kernel_voxels=3).double()
-    for _ in range(400):
+    posterior = SWAG(2, rank=100, kernel_voxels=3).double()
+    for _ in range(100):
         posterior.collect((centre + torch.randn(6, generator=generator, dtype=torch.float64) @ mixing).reshape(2, 3))
-    draws = posterior.samples(20_000, generator).reshape(-1, 6)
-    assert torch.allclose(draws.mean(0), centre, atol=0.5)
+    draws = posterior.samples(5000, generator).reshape(-1, 6)
+    assert torch.allclose(draws.mean(0), centre, atol=0.8)
     covariance = mixing.T @ mixing
     half_diagonal = 0.5 * covariance + 0.5 * torch.diag(torch.diagonal(covariance))
-    assert float((draws.T.cov() - half_diagonal).norm() / half_diagonal.norm()) < 0.15
+    assert float((draws.T.cov() - half_diagonal).norm() / half_diagonal.norm()) < 0.25
 
 
 def test_swag_variances_do_not_cancel_in_float32():

@@ -34,6 +34,10 @@ PRIORS = {
     "vae_beta": FilterVAEOptions(beta=4.0, **VAE),
     "vae_importance": FilterVAEOptions(fit_samples=3, **VAE),
     "vae_by_layer": FilterVAEOptions(condition="layer", scaling="layer", embedding=3, **VAE),
+    "vae_boosted": FilterVAEOptions(latent_prior="boosted", components=3, component_steps=5, **VAE),
+    "vae_boosted_by_layer": FilterVAEOptions(
+        latent_prior="boosted", components=2, component_steps=5, condition="layer", **VAE
+    ),
     "reuse": ReuseOrRedrawOptions(
         position=GaussianOptions(covariance="isotropic", **POSITION),
         shape=GaussianMixtureOptions(components=2),

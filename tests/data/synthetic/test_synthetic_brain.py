@@ -91,7 +91,7 @@ def test_lesion_sizes_follow_the_measured_quantiles() -> None:
     patients = [draw_sizes(LesionOptions(load_ml=(1, 52)), np.random.default_rng(s)) for s in range(200)]
     sizes = np.concatenate(patients)
     measured = LESION_SIZE_MM3
-    for level, index, tolerance in ((25, 2, 0.25), (50, 3, 0.25), (75, 4, 0.25), (90, 5, 0.4)):
+    for level, index, tolerance in ((25, 2, 0.25), (50, 3, 0.25), (75, 4, 0.25), (90, 5, 0.5)):
         assert np.percentile(sizes, level) == pytest.approx(measured[index], rel=tolerance)
     load = np.array([p.sum() for p in patients]) / 1000
     assert np.median(load) == pytest.approx(LESION_LOAD_ML[3], rel=0.35)

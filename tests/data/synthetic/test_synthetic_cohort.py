@@ -84,7 +84,7 @@ def test_scans_are_raw(folder: Path) -> None:
     outside = image.array[~ndimage.binary_dilation(mask.array > 0, iterations=2)]
     assert (outside > 0.3 * np.median(image.array[mask.array > 0])).mean() > 0.02  # scalp and face
     axes = image.affine[:3, :3] / image.spacing
-    assert 0.0 < np.abs(axes).min()  # oblique
+    assert np.abs(axes).min() > 0.0  # oblique
     assert read_label(files["label"]).array[mask.array == 0].sum() == 0
     truth = json.loads(files["truth"].read_text())
     assert truth["orientation"] == image.orientation

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
 from PIL import Image
 
 from data.errors import WorkspaceError
@@ -145,6 +146,22 @@ def test_settings_scores_and_provenance_are_told(page: Page) -> None:
     ]  # fmt: skip
     for text in told:
         assert text in page.text, text
+
+
+def test_only_conventional_point_estimates_are_rivals(tmp_path: Path) -> None:
+    point, field = {"kind": "point"}, {"kind": "mean_field"}
+    arms = {
+        "scratch": {"init": "random", "prior": "none", "posterior": point},
+        "tuned": {"init": "source", "prior": "none", "posterior": point},
+        "drawn": {"init": "prior", "prior": "none", "posterior": point},
+        "map": {"init": "random", "prior": "vae", "posterior": point},
+        "bayes": {"init": "random", "prior": "vae", "posterior": field},
+    }
+    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}))
+    pictures = PictureFolder(tmp_path / "figures", 50)
+    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == ("scratch", "tuned")
+    chosen = Material(StudyFiles(tmp_path), ReportOptions(rivals=("map",)), pictures)
+    assert chosen.rivals() == ("map",)
 
 
 def test_suspect_cases_come_first_with_their_reason(page: Page) -> None:

@@ -1,0 +1,73 @@
+"""The documentation as tests see it: pages, their code, and the project around them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+_FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<body>.*?)^```$", re.M | re.S)
+
+
+@dataclass(frozen=True)
+class Page:
+    """One Markdown file."""
+
+    path: Path
+    text: str
+
+    @property
+    def name(self) -> str:
+        return self.path.relative_to(ROOT).as_posix()
+
+    def blocks(self, language: str) -> list[str]:
+        """Bodies of the fenced blocks of a language."""
+        return [m["body"] for m in _FENCE.finditer(self.text) if m["language"] == language]
+
+    @property
+    def prose(self) -> str:
+        """The text without fenced blocks."""
+        return _FENCE.sub("", self.text)
+
+    @property
+    def inline_code(self) -> list[str]:
+        return re.findall(r"`([^`\n]+)`", self.prose)
+
+
+def read_pages() -> list[Page]:
+    paths = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *sorted((ROOT / "docs").rglob("*.md")),
+    ]
+    return [Page(path, path.read_text(encoding="utf-8")) for path in paths]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def pages() -> dict[str, Page]:
+    """Name relative to the project → page."""
+    return {page.name: page for page in read_pages()}
+
+
+@pytest.fixture(scope="session")
+def make_targets() -> dict[str, str]:
+    """Target of the Makefile → what `make help` says of it."""
+    targets = {}
+    for line in (ROOT / "Makefile").read_text().splitlines():
+        if match := re.match(r"(?P<names>[a-z][a-z -]*):[^#]*##\s*(?P<text>.*)", line):
+            targets |= dict.fromkeys(match["names"].split(), match["text"])
+    return targets
+
+
+@pytest.fixture(scope="session")
+def make_variables() -> set[str]:
+    return set(re.findall(r"^([A-Z_]+)\s*\?=", (ROOT / "Makefile").read_text(), re.M))

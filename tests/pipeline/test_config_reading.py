@@ -1,0 +1,260 @@
+"""Reading a study: YAML, variables, overrides, and sentences that name the key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from data.errors import ConfigError
+from pipeline.arms.choices import Initialisation, Trainable
+from pipeline.arms.presets import PRESETS
+from pipeline.config.reading import as_yaml, read_config
+from pipeline.config.study import StudyConfig, merged
+
+Write = Callable[..., Path]
+
+
+def minimal() -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "datasets": {"a": {"path": "/data/a", "modality": "mr", "foreground": "liver"}},
+        "source": {"dataset": "a", "patients": 2},
+        "target": {"dataset": "a", "pool": 2, "test": 1},
+        "inference": {"sizes": [2, 1], "arms": ["random", "dwp"]},
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Returns a function that changes keys of the minimal study and writes it."""
+
+    def write_study(**changes: Any) -> Path:
+        path = tmp_path / "study.yaml"
+        path.write_text(yaml.safe_dump(merged(minimal(), changes)))
+        return path
+
+    return write_study
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_config(path, overrides)
+    assert caught.value.exit_code == 2
+    sentence = str(caught.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_a_minimal_study_takes_all_defaults(write: Write) -> None:
+    config = read_config(write())
+    assert config.name == "tiny"
+    assert config.workspace_folder == Path("workspaces/tiny")
+    assert config.inference.sizes == (1, 2)
+    assert config.datasets["a"].classes == {"liver": ("liver",)}
+    assert config.inference.arms["dwp"] == PRESETS["dwp"]
+    assert config.source_training.networks == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "nearest"),
+    [
+        ({"sed": 1}, "sed", "seed"),
+        ({"patches": {"sise": [8, 8, 8]}}, "patches.sise", "size"),
+        ({"datasets": {"a": {"forground": [1]}}}, "datasets.a.forground", "foreground"),
+        ({"network": {"name": "residual_unet", "chanels": [4, 8]}}, "network.chanels", "channels"),
+        ({"inference": {"arms": {"dwp": {"peak_rat": 1}}}}, "inference.arms.dwp.peak_rat", "peak_rate"),
+        ({"priors": {"densities": {"vae": {"kind": "vae", "latnt": 1}}}}, "priors.densities.vae.latnt", "latent"),
+        ({"datasets": {"a": {"preprocessing": {"resampling": {"spacin": 1}}}}}, "resampling.spacin", "spacing"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_nearest(write: Write, changes: dict, key: str, nearest: str) -> None:
+    if "arms" in changes.get("inference", {}):
+        path = write(inference=None)
+        path = write(inference={**changes["inference"], "sizes": [1]})
+    else:
+        path = write(**changes)
+    sentence = refused(path)
+    assert f"{key}` is unknown" in sentence
+    assert f"write `{nearest}`" in sentence
+    assert str(path) in sentence
+
+
+def test_an_unknown_key_like_no_other_gets_the_list(write: Write) -> None:
+    sentence = refused(write(xyzzy=1))
+    assert "`xyzzy` is unknown" in sentence
+    assert "datasets" in sentence
+    assert "remove" in sentence
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    raw = minimal()
+    del raw["target"]["dataset"]
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(raw))
+    assert "`target.dataset` is missing" in refused(tmp_path / "study.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("patches.batch=0", ["`patches.batch` is 0", "greater than or equal to 1"]),
+        ("datasets.a.modality=pet", ["`datasets.a.modality`", "'pet'", "'ct'"]),
+        ("inference.sizes=[0]", ["`inference.sizes`", "at least 1"]),
+        ("inference.arms=[dwpp]", ["'dwpp'", "dwp_prior"]),
+        ("source.dataset=b", ["source.dataset", "'b'", "one of a"]),
+        ("source.cases=[x]", ["either `patients`"]),
+        ("datasets.a.synthetic={cohort: ms, cases: 2}", ["either `path` or `synthetic`"]),
+        ("priors.densities={isotropic: {kind: gaussian, covariance: isotropic}}", ["'dwp'", "'vae'", "isotropic"]),
+        ("name=a/b", ["`name` is 'a/b'"]),
+        ("network.name=vnet", ["`network`", "'residual_unet'"]),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named(write: Write, override: str, words: list[str]) -> None:
+    sentence = refused(write(), override)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_listed_cases_are_for_both_sides(write: Write) -> None:
+    path = write(source={"patients": None, "cases": ["x", "y"]})
+    assert "`source.cases`, `target.pool_cases`" in refused(path)
+
+
+def test_overrides_win_over_the_file_and_later_over_earlier(write: Write) -> None:
+    path = write(seed=1, patches={"batch": 3})
+    config = read_config(path, ["seed=2", "patches.batch=5", "seed=3", "patches.size=[8, 8, 8]", "title=a: b"][:-1])
+    assert (config.seed, config.patches.batch, config.patches.size) == (3, 5, (8, 8, 8))
+    # The file has no such section yet.
+    assert read_config(path, ["source_training.optimiser.weight_decay=0.5"]).source_training.optimiser.weight_decay == 0.5
+
+
+@pytest.mark.parametrize(
+    ("override", "word"), [("seed", "a.b=value"), ("=1", "a.b=value"), ("seed.x=1", "`seed`"), ("seed=[1", "YAML")]
+)
+def test_an_override_that_is_none_is_refused(write: Write, override: str, word: str) -> None:
+    sentence = refused(write(seed=1), override)
+    assert f"--set {override}" in sentence
+    assert word in sentence
+
+
+def test_the_workspace_of_the_command_wins(write: Write, tmp_path: Path) -> None:
+    path = write(workspace="/elsewhere")
+    assert read_config(path).workspace_folder == Path("/elsewhere")
+    assert read_config(path, ["workspace=/set"], tmp_path / "w").workspace_folder == tmp_path / "w"
+
+
+def test_variables_are_filled_in(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(datasets={"a": {"path": "${GRAFT_TEST_DATA:-/default}/x"}}, title="${GRAFT_TEST_TITLE}")
+    monkeypatch.delenv("GRAFT_TEST_DATA", raising=False)
+    monkeypatch.setenv("GRAFT_TEST_TITLE", "t")
+    config = read_config(path)
+    assert config.datasets["a"].path == Path("/default/x")
+    assert config.title == "t"
+    monkeypatch.setenv("GRAFT_TEST_DATA", "/set")
+    assert read_config(path).datasets["a"].path == Path("/set/x")
+    monkeypatch.delenv("GRAFT_TEST_TITLE")
+    sentence = refused(path)
+    assert "GRAFT_TEST_TITLE is not set" in sentence
+    assert "${GRAFT_TEST_TITLE:-" in sentence
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", ["line 1", "not valid YAML"]),
+        ("- a\n- b\n", ["holds no keys"]),
+        ("", ["holds no keys"]),
+    ],
+)
+def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    sentence = refused(tmp_path / "study.yaml")
+    assert all(word in sentence for word in words), sentence
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert f"{tmp_path / 'none.yaml'}: there is no such configuration" in refused(tmp_path / "none.yaml")
+
+
+def test_the_resolved_study_reads_back_equal(write: Write, tmp_path: Path) -> None:
+    config = read_config(
+        write(
+            preprocessing={"resampling": {"spacing": [2, 2, 2]}},
+            datasets={"a": {"preprocessing": {"intensity": None}, "foreground": {"organ": ["liver", 2]}}},
+        ),
+        workspace=tmp_path / "w",
+    )
+    text = as_yaml(config)
+    again = tmp_path / "config.resolved.yaml"
+    again.write_text(text)
+    assert read_config(again) == config
+    assert as_yaml(read_config(again)) == text
+    # Every default is spelled out.
+    resolved = yaml.safe_load(text)
+    assert resolved["inference"]["arms"]["dwp"]["posterior"]["initial_log_variance"] == -6.0
+    assert resolved["datasets"]["a"]["preprocessing"]["intensity"] is None
+
+
+def test_preprocessing_is_the_defaults_then_the_study_then_the_dataset(write: Write) -> None:
+    datasets = {
+        "a": {"preprocessing": {"resampling": {"spacing": [4, 4, 4]}}},
+        "b": {"path": "/data/b", "modality": "mr_head", "foreground": [1], "preprocessing": {"bias_field": None}},
+    }
+    config = read_config(write(datasets=datasets, preprocessing={"resampling": {"spacing": [3, 3, 3]}, "threads": 2}))
+    a, b = (config.datasets[name].preprocessing for name in "ab")
+    assert a.resampling is not None
+    assert b.resampling is not None
+    assert (a.resampling.spacing, b.resampling.spacing) == ((4, 4, 4), (3, 3, 3))
+    assert (a.threads, b.threads) == (2, 2)
+    # Defaults of the modality where nobody says otherwise: a head is stripped and aligned, other MR is not.
+    assert a.skull_strip is None
+    assert b.skull_strip is not None
+    assert b.alignment is not None
+    assert b.bias_field is None
+
+
+def test_an_empty_mapping_switches_a_step_on(write: Write) -> None:
+    assert read_config(write()).datasets["a"].preprocessing.bias_field is None
+    assert read_config(write(preprocessing={"bias_field": {}})).datasets["a"].preprocessing.bias_field is not None
+
+
+def test_merging_changes_neither_side() -> None:
+    base, changes = {"a": {"x": 1, "y": 2}, "b": [1]}, {"a": {"x": 3}, "b": [2, 3], "c": {"d": 1}}
+    assert merged(base, changes) == {"a": {"x": 3, "y": 2}, "b": [2, 3], "c": {"d": 1}}
+    assert base == {"a": {"x": 1, "y": 2}, "b": [1]}
+    assert changes == {"a": {"x": 3}, "b": [2, 3], "c": {"d": 1}}
+
+
+def test_arms_start_from_presets(write: Write) -> None:
+    arms = {
+        "dwp": None,
+        "cold": {"preset": "dwp", "temperature": 0.5},
+        "mine": {"init": "source", "trainable": "decoder", "members": 2},
+        "map": {"prior": "vae", "posterior": "point"},
+    }
+    path = write(inference=None)
+    path = write(inference={"sizes": [1], "arms": arms})
+    found = read_config(path).inference.arms
+    assert list(found) == list(arms)
+    assert found["cold"] == PRESETS["dwp"].model_copy(update={"temperature": 0.5})
+    assert (found["mine"].init, found["mine"].trainable) == (Initialisation.SOURCE, Trainable.DECODER)
+    assert not found["map"].is_bayesian
+
+
+@pytest.mark.parametrize(
+    "arm", [{"init": "prior"}, {"posterior": "mean_field"}, {"preset": "nothing"}, {"prior": "unknown"}]
+)
+def test_arms_that_make_no_sense_are_refused(write: Write, arm: dict) -> None:
+    write(inference=None)
+    assert "arm" in refused(write(inference={"sizes": [1], "arms": {"mine": arm}}))
+
+
+def test_options_are_frozen(write: Write) -> None:
+    config: StudyConfig = read_config(write())
+    with pytest.raises(ValidationError, match="frozen"):
+        config.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.patches.batch = 3  # type: ignore[misc]

@@ -1,0 +1,243 @@
+"""Units: done once, done again when stale or damaged, none lost when a worker is killed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from data.errors import DataError, WorkspaceError
+from pipeline.progress import ProgressFile
+from pipeline.stages.stage import StageError, complete
+from pipeline.storage.units import MARKER, Execution, StageRun, Unit, is_done, read_marker, require_done, run_units
+from pipeline.storage.workspace import Workspace
+
+STAGE = "stage"
+
+
+def write_number(folder: Path, progress: ProgressFile, *, number: int, log: Path) -> None:
+    with log.open("a") as stream:
+        stream.write(f"{number}\n")
+    (folder / "deep").mkdir()
+    (folder / "deep" / "number.txt").write_text(str(number) * 10)
+    progress(1.0)
+
+
+def fail(folder: Path, progress: ProgressFile, *, user: bool) -> None:
+    (folder / "half").write_text("half")
+    if user:
+        raise DataError("/scans/a.nii: is corrupt", mend="replace it")
+    raise KeyError("a bug")
+
+
+def kill_once(folder: Path, progress: ProgressFile, *, flag: Path, command: int, number: int) -> None:
+    (folder / "number.txt").write_text("half")
+    if not flag.exists():
+        flag.write_text("")
+        assert os.getpid() != command, "a unit ran in the process of the command"
+        os.kill(os.getpid(), signal.SIGKILL)
+    (folder / "number.txt").write_text(str(number))
+
+
+def kill_always(folder: Path, progress: ProgressFile, *, command: int) -> None:
+    assert os.getpid() != command, "a unit ran in the process of the command"
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# Workers cannot import this file; what belongs to the main script is sent to them by value.
+for _work in (write_number, fail, kill_once, kill_always):
+    _work.__module__ = "__main__"
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+def numbers(workspace: Workspace, count: int = 3, **recipe: object) -> list[Unit]:
+    log = workspace.root / "log"
+    return [
+        Unit(STAGE, f"part/{i}", {"number": i, **recipe}, write_number, {"number": i, "log": log}) for i in range(count)
+    ]
+
+
+def done_by(workspace: Workspace) -> list[str]:
+    """What the units have logged since the last look."""
+    log = workspace.root / "log"
+    lines = sorted(log.read_text().split()) if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines
+
+
+def run(units: Sequence[Unit], workspace: Workspace, jobs: int = 1) -> StageRun:
+    return run_units(STAGE, units, workspace, Execution(jobs))
+
+
+def contents(workspace: Workspace) -> dict[str, bytes]:
+    files = (p for p in (workspace.root / STAGE).rglob("*") if p.is_file() and p.name != MARKER)
+    return {str(p.relative_to(workspace.root)): p.read_bytes() for p in files}
+
+
+def test_finished_units_are_not_done_again(workspace: Workspace) -> None:
+    units = numbers(workspace)
+    first = run(units, workspace)
+    assert [o.state for o in first.outcomes] == ["done"] * 3
+    assert done_by(workspace) == ["0", "1", "2"]
+    folder = workspace.unit_folder(STAGE, "part/1")
+    assert (folder / "deep" / "number.txt").read_text() == "1" * 10
+    before = (folder / MARKER).stat().st_mtime_ns
+    second = run(units, workspace)
+    assert second.count("reused") == 3
+    assert done_by(workspace) == []
+    assert (folder / MARKER).stat().st_mtime_ns == before
+
+
+def test_only_what_is_missing_is_done(workspace: Workspace) -> None:
+    run(numbers(workspace, 2), workspace)
+    done_by(workspace)
+    outcomes = run(numbers(workspace, 4), workspace).outcomes
+    assert [o.state for o in outcomes] == ["reused", "reused", "done", "done"]
+    assert [o.key for o in outcomes] == [f"part/{i}" for i in range(4)]
+    assert done_by(workspace) == ["2", "3"]
+
+
+def test_another_recipe_makes_a_unit_stale(workspace: Workspace) -> None:
+    run(numbers(workspace, rate=1), workspace)
+    done_by(workspace)
+    stale = numbers(workspace, rate=2)
+    assert not any(is_done(unit, workspace) for unit in stale)
+    assert run(stale, workspace).count("done") == 3
+    assert done_by(workspace) == ["0", "1", "2"]
+    assert all(is_done(unit, workspace) for unit in stale)
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "longer", "no marker", "broken marker", "marker of a list"])
+def test_a_damaged_unit_is_done_again(workspace: Workspace, damage: str) -> None:
+    units = numbers(workspace)
+    run(units, workspace)
+    done_by(workspace)
+    whole = contents(workspace)
+    folder = workspace.unit_folder(STAGE, "part/1")
+    file, marker = folder / "deep" / "number.txt", folder / MARKER
+    {
+        "missing": file.unlink,
+        "truncated": lambda: file.write_text("1"),
+        "longer": lambda: file.write_text("1" * 11),
+        "no marker": marker.unlink,
+        "broken marker": lambda: marker.write_text('{"digest": "'),
+        "marker of a list": lambda: marker.write_text("[]"),
+    }[damage]()
+    assert read_marker(folder) is None
+    assert [o.state for o in run(units, workspace).outcomes] == ["reused", "done", "reused"]
+    assert done_by(workspace) == ["1"]
+    assert contents(workspace) == whole
+
+
+def test_the_marker_lists_every_file_with_its_size(workspace: Workspace) -> None:
+    units = numbers(workspace, 1)
+    run(units, workspace)
+    marker = json.loads((workspace.unit_folder(STAGE, "part/0") / MARKER).read_text())
+    assert marker["files"] == {"deep/number.txt": 10}
+    assert marker["digest"] == units[0].digest
+    assert marker["seconds"] >= 0
+    assert marker["peak_memory"] > 1_000_000
+
+
+def test_the_digest_depends_on_stage_key_and_recipe() -> None:
+    variants = {
+        Unit(stage, key, {"x": x}, write_number).digest for stage in ("a", "b") for key in ("c", "d") for x in (1, 2)
+    }
+    assert len(variants) == 8
+    # How long it takes does not change what comes out.
+    assert Unit("a", "c", {"x": 1}, write_number, size=9).digest in variants
+
+
+def test_temporary_folders_of_an_interrupted_run_are_removed(workspace: Workspace) -> None:
+    left = workspace.root / STAGE / "part" / ".tmp-0-abc"
+    left.mkdir(parents=True)
+    (left / "half").write_text("half")
+    run(numbers(workspace, 1), workspace)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failure_does_not_stop_the_others(
+    workspace: Workspace, jobs: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [Unit(STAGE, "user", {}, fail, {"user": True}), Unit(STAGE, "bug", {}, fail, {"user": False})]
+    with caplog.at_level(logging.INFO):
+        result = run([*bad, *numbers(workspace)], workspace, jobs)
+    assert [o.state for o in result.outcomes] == ["failed", "failed", "done", "done", "done"]
+    user, bug = result.failures
+    assert user.message == "/scans/a.nii: is corrupt; to mend it, replace it."
+    assert user.trace == ""
+    assert bug.message == "KeyError: 'a bug'"
+    assert "in fail" in bug.trace
+    assert not workspace.unit_folder(STAGE, "user").exists()
+    assert not list((workspace.root / STAGE).glob(".tmp-*"))
+    assert "user failed: /scans/a.nii: is corrupt" in caplog.text
+    with pytest.raises(StageError, match=r"2 of 5 units failed \(user: /scans/a.nii.*bug: KeyError.*other 3 are kept"):
+        complete(STAGE, result)
+
+
+def test_a_failed_unit_keeps_what_was_there(workspace: Workspace) -> None:
+    run(numbers(workspace, 1), workspace)
+    before = contents(workspace)
+    failing = Unit(STAGE, "part/0", {"other": 1}, fail, {"user": True})
+    assert run([failing], workspace).count("failed") == 1
+    assert contents(workspace) == before
+
+
+def test_the_only_failure_of_a_stage_of_one_unit_speaks_for_itself(workspace: Workspace) -> None:
+    result = run([Unit(STAGE, "study", {}, fail, {"user": True})], workspace)
+    with pytest.raises(StageError) as caught:
+        complete(STAGE, result)
+    assert str(caught.value) == "/scans/a.nii: is corrupt; to mend it, replace it."
+    complete(STAGE, run(numbers(workspace, 1), workspace))
+
+
+def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
+    results = {}
+    for name, jobs, killed in (("one", 1, False), ("two", 2, True)):
+        workspace = Workspace(tmp_path / name)
+        flag = tmp_path / f"{name}.flag"
+        if not killed:
+            flag.write_text("")
+        settings = {"flag": flag, "command": os.getpid(), "number": 7}
+        units = [*numbers(workspace, 3), Unit(STAGE, "killed", {}, kill_once, settings)]
+        result = run(units, workspace, jobs)
+        assert [o.state for o in result.outcomes] == ["done"] * 4
+        assert [p.name for p in (workspace.root / STAGE).rglob(".tmp-*")] == []
+        results[name] = contents(workspace)
+        assert run(units, workspace, jobs).count("reused") == 4
+    assert results["one"] == results["two"]
+    assert results["two"]["stage/killed/number.txt"] == b"7"
+
+
+def test_workers_that_keep_dying_end_with_a_sentence(workspace: Workspace) -> None:
+    unit = Unit(STAGE, "killed", {}, kill_always, {"command": os.getpid()})
+    with pytest.raises(WorkspaceError, match=r"killed 4 times in a row.*--jobs 1"):
+        run([unit], workspace, 2)
+    assert not workspace.unit_folder(STAGE, "killed").exists()
+
+
+def test_what_a_later_stage_needs_must_be_there(workspace: Workspace) -> None:
+    with pytest.raises(WorkspaceError, match=r"stage/part/0.*run `graft stage CONFIG`"):
+        require_done(workspace, STAGE, "part/0")
+    units = numbers(workspace, 1)
+    run(units, workspace)
+    assert require_done(workspace, STAGE, "part/0")["digest"] == units[0].digest
+
+
+def test_every_unit_says_that_it_is_done(workspace: Workspace, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        run(numbers(workspace, 2), workspace)
+        run(numbers(workspace, 2), workspace)
+    assert "stage: 2 to do, 0 already done" in caplog.text
+    assert "stage 2/2 part/1" in caplog.text
+    assert "stage: all 2 already done" in caplog.text
