@@ -1,8 +1,8 @@
 """What a training step of Graft costs beside the bare step of the same network and batch.
 
-The bare step is forward, backward and AdamW. Three ratios, all from one run with interleaved repetitions (medians), on random volumes:
-the loop without augmentation, the loop with the default augmentation, and a DWP step (sampled filters, KL of a random
-quarter of them through a VAE, K = 1), each divided by the bare step.
+The bare step is forward, backward and AdamW. Three ratios to it, all from one run with interleaved repetitions
+(medians), on random volumes: the loop without augmentation, the loop with the default augmentation, and a DWP step
+(sampled filters, KL of a random quarter of them through a VAE, K = 1).
 
 Run: python benchmarks/training_step.py [--channels 16 32 64 128] [--patch 32] [--batch 2] [--steps 8] [--rounds 5]
 """

@@ -122,9 +122,7 @@ class Alignment(Step):
         return reasons
 
 
-def register_brain(
-    volume: Volume, mask: NDArray[np.bool_], options: AlignmentOptions
-) -> tuple[Registration, float]:
+def register_brain(volume: Volume, mask: NDArray[np.bool_], options: AlignmentOptions) -> tuple[Registration, float]:
     """Registers the template's brain to a scan's brain.
 
     Args:
@@ -189,10 +187,17 @@ def _starts(template: Volume, brain: Volume, options: AlignmentOptions) -> list[
 def _overlap(share: Volume, matrix: NDArray[np.float64], spacing: float = 2.0) -> float:
     template = load_template(spacing)
     carried = resample(
-        Volume(share.array, np.linalg.inv(matrix) @ share.affine), template.brain.shape, template.brain.affine, Interpolation.LINEAR
+        Volume(share.array, np.linalg.inv(matrix) @ share.affine),
+        template.brain.shape,
+        template.brain.affine,
+        Interpolation.LINEAR,
     )
     inside = carried.array > 0.5
-    return float(2 * np.count_nonzero(inside & template.mask) / max(1, np.count_nonzero(inside) + np.count_nonzero(template.mask)))
+    return float(
+        2
+        * np.count_nonzero(inside & template.mask)
+        / max(1, np.count_nonzero(inside) + np.count_nonzero(template.mask))
+    )
 
 
 def _move(volume: Volume, matrix: NDArray[np.float64]) -> Volume:

@@ -1,34 +1,102 @@
-"""Brain extraction from a raw head of any contrast: the template's mask, warped to the scan."""
+"""Brain extraction from a raw head of any contrast: two independent opinions, and how they are joined.
+
+The network knows what the inside of a head looks like but little of its fine outline; the template, once it is registered,
+knows the outline of an average brain but nothing of this one. The registration starts from the network's rough mask, which
+a neck, a tilted head or missing slices do not mislead. The final mask is where the sum of both log-odds is positive.
+"""
 
 from __future__ import annotations
 
+from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from scipy import ndimage
 
 from data.volume import Volume
+from preprocessing.brain_network import brain_logits, load_network, mask_from_logits
+from preprocessing.content import largest_component
 from preprocessing.grid import resample
 from preprocessing.head_search import HeadSearch, find_head
 from preprocessing.step import Interpolation
 from preprocessing.template import load_template
 
+_FAR = 20.0
+"""Distance in mm beyond which the template's surface says no more."""
+
+
+class Opinion(StrEnum):
+    """Whose opinion makes the mask."""
+
+    NETWORK = "network"
+    """The brain network alone."""
+    TEMPLATE = "template"
+    """The registered template alone, searched from the top of the head."""
+    COMBINED = "combined"
+    """The registered template, searched from the network's mask, and the network."""
+
 
 class ExtractionOptions(BaseModel):
-    """How hard the brain is searched for."""
+    """How the brain is searched for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    iterations: int = Field(default=80, ge=1, description="The most optimiser steps of each affine level.")
+    iterations: int = Field(default=80, ge=1, description="The most optimiser steps of each registration level.")
     bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")
-
-
-def extract_brain(volume: Volume, options: ExtractionOptions) -> tuple[Volume, dict[str, Any]]:
-    """Returns the brain mask `[X, Y, Z]` uint8 on the scan's grid and the facts for the record."""
-    found, followed = find_head(volume, HeadSearch(iterations=options.iterations, bins=options.bins))
-    brain = load_template(1.0).brain
-    warped = resample(
-        Volume(brain.array, found.matrix @ brain.affine), volume.shape, volume.affine, Interpolation.LINEAR, antialias=False
+    starts: int = Field(default=4, ge=1, description="How many starts of the registration are followed.")
+    template_weight: float = Field(
+        default=0.7, ge=0, description="Log-odds of brain per mm inside the template's surface, in the combined mask."
     )
-    mask = volume.with_array((warped.array > 0.5).astype(np.uint8))
-    return mask, {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist()}
+    largest_logit: float = Field(default=5.0, gt=0, description="The network's log-odds are clipped to ± this.")
+    least_agreement: float = Field(
+        default=0.8, ge=0, le=1, description="Suspect where the two masks have a lower Dice than this."
+    )
+    threads: int = Field(default=1, ge=1, description="Threads of the network.")
+
+
+def extract_brain(volume: Volume, options: ExtractionOptions, opinion: Opinion) -> tuple[Volume, dict[str, Any]]:
+    """Finds the brain in a raw head.
+
+    Returns:
+        The mask `[X, Y, Z]` uint8 on the scan's grid, and facts for the record: `metric` (mutual information in nats),
+        `starts`, `matrix` (template's world to scan's) and `agreement` (Dice of the two opinions), as far as they apply.
+    """
+    search = HeadSearch(keep=options.starts, iterations=options.iterations, bins=options.bins)
+    if opinion is Opinion.TEMPLATE:
+        found, followed = find_head(volume, search)
+        surface = _warped_surface(found.matrix, volume)
+        facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist()}
+        return volume.with_array((surface.array > 0).astype(np.uint8)), facts
+    logits = brain_logits(volume, load_network(), options.threads)
+    rough = logits.with_array(largest_component(ndimage.binary_opening(logits.array > 0)))
+    if opinion is Opinion.NETWORK or not rough.array.any():
+        return mask_from_logits(logits, volume), {}
+    found, followed = find_head(volume, search, rough)
+    surface = _warped_surface(found.matrix, logits)
+    clipped = np.clip(logits.array, -options.largest_logit, options.largest_logit)
+    joined = logits.with_array(clipped + np.float32(options.template_weight) * surface.array)
+    outline = surface.array > 0
+    agreement = float(2 * np.count_nonzero(outline & rough.array) / max(1, outline.sum() + rough.array.sum()))
+    facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist(), "agreement": agreement}
+    if agreement < options.least_agreement:
+        facts["suspect"] = [f"the network and the template disagree about the brain (Dice {agreement:.2f})"]
+    return mask_from_logits(joined, volume), facts
+
+
+@lru_cache(maxsize=1)
+def _surface(spacing: float = 2.0) -> Volume:
+    """Signed distance in mm to the template brain's surface, positive inside."""
+    template = load_template(spacing)
+    inside = ndimage.distance_transform_edt(template.mask, sampling=spacing)
+    outside = ndimage.distance_transform_edt(~template.mask, sampling=spacing)
+    # Between two voxel centres lies half a voxel of each distance.
+    distance = np.where(template.mask, inside - spacing / 2, spacing / 2 - outside)
+    return template.image.with_array(np.clip(distance, -_FAR, _FAR).astype(np.float32))
+
+
+def _warped_surface(matrix: np.ndarray, grid: Volume) -> Volume:
+    surface = _surface()
+    placed = Volume(surface.array, matrix @ surface.affine)
+    return resample(placed, grid.shape, grid.affine, Interpolation.LINEAR, fill=-_FAR, antialias=False)

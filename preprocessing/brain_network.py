@@ -34,7 +34,12 @@ def build_network() -> torch.nn.Module:
     from monai.networks.nets import BasicUNet
 
     return BasicUNet(
-        spatial_dims=3, in_channels=1, out_channels=1, features=FEATURES, norm=("instance", {"affine": True}), upsample="nontrainable"
+        spatial_dims=3,
+        in_channels=1,
+        out_channels=1,
+        features=FEATURES,
+        norm=("instance", {"affine": True}),
+        upsample="nontrainable",
     )
 
 

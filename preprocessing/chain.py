@@ -57,12 +57,16 @@ class PreprocessingOptions(BaseModel):
     intensity: IntensityOptions | None = Field(default=None, description="Scale the intensities.")
     cropping: CroppingOptions | None = Field(default=None, description="Crop to the content.")
     padding: PaddingOptions | None = Field(default=None, description="Pad to a multiple of voxels.")
-    threads: int = Field(default=1, ge=1, description="ITK threads per case; the results depend on it in the last digits.")
+    threads: int = Field(
+        default=1, ge=1, description="ITK threads per case; the results depend on it in the last digits."
+    )
 
     @model_validator(mode="after")
     def _resampled_if_aligned(self) -> PreprocessingOptions:
         if self.aligns and self.resampling is None:
-            raise ValueError("alignment leaves an oblique grid, so it needs resampling: set resampling or drop alignment")
+            raise ValueError(
+                "alignment leaves an oblique grid, so it needs resampling: set resampling or drop alignment"
+            )
         return self
 
     @property
@@ -86,7 +90,7 @@ def default_options(modality: Modality) -> PreprocessingOptions:
         canonical_orientation=orientation,
         coregistration=CoregistrationOptions(skip_same_grid=stripped),
         bias_field=None if stripped else BiasFieldOptions(),
-        skull_strip=SkullStripOptions(method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.TEMPLATE),
+        skull_strip=SkullStripOptions(method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.COMBINED),
         alignment=AlignmentOptions(),
         resampling=resampling,
         intensity=zscore,

@@ -131,9 +131,7 @@ def onto_reference(subject: Subject) -> Subject:
     return Subject(subject.name, channels, carry(subject.label, nearest), carry(subject.mask, nearest))
 
 
-def _follow(
-    volume: Volume | None, channel: Volume, reference: Volume, matrix: NDArray[np.float64]
-) -> Volume | None:
+def _follow(volume: Volume | None, channel: Volume, reference: Volume, matrix: NDArray[np.float64]) -> Volume | None:
     if volume is None or volume.same_grid(reference) or not volume.same_grid(channel):
         return volume
     return moved(volume, matrix)

@@ -68,7 +68,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str]) -> Non
         raise PreprocessingError(
             f"the program {program} is not installed",
             expected=f"{program} on the PATH",
-            mend="install it, or set skull_strip.method to template",
+            mend="install it, or set skull_strip.method to combined",
         )
     done = subprocess.run([path, *arguments], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:

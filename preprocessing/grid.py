@@ -98,9 +98,7 @@ def _smooth_for(array: NDArray[np.float32], pull: NDArray[np.float64]) -> NDArra
     return ndimage.gaussian_filter(array, sigma, mode="nearest", truncate=3.0)
 
 
-def _pull(
-    array: NDArray, pull: NDArray[np.float64], shape: Shape, fill: float, order: int = 1
-) -> NDArray[np.float32]:
+def _pull(array: NDArray, pull: NDArray[np.float64], shape: Shape, fill: float, order: int = 1) -> NDArray[np.float32]:
     # One voxel more on each side: a voxel reaches half its size beyond its centre, and thick slices are thick.
     padded = np.pad(array, 1, mode="edge")
     return ndimage.affine_transform(
@@ -123,9 +121,7 @@ def _resample_labels(array: NDArray, pull: NDArray[np.float64], shape: Shape, fi
         if box is None or source is None:
             continue
         size = tuple(int(s.stop - s.start) for s in box)
-        part = _pull(
-            region[source].astype(np.float32), _translate(pull, source, box), (size[0], size[1], size[2]), 0.0
-        )
+        part = _pull(region[source].astype(np.float32), _translate(pull, source, box), (size[0], size[1], size[2]), 0.0)
         result[box][part > best[box]] = value
         np.maximum(best[box], part, out=best[box])
         total[box] += part

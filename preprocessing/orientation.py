@@ -33,7 +33,9 @@ class Orientation(Step):
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Turns all volumes to RAS+."""
-        native = {name: grid_record(volume) | {"orientation": volume.orientation} for name, volume in subject.channels.items()}
+        native = {
+            name: grid_record(volume) | {"orientation": volume.orientation} for name, volume in subject.channels.items()
+        }
         turned = Subject(
             subject.name,
             {name: to_canonical(volume) for name, volume in subject.channels.items()},

@@ -51,9 +51,7 @@ class RandomScan:
     brain: Tensor
 
 
-def draw_scan(
-    head: HeadCodes, shape: tuple[int, int, int], spacing: float, rng: np.random.Generator
-) -> RandomScan:
+def draw_scan(head: HeadCodes, shape: tuple[int, int, int], spacing: float, rng: np.random.Generator) -> RandomScan:
     """Draws one scan of a head on a grid of `shape` voxels of `spacing` mm."""
     fine = tuple(2 * n for n in shape)
     codes = _sample(head, _positions(fine, spacing / 2, rng))
@@ -101,7 +99,9 @@ def _sample(head: HeadCodes, positions: Tensor) -> Tensor:
     inside = ((index >= 0) & (index <= limit)).all(dim=-1)
     index = torch.minimum(index.clamp_(min=0), limit).long()
     # Below the drawn head the neck goes on.
-    inside |= (positions[..., 2] < float(head.affine[2, 3])) & ((index[..., :2] > 0) & (index[..., :2] < limit[:2])).all(dim=-1)
+    inside |= (positions[..., 2] < float(head.affine[2, 3])) & (
+        (index[..., :2] > 0) & (index[..., :2] < limit[:2])
+    ).all(dim=-1)
     codes = torch.from_numpy(head.codes)[index[..., 0], index[..., 1], index[..., 2]]
     return torch.where(inside, codes, torch.zeros_like(codes))
 
@@ -118,13 +118,13 @@ def _signal(codes: Tensor, rng: np.random.Generator) -> Tensor:
         means[Tissue.CSF] = means[brain[0]]
         means[brain[1]] = means[brain[2]] * rng.uniform(0.6, 1.5)
     if rng.random() < 0.3:
-        means[_BRAIN_OFFSET :] *= 0.6
+        means[_BRAIN_OFFSET:] *= 0.6
     table = torch.tensor(means, dtype=torch.float32)
     signal = table[codes.long()]
     lesions = _blobs(tuple(codes.shape), rng)
     signal = torch.where((lesions > 0) & (codes >= _BRAIN_OFFSET), lesions, signal)
     spread = torch.tensor(rng.uniform(0, 0.12, _CODES), dtype=torch.float32)
-    spread[: _BRAIN_OFFSET] *= 2.5
+    spread[:_BRAIN_OFFSET] *= 2.5
     spread[Tissue.AIR] = 0
     texture = _smooth_noise(tuple(codes.shape), int(rng.integers(2, 6)), rng)
     return (signal + spread[codes.long()] * texture).clamp_(min=0)
@@ -172,9 +172,7 @@ def _noise(image: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.hypot(image + level * real, level * imaginary)
 
 
-def _field_of_view(
-    image: Tensor, brain: Tensor, spacing: float, rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
+def _field_of_view(image: Tensor, brain: Tensor, spacing: float, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Cuts the scan off on some sides; beyond it there is no signal."""
     image, brain = image.clone(), brain.clone()
     found = torch.nonzero(brain[0] > 0.5)

@@ -1,8 +1,7 @@
-"""Skull-stripping: finding the brain in a raw head scan, without downloaded weights."""
+"""Skull-stripping: the brain mask of a raw head scan, made without downloaded weights, and judged."""
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -15,21 +14,23 @@ from scipy import ndimage
 
 from data.errors import PreprocessingError
 from data.volume import Volume
-from preprocessing.brain_extraction import ExtractionOptions, extract_brain
+from preprocessing.brain_extraction import ExtractionOptions, Opinion, extract_brain
 from preprocessing.content import content_mask
 from preprocessing.external_brain_extraction import run_hd_bet, run_synthstrip
 from preprocessing.grid import resample
 from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
 
-logger = logging.getLogger(__name__)
-
 
 class SkullStripMethod(StrEnum):
     """How the brain is found."""
 
+    COMBINED = "combined"
+    """The brain network's rough mask, the template registered from there, and the sum of both opinions."""
+    NETWORK = "network"
+    """The brain network alone: fastest, with a coarser outline."""
     TEMPLATE = "template"
-    """Affine registration of the template, then a deformation that follows the data."""
+    """The template registered from the top of the head alone: no network, less robust."""
     CONTENT = "content"
     """The scan holds nothing but brain already: what differs from the background."""
     HD_BET = "hd_bet"
@@ -46,7 +47,9 @@ class PlausibilityOptions(BaseModel):
     smallest_volume: float = Field(default=750.0, ge=0, description="Least volume of the mask, in ml.")
     largest_volume: float = Field(default=2100.0, gt=0, description="Largest volume of the mask, in ml.")
     component_share: float = Field(default=0.98, ge=0, le=1, description="Least share of the largest piece.")
-    smallest_box_share: float = Field(default=0.35, ge=0, le=1, description="Least share of its bounding box that it fills.")
+    smallest_box_share: float = Field(
+        default=0.35, ge=0, le=1, description="Least share of its bounding box that it fills."
+    )
     largest_box_share: float = Field(default=0.75, ge=0, le=1, description="Largest share of its bounding box.")
     least_metric: float = Field(
         default=0.15, ge=0, description="Least mutual information, in nats, of the template registration."
@@ -58,10 +61,14 @@ class SkullStripOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: SkullStripMethod = Field(default=SkullStripMethod.TEMPLATE, description="How the brain is found.")
+    method: SkullStripMethod = Field(default=SkullStripMethod.COMBINED, description="How the brain is found.")
     use_ready_mask: bool = Field(default=True, description="Take the case's own brain mask where there is one.")
-    channel: str | None = Field(default=None, description="The channel that the mask is made from; the first by default.")
-    extraction: ExtractionOptions = Field(default=ExtractionOptions(), description="Settings of the method `template`.")
+    channel: str | None = Field(
+        default=None, description="The channel that the mask is made from; the first by default."
+    )
+    extraction: ExtractionOptions = Field(
+        default=ExtractionOptions(), description="Settings of combined, network and template."
+    )
     weights: Path | None = Field(default=None, description="Weights of the external program, if it needs a path.")
     plausibility: PlausibilityOptions = Field(default=PlausibilityOptions(), description="When a mask is suspect.")
 
@@ -104,7 +111,7 @@ class SkullStrip(Step):
             return run_hd_bet(volume, self.options.weights), {}
         if self.options.method is SkullStripMethod.SYNTHSTRIP:
             return run_synthstrip(volume, self.options.weights), {}
-        return extract_brain(volume, self.options.extraction)
+        return extract_brain(volume, self.options.extraction, Opinion(self.options.method.value))
 
 
 def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:

@@ -86,9 +86,9 @@ def head_model(spacing: float, skull: float = 8.0, scalp: float = 6.0, air: floa
         scalp: thickness in mm of the bright shell.
         air: thickness in mm of the shell of air that the model still covers.
     """
-    template = load_template(1.0)
+    template = load_template(2.0)
     inside = template.mask
-    outside = ndimage.distance_transform_edt(~np.pad(inside, 24))[24:-24, 24:-24, 24:-24]
+    outside = ndimage.distance_transform_edt(~inside, sampling=2.0)
     fluid = np.clip(1 - template.grey.array - template.white.array, 0, 1)
     levels = 2 * fluid + 3 * template.grey.array + 4 * template.white.array
     shell = np.where(outside <= skull, 1.0, np.where(outside <= skull + scalp, 5.0, 0.0))

@@ -38,12 +38,12 @@ def example(heads: list[HeadCodes], seed: int, step: int) -> RandomScan:
     return draw_scan(heads[int(rng.integers(len(heads)))], SHAPE, SPACING, rng)
 
 
-def train(minutes: float, steps: int, heads: int, seed: int, rate: float, path: Path) -> None:
-    """Trains for a number of steps, or until the time is up, and writes the weights.
+def train(steps: int, stop: int, heads: int, seed: int, rate: float, path: Path) -> None:
+    """Trains for a number of steps, of one random scan each, and writes the weights, every 100 steps too.
 
     Args:
-        minutes: time limit; the learning rate falls to 0 over whichever ends first.
-        steps: most steps, of one random scan each.
+        steps: length of the schedule over which the learning rate falls to 0.
+        stop: step after which training ends, if before the schedule does.
         heads: number of random heads that the scans are drawn from.
         seed: of heads, scans and first weights.
         rate: learning rate of Adam.
@@ -55,10 +55,9 @@ def train(minutes: float, steps: int, heads: int, seed: int, rate: float, path: 
     network = build_network().train()
     optimiser = torch.optim.Adam(network.parameters(), lr=rate)
     start, losses = time.monotonic(), []
-    for step in range(steps):
-        done = max(step / steps, (time.monotonic() - start) / (60 * minutes))
-        if done >= 1:
-            break
+    facts = {"seed": seed, "schedule": steps, "heads": heads, "rate": rate}
+    for step in range(min(steps, stop)):
+        done = step / steps
         for group in optimiser.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50) * 0.5 * (1 + np.cos(np.pi * done))
         scan = example(pool, seed, step)
@@ -70,15 +69,15 @@ def train(minutes: float, steps: int, heads: int, seed: int, rate: float, path: 
         losses.append(float(loss.detach()))
         if (step + 1) % 100 == 0:
             logger.info("step %d, loss %.4f, %.0f s", step + 1, np.mean(losses[-100:]), time.monotonic() - start)
-            save_network(network, path, {"seed": seed, "steps": step + 1, "heads": heads, "rate": rate})
-    save_network(network, path, {"seed": seed, "steps": len(losses), "heads": heads, "rate": rate})
+            save_network(network, path, facts | {"steps": step + 1})
+    save_network(network, path, facts | {"steps": len(losses)})
 
 
 def main() -> None:
     """Reads the command line and trains."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=6000, help="training steps")
-    parser.add_argument("--minutes", type=float, default=600.0, help="time limit")
+    parser.add_argument("--steps", type=int, default=1400, help="length of the learning rate's schedule")
+    parser.add_argument("--stop", type=int, default=1400, help="step after which training ends")
     parser.add_argument("--heads", type=int, default=16, help="number of random heads")
     parser.add_argument("--seed", type=int, default=0, help="seed")
     parser.add_argument("--rate", type=float, default=2e-3, help="learning rate")
@@ -87,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(options.threads)
-    train(options.minutes, options.steps, options.heads, options.seed, options.rate, options.out)
+    train(options.steps, options.stop, options.heads, options.seed, options.rate, options.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from data.synthetic.anatomy import upsampled_noise
 from data.synthetic.brain import Streams, SyntheticScan, describe_warp
-from data.synthetic.deformation import Warp, WarpOptions, random_affine, random_displacement
+from data.synthetic.deformation import Warp, WarpOptions, random_affine, random_displacement, require_range
 from data.synthetic.scanner import Sampler, ScanGrid, ScannerOptions, draw_grid
 
 LOWER = np.array([-212.0, -164.0, -170.0])
@@ -97,11 +97,7 @@ class AbdomenOptions(BaseModel):
     @model_validator(mode="after")
     def _ranges_in_order(self) -> AbdomenOptions:
         for name, most in (("fat_mm", 60.0), ("enhancement", 2.0)):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high <= most:
-                raise ValueError(
-                    f"{name} is a range from 0 to {most:g}, the smaller number first, not {low:g} and {high:g}"
-                )
+            require_range(name, getattr(self, name), most)
         return self
 
 

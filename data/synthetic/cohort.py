@@ -168,7 +168,7 @@ def write_case(options: CohortOptions, index: int, out: Path) -> None:
 
 
 def write_dataset_description(options: CohortOptions, out: Path) -> None:
-    """Writes `dataset.json` (Medical Segmentation Decathlon), `patients.csv`, and the options that made the cohort."""
+    """Writes `dataset.json` (Medical Segmentation Decathlon) and `patients.csv` for all cases of the options."""
     names = [case_name(options, index) for index in range(options.cases)]
     description = {
         "name": f"synthetic_{options.cohort}",
@@ -208,10 +208,10 @@ def synthesize(options: CohortOptions, out: Path, jobs: int = 1, progress: Calla
     Raises:
         DataError: the folder holds something else, or a cohort made with other options.
     """
-    _claim_folder(options, out)
+    claim_folder(options, out)
     missing = []
     for index in range(options.cases):
-        if _is_whole(options, index, out):
+        if is_whole(options, index, out):
             if progress is not None:
                 progress()
         else:
@@ -229,8 +229,12 @@ def _write_case_and_return(options: CohortOptions, index: int, out: Path) -> int
     return index
 
 
-def _claim_folder(options: CohortOptions, out: Path) -> None:
-    """Records which options a folder is made with, and refuses one that is not theirs."""
+def claim_folder(options: CohortOptions, out: Path) -> None:
+    """Records which options a folder is made with: first thing in `synthesize`, and before calls of `write_case`.
+
+    Raises:
+        DataError: the folder holds something else, or a cohort made with other options.
+    """
     record = out / _OPTIONS_FILE
     mend = "give another folder, or delete this one"
     if record.exists():
@@ -247,14 +251,16 @@ def _claim_folder(options: CohortOptions, out: Path) -> None:
                 mend=mend,
             )
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    # What a killed run left of this very record does not count.
+    if out.exists() and (not out.is_dir() or any(p.name != f".partial.{_OPTIONS_FILE}" for p in out.iterdir())):
         raise DataError(f"{out} exists and is not a synthetic cohort", expected="a new or empty folder", mend=mend)
     out.mkdir(parents=True, exist_ok=True)
     text = {"options_digest": options.digest, "options": options.model_dump(mode="json", exclude={"cases"})}
     _write(record, lambda path: path.write_text(json.dumps(text, indent=1) + "\n"))
 
 
-def _is_whole(options: CohortOptions, index: int, out: Path) -> bool:
+def is_whole(options: CohortOptions, index: int, out: Path) -> bool:
+    """Whether all files of a case are there, made with these options."""
     files = case_files(options, index, out)
     if not all(path.exists() for path in files.values()):
         return False

@@ -10,9 +10,10 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
+from data.synthetic.deformation import require_range
 
 
 class Contrast(StrEnum):
@@ -94,6 +95,11 @@ class ContrastOptions(BaseModel):
     texture: float = Field(0.03, ge=0, le=0.2, description="relative s.d. of the signal within a tissue")
     texture_scale_mm: float = Field(5.0, ge=2, le=30, description="Gaussian scale of that texture, mm")
     csf_weight: tuple[float, float] = Field((1.5, 4.0), description="range of the factor on CSF fractions (atrophy)")
+
+    @model_validator(mode="after")
+    def _ranges_in_order(self) -> ContrastOptions:
+        require_range("csf_weight", self.csf_weight, 20)
+        return self
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,17 @@ _INVERSE_TOLERANCE = 1e-3
 _INVERSE_STEPS = 100
 
 
+def require_range(name: str, limits: tuple[float, float], most: float = float("inf")) -> None:
+    """Refuses an option that is no range of numbers from 0 to `most`, the smaller first.
+
+    Raises:
+        ValueError: with the option's name and what was found.
+    """
+    low, high = limits
+    if not 0 <= low <= high <= most:
+        raise ValueError(f"{name} is a range from 0 to {most:g}, the smaller number first, not {low:g} to {high:g}")
+
+
 class WarpOptions(BaseModel):
     """How much the anatomy of subjects differs from the template, and how they lie in the scanner."""
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage
 
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
 from data.synthetic.contrast import Overlay
+from data.synthetic.deformation import require_range
 
 # Measured on 18 consensus lesion masks in MNI space at 1 mm (open MS data of the University of Ljubljana, Lesjak et
 # al., "A novel public MR image dataset of multiple sclerosis patients with lesion segmentations based on multi-rater
@@ -44,6 +45,12 @@ class LesionOptions(BaseModel):
     contrast_variation: float = Field(0.15, ge=0, le=0.5, description="relative s.d. of the contrast between lesions")
     edge_mm: float = Field(0.6, ge=0.2, le=3, description="Gaussian softness of a lesion's edge, mm")
     irregularity: float = Field(0.35, ge=0, le=1, description="how far noise bends a lesion's outline")
+
+    @model_validator(mode="after")
+    def _ranges_in_order(self) -> LesionOptions:
+        require_range("load_ml", self.load_ml, 100)
+        require_range("contrast", self.contrast, 3)
+        return self
 
 
 def draw_sizes(options: LesionOptions, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from scipy import ndimage
 from data.synthetic.anatomy import Head, Tissue, interpolate_lattice, upsampled_noise
 from data.synthetic.brain import Pathology
 from data.synthetic.contrast import Overlay
-from data.synthetic.deformation import with_expansion
+from data.synthetic.deformation import require_range, with_expansion
 
 CORE, RIM, OEDEMA = 1, 2, 3
 # Speeds of the fronts in CSF, grey and white matter; ventricles stop both.
@@ -49,11 +49,9 @@ class TumourOptions(BaseModel):
     @model_validator(mode="after")
     def _ranges_in_order(self) -> TumourOptions:
         for name, most in (("volume_ml", 400.0), ("mass_share", 1.0), ("core_share", 1.0), ("mass_effect", 0.5)):
-            low, high = getattr(self, name)
-            if not 0 <= low <= high <= most:
-                raise ValueError(
-                    f"{name} is a range from 0 to {most:g}, the smaller number first, not {low:g} and {high:g}"
-                )
+            require_range(name, getattr(self, name), most)
+        if self.volume_ml[0] <= 0:
+            raise ValueError("volume_ml starts above 0: a tumour has a volume")
         return self
 
 

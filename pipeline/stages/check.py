@@ -44,12 +44,25 @@ def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str,
     return chosen
 
 
-def _used(dataset: Dataset, name: str, config: StudyConfig, split: Split) -> Dataset:
-    """The dataset with only the cases that play a role, so that nothing else is read or can stop the study."""
-    roles = [split.source_cases] if config.source.dataset == name else []
-    roles += [split.pool_cases, split.test_cases] if config.target.dataset == name else []
-    names = {case for patients in roles for cases in patients.values() for case in cases}
-    return replace(dataset, cases=tuple(c for c in dataset.cases if c.name in names))
+def _refuse_unlabelled(name: str, dataset: Dataset) -> None:
+    """Patients are drawn from all of a dataset, so a case without a label would silently change who is drawn."""
+    unlabelled = [case for case in dataset.cases if case.label is None]
+    if unlabelled:
+        first = unlabelled[0]
+        more = f" (and {len(unlabelled) - 1} more)" if len(unlabelled) > 1 else ""
+        raise DataError(
+            f"{next(iter(first.channels.values())).path}: the image of case {first.name!r} has no label{more}",
+            expected=f"a label for every case of `datasets.{name}`",
+            mend="add it, remove the case, or list the cases to use (`source.cases`, `target.pool_cases`)",
+        )
+
+
+def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]:
+    """Role → cases of one of the study's datasets."""
+    roles = {"source": split.source_cases} if config.source.dataset == name else {}
+    if config.target.dataset == name:
+        roles |= {"pool": split.pool_cases, "test": split.test_cases}
+    return {role: [case for cases in patients.values() for case in cases] for role, patients in roles.items()}
 
 
 def write_plan(
@@ -69,14 +82,26 @@ def write_plan(
         DataError: a check found an error.
     """
     write_json(folder / "study.json", dict(plan))
-    for position, (name, dataset) in enumerate(datasets.items()):
-        values = config.datasets[name].class_values(dataset)
-        foreground = sorted({v for vs in values.values() for v in vs})
-        used = _used(dataset, name, config, split)
-        report = check_dataset(used, channels=channels[name], foreground=foreground, jobs=jobs)
-        write_json(folder / f"{name}.json", report.as_json())
+    # Two entries of one folder are looked at together, so that look-alikes on two sides of the split are seen.
+    folders: dict[Path, list[str]] = {}
+    for name, dataset in datasets.items():
+        folders.setdefault(dataset.root.resolve(), []).append(name)
+    for position, names in enumerate(folders.values()):
+        dataset = datasets[names[0]]
+        roles = {role: cases for name in names for role, cases in _roles(name, config, split).items()}
+        used = {case for cases in roles.values() for case in cases}
+        values = {v for name in names for vs in config.datasets[name].class_values(dataset).values() for v in vs}
+        # Only cases that play a role: nothing else is read or can stop the study.
+        report = check_dataset(
+            replace(dataset, cases=tuple(c for c in dataset.cases if c.name in used)),
+            channels=list(dict.fromkeys(c for name in names for c in channels[name])),
+            foreground=sorted(values),
+            splits=roles,
+            jobs=jobs,
+        )
+        write_json(folder / f"{names[0]}.json", report.as_json())
         refuse_errors(report, dataset.root)
-        progress((position + 1) / len(datasets))
+        progress((position + 1) / len(folders))
 
 
 def refuse_errors(report: Report, root: Path) -> None:

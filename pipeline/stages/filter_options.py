@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator
 
 from models.filters import FilterGrouping
 from models.priors.factory import PriorOptions
@@ -66,3 +66,8 @@ class PriorFitOptions(Options):
             else:
                 densities[name] = density
         return densities
+
+    @field_serializer("densities", mode="wrap")
+    def _tell_removed(self, value: dict[str, PriorOptions], serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out, a default density would be back when the resolved configuration is read.
+        return serialise(value) | {name: None for name in _densities() if name not in value}

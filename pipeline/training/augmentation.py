@@ -20,6 +20,9 @@ from pydantic import Field
 
 from pipeline.config.options import Options
 
+_ELASTIC_SCALE = 6.0
+"""Gaussian scale of the elastic deformation in voxels."""
+
 
 class AugmentationOptions(Options):
     """Which transforms, how often (probability for each patch) and how strong."""
@@ -32,8 +35,8 @@ class AugmentationOptions(Options):
     """Largest relative change of size."""
     elastic: float = Field(default=0.0, ge=0, le=1)
     """Probability of a smooth random deformation (slow)."""
-    elastic_magnitude: float = Field(default=4.0, ge=0)
-    """Largest control-point shift in voxels."""
+    elastic_magnitude: float = Field(default=1.5, ge=0)
+    """Largest standard deviation of that deformation's shift along each axis, in voxels."""
     flip_axes: tuple[int, ...] = ()
     """Axes (0 left-right, 1 back-front, 2 down-up) that may be mirrored; only where anatomy allows."""
     noise: float = Field(default=0.2, ge=0, le=1)
@@ -74,11 +77,12 @@ class Augmentation:
                 )
             )
         if options.elastic:
-            magnitude = (0.0, options.elastic_magnitude)
+            # MONAI smooths uniform noise, which shrinks its deviation of 1/√3 by (2√π σ)^(3/2), and multiplies then.
+            magnitude = (0.0, options.elastic_magnitude * math.sqrt(3) * (2 * math.sqrt(math.pi) * _ELASTIC_SCALE) ** 1.5)
             transforms.append(
                 Rand3DElasticd(
                     both,
-                    sigma_range=(5, 7),
+                    sigma_range=(_ELASTIC_SCALE, _ELASTIC_SCALE),
                     magnitude_range=magnitude,
                     prob=options.elastic,
                     mode=modes,

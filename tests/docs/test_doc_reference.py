@@ -128,3 +128,8 @@ def test_yaml_examples_are_valid(pages):
             assert study.inference.arms, page.name
             checked += 1
     assert checked >= 8
+
+
+def test_every_study_of_this_project_is_listed(pages, root):
+    codes = pages["docs/how-to/configure-a-study.md"].inline_code
+    assert {path.name for path in (root / "configs").glob("*.yaml")} <= set(codes)

@@ -97,7 +97,9 @@ def test_the_same_subject_gives_the_same_bytes():
 
 def test_channels_on_different_grids_end_on_one():
     raw = _oblique_brain()
-    coarse = Volume(np.ascontiguousarray(raw.reference.array[::2, ::2, ::2]), raw.reference.affine @ np.diag([2, 2, 2, 1]))
+    coarse = Volume(
+        np.ascontiguousarray(raw.reference.array[::2, ::2, ::2]), raw.reference.affine @ np.diag([2, 2, 2, 1])
+    )
     two = Subject("a", {"T1": raw.reference, "T2": coarse})
     processed, _ = Chain(_quick(Modality.MR)).apply(two)
     assert processed.one_grid()

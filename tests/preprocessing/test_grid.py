@@ -32,7 +32,9 @@ def _linear_volume(shape, affine, slope, offset):
 )
 def test_linear_resampling_reproduces_a_linear_function_of_the_world(angles, spacing, slope):
     slope = np.array(slope)
-    volume = _linear_volume((20, 22, 18), rotation_about(np.zeros(3), angles) @ _affine(spacing, (-5, 3, 8)), slope, 7.0)
+    volume = _linear_volume(
+        (20, 22, 18), rotation_about(np.zeros(3), angles) @ _affine(spacing, (-5, 3, 8)), slope, 7.0
+    )
     centre = corners(volume).mean(axis=0)
     target = _affine((0.7, 0.9, 1.1), centre - 2.0)
     expected = _linear_volume((6, 5, 4), target, slope, 7.0)

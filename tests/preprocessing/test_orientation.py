@@ -14,7 +14,11 @@ from preprocessing.orientation import Orientation, OrientationOptions, to_canoni
 from preprocessing.step import Interpolation
 from preprocessing.subject import Subject
 
-AXES = ["".join(pair[s] for pair, s in zip(order, signs, strict=True)) for order in permutations(("LR", "PA", "IS")) for signs in product((0, 1), repeat=3)]
+AXES = [
+    "".join(pair[s] for pair, s in zip(order, signs, strict=True))
+    for order in permutations(("LR", "PA", "IS"))
+    for signs in product((0, 1), repeat=3)
+]
 REAL = Path(os.environ.get("GRAFT_REAL_DATA", Path(__file__).parents[2] / "../shared/real"))
 
 

@@ -16,6 +16,7 @@ from data.synthetic.cohort import (
     CohortKind,
     CohortOptions,
     case_files,
+    claim_folder,
     make_case,
     synthesize,
     write_case,
@@ -167,6 +168,12 @@ def test_a_folder_of_other_options_is_refused(folder: Path, tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_run_killed_while_it_claimed_its_folder_can_go_on(tmp_path: Path) -> None:
+    (tmp_path / ".partial.synthetic.json").write_text("{")
+    claim_folder(options(), tmp_path)
+    assert json.loads((tmp_path / "synthetic.json").read_text())["options_digest"] == options(cases=9).digest
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -176,6 +183,10 @@ def test_a_folder_of_other_options_is_refused(folder: Path, tmp_path: Path) -> N
         {"cohort": CohortKind.ABDOMEN, "channels": ("T1",)},
         {"cases": 0},
         {"colour": "red"},
+        {"lesions": {"load_ml": (20, 5)}},
+        {"tumour": {"mass_share": (0.5, 1.5)}},
+        {"abdomen": {"fat_mm": (9, 3)}},
+        {"contrast": {"csf_weight": (-1, 2)}},
     ],
 )
 def test_wrong_options_are_refused(wrong: dict) -> None:
