@@ -24,7 +24,7 @@ def open_itk(path: Path) -> tuple[Any, ImageHeader]:
     Raises:
         DataError: it cannot be read, or claims more voxels than it can hold.
     """
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
@@ -84,7 +84,7 @@ def itk_array(path: Path, reader: Any, header: ImageHeader, frame: int | None) -
     Raises:
         DataError: the file is truncated or damaged, or lacks the frame.
     """
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     try:
         image = reader.Execute()
@@ -109,7 +109,7 @@ def write_itk(array: NDArray, affine: NDArray[np.float64], path: Path) -> None:
     Raises:
         DataError: the affine is sheared, which these formats (as ITK writes them) cannot express.
     """
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     lps = _LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)

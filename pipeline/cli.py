@@ -12,6 +12,8 @@ from typing import Annotated
 
 import typer
 
+from data.synthetic.cohort_kind import CohortKind
+
 app = typer.Typer(
     name="graft",
     help="Few-shot 3D segmentation by transfer: learn filter priors on a source, infer on a few target scans.",
@@ -118,7 +120,7 @@ def _add_stage_command(name: str, text: str) -> None:
 @app.command()
 def synthesize(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
-    cohort: Annotated[str, typer.Option(help="ms, tumour or abdomen.")],
+    cohort: Annotated[CohortKind, typer.Option(help="Anatomy and disease.")],
     cases: Annotated[int, typer.Option(min=1, help="Number of cases.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     channels: Annotated[

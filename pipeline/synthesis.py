@@ -11,13 +11,14 @@ from pydantic import ValidationError
 
 from data.errors import ConfigError
 from data.synthetic.cohort import CohortOptions, synthesize
+from data.synthetic.cohort_kind import CohortKind
 from pipeline.config.reading import set_key
 from pipeline.progress import StageProgress
 
 
 def synthesize_cohort(
     out: Path,
-    cohort: str,
+    cohort: CohortKind,
     cases: int,
     seed: int,
     channels: Sequence[str] | None,
@@ -28,7 +29,7 @@ def synthesize_cohort(
 
     Args:
         out: the folder.
-        cohort: `ms`, `tumour` or `abdomen`.
+        cohort: anatomy and disease.
         cases: how many.
         seed: of the cohort.
         channels: contrasts; the cohort's default if there are none.
@@ -42,7 +43,7 @@ def synthesize_cohort(
     raw: dict[str, Any] = {}
     for override in overrides:
         set_key(raw, override)
-    raw |= {"cohort": cohort, "cases": cases, "seed": seed}
+    raw |= {"cohort": cohort.value, "cases": cases, "seed": seed}
     if channels:
         raw["channels"] = list(channels)
     try:

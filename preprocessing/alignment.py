@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.volume import Volume
-from preprocessing.content import content_mask
+from preprocessing.content import content_mask, overlap
 from preprocessing.grid import background_value, isotropic_grid, resample
 from preprocessing.registration import (
     Degrees,
@@ -85,7 +85,7 @@ class Alignment(Step):
         mask = content_mask(before) if subject.mask is None else subject.mask.array > 0
         if not mask.any():
             mask = content_mask(before)
-        found, overlap = register_brain(before, mask, self.options)
+        found, dice = register_brain(before, mask, self.options)
         moved = Subject(
             subject.name,
             {name: _move(volume, found.matrix) for name, volume in subject.channels.items()},
@@ -96,7 +96,7 @@ class Alignment(Step):
             "kind": self.options.kind.value,
             "matrix": found.matrix.tolist(),
             "metric": found.metric,
-            "overlap": overlap,
+            "overlap": dice,
             "angle_degrees": rotation_angle(found.matrix),
             "stretches": stretches(found.matrix).tolist(),
         }
@@ -192,12 +192,7 @@ def _overlap(share: Volume, matrix: NDArray[np.float64], spacing: float = 2.0) -
         template.brain.affine,
         Interpolation.LINEAR,
     )
-    inside = carried.array > 0.5
-    return float(
-        2
-        * np.count_nonzero(inside & template.mask)
-        / max(1, np.count_nonzero(inside) + np.count_nonzero(template.mask))
-    )
+    return overlap(carried.array > 0.5, template.mask)
 
 
 def _move(volume: Volume, matrix: NDArray[np.float64]) -> Volume:

@@ -38,11 +38,10 @@ class BiasField(Step):
         self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
-        """Corrects each channel; a channel whose tissue has values at or below 0 was scaled before and is left alone."""
+        """Corrects each channel; one whose tissue has values at or below 0 was scaled before and is left alone."""
         channels, facts = {}, {}
         for name, volume in subject.channels.items():
-            mask = None if subject.mask is None else subject.mask
-            channels[name], facts[name] = self._correct(volume, mask)
+            channels[name], facts[name] = self._correct(volume, subject.mask)
         return subject.with_channels(channels), self.record(channels=facts)
 
     def _correct(self, volume: Volume, mask: Volume | None) -> tuple[Volume, dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Brain extraction from a raw head of any contrast: two independent opinions, and how they are joined.
 
-The network knows what the inside of a head looks like but little of its fine outline; the template, once it is registered,
-knows the outline of an average brain but nothing of this one. The registration starts from the network's rough mask, which
-a neck, a tilted head or missing slices do not mislead. The final mask is where the sum of both log-odds is positive.
+The network knows what the inside of a head looks like but little of its fine outline; the template, once it is
+registered, knows the outline of an average brain but nothing of this one. The registration starts from the network's
+rough mask, which a neck, a tilted head or missing slices do not mislead. The final mask is where the sum of both
+log-odds is positive.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy import ndimage
 
 from data.volume import Volume
 from preprocessing.brain_network import brain_logits, load_network, mask_from_logits
-from preprocessing.content import largest_component
+from preprocessing.content import largest_component, overlap
 from preprocessing.grid import resample
 from preprocessing.head_search import HeadSearch, find_head
 from preprocessing.step import Interpolation
@@ -60,8 +61,8 @@ def extract_brain(volume: Volume, options: ExtractionOptions, opinion: Opinion) 
     """Finds the brain in a raw head.
 
     Returns:
-        The mask `[X, Y, Z]` uint8 on the scan's grid, and facts for the record: `metric` (mutual information in nats),
-        `starts`, `matrix` (template's world to scan's) and `agreement` (Dice of the two opinions), as far as they apply.
+        The mask `[X, Y, Z]` uint8 on the scan's grid, and facts for the record: `metric` (mutual information in
+        nats), `starts`, `matrix` (template's world to scan's) and `agreement` (Dice of the two opinions).
     """
     search = HeadSearch(keep=options.starts, iterations=options.iterations, bins=options.bins)
     if opinion is Opinion.TEMPLATE:
@@ -78,7 +79,7 @@ def extract_brain(volume: Volume, options: ExtractionOptions, opinion: Opinion) 
     clipped = np.clip(logits.array, -options.largest_logit, options.largest_logit)
     joined = logits.with_array(clipped + np.float32(options.template_weight) * surface.array)
     outline = surface.array > 0
-    agreement = float(2 * np.count_nonzero(outline & rough.array) / max(1, outline.sum() + rough.array.sum()))
+    agreement = overlap(outline, rough.array)
     facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist(), "agreement": agreement}
     if agreement < options.least_agreement:
         facts["suspect"] = [f"the network and the template disagree about the brain (Dice {agreement:.2f})"]

@@ -83,7 +83,8 @@ def brain_logits(volume: Volume, network: torch.nn.Module, threads: int = 1) -> 
 
     shape, affine = isotropic_grid(volume, SPACING)
     small = resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
-    room = [(-n) % _MULTIPLE for n in shape]
+    # Instance normalisation needs more than one voxel at the coarsest level.
+    room = [max((-n) % _MULTIPLE, 2 * _MULTIPLE - n) for n in shape]
     width = [(r // 2, r - r // 2) for r in room]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -100,7 +101,7 @@ def brain_logits(volume: Volume, network: torch.nn.Module, threads: int = 1) -> 
 
 
 def mask_from_logits(logits: Volume, grid: Volume, threshold: float = 0.0) -> Volume:
-    """Returns the brain mask uint8 on the grid of a volume: logits above a threshold, the largest piece, holes filled."""
+    """Returns the brain mask uint8 on a volume's grid: logits above a threshold, the largest piece, holes filled."""
     brain = largest_component(ndimage.binary_opening(logits.array > threshold))
     near = ndimage.binary_dilation(brain, iterations=2)
     kept = logits.with_array(np.where(near, logits.array, np.float32(-10.0)))

@@ -14,13 +14,13 @@ def content_mask(volume: Volume, tolerance: float = 1e-3) -> NDArray[np.bool_]:
     """Returns `[X, Y, Z]`: the largest piece that differs from the background, holes filled.
 
     Args:
-        volume: an image whose background is (nearly) one value, such as a skull-stripped brain; the value need not be 0.
+        volume: an image whose background is (nearly) one value, such as a skull-stripped brain; any value, not only 0.
         tolerance: largest deviation from the background value that still counts as background, as a share of the
             range from the 1st to the 99th percentile.
     """
     background = background_value(volume)
     low, high = np.percentile(volume.array, [1, 99])
-    differs = np.abs(volume.array - background) > tolerance * max(float(high - low), np.finfo(np.float32).tiny)
+    differs = np.abs(volume.array - background) > tolerance * max(float(high - low), 1e-30)
     return fill_holes(largest_component(differs))
 
 
@@ -65,3 +65,9 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     faces = [outside[0], outside[-1], outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]]
     open_to_air = np.unique(np.concatenate([f.ravel() for f in faces]))
     return ~np.isin(outside, open_to_air[open_to_air > 0])
+
+
+def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
+    """Returns the Dice coefficient of two masks; 0 where both are empty."""
+    size = np.count_nonzero(first) + np.count_nonzero(second)
+    return 2 * np.count_nonzero(first & second) / max(1, size)

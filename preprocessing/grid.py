@@ -114,7 +114,7 @@ def _resample_labels(array: NDArray, pull: NDArray[np.float64], shape: Shape, fi
         return _pull(array, pull, shape, fill, order=0).astype(array.dtype)
     best = np.zeros(shape, dtype=np.float32)
     total = np.zeros(shape, dtype=np.float32)
-    push = np.linalg.inv(pull)
+    push = np.asarray(np.linalg.inv(pull), dtype=np.float64)
     for value in values[values != 0]:
         region = array == value
         box, source = _output_box(region, push, shape)

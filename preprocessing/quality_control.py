@@ -109,7 +109,7 @@ def _native_mask(native: Volume, processed: Subject, records: Sequence[Record]) 
 
 
 def _template_edges(processed: Subject, records: Sequence[Record]) -> Volume | None:
-    """Returns the template's tissue map on the result's grid, whose contour at one half are grey-white and outer edges."""
+    """Returns a map on the result's grid whose contour at one half are the template's grey-white and outer edges."""
     if not any(record["step"] == "alignment" and record["kind"] != "none" for record in records):
         return None
     template = load_template(2.0)
@@ -147,7 +147,7 @@ def _draw_planes(axes: Sequence[Axes], volume: Volume, overlays: list[tuple[Volu
 
 
 def _interesting(volume: Volume, overlays: list[NDArray]) -> list[int]:
-    """Slices through the middle of the mask or template, moved to the largest section of the label where there is one."""
+    """Slices through the middle of mask or template, moved to the largest section of the label where there is one."""
     index = [n // 2 for n in volume.shape]
     for array in overlays:
         inside = array > 0.5

@@ -1,7 +1,7 @@
 """Random heads: what the brain network learns from. Known anatomy, unknown everything else.
 
-The anatomy is the template head of `data.synthetic.anatomy`. Each example warps it, gives every tissue a random signal, and
-scans it badly: random bias, thick slices, noise and fields of view that cut the head. A network that has seen no real
+The anatomy is the template head of `data.synthetic.anatomy`. Each example warps it, gives every tissue a random signal,
+and scans it badly: random bias, thick slices, noise and fields of view that cut the head. A network that has seen no
 contrast in particular has to find the brain by its shape (Hoopes et al., SynthStrip, NeuroImage 260 (2022) 119474).
 """
 

@@ -1,7 +1,8 @@
 """Linear registration of two volumes by mutual information, from several starts, coarse to fine.
 
-Mattes et al., PET-CT image registration in the chest using free-form deformations, IEEE Trans. Med. Imaging 22 (2003) 120,
-in SimpleITK's implementation. All matrices are world to world in RAS+ mm, from the fixed volume's world to the moving one's.
+Mattes et al., PET-CT image registration in the chest using free-form deformations, IEEE Trans. Med. Imaging 22 (2003)
+120, in SimpleITK's implementation. All matrices are world to world in RAS+ mm, from the fixed volume's world to the
+moving one's.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Registration:
-    """A result: `matrix` `[4, 4]`, fixed world to moving world in mm, and its mutual information in nats (more is better)."""
+    """A result: `matrix` `[4, 4]`, fixed to moving world in mm, and its mutual information in nats (more is better)."""
 
     matrix: NDArray[np.float64]
     metric: float
@@ -202,4 +203,4 @@ def rotation_angle(matrix: NDArray[np.float64]) -> float:
 
 def stretches(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns `[3]` singular values of the linear part: by how much it stretches along its main axes, largest first."""
-    return np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    return np.asarray(np.linalg.svd(matrix[:3, :3], compute_uv=False), dtype=np.float64)

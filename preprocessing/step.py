@@ -73,7 +73,8 @@ def require_grid(volume: Volume, grid: dict[str, Any], step: str, tolerance: flo
     shape, affine = recorded_grid(grid)
     if volume.shape != shape or corner_displacement(volume, Volume(volume.array, affine)) > tolerance:
         raise PreprocessingError(
-            f"a volume of shape {volume.shape} cannot be carried back through {step}: it does not lie on the step's grid",
+            f"a volume of shape {volume.shape} does not lie on the step's grid, so it cannot be carried back "
+            f"through {step}",
             expected=f"shape {shape} and the affine of the preprocessed case",
             mend="pass a volume on the grid of the preprocessed case, with the records of that case",
         )

@@ -137,7 +137,8 @@ def _snap(
     name, distance = min(((n, _displacement(c, volume)) for n, c in channels.items()), key=lambda item: item[1])
     shapes = " and ".join("×".join(map(str, v.shape)) for v in (volume, channels[name]))
     raise DataError(
-        f"case {case.name}: {path} lies on another grid than {paths[name]} (shapes {shapes}, corners {distance:.2f} mm apart)",
+        f"case {case.name}: {path} lies on another grid than {paths[name]} "
+        f"(shapes {shapes}, corners {distance:.2f} mm apart)",
         expected=f"the grid of a channel, to {tolerance:g} mm",
         mend="resample the label to the image, or give the image that it was drawn on",
     )

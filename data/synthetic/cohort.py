@@ -12,7 +12,6 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from data.random_streams import random_stream
 from data.synthetic.abdomen import AbdomenOptions, make_abdomen
 from data.synthetic.anatomy import Head
 from data.synthetic.brain import Pathology, SyntheticScan, make_brain
+from data.synthetic.cohort_kind import CohortKind
 from data.synthetic.contrast import Contrast, ContrastOptions
 from data.synthetic.deformation import WarpOptions
 from data.synthetic.ms_lesions import LesionOptions, draw_lesions
@@ -37,18 +37,6 @@ GROUND_TRUTH = "ground_truth"
 _OPTIONS_FILE = "synthetic.json"
 # To be raised when the same options come to give other cases, so that old folders are not taken for new ones.
 _FORM = 1
-
-
-class CohortKind(StrEnum):
-    """Which anatomy and disease."""
-
-    MS = "ms"
-    """Brains with many small hyperintense lesions, as in multiple sclerosis."""
-    TUMOUR = "tumour"
-    """Brains with one large mass: core, rim and oedema, as in glioma."""
-    ABDOMEN = "abdomen"
-    """CT of the upper abdomen, with liver and spleen."""
-
 
 LABELS: Mapping[CohortKind, Mapping[int, str]] = {
     CohortKind.MS: {0: "background", 1: "lesion"},

@@ -131,7 +131,7 @@ def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float, ne
 
     The front is stopped once it has passed amply more than the needed volume; what lies beyond is never reached (1e6).
     """
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(speed.T)
     image.SetSpacing((step,) * 3)

@@ -1,8 +1,12 @@
 """The latent prior of BooVAE: a boosted mixture of encoder components at learned pseudo-inputs.
 
 Source: Egorov, Kuzina, Burnaev, "BooVAE: Boosting approach for continual learning of VAE", NeurIPS 2021. The best prior
-is the mean of all encoder distributions, p*(z) = (1/N) Σ_n q(z|x_n). It is approximated by components h = q(z|u):
-h* = argmin KL(h ‖ (p*/p)^λ), then α* = argmin KL(α h* + (1 − α) p ‖ p*).
+is the mean of all encoder distributions, p*(z) = (1/N) Σ_n q(z|x_n). It is approximated by components h = q(z|u), added
+one at a time: first u, then the weight α* = argmin KL(α h + (1 − α) p ‖ p*).
+
+The paper finds u by h* = argmin KL(h ‖ (p*/p)^λ). Where the tails of p are as thin as those of p*, log p*/p rises
+without end away from p, and u with it. The default therefore is the exact objective KL(α h + (1 − α) p ‖ p*) with
+α = 1/(C + 1), which is bounded below; the printed form is an option.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
@@ -24,16 +29,27 @@ _DRAWS_FOR_COMPONENT = 16
 _DRAWS_FOR_WEIGHT = 1000
 
 
+class BoostingObjective(StrEnum):
+    """What the pseudo-input of a new component minimises."""
+
+    EXACT = "exact"
+    """KL(α h + (1 − α) p ‖ p*) with α = 1/(C + 1): bounded below."""
+    FIRST_ORDER = "first_order"
+    """KL(h ‖ (p*/p)^λ), as in the paper; has no minimum where p is as narrow as p*."""
+
+
 @dataclass(frozen=True)
 class BoostingSettings:
     """How a component is found.
 
     Attributes:
-        weight: λ, how strongly a new component is drawn to where p* exceeds the prior.
+        objective: what its pseudo-input minimises.
+        weight: λ of the first-order objective.
         steps: optimiser steps for its pseudo-input.
         subset: filters that stand for the source set in p*.
     """
 
+    objective: BoostingObjective
     weight: float
     steps: int
     subset: int
@@ -156,30 +172,42 @@ def _fit_pseudo_input(
     settings: BoostingSettings,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Minimises KL(h ‖ (p*/p)^λ) = −H(h) − λ E_h log p* + λ E_h log p over u, from a filter where p*/p is largest."""
+    """Finds the pseudo-input of a new component by gradient steps, from a filter where p*/p is largest."""
+    share = 1 / (len(current.log_weights) + 1)
+    of_current = current.sample(_DRAWS_FOR_COMPONENT * len(current.log_weights), generator)
     pseudo_input = start.detach().clone().requires_grad_(True)
     optimiser = torch.optim.Adam([pseudo_input], lr=0.05)
     for _ in range(settings.steps):
         mean, log_variance = encode(pseudo_input, row)
         noise = standard_normal((_DRAWS_FOR_COMPONENT, mean.shape[1]), mean, generator)
         latents = mean + torch.exp(0.5 * log_variance) * noise
-        ratio = best.log_prob(latents) - current.log_prob(latents)
-        loss = -0.5 * log_variance.sum() - settings.weight * ratio.mean()
+        if settings.objective is BoostingObjective.FIRST_ORDER:
+            ratio = best.log_prob(latents) - current.log_prob(latents)
+            loss = -0.5 * log_variance.sum() - settings.weight * ratio.mean()
+        else:
+            joined = current.joined(NormalMixture(torch.zeros_like(mean[:, 0]), mean, log_variance), share)
+            excess = (joined.log_prob(latents) - best.log_prob(latents)).mean()
+            loss = share * excess + (1 - share) * joined.log_prob(of_current).mean()
         (pseudo_input.grad,) = torch.autograd.grad(loss, [pseudo_input])
         optimiser.step()
     return pseudo_input.detach()
 
 
+@torch.no_grad()
 def best_share(
     component: NormalMixture, current: NormalMixture, best: NormalMixture, generator: torch.Generator | None
 ) -> float:
     """Returns α* = argmin KL(α h + (1 − α) p ‖ p*), to a hundredth, from the same draws for all α."""
-    of_component = component.sample(_DRAWS_FOR_WEIGHT, generator)
-    of_current = current.sample(_DRAWS_FOR_WEIGHT, generator)
+    shares = torch.arange(1, 100, dtype=current.means.dtype, device=current.means.device)[:, None] / 100
 
-    def divergence(share: float) -> float:
-        joined = current.joined(component, share)
-        new, old = (joined.log_prob(z) - best.log_prob(z) for z in (of_component, of_current))
-        return float(share * new.mean() + (1 - share) * old.mean())
+    def excess(latents: Tensor) -> Tensor:
+        """Returns E[log(α h + (1 − α) p) − log p*] over the latents, `[99]`."""
+        joined = torch.logaddexp(
+            component.log_prob(latents) + shares.log(), current.log_prob(latents) + torch.log1p(-shares)
+        )
+        return (joined - best.log_prob(latents)).mean(1)
 
-    return min((step / 100 for step in range(1, 100)), key=divergence)
+    new = excess(component.sample(_DRAWS_FOR_WEIGHT, generator))
+    old = excess(current.sample(_DRAWS_FOR_WEIGHT, generator))
+    divergence = shares[:, 0] * new + (1 - shares[:, 0]) * old
+    return float(shares[divergence.argmin(), 0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from models.filters import KERNEL_VOXELS
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
-from models.priors.gaussian import Gaussian, GaussianOptions
+from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
@@ -45,3 +45,13 @@ def load_prior(options: PriorOptions, state: Mapping[str, Tensor], kernel_voxels
     prior = build_prior(options, kernel_voxels)
     prior.take_state(state)
     return prior
+
+
+def centred_on_network(options: PriorOptions) -> bool:
+    """Whether a prior is centred on the filters of one source network, position by position.
+
+    Channels of different networks are permuted, so such a prior says nothing of another network's filters.
+    """
+    if isinstance(options, GaussianOptions):
+        return options.centre is Centre.SOURCE_POSITION
+    return isinstance(options, ReuseOrRedrawOptions)

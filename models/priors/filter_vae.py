@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
-from models.priors.boosted_prior import BoostedMixture
+from models.priors.boosted_prior import BoostedMixture, BoostingObjective
 from models.priors.latent_prior import LatentPrior, LatentPriorKind, StandardNormal
 from models.priors.prior import (
     FilterPrior,
@@ -71,7 +71,10 @@ class FilterVAEOptions(PriorOptionsBase):
     latent_prior: LatentPriorKind = Field(default=LatentPriorKind.STANDARD, description="Density of the latent.")
     components: int = Field(default=8, ge=1, description="Components that a boosted prior gets for each source set.")
     component_steps: int = Field(default=100, ge=1, description="Optimiser steps for the pseudo-input of a component.")
-    boost_weight: float = Field(default=1.0, gt=0, description="λ of BooVAE: pull towards what the prior lacks.")
+    boost_objective: BoostingObjective = Field(
+        default=BoostingObjective.EXACT, description="What the pseudo-input of a new component minimises."
+    )
+    boost_weight: float = Field(default=1.0, gt=0, description="λ of BooVAE's first-order objective.")
     boost_subset: int = Field(default=500, ge=2, description="Filters that stand for the source set in boosting.")
     memory_weight: float = Field(
         default=1.0, ge=0, description="Weight of keeping what was learned from earlier source sets in an update."

@@ -108,7 +108,9 @@ class VAETraining:
         distance = max(int(0.8 * total) // options.components, 1)
         if done % distance or done // distance >= options.components:
             return
-        settings = BoostingSettings(options.boost_weight, options.component_steps, options.boost_subset)
+        settings = BoostingSettings(
+            options.boost_objective, options.boost_weight, options.component_steps, options.boost_subset
+        )
         encode = self.vae.encode_standardised
         best = aggregate_posterior(encode, self.data.filters, self.data.rows, settings.subset, self.generator)
         if self.before is not None:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from models.networks.factory import NetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
+from models.priors.factory import centred_on_network
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.config.options import Options
@@ -96,6 +97,8 @@ class StudyConfig(Options):
             if options.prior not in {"none", *self.priors.densities}:
                 known = ", ".join(["none", *self.priors.densities])
                 raise ValueError(f"arm {arm!r} has the prior {options.prior!r}, which is not one of {known}")
+            if options.members > 1 and options.needs_prior and centred_on_network(self.priors.densities[options.prior]):
+                raise ValueError(f"arm {arm!r} has {options.members} members and a prior centred on one source network")
         return self
 
     @property

@@ -6,7 +6,14 @@ from pathlib import Path
 
 from data.dataset import Dataset
 from data.layouts.detection import read_dataset
-from data.synthetic.cohort import CohortOptions, case_files, case_name, write_case, write_dataset_description
+from data.synthetic.cohort import (
+    CohortOptions,
+    case_name,
+    claim_folder,
+    is_whole,
+    write_case,
+    write_dataset_description,
+)
 from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
 from pipeline.stages.resources import Resources
@@ -32,18 +39,18 @@ def make_cohorts(config: StudyConfig, workspace: Workspace, resources: Resources
     for name, entry in config.datasets.items():
         if entry.synthetic is None:
             continue
-        out = workspace.synthetic_folder(name)
-        out.mkdir(parents=True, exist_ok=True)
+        out = dataset_root(name, config, workspace)
+        claim_folder(entry.synthetic, out)
         for index in range(entry.synthetic.cases):
             case = case_name(entry.synthetic, index)
             unit = Unit(
                 STAGE,
-                f"{name}/{case}",
-                {"options": entry.synthetic.model_dump(mode="json", exclude={"cases"}), "index": index, "version": 1},
+                f"{out.name}/{case}",
+                {"options": entry.synthetic.digest, "index": index},
                 make_synthetic_case,
                 {"options": entry.synthetic, "index": index, "out": out},
             )
-            if not all(path.is_file() for path in case_files(entry.synthetic, index, out).values()):
+            if not is_whole(entry.synthetic, index, out):
                 (workspace.unit_folder(STAGE, unit.key) / "done.json").unlink(missing_ok=True)
             units.append(unit)
         write_dataset_description(entry.synthetic, out)
@@ -52,9 +59,16 @@ def make_cohorts(config: StudyConfig, workspace: Workspace, resources: Resources
 
 
 def dataset_root(name: str, config: StudyConfig, workspace: Workspace) -> Path:
-    """The folder of a dataset."""
-    path = config.datasets[name].path
-    return workspace.synthetic_folder(name) if path is None else path
+    """The folder of a dataset; a synthetic one lies in the workspace under the digest of its options.
+
+    So other options give another folder, and a cohort is never a mixture of two.
+    """
+    entry = config.datasets[name]
+    if entry.synthetic is not None:
+        return workspace.synthetic_folder(f"{name}-{entry.synthetic.digest[:8]}")
+    if entry.path is None:
+        raise ValueError(f"the dataset {name} has neither a path nor a synthetic cohort")
+    return entry.path
 
 
 def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Dataset]:

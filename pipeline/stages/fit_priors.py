@@ -9,7 +9,7 @@ import torch
 
 from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
-from models.priors.factory import PriorOptions, build_prior
+from models.priors.factory import PriorOptions, build_prior, centred_on_network
 from models.priors.prior import FilterPrior, FitReport
 from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
@@ -102,12 +102,18 @@ def fit_group(
     everything, _ = bank.above_norm(norm_threshold)
     refit = options.refit and len(bank.networks) > 1
     densities = {}
+    not_scored: list[str] = []
     for position, (name, density) in enumerate(options.densities.items()):
         prior, report = _fit(density, above, options.largest_fit, _generator(group, name, seed=seed))
-        densities[name] = _score(prior, held_out, options, _generator(group, name, "score", seed=seed))
+        scorable = not centred_on_network(density) or len(bank.networks) == 1
+        scored = _score(prior, held_out, options, _generator(group, name, "score", seed=seed)) if scorable else {}
         if refit:
             prior, report = _fit(density, everything, options.largest_fit, _generator(group, name, "refit", seed=seed))
-        densities[name] |= {"fitted_filters": report.filters_used, "given_filters": report.filters_given}
+        if scorable:
+            given = {"fitted_filters": report.filters_used, "given_filters": report.filters_given}
+            densities[name] = scored | given
+        else:
+            not_scored.append(name)
         save_tensors(folder / prior_name(name), prior.state_dict(), {"group": group, "density": name})
         progress((position + 1) / len(options.densities))
     scores = {
@@ -117,6 +123,8 @@ def fit_group(
         "held_out_networks": description,
         "refitted_on_all": refit,
         "densities": densities,
+        # Centred on the positions of one network, whose channels are permuted in any other.
+        "not_scored": not_scored,
     }
     write_json(folder / "scores.json", scores)
 

@@ -264,9 +264,7 @@ def _in_parallel(
     with joblib.parallel_config(**settings):
         # One unit alone goes to a worker too: were it killed in this process, nobody would be left to say so.
         jobs = max(2, min(execution.jobs, len(units))) if execution.jobs > 1 else 1
-        parallel = joblib.Parallel(
-            n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs"
-        )
+        parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
         parent = os.getpid()
         yield from parallel(
             joblib.delayed(_carry_out)(

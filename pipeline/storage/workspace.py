@@ -37,9 +37,9 @@ class Workspace:
         """The folder of a unit, e.g. `infer/dwp/n05/repeat-0`."""
         return self.root / stage / key
 
-    def synthetic_folder(self, dataset: str) -> Path:
-        """Where the raw scans of a synthetic dataset lie."""
-        return self.root / "synthetic" / dataset
+    def synthetic_folder(self, cohort: str) -> Path:
+        """Where the raw scans of a synthetic cohort lie."""
+        return self.root / "synthetic" / cohort
 
     @property
     def resolved_config(self) -> Path:

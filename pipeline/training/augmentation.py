@@ -78,7 +78,8 @@ class Augmentation:
             )
         if options.elastic:
             # MONAI smooths uniform noise, which shrinks its deviation of 1/√3 by (2√π σ)^(3/2), and multiplies then.
-            magnitude = (0.0, options.elastic_magnitude * math.sqrt(3) * (2 * math.sqrt(math.pi) * _ELASTIC_SCALE) ** 1.5)
+            shrinking = math.sqrt(3) * (2 * math.sqrt(math.pi) * _ELASTIC_SCALE) ** 1.5
+            magnitude = (0.0, options.elastic_magnitude * shrinking)
             transforms.append(
                 Rand3DElasticd(
                     both,

@@ -44,7 +44,7 @@ def _quick(modality: Modality, spacing=4.0) -> PreprocessingOptions:
     options = default_options(modality)
     changes = {"resampling": ResamplingOptions(spacing=spacing)}
     if options.alignment is not None:
-        changes["alignment"] = AlignmentOptions(spacings=(8.0, 6.0))
+        changes["alignment"] = AlignmentOptions(spacings=(8.0,))
     return options.model_copy(update=changes)
 
 

@@ -5,7 +5,8 @@ from scipy import ndimage
 
 from data.synthetic.abdomen import LOWER, AbdomenOptions, Organ, draw_phantom
 from data.synthetic.brain import SyntheticScan
-from data.synthetic.cohort import CohortKind, CohortOptions, make_case
+from data.synthetic.cohort import CohortOptions, make_case
+from data.synthetic.cohort_kind import CohortKind
 from data.synthetic.scanner import ScannerOptions
 
 STEP = 4.0

@@ -1,0 +1,211 @@
+"""A whole study through the command: its files, and doing nothing twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data.image_file import read_volume, write_volume
+from pipeline.cli import main
+from pipeline.config.reading import read_config
+from pipeline.stages.sequence import Stage
+
+CASES_HEADER = (
+    "arm,n,repeat,case,patient,label,dice,iou,tp,fp,fn,empty,hd95,average_surface_distance,surface_dice,"
+    "reference_ml,predicted_ml"
+)
+SUMMARY_HEADER = "arm,n,metric,mean,ci_low,ci_high,cases"
+ARMS = ("random", "fine_tune", "fine_tune_ends", "dwp")
+
+
+def markers(workspace: Path) -> dict[str, int]:
+    return {str(p.relative_to(workspace)): p.stat().st_mtime_ns for p in sorted(workspace.rglob("done.json"))}
+
+
+def stage_markers(workspace: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for marker in markers(workspace):
+        stage, _, key = marker.partition("/")
+        found.setdefault(stage, []).append(key.removesuffix("/done.json"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def once(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study that ran."""
+    folder = tmp_path_factory.mktemp("study")
+    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
+    assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(once: Path, write_study: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The study and its workspace, moved to a place of the test's own: no result knows where it was made."""
+    for name in ("cohort", "workspace"):
+        shutil.copytree(once / name, tmp_path / name)
+    return write_study(tmp_path / "tiny.yaml", tmp_path / "cohort"), tmp_path / "workspace"
+
+
+def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
+    config, workspace = finished
+    _check_units(workspace)
+    _check_tables(workspace)
+    _check_records(config, workspace)
+    page = (workspace / "report" / "index.html").read_text(encoding="utf-8")
+    assert all(arm in page for arm in ARMS)
+    assert "data:image/" in page
+    assert "src=\"http" not in page
+    # Done again, nothing is done: no marker is written anew, no result differs.
+    before, cases = markers(workspace), (workspace / "results" / "cases.csv").read_bytes()
+    assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
+    assert markers(workspace) == before
+    assert (workspace / "results" / "cases.csv").read_bytes() == cases
+    stages = json.loads((workspace / "provenance.json").read_text())["stages"]
+    assert all(stage["units_done"] == 0 and stage["units_reused"] == stage["units"] for stage in stages.values())
+    assert all(stage["wall_seconds"] > 0 for stage in stages.values())
+    assert "index.html" in capsys.readouterr().out
+
+
+def _check_units(workspace: Path) -> None:
+    units = stage_markers(workspace)
+    assert units["check"] == ["study"]
+    assert len(units["preprocess"]) == 7
+    assert units["train-source"] == ["network-00", "network-01"]
+    assert units["collect-filters"] == units["fit-priors"]
+    assert len(units["fit-priors"]) >= 2
+    assert units["infer"] == units["evaluate"] == sorted(f"{arm}/n{n:02d}/repeat-0" for arm in ARMS for n in (1, 2))
+    plan = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
+    roles = [set(patients) for patients in plan.values()]
+    assert [len(role) for role in roles] == [3, 2, 2]
+    assert len(set.union(*roles)) == 7
+    # Every arm learned from the same patients, the smaller set inside the larger.
+    subsets = {
+        (arm, n): json.loads((workspace / "infer" / arm / f"n{n:02d}" / "repeat-0" / "unit.json").read_text())["patients"]
+        for arm in ARMS
+        for n in (1, 2)
+    }
+    assert len({tuple(patients) for (_, n), patients in subsets.items() if n == 1}) == 1
+    assert all(subsets[arm, 2][:1] == subsets[arm, 1] and len(subsets[arm, 2]) == 2 for arm in ARMS)
+    scores = json.loads((workspace / "fit-priors" / units["fit-priors"][0] / "scores.json").read_text())
+    assert set(scores["densities"]) == {"isotropic", "gaussian_full", "vae"}
+    assert all(math.isfinite(density["mean"]) for density in scores["densities"].values())
+    summary = json.loads((workspace / "collect-filters" / units["fit-priors"][0] / "summary.json").read_text())
+    assert summary["kept"] <= summary["filters"]
+    assert (summary["networks"], summary["snapshots"]) == ([0, 1], 2)
+
+
+def _check_tables(workspace: Path) -> None:
+    text = (workspace / "results" / "cases.csv").read_text()
+    assert text.splitlines()[0] == CASES_HEADER
+    rows = list(csv.DictReader(text.splitlines()))
+    keys = [(row["arm"], row["n"], row["repeat"], row["case"], row["label"]) for row in rows]
+    assert len(set(keys)) == len(keys) == len(ARMS) * 2 * 2
+    assert {row["label"] for row in rows} == {"right"}
+    for row in rows:
+        tp, fp, fn = (int(row[name]) for name in ("tp", "fp", "fn"))
+        assert tp + fn > 0
+        assert float(row["dice"]) == pytest.approx(2 * tp / (2 * tp + fp + fn), abs=1e-6)
+        assert float(row["iou"]) == pytest.approx(tp / (tp + fp + fn), abs=1e-6)
+    text = (workspace / "results" / "summary.csv").read_text()
+    assert text.splitlines()[0] == SUMMARY_HEADER
+    summary = {(row["arm"], row["n"], row["metric"]): row for row in csv.DictReader(text.splitlines())}
+    for arm in ARMS:
+        for n in ("1", "2"):
+            values = [float(row["dice"]) for row in rows if (row["arm"], row["n"]) == (arm, n)]
+            found = summary[arm, n, "dice"]
+            assert float(found["mean"]) == pytest.approx(sum(values) / len(values), abs=1e-5)
+            assert float(found["ci_low"]) <= float(found["mean"]) <= float(found["ci_high"])
+            assert found["cases"] == "2"
+            assert (arm, n, "iou") in summary
+
+
+def _check_records(config: Path, workspace: Path) -> None:
+    resolved = read_config(workspace / "config.resolved.yaml")
+    assert resolved == read_config(config, workspace=resolved.workspace)
+    assert yaml.safe_load((workspace / "config.resolved.yaml").read_text())["inference"]["window"]["overlap"] == 0.25
+    record = json.loads((workspace / "provenance.json").read_text())
+    assert record["seed"] == 4
+    assert {"torch", "monai", "python"} <= set(record["versions"])
+    assert "git_commit" in record
+    assert set(record["inputs"]) == {"left", "right"}
+    assert all(len(facts["sha256"]) == 64 and facts["cases"] == 9 for facts in record["inputs"].values())
+    assert set(record["stages"]) >= {stage.value for stage in Stage} - {"report"}
+    assert all(stage["peak_memory_gb"] > 0 for stage in record["stages"].values())
+
+
+def test_a_change_does_only_what_depends_on_it(finished: tuple[Path, Path]) -> None:
+    config, workspace = finished
+    before = markers(workspace)
+    # One more arm: nothing that is there is done again.
+    arms = "inference.arms=[random, fine_tune, fine_tune_ends, dwp, prior_init]"
+    command = ["run", str(config), "--workspace", str(workspace), "--jobs", "1"]
+    assert main([*command, "--set", arms]) == 0
+    after = markers(workspace)
+    assert {key: after[key] for key in before} == before
+    assert {key.rsplit("/", 3)[0] for key in set(after) - set(before)} == {"infer/prior_init", "evaluate/prior_init"}
+    rows = list(csv.DictReader((workspace / "results" / "cases.csv").read_text().splitlines()))
+    assert {row["arm"] for row in rows} == {*ARMS, "prior_init"}
+    # Another temperature: only the arm that has a prior.
+    assert main([*command, "--set", "priors.score_samples=3"]) == 0
+    changed = {key for key, stamp in markers(workspace).items() if after[key] != stamp}
+    assert {key.split("/")[0] for key in changed} == {"fit-priors", "infer", "evaluate"}
+    assert {key.split("/")[1] for key in changed if key.startswith("infer")} == {"dwp"}
+
+
+def test_a_changed_scan_is_noticed(finished: tuple[Path, Path]) -> None:
+    config, workspace = finished
+    before = markers(workspace)
+    plan = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
+    [case] = next(iter(plan["test"].values()))
+    cohort = Path(yaml.safe_load(config.read_text())["datasets"]["left"]["path"])
+    path = cohort / "imagesTr" / f"{case}.nii.gz"
+    volume = read_volume(path)
+    write_volume(volume.with_array((volume.array + 1).astype("int16")), path)
+    assert main(["preprocess", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
+    changed = {key for key, stamp in markers(workspace).items() if before[key] != stamp}
+    assert changed == {"check/study/done.json", f"preprocess/right/{case}/done.json"}
+
+
+def test_the_results_do_not_depend_on_the_number_of_jobs(
+    finished: tuple[Path, Path], tmp_path: Path
+) -> None:
+    config, workspace = finished
+    parallel = tmp_path / "parallel"
+    assert main(["--jobs", "2", "--workspace", str(parallel), "run", str(config)]) == 0
+    for name in ("cases.csv", "summary.csv"):
+        assert (parallel / "results" / name).read_bytes() == (workspace / "results" / name).read_bytes()
+    for path in (workspace / "infer").rglob("*.safetensors"):
+        assert (parallel / path.relative_to(workspace)).read_bytes() == path.read_bytes()
+
+
+def test_a_stage_says_which_stage_it_needs(
+    write_cohort: Callable[..., Path],
+    write_study: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = write_study(tmp_path / "tiny.yaml", write_cohort(tmp_path / "cohort"))
+    for stage, needed in {
+        "train-source": "check",
+        "infer": "check",
+    }.items():
+        assert main([stage, str(config), "--workspace", str(tmp_path / stage)]) == 2
+        assert f"run `graft {needed} CONFIG`" in capsys.readouterr().err
+    workspace = ["--workspace", str(tmp_path / "workspace"), "--jobs", "1"]
+    assert main(["check", str(config), *workspace]) == 0
+    for stage, needed in {
+        "train-source": "preprocess",
+        "collect-filters": "train-source",
+        "fit-priors": "collect-filters",
+        "evaluate": "infer",
+    }.items():
+        assert main([stage, str(config), *workspace]) == 2, stage
+        assert f"`graft {needed} CONFIG`" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""Averages over draws from a posterior."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from pipeline.inference.posterior_average import PosteriorAverage, entropy
+
+
+def draws(count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.randn(count, 3, 2, 4, 5, generator=generator, dtype=torch.float64).softmax(dim=1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_running_moments_are_those_of_the_batch(count: int) -> None:
+    batch = draws(count)
+    average = PosteriorAverage()
+    for draw in batch:
+        average.add(draw)
+    mean = batch.mean(0)
+    assert average.count == count
+    torch.testing.assert_close(average.probability, mean)
+    total = -(mean * mean.log()).sum(0)
+    torch.testing.assert_close(average.predictive_entropy, total)
+    expected = total + (batch * batch.log()).sum(1).mean(0)
+    torch.testing.assert_close(average.mutual_information, expected.clamp_min(0), rtol=1e-9, atol=1e-12)
+
+
+def test_draws_that_agree_have_no_mutual_information() -> None:
+    average = PosteriorAverage()
+    for _ in range(3):
+        average.add(draws(1)[0])
+    assert float(average.mutual_information.abs().max()) < 1e-12
+    torch.testing.assert_close(average.predictive_entropy, entropy(draws(1)[0]))
+
+
+def test_certain_draws_that_disagree_have_nothing_else() -> None:
+    average = PosteriorAverage()
+    for certain in (0, 1):
+        probability = torch.zeros(2, 1, 1, 1, dtype=torch.float64)
+        probability[certain] = 1
+        average.add(probability)
+    assert float(average.predictive_entropy) == pytest.approx(math.log(2))
+    assert float(average.mutual_information) == pytest.approx(math.log(2))
+
+
+def test_entropy_is_log_of_the_classes_at_most_and_zero_when_certain() -> None:
+    assert float(entropy(torch.full((4, 1, 1, 1), 0.25))) == pytest.approx(math.log(4))
+    assert float(entropy(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))) == 0.0
+
+
+def test_what_is_added_is_not_changed() -> None:
+    first = draws(1)[0]
+    copy = first.clone()
+    average = PosteriorAverage()
+    average.add(first)
+    average.add(draws(2)[0])
+    assert torch.equal(first, copy)
+
+
+def test_without_a_draw_there_is_no_average() -> None:
+    for name in ("probability", "mutual_information"):
+        with pytest.raises(ValueError, match="no draw"):
+            getattr(PosteriorAverage(), name)

@@ -1,0 +1,210 @@
+"""The training loop, and a small network that learns a cube."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.errors import TrainingError
+from data.splits import BootstrapSample
+from models.networks.factory import build_network
+from models.networks.residual_unet import ResidualUNetOptions
+from models.objectives import SegmentationLoss, SegmentationLossOptions
+from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.inference.validation import mean_dice
+from pipeline.progress import ProgressFile
+from pipeline.storage.tensors import load_about, load_tensors
+from pipeline.training.augmentation import Augmentation, no_augmentation
+from pipeline.training.loop import History, OptimiserOptions, StepLoss, train
+from pipeline.training.patches import PatchOptions, PatchSampler
+from pipeline.training.source_network import INITIAL, snapshot_name, train_source_network
+from pipeline.training.source_options import SourceTrainingOptions
+
+NETWORK = ResidualUNetOptions(channels=(4, 8), encoder_blocks=(0, 1))
+PLAIN = OptimiserOptions(weight_decay=0.0, gradient_clip=1e9)
+
+
+def square(parameter: torch.nn.Parameter):
+    return lambda step: StepLoss(parameter.square().sum(), {"extra": float(step)}, ["a"])
+
+
+def test_rate_factors_multiply_the_rate_of_their_group() -> None:
+    # Adam's first step is the learning rate times the sign of the gradient.
+    first, second = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    train(
+        [{"params": [first]}, {"params": [second], "rate_factor": 10.0}],
+        lambda step: StepLoss((first + second).sum()),
+        steps=1,
+        rate=lambda step: 0.01,
+        options=PLAIN,
+    )
+    torch.testing.assert_close(first.detach(), torch.full((2,), 0.99))
+    torch.testing.assert_close(second.detach(), torch.full((2,), 0.90))
+
+
+def test_the_rate_is_that_of_the_step() -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    rates = [0.5, 0.0, 0.25]
+    seen = []
+    history = train(
+        [{"params": [parameter]}],
+        lambda step: StepLoss(parameter.sum()),
+        steps=3,
+        rate=lambda step: rates[step],
+        options=PLAIN,
+        after_step=lambda step, row: seen.append(float(parameter.detach())),
+        log_every=1,
+    )
+    assert seen == pytest.approx([0.5, 0.5, 0.25], abs=1e-6)
+    assert [row["rate"] for row in history.rows] == rates
+
+
+def test_what_needs_no_gradient_stays_as_it_is() -> None:
+    free, frozen = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1), requires_grad=False)
+    train(
+        [{"params": [free, frozen]}],
+        lambda step: StepLoss((free * frozen).sum()),
+        steps=2,
+        rate=lambda step: 0.1,
+        options=OptimiserOptions(weight_decay=0.5),
+    )
+    assert frozen.item() == 1.0
+    assert free.item() < 1.0
+
+
+def test_weight_decay_is_decoupled_and_can_be_switched_off_for_a_group() -> None:
+    decayed, kept = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
+    train(
+        [{"params": [decayed]}, {"params": [kept], "weight_decay": 0.0}],
+        lambda step: StepLoss((decayed + kept).sum() * 0),
+        steps=1,
+        rate=lambda step: 0.1,
+        options=OptimiserOptions(weight_decay=0.5),
+    )
+    assert decayed.item() == pytest.approx(1 - 0.1 * 0.5)
+    assert kept.item() == 1.0
+
+
+def test_gradients_are_clipped() -> None:
+    parameter = torch.nn.Parameter(torch.ones(4))
+    train(
+        [{"params": [parameter]}],
+        square(parameter),
+        steps=1,
+        rate=lambda step: 0.1,
+        options=OptimiserOptions(gradient_clip=0.5),
+    )
+    assert parameter.grad is not None
+    assert float(parameter.grad.norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_step_and_cases(bad: float) -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+
+    def step_loss(step: int) -> StepLoss:
+        return StepLoss(parameter.sum() * (bad if step == 2 else 1), cases=[f"case_{step}", "other"])
+
+    with pytest.raises(TrainingError, match=r"at step 2 \(cases case_2, other\)") as caught:
+        train([{"params": [parameter]}], step_loss, steps=5, rate=lambda step: 0.1, options=PLAIN)
+    assert "finite" in str(caught.value)
+
+
+def test_rows_are_kept_every_few_steps_at_the_end_and_where_asked(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+
+    def after_step(step: int, row: dict[str, float]) -> None:
+        if step == 6:
+            row["dice"] = 0.5
+
+    history = train(
+        [{"params": [parameter]}],
+        square(parameter),
+        steps=11,
+        rate=lambda step: 0.1,
+        options=PLAIN,
+        after_step=after_step,
+        log_every=4,
+        keep=lambda step: step == 6,
+    )
+    assert [row["step"] for row in history.rows] == [4, 7, 8, 11]
+    assert [row["extra"] for row in history.rows] == [3, 6, 7, 10]
+    history.write(tmp_path / "history.csv")
+    with (tmp_path / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["step", "loss", "rate", "extra", "dice"]
+    assert [row["dice"] for row in rows] == ["", "0.5", "", ""]
+    assert float(rows[0]["loss"]) == history.rows[0]["loss"]
+
+
+def test_an_empty_history_can_be_written(tmp_path: Path) -> None:
+    History().write(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").exists()
+
+
+def test_a_small_network_learns_two_cubes(make_case) -> None:
+    cases = [make_case("a"), make_case("b", corner=(7, 3, 8))]
+    network = build_network(NETWORK, 1, 2, 0)
+    sampler = PatchSampler(
+        [[case] for case in cases], PatchOptions(size=(16, 16, 16), batch=2), Augmentation(no_augmentation()), 0
+    )
+    loss = SegmentationLoss(SegmentationLossOptions())
+
+    def step_loss(step: int) -> StepLoss:
+        images, labels, names = sampler.batch(step)
+        return StepLoss(loss(network(images), labels), cases=names)
+
+    groups = [{"params": list(network.parameters())}]
+    history = train(groups, step_loss, steps=100, rate=lambda step: 1e-2, options=OptimiserOptions())
+    assert history.rows[-1]["loss"] < 0.5 * history.rows[0]["loss"]
+    assert mean_dice(network.eval(), cases, (16, 16, 16), SlidingWindowOptions(), "cpu") > 0.9
+
+
+def _train_source(folder: Path, cases, **changes) -> None:
+    folder.mkdir()
+    options = SourceTrainingOptions(networks=1, cycles=2, steps_per_cycle=3, warm_up=1, validation_cases=1)
+    settings = {
+        "number": 0,
+        "seed": 1,
+        "sample": BootstrapSample(("a", "a"), ("b",)),
+        "drawn": [[cases[0]], [cases[0]]],
+        "out_of_bag": [cases[1]],
+        "network": NETWORK,
+        "options": options,
+        "patches": PatchOptions(size=(8, 8, 8)),
+        "augmentation": no_augmentation(),
+        "device": "cpu",
+    }
+    train_source_network(folder, ProgressFile(folder / "progress"), **(settings | changes))
+
+
+def test_a_source_network_leaves_snapshots_history_and_sample(make_case, tmp_path: Path) -> None:
+    cases = [make_case("a"), make_case("b")]
+    _train_source(tmp_path / "0", cases)
+    folder = tmp_path / "0"
+    states = [load_tensors(folder / name) for name in (INITIAL, snapshot_name(0), snapshot_name(1))]
+    assert load_about(folder / snapshot_name(1)) == {"network": 0, "cycle": 1}
+    assert set(states[0]) == set(states[1]) == set(states[2])
+    assert all(not torch.equal(states[i]["stem.weight"], states[i + 1]["stem.weight"]) for i in range(2))
+    expected = build_network(NETWORK, 1, 2, 0).state_dict()
+    assert {name: tensor.shape for name, tensor in states[2].items()} == {n: t.shape for n, t in expected.items()}
+    with (folder / "history.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    # The end of each cycle is kept, with the Dice of the patients that were not drawn.
+    assert [row["step"] for row in rows] == ["3", "6"]
+    assert all(0 <= float(row["out_of_bag_dice"]) <= 1 for row in rows)
+    assert float(rows[0]["rate"]) == pytest.approx(SourceTrainingOptions().floor_rate)
+    text = (folder / "sample.json").read_text()
+    assert '"validated_on"' in text
+
+
+def test_a_source_network_is_a_function_of_seed_and_number(make_case, tmp_path: Path) -> None:
+    cases = [make_case("a"), make_case("b")]
+    for name, changes in {"0": {}, "1": {}, "2": {"number": 1}, "3": {"seed": 2}}.items():
+        _train_source(tmp_path / name, cases, **changes)
+    weights = [(tmp_path / name / snapshot_name(1)).read_bytes() for name in "0123"]
+    assert weights[0] == weights[1]
+    assert len(set(weights)) == 3
