@@ -149,7 +149,7 @@ def register_brain(volume: Volume, mask: NDArray[np.bool_], options: AlignmentOp
             coarse = Degrees.RIGID if degrees is Degrees.RIGID else Degrees.SIMILARITY
             first = Optimiser(coarse, options.iterations, step=4.0, smallest_step=0.1, bins=options.bins)
             matrix = information.optimise(matrix, first).matrix
-        optimiser = Optimiser(degrees, options.iterations, step=spacing / 3, smallest_step=0.01, bins=options.bins)
+        optimiser = Optimiser(degrees, options.iterations, step=spacing / 6, smallest_step=0.01, bins=options.bins)
         result = information.optimise(matrix, optimiser)
         matrix = result.matrix
     return result, _overlap(share, result.matrix)

@@ -17,10 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from data.volume import Volume
+from preprocessing.alignment import AlignmentOptions, register_brain
 from preprocessing.brain_network import brain_logits, load_network, mask_from_logits
 from preprocessing.content import largest_component, overlap
-from preprocessing.grid import resample
+from preprocessing.grid import background_value, resample
 from preprocessing.head_search import HeadSearch, find_head
+from preprocessing.registration import Registration
 from preprocessing.step import Interpolation
 from preprocessing.template import load_template
 
@@ -48,11 +50,20 @@ class ExtractionOptions(BaseModel):
     bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")
     starts: int = Field(default=4, ge=1, description="How many starts of the registration are followed.")
     template_weight: float = Field(
-        default=0.7, ge=0, description="Log-odds of brain per mm inside the template's surface, in the combined mask."
+        default=1.0, ge=0, description="Log-odds of brain per mm inside the template's surface, in the combined mask."
     )
     largest_logit: float = Field(default=5.0, gt=0, description="The network's log-odds are clipped to ± this.")
+    good_agreement: float = Field(
+        default=0.9,
+        ge=0,
+        le=1,
+        description="Register anew, with the scalp removed, where the two masks agree less (Dice).",
+    )
     least_agreement: float = Field(
-        default=0.8, ge=0, le=1, description="Suspect where the two masks have a lower Dice than this."
+        default=0.8,
+        ge=0,
+        le=1,
+        description="Suspect, and the network's mask alone, where they still agree less (Dice).",
     )
     threads: int = Field(default=1, ge=1, description="Threads of the network.")
 
@@ -76,14 +87,26 @@ def extract_brain(volume: Volume, options: ExtractionOptions, opinion: Opinion) 
         return mask_from_logits(logits, volume), {}
     found, followed = find_head(volume, search, rough)
     surface = _warped_surface(found.matrix, logits)
+    agreement = overlap(surface.array > 0, rough.array)
+    if agreement < options.good_agreement:
+        # Scalp or neck misled the head model: register the brain that the network sees instead.
+        second = _register_rough(volume, rough, options)
+        again = _warped_surface(second.matrix, logits)
+        if (better := overlap(again.array > 0, rough.array)) > agreement:
+            found, surface, agreement = second, again, better
+    facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist(), "agreement": agreement}
     clipped = np.clip(logits.array, -options.largest_logit, options.largest_logit)
     joined = logits.with_array(clipped + np.float32(options.template_weight) * surface.array)
-    outline = surface.array > 0
-    agreement = overlap(outline, rough.array)
-    facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist(), "agreement": agreement}
     if agreement < options.least_agreement:
         facts["suspect"] = [f"the network and the template disagree about the brain (Dice {agreement:.2f})"]
+        joined = logits
     return mask_from_logits(joined, volume), facts
+
+
+def _register_rough(volume: Volume, rough: Volume, options: ExtractionOptions) -> Registration:
+    alignment = AlignmentOptions(spacings=(8.0, 4.0), iterations=options.iterations, bins=options.bins)
+    coarse = resample(volume, rough.shape, rough.affine, Interpolation.LINEAR, fill=background_value(volume))
+    return register_brain(coarse, rough.array > 0, alignment)[0]
 
 
 @lru_cache(maxsize=1)

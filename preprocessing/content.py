@@ -69,5 +69,5 @@ def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
     """Returns the Dice coefficient of two masks; 0 where both are empty."""
-    size = np.count_nonzero(first) + np.count_nonzero(second)
-    return 2 * np.count_nonzero(first & second) / max(1, size)
+    size = int(np.count_nonzero(first)) + int(np.count_nonzero(second))
+    return 2 * int(np.count_nonzero(first & second)) / max(1, size)

@@ -80,7 +80,7 @@ class Coregistration(Step):
                 first = information.evaluate(starts[0], self.options.bins)
                 matrix = best_starts(information, starts, 1, self.options.bins)[0]
             step = Optimiser(
-                Degrees.RIGID, self.options.iterations, step=spacing / 2, smallest_step=0.01, bins=self.options.bins
+                Degrees.RIGID, self.options.iterations, step=spacing / 4, smallest_step=0.01, bins=self.options.bins
             )
             found = information.optimise(matrix, step)
             matrix, metric = found.matrix, found.metric

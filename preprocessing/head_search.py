@@ -87,10 +87,10 @@ def find_head(volume: Volume, search: HeadSearch, rough: Volume | None = None) -
     promising = _distinct(best_starts(information, starts, 4 * search.keep, search.bins), search.keep)
     followed = [information.optimise(start, level(Degrees.SIMILARITY, 4.0, 0.1)) for start in promising]
     best = max(followed, key=lambda r: r.metric)
-    best = information.optimise(best.matrix, level(Degrees.AFFINE, 2.0, 0.1))
+    best = information.optimise(best.matrix, level(Degrees.AFFINE, 1.5, 0.1))
     for spacing in search.spacings[1:]:
         finer = _information(volume, spacing)
-        best = finer.optimise(best.matrix, level(Degrees.AFFINE, 1.0, 0.03))
+        best = finer.optimise(best.matrix, level(Degrees.AFFINE, 0.7, 0.03))
     return best, [r.metric for r in followed]
 
 

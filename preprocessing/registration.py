@@ -37,15 +37,15 @@ class Optimiser:
 
     Attributes:
         degrees: the kind of transform.
-        iterations: the most steps of the gradient descent.
-        step: first step length, in mm of mean voxel shift.
+        iterations: the most steps of the gradient descent at full step length; a third as many follow at shorter ones.
+        step: step length, in mm of the largest voxel shift.
         smallest_step: the descent ends below this step length, in mm.
         bins: histogram bins of the mutual information.
     """
 
     degrees: Degrees
     iterations: int = 100
-    step: float = 2.0
+    step: float = 1.0
     smallest_step: float = 0.02
     bins: int = 32
 
@@ -110,23 +110,37 @@ class MutualInformation:
         """Climbs from a start; never returns less than the start's metric."""
         before = self.evaluate(start, optimiser.bins)
         transform = _transform(start, optimiser.degrees, self._centre)
-        method = self._method(optimiser.bins)
-        method.SetInitialTransform(transform, inPlace=True)
-        method.SetOptimizerAsRegularStepGradientDescent(
-            learningRate=optimiser.step,
-            minStep=optimiser.smallest_step,
-            numberOfIterations=optimiser.iterations,
-            relaxationFactor=0.6,
-            gradientMagnitudeTolerance=1e-8,
-        )
-        method.SetOptimizerScalesFromPhysicalShift()
         try:
-            method.Execute(self._fixed, self._moving)
-        except RuntimeError:
+            self._descend(transform, optimiser)
+        except RuntimeError:  # The head left the field of view.
             return Registration(start, before)
         matrix = world_matrix(transform)
         after = self.evaluate(matrix, optimiser.bins)
         return Registration(matrix, after) if after >= before else Registration(start, before)
+
+    def _descend(self, transform: Any, optimiser: Optimiser) -> None:
+        """Changes the transform: steps of one length first, which follow narrow valleys, then ever shorter ones."""
+        method = self._method(optimiser.bins)
+        method.SetInitialTransform(transform, inPlace=True)
+        method.SetOptimizerAsGradientDescent(
+            learningRate=1.0,
+            numberOfIterations=optimiser.iterations,
+            convergenceMinimumValue=1e-5,
+            convergenceWindowSize=10,
+            estimateLearningRate=method.EachIteration,
+            maximumStepSizeInPhysicalUnits=optimiser.step,
+        )
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.Execute(self._fixed, self._moving)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            learningRate=optimiser.step / 2,
+            minStep=optimiser.smallest_step,
+            numberOfIterations=max(1, optimiser.iterations // 3),
+            relaxationFactor=0.7,
+            gradientMagnitudeTolerance=1e-8,
+        )
+        method.SetOptimizerScalesFromPhysicalShift()
+        method.Execute(self._fixed, self._moving)
 
 
 def best_starts(

@@ -61,7 +61,7 @@ class ArmOptions(Options):
     """T: weight of the prior terms; 1 is the negative ELBO, less is a tempered posterior."""
     prior_samples: int = Field(default=1, ge=1)
     """K: samples of the bound on log p(w), for priors that have no exact density."""
-    filter_share: float = Field(default=0.25, gt=0, le=1)
+    filter_share: float = Field(default=0.1, gt=0, le=1)
     """Share of the filters whose prior term is computed at each step, a random unbiased subset."""
     log_variance_rate: float = Field(default=10.0, gt=0)
     """Learning rate of log-variances and of the prior's variational parameters, as a multiple of `peak_rate`."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+from joblib.externals.loky import process_executor
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
@@ -169,6 +170,9 @@ _watched: set[int] = set()
 def _watch(parent: int) -> None:
     if os.getpid() != parent and parent not in _watched and os.getppid() == parent:
         _watched.add(parent)
+        # loky takes a worker that grew by 300 MB since its first task for a leak and replaces it. A scan is larger than
+        # the one before as often as not, and every new worker imports torch again.
+        process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
         threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
 

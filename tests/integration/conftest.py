@@ -75,7 +75,12 @@ def study(cohort: Path) -> dict[str, Any]:
         "patches": {"size": [12, 12, 12], "batch": 1},
         "source_training": {"networks": 2, "cycles": 2, "steps_per_cycle": 3, "warm_up": 1, "validation_cases": 1},
         "priors": {"densities": {"vae": small}, "score_samples": 2},
-        "inference": {"arms": ["random", "fine_tune", "fine_tune_ends", "dwp"], "sizes": [1, 2], "repeats": 1, "steps": 4},
+        "inference": {
+            "arms": ["random", "fine_tune", "fine_tune_ends", "dwp"],
+            "sizes": [1, 2],
+            "repeats": 1,
+            "steps": 4,
+        },
         "evaluation": {"resamples": 100},
     }
 

@@ -62,7 +62,7 @@ def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsy
     page = (workspace / "report" / "index.html").read_text(encoding="utf-8")
     assert all(arm in page for arm in ARMS)
     assert "data:image/" in page
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
     # Done again, nothing is done: no marker is written anew, no result differs.
     before, cases = markers(workspace), (workspace / "results" / "cases.csv").read_bytes()
     assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
@@ -84,11 +84,13 @@ def _check_units(workspace: Path) -> None:
     assert units["infer"] == units["evaluate"] == sorted(f"{arm}/n{n:02d}/repeat-0" for arm in ARMS for n in (1, 2))
     plan = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
     roles = [set(patients) for patients in plan.values()]
-    assert [len(role) for role in roles] == [3, 2, 2]
+    assert {role: len(patients) for role, patients in plan.items()} == {"source": 3, "pool": 2, "test": 2}
     assert len(set.union(*roles)) == 7
     # Every arm learned from the same patients, the smaller set inside the larger.
     subsets = {
-        (arm, n): json.loads((workspace / "infer" / arm / f"n{n:02d}" / "repeat-0" / "unit.json").read_text())["patients"]
+        (arm, n): json.loads((workspace / "infer" / arm / f"n{n:02d}" / "repeat-0" / "unit.json").read_text())[
+            "patients"
+        ]
         for arm in ARMS
         for n in (1, 2)
     }
@@ -174,9 +176,7 @@ def test_a_changed_scan_is_noticed(finished: tuple[Path, Path]) -> None:
     assert changed == {"check/study/done.json", f"preprocess/right/{case}/done.json"}
 
 
-def test_the_results_do_not_depend_on_the_number_of_jobs(
-    finished: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_results_do_not_depend_on_the_number_of_jobs(finished: tuple[Path, Path], tmp_path: Path) -> None:
     config, workspace = finished
     parallel = tmp_path / "parallel"
     assert main(["--jobs", "2", "--workspace", str(parallel), "run", str(config)]) == 0

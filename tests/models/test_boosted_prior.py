@@ -66,7 +66,7 @@ def test_each_new_component_goes_where_the_prior_lacks_most():
     assert gaps[0] > gaps[1] > gaps[2]
     assert gaps[2] < 0.4
     assert sorted(torch.cdist(prior.means, centres).argmin(1).tolist()) == [0, 1, 2]
-    assert prior.log_weights.exp().tolist() == pytest.approx([1 / 3] * 3, abs=0.07)
+    assert prior.log_weights.exp().tolist() == pytest.approx([1 / 3] * 3, abs=0.15)
 
 
 def test_printed_objective_runs_away_where_the_prior_is_narrow_and_the_exact_one_does_not():

@@ -128,7 +128,9 @@ def test_overrides_win_over_the_file_and_later_over_earlier(write: Write) -> Non
     config = read_config(path, ["seed=2", "patches.batch=5", "seed=3", "patches.size=[8, 8, 8]", "title=a: b"][:-1])
     assert (config.seed, config.patches.batch, config.patches.size) == (3, 5, (8, 8, 8))
     # The file has no such section yet.
-    assert read_config(path, ["source_training.optimiser.weight_decay=0.5"]).source_training.optimiser.weight_decay == 0.5
+    assert (
+        read_config(path, ["source_training.optimiser.weight_decay=0.5"]).source_training.optimiser.weight_decay == 0.5
+    )
 
 
 @pytest.mark.parametrize(

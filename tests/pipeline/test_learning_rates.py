@@ -26,9 +26,7 @@ def test_the_warm_up_is_a_line_and_only_in_the_first_cycle() -> None:
     assert rates[10:] == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 9)) for k in range(10)])
 
 
-@given(
-    st.integers(0, 500), st.integers(1, 100), st.floats(1e-4, 1), st.floats(0, 1e-4), st.integers(0, 120)
-)
+@given(st.integers(0, 500), st.integers(1, 100), st.floats(1e-4, 1), st.floats(0, 1e-4), st.integers(0, 120))
 def test_the_rate_stays_between_floor_and_peak(step: int, cycle: int, peak: float, floor: float, warm_up: int) -> None:
     rate = cosine_cycles(step, cycle=cycle, peak=peak, floor=floor, warm_up=warm_up)
     assert 0 < rate <= peak * (1 + 1e-12) or rate == floor == 0

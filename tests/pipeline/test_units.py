@@ -6,6 +6,8 @@ import json
 import logging
 import os
 import signal
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,8 +51,15 @@ def kill_always(folder: Path, progress: ProgressFile, *, command: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def grow(folder: Path, progress: ProgressFile, *, log: Path, megabytes: int) -> None:
+    sys.graft_test_ballast = b"x" * (megabytes * 1_000_000)  # type: ignore[attr-defined]
+    with log.open("a") as stream:
+        stream.write(f"{os.getpid()}\n")
+    time.sleep(1.1)  # loky looks at most once a second
+
+
 # Workers cannot import this file; what belongs to the main script is sent to them by value.
-for _work in (write_number, fail, kill_once, kill_always):
+for _work in (write_number, fail, kill_once, kill_always, grow):
     _work.__module__ = "__main__"
 
 
@@ -166,9 +175,7 @@ def test_temporary_folders_of_an_interrupted_run_are_removed(workspace: Workspac
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_a_failure_does_not_stop_the_others(
-    workspace: Workspace, jobs: int, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_failure_does_not_stop_the_others(workspace: Workspace, jobs: int, caplog: pytest.LogCaptureFixture) -> None:
     bad = [Unit(STAGE, "user", {}, fail, {"user": True}), Unit(STAGE, "bug", {}, fail, {"user": False})]
     with caplog.at_level(logging.INFO):
         result = run([*bad, *numbers(workspace)], workspace, jobs)
@@ -224,6 +231,17 @@ def test_workers_that_keep_dying_end_with_a_sentence(workspace: Workspace) -> No
     with pytest.raises(WorkspaceError, match=r"killed 4 times in a row.*--jobs 1"):
         run([unit], workspace, 2)
     assert not workspace.unit_folder(STAGE, "killed").exists()
+
+
+def test_a_worker_may_grow(workspace: Workspace) -> None:
+    log = workspace.root / "log"
+    sizes = [1, 1, 350, 350, 350, 350]
+    units = [
+        Unit(STAGE, str(i), {}, grow, {"log": log, "megabytes": megabytes}, size=-i)
+        for i, megabytes in enumerate(sizes)
+    ]
+    assert run(units, workspace, 2).count("done") == len(sizes)
+    assert len(set(log.read_text().split())) == 2, "a worker was replaced"
 
 
 def test_what_a_later_stage_needs_must_be_there(workspace: Workspace) -> None:

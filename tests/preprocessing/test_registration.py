@@ -86,7 +86,7 @@ def test_a_known_move_is_found_back_across_contrasts(degrees):
         true = true @ np.diag([1.06, 0.95, 1.03, 1.0])
     template = load_template(SPACING)
     information = MutualInformation(template.image, Volume(_inverted_brain().array, true @ template.image.affine))
-    start = information.optimise(np.eye(4), Optimiser(Degrees.RIGID, iterations=60, step=4.0)).matrix
+    start = information.optimise(np.eye(4), Optimiser(Degrees.RIGID, iterations=60, step=2.0)).matrix
     found = information.optimise(start, Optimiser(degrees, iterations=100))
     assert _displacement(found.matrix, true) < 1.5
     assert found.metric > information.evaluate(np.eye(4))
