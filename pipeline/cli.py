@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -86,6 +88,16 @@ def _options(
     _take(overrides, workspace, jobs, device, debug)
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        # The command line library would turn it into "Aborted!" and exit code 1.
+        typer.echo("graft: stopped; run the same command again to go on where it was.", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+
+
 def _run(stage_names: list[str], path: Path, options: GlobalOptions) -> None:
     from pipeline.config.reading import read_config
     from pipeline.stages.resources import Resources
@@ -93,12 +105,8 @@ def _run(stage_names: list[str], path: Path, options: GlobalOptions) -> None:
 
     config = read_config(path, options.overrides, options.workspace)
     resources = Resources(options.jobs, options.device.value)
-    try:
+    with _stoppable():
         workspace = run_stages([Stage(name) for name in stage_names], config, resources)
-    except KeyboardInterrupt:
-        # The command line library would turn it into "Aborted!" and exit code 1.
-        typer.echo("graft: stopped; run the same command again to go on where it was.", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
     if "report" in stage_names:
         typer.echo(f"The report is {workspace.root / 'report' / 'index.html'}")
 
@@ -136,7 +144,8 @@ def synthesize(
     from pipeline.synthesis import synthesize_cohort
 
     options = _take(overrides, workspace, jobs, device, debug)
-    synthesize_cohort(out, cohort, cases, seed, channels, options.overrides, options.jobs)
+    with _stoppable():
+        synthesize_cohort(out, cohort, cases, seed, channels, options.overrides, options.jobs)
 
 
 @app.command()

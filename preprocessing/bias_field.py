@@ -22,9 +22,9 @@ class BiasFieldOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     iterations: tuple[int, ...] = Field(
-        default=(20, 15, 10), min_length=1, description="Most iterations at each level; each level halves the mesh."
+        default=(20, 15), min_length=1, description="Most iterations at each level; each level halves the mesh."
     )
-    working_spacing: float = Field(default=5.0, gt=0, description="Voxel size on which the field is estimated, in mm.")
+    working_spacing: float = Field(default=6.0, gt=0, description="Voxel size on which the field is estimated, in mm.")
     convergence_threshold: float = Field(default=1e-3, gt=0, description="A level ends when the field changes less.")
     mesh_spacing: float = Field(default=120.0, gt=0, description="Distance of the first level's B-spline knots, in mm.")
 

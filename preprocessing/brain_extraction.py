@@ -60,7 +60,7 @@ class ExtractionOptions(BaseModel):
         description="Register anew, with the scalp removed, where the two masks agree less (Dice).",
     )
     least_agreement: float = Field(
-        default=0.8,
+        default=0.85,
         ge=0,
         le=1,
         description="Suspect, and the network's mask alone, where they still agree less (Dice).",

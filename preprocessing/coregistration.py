@@ -22,10 +22,10 @@ class CoregistrationOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     spacings: tuple[float, ...] = Field(
-        default=(6.0, 3.0), min_length=1, description="Voxel size in mm of each level, coarse to fine."
+        default=(6.0, 2.5), min_length=1, description="Voxel size in mm of each level, coarse to fine."
     )
-    iterations: int = Field(default=80, ge=1, description="The most optimiser steps at each level.")
-    bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")
+    iterations: int = Field(default=60, ge=1, description="The most optimiser steps at each level.")
+    bins: int = Field(default=48, ge=8, description="Histogram bins of the mutual information.")
     largest_shift: float = Field(default=40.0, gt=0, description="A larger shift of the head, in mm, is suspect.")
     largest_angle: float = Field(default=30.0, gt=0, description="A larger turn, in degrees, is suspect.")
     skip_same_grid: bool = Field(

@@ -166,9 +166,9 @@ def _draw_histogram(axis: Axes, subject: Subject, mask: Volume | None, title: st
         same = mask is not None and mask.shape == volume.shape and bool(mask.array.any())
         # Air would dwarf everything else.
         inside = mask.array > 0 if mask is not None and same else foreground_mask(volume)
-        values = volume.array[inside] if inside.any() else volume.array.ravel()
+        values = (volume.array[inside] if inside.any() else volume.array.ravel()).astype(np.float64)
         low, high = (float(p) for p in np.percentile(values, [0.5, 99.5]))
-        counts, edges = np.histogram(values, bins=80, range=(low, max(high, low + 1e-6)), density=True)
+        counts, edges = np.histogram(values, bins=80, range=(low, max(high, low + 1e-3)), density=True)
         axis.stairs(counts, edges, label=name)
     axis.set_title(f"intensities {title}", fontsize=8)
     axis.set_yticks([])

@@ -45,14 +45,14 @@ class PlausibilityOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     smallest_volume: float = Field(default=750.0, ge=0, description="Least volume of the mask, in ml.")
-    largest_volume: float = Field(default=2100.0, gt=0, description="Largest volume of the mask, in ml.")
+    largest_volume: float = Field(default=2300.0, gt=0, description="Largest volume of the mask, in ml.")
     component_share: float = Field(default=0.98, ge=0, le=1, description="Least share of the largest piece.")
     smallest_box_share: float = Field(
         default=0.35, ge=0, le=1, description="Least share of its bounding box that it fills."
     )
     largest_box_share: float = Field(default=0.75, ge=0, le=1, description="Largest share of its bounding box.")
     least_metric: float = Field(
-        default=0.15, ge=0, description="Least mutual information, in nats, of the template registration."
+        default=0.28, ge=0, description="Least mutual information, in nats, of the template registration."
     )
 
 

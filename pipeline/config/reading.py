@@ -43,6 +43,7 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
         raise ConfigError(f"{path}{line}: is not valid YAML", expected="key: value pairs", mend="correct it") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: holds no keys", expected="key: value pairs", mend="start from configs/demo.yaml")
+    _name_arms(raw)
     for override in overrides:
         set_key(raw, override)
     if workspace is not None:
@@ -51,6 +52,15 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
         return StudyConfig.model_validate(_filled_in(raw, path))
     except ValidationError as error:
         raise _explained(error, path) from error
+
+
+def _name_arms(raw: dict[str, Any]) -> None:
+    """Turns a list of arms into a mapping, so that `--set inference.arms.dwp.draws=4` reaches one of them."""
+    inference = raw.get("inference")
+    if isinstance(inference, dict) and isinstance(inference.get("arms"), list):
+        arms = inference["arms"]
+        if all(isinstance(arm, str) for arm in arms):
+            raw["inference"] = {**inference, "arms": dict.fromkeys(arms)}
 
 
 def set_key(raw: dict[str, Any], override: str) -> None:

@@ -82,18 +82,18 @@ def collect_group(
     write_json(folder / "summary.json", summary)
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Collects the filters of every group.
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """One unit for each group of layers.
 
     Raises:
-        WorkspaceError: a source network is missing.
+        WorkspaceError: a stage before is not done.
     """
     plan = read_plan(config, workspace)
     groups, all_layers = source_groups(plan)
     keys = [train_source.network_key(number) for number in range(config.source_training.networks)]
     digests = [require_done(workspace, train_source.STAGE, key)["digest"] for key in keys]
     networks = [(number, workspace.unit_folder(train_source.STAGE, key)) for number, key in enumerate(keys)]
-    units = []
+    planned = []
     for group, layers in groups.items():
         options = config.filters.model_dump(mode="json")
         recipe = {
@@ -110,5 +110,14 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             "cycles": config.source_training.cycles,
             "norm_threshold": config.filters.norm_threshold,
         }
-        units.append(Unit(STAGE, group, recipe, collect_group, arguments))
-    complete(STAGE, run_stage(STAGE, units, workspace, resources.execution(config)))
+        planned.append(Unit(STAGE, group, recipe, collect_group, arguments))
+    return planned
+
+
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Collects the filters of every group.
+
+    Raises:
+        WorkspaceError: a source network is missing.
+    """
+    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.execution(config)))

@@ -54,15 +54,15 @@ def evaluate_predictions(
     write_cases_csv(rows, folder / CASES)
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Measures every prediction and writes `results/cases.csv` and `results/summary.csv`.
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """One unit for each arm × size × repeat.
 
     Raises:
-        WorkspaceError: an arm of the study is not trained.
+        WorkspaceError: a stage before is not done.
     """
     plan = read_plan(config, workspace)
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
-    units = []
+    planned = []
     for arm in config.inference.arms:
         for n in config.inference.sizes:
             for repeat in range(config.inference.repeats):
@@ -78,8 +78,18 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
                     "cases": test,
                     "options": config.evaluation,
                 }
-                units.append(Unit(STAGE, key, recipe, evaluate_predictions, arguments))
-    complete(STAGE, run_stage(STAGE, units, workspace, resources.execution(config)))
-    rows = [row for u in units for row in read_cases_csv(workspace.unit_folder(STAGE, u.key) / CASES)]
+                planned.append(Unit(STAGE, key, recipe, evaluate_predictions, arguments))
+    return planned
+
+
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Measures every prediction and writes `results/cases.csv` and `results/summary.csv`.
+
+    Raises:
+        WorkspaceError: an arm of the study is not trained.
+    """
+    measured = units(config, workspace, resources)
+    complete(STAGE, run_stage(STAGE, measured, workspace, resources.execution(config)))
+    rows = [row for u in measured for row in read_cases_csv(workspace.unit_folder(STAGE, u.key) / CASES)]
     write_cases_csv(rows, workspace.results / CASES)
     write_summary_csv(summarise(rows, config.seed, config.evaluation.resamples), workspace.results / "summary.csv")

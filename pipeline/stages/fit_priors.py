@@ -129,15 +129,15 @@ def fit_group(
     write_json(folder / "scores.json", scores)
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Fits the densities of every group.
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """One unit for each group of layers.
 
     Raises:
-        WorkspaceError: filters are not collected.
+        WorkspaceError: a stage before is not done.
     """
     groups, _ = collect_filters.source_groups(read_plan(config, workspace))
     execution = resources.execution(config)
-    units = []
+    planned = []
     for group, layers in groups.items():
         marker = require_done(workspace, collect_filters.STAGE, group)
         recipe = {
@@ -156,5 +156,14 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             "seed": config.seed,
         }
         size = float(sum(layer.count for layer in layers))
-        units.append(Unit(STAGE, group, recipe, fit_group, arguments, size))
-    complete(STAGE, run_stage(STAGE, units, workspace, execution))
+        planned.append(Unit(STAGE, group, recipe, fit_group, arguments, size))
+    return planned
+
+
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Fits the densities of every group.
+
+    Raises:
+        WorkspaceError: filters are not collected.
+    """
+    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.execution(config)))

@@ -44,13 +44,11 @@ def _arm_inputs(arm: ArmOptions, plan: StudyPlan) -> tuple[dict[str, Any], dict[
     return recipe, inputs
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Trains all arms on all subsets.
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """One unit for each arm × size × repeat.
 
     Raises:
         WorkspaceError: a stage before is not done.
-        DataError: a size is larger than the pool.
-        StageError: units failed; the others are kept.
     """
     plan = read_plan(config, workspace)
     execution, device = resources.training(config)
@@ -67,7 +65,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         nested_subsets(list(plan.patients("pool")), config.inference.sizes, repeat, config.seed)
         for repeat in range(config.inference.repeats)
     ]
-    units = []
+    planned = []
     for name, arm in config.inference.arms.items():
         of_source, inputs = _arm_inputs(arm, plan)
         for repeat, subset in enumerate(subsets):
@@ -86,12 +84,22 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
                     "augmentation": config.augmentation.model_dump(mode="json"),
                     "seed": config.seed,
                     "threads": execution.threads,
-                    "device": device,
                     "version": 1,
                 }
                 training = {patient: plan.cached("pool", patient) for patient in patients}
                 task = ArmTask(name, arm, n, repeat, training, test, **inputs)
                 arguments = {"task": task, "options": config.inference, **shared}
                 size = arm.members * (1.2 if arm.is_bayesian else 1.0)
-                units.append(Unit(STAGE, unit_key(name, n, repeat), recipe, learn_and_predict, arguments, size))
-    complete(STAGE, run_stage(STAGE, units, workspace, execution))
+                planned.append(Unit(STAGE, unit_key(name, n, repeat), recipe, learn_and_predict, arguments, size))
+    return planned
+
+
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Trains all arms on all subsets.
+
+    Raises:
+        WorkspaceError: a stage before is not done.
+        DataError: a size is larger than the pool.
+        StageError: units failed; the others are kept.
+    """
+    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.training(config)[0]))

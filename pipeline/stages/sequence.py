@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 from enum import StrEnum
+from types import ModuleType
 
+from data.errors import WorkspaceError
 from pipeline.config.reading import as_yaml
 from pipeline.config.study import StudyConfig
 from pipeline.stages.resources import Resources
 from pipeline.storage.atomic import write_text
 from pipeline.storage.provenance import start_provenance
+from pipeline.storage.units import is_done
 from pipeline.storage.workspace import Workspace
 
 
@@ -44,8 +47,37 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
     with workspace.lock():
         write_text(workspace.resolved_config, as_yaml(config))
         start_provenance(workspace, seed=config.seed, device=resources.device)
+        refuse_stale(stages[0], config, workspace, resources)
         for stage in stages:
-            # Imported one by one, so that a stage which only trains runs where SimpleITK and nilearn are missing.
-            module = importlib.import_module(f"pipeline.stages.{stage.value.replace('-', '_')}")
-            module.run(config, workspace, resources)
+            _module(stage).run(config, workspace, resources)
     return workspace
+
+
+def _module(stage: Stage) -> ModuleType:
+    # Imported one by one, so that a stage which only trains runs where SimpleITK and nilearn are missing.
+    return importlib.import_module(f"pipeline.stages.{stage.value.replace('-', '_')}")
+
+
+_FROM_THE_WORKSPACE = (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS, Stage.INFER, Stage.EVALUATE)
+"""Stages whose inputs lie in the workspace, so that they can be compared on any machine."""
+
+
+def refuse_stale(first: Stage, config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Refuses to build on results that were made with another configuration; used before a stage that runs alone.
+
+    The report is not refused: it shows what there is and names what is missing.
+
+    Raises:
+        WorkspaceError: a result of an earlier stage is missing, or was made with other settings or inputs.
+    """
+    if first not in _FROM_THE_WORKSPACE:
+        return
+    for stage in _FROM_THE_WORKSPACE[: _FROM_THE_WORKSPACE.index(first)]:
+        for unit in _module(stage).units(config, workspace, resources):
+            if not is_done(unit, workspace):
+                folder = workspace.unit_folder(unit.stage, unit.key)
+                raise WorkspaceError(
+                    f"{folder}: this result of `{stage.value}` is missing, or was made with other settings or inputs",
+                    expected="results of this configuration",
+                    mend=f"run `graft {stage.value} CONFIG`, or `graft run CONFIG` for all stages",
+                )

@@ -19,18 +19,17 @@ def network_key(number: int) -> str:
     return f"network-{number:02d}"
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Trains the source networks.
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """One unit for each source network.
 
     Raises:
-        WorkspaceError: the source cases are not preprocessed.
-        StageError: a training stopped; the others are kept.
+        WorkspaceError: a stage before is not done.
     """
     plan = read_plan(config, workspace)
     execution, device = resources.training(config)
     patients = list(plan.patients("source"))
     digests = plan.digests("source", patients)
-    units = []
+    planned = []
     for number in range(config.source_training.networks):
         sample = bootstrap_sample(patients, config.seed, number)
         settings = {
@@ -53,7 +52,6 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
             "threads": execution.threads,
-            "device": device,
             "version": 1,
         }
         arguments = {
@@ -62,5 +60,15 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             "drawn": [plan.cached("source", patient) for patient in sample.drawn],
             "out_of_bag": [case for patient in sample.out_of_bag for case in plan.cached("source", patient)],
         }
-        units.append(Unit(STAGE, network_key(number), recipe, train_source_network, arguments))
-    complete(STAGE, run_stage(STAGE, units, workspace, execution))
+        planned.append(Unit(STAGE, network_key(number), recipe, train_source_network, arguments))
+    return planned
+
+
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Trains the source networks.
+
+    Raises:
+        WorkspaceError: the source cases are not preprocessed.
+        StageError: a training stopped; the others are kept.
+    """
+    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.training(config)[0]))

@@ -63,7 +63,15 @@ class Workspace:
         Raises:
             WorkspaceError: another command holds it.
         """
-        with (self.root / ".lock").open("a") as stream:
+        try:
+            stream = (self.root / ".lock").open("a")
+        except OSError as error:
+            raise WorkspaceError(
+                f"{self.root}: the workspace cannot be written ({error.strerror})",
+                expected="a folder that can be written",
+                mend="name another with --workspace",
+            ) from error
+        with stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:

@@ -27,10 +27,10 @@ from models.priors.prior import FilterPrior
 from pipeline.arms.arm_unit import ArmTask, learn_and_predict
 from pipeline.arms.choices import ArmOptions, Initialisation, Trainable
 from pipeline.arms.inference_options import InferenceOptions
-from pipeline.arms.learning import SourceKnowledge, learn_member
+from pipeline.arms.learning import SourceKnowledge, learn_member, parameter_groups
 from pipeline.arms.objective_name import objective_name
-from pipeline.arms.presets import PRESETS
 from pipeline.arms.prediction import predicted_classes
+from pipeline.arms.presets import PRESETS
 from pipeline.arms.starting_point import start_from_prior, start_from_source
 from pipeline.progress import ProgressFile
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
@@ -162,8 +162,39 @@ def test_an_arm_learns_what_its_choices_say_and_nothing_else(name: str, source: 
     for group, prior in known.priors.items():
         changed = {k for k, tensor in prior.state_dict().items() if not torch.equal(tensor, priors[group][k])}
         assert all(key.startswith("encoder") for key in changed)
+        if arm.temperature > 0 and any(layer.parameter in learned for layer in source.groups[group]):
+            assert all(p.requires_grad == key.startswith("encoder") for key, p in prior.named_parameters())
         in_use = uses_prior and any(layer.parameter in learned for layer in source.groups[group])
         assert bool(changed) == (in_use and arm.prior == "vae"), group
+
+
+def test_rates_and_decay_of_what_is_learned(source: Source, make_case) -> None:
+    for name, decayed in (("dwp", False), ("random", True)):
+        arm = PRESETS[name].model_copy(update={"log_variance_rate": 7.0})
+        known = knowledge(arm, source)
+        model, _, _ = learn(arm, source, make_case("a"), known)
+        plain, weights, quick = parameter_groups(model, known.priors, arm)
+        assert {id(p) for p in plain["params"]} == {id(p) for p in model.point_parameters()}
+        # A filter that has a prior is not drawn to zero by weight decay as well.
+        assert ("weight_decay" not in weights) == decayed
+        assert "rate_factor" not in weights
+        assert len(weights["params"]) == 1
+        assert (quick["rate_factor"], quick["weight_decay"]) == (7.0, 0.0)
+        posterior = dict(model.posterior.named_parameters())
+        expected = [posterior["log_variances"]] if arm.is_bayesian else []
+        expected += [p for prior in known.priors.values() for p in prior.variational_parameters()]
+        assert [id(p) for p in quick["params"]] == [id(p) for p in expected]
+
+
+def test_log_variances_move_by_their_own_rate(source: Source, make_case) -> None:
+    moved = []
+    for factor in (1.0, 10.0):
+        arm = PRESETS["dwp"].model_copy(update={"log_variance_rate": factor})
+        start = learn(arm.model_copy(update=STANDING), source, make_case("a"))[0]
+        end = learn(arm, source, make_case("a"))[0]
+        values = [dict(model.posterior.named_parameters())["log_variances"].detach() for model in (start, end)]
+        moved.append(float((values[1] - values[0]).abs().mean()))
+    assert moved[1] > 5 * moved[0] > 0
 
 
 def _task(name: str, source: Source, folder: Path, make_case, classes: int = 1) -> ArmTask:

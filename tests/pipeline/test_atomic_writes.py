@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,12 @@ from pipeline.storage.atomic import (
 )
 
 
+def fail_half_way(writing: AbstractContextManager[Path]) -> None:
+    with writing as temporary:
+        (temporary / "new" if temporary.is_dir() else temporary).write_text("ne")
+        raise RuntimeError("half way")
+
+
 def test_a_text_is_written_with_its_parents(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b.txt"
     write_text(path, "Größe\n")
@@ -29,17 +36,15 @@ def test_a_text_is_written_with_its_parents(tmp_path: Path) -> None:
 def test_a_writer_that_raises_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text("old")
-    with pytest.raises(RuntimeError, match="half way"), temporary_sibling(path) as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError("half way")
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way(temporary_sibling(path))
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["table.csv"]
 
 
 def test_a_writer_that_raises_leaves_nothing_under_a_new_name(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), temporary_sibling(tmp_path / "new") as temporary:
-        temporary.write_text("ne")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way(temporary_sibling(tmp_path / "new"))
     assert not list(tmp_path.iterdir())
 
 
@@ -92,9 +97,8 @@ def test_a_folder_whose_writer_raises_stays_as_it_was(tmp_path: Path) -> None:
     folder = tmp_path / "unit"
     folder.mkdir()
     (folder / "old").write_text("old")
-    with pytest.raises(RuntimeError), temporary_folder(folder) as temporary:
-        (temporary / "new").write_text("new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="half way"):
+        fail_half_way(temporary_folder(folder))
     assert [p.name for p in folder.iterdir()] == ["old"]
     assert [p.name for p in tmp_path.iterdir()] == ["unit"]
 

@@ -65,6 +65,12 @@ def test_image_and_label_move_together(patch, name: str, seed: int) -> None:
     assert not torch.equal(label, patch[1])
 
 
+@pytest.mark.parametrize("name", ["affine", "elastic"])
+def test_no_class_appears_between_two_others(patch, name: str) -> None:
+    for seed in range(5):
+        assert set(only(**{name: 1.0})(patch[0], 2 * patch[1], seed)[1].unique().tolist()) == {0, 2}
+
+
 def test_rotation_and_scaling_stay_in_their_range(patch) -> None:
     volume = patch[1].sum().item()
     for seed in range(10):
@@ -89,7 +95,7 @@ def test_the_elastic_shift_is_as_large_as_the_options_say() -> None:
 
 
 def test_flips_mirror_only_the_chosen_axes(patch) -> None:
-    seen = {name: False for name in ("flipped", "kept")}
+    seen = dict.fromkeys(("flipped", "kept"), False)
     for seed in range(20):
         image, label = only(flip_axes=(1,))(*patch, seed)
         flipped = torch.equal(label, patch[1].flip(1))

@@ -48,6 +48,13 @@ def test_a_batch_is_a_function_of_seed_and_step(make_case) -> None:
     assert not same(sampler(patients, augmentation=strong, seed=4).batch(0), in_order[0])
 
 
+def test_every_patch_has_an_augmentation_of_its_own(make_case) -> None:
+    # Whole volumes, so that only the noise can differ.
+    drawn = sampler([[make_case("a")]], (16, 16, 16), batch=2, augmentation=AugmentationOptions(affine=0, noise=1))
+    images = [image for step in range(3) for image in drawn.batch(step)[0]]
+    assert all(not torch.equal(a, b) for i, a in enumerate(images) for b in images[:i])
+
+
 def test_global_random_states_are_neither_read_nor_changed(make_case) -> None:
     strong = AugmentationOptions(affine=1, noise=1, elastic=1)
     drawn = sampler([[make_case("a")]], augmentation=strong)

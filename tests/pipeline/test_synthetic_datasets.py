@@ -70,7 +70,8 @@ def test_cases_are_made_once_and_read_as_a_dataset(tmp_path: Path, made: list[in
     workspace = Workspace(config.workspace_folder)
     dataset = cohorts.read_datasets(config, workspace)["ms"]
     assert [case.name for case in dataset.cases] == ["ms_001", "ms_002", "ms_003"]
-    assert dataset.root == workspace.synthetic_folder("ms")
+    assert dataset.root == cohorts.dataset_root("ms", config, workspace)
+    assert dataset.root.is_relative_to(workspace.root)
     assert dataset.label_names[1] == "lesion"
     assert len({case.patient for case in dataset.cases}) == 3
 
@@ -78,8 +79,12 @@ def test_cases_are_made_once_and_read_as_a_dataset(tmp_path: Path, made: list[in
 def test_only_what_is_missing_is_made(tmp_path: Path, made: list[int]) -> None:
     config = study(tmp_path)
     make(config, made)
-    (config.workspace_folder / "synthetic" / "ms" / "labelsTr" / "ms_002.nii.gz").unlink()
+    root = cohorts.dataset_root("ms", config, Workspace(config.workspace_folder))
+    (root / "labelsTr" / "ms_002.nii.gz").unlink()
     assert make(config, made) == [1]
     # More cases of the same cohort: those that are there are kept.
     assert make(study(tmp_path, cases=5), made) == [3, 4]
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     assert make(study(tmp_path, cases=5, seed=2), made) == [0, 1, 2, 3, 4]
+    # Another cohort never overwrites or mixes with the one that is there.
+    assert {path: path.stat().st_mtime_ns for path in before} == before
