@@ -64,7 +64,9 @@ class ArmOptions(Options):
     filter_share: float = Field(default=0.1, gt=0, le=1)
     """Share of the filters whose prior term is computed at each step, a random unbiased subset."""
     log_variance_rate: float = Field(default=10.0, gt=0)
-    """Learning rate of log-variances and of the prior's variational parameters, as a multiple of `peak_rate`."""
+    """Learning rate of the posterior's log-variances, as a multiple of `peak_rate`."""
+    encoder_rate: float = Field(default=0.3, gt=0)
+    """Learning rate of the prior's variational parameters (the encoder of a VAE), as a multiple of `peak_rate`."""
     draws: int = Field(default=8, ge=1)
     """Draws from the posterior, each one pass over a test volume."""
 

@@ -154,18 +154,19 @@ def parameter_groups(
     """Groups for the optimiser.
 
     Weight decay is a prior of its own, so filters that have a prior get none. Log-variances have far to go at a rate
-    made for weights, and so have the encoders of the priors: both get a multiple of it.
+    made for weights and get a multiple of it. The encoders of the priors start trained and get less: at the rate of the
+    log-variances theirs diverge.
     """
     plain: list[torch.nn.Parameter] = model.point_parameters()
     weights: list[torch.nn.Parameter] = []
     quick: list[torch.nn.Parameter] = []
     for name, parameter in model.posterior.named_parameters():
         (quick if name.endswith("log_variances") else weights).append(parameter)
-    for prior in priors.values():
-        quick += prior.variational_parameters()
+    encoders = [parameter for prior in priors.values() for parameter in prior.variational_parameters()]
     without_decay = {"weight_decay": 0.0}
     return [
         {"params": plain},
         {"params": weights, **(without_decay if priors else {})},
         {"params": quick, **without_decay, "rate_factor": arm.log_variance_rate},
+        {"params": encoders, **without_decay, "rate_factor": arm.encoder_rate},
     ]

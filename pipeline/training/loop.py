@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def train(
         keep: step → whether its row is kept in any case.
 
     Raises:
-        TrainingError: the loss is not finite; names the step and the cases of the batch.
+        TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch.
     """
     optimised = [{"rate_factor": 1.0, **g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
     learned = [p for group in optimised for p in group["params"]]
@@ -91,19 +92,23 @@ def train(
             group["lr"] = rate(step) * group["rate_factor"]
         result = step_loss(step)
         value = float(result.loss.detach())
-        if not torch.isfinite(result.loss.detach()):
-            cases = ", ".join(result.cases)
-            raise TrainingError(
-                f"the loss is {value} at step {step} (cases {cases})",
-                expected="a finite loss",
-                mend="lower the peak rate, or look at these cases' pictures in the preprocess folder",
-            )
+        _require_finite("loss", value, step, result.cases)
         optimiser.zero_grad(set_to_none=True)
         result.loss.backward()
-        torch.nn.utils.clip_grad_norm_(learned, options.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(learned, options.gradient_clip)
+        _require_finite("norm of the gradient", float(norm), step, result.cases)
         optimiser.step()
         row = {"step": step + 1, "loss": value, "rate": rate(step), **result.terms}
         after_step(step, row)
         if (step + 1) % log_every == 0 or step + 1 == steps or keep(step):
             history.rows.append(row)
     return history
+
+
+def _require_finite(what: str, value: float, step: int, cases: Iterable[str]) -> None:
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {what} is {value} at step {step} (cases {', '.join(cases)})",
+            expected="a finite number",
+            mend="lower the peak rate, or look at these cases' pictures in the preprocess folder",
+        )

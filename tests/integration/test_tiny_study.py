@@ -204,14 +204,10 @@ def test_a_stage_says_which_stage_it_needs(
         assert f"run `graft {needed} CONFIG`" in capsys.readouterr().err
     workspace = ["--workspace", str(tmp_path / "workspace"), "--jobs", "1"]
     assert main(["check", str(config), *workspace]) == 0
-    for stage, needed in {
-        "train-source": "preprocess",
-        "collect-filters": "train-source",
-        "fit-priors": "collect-filters",
-        "evaluate": "infer",
-    }.items():
+    # The first thing that is missing is named, however far down the line the stage is.
+    for stage in ("train-source", "collect-filters", "fit-priors", "evaluate"):
         assert main([stage, str(config), *workspace]) == 2, stage
-        assert f"`graft {needed} CONFIG`" in capsys.readouterr().err
+        assert "`graft preprocess CONFIG`" in capsys.readouterr().err
 
 
 def test_a_stage_alone_refuses_results_of_another_configuration(

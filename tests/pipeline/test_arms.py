@@ -46,7 +46,7 @@ DENSITIES: dict[str, PriorOptions] = {
 }
 SEED = 11
 # A rate that is lost in rounding: what a training with it ends at is where it started.
-STANDING = {"peak_rate": 1e-30, "log_variance_rate": 1e-9}
+STANDING = {"peak_rate": 1e-30, "log_variance_rate": 1e-9, "encoder_rate": 1e-9}
 
 
 @dataclass(frozen=True)
@@ -170,10 +170,10 @@ def test_an_arm_learns_what_its_choices_say_and_nothing_else(name: str, source: 
 
 def test_rates_and_decay_of_what_is_learned(source: Source, make_case) -> None:
     for name, decayed in (("dwp", False), ("random", True)):
-        arm = PRESETS[name].model_copy(update={"log_variance_rate": 7.0})
+        arm = PRESETS[name].model_copy(update={"log_variance_rate": 7.0, "encoder_rate": 0.2})
         known = knowledge(arm, source)
         model, _, _ = learn(arm, source, make_case("a"), known)
-        plain, weights, quick = parameter_groups(model, known.priors, arm)
+        plain, weights, quick, encoders = parameter_groups(model, known.priors, arm)
         assert {id(p) for p in plain["params"]} == {id(p) for p in model.point_parameters()}
         # A filter that has a prior is not drawn to zero by weight decay as well.
         assert ("weight_decay" not in weights) == decayed
@@ -182,8 +182,10 @@ def test_rates_and_decay_of_what_is_learned(source: Source, make_case) -> None:
         assert (quick["rate_factor"], quick["weight_decay"]) == (7.0, 0.0)
         posterior = dict(model.posterior.named_parameters())
         expected = [posterior["log_variances"]] if arm.is_bayesian else []
-        expected += [p for prior in known.priors.values() for p in prior.variational_parameters()]
         assert [id(p) for p in quick["params"]] == [id(p) for p in expected]
+        assert (encoders["rate_factor"], encoders["weight_decay"]) == (0.2, 0.0)
+        of_priors = [p for prior in known.priors.values() for p in prior.variational_parameters()]
+        assert [id(p) for p in encoders["params"]] == [id(p) for p in of_priors]
 
 
 def test_log_variances_move_by_their_own_rate(source: Source, make_case) -> None:

@@ -208,3 +208,14 @@ def test_a_source_network_is_a_function_of_seed_and_number(make_case, tmp_path: 
     weights = [(tmp_path / name / snapshot_name(1)).read_bytes() for name in "0123"]
     assert weights[0] == weights[1]
     assert len(set(weights)) == 3
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+
+    def root_at_zero(step: int) -> StepLoss:
+        return StepLoss(weight.sqrt().sum(), cases=["case_7"])
+
+    with pytest.raises(TrainingError, match=r"gradient is inf at step 0 \(cases case_7\)"):
+        train([{"params": [weight]}], root_at_zero, steps=2, rate=lambda step: 0.1, options=OptimiserOptions())
+    assert weight.item() == 0
