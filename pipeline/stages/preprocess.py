@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,14 @@ import numpy as np
 from data.case import Case
 from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
+from pipeline.report.quality_index import build_quality_index
 from pipeline.stages import check
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_arrays
-from pipeline.storage.units import Unit
+from pipeline.storage.units import StageRun, Unit
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import ARRAYS
 from preprocessing.chain import Chain, PreprocessingOptions
@@ -80,16 +81,37 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             arguments = {"case": case, "channels": tuple(plan.channels[name]), "options": options}
             units.append(Unit(STAGE, f"{name}/{case.name}", recipe, preprocess_case, arguments))
     workspace.file_digests.save()
-    run_ = run_stage(STAGE, units, workspace, execution)
-    _tell_suspects(units, workspace)
-    complete(STAGE, run_)
+    done = run_stage(STAGE, units, workspace, execution)
+    suspects = _suspects(units, workspace)
+    _tell(done, suspects, workspace)
+    complete(STAGE, done)
 
 
-def _tell_suspects(units: Sequence[Unit], workspace: Workspace) -> None:
-    """A case that looks implausible is never silent, also when it was done in an earlier run."""
+def _suspects(units: Sequence[Unit], workspace: Workspace) -> dict[str, list[str]]:
+    """Case → reasons why its outcome is implausible."""
+    found: dict[str, list[str]] = {}
     for unit in units:
         path = workspace.unit_folder(STAGE, unit.key) / RECORD
         if path.is_file():
             for record in json.loads(path.read_text()):
-                for reason in record.get("suspect", ()):
-                    logger.warning("%s is suspect after %s: %s", unit.key, record["step"], reason)
+                found.setdefault(unit.key, []).extend(f"{record['step']}: {reason}" for reason in record["suspect"])
+    return {key: reasons for key, reasons in found.items() if reasons}
+
+
+def _tell(done: StageRun, suspects: Mapping[str, Sequence[str]], workspace: Workspace) -> None:
+    """Counts done, suspect and failed cases and writes the quality control page.
+
+    A case that looks implausible is never silent, also when it was done in an earlier run.
+    """
+    failures = {failure.key: failure.message for failure in done.failures}
+    for key, reasons in suspects.items():
+        if key not in failures:
+            logger.warning("suspect %s: %s", key, "; ".join(reasons))
+    for key, message in failures.items():
+        logger.warning("failed  %s: %s", key, message)
+    sound = len(done.outcomes) - len(failures)
+    implausible = len(set(suspects) - set(failures))
+    page = build_quality_index(workspace.root / STAGE, failures)
+    logger.info(
+        "%s: %d done, %d of them suspect, %d failed; look at %s", STAGE, sound, implausible, len(failures), page
+    )
