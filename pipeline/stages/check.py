@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.checks.battery import check_dataset
-from data.checks.finding import Level
-from data.checks.report import Report
+from data.checks.finding import Finding, Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.splits import Split, nested_subsets
@@ -19,7 +19,7 @@ from pipeline.progress import ProgressFile
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
-from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, read_plan
+from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import digest
 from pipeline.storage.provenance import record_inputs
@@ -27,6 +27,8 @@ from pipeline.storage.units import Unit
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
+
+FINDINGS = "findings.json"
 
 
 def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str, tuple[str, ...]]:
@@ -76,13 +78,10 @@ def write_plan(
     config: StudyConfig,
     jobs: int,
 ) -> None:
-    """Checks every dataset and writes what was found and who plays which role.
-
-    Raises:
-        DataError: a check found an error.
-    """
+    """Checks every dataset and writes what was found and who plays which role."""
     write_json(folder / "study.json", dict(plan))
     # Two entries of one folder are looked at together, so that look-alikes on two sides of the split are seen.
+    findings: list[dict[str, Any]] = []
     folders: dict[Path, list[str]] = {}
     for name, dataset in datasets.items():
         folders.setdefault(dataset.root.resolve(), []).append(name)
@@ -100,30 +99,62 @@ def write_plan(
             jobs=jobs,
         )
         write_json(folder / f"{names[0]}.json", report.as_json())
-        refuse_errors(report, dataset.root)
+        findings += [{"root": str(dataset.root.resolve()), **finding.as_json()} for finding in report.findings]
         progress((position + 1) / len(folders))
+    write_json(folder / FINDINGS, findings)
 
 
-def refuse_errors(report: Report, root: Path) -> None:
-    """Logs warnings and refuses errors.
+@dataclass(frozen=True)
+class Examination:
+    """The plan of the study, and what the checks found.
+
+    Attributes:
+        plan: who plays which role.
+        findings: (folder of the dataset, finding), worst first in each folder.
+    """
+
+    plan: StudyPlan
+    findings: tuple[tuple[Path, Finding], ...]
+
+    def errors(self) -> list[tuple[Path, Finding]]:
+        """What makes a case or a dataset unusable."""
+        return [(root, finding) for root, finding in self.findings if finding.level is Level.ERROR]
+
+    def bad_cases(self, root: Path) -> dict[str, str]:
+        """Case of a folder → why it is unusable, in one sentence."""
+        errors = [finding for folder, finding in self.errors() if folder == root.resolve()]
+        return {f.case: f"{f.found}; to mend it, {f.mend}" for f in reversed(errors) if f.case is not None}
+
+
+def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
+    """Refuses errors, if there are any.
 
     Raises:
         DataError: names the first errors.
     """
-    for finding in report.of_level(Level.WARNING):
-        logger.warning("%s%s: %s (%s)", root, f" {finding.case}" if finding.case else "", finding.found, finding.mend)
-    errors = report.of_level(Level.ERROR)
     if errors:
-        first = "; ".join(f"{f.case}: {f.found}" if f.case else f.found for f in errors[:3])
+        root, finding = errors[0]
+        first = "; ".join(f"{f.case}: {f.found}" if f.case else f.found for _, f in errors[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise DataError(f"{root}: {first}{more}", mend=f"{errors[0].mend} (`graft check {root}` lists everything)")
+        raise DataError(f"{root}: {first}{more}", mend=f"{finding.mend} (`graft check {root}` lists everything)")
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> StudyPlan:
-    """Makes synthetic cohorts, checks the datasets, draws the split and writes the plan.
+def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Examines the study and refuses every error.
 
     Raises:
-        GraftError: a dataset is not usable, or a split is not possible.
+        GraftError: a case or a dataset is not usable, or a split is not possible.
+    """
+    _refuse(examine(config, workspace, resources).errors())
+
+
+def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> Examination:
+    """Makes synthetic cohorts, checks the datasets, draws the split and writes the plan.
+
+    Single cases that are not usable are told, not refused, so that a batch can go on without them.
+
+    Raises:
+        GraftError: a dataset as a whole is not usable, or a split is not possible.
     """
     make_cohorts(config, workspace, resources)
     datasets = read_datasets(config, workspace)
@@ -139,7 +170,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> Stud
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "version": 1},
+        {"plan": plan, "files": files, "version": 2},
         write_plan,
         {
             "datasets": datasets,
@@ -155,9 +186,23 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> Stud
         for name, d in datasets.items()
     }
     # The battery has workers of its own, so its one unit runs in this process.
-    complete(STAGE, run_stage(STAGE, [unit], workspace, replace(execution, jobs=1)))
+    done = run_stage(STAGE, [unit], workspace, replace(execution, jobs=1))
+    complete(STAGE, done)
     record_inputs(workspace, inputs)
-    return read_plan(config, workspace)
+    findings = tuple(_read_findings(workspace))
+    if done.count("done"):
+        for root, finding in findings:
+            if finding.level is Level.WARNING:
+                where = f" {finding.case}" if finding.case else ""
+                logger.warning("%s%s: %s (%s)", root, where, finding.found, finding.mend)
+    examination = Examination(read_plan(config, workspace), findings)
+    _refuse([(root, finding) for root, finding in examination.errors() if finding.case is None])
+    return examination
+
+
+def _read_findings(workspace: Workspace) -> Iterator[tuple[Path, Finding]]:
+    for raw in json.loads((plan_folder(workspace) / FINDINGS).read_text()):
+        yield Path(raw["root"]), Finding(Level(raw["level"]), raw["case"], raw["check"], raw["found"], raw["mend"])
 
 
 def _file_digests(dataset: Dataset, workspace: Workspace) -> dict[str, list[tuple[str, str]]]:

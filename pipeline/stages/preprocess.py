@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_arrays
-from pipeline.storage.units import StageRun, Unit
+from pipeline.storage.units import Outcome, StageRun, Unit
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import ARRAYS
 from preprocessing.chain import Chain, PreprocessingOptions
@@ -60,18 +61,25 @@ def preprocess_case(
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Preprocesses all cases of the plan.
+    """Preprocesses all cases of the plan; one that the checks found unusable counts as failed, and the others are done.
 
     Raises:
+        GraftError: a dataset as a whole is not usable.
         StageError: cases failed; the others are done and kept.
     """
-    plan = check.run(config, workspace, resources)
+    examination = check.examine(config, workspace, resources)
+    plan = examination.plan
     datasets = read_datasets(config, workspace)
     execution = resources.execution(config)
     units = []
+    refused: list[Outcome] = []
     for name, cases in plan.used_cases().items():
         options = config.datasets[name].preprocessing
+        bad = examination.bad_cases(datasets[name].root)
         for case in map(datasets[name].case, cases):
+            if case.name in bad:
+                refused.append(Outcome(f"{name}/{case.name}", "failed", message=bad[case.name]))
+                continue
             recipe = {
                 "files": workspace.file_digests.of_files(case.files()),
                 "channels": list(plan.channels[name]),
@@ -82,6 +90,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             units.append(Unit(STAGE, f"{name}/{case.name}", recipe, preprocess_case, arguments))
     workspace.file_digests.save()
     done = run_stage(STAGE, units, workspace, execution)
+    done = replace(done, outcomes=(*done.outcomes, *refused))
     suspects = _suspects(units, workspace)
     _tell(done, suspects, workspace)
     complete(STAGE, done)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data.image_file import read_label, write_volume
+from data.volume import Volume
 from pipeline.cli import main
 
 Refused = Callable[..., str]
@@ -221,3 +222,26 @@ def test_brackets_in_names_are_no_markup(cohort: Path, capsys: pytest.CaptureFix
     (root / "labelsTr" / "case_2.nii.gz").write_bytes(b"")
     assert main(["check", str(root)]) == 2
     assert "scans[/red] [bold]" in capsys.readouterr().out
+
+
+def test_a_batch_goes_on_without_the_cases_that_are_damaged(
+    refused: Refused, checked: dict, cohort: Path, tmp_path: Path
+) -> None:
+    broken, shifted = used_case(tmp_path, "source"), used_case(tmp_path, "test")
+    shutil.rmtree(tmp_path / "workspace")
+    image, label = cohort / "imagesTr" / f"{broken}.nii.gz", cohort / "labelsTr" / f"{shifted}.nii.gz"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
+    moved = read_label(label)
+    affine = moved.affine.copy()
+    affine[0, 3] += 50
+    write_volume(Volume(moved.array.astype(np.uint8), affine), label)
+    sentence = refused(command="preprocess")
+    assert broken in sentence
+    assert shifted in sentence
+    done = {key for key in markers(tmp_path / "workspace") if key.startswith("preprocess")}
+    expected = {key for key in checked if key.startswith("preprocess")}
+    assert expected - done == {key for key in expected if f"/{broken}/" in key or f"/{shifted}/" in key}
+    assert len(expected - done) == 2
+    page = (tmp_path / "workspace" / "preprocess" / "index.html").read_text(encoding="utf-8")
+    assert "2 failed" in page
