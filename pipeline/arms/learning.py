@@ -77,57 +77,14 @@ def learn_member(
         TrainingError: the loss is not finite.
     """
     network = build_network(network_options, channels, classes, stream_seed(seed, "weights"))
-    draws = torch.Generator(device).manual_seed(stream_seed(seed, "draws"))
-    anew: list[str] = []
-    if arm.init is Initialisation.SOURCE and knowledge.state is not None:
-        anew = start_from_source(network, knowledge.state)
-    elif arm.init is Initialisation.PRIOR:
-        start = torch.Generator().manual_seed(stream_seed(seed, "prior-start"))
-        start_from_prior(network, knowledge.priors, knowledge.groups, start)
-    choose_trainable(network, arm.trainable)
-    layers = learned_layers(network)
-    posterior = build_posterior(arm.posterior, get_filters(network.state_dict(), layers), layers)
-    model = BayesianNetwork(network, posterior, layers).to(device)
-    priors: dict[str, FilterPrior] = {}
-    groups = learned_groups(knowledge.groups, layers, filter_layers(network)).to(device)
-    if arm.needs_prior and arm.temperature > 0:
-        priors = {name: knowledge.priors[name].to(device) for name in groups.rows}
-        for prior in priors.values():
-            prior.freeze_for_target()
-    data_loss = SegmentationLoss(SegmentationLossOptions(likelihood=options.likelihood))
-    voxels = sampler.voxels
-
-    def step_loss(step: int) -> StepLoss:
-        model.train()
-        images, labels, names = sampler.batch(step)
-        filters = posterior.sample(draws)
-        logits = model(images.to(device), filters)
-        data_term = data_loss(logits, labels.to(device))
-        terms = {"data_term": float(data_term.detach())}
-        loss = data_term
-        if priors:
-            divergence = kl_term(
-                posterior,
-                priors,
-                groups,
-                voxels,
-                temperature=arm.temperature,
-                samples=arm.prior_samples,
-                share=arm.filter_share,
-                generator=draws,
-                filters=filters,
-            )
-            loss = loss + divergence.total
-            terms["kl"] = float(divergence.total.detach())
-            for name, nats in divergence.kl_per_group.items():
-                terms[f"kl_nats_{name}"] = float(nats)
-                terms[f"left_prior_{name}"] = float(divergence.left_prior[name])
-        return StepLoss(loss, terms, names)
-
+    model, anew = _starting_network(arm, network, knowledge, seed)
+    model = model.to(device)
+    priors, groups = _prior_term(arm, model, knowledge, device)
+    loss = TargetLoss(arm, options, model, priors, groups, sampler, seed, device)
     warm_up = round(arm.warm_up * options.steps)
     history = train(
         parameter_groups(model, priors, arm),
-        step_loss,
+        loss,
         steps=options.steps,
         rate=lambda step: cosine_cycles(
             step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up
@@ -136,6 +93,105 @@ def learn_member(
         after_step=lambda step, row: progress((step + 1) / options.steps),
     )
     return model.eval(), history, anew
+
+
+def _starting_network(
+    arm: ArmOptions, network: torch.nn.Module, knowledge: SourceKnowledge, seed: int
+) -> tuple[BayesianNetwork, list[str]]:
+    """Gives a network its start and a posterior over what of its filters is learned.
+
+    Returns:
+        both together, and the names of source parameters that did not fit.
+    """
+    anew: list[str] = []
+    if arm.init is Initialisation.SOURCE and knowledge.state is not None:
+        anew = start_from_source(network, knowledge.state)
+    elif arm.init is Initialisation.PRIOR:
+        generator = torch.Generator().manual_seed(stream_seed(seed, "prior-start"))
+        start_from_prior(network, knowledge.priors, knowledge.groups, generator)
+    choose_trainable(network, arm.trainable)
+    layers = learned_layers(network)
+    posterior = build_posterior(arm.posterior, get_filters(network.state_dict(), layers), layers)
+    return BayesianNetwork(network, posterior, layers), anew
+
+
+def _prior_term(
+    arm: ArmOptions, model: BayesianNetwork, knowledge: SourceKnowledge, device: str
+) -> tuple[dict[str, FilterPrior], FilterGroups]:
+    """The priors of the groups that are learned, ready for the target, and the rows of these groups.
+
+    There are no priors where the arm has none, or where T = 0 takes them out of the objective.
+    """
+    groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network)).to(device)
+    if not arm.needs_prior or arm.temperature == 0:
+        return {}, groups
+    priors = {name: knowledge.priors[name].to(device) for name in groups.rows}
+    for prior in priors.values():
+        prior.freeze_for_target()
+    return priors, groups
+
+
+class TargetLoss:
+    """The objective of a step: data term + (T / N_vox) Σ_filters [ −H(q) − E_q log p(w) ].
+
+    Args:
+        arm: the choices.
+        options: data term, common to all arms.
+        model: network and posterior.
+        priors: group → density; none for a plain loss.
+        groups: rows of the groups among the learned filters.
+        sampler: draws the batches.
+        seed: of the posterior's draws.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        arm: ArmOptions,
+        options: InferenceOptions,
+        model: BayesianNetwork,
+        priors: Mapping[str, FilterPrior],
+        groups: FilterGroups,
+        sampler: PatchSampler,
+        seed: int,
+        device: str,
+    ) -> None:
+        self._arm = arm
+        self._model = model
+        self._priors = priors
+        self._groups = groups
+        self._sampler = sampler
+        self._device = device
+        self._draws = torch.Generator(device).manual_seed(stream_seed(seed, "draws"))
+        self._data_loss = SegmentationLoss(SegmentationLossOptions(likelihood=options.likelihood))
+        self._voxels = sampler.voxels
+
+    def __call__(self, step: int) -> StepLoss:
+        """Computes the loss of a step on the batch of that step, with one draw of the filters."""
+        self._model.train()
+        images, labels, names = self._sampler.batch(step)
+        filters = self._model.posterior.sample(self._draws)
+        logits = self._model(images.to(self._device), filters)
+        loss = self._data_loss(logits, labels.to(self._device))
+        terms = {"data_term": float(loss.detach())}
+        if self._priors:
+            divergence = kl_term(
+                self._model.posterior,
+                self._priors,
+                self._groups,
+                self._voxels,
+                temperature=self._arm.temperature,
+                samples=self._arm.prior_samples,
+                share=self._arm.filter_share,
+                generator=self._draws,
+                filters=filters,
+            )
+            loss = loss + divergence.total
+            terms["kl"] = float(divergence.total.detach())
+            for name, nats in divergence.kl_per_group.items():
+                terms[f"kl_nats_{name}"] = float(nats)
+                terms[f"left_prior_{name}"] = float(divergence.left_prior[name])
+        return StepLoss(loss, terms, names)
 
 
 def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer]) -> FilterGroups:
