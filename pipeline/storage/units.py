@@ -168,7 +168,13 @@ _watched: set[int] = set()
 
 
 def _watch(parent: int) -> None:
-    if os.getpid() != parent and parent not in _watched and os.getppid() == parent:
+    """Ties a loky worker to its command; `parent` is 0 for other backends, whose workers are nobody's children here."""
+    if parent in {0, os.getpid()}:
+        return
+    if os.getppid() != parent:
+        # The command was killed while this worker was still starting.
+        os._exit(1)
+    if parent not in _watched:
         _watched.add(parent)
         # loky takes a worker that grew by 300 MB since its first task for a leak and replaces it. A scan is larger than
         # the one before as often as not, and every new worker imports torch again.
@@ -269,7 +275,7 @@ def _in_parallel(
         # One unit alone goes to a worker too: were it killed in this process, nobody would be left to say so.
         jobs = max(2, min(execution.jobs, len(units))) if execution.jobs > 1 else 1
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
-        parent = os.getpid()
+        parent = os.getpid() if execution.backend == "loky" else 0
         yield from parallel(
             joblib.delayed(_carry_out)(
                 unit,
