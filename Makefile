@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 CONFIG ?= configs/demo.yaml
 ARGS   ?=
+MODEL  ?=
+INPUT  ?=
+OUTPUT ?=
 # A CPU build is enough. Where the plain package brings CUDA, name the index of CPU builds: TORCH_ARGS="--index-url URL".
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
@@ -13,7 +16,7 @@ GRAFT  := $(BIN)/graft
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run
+.PHONY: help setup demo test lint bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z -]*:.*## / {printf "  %-46s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +48,12 @@ bench: $(STAMP) ## speed and memory, each against a peer in the same run
 
 check preprocess train-source collect-filters fit-priors infer evaluate report run: $(STAMP) ## one stage, or all (run)
 	$(GRAFT) $@ $(CONFIG) $(ARGS)
+
+predict: $(STAMP) ## segment new scans: MODEL=FOLDER INPUT="FILE FOLDER" OUTPUT=FOLDER
+	$(GRAFT) $@ $(MODEL) $(INPUT) --output $(OUTPUT) $(ARGS)
+
+export: $(STAMP) ## a trained model as a MONAI bundle: MODEL=FOLDER OUTPUT=FOLDER
+	$(GRAFT) $@ $(MODEL) --output $(OUTPUT) $(ARGS)
 
 clean: ## remove workspaces and caches, keep the environment
 	rm -rf workspaces build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

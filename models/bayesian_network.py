@@ -1,12 +1,14 @@
 """A segmentation network whose 3×3×3 filters come from a posterior.
 
-The network is called through `torch.func.functional_call` with the filters of one draw; there are no Bayesian layer
-classes and no second convolution. Everything that is not a filter stays an ordinary parameter of the network.
+The network is called through `torch.func.functional_call` with the weights of one draw; there are no Bayesian layer
+classes and no second convolution. What is no filter stays an ordinary parameter of the network, unless it has a
+posterior too (`OtherWeights`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +16,24 @@ from torch.func import functional_call
 
 from data.errors import ModelError
 from models.filters import FilterLayer, get_filters, set_filters
+from models.local_reparameterisation import local_reparameterised_forward
+from models.other_weights import OtherWeights
+from models.posteriors.mixture import Mixture
 from models.posteriors.posterior import Posterior
+
+
+class WeightDraw(NamedTuple):
+    """One draw of a network's weights.
+
+    Attributes:
+        filters: `[F, 27]`.
+        others: `[P, 1]`, the other weights where they are drawn too.
+        component: of a mixture, the component that the draw comes from; 0 for other posteriors.
+    """
+
+    filters: Tensor
+    others: Tensor | None = None
+    component: int = 0
 
 
 class BayesianNetwork(nn.Module):
@@ -26,12 +45,19 @@ class BayesianNetwork(nn.Module):
         network: maps `[N, C, X, Y, Z]` to logits.
         posterior: over the filters of `layers`.
         layers: the layers whose filters the posterior covers, in its order.
+        others: posteriors over the other weights, if they have any; without, these are parameters of the network.
 
     Raises:
         ModelError: if the posterior has another number of filters than the layers.
     """
 
-    def __init__(self, network: nn.Module, posterior: Posterior, layers: Sequence[FilterLayer]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        posterior: Posterior,
+        layers: Sequence[FilterLayer],
+        others: OtherWeights | None = None,
+    ) -> None:
         super().__init__()
         expected = sum(layer.count for layer in layers)
         if posterior.count != expected:
@@ -42,37 +68,113 @@ class BayesianNetwork(nn.Module):
         self.network = network
         self.posterior = posterior
         self.layers = tuple(layers)
-        names = {layer.parameter for layer in layers}
+        self.others = others
+        names = {layer.parameter for layer in layers} | (others.names if others is not None else set())
         for name, parameter in network.named_parameters():
             if name in names:
                 parameter.requires_grad_(False)
 
-    def forward(self, images: Tensor, filters: Tensor | None = None) -> Tensor | list[Tensor]:
-        """Computes logits with the given filters.
+    def draws(self, number: int, generator: torch.Generator | None = None) -> Iterator[WeightDraw]:
+        """Draws weights, one draw in memory at a time; those of a mixture are stratified over its components.
+
+        Args:
+            number: of draws.
+            generator: source of the noise.
+        """
+        streams: dict[int, Iterator[tuple[int, Tensor]]] = {}
+        for component, filters in self.posterior.draw_each(number, generator):
+            if self.others is None:
+                yield WeightDraw(filters, None, component)
+                continue
+            if component not in streams:
+                streams[component] = self.others.posterior(component).draw_each(number, generator)
+            yield WeightDraw(filters, next(streams[component])[1], component)
+
+    def centre(self) -> WeightDraw:
+        """Returns the mean of the posterior; of a mixture that of its heaviest component (or of the one in training).
+
+        The mean over components that are different networks would not be a network that works.
+        """
+        component = 0
+        filters = self.posterior.mean()
+        if isinstance(self.posterior, Mixture):
+            active = self.posterior.active
+            component = int(self.posterior.log_weights.argmax()) if active is None else active
+            filters = self.posterior.component(component).mean()
+        return WeightDraw(filters, None if self.others is None else self.others.posterior(component).mean(), component)
+
+    def tensors(self, draw: WeightDraw) -> dict[str, Tensor]:
+        """Returns the drawn weights in the shapes of the network's parameters, by name."""
+        weights = set_filters(draw.filters, self.layers)
+        if self.others is not None and draw.others is not None:
+            weights |= self.others.tensors(draw.others, draw.component)
+        return weights
+
+    def forward(
+        self, images: Tensor, filters: Tensor | None = None, others: Tensor | None = None, component: int = 0
+    ) -> Tensor | list[Tensor]:
+        """Computes logits with the given weights: `model(images, *draw)`.
 
         Args:
             images: `[N, C, X, Y, Z]`.
-            filters: `[F, 27]`, one draw; the posterior's mean if left out.
+            filters: `[F, 27]`, one draw; the posterior's centre if left out.
+            others: `[P, 1]`, of the same draw, where the other weights have a posterior.
+            component: of the same draw.
 
         Returns:
             What the network returns: logits `[N, K+1, X, Y, Z]`.
         """
-        chosen = self.posterior.mean() if filters is None else filters
+        draw = self.centre() if filters is None else WeightDraw(filters, others, component)
         # With tie_weights a module that is registered under two names would keep the drawn weights after the call.
         # Buffers go along so that running statistics (BatchNorm) are updated in place on the module's own.
-        tensors = {**dict(self.network.named_buffers()), **set_filters(chosen, self.layers)}
+        tensors = {**dict(self.network.named_buffers()), **self.tensors(draw)}
         logits: Tensor | list[Tensor] = functional_call(self.network, tensors, (images,), tie_weights=False)
         return logits
 
+    def with_weights(self, draw: WeightDraw) -> Callable[[Tensor], Tensor]:
+        """Returns the network with the weights of a draw, for the many windows of a pass over a volume.
+
+        The weights are brought into their shapes once, not at every window.
+        """
+        # Weights of transposed convolutions are stored the other way round; every call would copy them.
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors(draw).items()}
+        everything = {**dict(self.network.named_buffers()), **tensors}
+
+        def forward(images: Tensor) -> Tensor:
+            logits: Tensor | list[Tensor] = functional_call(self.network, everything, (images,), tie_weights=False)
+            # With deep supervision there is one map for each resolution, the finest first.
+            return logits if isinstance(logits, Tensor) else logits[0]
+
+        return forward
+
+    def local_forward(
+        self, images: Tensor, draw: WeightDraw, generator: torch.Generator | None = None
+    ) -> Tensor | list[Tensor]:
+        """Computes logits with activations drawn in place of filters (local reparameterisation).
+
+        Args:
+            images: `[N, C, X, Y, Z]`.
+            draw: says which component, and the other weights.
+            generator: source of the noise.
+
+        Raises:
+            ModelError: if the posterior is neither mean-field nor a mixture.
+        """
+        posterior = self.posterior
+        if isinstance(posterior, Mixture):
+            posterior = posterior.component(draw.component)
+        others = {} if self.others is None or draw.others is None else self.others.tensors(draw.others, draw.component)
+        return local_reparameterised_forward(self.network, posterior, self.layers, images, generator, others)
+
     def point_parameters(self) -> list[nn.Parameter]:
-        """Returns the trainable parameters of the network that are not filters: head, norms, 1×1×1 convolutions."""
+        """Returns the trainable parameters of the network that have no posterior: by default all that is no filter."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
 
     @torch.no_grad()
-    def bake(self, filters: Tensor | None = None) -> nn.Module:
-        """Writes filters `[F, 27]` (the posterior's mean if left out) into the network and returns it."""
-        chosen = self.posterior.mean() if filters is None else filters
-        self.network.load_state_dict(set_filters(chosen, self.layers), strict=False)
+    def bake(self, filters: Tensor | None = None, others: Tensor | None = None, component: int = 0) -> nn.Module:
+        """Writes the weights of a draw (the posterior's centre if left out) into the network and returns it."""
+        draw = self.centre() if filters is None else WeightDraw(filters, others, component)
+        self.network.load_state_dict(self.tensors(draw), strict=False)
         return self.network
 
     def own_filters(self) -> Tensor:

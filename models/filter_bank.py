@@ -175,26 +175,3 @@ class FilterBank:
                 mend="run 'graft collect-filters' again",
             )
         return cls(tensors["filters"], *(tensors[field.name].to(torch.int64) for field in fields(cls)[1:]))
-
-
-def collect_banks(
-    states: Iterable[SourceState],
-    groups: Mapping[str, Sequence[FilterLayer]],
-    network_layers: Sequence[FilterLayer],
-) -> dict[str, FilterBank]:
-    """Gathers the banks of all groups in one pass over the snapshots, so that each is read once.
-
-    Args:
-        states: snapshots; taken one at a time.
-        groups: layers by group name, from `group_layers`.
-        network_layers: all layers of the network.
-
-    Returns:
-        Bank by group name.
-    """
-    positions = {name: filter_positions(layers, network_layers) for name, layers in groups.items()}
-    parts: dict[str, list[FilterBank]] = {name: [] for name in groups}
-    for state in states:
-        for name, layers in groups.items():
-            parts[name].append(FilterBank.from_state(state, layers, positions[name]))
-    return {name: FilterBank.concatenate(banks) for name, banks in parts.items()}

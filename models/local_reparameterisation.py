@@ -9,7 +9,7 @@ network: predictions use drawn weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as functional
@@ -34,6 +34,7 @@ def local_reparameterised_forward(
     layers: Sequence[FilterLayer],
     images: Tensor,
     generator: torch.Generator | None = None,
+    others: Mapping[str, Tensor] | None = None,
 ) -> Tensor | list[Tensor]:
     """Computes logits with activations drawn from their distribution under the posterior.
 
@@ -43,6 +44,7 @@ def local_reparameterised_forward(
         layers: the layers, in the order of the posterior.
         images: `[N, C, X, Y, Z]`.
         generator: source of the noise.
+        others: drawn parameters that are no filters, by name; the network's own where there are none.
 
     Returns:
         What the network returns: logits `[N, K+1, X, Y, Z]`.
@@ -62,7 +64,7 @@ def local_reparameterised_forward(
         for layer in layers:
             module = network.get_submodule(layer.parameter.removesuffix(".weight"))
             handles.append(module.register_forward_hook(_noise(variances[layer.parameter], generator)))
-        tensors = {**dict(network.named_buffers()), **set_filters(posterior.means, layers)}
+        tensors = {**dict(network.named_buffers()), **(others or {}), **set_filters(posterior.means, layers)}
         logits: Tensor | list[Tensor] = functional_call(network, tensors, (images,), tie_weights=False)
     finally:
         for handle in handles:

@@ -64,32 +64,16 @@ class SegmentationLoss(nn.Module):
             smooth_dr=options.smooth,
         )
 
-    def forward(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Computes the loss.
 
         Args:
-            logits: `[N, K+1, X, Y, Z]`; with deep supervision a list, finest first, or MONAI's stack
-                `[N, heads, K+1, X, Y, Z]`. Level i has weight 2⁻ⁱ, weights summing to one (nnU-Net).
+            logits: `[N, K+1, X, Y, Z]`; for a network with deep supervision, wrap the loss in `DeepSupervisionLoss`.
             labels: `[N, X, Y, Z]`, integers from 0 (background) to K.
 
         Returns:
             A scalar; its cross-entropy part is in nats per voxel.
         """
-        if isinstance(logits, Tensor):
-            if logits.ndim == 5:
-                return self._single(logits, labels)
-            logits = logits.unbind(1)
-        weights = [2.0**-level for level in range(len(logits))]
-        total = torch.zeros((), device=labels.device)
-        for weight, level in zip(weights, logits, strict=True):
-            size = level.shape[2:]
-            target = labels
-            if size != labels.shape[1:]:
-                target = functional.interpolate(labels[:, None].float(), size=size, mode="nearest-exact")[:, 0].long()
-            total = total + weight / sum(weights) * self._single(level, target)
-        return total
-
-    def _single(self, logits: Tensor, labels: Tensor) -> Tensor:
         cross_entropy = functional.cross_entropy(logits, labels.long())
         if self.options.likelihood is Likelihood.CROSS_ENTROPY:
             return cross_entropy
@@ -172,6 +156,7 @@ def kl_term(
     share: float = 1.0,
     generator: torch.Generator | None = None,
     filters: Tensor | None = None,
+    beside: Tensor | None = None,
 ) -> KLTerm:
     """Estimates (T / N_vox) Σ_filters [ −H(q) − E_q log p(w) ] from one draw of the filters.
 
@@ -186,32 +171,37 @@ def kl_term(
             that the estimate stays unbiased. Entropies are exact.
         generator: source of the draw, the subset and the latents.
         filters: `[F, 27]`, the draw that the data term uses; drawn here if left out.
+        beside: `[C]`, for a mixture the log density under each component of what is drawn together with the filters.
 
     Raises:
         ModelError: if the posterior's filters are not those of the groups, or a number is out of range.
     """
     _check_kl_arguments(posterior, priors, groups, voxels, temperature, samples, share)
     drawn = posterior.sample(generator) if filters is None else filters
-    entropies = posterior.entropy_term(drawn)
+    entropies = posterior.entropy_term(drawn, beside)
     total = torch.zeros((), dtype=drawn.dtype, device=drawn.device)
     kls: dict[str, Tensor] = {}
     log_priors: dict[str, Tensor] = {}
     left: dict[str, Tensor] = {}
-    for name, prior in priors.items():
-        rows, positions = groups.rows[name], groups.positions[name]
-        entropy = entropies[rows].sum()
-        factor = 1.0
-        if share < 1:
-            chosen = random_rows(len(rows), max(1, round(share * len(rows))), generator).to(rows.device)
-            factor = len(rows) / len(chosen)
-            rows, positions = rows[chosen], positions[chosen]
-        log_prior = prior.log_prob(drawn[rows], positions, samples, generator)
-        log_prior_sum = factor * log_prior.sum() + prior.hyperprior_log_prob()
-        group_kl = -entropy - log_prior_sum
+    subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
+    # One selection for all groups: the gradient of each fills a matrix of all filters.
+    looked_at = [groups.rows[name][chosen] for name, chosen in subsets.items()]
+    parts = drawn.index_select(0, torch.cat(looked_at)).split([len(rows) for rows in looked_at]) if priors else ()
+    for (name, prior), rows, part in zip(priors.items(), looked_at, parts, strict=True):
+        log_prior = prior.log_prob(part, groups.positions[name][subsets[name]], samples, generator)
+        log_prior_sum = len(groups.rows[name]) / len(rows) * log_prior.sum() + prior.hyperprior_log_prob()
+        group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
         total = total + group_kl
         kls[name], log_priors[name] = group_kl.detach(), log_prior_sum.detach()
         left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
     return KLTerm(temperature / voxels * total, total, kls, log_priors, left)
+
+
+def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor | slice:
+    """Draws which of a group's rows are looked at; all of them for a share of 1."""
+    if share == 1:
+        return slice(None)
+    return random_rows(len(rows), max(1, round(share * len(rows))), generator).to(rows.device)
 
 
 def _check_kl_arguments(

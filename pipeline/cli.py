@@ -58,6 +58,9 @@ WorkspaceFolder = Annotated[Path | None, typer.Option("--workspace", metavar="DI
 Jobs = Annotated[int | None, typer.Option("--jobs", min=1, help="Units of work at a time [default: one per core].")]
 OnDevice = Annotated[Device | None, typer.Option("--device", help="Where to train [default: auto].")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and details.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a source whose modality or spacing differs from the target's.")
+]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study, a YAML file such as configs/demo.yaml.")]
 
 
@@ -98,13 +101,13 @@ def _stoppable() -> Iterator[None]:
         raise typer.Exit(_INTERRUPTED) from None
 
 
-def _run(stage_names: list[str], path: Path, options: GlobalOptions) -> None:
+def _run(stage_names: list[str], path: Path, options: GlobalOptions, strict: bool = False) -> None:
     from pipeline.config.reading import read_config
     from pipeline.stages.resources import Resources
     from pipeline.stages.sequence import Stage, run_stages
 
     config = read_config(path, options.overrides, options.workspace)
-    resources = Resources(options.jobs, options.device.value)
+    resources = Resources(options.jobs, options.device.value, strict)
     with _stoppable():
         workspace = run_stages([Stage(name) for name in stage_names], config, resources)
     if "report" in stage_names:
@@ -119,8 +122,9 @@ def _add_stage_command(name: str, text: str) -> None:
         jobs: Jobs = None,
         device: OnDevice = None,
         debug: Debug = False,
+        strict: Strict = False,
     ) -> None:
-        _run([name], config, _take(overrides, workspace, jobs, device, debug))
+        _run([name], config, _take(overrides, workspace, jobs, device, debug), strict)
 
     app.command(name, help=text)(command)
 
@@ -162,7 +166,7 @@ def check(
     """Check a dataset, or the datasets and the split of a study."""
     options = _take(overrides, workspace, jobs, device, debug)
     if path.suffix.lower() in {".yaml", ".yml"}:
-        _run(["check"], path, options)
+        _run(["check"], path, options, strict)
         typer.echo("The datasets of the study are usable.")
         return
     from pipeline.dataset_check import check_folder
@@ -192,11 +196,69 @@ def run(
     jobs: Jobs = None,
     device: OnDevice = None,
     debug: Debug = False,
+    strict: Strict = False,
 ) -> None:
     """Run all stages; what is finished is not done again."""
     from pipeline.stages.sequence import Stage
 
-    _run([stage.value for stage in Stage], config, _take(overrides, workspace, jobs, device, debug))
+    _run([stage.value for stage in Stage], config, _take(overrides, workspace, jobs, device, debug), strict)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as infer/ARM/nNN/repeat-R/model.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Image files, folders of them, datasets.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder of the results.")],
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, help="Draws from each posterior [default: as in the study].")
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over the mirrorings that the training made.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities/--no-probabilities", help="Write the probability of each class.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")] = True,
+    overrides: Override = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Scans at a time [default: 1].")] = None,
+    device: Annotated[Device | None, typer.Option("--device", help="Where to predict [default: auto].")] = None,
+    debug: Debug = False,
+) -> None:
+    """Segment new scans with a trained model: masks and uncertainty on their own grids."""
+    options = _take(overrides, None, jobs, device, debug)
+    from pipeline.deployment.predict_command import PredictRequest, predict_options
+    from pipeline.deployment.predict_command import predict as predict_scans
+
+    given = {"samples": samples, "tta": tta, "probabilities": probabilities}
+    chosen = predict_options(options.overrides, {key: value for key, value in given.items() if value})
+    with _stoppable():
+        predict_scans(PredictRequest(model, tuple(inputs), output, chosen, options.jobs, options.device.value, resume))
+    typer.echo(f"The results are in {output}, with a line for each structure in {output / 'predictions.csv'}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as infer/ARM/nNN/repeat-R/model.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder of the bundle.")],
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="DIR", help="Workspace of the study [default: the one that holds the model]."),
+    ] = None,
+    example: Annotated[
+        list[Path] | None,
+        typer.Option("--example", metavar="SCAN", help="Put a scan and its mask into the bundle; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    overrides: Override = None,
+    debug: Debug = False,
+) -> None:
+    """Write a trained model as a MONAI bundle, which runs where Graft is not installed."""
+    options = _take(overrides, None, None, None, debug)
+    from pipeline.deployment.export_command import ExportRequest, export_options
+    from pipeline.deployment.export_command import export as export_bundle
+
+    request = ExportRequest(model, output, export_options(options.overrides), study, tuple(example or ()), force)
+    with _stoppable():
+        for line in export_bundle(request).lines():
+            typer.echo(line)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from pipeline.stopping import StopFile, StopRequestedError
 from pipeline.storage.digest import digest
 
 if TYPE_CHECKING:
@@ -22,20 +23,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+STOP = "stop"
+"""Name of the file that asks all units of a command to stop."""
 _WRITE_EVERY = 0.5
 _LOOK_EVERY = 0.5
 _LINE_EVERY = 30.0
 
 
 class ProgressFile:
-    """How far one unit is, told from inside it."""
+    """How far one unit is, told from inside it, and whether it is to stop.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file; the wish to stop is a file `stop` beside it.
+        saves: whether the unit looks at `stop_requested` itself and saves before it stops.
+    """
+
+    def __init__(self, path: Path, saves: bool = False) -> None:
         self._path = path
+        self._saves = saves
+        self._stop = StopFile(path.parent / STOP)
         self._written = 0.0
 
+    @property
+    def stop_requested(self) -> bool:
+        """Whether the command was asked to stop."""
+        return self._stop.requested
+
     def __call__(self, fraction: float) -> None:
-        """Tells the fraction done, from 0 to 1; cheap enough for every training step."""
+        """Tells the fraction done, from 0 to 1; cheap enough for every training step.
+
+        Raises:
+            StopRequestedError: the command was asked to stop, and the unit has nothing to save.
+        """
+        if not self._saves and self.stop_requested:
+            raise StopRequestedError("stopped on request")
         now = time.monotonic()
         if now - self._written >= _WRITE_EVERY:
             self._written = now

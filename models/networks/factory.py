@@ -81,6 +81,22 @@ def _construct(record: NetworkRecord) -> nn.Module:
     return network
 
 
+def without_deep_supervision(options: NetworkOptions) -> NetworkOptions:
+    """Returns the same network without heads on its coarser levels.
+
+    Its filters have the same names and positions, and a state with such heads starts it (they are left out).
+    """
+    if isinstance(options, ResidualUNetOptions | DynUNetOptions):
+        return options.model_copy(update={"deep_supervision": 0})
+    return options
+
+
+def coarsest_factor(options: NetworkOptions) -> int:
+    """Returns how many voxels of the image, along each axis, one voxel of the coarsest level stands for."""
+    levels = len(options.encoder_blocks if isinstance(options, SegResNetOptions) else options.channels)
+    return int(2 ** (levels - 1))
+
+
 def network_record(network: nn.Module) -> NetworkRecord:
     """Returns what a network was built from.
 

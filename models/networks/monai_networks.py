@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
@@ -10,10 +10,23 @@ from torch import nn
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class UNetOptions(BaseModel):
-    """MONAI `UNet` (Kerfoot et al. 2018): residual units, strided and transposed 3×3×3 convolutions."""
+class _OneHeadOptions(BaseModel):
+    """Base of networks that have no heads on coarser levels; says so where they are asked for."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_deep_supervision(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "deep_supervision" in raw:
+            raise ValueError(
+                f"the network '{raw.get('name', cls.__name__)}' has no deep supervision; residual_unet and dynunet have"
+            )
+        return raw
+
+
+class UNetOptions(_OneHeadOptions):
+    """MONAI `UNet` (Kerfoot et al. 2018): residual units, strided and transposed 3×3×3 convolutions."""
 
     name: Literal["unet"] = "unet"
     channels: tuple[PositiveInt, ...] = Field(
@@ -45,10 +58,8 @@ class DynUNetOptions(BaseModel):
         return self
 
 
-class SegResNetOptions(BaseModel):
+class SegResNetOptions(_OneHeadOptions):
     """MONAI `SegResNet` (Myronenko 2018, without the auto-encoder branch)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["segresnet"] = "segresnet"
     initial_channels: int = Field(

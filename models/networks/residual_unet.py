@@ -136,16 +136,11 @@ class ResidualUNet(nn.Module):
             for coarse, fine in zip(channels[:0:-1], channels[-2::-1], strict=True)
         )
         self.head = Head(channels[0], out_channels)
+        _initialise(self)
+        # Made last, so that one seed gives the other weights the same values with and without deep supervision.
         coarse_widths = channels[1 : 1 + options.deep_supervision]
         self.coarse_heads = nn.ModuleList(Head(coarse, out_channels) for coarse in coarse_widths)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _initialise(self.coarse_heads)
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Computes the class logits.
@@ -182,6 +177,14 @@ class ResidualUNet(nn.Module):
             return logits
         coarse = decoded[-2::-1]
         return [logits, *(head(features) for head, features in zip(self.coarse_heads, coarse, strict=False))]
+
+
+def _initialise(network: nn.Module) -> None:
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def first_block_prefix(options: ResidualUNetOptions) -> str:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from models.filters import FilterLayer
 from models.posteriors.posterior import Posterior, PosteriorOptionsBase
 from models.random_draws import standard_normal
+
+
+class Estimator(StrEnum):
+    """How the data term of a training step is made random."""
+
+    WEIGHTS = "weights"
+    """One draw of the filters serves the whole batch: the cost of a deterministic step, and any network."""
+    LOCAL_REPARAMETERISATION = "local_reparameterisation"
+    """Activations are drawn in place of filters: less noise in the gradient, a second convolution in every layer."""
 
 
 class MeanFieldOptions(PosteriorOptionsBase):
@@ -28,6 +39,25 @@ class MeanFieldOptions(PosteriorOptionsBase):
         "otherwise it is absolute (−5 in the authors' code, a deviation larger than most trained weights).",
     )
     antithetic: bool = Field(default=False, description="Draw in pairs mean ± deviation where several draws are made.")
+    estimator: Estimator = Field(default=Estimator.WEIGHTS, description="How the data term of a step is estimated.")
+
+
+class _Reparameterised(torch.autograd.Function):
+    """Mean + deviation · ε, with the one product that its gradient needs kept, and no other matrix of all filters."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, means: Tensor, log_variances: Tensor, noise: Tensor) -> Tensor:
+        """Returns means + exp(½ log_variances) · noise; overwrites the noise."""
+        shift = noise.mul_(log_variances.mul(0.5).exp_())
+        ctx.save_for_backward(shift)
+        return means + shift
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """The draw moves with the mean one to one, and with a log-variance by half of its shift."""
+        (shift,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return gradient, (gradient * shift).mul_(0.5), None
 
 
 class MeanField(Posterior):
@@ -70,17 +100,19 @@ class MeanField(Posterior):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draws mean + deviation · ε, `[F, 27]` (Kingma and Welling 2014)."""
         noise = standard_normal(self.means.shape, self.means, generator)
-        return torch.addcmul(self.means, torch.exp(0.5 * self.log_variances), noise)
+        drawn: Tensor = _Reparameterised.apply(self.means, self.log_variances, noise)
+        return drawn
 
-    def samples(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws `[S, F, 27]`; with antithetic draws, the second of each pair mirrors the first at the mean."""
+    def draw_each(self, number: int, generator: torch.Generator | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Draws one after the other; with antithetic draws, the second of each pair mirrors the first at the mean."""
         if not self.antithetic:
-            return super().samples(number, generator)
-        draws: list[Tensor] = []
-        while len(draws) < number:
+            yield from super().draw_each(number, generator)
+            return
+        for start in range(0, number, 2):
             first = self.sample(generator)
-            draws += [first, 2 * self.means - first]
-        return torch.stack(draws[:number])
+            yield 0, first
+            if start + 1 < number:
+                yield 0, 2 * self.means - first
 
     def mean(self) -> Tensor:
         """Returns the means, `[F, 27]`."""

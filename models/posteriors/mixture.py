@@ -8,8 +8,9 @@ H[h] + λ ⟨h, log p(D, w) / q_t⟩ is an option; at λ = 1 it is unbounded whe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from itertools import groupby
 from typing import Literal
 
 import torch
@@ -33,6 +34,15 @@ class Repulsion(StrEnum):
     """Nothing: independent components, a Bayesian deep ensemble."""
 
 
+class ComponentWeights(StrEnum):
+    """The weights that the components have in predictions."""
+
+    EQUAL = "equal"
+    """The same for all."""
+    ELBO = "elbo"
+    """In proportion to exp(ELBO): the optimum of components that do not overlap; one usually takes all."""
+
+
 class MixtureOptions(PosteriorOptionsBase):
     """Settings of a mixture posterior."""
 
@@ -42,6 +52,7 @@ class MixtureOptions(PosteriorOptionsBase):
     )
     component: MeanFieldOptions = Field(default=MeanFieldOptions(), description="Settings of each component.")
     repulsion: Repulsion = Field(default=Repulsion.MIXTURE, description="How components are kept apart.")
+    weights: ComponentWeights = Field(default=ComponentWeights.EQUAL, description="Weights of the components.")
 
 
 class Mixture(Posterior):
@@ -96,9 +107,10 @@ class Mixture(Posterior):
     @property
     def count(self) -> int:
         """Number of filters, F."""
-        return self._component(0).count
+        return self.component(0).count
 
-    def _component(self, index: int) -> MeanField:
+    def component(self, index: int) -> MeanField:
+        """Returns one of the components."""
         component = self.components[index]
         if not isinstance(component, MeanField):
             raise ModelError("a mixture posterior holds something else than mean-field components")
@@ -107,29 +119,35 @@ class Mixture(Posterior):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draws from the component in training, or from one drawn by weight: all filters from the same, `[F, 27]`."""
         if self.active is not None:
-            return self._component(self.active).sample(generator)
+            return self.component(self.active).sample(generator)
         device = self.log_weights.device if generator is None else generator.device
         weights = self.log_weights.exp().to(device)
         chosen = int(torch.multinomial(weights, 1, generator=generator).item())
-        return self._component(chosen).sample(generator)
+        return self.component(chosen).sample(generator)
 
-    def samples(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws `[S, F, 27]`, stratified: component shares as near to the weights as S allows (systematic sampling)."""
+    def draw_each(self, number: int, generator: torch.Generator | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Draws one after the other, stratified: component shares as near to the weights as S allows.
+
+        Systematic sampling: one random offset, and draws at equal steps of the cumulated weight.
+        """
         if self.active is not None:
-            return self._component(self.active).samples(number, generator)
-        device = self.log_weights.device if generator is None else generator.device
-        offset = torch.rand(1, generator=generator, device=device).to(self.log_weights.device)
-        ticks = (torch.arange(number, device=self.log_weights.device) + offset) / number
-        chosen = torch.searchsorted(self.log_weights.exp().cumsum(0), ticks.to(self.log_weights.dtype))
-        indices = chosen.clamp(max=len(self.components) - 1).tolist()
-        return torch.stack([self._component(index).sample(generator) for index in indices])
+            indices = [self.active] * number
+        else:
+            device = self.log_weights.device if generator is None else generator.device
+            offset = torch.rand(1, generator=generator, device=device).to(self.log_weights.device)
+            ticks = (torch.arange(number, device=self.log_weights.device) + offset) / number
+            chosen = torch.searchsorted(self.log_weights.exp().cumsum(0), ticks.to(self.log_weights.dtype))
+            indices = chosen.clamp(max=len(self.components) - 1).tolist()
+        for index, stratum in groupby(indices):
+            for _, filters in self.component(index).draw_each(len(list(stratum)), generator):
+                yield index, filters
 
     def mean(self) -> Tensor:
         """Returns the weighted mean of the components, `[F, 27]` (of the one in training alone, while one is)."""
         if self.active is not None:
-            return self._component(self.active).mean()
+            return self.component(self.active).mean()
         weights = self.log_weights.exp()
-        means = [weights[index] * self._component(index).mean() for index in range(len(self.components))]
+        means = [weights[index] * self.component(index).mean() for index in range(len(self.components))]
         return torch.stack(means).sum(0)
 
     def entropy_per_filter(self) -> Tensor:
@@ -138,39 +156,47 @@ class Mixture(Posterior):
         The entropy of the mixture itself exceeds this by at most log of the number of components for the whole network.
         """
         if self.active is not None:
-            return self._component(self.active).entropy_per_filter()
+            return self.component(self.active).entropy_per_filter()
         weights = self.log_weights.exp()
-        entropies = [weights[index] * self._component(index).entropy_per_filter() for index in range(len(weights))]
+        entropies = [weights[index] * self.component(index).entropy_per_filter() for index in range(len(weights))]
         return torch.stack(entropies).sum(0)
 
     def log_prob(self, filters: Tensor) -> Tensor:
         """Returns the log density of each filter under its own marginal mixture, `[F]`."""
-        scores = [self.log_weights[i] + self._component(i).log_prob(filters) for i in range(len(self.components))]
+        scores = [self.log_weights[i] + self.component(i).log_prob(filters) for i in range(len(self.components))]
         return torch.logsumexp(torch.stack(scores), dim=0)
 
-    def joint_log_prob(self, filters: Tensor, components: int | None = None) -> Tensor:
-        """Returns log q(w) of the whole network, a scalar; of the first `components` alone if given, renormalised."""
+    def joint_log_prob(self, filters: Tensor, components: int | None = None, beside: Tensor | None = None) -> Tensor:
+        """Returns log q(w) of the whole network, a scalar; of the first `components` alone if given, renormalised.
+
+        Args:
+            filters: `[F, 27]`.
+            components: how many of the components count.
+            beside: `[C]`, log density under each component of what is drawn together with the filters.
+        """
         number = len(self.components) if components is None else components
-        log_weights = self.log_weights[:number].log_softmax(0)
-        scores = [log_weights[index] + self._component(index).log_prob(filters).sum() for index in range(number)]
-        return torch.logsumexp(torch.stack(scores), dim=0)
+        scores = [self.component(index).log_prob(filters).sum() for index in range(number)]
+        of_components = torch.stack(scores) if beside is None else torch.stack(scores) + beside[:number]
+        return torch.logsumexp(self.log_weights[:number].log_softmax(0) + of_components, dim=0)
 
-    def entropy_term(self, filters: Tensor) -> Tensor:
+    def entropy_term(self, filters: Tensor, beside: Tensor | None = None) -> Tensor:
         """Returns the repulsive entropy of the component in training, `[F]`; a draw's share of the joint value.
 
-        Only the sum over filters means something: the logarithm of a mixture over whole networks does not split.
+        Only the sum over filters means something: the logarithm of a mixture over whole networks does not split. What
+        is drawn `beside` the filters, `[C]`, counts in how far apart the components are; its entropy is not in the sum.
         """
         if not self.active or self.repulsion is Repulsion.NONE:
             return self.entropy_per_filter()
-        component = self._component(self.active)
+        component = self.component(self.active)
         entropy = component.entropy_per_filter()
-        before = self.joint_log_prob(filters, components=self.active)
+        before = self.joint_log_prob(filters, self.active, beside)
         if self.repulsion is Repulsion.FIRST_ORDER:
             return entropy - before / self.count
         # −log((1−α) q_t + α h) = −log h − log(α + (1−α) q_t / h); the first part has a closed-form expectation.
         log_share = self.log_weights[: self.active + 1].log_softmax(0)[-1]
         log_rest = torch.log1p(-log_share.exp())
-        ratio = before - component.log_prob(filters).sum()
+        own = component.log_prob(filters).sum()
+        ratio = before - (own if beside is None else own + beside[self.active])
         return entropy - torch.logaddexp(log_share, log_rest + ratio) / self.count
 
     def set_weights_by_elbo(self, elbos: Sequence[float]) -> None:
@@ -191,5 +217,5 @@ def combine(old: Mixture, new: Mixture, share_of_new: float) -> Mixture:
         raise ModelError(f"a share of {share_of_new} for the new posterior", expected="a number between 0 and 1")
     weights = [(1 - share_of_new) * weight for weight in old.log_weights.exp().tolist()]
     weights += [share_of_new * weight for weight in new.log_weights.exp().tolist()]
-    components = [part._component(i) for part in (old, new) for i in range(len(part.components))]
+    components = [part.component(i) for part in (old, new) for i in range(len(part.components))]
     return Mixture(components, weights, old.repulsion)

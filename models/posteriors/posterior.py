@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -32,9 +33,20 @@ class Posterior(nn.Module, ABC):
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draws all filters of the network once, `[F, 27]`, differentiable in the posterior's parameters."""
 
+    def draw_each(self, number: int, generator: torch.Generator | None = None) -> Iterator[tuple[int, Tensor]]:
+        """Draws all filters several times, one draw in memory at a time.
+
+        A posterior may make the draws complement each other (antithetic pairs, strata).
+
+        Yields:
+            The component that the draw comes from (0 where there is one alone), and the filters `[F, 27]`.
+        """
+        for _ in range(number):
+            yield 0, self.sample(generator)
+
     def samples(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws all filters several times, `[S, F, 27]`; a posterior may make the draws complement each other."""
-        return torch.stack([self.sample(generator) for _ in range(number)])
+        """Draws all filters several times, `[S, F, 27]`, as `draw_each` does."""
+        return torch.stack([filters for _, filters in self.draw_each(number, generator)])
 
     @abstractmethod
     def mean(self) -> Tensor:
@@ -52,10 +64,12 @@ class Posterior(nn.Module, ABC):
             ModelError: if the posterior has no density.
         """
 
-    def entropy_term(self, filters: Tensor) -> Tensor:
+    def entropy_term(self, filters: Tensor, beside: Tensor | None = None) -> Tensor:
         """Returns what stands for H(q) in the objective, `[F]` nats; its sum has H(q) as its expectation.
 
         Args:
             filters: `[F, 27]`, the draw that the data term is computed with; closed forms ignore it.
+            beside: `[C]`, log density under each component of the weights that are drawn together with the filters;
+                only a mixture, whose entropy does not split, takes note of it.
         """
         return self.entropy_per_filter()

@@ -22,6 +22,14 @@ class SWAGOptions(PosteriorOptionsBase):
     scale: float = Field(default=1.0, gt=0, description="Factor on the covariance; 1 is the published one.")
     collect_from: float = Field(default=0.5, ge=0, lt=1, description="Share of the training after which to collect.")
     collections: int = Field(default=20, ge=2, description="Number of iterates to collect.")
+    rate: float = Field(
+        default=0.5, gt=0, description="Constant learning rate of the collection, as a share of the arm's peak rate."
+    )
+
+
+def first_collected(options: SWAGOptions, steps: int) -> int:
+    """Returns the first step (from 0) of a training after which iterates are collected."""
+    return int(options.collect_from * steps)
 
 
 class SWAG(Posterior):

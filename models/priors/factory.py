@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
+from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
-from models.priors.prior import FilterPrior
+from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
 
 PriorOptions = Annotated[
@@ -45,6 +47,39 @@ def load_prior(options: PriorOptions, state: Mapping[str, Tensor], kernel_voxels
     prior = build_prior(options, kernel_voxels)
     prior.take_state(state)
     return prior
+
+
+def fit_prior(
+    options: PriorOptions,
+    pooled: FilterBank,
+    of_network: FilterBank | None = None,
+    generator: torch.Generator | None = None,
+    progress: Progress | None = None,
+) -> tuple[FilterPrior, FitReport]:
+    """Builds a prior and fits it.
+
+    Args:
+        options: which density, and its settings.
+        pooled: filters of the group, perhaps a random sample of them.
+        of_network: all filters of the one source network that a position prior is centred on; from `pooled` if None.
+        generator: source of all randomness.
+        progress: called as the fit goes on.
+
+    Raises:
+        ModelError: if a bank cannot be fitted to.
+    """
+    prior = build_prior(options, pooled.kernel_voxels)
+    if of_network is not None and isinstance(prior, ReuseOrRedraw):
+        return prior, prior.fit_parts(of_network, pooled, generator, progress)
+    bank = of_network if of_network is not None and centred_on_network(options) else pooled
+    return prior, prior.fit(bank, generator, progress)
+
+
+def network_of(options: PriorOptions) -> int | None:
+    """Returns the source network that a prior is centred on, if its options name one."""
+    if isinstance(options, ReuseOrRedrawOptions):
+        return options.position.network
+    return options.network if isinstance(options, GaussianOptions) else None
 
 
 def centred_on_network(options: PriorOptions) -> bool:

@@ -23,7 +23,7 @@ from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
 from models.priors.boosted_prior import BoostedMixture, BoostingObjective
-from models.priors.latent_prior import LatentPrior, LatentPriorKind, StandardNormal
+from models.priors.latent_prior import LatentPrior, LatentPriorKind, LearnedMixture, StandardNormal
 from models.priors.prior import (
     FilterPrior,
     FitReport,
@@ -34,7 +34,7 @@ from models.priors.prior import (
 )
 from models.priors.standardisation import Covariance, Scaling, Standardisation
 from models.priors.vae_networks import Architecture, GaussianNet, build_decoder, build_encoder
-from models.priors.vae_training import TrainingSet, VAETraining, remember
+from models.priors.vae_training import Penalty, TrainingSet, VAETraining, remember, set_aside
 from models.random_draws import draw_seed, standard_normal
 
 
@@ -65,11 +65,28 @@ class FilterVAEOptions(PriorOptionsBase):
         description="Covariance that is removed before the networks see a filter; none: full for the MLP, isotropic "
         "for the convolutional networks, whose neighbours must stay neighbours.",
     )
+    start_at_gaussian: bool | None = Field(
+        default=None,
+        description="Start with a decoder that ignores z: the density before the first step is the Gaussian that "
+        "standardisation removes, and training can only add to it; none: for the MLP, whose Gaussian is a full one.",
+    )
+    norm_input: bool = Field(
+        default=True,
+        description="Show the encoder a filter as direction and log norm; norms spread over orders of magnitude.",
+    )
+    validation_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=0.5,
+        description="Share of the positions that are not trained on; the state that scores best on them is kept.",
+    )
     log_variance_floor: float = Field(
         default=-10.0, description="Least log-variance of the decoder, in standardised units."
     )
     latent_prior: LatentPriorKind = Field(default=LatentPriorKind.STANDARD, description="Density of the latent.")
-    components: int = Field(default=8, ge=1, description="Components that a boosted prior gets for each source set.")
+    components: int = Field(
+        default=8, ge=1, description="Components that a boosted or mixture prior gets for each source set."
+    )
     component_steps: int = Field(default=100, ge=1, description="Optimiser steps for the pseudo-input of a component.")
     boost_objective: BoostingObjective = Field(
         default=BoostingObjective.EXACT, description="What the pseudo-input of a new component minimises."
@@ -100,6 +117,11 @@ class FilterVAEOptions(PriorOptionsBase):
         if self.standardise is not None:
             return self.standardise
         return Covariance.FULL if self.architecture is Architecture.MLP else Covariance.ISOTROPIC
+
+    @property
+    def starts_at_gaussian(self) -> bool:
+        """Whether the decoder ignores z at the start, after defaults."""
+        return self.architecture is Architecture.MLP if self.start_at_gaussian is None else self.start_at_gaussian
 
 
 class FilterVAE(FilterPrior):
@@ -132,16 +154,17 @@ class FilterVAE(FilterPrior):
     def _build(self, layers: int) -> None:
         """Builds encoder and decoder for a number of layers to condition on."""
         options = self.options
-        boosted = options.latent_prior is LatentPriorKind.BOOSTED
-        self.latent_prior = (
-            BoostedMixture(options.latent, self.kernel_voxels) if boosted else StandardNormal(options.latent)
-        )
+        self.latent_prior = self._build_latent_prior()
         conditional = options.condition is Condition.LAYER and layers > 0
         context = options.embedding if conditional else 0
         self.encoder_embedding = nn.Embedding(layers, options.embedding) if conditional else None
         self.decoder_embedding = nn.Embedding(layers, options.embedding) if conditional else None
         self.encoder: GaussianNet = build_encoder(
-            options.architecture, self.kernel_voxels, context, options.hidden, options.latent
+            options.architecture,
+            self.kernel_voxels,
+            context + int(options.norm_input),
+            options.hidden,
+            options.latent,
         )
         self.decoder: GaussianNet = build_decoder(
             options.architecture,
@@ -151,6 +174,16 @@ class FilterVAE(FilterPrior):
             self.kernel_voxels,
             options.log_variance_floor,
         )
+        if options.starts_at_gaussian:
+            self.decoder.start_at_standard_normal()
+
+    def _build_latent_prior(self) -> LatentPrior:
+        options = self.options
+        if options.latent_prior is LatentPriorKind.BOOSTED:
+            return BoostedMixture(options.latent, self.kernel_voxels)
+        if options.latent_prior is LatentPriorKind.MIXTURE:
+            return LearnedMixture(options.latent, options.components)
+        return StandardNormal(options.latent)
 
     @property
     def is_bound(self) -> bool:
@@ -161,6 +194,17 @@ class FilterVAE(FilterPrior):
     def needs_positions(self) -> bool:
         """Whether filters are scaled by layer or the networks are told the layer."""
         return self.options.condition is Condition.LAYER or self.options.scaling is not Scaling.NONE
+
+    def free_parameters(self) -> int:
+        """Returns the parameters of standardisation, decoder and latent prior; the encoder is no part of p(w)."""
+        parts = [self.decoder, self.decoder_embedding, self.latent_prior]
+        networks = sum(p.numel() for part in parts if part is not None for p in part.parameters())
+        mixture = 0
+        if isinstance(self.latent_prior, BoostedMixture):
+            # A component is where the encoder puts its pseudo-input: mean and variance of each latent dimension.
+            mixture = len(self.latent_prior.log_weights) * (2 * self.options.latent + 1) - 1
+        whitening = self.standardisation.free_parameters(self.options.covariance_removed, self.options.latent)
+        return whitening + networks + mixture
 
     def variational_parameters(self) -> list[nn.Parameter]:
         """Returns ψ: the parameters of the encoder r(z|w)."""
@@ -187,6 +231,9 @@ class FilterVAE(FilterPrior):
     def encode_standardised(self, standardised: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         """Returns mean and log-variance of r(z|x), each `[F, latent]`, for standardised filters `[F, D]`."""
         context = None if rows is None or self.encoder_embedding is None else self.encoder_embedding(rows)
+        if self.options.norm_input:
+            rms = (standardised.square().mean(1, keepdim=True) + 1e-8).sqrt()
+            standardised = torch.cat([standardised / rms, rms.log()], dim=1)
         mean, log_variance = self.encoder(standardised, context)
         return mean, log_variance
 
@@ -249,7 +296,13 @@ class FilterVAE(FilterPrior):
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
         options = self.options
         dtype, device = self.standardisation.mean.dtype, self.fitted.device
-        self.standardisation.fit(bank, options.covariance_removed, options.latent, options.scaling, zero_mean=False)
+        trained, checked = self._set_aside(bank, generator)
+        # Whitened by the checked filters too, the networks would learn directions of chance that these share. Scales of
+        # layers need every layer, and are too few for that.
+        whole = options.scaling is not Scaling.NONE
+        self.standardisation.fit(
+            bank if whole else trained, options.covariance_removed, options.latent, options.scaling, zero_mean=False
+        )
         if options.condition is Condition.LAYER:
             self.layer_ids = torch.unique(bank.layer).to(device)
         with torch.random.fork_rng(devices=[]):
@@ -257,53 +310,84 @@ class FilterVAE(FilterPrior):
             self._build(len(self.layer_ids))
         self.to(device=device, dtype=dtype)
         self.sets.fill_(1)
-        return self._train(bank, generator, progress)
+        return self._train(bank, trained, checked, generator, progress)
+
+    def _set_aside(self, bank: FilterBank, generator: torch.Generator | None) -> tuple[FilterBank, FilterBank | None]:
+        """Divides a bank, or a sample of it, into filters to train on and filters to check on."""
+        most = self.options.max_filters
+        used = bank if most is None else bank.subsample(most, generator)
+        if not self.options.validation_share:
+            return used, None
+        # Positions of two networks do not correspond; those of two snapshots of one network do.
+        keys = used.positions.keys() * (int(used.network.max()) + 1) + used.network
+        rows, others = set_aside(keys, self.options.validation_share, generator)
+        return (used[rows], used[others]) if len(others) and len(rows) > 1 else (used, None)
 
     def update(
-        self, bank: FilterBank, generator: torch.Generator | None = None, progress: Progress | None = None
+        self,
+        bank: FilterBank,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+        penalty: Penalty | None = None,
     ) -> FitReport:
-        """Learns a further source set without the filters of those before (BooVAE).
+        """Learns a further source set without the filters of those before.
+
+        With a boosted latent prior this is BooVAE; with a mixture, the components so far are frozen and new ones join
+        them; any latent prior will do with a penalty that holds the networks (elastic weight consolidation).
 
         Args:
             bank: filters of the new source set, of the same layers.
             generator: source of all randomness.
             progress: called as the update goes on.
+            penalty: added to the loss of every step, nats per filter.
 
         Raises:
-            ModelError: if the latent prior is not a boosted one, or the bank does not fit.
+            ModelError: if nothing would hold what was learned before, or the bank does not fit.
         """
         self._check_fitted()
-        self._check_kernel(bank.filters, "filters of the bank")
-        if not isinstance(self.latent_prior, BoostedMixture):
+        self.check_bank(bank)
+        if isinstance(self.latent_prior, StandardNormal) and penalty is None:
             raise ModelError(
                 "a filter VAE with a standard normal latent cannot take a second source set",
                 expected="latent_prior: boosted",
                 mend="set 'latent_prior: boosted' and fit again, or fit to the filters of both sets",
             )
-        memory = remember(self)
+        memory = remember(self) if isinstance(self.latent_prior, BoostedMixture) else None
         self.requires_grad_(True)
         self.sets += 1
-        return self._train(bank, generator, progress, memory)
+        if isinstance(self.latent_prior, LearnedMixture):
+            self.latent_prior.grow(int(self.sets))
+        with torch.enable_grad():
+            return self._train(bank, *self._set_aside(bank, generator), generator, progress, memory, penalty)
+
+    def standardised(self, bank: FilterBank) -> tuple[TrainingSet, Tensor]:
+        """Returns the filters of a bank as the networks see them, and the log |dx/dw| of each (or one for all)."""
+        filters = bank.filters.to(self.fitted.device, self.standardisation.mean.dtype)
+        with torch.no_grad():
+            standardised, log_jacobian = self.standardisation(filters, bank.positions)
+        return TrainingSet(standardised, self._layer_rows(bank.positions)), log_jacobian
 
     def _train(
         self,
         bank: FilterBank,
+        trained: FilterBank,
+        checked: FilterBank | None,
         generator: torch.Generator | None,
         progress: Progress | None,
         memory: FilterVAE | None = None,
+        penalty: Penalty | None = None,
     ) -> FitReport:
-        most = self.options.max_filters
-        used = bank if most is None else bank.subsample(most, generator)
-        filters = used.filters.to(self.fitted.device, self.standardisation.mean.dtype)
-        with torch.no_grad():
-            standardised, log_jacobian = self.standardisation(filters, used.positions)
-        data = TrainingSet(standardised, self._layer_rows(used.positions))
-        history, steps = VAETraining(self, data, generator, memory, int(self.sets)).run(progress)
+        data, log_jacobian = self.standardised(trained)
+        others = None if checked is None else self.standardised(checked)[0]
+        training = VAETraining(self, data, generator, memory, int(self.sets), penalty, others)
+        history, steps = training.run(progress)
         offset = float(log_jacobian.double().mean())
         with torch.no_grad():
             bound = float(self.bound(data.filters, data.rows, 1, generator).double().mean())
         history = tuple(value + offset for value in history)
-        return FitReport(len(bank), len(used), steps=steps, log_density=bound + offset, history=history)
+        most = self.options.max_filters
+        used = len(bank) if most is None else min(most, len(bank))
+        return FitReport(len(bank), used, steps=steps, log_density=bound + offset, history=history)
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         if "layer_ids" in state:

@@ -34,7 +34,7 @@ class GaussianOptions(PriorOptionsBase):
     kind: Literal["gaussian"] = "gaussian"
     covariance: Covariance = Field(default=Covariance.FULL, description="Form of the covariance.")
     centre: Centre = Field(default=Centre.POOLED, description="Where the mean comes from.")
-    rank: int = Field(default=6, ge=1, description="Directions of a low-rank covariance.")
+    rank: int = Field(default=6, ge=1, description="Directions of a low-rank or factor covariance.")
     scaling: Scaling = Field(default=Scaling.NONE, description="By what filters are divided before they are pooled.")
     zero_mean: bool = Field(default=False, description="Fix the pooled mean at zero.")
     network: int | None = Field(
@@ -61,6 +61,8 @@ class GaussianOptions(PriorOptionsBase):
     def _position_settings(self) -> Self:
         if self.relative_std is not None and self.covariance in (Covariance.FULL, Covariance.LOW_RANK):
             raise ValueError("relative_std fixes the spread: use the isotropic covariance with it")
+        if self.centre is Centre.SOURCE_POSITION and self.covariance is Covariance.FACTOR:
+            raise ValueError("factor analysis needs many filters: around source positions use low_rank")
         return self
 
 
@@ -109,6 +111,13 @@ class Gaussian(FilterPrior):
         with torch.no_grad():
             log_density = float(self._log_prob(filters, used.positions, 1, None).double().mean())
         return FitReport(len(bank), len(used), steps=0, log_density=log_density)
+
+    def free_parameters(self) -> int:
+        """Returns the numbers that define mean and covariance (of every position, for a position prior)."""
+        if self.pooled is not None:
+            free = self.pooled.free_parameters(self.options.covariance, self.options.rank)
+            return free - self.kernel_voxels if self.options.zero_mean else free
+        return self.at_positions().free_parameters()
 
     def _dtype(self) -> torch.dtype:
         return self.pooled.mean.dtype if self.pooled is not None else self.at_positions().means.dtype

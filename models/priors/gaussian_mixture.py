@@ -14,7 +14,7 @@ from torch import Tensor
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
 from models.priors.prior import FilterPrior, FitReport, PriorOptionsBase, Progress
-from models.priors.standardisation import Covariance, Scaling, Standardisation
+from models.priors.standardisation import Covariance, Scaling, Standardisation, covariance_parameters
 from models.random_draws import draw_seed, standard_normal
 
 
@@ -69,6 +69,14 @@ class GaussianMixture(FilterPrior):
     def needs_positions(self) -> bool:
         """Whether filters are divided by a scale of their layer."""
         return self.options.scaling is not Scaling.NONE
+
+    def free_parameters(self) -> int:
+        """Returns the number of weights, means and covariances of all components."""
+        components, dimension = self.means.shape
+        forms = {ComponentCovariance.SPHERICAL: Covariance.ISOTROPIC, ComponentCovariance.DIAGONAL: Covariance.DIAGONAL}
+        form = forms.get(self.options.covariance, Covariance.FULL)
+        scales = max(len(self.standardisation.layer_ids) - 1, 0)
+        return components - 1 + components * (dimension + covariance_parameters(form, dimension, 0)) + scales
 
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
         from sklearn.exceptions import ConvergenceWarning

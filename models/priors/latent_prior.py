@@ -20,6 +20,8 @@ class LatentPriorKind(StrEnum):
     """N(0, I), the published choice."""
     BOOSTED = "boosted"
     """BooVAE: a mixture of encoder components at learned pseudo-inputs, grown one at a time; takes new source sets."""
+    MIXTURE = "mixture"
+    """A mixture of normal distributions, learned by gradient steps; a new source set adds components to it."""
 
 
 @dataclass(frozen=True)
@@ -110,3 +112,58 @@ class StandardNormal(LatentPrior):
     def kl(self, mean: Tensor, log_variance: Tensor, latents: Tensor) -> Tensor:
         """Returns KL(r ‖ N(0, I)) in closed form, `[F]`; Kingma and Welling 2014, appendix B."""
         return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+class LearnedMixture(LatentPrior):
+    """A mixture of normal distributions whose weights, means and variances are trained with the VAE.
+
+    A new source set freezes the components that there are and brings its own (the mixture rival of the BooVAE paper).
+
+    Args:
+        latent: dimensions of z.
+        components: components for each source set.
+    """
+
+    earlier_log_weights: Tensor
+    earlier_means: Tensor
+    earlier_log_variances: Tensor
+    earlier_share: Tensor
+
+    def __init__(self, latent: int, components: int) -> None:
+        super().__init__(latent)
+        self.logits = nn.Parameter(torch.zeros(components))
+        # Spread out, so that components differ from the first step on.
+        self.means = nn.Parameter(0.5 * torch.randn(components, latent))
+        self.log_variances = nn.Parameter(torch.zeros(components, latent))
+        self.register_buffer("earlier_log_weights", torch.zeros(0))
+        self.register_buffer("earlier_means", torch.zeros(0, latent))
+        self.register_buffer("earlier_log_variances", torch.zeros(0, latent))
+        self.register_buffer("earlier_share", torch.zeros(()))
+
+    @property
+    def mixture(self) -> NormalMixture:
+        """The density itself."""
+        own = NormalMixture(torch.log_softmax(self.logits, 0), self.means, self.log_variances)
+        if not len(self.earlier_log_weights):
+            return own
+        earlier = NormalMixture(self.earlier_log_weights, self.earlier_means, self.earlier_log_variances)
+        return earlier.joined(own, 1 - float(self.earlier_share))
+
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Returns log p(z), `[F]`."""
+        return self.mixture.log_prob(latents)
+
+    @torch.no_grad()
+    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Draws `[count, latent]`."""
+        return self.mixture.sample(count, generator)
+
+    @torch.no_grad()
+    def grow(self, sets: int) -> None:
+        """Freezes the mixture as it is, with (sets − 1)/sets of the weight, and starts new components inside it."""
+        now = self.mixture
+        self.earlier_log_weights = now.log_weights.clone()
+        self.earlier_means = now.means.clone()
+        self.earlier_log_variances = now.log_variances.clone()
+        self.earlier_share.fill_((sets - 1) / sets)
+        self.logits.zero_()

@@ -137,6 +137,11 @@ class PositionGaussian(nn.Module):
         self.layer_ids = layer_ids.to(self.means.device)
         self.layer_whitening = torch.stack(matrices).to(self.means.device, self.means.dtype)
 
+    def free_parameters(self) -> int:
+        """Returns the number of means, variances and factors of all positions, and of the layers' matrices."""
+        triangles = len(self.layer_ids) * self.kernel_voxels * (self.kernel_voxels + 1) // 2
+        return self.means.numel() + self.factors.numel() + (triangles or self.variances.numel())
+
     def log_prob(self, filters: Tensor, where: FilterPositions, log_spread: Tensor | None = None) -> Tensor:
         """Scores filters `[F, D]` at positions; `log_spread` `[F]` rescales the standard deviations. Returns `[F]`."""
         rows, known = self._rows(where.to(filters.device))

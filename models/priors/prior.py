@@ -73,6 +73,18 @@ class FilterPrior(nn.Module, ABC):
         Raises:
             ModelError: if the bank has another kernel size, is empty, or holds numbers that are not finite.
         """
+        self.check_bank(bank)
+        with torch.enable_grad():
+            report = self._fit(bank, generator, progress)
+        self.fitted.fill_(True)
+        return report
+
+    def check_bank(self, bank: FilterBank) -> None:
+        """Refuses a bank that cannot be fitted to.
+
+        Raises:
+            ModelError: if it has another kernel size, is empty, or holds numbers that are not finite.
+        """
         self._check_kernel(bank.filters, "filters of the bank")
         if len(bank) < 2:
             raise ModelError(
@@ -84,10 +96,6 @@ class FilterPrior(nn.Module, ABC):
             raise ModelError(
                 "the filter bank holds numbers that are not finite", mend="train the source networks again"
             )
-        with torch.enable_grad():
-            report = self._fit(bank, generator, progress)
-        self.fitted.fill_(True)
-        return report
 
     @abstractmethod
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport: ...
@@ -155,6 +163,13 @@ class FilterPrior(nn.Module, ABC):
         """Whether the density depends on where a filter sits."""
         return False
 
+    @abstractmethod
+    def free_parameters(self) -> int:
+        """Returns the number of free parameters of the density itself: its measure of simplicity.
+
+        What only helps to compute the density (the encoder of a VAE) does not count.
+        """
+
     def variational_parameters(self) -> list[nn.Parameter]:
         """Returns the parameters that are trained together with the posterior on the target; none by default."""
         return []
@@ -189,11 +204,7 @@ class FilterPrior(nn.Module, ABC):
         self._prepare_for_state(state)
         if any(tensor.dtype == torch.float64 for tensor in state.values()):
             self.double()
-        for name, buffer in list(self.named_buffers()):
-            if name in state and state[name].shape != buffer.shape:
-                path, _, leaf = name.rpartition(".")
-                owner = self.get_submodule(path) if path else self
-                owner._buffers[leaf] = torch.empty_like(state[name])
+        self.resize_buffers(state)
         try:
             self.load_state_dict(dict(state))
         except RuntimeError as error:
@@ -201,6 +212,14 @@ class FilterPrior(nn.Module, ABC):
                 f"a saved filter prior does not fit its options ({type(self).__name__}): {error}",
                 mend="run 'graft fit-priors' again",
             ) from error
+
+    def resize_buffers(self, state: Mapping[str, Tensor]) -> None:
+        """Gives buffers whose sizes were learned from the bank the sizes that they have in a state dict."""
+        for name, buffer in list(self.named_buffers()):
+            if name in state and state[name].shape != buffer.shape:
+                path, _, leaf = name.rpartition(".")
+                owner = self.get_submodule(path) if path else self
+                owner._buffers[leaf] = torch.empty_like(state[name])
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         """Builds the parts whose sizes depend on the bank, before a state dict is loaded."""

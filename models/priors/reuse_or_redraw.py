@@ -94,6 +94,10 @@ class ReuseOrRedraw(FilterPrior):
         """True: the source's filter at the position is part of the density."""
         return True
 
+    def free_parameters(self) -> int:
+        """Returns the parameters of both densities, and π of each layer."""
+        return self.position.free_parameters() + self.shape.free_parameters() + len(self.layer_ids)
+
     def variational_parameters(self) -> list[nn.Parameter]:
         """Returns ψ of the shape's encoder and, if they are learned, π and the factor on s of each layer."""
         learned = [self.reuse_logit, self.log_spread] if self.options.learn else []
@@ -119,19 +123,53 @@ class ReuseOrRedraw(FilterPrior):
         reused, redrawn = self._parts(filters, where, samples, None)
         return torch.sigmoid(reused - redrawn)
 
+    def fit_parts(
+        self,
+        of_network: FilterBank,
+        pooled: FilterBank,
+        generator: torch.Generator | None = None,
+        progress: Progress | None = None,
+    ) -> FitReport:
+        """Fits both densities, each to its own bank.
+
+        Args:
+            of_network: all filters of the source network that is reused; one that lacks positions would leave them to
+                a pooled density.
+            pooled: filters of the group, of any networks, for the density of shapes.
+            generator: source of all randomness.
+            progress: called as the fit goes on.
+
+        Raises:
+            ModelError: if a bank has another kernel size, is empty, or holds numbers that are not finite.
+        """
+        self.check_bank(of_network)
+        self.check_bank(pooled)
+        with torch.enable_grad():
+            report = self._fit_parts(of_network, pooled, generator, progress)
+        self.fitted.fill_(True)
+        return report
+
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
+        network = self.options.position.network
+        return self._fit_parts(bank if network is None else bank.of_network(network), bank, generator, progress)
+
+    def _fit_parts(
+        self,
+        of_network: FilterBank,
+        pooled: FilterBank,
+        generator: torch.Generator | None,
+        progress: Progress | None,
+    ) -> FitReport:
         device, dtype = self.fitted.device, self.log_spread.dtype
-        self.position.fit(bank, generator)
-        report = self.shape.fit(bank, generator, progress)
-        self.layer_ids = torch.unique(bank.layer).to(device)
+        self.position.fit(of_network, generator)
+        report = self.shape.fit(pooled, generator, progress)
+        self.layer_ids = torch.unique(of_network.layer).to(device)
         self._build(len(self.layer_ids))
         self.to(device=device, dtype=dtype)
-        network = self.options.position.network
-        used = bank if network is None else bank.of_network(network)
         with torch.no_grad():
-            scores = self._log_prob(used.filters.to(device, dtype), used.positions, 1, generator)
+            scores = self._log_prob(of_network.filters.to(device, dtype), of_network.positions, 1, generator)
         return FitReport(
-            len(bank),
+            report.filters_given,
             report.filters_used,
             report.steps,
             log_density=float(scores.double().mean()),

@@ -27,6 +27,8 @@ class Covariance(StrEnum):
     """A full matrix, shrunk towards the isotropic one as far as Ledoit and Wolf (2004) advise."""
     LOW_RANK = "low_rank"
     """Probabilistic PCA (Tipping and Bishop 1999): a few directions and isotropic noise, a linear autoencoder."""
+    FACTOR = "factor"
+    """Factor analysis: a few directions and a noise variance for each number (scikit-learn)."""
 
 
 class Scaling(StrEnum):
@@ -82,6 +84,14 @@ class Standardisation(nn.Module):
         self.colouring = (vectors * values.sqrt()).T.contiguous().to(device, dtype)
         self.log_determinant = (-0.5 * values.log().sum()).to(device, dtype)
 
+    def free_parameters(self, covariance: Covariance, rank: int) -> int:
+        """Returns the number of free parameters of the Gaussian that this map stands for."""
+        dimension = len(self.mean)
+        # One scale is that of the covariance itself. Scales by fan-in follow from the network, and are counted too:
+        # the map does not remember where they came from, and the number is small.
+        scales = max(len(self.layer_ids) - 1, 0)
+        return dimension + covariance_parameters(covariance, dimension, rank) + scales
+
     def forward(self, filters: Tensor, where: FilterPositions | None) -> tuple[Tensor, Tensor]:
         """Maps filters `[F, D]` to standardised ones `[F, D]` and log |dx/dw| `[F]` (or a scalar)."""
         log_jacobian = self.log_determinant
@@ -128,6 +138,8 @@ def covariance_eigen(centred: Tensor, covariance: Covariance, rank: int) -> tupl
         return torch.diagonal(moments).mean().clamp_min(floor).expand(dimension).clone(), identity
     if covariance is Covariance.DIAGONAL:
         return torch.diagonal(moments).clamp_min(floor), identity
+    if covariance is Covariance.FACTOR:
+        return _factor_eigen(centred, rank, floor)
     if covariance is Covariance.FULL:
         from sklearn.covariance import ledoit_wolf_shrinkage
 
@@ -140,3 +152,28 @@ def covariance_eigen(centred: Tensor, covariance: Covariance, rank: int) -> tupl
     noise = values[: dimension - kept].mean()
     values = torch.cat([noise.expand(dimension - kept), values[dimension - kept :]])
     return values.clamp_min(floor), vectors
+
+
+def _factor_eigen(centred: Tensor, rank: int, floor: Tensor) -> tuple[Tensor, Tensor]:
+    from sklearn.decomposition import FactorAnalysis
+
+    # In units of the deviations, because the estimator's tolerances are absolute.
+    deviations = centred.square().mean(0).clamp_min(floor).sqrt()
+    analysis = FactorAnalysis(min(rank, centred.shape[1] - 1), svd_method="lapack").fit((centred / deviations).numpy())
+    moments = torch.from_numpy(analysis.get_covariance()) * deviations[:, None] * deviations
+    values, vectors = torch.linalg.eigh(moments)
+    return values.clamp_min(floor), vectors
+
+
+def covariance_parameters(covariance: Covariance, dimension: int, rank: int) -> int:
+    """Returns the number of free parameters of a covariance over `dimension` numbers."""
+    kept = min(rank, dimension - 1)
+    # A factor loading is free up to a rotation of its directions.
+    directions = dimension * kept - kept * (kept - 1) // 2
+    return {
+        Covariance.ISOTROPIC: 1,
+        Covariance.DIAGONAL: dimension,
+        Covariance.FULL: dimension * (dimension + 1) // 2,
+        Covariance.LOW_RANK: directions + 1,
+        Covariance.FACTOR: directions + dimension,
+    }[covariance]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import StrEnum
 from itertools import pairwise
@@ -47,6 +48,19 @@ class GaussianNet(nn.Module):
         features = self.body(inputs)
         log_variance = self.floor + functional.softplus(self.log_variance(features) - self.floor)
         return self.mean(features), log_variance
+
+    @torch.no_grad()
+    def start_at_standard_normal(self) -> None:
+        """Sets the last layers so that every input gives mean 0 and log-variance 0, whatever the body does."""
+        for part in (self.mean, self.log_variance):
+            for parameter in part.parameters():
+                parameter.zero_()
+        if self.floor < 0:
+            # floor + softplus(bias − floor) = 0
+            bias = self.floor + math.log(math.expm1(-self.floor))
+            for module in self.log_variance.modules():
+                if isinstance(module, nn.Linear | nn.Conv3d) and module.bias is not None:
+                    module.bias.fill_(bias)
 
 
 class _KernelInput(nn.Module):

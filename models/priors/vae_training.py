@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from models.priors.boosted_prior import BoostedMixture, BoostingSettings, aggregate_posterior, boost
-from models.priors.latent_prior import NormalMixture
+from models.priors.latent_prior import NormalMixture, StandardNormal
 from models.priors.prior import Progress
 from models.random_draws import random_rows, standard_normal
 
 if TYPE_CHECKING:
     from models.priors.filter_vae import FilterVAE
+
+
+Penalty = Callable[[], Tensor]
+"""Computes a scalar (nats per filter) that is added to the loss of every step."""
+
+_CHECKS = 20
+_CHECK_SAMPLES = 8
+_CHECKED_FILTERS = 4096
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,20 @@ class TrainingSet:
 
     filters: Tensor
     rows: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.filters)
+
+    def __getitem__(self, chosen: Tensor) -> TrainingSet:
+        return TrainingSet(self.filters[chosen], None if self.rows is None else self.rows[chosen])
+
+
+@dataclass
+class _Best:
+    """The best state seen so far, by its value on the filters that are only checked."""
+
+    value: float = -math.inf
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class VAETraining:
@@ -36,6 +59,9 @@ class VAETraining:
         generator: source of all randomness.
         memory: the same VAE before, whose densities at its pseudo-inputs are kept; None for a first training.
         sets: number of source sets seen, this one included.
+        penalty: what else is added to the loss, in an update.
+        checked: filters that are not trained on; the state that scores best on them is kept at the end. None keeps the
+            last state.
     """
 
     def __init__(
@@ -45,13 +71,18 @@ class VAETraining:
         generator: torch.Generator | None,
         memory: FilterVAE | None = None,
         sets: int = 1,
+        penalty: Penalty | None = None,
+        checked: TrainingSet | None = None,
     ) -> None:
         self.vae = vae
         self.data = data
         self.generator = generator
         self.memory = memory
         self.sets = sets
+        self.penalty = penalty
+        self.checked = checked
         self.before = _mixture_of(memory)
+        self.best = _Best()
 
     def run(self, progress: Progress | None) -> tuple[tuple[float, ...], int]:
         """Trains to the end.
@@ -67,13 +98,15 @@ class VAETraining:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=total)
         history: list[float] = []
         done = 0
+        if self._starts_as_gaussian:
+            self._check_gaussian(total)
         while done < total:
             order = random_rows(count, count, self.generator).to(self.data.filters.device)
             values = []
             for batch in order[: per_epoch * options.batch].split(options.batch)[: total - done]:
                 self._boost_if_due(done, total)
                 bound = self._bound(batch)
-                loss = -bound if self.memory is None else -bound + options.memory_weight * self._forgetting()
+                loss = self._anchors() - bound
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 # Filters with extreme norms give rare steps of enormous length; ordinary ones are far below this.
@@ -82,15 +115,72 @@ class VAETraining:
                 schedule.step()
                 values.append(bound.detach())
                 done += 1
+                self._check(done, total)
             history.append(float(torch.stack(values).mean()))
             if progress is not None:
                 progress(done, total)
         optimiser.zero_grad(set_to_none=True)
+        if self.best.state:
+            self.vae.resize_buffers(self.best.state)
+            self.vae.load_state_dict(self.best.state)
+        self._place_components()
+        return tuple(history), done
+
+    def _place_components(self) -> None:
+        """Puts the components of a boosted prior where the encoder is now, and cuts them off from it."""
         if isinstance(self.vae.latent_prior, BoostedMixture):
             with torch.no_grad():
                 self.vae.latent_prior.refresh(self.vae.encode_standardised, self.data.rows is not None)
             self.vae.latent_prior.settle()
-        return tuple(history), done
+
+    @property
+    def _starts_as_gaussian(self) -> bool:
+        update = self.memory is not None or self.penalty is not None or self.sets > 1
+        standard = isinstance(self.vae.latent_prior, StandardNormal)
+        return self.vae.options.starts_at_gaussian and standard and not update
+
+    @torch.no_grad()
+    def _check_gaussian(self, total: int) -> None:
+        """Scores the Gaussian that the training starts from, so that a group which has no more to tell stays with it.
+
+        The decoder ignores z, and with an encoder that ignores w the bound is exact. Training itself cannot start from
+        that encoder: no gradient would lead away from it.
+        """
+        encoder = copy.deepcopy(self.vae.encoder.state_dict())
+        self.vae.encoder.start_at_standard_normal()
+        self._check(0, total)
+        self.vae.encoder.load_state_dict(encoder)
+
+    @torch.no_grad()
+    def _check(self, done: int, total: int) -> None:
+        """Scores the present state on the filters that are not trained on, some times in the training."""
+        if self.checked is None or (done % max(total // _CHECKS, 1) and done < total):
+            return
+        prior = self.vae.latent_prior
+        if isinstance(prior, BoostedMixture):
+            if self.before is None and not self._all_components(done, total):
+                return
+            self._place_components()
+        options = self.vae.options
+        samples = _CHECK_SAMPLES if options.beta == 1.0 else 1
+        # The same draws at every check, and none taken from the training's generator.
+        generator = torch.Generator(self.data.filters.device).manual_seed(0)
+        filters, rows = self.checked.filters, self.checked.rows
+        bound = self.vae.bound(filters, rows, samples, generator, beta=options.beta).mean()
+        value = float(bound - self._anchors(generator))
+        if value > self.best.value:
+            self.best = _Best(value, copy.deepcopy(self.vae.state_dict()))
+
+    def _anchors(self, generator: torch.Generator | None = None) -> Tensor:
+        """Returns what holds an update to what was learned before, nats per filter; 0 in a first training."""
+        total = torch.zeros((), device=self.data.filters.device)
+        if self.memory is not None:
+            # T − 1 sets are remembered and one is new: the weight of each set is the same.
+            weight = self.vae.options.memory_weight * (self.sets - 1)
+            total = total + weight * self._forgetting(generator or self.generator)
+        if self.penalty is not None:
+            total = total + self.penalty()
+        return total
 
     def _bound(self, batch: Tensor) -> Tensor:
         options, prior = self.vae.options, self.vae.latent_prior
@@ -105,7 +195,7 @@ class VAETraining:
         prior, options = self.vae.latent_prior, self.vae.options
         if not isinstance(prior, BoostedMixture):
             return
-        distance = max(int(0.8 * total) // options.components, 1)
+        distance = self._distance(total)
         if done % distance or done // distance >= options.components:
             return
         settings = BoostingSettings(
@@ -119,7 +209,14 @@ class VAETraining:
         prior.settle()
         boost(prior, encode, best, self.data.filters, self.data.rows, settings, self.generator)
 
-    def _forgetting(self) -> Tensor:
+    def _distance(self, total: int) -> int:
+        """Steps from one component to the next."""
+        return max(int(0.8 * total) // self.vae.options.components, 1)
+
+    def _all_components(self, done: int, total: int) -> bool:
+        return done > self._distance(total) * (self.vae.options.components - 1) or done == total
+
+    def _forgetting(self, generator: torch.Generator | None) -> Tensor:
         """Returns how far encoder and decoder have moved at the remembered pseudo-inputs, nats per filter.
 
         Σ_c α_c [ KL(q_before(z|u_c) ‖ q(z|u_c)) + E_q_before KL(p_before(w|z) ‖ p(w|z)) ], the second from draws.
@@ -132,7 +229,7 @@ class VAETraining:
         means, log_variances = self.vae.encode_standardised(remembered.pseudo_inputs, rows)
         moved = _normal_kl(self.before.means, self.before.log_variances, means, log_variances)
         draws = 8
-        noise = standard_normal((draws, *means.shape), means, self.generator)
+        noise = standard_normal((draws, *means.shape), means, generator)
         latents = (self.before.means + torch.exp(0.5 * self.before.log_variances) * noise).flatten(0, 1)
         repeated = None if rows is None else rows.repeat(draws)
         with torch.no_grad():
@@ -140,6 +237,28 @@ class VAETraining:
         now = self.vae.decode_standardised(latents, repeated)
         changed = _normal_kl(*before, *now).reshape(draws, -1).mean(0)
         return (weights * (moved + changed)).sum()
+
+
+def set_aside(keys: Tensor, share: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+    """Divides rows into those to train on and those to check on, so that rows with one key stay together.
+
+    Args:
+        keys: `[F]`, e.g. positions: snapshots of one position are almost the same filter.
+        share: of the keys to check on.
+        generator: source of the draw.
+
+    Returns:
+        Row numbers of both, rising; the second at most some thousands, the first never empty.
+    """
+    unique, of_row = torch.unique(keys, return_inverse=True)
+    count = min(int(share * len(unique)), len(unique) - 1)
+    chosen = torch.zeros(len(unique), dtype=torch.bool)
+    chosen[random_rows(len(unique), count, generator).cpu()] = True
+    checked = torch.nonzero(chosen[of_row]).squeeze(1)
+    trained = torch.nonzero(~chosen[of_row]).squeeze(1)
+    if len(checked) > _CHECKED_FILTERS:
+        checked = checked[random_rows(len(checked), _CHECKED_FILTERS, generator).cpu()].sort().values
+    return trained, checked
 
 
 def remember(vae: FilterVAE) -> FilterVAE:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from models.posteriors.mean_field import MeanFieldOptions
+from models.posteriors.factory import PosteriorOptions
+from models.posteriors.mean_field import Estimator, MeanFieldOptions
+from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import PointOptions
+from models.posteriors.swag import SWAGOptions
 from pipeline.config.options import Options
 
 NO_PRIOR = "none"
+L2 = "l2"
+L2_SP = "l2_sp"
+UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
+"""Values of an arm's `prior` that are no fitted density."""
 
 
 class Initialisation(StrEnum):
@@ -36,8 +44,22 @@ class Trainable(StrEnum):
     """The decoder and the head."""
 
 
-PosteriorOptions = Annotated[PointOptions | MeanFieldOptions, Field(discriminator="kind")]
-"""Posteriors that an arm can learn by gradient steps alone."""
+class BayesianScope(StrEnum):
+    """Which weights have a posterior."""
+
+    FILTERS = "filters"
+    """The 3×3×3 filters, as published; everything else is a point estimate."""
+    ALL = "all"
+    """1×1×1 convolutions, norms, biases and the head too: a mean-field normal (SWAG: iterates) over each number."""
+
+
+class OtherPrior(StrEnum):
+    """Prior of the weights that are no filters, where they have a posterior."""
+
+    SOURCE = "source"
+    """For each parameter a normal with the mean and the variance that its numbers have in the source networks."""
+    NORMAL = "normal"
+    """N(0, `other_std`²)."""
 
 
 class ArmOptions(Options):
@@ -48,9 +70,21 @@ class ArmOptions(Options):
     trainable: Trainable = Trainable.ALL
     """What is learned."""
     prior: str = NO_PRIOR
-    """`none`, or the name of a density of the study's `priors.densities`."""
+    """`none`; `l2` or `l2_sp` (normal densities around zero, or around the source's weights where they fit); or the
+    name of a density of the study's `priors.densities`."""
     posterior: PosteriorOptions = Field(default_factory=PointOptions)
-    """Distribution over the filters: `point` or `mean_field`, or a mapping with `kind` and its settings."""
+    """Distribution over the filters: `point`, `mean_field`, `mixture` or `swag`, or a mapping with `kind` and its
+    settings."""
+    bayesian_scope: BayesianScope = BayesianScope.FILTERS
+    """Which weights have a posterior."""
+    other_prior: OtherPrior = OtherPrior.SOURCE
+    """Prior of the other weights with `bayesian_scope: all`."""
+    other_std: float = Field(default=1.0, gt=0)
+    """Standard deviation of `other_prior: normal`, and of parameters that the source networks lack."""
+    l2_std: float = Field(default=0.03, gt=0)
+    """Standard deviation of the normal prior around zero of `l2`, and of `l2_sp` for what does not fit the source."""
+    l2_sp_std: float = Field(default=0.01, gt=0)
+    """Standard deviation of the normal prior around the source's weights of `l2_sp`."""
     members: int = Field(default=1, ge=1)
     """Independent trainings whose predictions are averaged; member m starts from source network m."""
     peak_rate: float = Field(default=2e-3, gt=0)
@@ -59,16 +93,25 @@ class ArmOptions(Options):
     """Share of the steps over which the rate rises to the peak."""
     temperature: float = Field(default=1e-2, ge=0)
     """T: weight of the prior terms; 1 is the negative ELBO, less is a tempered posterior."""
+    kl_warm_up: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps over which the weight of the prior terms rises linearly to T; 0 switches it off."""
     prior_samples: int = Field(default=1, ge=1)
     """K: samples of the bound on log p(w), for priors that have no exact density."""
     filter_share: float = Field(default=0.1, gt=0, le=1)
     """Share of the filters whose prior term is computed at each step, a random unbiased subset."""
+    train_samples: int = Field(default=1, ge=1)
+    """Draws from the posterior in each step, on the same batch; with `antithetic` they are pairs mean ± deviation."""
     log_variance_rate: float = Field(default=10.0, gt=0)
     """Learning rate of the posterior's log-variances, as a multiple of `peak_rate`."""
     encoder_rate: float = Field(default=0.3, gt=0)
     """Learning rate of the prior's variational parameters (the encoder of a VAE), as a multiple of `peak_rate`."""
     draws: int = Field(default=8, ge=1)
-    """Draws from the posterior, each one pass over a test volume."""
+    """Draws from the posterior, each one pass over a test volume; a 90 % volume interval needs 39 or more."""
+    update_from: Path | None = None
+    """Folder of a trained unit of the same network: its posterior q(w|D) and the one learned here on D_new become
+    (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
+    update_share: float = Field(default=0.5, gt=0, lt=1)
+    """α, the share of the new data in `update_from`."""
 
     @field_validator("posterior", mode="before")
     @classmethod
@@ -77,10 +120,16 @@ class ArmOptions(Options):
 
     @model_validator(mode="after")
     def _coherent(self) -> ArmOptions:
-        if self.init is Initialisation.PRIOR and self.prior == NO_PRIOR:
-            raise ValueError("an arm that starts from the prior needs one: set `prior`")
-        if self.is_bayesian and self.prior == NO_PRIOR:
-            raise ValueError("a posterior other than `point` needs a prior: set `prior`")
+        if self.init is Initialisation.PRIOR and not self.needs_prior:
+            raise ValueError("an arm that starts from the prior needs a fitted one: set `prior`")
+        if self.is_bayesian and self.prior == NO_PRIOR and not isinstance(self.posterior, SWAGOptions):
+            raise ValueError("a posterior other than `point` and `swag` needs a prior: set `prior`")
+        if self.bayesian_scope is BayesianScope.ALL and not self.is_bayesian:
+            raise ValueError("`bayesian_scope: all` needs a posterior other than `point`")
+        if self.update_from is not None and not self.is_variational:
+            raise ValueError("`update_from` needs `posterior: mean_field` or `mixture`")
+        if self.train_samples > 1 and not self.is_variational:
+            raise ValueError("several `train_samples` need `posterior: mean_field` or `mixture`")
         return self
 
     @property
@@ -89,11 +138,33 @@ class ArmOptions(Options):
         return not isinstance(self.posterior, PointOptions)
 
     @property
+    def is_variational(self) -> bool:
+        """Whether the posterior is learned by drawing from it."""
+        return isinstance(self.posterior, MeanFieldOptions | MixtureOptions)
+
+    @property
+    def components(self) -> int:
+        """Starting networks of each member: the components of a mixture, else one."""
+        return self.posterior.components if isinstance(self.posterior, MixtureOptions) else 1
+
+    @property
+    def local_reparameterisation(self) -> bool:
+        """Whether training steps draw activations in place of filters."""
+        options = self.posterior.component if isinstance(self.posterior, MixtureOptions) else self.posterior
+        return isinstance(options, MeanFieldOptions) and options.estimator is Estimator.LOCAL_REPARAMETERISATION
+
+    @property
     def needs_source(self) -> bool:
-        """Whether it starts from a source network."""
-        return self.init is Initialisation.SOURCE
+        """Whether it starts from a source network, or is held near one."""
+        return self.init is Initialisation.SOURCE or self.prior == L2_SP
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether the prior of the other weights is read from the source networks."""
+        fitted = self.bayesian_scope is BayesianScope.ALL and self.other_prior is OtherPrior.SOURCE
+        return fitted and self.prior not in {L2, L2_SP} and self.is_variational
 
     @property
     def needs_prior(self) -> bool:
         """Whether it uses a fitted density."""
-        return self.prior != NO_PRIOR
+        return self.prior not in UNFITTED_PRIORS

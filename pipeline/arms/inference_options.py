@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from models.objectives import Likelihood
+from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import resolve_arm
 from pipeline.config.options import Options
@@ -35,6 +36,8 @@ class InferenceOptions(Options):
     """Learning rate at the end."""
     likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
     """Data term. Only cross-entropy, unbiased patches and T = 1 make the objective an ELBO."""
+    log_every: int = Field(default=10, ge=1)
+    """Every how many steps the terms of the objective are written to `history.csv`."""
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
     window: SlidingWindowOptions = Field(default_factory=SlidingWindowOptions)
     """How test volumes are predicted."""
@@ -54,3 +57,10 @@ class InferenceOptions(Options):
         if any(n < 1 for n in value):
             raise ValueError("a target size counts patients and is at least 1")
         return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _iterates_enough(self) -> InferenceOptions:
+        for name, arm in self.arms.items():
+            if isinstance(arm.posterior, SWAGOptions) and self.steps - first_collected(arm.posterior, self.steps) < 2:
+                raise ValueError(f"arm {name!r} collects fewer than 2 iterates in {self.steps} steps: raise `steps`")
+        return self

@@ -3,45 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork
-from models.filters import FilterLayer, filter_layers, filter_positions, get_filters
-from models.networks.factory import NetworkOptions, build_network
-from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
-from models.posteriors.factory import build_posterior
-from models.priors.prior import FilterPrior
-from pipeline.arms.choices import ArmOptions, Initialisation
+from models.filters import filter_layers
+from models.networks.factory import NetworkOptions, build_network, without_deep_supervision
+from models.other_weights import WeightLayout
+from models.posteriors.mixture import MixtureOptions
+from models.posteriors.point import Point, PointOptions
+from models.posteriors.swag import SWAGOptions
+from pipeline.arms.choices import L2, L2_SP, ArmOptions, Initialisation
 from pipeline.arms.inference_options import InferenceOptions
-from pipeline.arms.starting_point import (
-    Groups,
-    choose_trainable,
-    learned_layers,
-    start_from_prior,
-    start_from_source,
-)
+from pipeline.arms.iterate_collection import IterateCollection
+from pipeline.arms.member import assemble_member
+from pipeline.arms.prior_term import WeightPriors
+from pipeline.arms.pursuit import pursue
+from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalty, other_weight_prior
+from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
+from pipeline.arms.target_loss import TargetLoss
 from pipeline.training.loop import History, StepLoss, train
 from pipeline.training.patches import PatchSampler
 from pipeline.training.schedule import cosine_cycles
 
 
 @dataclass(frozen=True)
-class SourceKnowledge:
-    """What an arm may take from the source.
+class TrainedMember:
+    """What a training of an arm gives.
 
     Attributes:
-        state: weights of the source network that this member starts from, if it does.
-        priors: group → fitted density, if the arm has a prior.
-        groups: group → layers.
+        model: network and posterior, ready to predict.
+        history: of the objective.
+        started_anew: names of source parameters that did not fit.
+        about: what else is told of it, JSON-able.
     """
 
-    state: Mapping[str, torch.Tensor] | None
-    priors: Mapping[str, FilterPrior]
-    groups: Groups
+    model: BayesianNetwork
+    history: History
+    started_anew: list[str]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def learn_member(
@@ -55,7 +58,7 @@ def learn_member(
     seed: int,
     device: str,
     progress: Callable[[float], None],
-) -> tuple[BayesianNetwork, History, list[str]]:
+) -> TrainedMember:
     """Trains one member of an arm.
 
     Args:
@@ -70,159 +73,149 @@ def learn_member(
         device: where to train.
         progress: is told the share of the steps done.
 
-    Returns:
-        the trained network, the history, and the names of source parameters that did not fit.
-
     Raises:
         TrainingError: the loss is not finite.
     """
-    network = build_network(network_options, channels, classes, stream_seed(seed, "weights"))
-    model, anew = _starting_network(arm, network, knowledge, seed)
-    model = model.to(device)
-    priors, groups = _prior_term(arm, model, knowledge, device)
-    loss = TargetLoss(arm, options, model, priors, groups, sampler, seed, device)
-    warm_up = round(arm.warm_up * options.steps)
-    history = train(
-        parameter_groups(model, priors, arm),
-        loss,
-        steps=options.steps,
-        rate=lambda step: cosine_cycles(
-            step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up
-        ),
-        options=options.optimiser,
-        after_step=lambda step, row: progress((step + 1) / options.steps),
-    )
-    return model.eval(), history, anew
+    networks, anew = _starting_networks(arm, network_options, channels, classes, knowledge, seed)
+    states = [network.state_dict() for network in networks]
+    # SWAG collects the iterates of a point estimate.
+    trained = PointOptions() if isinstance(arm.posterior, SWAGOptions) else arm.posterior
+    model = assemble_member(arm, networks[0], states, trained).to(device)
+    priors = _weight_priors(arm, model, states, knowledge, device)
+    training = _Training(arm, options, model, priors, TargetLoss(arm, options, model, priors, sampler, seed, device))
+    about: dict[str, Any] = {}
+    if isinstance(arm.posterior, MixtureOptions):
+        history, about = pursue(model, training.loss, arm.posterior.weights, training.round, progress)
+    elif isinstance(arm.posterior, SWAGOptions):
+        collection = IterateCollection(arm.posterior, model, options.steps)
+        history = training.run(training.loss, progress, collection.rate(arm, options), collection)
+        model = collection.network()
+    else:
+        history = training.run(training.loss, progress)
+    return TrainedMember(model.eval(), history, anew, about)
 
 
-def _starting_network(
-    arm: ArmOptions, network: torch.nn.Module, knowledge: SourceKnowledge, seed: int
-) -> tuple[BayesianNetwork, list[str]]:
-    """Gives a network its start and a posterior over what of its filters is learned.
+def _starting_networks(
+    arm: ArmOptions,
+    options: NetworkOptions,
+    channels: int,
+    classes: int,
+    knowledge: SourceKnowledge,
+    seed: int,
+) -> tuple[list[torch.nn.Module], list[str]]:
+    """One network at its start for each component, and the names of source parameters that did not fit."""
+    networks, anew = [], []
+    for component in range(arm.components):
+        own = seed if component == 0 else stream_seed(seed, "component", component)
+        network = build_network(without_deep_supervision(options), channels, classes, stream_seed(own, "weights"))
+        if arm.init is Initialisation.SOURCE:
+            anew = start_from_source(network, knowledge.states[component])
+        elif arm.init is Initialisation.PRIOR:
+            generator = torch.Generator().manual_seed(stream_seed(own, "prior-start"))
+            start_from_prior(network, knowledge.priors, knowledge.groups, generator)
+        networks.append(network)
+    return networks, anew
 
-    Returns:
-        both together, and the names of source parameters that did not fit.
-    """
-    anew: list[str] = []
-    if arm.init is Initialisation.SOURCE and knowledge.state is not None:
-        anew = start_from_source(network, knowledge.state)
-    elif arm.init is Initialisation.PRIOR:
-        generator = torch.Generator().manual_seed(stream_seed(seed, "prior-start"))
-        start_from_prior(network, knowledge.priors, knowledge.groups, generator)
-    choose_trainable(network, arm.trainable)
-    layers = learned_layers(network)
-    posterior = build_posterior(arm.posterior, get_filters(network.state_dict(), layers), layers)
-    return BayesianNetwork(network, posterior, layers), anew
 
-
-def _prior_term(
-    arm: ArmOptions, model: BayesianNetwork, knowledge: SourceKnowledge, device: str
-) -> tuple[dict[str, FilterPrior], FilterGroups]:
-    """The priors of the groups that are learned, ready for the target, and the rows of these groups.
-
-    There are no priors where the arm has none, or where T = 0 takes them out of the objective.
-    """
-    groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network)).to(device)
-    if not arm.needs_prior or arm.temperature == 0:
-        return {}, groups
-    priors = {name: knowledge.priors[name].to(device) for name in groups.rows}
-    for prior in priors.values():
+def _weight_priors(
+    arm: ArmOptions, model: BayesianNetwork, states: Sequence[State], knowledge: SourceKnowledge, device: str
+) -> WeightPriors:
+    """The densities in the objective: none where the arm has none, or where T = 0 takes them out."""
+    groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network))
+    if arm.temperature == 0:
+        return WeightPriors({}, groups).to(device)
+    fitted = {name: knowledge.priors[name] for name in groups.rows} if arm.needs_prior else {}
+    for prior in fitted.values():
         prior.freeze_for_target()
-    return priors, groups
+    free = [name for name, parameter in model.network.named_parameters() if parameter.requires_grad]
+    layout = WeightLayout.of(model.network, free) if model.others is None else model.others.layout
+    filters, others = [], []
+    for number, state in enumerate(states):
+        source = knowledge.states[number] if knowledge.states else None
+        penalty = filter_penalty(arm, state, model.layers, source)
+        filters += [] if penalty is None else [penalty]
+        of_others = other_weight_prior(arm, state, layout, source, knowledge.references)
+        others += [] if of_others is None or not layout.names else [of_others]
+    return WeightPriors(fitted, groups, filters, others, layout).to(device)
 
 
-class TargetLoss:
-    """The objective of a step: data term + (T / N_vox) Σ_filters [ −H(q) − E_q log p(w) ].
-
-    Args:
-        arm: the choices.
-        options: data term, common to all arms.
-        model: network and posterior.
-        priors: group → density; none for a plain loss.
-        groups: rows of the groups among the learned filters.
-        sampler: draws the batches.
-        seed: of the posterior's draws.
-        device: where to compute.
-    """
+class _Training:
+    """Optimiser runs on one model: one for most arms, one for each component of a mixture."""
 
     def __init__(
         self,
         arm: ArmOptions,
         options: InferenceOptions,
         model: BayesianNetwork,
-        priors: Mapping[str, FilterPrior],
-        groups: FilterGroups,
-        sampler: PatchSampler,
-        seed: int,
-        device: str,
+        priors: WeightPriors,
+        loss: TargetLoss,
     ) -> None:
+        self.loss = loss
         self._arm = arm
+        self._options = options
         self._model = model
         self._priors = priors
-        self._groups = groups
-        self._sampler = sampler
-        self._device = device
-        self._draws = torch.Generator(device).manual_seed(stream_seed(seed, "draws"))
-        self._data_loss = SegmentationLoss(SegmentationLossOptions(likelihood=options.likelihood))
-        self._voxels = sampler.voxels
 
-    def __call__(self, step: int) -> StepLoss:
-        """Computes the loss of a step on the batch of that step, with one draw of the filters."""
-        self._model.train()
-        images, labels, names = self._sampler.batch(step)
-        filters = self._model.posterior.sample(self._draws)
-        logits = self._model(images.to(self._device), filters)
-        loss = self._data_loss(logits, labels.to(self._device))
-        terms = {"data_term": float(loss.detach())}
-        if self._priors:
-            divergence = kl_term(
-                self._model.posterior,
-                self._priors,
-                self._groups,
-                self._voxels,
-                temperature=self._arm.temperature,
-                samples=self._arm.prior_samples,
-                share=self._arm.filter_share,
-                generator=self._draws,
-                filters=filters,
+    def round(self, step_loss: Callable[[int], StepLoss], progress: Callable[[float], None]) -> History:
+        """Trains one component."""
+        return self.run(step_loss, progress)
+
+    def run(
+        self,
+        step_loss: Callable[[int], StepLoss],
+        progress: Callable[[float], None],
+        rate: Callable[[int], float] | None = None,
+        watch: Callable[[int], None] = lambda step: None,
+    ) -> History:
+        arm, options = self._arm, self._options
+        warm_up = round(arm.warm_up * options.steps)
+
+        def cosine(step: int) -> float:
+            return cosine_cycles(
+                step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up
             )
-            loss = loss + divergence.total
-            terms["kl"] = float(divergence.total.detach())
-            for name, nats in divergence.kl_per_group.items():
-                terms[f"kl_nats_{name}"] = float(nats)
-                terms[f"left_prior_{name}"] = float(divergence.left_prior[name])
-        return StepLoss(loss, terms, names)
+
+        def after_step(step: int, row: Mapping[str, Any]) -> None:
+            watch(step)
+            progress((step + 1) / options.steps)
+
+        return train(
+            parameter_groups(self._model, self._priors, arm),
+            step_loss,
+            steps=options.steps,
+            rate=rate or cosine,
+            options=options.optimiser,
+            after_step=after_step,
+            log_every=options.log_every,
+        )
 
 
-def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer]) -> FilterGroups:
-    """The groups of those filters that are learned: rows count among them, positions in the whole network."""
-    kept = {name: [layer for layer in members if layer in learned] for name, members in groups.items()}
-    kept = {name: members for name, members in kept.items() if members}
-    rows = FilterGroups.of(kept, learned)
-    return FilterGroups(
-        rows.rows, {name: filter_positions(members, layers) for name, members in kept.items()}, rows.count
-    )
+def parameter_groups(model: BayesianNetwork, priors: WeightPriors, arm: ArmOptions) -> list[dict[str, Any]]:
+    """Groups for the optimiser: point estimates, means or filters, log-variances, and encoders of the priors.
 
-
-def parameter_groups(
-    model: BayesianNetwork, priors: Mapping[str, FilterPrior], arm: ArmOptions
-) -> list[dict[str, Any]]:
-    """Groups for the optimiser.
-
-    Weight decay is a prior of its own, so filters that have a prior get none. Log-variances have far to go at a rate
+    Weight decay is a prior of its own, so weights that have a prior get none. Log-variances have far to go at a rate
     made for weights and get a multiple of it. The encoders of the priors start trained and get less: at the rate of the
     log-variances theirs diverge.
     """
     plain: list[torch.nn.Parameter] = model.point_parameters()
     weights: list[torch.nn.Parameter] = []
+    means: list[torch.nn.Parameter] = []
     quick: list[torch.nn.Parameter] = []
     for name, parameter in model.posterior.named_parameters():
         (quick if name.endswith("log_variances") else weights).append(parameter)
-    encoders = [parameter for prior in priors.values() for parameter in prior.variational_parameters()]
+    for posterior in model.others.posteriors if model.others is not None else ():
+        for name, parameter in posterior.named_parameters():
+            if isinstance(posterior, Point):
+                plain.append(parameter)
+            else:
+                (quick if name.endswith("log_variances") else means).append(parameter)
+    encoders = [parameter for prior in priors.fitted.values() for parameter in prior.variational_parameters()]
     without_decay = {"weight_decay": 0.0}
+    penalised = arm.prior in {L2, L2_SP} and bool(priors)
     return [
-        {"params": plain},
-        {"params": weights, **(without_decay if priors else {})},
+        {"params": plain, **(without_decay if penalised else {})},
+        {"params": weights, **(without_decay if priors.fitted or priors.filters else {})},
         {"params": quick, **without_decay, "rate_factor": arm.log_variance_rate},
         {"params": encoders, **without_decay, "rate_factor": arm.encoder_rate},
+        {"params": means, **without_decay},
     ]

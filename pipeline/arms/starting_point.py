@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
-from models.filters import FilterLayer, filter_layers, filter_positions, set_filters
+from models.filters import FilterLayer, FilterPositions, filter_layers, filter_positions, set_filters
 from models.networks.factory import decoder_parameters, end_blocks
+from models.objectives import FilterGroups
 from models.priors.prior import FilterPrior
 from pipeline.arms.choices import Trainable
 
 logger = logging.getLogger(__name__)
 
 Groups = Mapping[str, Sequence[FilterLayer]]
+
+# Past every input channel there is, so that a prior which knows positions finds none there.
+_NO_SUCH_CHANNEL = 1 << 19
 
 
 def start_from_source(network: torch.nn.Module, source: Mapping[str, torch.Tensor]) -> list[str]:
@@ -23,13 +28,19 @@ def start_from_source(network: torch.nn.Module, source: Mapping[str, torch.Tenso
     Returns:
         names of the parameters that do not fit (another number of channels or classes) and keep their random start.
     """
-    own = network.state_dict()
-    fitting = {name: tensor for name, tensor in source.items() if name in own and own[name].shape == tensor.shape}
-    anew = [name for name in own if name not in fitting]
+    fitting, anew = fitting_weights(network.state_dict(), source)
     network.load_state_dict(fitting, strict=False)
     if anew:
         logger.info("started anew, because channels or classes differ from the source network: %s", ", ".join(anew))
     return anew
+
+
+def fitting_weights(
+    own: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Returns the source's tensors that fit a network's own, and the names of those that it has to start anew."""
+    fitting = {name: tensor for name, tensor in source.items() if name in own and own[name].shape == tensor.shape}
+    return fitting, [name for name in own if name not in fitting]
 
 
 def start_from_prior(
@@ -39,17 +50,64 @@ def start_from_prior(
     layers = filter_layers(network)
     drawn: dict[str, torch.Tensor] = {}
     with torch.no_grad():
-        for group, members in groups.items():
-            filters = priors[group].sample(filter_positions(members, layers), generator)
-            drawn |= set_filters(filters, members)
+        for group, members in own_groups(groups, layers).items():
+            where = target_positions(members, layers, _changed(groups[group], members))
+            drawn |= set_filters(priors[group].sample(where, generator), members)
     network.load_state_dict(drawn, strict=False)
+
+
+def own_groups(groups: Groups, layers: Sequence[FilterLayer]) -> dict[str, list[FilterLayer]]:
+    """The groups of the source network as layers of another network, by name; a group without any is left out.
+
+    Their channels may differ (a stem that reads another number of image channels): filters of a group that says nothing
+    of positions have its prior all the same.
+    """
+    by_name = {layer.parameter: layer for layer in layers}
+    own = {
+        name: [by_name[layer.parameter] for layer in members if layer.parameter in by_name]
+        for name, members in groups.items()
+    }
+    return {name: members for name, members in own.items() if members}
+
+
+def _changed(source: Sequence[FilterLayer], target: Sequence[FilterLayer]) -> set[str]:
+    return {layer.parameter for layer in target if layer not in source}
+
+
+def target_positions(
+    members: Sequence[FilterLayer], layers: Sequence[FilterLayer], changed: Collection[str]
+) -> FilterPositions:
+    """Positions of filters in the target network, for priors that were fitted on the source network.
+
+    Channels of a layer that does not fit the source do not correspond to the source's; its positions are then ones that
+    the source does not have, where a prior that knows positions falls back to the pooled filters.
+    """
+    where = filter_positions(members, layers)
+    numbers = [number for number, layer in enumerate(layers) if layer.parameter in changed]
+    moved = torch.isin(where.layer, torch.tensor(numbers, dtype=where.layer.dtype))
+    return replace(where, in_index=where.in_index + _NO_SUCH_CHANNEL * moved)
+
+
+def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer]) -> FilterGroups:
+    """The groups of those filters that are learned: rows count among them, positions in the whole network."""
+    kept = own_groups(groups, learned)
+    positions = {
+        name: target_positions(members, layers, _changed(groups[name], members)) for name, members in kept.items()
+    }
+    rows = FilterGroups.of(kept, learned)
+    return FilterGroups(rows.rows, positions, rows.count)
+
+
+def learned_names(network: torch.nn.Module, trainable: Trainable) -> set[str]:
+    """Names of the parameters that an arm learns."""
+    if trainable is Trainable.ALL:
+        return {name for name, _ in network.named_parameters()}
+    return set(end_blocks(network) if trainable is Trainable.ENDS else decoder_parameters(network))
 
 
 def choose_trainable(network: torch.nn.Module, trainable: Trainable) -> None:
     """Freezes what the arm does not learn."""
-    if trainable is Trainable.ALL:
-        return
-    learned = set(end_blocks(network) if trainable is Trainable.ENDS else decoder_parameters(network))
+    learned = learned_names(network, trainable)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in learned)
 

@@ -10,15 +10,20 @@ from pydantic import Field, field_validator, model_validator
 from models.networks.factory import NetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import centred_on_network
+from pipeline.arms.choices import UNFITTED_PRIORS
 from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.preset_densities import with_densities_of_arms
+from pipeline.arms.presets import named_priors
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.config.options import Options
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.report.options import ReportOptions
-from pipeline.stages.filter_options import FilterOptions, PriorFitOptions
+from pipeline.stages.filter_options import AUTO, FilterOptions, PriorFitOptions
 from pipeline.training.augmentation import AugmentationOptions
+from pipeline.training.computing import ComputingOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
+from pipeline.training.tracking import TrackingOptions
 from preprocessing.chain import Modality, default_options
 
 
@@ -29,6 +34,12 @@ class ExecutionOptions(Options):
     """Threads of each unit. The results depend on it in the last bits; they never depend on the number of jobs."""
     backend: str = "loky"
     """Backend of joblib that the units go to."""
+    workers: int | None = Field(default=None, ge=0)
+    """Background processes of each training that draw its batches ahead; by default the cores that are left over."""
+    checkpoint_steps: int = Field(default=500, ge=0)
+    """A source network's training saves a checkpoint after so many steps; 0 leaves it to the time."""
+    checkpoint_minutes: float = Field(default=5.0, ge=0)
+    """It also saves when so many minutes have passed; 0 leaves it to the steps."""
 
 
 class StudyConfig(Options):
@@ -52,6 +63,8 @@ class StudyConfig(Options):
     patches: PatchOptions = Field(default_factory=PatchOptions)
     augmentation: AugmentationOptions = Field(default_factory=AugmentationOptions)
     source_training: SourceTrainingOptions = Field(default_factory=SourceTrainingOptions)
+    computing: ComputingOptions = Field(default_factory=ComputingOptions)
+    tracking: TrackingOptions = Field(default_factory=TrackingOptions)
     filters: FilterOptions = Field(default_factory=FilterOptions)
     priors: PriorFitOptions = Field(default_factory=PriorFitOptions)
     inference: InferenceOptions = Field(default_factory=InferenceOptions)
@@ -75,6 +88,19 @@ class StudyConfig(Options):
             datasets[name] = entry
         return {**raw, "datasets": datasets}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _add_densities_of_arms(cls, raw: Any) -> Any:
+        """Adds the densities that the arms name and the study does not define, so that a preset needs no more words."""
+        if not isinstance(raw, dict) or not _is_mapping(raw, "inference") or not _is_mapping(raw, "priors"):
+            return raw
+        arms = (raw.get("inference") or {}).get("arms")
+        priors = dict(raw.get("priors") or {})
+        densities = priors.get("densities")
+        if densities is None or isinstance(densities, dict):
+            priors["densities"] = with_densities_of_arms(densities or {}, named_priors(arms))
+        return {**raw, "priors": priors}
+
     @field_validator("datasets")
     @classmethod
     def _plain_names(cls, value: dict[str, DatasetOptions]) -> dict[str, DatasetOptions]:
@@ -93,12 +119,24 @@ class StudyConfig(Options):
             raise ValueError(
                 "list the cases of both source and target (`source.cases`, `target.pool_cases`), or of none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _arms_have_what_they_need(self) -> StudyConfig:
         for arm, options in self.inference.arms.items():
-            if options.prior not in {"none", *self.priors.densities}:
-                known = ", ".join(["none", *self.priors.densities])
-                raise ValueError(f"arm {arm!r} has the prior {options.prior!r}, which is not one of {known}")
-            if options.members > 1 and options.needs_prior and centred_on_network(self.priors.densities[options.prior]):
-                raise ValueError(f"arm {arm!r} has {options.members} members and a prior centred on one source network")
+            known = [*UNFITTED_PRIORS, AUTO, *self.priors.densities]
+            if options.prior not in known:
+                names = ", ".join(known)
+                raise ValueError(f"arm {arm!r} has the prior {options.prior!r}, which is not one of {names}")
+            density = self.priors.densities.get(options.prior)
+            if density is None or not centred_on_network(density):
+                continue
+            for number, what in ((options.members, "members"), (options.components, "components")):
+                if number > 1:
+                    raise ValueError(f"arm {arm!r} has {number} {what} and a prior centred on one source network")
+        largest, pool = max(self.inference.sizes), self.target.pool
+        if pool is not None and largest > pool:
+            raise ValueError(f"`inference.sizes` asks for {largest} patients and `target.pool` has {pool}")
         return self
 
     @property
@@ -118,3 +156,8 @@ def merged(base: Any, changes: Any) -> Any:
             result[key] = merged(base[key], value) if key in base else value
         return result
     return changes
+
+
+def _is_mapping(raw: dict[str, Any], key: str) -> bool:
+    """Whether a key of a raw configuration is left out or holds keys."""
+    return isinstance(raw.get(key) or {}, dict)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
+from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
-from pipeline.evaluation.tables import StudyRows
+from pipeline.evaluation.tables import RowT, StudyRows
 
 NON_BAYESIAN_ARMS = ("random", "fine_tune", "fine_tune_l2sp", "fine_tune_ends", "frozen_encoder", "ensemble")
 """Presets that learn without a filter prior and predict with point estimates."""
@@ -20,7 +23,7 @@ class Comparison:
 
     Attributes:
         arm: preset name.
-        rival: the non-Bayesian arm with the highest mean at this size.
+        rival: the non-Bayesian arm with the best mean at this size.
         n: number of target patients.
         metric: name of the metric.
         difference: paired, `arm − rival`, with its interval; its p-value is raw.
@@ -35,14 +38,61 @@ class Comparison:
     p_holm: float | None = None
 
 
-def best_rival(study: StudyRows, metric: str, n: int, rivals: Collection[str] = NON_BAYESIAN_ARMS) -> str | None:
-    """Returns the rival with the highest mean of a metric at one size, or None where no rival was run.
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One row of `comparisons.csv`.
+
+    Attributes:
+        arm: preset name.
+        rival: the non-Bayesian arm with the best mean of this metric at this size.
+        n: number of target patients.
+        metric: name of the metric.
+        difference: mean of `arm − rival` over the cells measured in both.
+        ci_low: lower end of its 95 % interval over patients × repeats.
+        ci_high: upper end.
+        patients: number of patients measured in both arms.
+        p_value: two-sided Wilcoxon signed-rank test; empty with too few patients.
+        p_holm: after Holm's correction over the arms of this size and metric.
+    """
+
+    arm: str
+    rival: str
+    n: int
+    metric: str
+    difference: float
+    ci_low: float
+    ci_high: float
+    patients: int
+    p_value: float
+    p_holm: float
+
+
+COMPARISON_COLUMNS = columns(ComparisonRow)
+
+
+def best_rival(
+    study: StudyRows[RowT],
+    metric: str,
+    n: int,
+    rivals: Collection[str] = NON_BAYESIAN_ARMS,
+    *,
+    less_is_better: bool | None = None,
+) -> str | None:
+    """Returns the rival with the best mean of a metric at one size, or None where no rival was run.
 
     It is chosen on the very patients it is then compared on, which favours the rival, never the arm compared with it.
+
+    Args:
+        study: all rows.
+        metric: name of the metric.
+        n: number of target patients.
+        rivals: names of the arms that may be the rival.
+        less_is_better: by default as `LESS_IS_BETTER` says.
     """
     table = study.table(metric, n)
+    sign = -1 if (metric in LESS_IS_BETTER if less_is_better is None else less_is_better) else 1
     means = {
-        arm: float(np.nanmean(table.of(arm)))
+        arm: sign * float(np.nanmean(table.of(arm)))
         for arm in table.arms
         if arm in rivals and np.isfinite(table.of(arm)).any()
     }
@@ -50,34 +100,68 @@ def best_rival(study: StudyRows, metric: str, n: int, rivals: Collection[str] = 
 
 
 def compare_arms(
-    study: StudyRows,
+    study: StudyRows[RowT],
     draws: Resamples,
     *,
     metric: str = "dice",
     rivals: Collection[str] = NON_BAYESIAN_ARMS,
+    less_is_better: bool | None = None,
 ) -> list[Comparison]:
     """Compares every arm with the best rival of its size.
 
     Args:
         study: all rows.
         draws: shared draws of `study.draws`.
-        metric: a metric of which more is better.
+        metric: name of the metric.
         rivals: names of the arms that may be the rival.
+        less_is_better: by default as `LESS_IS_BETTER` says.
 
     Returns:
         One comparison per arm and size, the rival itself left out; empty where no rival was run.
     """
     comparisons: list[Comparison] = []
     for n in study.sizes:
-        rival = best_rival(study, metric, n, rivals)
+        rival = best_rival(study, metric, n, rivals, less_is_better=less_is_better)
         if rival is None:
             continue
         table = study.table(metric, n)
         family = [
             Comparison(arm, rival, n, metric, paired_difference(table.of(arm), table.of(rival), draws))
             for arm in table.arms
-            if arm != rival
+            if arm != rival and np.isfinite(table.of(arm)).any()
         ]
         adjusted = holm([c.difference.p_value for c in family])
         comparisons += [replace(c, p_holm=p) for c, p in zip(family, adjusted, strict=True)]
     return comparisons
+
+
+def write_comparisons_csv(comparisons: Iterable[Comparison], path: Path) -> None:
+    """Writes `comparisons.csv` atomically, in the order given; an empty p-value was not tested."""
+    write_rows(path, ComparisonRow, [_row(c) for c in comparisons])
+
+
+def read_comparisons_csv(path: Path) -> list[ComparisonRow]:
+    """Reads `comparisons.csv`.
+
+    Raises:
+        WorkspaceError: the file is missing or damaged.
+    """
+    return read_rows(path, ComparisonRow)
+
+
+def _row(comparison: Comparison) -> ComparisonRow:
+    difference = comparison.difference
+    interval = difference.interval
+    p_value, p_holm = (np.nan if p is None else p for p in (difference.p_value, comparison.p_holm))
+    return ComparisonRow(
+        comparison.arm,
+        comparison.rival,
+        comparison.n,
+        comparison.metric,
+        interval.mean,
+        interval.low,
+        interval.high,
+        difference.patients,
+        p_value,
+        p_holm,
+    )

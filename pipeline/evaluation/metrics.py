@@ -7,6 +7,7 @@ need for a stated policy on empty masks follows Maier-Hein et al., "Metrics relo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,6 +31,22 @@ class EmptyMaskPolicy(StrEnum):
     """Both empty: undefined, left out of averages and counted. Reference empty, prediction not: the worst value."""
     SKIP_EMPTY_REFERENCE = "skip_empty_reference"
     """Reference empty: undefined whatever the prediction, left out of averages and counted (as in MONAI)."""
+
+
+Policies = EmptyMaskPolicy | Mapping[str, EmptyMaskPolicy]
+"""One policy for all metrics, or one for each name of a metric."""
+
+LESS_IS_BETTER = frozenset({"hd95", "average_surface_distance", "relative_volume_error"})
+"""Metrics of which less is better."""
+
+
+def policy_of(policies: Policies, metric: str) -> EmptyMaskPolicy:
+    """Returns the policy of one metric.
+
+    Raises:
+        KeyError: the policies name no such metric.
+    """
+    return policies if isinstance(policies, EmptyMaskPolicy) else policies[metric]
 
 
 class EmptyMask(StrEnum):
@@ -136,3 +153,14 @@ def iou(counts: VoxelCounts, policy: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AG
     if counts.empty is not EmptyMask.NEITHER:
         return value_of_empty(counts.empty, policy, best=1.0, worst=0.0)
     return counts.true_positive / (counts.true_positive + counts.false_positive + counts.false_negative)
+
+
+def relative_volume_error(counts: VoxelCounts, policy: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AGREEMENT) -> float:
+    """Returns `|predicted − reference| / reference` of the volumes, at least 0, or NaN by policy.
+
+    It has no largest value. A missed structure gives 1 (all of its volume is missing); where the reference is empty the
+    error is taken relative to the prediction, which gives 1 too.
+    """
+    if counts.empty is not EmptyMask.NEITHER:
+        return value_of_empty(counts.empty, policy, best=0.0, worst=1.0)
+    return abs(counts.predicted - counts.reference) / counts.reference

@@ -2,18 +2,93 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import Field
 
 from pipeline.config.options import Options
+from pipeline.evaluation.lesions import Connectivity
 from pipeline.evaluation.metrics import EmptyMaskPolicy
+
+
+class EvaluationSpace(StrEnum):
+    """On which grid a prediction meets its reference."""
+
+    NATIVE = "native"
+    """The mask is carried back to the scan and compared with the label as it was drawn. Needs the raw labels."""
+    PREPROCESSED = "preprocessed"
+    """The mask is compared with the preprocessed label, on the grid of the network. Needs the workspace alone."""
+
+
+class MetricPolicies(Options):
+    """What empty masks give, metric by metric; `null` takes `evaluation.empty_masks`."""
+
+    dice: EmptyMaskPolicy | None = None
+    """Dice: best 1, worst 0."""
+    iou: EmptyMaskPolicy | None = None
+    """Intersection over union: best 1, worst 0."""
+    hd95: EmptyMaskPolicy | None = None
+    """HD95: best 0 mm, worst the diagonal of the image."""
+    average_surface_distance: EmptyMaskPolicy | None = None
+    """Average surface distance: best 0 mm, worst the diagonal of the image."""
+    surface_dice: EmptyMaskPolicy | None = None
+    """Surface Dice: best 1, worst 0."""
+    relative_volume_error: EmptyMaskPolicy | None = None
+    """Relative volume error: best 0; worst 1, the whole volume is wrong."""
+    lesion_sensitivity: EmptyMaskPolicy | None = None
+    """Lesion-wise sensitivity: best 1, worst 0; empty is a mask without a lesion that counts."""
+    lesion_precision: EmptyMaskPolicy | None = None
+    """Lesion-wise precision: best 1, worst 0; empty is a mask without a lesion that counts."""
+    lesion_f1: EmptyMaskPolicy | None = None
+    """Lesion-wise F1: best 1, worst 0; empty is a mask without a lesion that counts."""
+
+
+class LesionOptions(Options):
+    """What a lesion is, and when it counts as found."""
+
+    connectivity: Connectivity = Connectivity.CORNERS
+    """Which neighbouring voxels belong to one lesion."""
+    overlap: float = Field(default=0.0, ge=0, le=1)
+    """Share of a lesion's voxels that the other mask has to cover; 0: one voxel is enough."""
+    minimum_volume: float = Field(default=0.0, ge=0)
+    """Volume in mm³ below which a connected component is no lesion, in reference and prediction."""
+
+
+class CalibrationOptions(Options):
+    """How probabilities, volumes and uncertainties are judged."""
+
+    band: float = Field(default=5.0, gt=0)
+    """Voxels within so many mm of the reference boundary count, the same for all arms."""
+    bins: int = Field(default=15, ge=2)
+    """Bins of equal mass of the expected calibration error."""
+    clamp: float = Field(default=2.0**-12, gt=0, lt=0.1)
+    """Smallest probability of a class before a logarithm is taken. Probabilities are stored in 16 bits, where all above
+    1 − 2⁻¹² are 1; so the default is the least that is safe."""
+    level: float = Field(default=0.9, gt=0, lt=1)
+    """Coverage of the volume interval."""
+    temperature_scaled: tuple[str, ...] = ("fine_tune", "ensemble")
+    """Arms that are also judged after temperature scaling, cross-fitted over two halves of the test patients."""
 
 
 class EvaluationOptions(Options):
     """How predictions are measured and averaged."""
 
+    space: EvaluationSpace = EvaluationSpace.NATIVE
+    """Where overlap, distances and volumes are measured. Calibration is always measured on the preprocessed grid."""
     empty_masks: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AGREEMENT
     """What empty masks give."""
+    empty_masks_by_metric: MetricPolicies = Field(default_factory=MetricPolicies)
+    """Other policies for single metrics."""
     surface_tolerance: float = Field(default=2.0, gt=0)
     """Tolerance of the surface Dice in mm."""
+    lesions: LesionOptions | None = None
+    """Lesion-wise sensitivity, precision and F1, for structures that come in several pieces; `null` leaves them out."""
+    calibration: CalibrationOptions | None = Field(default_factory=CalibrationOptions)
+    """Calibration of the arms; `null` leaves it out."""
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples behind the intervals."""
+
+    def policies(self) -> dict[str, EmptyMaskPolicy]:
+        """Metric → what empty masks give it."""
+        own = {name: getattr(self.empty_masks_by_metric, name) for name in MetricPolicies.model_fields}
+        return {name: policy or self.empty_masks for name, policy in own.items()}

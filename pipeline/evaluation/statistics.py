@@ -71,6 +71,12 @@ class Resamples:
             by_repeat.multinomial(repeats, np.full(repeats, 1 / repeats), size=resamples).astype(np.float64),
         )
 
+    def patient_indices(self) -> NDArray[np.intp]:
+        """Returns `[S, P]` indices of the drawn patients of each resample, a patient as often as it was drawn."""
+        count, patients = self.patients.shape
+        everyone = np.tile(np.arange(patients, dtype=np.intp), count)
+        return np.repeat(everyone, self.patients.ravel().astype(np.intp)).reshape(count, patients)
+
     def means(self, values: Values) -> Values:
         """Averages one arm in every resample.
 

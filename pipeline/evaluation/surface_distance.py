@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.evaluation.metrics import EmptyMaskPolicy, Mask, count_voxels, value_of_empty
+from pipeline.evaluation.metrics import EmptyMaskPolicy, Mask, Policies, count_voxels, policy_of, value_of_empty
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def surface_metrics(
     spacing: Sequence[float],
     *,
     tolerance: float = 2.0,
-    policy: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AGREEMENT,
+    policy: Policies = EmptyMaskPolicy.REWARD_AGREEMENT,
 ) -> SurfaceMetrics:
     """Computes HD95, average surface distance and normalised surface Dice of one mask.
 
@@ -82,7 +82,7 @@ def surface_metrics(
         reference: boolean `[X, Y, Z]`.
         spacing: mm between voxel centres along each axis.
         tolerance: mm within which two surfaces count as equal for the surface Dice.
-        policy: what empty masks give; the worst distance is the diagonal of the image.
+        policy: what empty masks give, for all metrics or by name; the worst distance is the diagonal of the image.
 
     Returns:
         The three metrics.
@@ -94,8 +94,12 @@ def surface_metrics(
         raise ValueError(f"spacing is a positive number of mm for each of {prediction.ndim} axes, not {spacing}")
     counts = count_voxels(prediction, reference)
     if not counts.reference or not counts.predicted:
-        distance = value_of_empty(counts.empty, policy, best=0.0, worst=image_diagonal(prediction.shape, spacing))
-        return SurfaceMetrics(distance, distance, value_of_empty(counts.empty, policy, best=1.0, worst=0.0))
+        diagonal = image_diagonal(prediction.shape, spacing)
+        return SurfaceMetrics(
+            value_of_empty(counts.empty, policy_of(policy, "hd95"), best=0.0, worst=diagonal),
+            value_of_empty(counts.empty, policy_of(policy, "average_surface_distance"), best=0.0, worst=diagonal),
+            value_of_empty(counts.empty, policy_of(policy, "surface_dice"), best=1.0, worst=0.0),
+        )
     forth, back = directed_surface_distances(prediction, reference, spacing)
     both = np.concatenate([forth, back])
     return SurfaceMetrics(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from data.errors import WorkspaceError
+from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import EmptyMask
 from pipeline.evaluation.statistics import Interval, Resamples, Values, crossed_interval, grouped_means
-from pipeline.storage.atomic import write_text
+from pipeline.evaluation.worst_patients import worst_tenth
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,14 @@ class CaseRow:
         surface_dice: normalised surface Dice at the study's tolerance.
         reference_ml: volume of the reference in ml.
         predicted_ml: volume of the prediction in ml.
+        relative_volume_error: |predicted − reference| / reference volume.
+        lesions_reference: lesions of the reference; None where lesions were not asked for.
+        lesions_detected: those of them that the prediction covers.
+        lesions_predicted: lesions of the prediction.
+        lesions_true: those of them that lie on the reference.
+        lesion_sensitivity: detected / reference lesions.
+        lesion_precision: true / predicted lesions.
+        lesion_f1: harmonic mean of the two.
     """
 
     arm: str
@@ -58,6 +65,14 @@ class CaseRow:
     surface_dice: float = math.nan
     reference_ml: float = math.nan
     predicted_ml: float = math.nan
+    relative_volume_error: float = math.nan
+    lesions_reference: int | None = None
+    lesions_detected: int | None = None
+    lesions_predicted: int | None = None
+    lesions_true: int | None = None
+    lesion_sensitivity: float = math.nan
+    lesion_precision: float = math.nan
+    lesion_f1: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -83,36 +98,68 @@ class SummaryRow:
     cases: int
 
 
-METRICS = ("dice", "iou", "hd95", "average_surface_distance", "surface_dice")
+METRICS = (
+    "dice",
+    "iou",
+    "hd95",
+    "average_surface_distance",
+    "surface_dice",
+    "relative_volume_error",
+    "lesion_sensitivity",
+    "lesion_precision",
+    "lesion_f1",
+)
 """Metrics that are summarised, where they were measured."""
-CASE_COLUMNS = tuple(f.name for f in fields(CaseRow))
-SUMMARY_COLUMNS = tuple(f.name for f in fields(SummaryRow))
-_TYPES = {f.name: {"str": str, "int": int, "float": float}[str(f.type)] for f in fields(CaseRow)}
+WORST_TENTH = "dice_worst_tenth"
+"""Name in the summary of the mean Dice over the worst tenth of patients."""
+CASE_COLUMNS = columns(CaseRow)
+SUMMARY_COLUMNS = columns(SummaryRow)
 
 
-def _text(value: object) -> str:
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(float(value))
-    return str(value)
+class Measurement(Protocol):
+    """What a row has to say for itself to be averaged: which trained arm, which case, which label."""
+
+    @property
+    def arm(self) -> str:
+        """Name of the arm."""
+
+    @property
+    def n(self) -> int:
+        """Number of target patients."""
+
+    @property
+    def repeat(self) -> int:
+        """Which repeat."""
+
+    @property
+    def case(self) -> str:
+        """Test case."""
+
+    @property
+    def patient(self) -> str:
+        """Whose case it is."""
+
+    @property
+    def label(self) -> str:
+        """Name of the structure."""
 
 
-def _csv_text(columns: Sequence[str], rows: Iterable[object]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_text(getattr(row, name)) for name in columns] for row in rows)
-    return stream.getvalue()
+RowT = TypeVar("RowT", bound=Measurement)
 
 
 def write_cases_csv(rows: Iterable[CaseRow], path: Path) -> None:
     """Writes `cases.csv` atomically, sorted, floats in full precision and NaN as an empty field."""
-    ordered = sorted(rows, key=lambda r: (r.n, r.arm, r.repeat, r.patient, r.case, r.label))
-    write_text(path, _csv_text(CASE_COLUMNS, ordered))
+    write_rows(path, CaseRow, sorted_rows(rows))
+
+
+def sorted_rows(rows: Iterable[RowT]) -> list[RowT]:
+    """Sorts rows as the tables list them, whatever order they were measured in."""
+    return sorted(rows, key=lambda r: (r.n, r.arm, r.repeat, r.patient, r.case, r.label))
 
 
 def write_summary_csv(rows: Iterable[SummaryRow], path: Path) -> None:
     """Writes `summary.csv` atomically, in the order given."""
-    write_text(path, _csv_text(SUMMARY_COLUMNS, rows))
+    write_rows(path, SummaryRow, rows)
 
 
 def read_cases_csv(path: Path) -> list[CaseRow]:
@@ -127,32 +174,16 @@ def read_cases_csv(path: Path) -> list[CaseRow]:
     Raises:
         WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
     """
-    mend = "run the evaluate stage again"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{path}: cannot be read ({error})", expected="a table of cases", mend=mend) from error
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [name for name in CASE_COLUMNS[:8] if name not in (reader.fieldnames or [])]
-    if missing:
-        raise WorkspaceError(f"{path}: no column {', '.join(missing)}", expected=",".join(CASE_COLUMNS[:8]), mend=mend)
-    return [_case_row(path, reader.line_num, record, mend) for record in reader]
+    return read_rows(path, CaseRow)
 
 
-def _case_row(path: Path, line: int, record: dict[str, str], mend: str) -> CaseRow:
-    values: dict[str, object] = {}
-    for name, kind in _TYPES.items():
-        cell = record.get(name)
-        if cell is None:
-            if name in CASE_COLUMNS[:8]:
-                raise WorkspaceError(f"{path}: line {line} ends before {name}", expected="whole rows", mend=mend)
-            continue
-        try:
-            values[name] = math.nan if kind is float and cell == "" else kind(cell)
-        except ValueError as error:
-            expected = {int: "a whole number", float: "a number or nothing"}.get(kind, "text")
-            raise WorkspaceError(f"{path}: line {line}, {name} is {cell!r}", expected=expected, mend=mend) from error
-    return CaseRow(**values)  # type: ignore[arg-type]
+def read_summary_csv(path: Path) -> list[SummaryRow]:
+    """Reads `summary.csv`, or another table of the same columns.
+
+    Raises:
+        WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
+    """
+    return read_rows(path, SummaryRow)
 
 
 @dataclass(frozen=True)
@@ -185,14 +216,14 @@ class PatientTable:
 
 
 @dataclass
-class StudyRows:
+class StudyRows(Generic[RowT]):
     """The rows of a study, with the patients, sizes and labels they span.
 
     Attributes:
-        rows: of `cases.csv`.
+        rows: of `cases.csv`, or of another table with a row for each arm, size, repeat, case and label.
     """
 
-    rows: list[CaseRow]
+    rows: list[RowT]
     arms: tuple[str, ...] = field(init=False)
     sizes: tuple[int, ...] = field(init=False)
     labels: tuple[str, ...] = field(init=False)
@@ -206,9 +237,9 @@ class StudyRows:
         self.patients = tuple(sorted({r.patient for r in self.rows}))
         self.repeats = tuple(sorted({r.repeat for r in self.rows}))
 
-    def metrics(self) -> list[str]:
-        """Returns the metrics that have at least one defined value."""
-        return [m for m in METRICS if any(math.isfinite(getattr(r, m)) for r in self.rows)]
+    def metrics(self, known: Sequence[str] = METRICS) -> list[str]:
+        """Returns those of the known metrics that have at least one defined value."""
+        return [m for m in known if any(math.isfinite(getattr(r, m)) for r in self.rows)]
 
     def draws(self, *, seed: int, resamples: int) -> Resamples:
         """Draws the patients and repeats that all arms, sizes and metrics of the study share."""
@@ -218,7 +249,7 @@ class StudyRows:
         """Gathers one metric at one size.
 
         Args:
-            metric: name of a field of `CaseRow`.
+            metric: name of a field of the rows.
             n: number of target patients.
             label: one label alone; None averages the labels of each case.
 
@@ -246,16 +277,20 @@ class StudyRows:
         return PatientTable(arms, self.patients, self.repeats, by_cell.reshape(shape), cases)
 
 
-def summarise(rows: Sequence[CaseRow], seed: int, resamples: int = 2000) -> list[SummaryRow]:
+def summarise(
+    rows: Sequence[RowT], seed: int, resamples: int = 2000, metrics: Sequence[str] = METRICS
+) -> list[SummaryRow]:
     """Averages every measured metric per arm and size, with intervals over patients × repeats.
 
     Args:
         rows: of the whole study.
         seed: of the study; the draws come from its own stream.
         resamples: number of bootstrap resamples, the same draws for every arm, size and metric.
+        metrics: fields of the rows to average, where they were measured.
 
     Returns:
-        One row per arm, size and metric; with several labels also one per label, as `metric[label]`.
+        One row per arm, size and metric; with several labels also one per label, as `metric[label]`. Dice has a second
+        row, `dice_worst_tenth`: its mean over the worst tenth of patients.
     """
     study = StudyRows(list(rows))
     if not study.rows:
@@ -264,41 +299,21 @@ def summarise(rows: Sequence[CaseRow], seed: int, resamples: int = 2000) -> list
     labels: list[str | None] = [None, *study.labels] if len(study.labels) > 1 else [None]
     summary = []
     for n in study.sizes:
-        for metric in study.metrics():
+        for metric in study.metrics(metrics):
             for label in labels:
                 table = study.table(metric, n, label)
-                name = metric if label is None else f"{metric}[{label}]"
+                part = "" if label is None else f"[{label}]"
                 for arm, cases in zip(table.arms, table.cases, strict=True):
-                    interval = crossed_interval(table.of(arm), draws)
-                    summary.append(_summary_row(arm, n, name, interval, cases))
-    return sorted(summary, key=lambda r: (r.n, study.arms.index(r.arm)))
+                    values = table.of(arm)
+                    summary.append(_summary_row(arm, n, metric + part, crossed_interval(values, draws), cases))
+                    if metric == "dice":
+                        worst = worst_tenth(values, draws)
+                        summary.append(_summary_row(arm, n, f"{WORST_TENTH}{part}", worst, cases))
+    order = list(dict.fromkeys(r.metric for r in summary))
+    # Not between Dice and IoU: readers look for the overlaps first.
+    order.sort(key=lambda metric: metric.startswith(WORST_TENTH))
+    return sorted(summary, key=lambda r: (r.n, study.arms.index(r.arm), order.index(r.metric)))
 
 
 def _summary_row(arm: str, n: int, metric: str, interval: Interval, cases: int) -> SummaryRow:
     return SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases)
-
-
-def read_summary_csv(path: Path) -> list[SummaryRow]:
-    """Reads `summary.csv`.
-
-    Raises:
-        WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
-    """
-    mend = "run the evaluate stage again"
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-        number = {"ci_low", "ci_high", "mean"}
-        return [
-            SummaryRow(
-                arm=record["arm"],
-                n=int(record["n"]),
-                metric=record["metric"],
-                cases=int(record["cases"]),
-                **{k: float(record[k]) if record[k] else math.nan for k in number},
-            )
-            for record in reader
-        ]
-    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise WorkspaceError(
-            f"{path}: cannot be read ({error!r})", expected=",".join(SUMMARY_COLUMNS), mend=mend
-        ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from pipeline.inference.slabs import slabs
+
 _SMALLEST = 1e-12
 
 
@@ -13,21 +15,38 @@ def entropy(probability: torch.Tensor) -> torch.Tensor:
 
 
 class PosteriorAverage:
-    """Mean probability, predictive entropy and mutual information of draws (Depeweg et al. 2018, eq. 4)."""
+    """Mean probability, predictive entropy and mutual information of draws (Depeweg et al. 2018, eq. 4), and deviation.
+
+    All moments are updated in place, slab by slab: beside them a draw needs only its own probabilities.
+    """
 
     def __init__(self) -> None:
         self._count = 0
         self._mean: torch.Tensor | None = None
         self._entropy: torch.Tensor | None = None
+        self._squares: torch.Tensor | None = None
 
-    def add(self, probability: torch.Tensor) -> None:
-        """Adds one draw's probabilities `[K + 1, X, Y, Z]`."""
+    def add(self, probability: torch.Tensor, *, keep: bool = True) -> None:
+        """Adds one draw's probabilities `[K + 1, X, Y, Z]`.
+
+        Args:
+            probability: of one draw; the background is class 0.
+            keep: whether the caller goes on using the tensor; if not, the first draw's memory becomes the mean's.
+        """
         self._count += 1
         if self._mean is None or self._entropy is None:
-            self._mean, self._entropy = probability.clone(), entropy(probability)
-        else:
-            self._mean += (probability - self._mean) / self._count
-            self._entropy += (entropy(probability) - self._entropy) / self._count
+            self._mean = probability.clone() if keep else probability
+            self._entropy = _entropy_map(probability)
+            return
+        if self._squares is None:
+            self._squares = torch.zeros_like(self._entropy)
+        for slab in slabs(self._entropy.shape):
+            part = probability[:, slab]
+            change = part - self._mean[:, slab]
+            # Welford 1962: what is left of the squared deviation after the mean has moved by a share of it.
+            self._squares[slab].addcmul_(change[0], change[0], value=(self._count - 1) / self._count)
+            self._mean[:, slab].add_(change, alpha=1 / self._count)
+            self._entropy[slab].add_(entropy(part) - self._entropy[slab], alpha=1 / self._count)
 
     @property
     def count(self) -> int:
@@ -44,11 +63,26 @@ class PosteriorAverage:
     @property
     def predictive_entropy(self) -> torch.Tensor:
         """`[X, Y, Z]` entropy of the mean, in nats: all the uncertainty there is."""
-        return entropy(self.probability)
+        return _entropy_map(self.probability)
 
     @property
     def mutual_information(self) -> torch.Tensor:
         """`[X, Y, Z]` entropy of the mean minus mean entropy, in nats: what is due to not knowing the weights."""
         if self._entropy is None:
             raise ValueError("no draw was added yet")
-        return (self.predictive_entropy - self._entropy).clamp_min(0.0)
+        return self.predictive_entropy.sub_(self._entropy).clamp_min_(0.0)
+
+    @property
+    def standard_deviation(self) -> torch.Tensor:
+        """`[X, Y, Z]` deviation over the draws of the probability of any foreground class (divisor S − 1)."""
+        if self._squares is None:
+            raise ValueError("a standard deviation needs two draws")
+        return (self._squares / (self._count - 1)).sqrt_()
+
+
+def _entropy_map(probability: torch.Tensor) -> torch.Tensor:
+    """Entropy of `[K + 1, X, Y, Z]` with small temporaries."""
+    result = torch.empty_like(probability[0])
+    for slab in slabs(result.shape):
+        result[slab] = entropy(probability[:, slab])
+    return result

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.evaluation.tables import SummaryRow
+from pipeline.report.calibration_section import calibration_section
+from pipeline.report.case_plan import read_cases
+from pipeline.report.case_section import case_section
 from pipeline.report.figure_style import figure_style
-from pipeline.report.method_section import dataset_title, method_section, roles
+from pipeline.report.label_efficiency_section import label_efficiency_section
+from pipeline.report.measures_section import measures_section
+from pipeline.report.method_section import method_section
+from pipeline.report.methods_data import dataset_title, roles
 from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_section import overlay_section
+from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
 from pipeline.report.prior_section import prior_section
 from pipeline.report.provenance_section import provenance_section
@@ -21,32 +27,41 @@ from pipeline.report.quality_section import quality_section
 from pipeline.report.result_section import result_section
 from pipeline.report.section import Material, Section, listing, number
 from pipeline.report.study_files import StudyFiles
+from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
-from pipeline.storage.atomic import write_text
+from pipeline.report.uncertainty_section import uncertainty_section
+from pipeline.storage.atomic import write_json, write_text
 
 logger = logging.getLogger(__name__)
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
     result_section,
+    label_efficiency_section,
+    calibration_section,
+    uncertainty_section,
     overlay_section,
+    case_section,
     quality_section,
     source_section,
     prior_section,
     target_section,
+    measures_section,
     method_section,
     provenance_section,
 )
 
 
-def build_report(workspace: Path, options: ReportOptions | None = None) -> Path:
+def build_report(workspace: Path, options: ReportOptions | None = None, *, jobs: int = 1) -> Path:
     """Writes the report of a study from the files of its workspace.
 
     Args:
         workspace: the folder of the study; stages that have not run yet leave a section that says what is missing.
         options: what to show.
+        jobs: pages of cases made at a time.
 
     Returns:
-        Path of `report/index.html`; figures also lie beside it in `figures/` as PNG.
+        Path of `report/index.html`; figures also lie beside it in `figures/` as PNG and SVG, the pages of the test
+        cases in `cases/`, and the numbers in `results/summary.json`.
 
     Raises:
         WorkspaceError: the folder is missing, or a file in it is damaged.
@@ -54,20 +69,16 @@ def build_report(workspace: Path, options: ReportOptions | None = None) -> Path:
     chosen = options or ReportOptions()
     folder = workspace / "report"
     material = Material(StudyFiles(workspace), chosen, PictureFolder(folder / "figures", chosen.dpi))
+    material = replace(material, readings=read_cases(material, folder, jobs))
     with figure_style():
         sections = [build(material) for build in SECTIONS]
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     head = headline(material, sections[0])
-    page = environment.get_template("report.html.j2").render(head=head, sections=sections)
+    page = page_environment().get_template("report.html.j2").render(head=head, sections=sections)
     path = folder / "index.html"
     write_text(path, page)
     material.pictures.remove_stale()
+    if material.files.summary:
+        write_json(workspace / "results/summary.json", study_summary(material))
     logger.info("report of %s written to %s (%.1f MB)", workspace, path, len(page.encode()) / 1e6)
     return path
 

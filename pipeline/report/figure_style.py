@@ -27,7 +27,11 @@ _DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
+    # Verdana has the widths of DejaVu and stands in where an SVG is opened without it.
+    "font.sans-serif": ["DejaVu Sans", "Verdana"],
+    # Text stays text in an SVG, so that it can be edited; fixed ids make equal figures equal bytes.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "graft",
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -24,33 +24,38 @@ class Scene:
     """Maps of one case on one grid whose axes point right, anterior and superior.
 
     Attributes:
-        image: `[X, Y, Z]` one channel.
+        image: `[X, Y, Z]` one channel; NaN outside the mask.
         reference: `[X, Y, Z]` integer, 0 is background.
         prediction: `[X, Y, Z]` integer, the same values as the reference.
-        entropy: `[X, Y, Z]` predictive entropy as a share of its largest value, where the arm has posterior draws.
-        spacing: mm along each axis.
+        entropy: `[X, Y, Z]` predictive entropy as a share of its largest value.
+        affine: 4×4, voxel indices to RAS+ mm.
     """
 
     image: Array
     reference: Array
     prediction: Array
-    entropy: Array | None
-    spacing: NDArray[np.float64]
+    entropy: Array
+    affine: NDArray[np.float64]
 
     @classmethod
     def oriented(
-        cls, image: Array, reference: Array, prediction: Array, entropy: Array | None, affine: NDArray[np.float64]
+        cls, image: Array, reference: Array, prediction: Array, entropy: Array, affine: NDArray[np.float64]
     ) -> Scene:
         """Turns maps on any grid to the nearest RAS+ one, without interpolation."""
         orientation = nib.orientations.io_orientation(affine)
-        image, reference, prediction = (
-            nib.orientations.apply_orientation(m, orientation) for m in (image, reference, prediction)
-        )
-        if entropy is not None:
-            entropy = nib.orientations.apply_orientation(entropy, orientation)
-        spacing = np.empty(3)
-        spacing[orientation[:, 0].astype(int)] = np.linalg.norm(affine[:3, :3], axis=0)
-        return cls(image, reference, prediction, entropy, spacing)
+        turned = affine @ nib.orientations.inv_ornt_aff(orientation, image.shape)
+        image, reference, prediction, entropy = (cls.turned(m, affine) for m in (image, reference, prediction, entropy))
+        return cls(image, reference, prediction, entropy, turned)
+
+    @staticmethod
+    def turned(values: Array, affine: NDArray[np.float64]) -> Array:
+        """Turns one map on the grid of an affine to the nearest RAS+ grid."""
+        return np.asarray(nib.orientations.apply_orientation(values, nib.orientations.io_orientation(affine)))
+
+    @property
+    def spacing(self) -> NDArray[np.float64]:
+        """Mm along each axis."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
 
     def centre(self) -> NDArray[np.intp]:
         """The slice of each axis with the largest section of the reference (else the prediction, else the middle)."""
@@ -91,12 +96,12 @@ def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = Fal
     figure = Figure(figsize=(inches, inches), facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    whole = scene.entropy if entropy and scene.entropy is not None else scene.image
+    whole = scene.entropy if entropy else scene.image
     shown = np.take(whole, index, axis=axis).astype(np.float32).T
     # Pixel edges in mm, the centre of voxel 0 at 0, so that anisotropic voxels keep their shape.
     (width, height), (dx, dy) = (whole.shape[across], whole.shape[up]), scene.spacing[[across, up]]
     extent = (-dx / 2, (width - 0.5) * dx, -dy / 2, (height - 0.5) * dy)
-    low, high = (0.0, 1.0) if entropy else _window(scene.image)
+    low, high = (0.0, 1.0) if entropy else grey_window(scene.image)
     axes.imshow(
         shown, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
         interpolation="nearest" if max(dx, dy) > 1.5 else "bilinear",
@@ -113,7 +118,8 @@ def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = Fal
     return figure
 
 
-def _window(image: Array) -> tuple[float, float]:
+def grey_window(image: Array) -> tuple[float, float]:
+    """The values that are drawn black and white: percentiles 1 and 99.7 inside the mask."""
     if not np.isfinite(image).any():
         return 0.0, 1.0
     # The background outside the mask is NaN: it is drawn black and has no say in the window.
@@ -129,7 +135,7 @@ def _contours(axes: Axes, mask: Array, x: Array, y: Array, colour: str, width: f
 def _annotate(axes: Axes, plane: str, side: float) -> None:
     left, right = _LETTERS[plane]
     # White on white matter would vanish.
-    outline = withStroke(linewidth=2, foreground="black")
+    outline = withStroke(linewidth=2.5, foreground="black")
     for place, letter, align in ((0.03, left, "left"), (0.97, right, "right")):
         axes.text(
             place,
@@ -137,7 +143,7 @@ def _annotate(axes: Axes, plane: str, side: float) -> None:
             letter,
             transform=axes.transAxes,
             color="white",
-            fontsize=8,
+            fontsize=12,
             ha=align,
             va="center",
             path_effects=[outline],
@@ -157,7 +163,7 @@ def _annotate(axes: Axes, plane: str, side: float) -> None:
         f"{length} mm",
         transform=axes.transAxes,
         color="white",
-        fontsize=7,
+        fontsize=10,
         va="bottom",
         path_effects=[outline],
     )

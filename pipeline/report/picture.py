@@ -37,7 +37,7 @@ class PictureFolder:
     """Collects the pictures of one report.
 
     Attributes:
-        folder: where figures are also written as PNG.
+        folder: where figures are also written, as PNG and SVG.
         dpi: resolution of figures.
         written: names of the files written so far.
     """
@@ -49,7 +49,7 @@ class PictureFolder:
         self.written: set[str] = set()
 
     def add(self, name: str, figure: Figure, alt: str, *, colours: int | None = None) -> Picture:
-        """Draws a figure, writes it as `NAME.png` and returns it for inlining.
+        """Draws a figure, writes it as `NAME.png` and `NAME.svg` and returns the PNG for inlining.
 
         Args:
             name: base name of the file.
@@ -69,14 +69,19 @@ class PictureFolder:
         stream = io.BytesIO()
         flat.quantize(colours or 256, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
         data = stream.getvalue()
-        with temporary_sibling(self.folder / f"{name}.png") as temporary:
-            temporary.write_bytes(data)
-        self.written.add(f"{name}.png")
+        # The layout was found while the PNG was drawn; it is the same for the SVG.
+        figure.set_layout_engine("none")
+        vector = io.BytesIO()
+        figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
+        for suffix, content in ((".png", data), (".svg", vector.getvalue())):
+            with temporary_sibling(self.folder / f"{name}{suffix}") as temporary:
+                temporary.write_bytes(content)
+            self.written.add(f"{name}{suffix}")
         return Picture(_uri(data, "image/png"), alt, *flat.size)
 
     def remove_stale(self) -> None:
         """Removes figures of an earlier report that this one does not have."""
-        for path in self.folder.glob("*.png"):
+        for path in self.folder.glob("*.[ps][nv]g"):
             if path.name not in self.written:
                 path.unlink()
 

@@ -2,38 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from pipeline.report.figure_style import arm_styles, legend_below, new_figure
-from pipeline.report.section import Material, Section, number
-from pipeline.report.study_files import folders, read_mapping
-
-Scores = Mapping[str, Mapping[str, Any]]
+from pipeline.report.density_figure import density_figure
+from pipeline.report.density_scores import (
+    DensityScore,
+    Estimate,
+    GroupScores,
+    read_scores,
+    reference_density,
+    vae_densities,
+)
+from pipeline.report.filter_files import group_folders
+from pipeline.report.filter_page import build_filter_page
+from pipeline.report.section import Material, Section, listing, number, signed
+from pipeline.report.study_files import read_mapping
 
 
 def prior_section(material: Material) -> Section:
-    """Builds the section of priors from `collect-filters/GROUP/summary.json` and `fit-priors/GROUP/scores.json`."""
-    root, missing = material.files.root, []
-    collected = [s for f in folders(root / "collect-filters") if (s := read_mapping(f / "summary.json"))]
-    scored = {f.name: s for f in folders(root / "fit-priors") if (s := read_mapping(f / "scores.json"))}
-    if not collected:
+    """Builds the section of priors from `collect-filters/GROUP/` and `fit-priors/GROUP/`.
+
+    Pictures of single filters go to a page of their own, `filters.html` beside the report, which this links.
+    """
+    files, missing = material.files, []
+    summaries = {
+        f.name: s for f in group_folders(files.root, "collect-filters") if (s := read_mapping(f / "summary.json"))
+    }
+    scores = read_scores(files.root, files.config)
+    if not summaries:
         missing.append("collect-filters/ holds no summaries: the collect-filters stage writes them.")
-    if not scored:
+    if not scores:
         missing.append(
             "fit-priors/ holds no scores: the fit-priors stage writes them, so no densities can be compared."
         )
     content: dict[str, Any] = {}
-    if collected:
-        content["groups"] = [_group(summary) for summary in collected]
-    if scored:
-        densities = {group: dict(scores.get("densities") or {}) for group, scores in scored.items()}
-        content |= {"scores": score_table(scored, densities)}
-        if any(len(d) > 1 for d in densities.values()):
-            alt = "Held-out log density of every filter prior above the lowest one, by group of layers"
-            content["picture"] = material.pictures.add("held-out-nats", density_plot(densities), alt)
+    page, unreadable = build_filter_page(material, summaries, scores)
+    missing += unreadable
+    if summaries:
+        content |= {
+            "groups": [_group(summary) for summary in summaries.values()],
+            "not_moved": not_moved(summaries, material.options.hardly_moved),
+            "page": page,
+        }
+    if scores:
+        content |= _scores(material, scores)
     return Section("priors", "Filters and priors", content, tuple(missing))
 
 
@@ -53,52 +66,122 @@ def _group(summary: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def score_table(scored: Mapping[str, Mapping[str, Any]], densities: Mapping[str, Scores]) -> dict[str, Any]:
+def not_moved(summaries: Mapping[str, Mapping[str, Any]], limit: float) -> str | None:
+    """Says which groups' filters are still where they were initialised; None where all have moved, or none is known.
+
+    Args:
+        summaries: group → its `summary.json`.
+        limit: least median distance from the initialisation, as a share of its norm, that counts as moved.
+    """
+    moved = {group: s.get("moved_from_initial") for group, s in summaries.items()}
+    still = [f"{group} ({100 * float(m):.2g} %)" for group, m in moved.items() if m is not None and float(m) < limit]
+    if not still:
+        return None
+    where = "every group" if len(still) == len(moved) else "some groups"
+    return (
+        f"In {where}, filters have hardly moved from their random initialisation, so there is nothing to learn from "
+        f"them: {listing(still)} of their norm in the median. A prior fitted to them describes the initialisation; "
+        "train the source networks longer."
+    )
+
+
+def _scores(material: Material, scores: Sequence[GroupScores]) -> dict[str, Any]:
+    config = material.files.config
+    names = list(dict.fromkeys(name for group in scores for name in group.densities))
+    reference = reference_density(config, names)
+    content: dict[str, Any] = {
+        "scores": score_table(scores),
+        "reference": reference or "a full-covariance Gaussian",
+        "not_scored": _not_scored(scores),
+        "auto": any(group.auto for group in scores),
+        "one_network": _single_network(scores),
+        "verdict": vae_verdict(scores, vae_densities(config, names)),
+    }
+    if any(density.difference is not None for group in scores for density in group.densities.values()):
+        alt = (
+            "Held-out log density of every filter prior minus that of the full-covariance Gaussian, by group of layers"
+        )
+        content["picture"] = material.pictures.add("held-out-nats", density_figure(scores, reference), alt)
+    return content
+
+
+def _single_network(groups: Sequence[GroupScores]) -> str:
+    """Names the groups whose error is over the filters of one network, not over networks; empty where there is none."""
+    single = [g.group for g in groups if any(not density.over_networks for density in g.densities.values())]
+    return "every group" if len(single) == len(groups) else listing(single)
+
+
+def score_table(groups: Sequence[GroupScores]) -> dict[str, Any]:
     """Arranges held-out nats as group × density; the best of every group is marked, a lower bound carries ≥."""
-    names = list(dict.fromkeys(name for of_group in densities.values() for name in of_group))
+    names = list(dict.fromkeys(name for group in groups for name in group.densities))
     lines = []
-    for group, of_group in densities.items():
-        best = max(of_group, key=lambda name: float(of_group[name]["mean"]), default=None)
+    for group in groups:
         cells = [
-            name in of_group
-            and {
-                "mean": ("≥ " if of_group[name].get("bound") else "") + number(float(of_group[name]["mean"]), 2),
-                "error": number(float(of_group[name].get("standard_error", 0.0)), 2),
-                "best": name == best,
-            }
+            name in group.densities
+            and _cell(group.densities[name]) | {"best": name == group.best, "auto": name == group.auto}
             for name in names
         ]
-        about = scored[group]
-        lines.append({"group": group, "held_out": about.get("held_out", 0), "fitted_on": about.get("fitted_on", 0),
-                      "networks": about.get("held_out_networks", ""), "cells": cells})  # fmt: skip
+        lines.append({"group": group.group, "held_out": group.held_out, "fitted_on": group.fitted_on,
+                      "networks": group.networks, "cells": cells})  # fmt: skip
     return {"names": names, "lines": lines}
 
 
-def density_plot(densities: Mapping[str, Scores]) -> Figure:
-    """Draws the held-out nats of every density above the lowest of its group, with standard errors.
+def _cell(score: DensityScore) -> dict[str, Any]:
+    difference = score.difference
+    return {
+        "mean": ("≥ " if score.bound else "") + number(score.nats.mean, 2),
+        "error": _error(score.nats),
+        "difference": None if difference is None else f"{signed(difference.mean, 2)} ± {_error(difference)}",
+    }
 
-    Args:
-        densities: group → density → `mean`, `standard_error`.
+
+def _error(estimate: Estimate) -> str:
+    return "?" if estimate.error is None else number(estimate.error, 2)
+
+
+def _not_scored(groups: Sequence[GroupScores]) -> list[dict[str, str]]:
+    """Names every density without a score once for each reason, with its groups where these are not all."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        for name, reason in group.not_scored.items():
+            found.setdefault((name, reason), []).append(group.group)
+    return [
+        {"name": name, "reason": reason, "groups": "" if len(where) == len(groups) else listing(where)}
+        for (name, reason), where in found.items()
+    ]
+
+
+def vae_verdict(groups: Sequence[GroupScores], vaes: Sequence[str]) -> str | None:
+    """Says in how many groups a VAE beats the full-covariance Gaussian by more than two standard errors, and where not.
 
     Returns:
-        The figure; groups differ far more than densities do, so only differences within a group are drawn.
+        The sentence; None without a VAE.
     """
-    names = list(dict.fromkeys(name for of_group in densities.values() for name in of_group))
-    styles = arm_styles(names)
-    figure = new_figure(height=1.2 + 0.34 * len(densities) + 0.22 * ((len(names) + 2) // 3))
-    axes = figure.add_subplot()
-    spread = 0.5 / max(len(names), 2)
-    for i, name in enumerate(names):
-        rows = [(y, of_group) for y, of_group in enumerate(densities.values()) if name in of_group]
-        x = [float(g[name]["mean"]) - min(float(d["mean"]) for d in g.values()) for _, g in rows]
-        error = [float(g[name].get("standard_error") or 0.0) for _, g in rows]
-        y = [row + spread * (i - (len(names) - 1) / 2) for row, _ in rows]
-        style = styles[name]
-        axes.errorbar(
-            x, y, xerr=error, fmt=style.marker, color=style.colour, markersize=5.5, elinewidth=1.1, label=name
+    better, rest, unknown = [], [], []
+    for group in groups:
+        found = [group.densities[name] for name in vaes if name in group.densities]
+        if any(vae.over_networks and vae.difference is not None and vae.difference.clear for vae in found):
+            better.append(group.group)
+        elif any(
+            vae.over_networks and vae.difference is not None and vae.difference.error is not None for vae in found
+        ):
+            rest.append(group.group)
+        elif found:
+            unknown.append(group.group)
+    known = better + rest
+    if not known and not unknown:
+        return None
+    if not known:
+        return (
+            "Whether a variational auto-encoder is better than the full-covariance Gaussian cannot be told: with fewer "
+            "than two networks held out, the paired difference has no standard error over networks."
         )
-    axes.set_yticks(range(len(densities)), list(densities))
-    axes.set_ylim(len(densities) - 0.5, -0.5)
-    axes.set_xlabel("held-out nats per filter above the lowest density")
-    legend_below(figure, axes)
-    return figure
+    text = (
+        f"A variational auto-encoder is better than the full-covariance Gaussian by more than two standard errors of "
+        f"the paired difference in {len(better)} of {len(known)} groups."
+    )
+    if rest and better:
+        text += f" It is not in {listing(rest)}."
+    if unknown:
+        text += f" For {listing(unknown)} that error is not known."
+    return text

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.tables import PatientTable, SummaryRow
@@ -113,6 +113,7 @@ def difference_plot(
     axes.set_ylim(y + 0.8, 0.7)
     if limits is not None:
         axes.set_xlim(*limits)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
@@ -159,6 +160,7 @@ def patient_plot(table: PatientTable, styles: Mapping[str, ArmStyle], metric: st
     axes.set_yticks(range(len(arms)), arms)
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set_title(f"n = {n}")
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(visible=False, axis="y")
     axes.set_xlabel(f"{metric} of each test patient, mean over repeats")
     return figure

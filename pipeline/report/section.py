@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.evaluation.comparison import NON_BAYESIAN_ARMS
+from pipeline.evaluation.metrics import LESS_IS_BETTER as LESS_IS_BETTER
+from pipeline.report.case_readings import CaseReadings
 from pipeline.report.options import ReportOptions
 from pipeline.report.picture import PictureFolder
 from pipeline.report.study_files import StudyFiles, nested
@@ -36,6 +38,7 @@ class Material:
     files: StudyFiles
     options: ReportOptions
     pictures: PictureFolder
+    readings: CaseReadings = field(default_factory=CaseReadings)
 
     def rivals(self) -> tuple[str, ...]:
         """Names of the arms that count as non-Bayesian: as chosen, else by the arms' choices in the configuration."""
@@ -51,7 +54,7 @@ def _is_conventional(choices: dict[str, Any]) -> bool:
     """Whether an arm is a point estimate without a filter prior."""
     posterior = choices.get("posterior") or "point"
     kind = posterior.get("kind") if isinstance(posterior, dict) else posterior
-    return kind == "point" and choices["prior"] == "none" and choices.get("init") != "prior"
+    return kind == "point" and choices["prior"] in {"none", "l2", "l2_sp"} and choices.get("init") != "prior"
 
 
 METRIC_NAMES = {
@@ -60,9 +63,13 @@ METRIC_NAMES = {
     "hd95": "HD95 (mm)",
     "average_surface_distance": "Average surface distance (mm)",
     "surface_dice": "Surface Dice",
+    "relative_volume_error": "Relative volume error",
+    "lesion_sensitivity": "Lesion-wise sensitivity",
+    "lesion_precision": "Lesion-wise precision",
+    "lesion_f1": "Lesion-wise F1",
+    "dice_worst_tenth": "Dice, worst tenth of patients",
 }
 """Metric → how it is printed."""
-LESS_IS_BETTER = frozenset({"hd95", "average_surface_distance"})
 
 
 def number(value: float, digits: int = 3) -> str:

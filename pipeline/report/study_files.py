@@ -174,6 +174,10 @@ class StudyFiles:
         known = {*tabled, *(u.arm for u in self.units)}
         return list(dict.fromkeys([*(str(a) for a in configured if a in known), *tabled, *(u.arm for u in self.units)]))
 
+    def predicted_unit(self, arm: str, n: int) -> InferredUnit | None:
+        """The first repeat of an arm at a size whose predictions were kept; None where there is none."""
+        return next((u for u in self.units if (u.arm, u.n) == (arm, n) and u.predictions()), None)
+
     def preprocessed(self, case: str) -> Path | None:
         """The folder of a preprocessed target case, or None where it is missing."""
         names = [d.name for d in folders(self.root / "preprocess")]

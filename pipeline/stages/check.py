@@ -19,7 +19,8 @@ from pipeline.progress import ProgressFile
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
-from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
+from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan, target_subsets
+from pipeline.stages.target_checks import compare_with_source
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import digest
 from pipeline.storage.provenance import record_inputs
@@ -120,6 +121,15 @@ class Examination:
         """What makes a case or a dataset unusable."""
         return [(root, finding) for root, finding in self.findings if finding.level is Level.ERROR]
 
+    def empty_targets(self) -> list[tuple[Path, Finding]]:
+        """Empty labels among the target patients that the arms learn from."""
+        config, pool = self.plan.config, self.plan.patients("pool")
+        root = read_datasets(config, self.plan.workspace)[config.target.dataset].root.resolve()
+        patients = {p for subset in target_subsets(self.plan) for drawn in subset.values() for p in drawn}
+        cases = {case for patient in patients for case in pool[patient]}
+        empty = [(folder, f) for folder, f in self.findings if f.check == "empty_label" and f.case in cases]
+        return [(folder, finding) for folder, finding in empty if folder == root]
+
     def bad_cases(self, root: Path) -> dict[str, str]:
         """Case of a folder → why it is unusable, in one sentence."""
         errors = [finding for folder, finding in self.errors() if folder == root.resolve()]
@@ -145,7 +155,10 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     Raises:
         GraftError: a case or a dataset is not usable, or a split is not possible.
     """
-    _refuse(examine(config, workspace, resources).errors())
+    examination = examine(config, workspace, resources)
+    _refuse(examination.errors())
+    compare_with_source(config, resources.strict)
+    _refuse(examination.empty_targets())
 
 
 def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> Examination:

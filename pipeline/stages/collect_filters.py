@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from models.filter_bank import FilterBank, SourceState
-from models.filters import FilterLayer, filter_layers, group_layers
+from models.filter_stream import StreamedQuantiles
+from models.filters import FilterLayer, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
@@ -17,7 +18,8 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import write_json
-from pipeline.storage.tensors import load_tensors, save_tensors
+from pipeline.storage.stored_bank import write_bank
+from pipeline.storage.tensors import load_tensors
 from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import INITIAL, snapshot_name
@@ -34,10 +36,42 @@ def source_groups(plan: StudyPlan) -> tuple[dict[str, tuple[FilterLayer, ...]], 
     return group_layers(network, config.filters.grouping), filter_layers(network)
 
 
-def _states(networks: Sequence[tuple[int, Path]], cycles: int, names: Sequence[str]) -> Iterator[SourceState]:
-    for number, folder in networks:
-        for cycle in range(cycles):
-            yield SourceState(number, cycle, load_tensors(folder / snapshot_name(cycle), names=names))
+@dataclass(frozen=True)
+class _Snapshots:
+    """The filters of one group in the snapshots of all networks, read one file at a time."""
+
+    networks: Sequence[tuple[int, Path]]
+    cycles: int
+    layers: Sequence[FilterLayer]
+    all_layers: Sequence[FilterLayer]
+
+    @property
+    def names(self) -> list[str]:
+        """Parameters of the group's layers."""
+        return [layer.parameter for layer in self.layers]
+
+    @property
+    def rows(self) -> int:
+        """Filters of one snapshot."""
+        return sum(layer.count for layer in self.layers)
+
+    @property
+    def order(self) -> list[tuple[int, int]]:
+        """Network and cycle of each snapshot."""
+        return [(number, cycle) for number, _ in self.networks for cycle in range(self.cycles)]
+
+    def read(self, number: int, path: Path, cycle: int) -> FilterBank:
+        """The filters of one file."""
+        state = SourceState(number, cycle, load_tensors(path, names=self.names))
+        return FilterBank.from_state(state, self.layers, filter_positions(self.layers, self.all_layers))
+
+    def __iter__(self) -> Iterator[tuple[FilterBank, FilterBank | None]]:
+        """Yields every snapshot's filters and, with the last of a network, those that it was initialised with."""
+        for number, folder in self.networks:
+            for cycle in range(self.cycles):
+                bank = self.read(number, folder / snapshot_name(cycle), cycle)
+                last = cycle == self.cycles - 1
+                yield bank, self.read(number, folder / INITIAL, cycle) if last else None
 
 
 def collect_group(
@@ -54,30 +88,48 @@ def collect_group(
     """Writes the bank of a group (all filters, none dropped) and a summary of what the threshold would keep.
 
     The bank holds the small filters too, because densities are compared on filters that were not selected by norm.
+    One snapshot is in memory at a time, however many there are.
     """
-    names = [layer.parameter for layer in layers]
-    bank = FilterBank.from_state_dicts(_states(networks, cycles, names), layers, all_layers)
-    save_tensors(folder / BANK, bank.to_tensors(), {"group": group})
-    kept, share = bank.above_norm(norm_threshold)
-    norms = bank.filters.norm(dim=1)
-    initial = FilterBank.from_state_dicts(
-        (SourceState(number, 0, load_tensors(path / INITIAL, names=names)) for number, path in networks),
-        layers,
-        all_layers,
-    )
-    last = bank.last_snapshots()
-    moved = (last.filters - initial.filters).norm(dim=1) / initial.filters.norm(dim=1).clamp_min(1e-12)
+    snapshots = _Snapshots(networks, cycles, layers, all_layers)
+    total = snapshots.rows * len(snapshots.order)
+    norms, moved = StreamedQuantiles(total), StreamedQuantiles(snapshots.rows * len(networks))
+    kept_by_network: Counter[int] = Counter()
+    moved_by_network: dict[int, float] = {}
+
+    def banks() -> Iterator[FilterBank]:
+        for number, (bank, initial) in enumerate(snapshots):
+            of_bank = bank.filters.norm(dim=1)
+            norms.add(of_bank)
+            network = snapshots.order[number][0]
+            kept_by_network[network] += int((of_bank > norm_threshold).sum())
+            if initial is not None:
+                share = (bank.filters - initial.filters).norm(dim=1) / initial.filters.norm(dim=1).clamp_min(1e-12)
+                moved.add(share)
+                moved_by_network[network] = float(share.median())
+            progress((number + 1) / len(snapshots.order))
+            yield bank
+
+    write_bank(folder / BANK, banks(), snapshots.order, snapshots.rows, {"group": group})
+    kept = kept_by_network.total()
     summary = {
         "group": group,
-        "layers": names,
+        "layers": snapshots.names,
         "networks": [number for number, _ in networks],
         "snapshots": cycles,
-        "filters": len(bank),
-        "kept": len(kept),
-        "share_kept": share,
+        "filters": total,
+        "kept": kept,
+        "share_kept": kept / total if total else 1.0,
+        "share_kept_by_network": {
+            str(number): kept_by_network[number] / (snapshots.rows * cycles) for number, _ in networks
+        },
         "norm_threshold": norm_threshold,
-        "norm_quantiles": torch.quantile(norms[:: max(1, len(norms) // 1_000_000)], torch.tensor(_QUANTILES)).tolist(),
-        "moved_from_initial": float(moved.median()),
+        "norm_quantile_levels": _QUANTILES,
+        "norm_quantiles": norms.quantiles(_QUANTILES),
+        # 1 where the quantiles are those of all filters; else of every so-manieth.
+        "norm_quantiles_of_every": norms.stride,
+        "moved_from_initial": float(moved.values.median()),
+        "moved_quantiles": moved.quantiles(_QUANTILES),
+        "moved_by_network": {str(number): value for number, value in moved_by_network.items()},
     }
     write_json(folder / "summary.json", summary)
 
@@ -100,7 +152,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "networks": digests,
             "layers": [layer.parameter for layer in layers],
             "options": options,
-            "version": 1,
+            "version": 2,
         }
         arguments = {
             "group": group,

@@ -1,22 +1,35 @@
-"""evaluate: Dice, IoU and surface distances of every prediction, gathered into two tables."""
+"""evaluate: metrics and calibration of every prediction, gathered into the result tables of the study."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.arms.arm_unit import PREDICTIONS
+from data.errors import DataError
 from pipeline.arms.prediction import predicted_classes
+from pipeline.arms.unit_files import PREDICTIONS
 from pipeline.config.study import StudyConfig
+from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
+from pipeline.evaluation.calibration_tables import (
+    CALIBRATION,
+    RELIABILITY,
+    read_calibration_csv,
+    read_reliability_csv,
+    write_calibration_csv,
+    write_reliability_csv,
+)
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
-from pipeline.evaluation.options import EvaluationOptions
-from pipeline.evaluation.tables import read_cases_csv, summarise, write_cases_csv, write_summary_csv
+from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
+from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
+from pipeline.evaluation.study_results import write_study_results
+from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
 from pipeline.progress import ProgressFile
 from pipeline.stages import infer
+from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
-from pipeline.stages.study_plan import read_plan
-from pipeline.storage.tensors import load_tensors
+from pipeline.stages.study_plan import StudyPlan, read_plan
+from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import CachedCase
@@ -32,36 +45,111 @@ def evaluate_predictions(
     predictions: Path,
     trained: Trained,
     cases: Sequence[CachedCase],
+    native: Mapping[str, NativeCase],
     options: EvaluationOptions,
+    seed: int,
 ) -> None:
-    """Measures the test cases of one trained arm on the preprocessed grid."""
-    rows = []
+    """Measures the test cases of one trained arm.
+
+    Args:
+        folder: where the tables go.
+        progress: where to tell how far it is.
+        predictions: folder of the arm's predictions.
+        trained: which arm.
+        cases: the test cases.
+        native: case → what it takes to measure it in native space; empty to measure on the preprocessed grid.
+        options: of the evaluation.
+        seed: of the study.
+    """
+    rows: list[CaseRow] = []
+    calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     for position, case in enumerate(cases):
-        probability = load_tensors(predictions / f"{case.name}.safetensors", names=["probability"])["probability"]
-        x, y, z = case.spacing
-        rows += evaluate_case(
-            predicted_classes(probability).numpy(),
-            case.label().numpy(),
-            {name: number for number, name in enumerate(case.classes, start=1)},
-            (float(x), float(y), float(z)),
-            trained=trained,
-            case=case.name,
-            patient=case.patient,
-            policy=options.empty_masks,
-            tolerance=options.surface_tolerance,
-        )
+        predicted = _read_prediction(predictions / f"{case.name}.safetensors", case)
+        measured = _measure(predicted, case, native.get(case.name), trained, options)
+        rows += measured
+        if calibration is not None:
+            calibration.add(predicted.with_dice({row.label: row.dice for row in measured}))
         progress((position + 1) / len(cases))
     write_cases_csv(rows, folder / CASES)
+    if calibration is not None:
+        scored, curve = calibration.finish()
+        write_calibration_csv(scored, folder / CALIBRATION)
+        write_reliability_csv(curve, folder / RELIABILITY)
+
+
+def _read_prediction(path: Path, case: CachedCase) -> PredictedCase:
+    stored = load_tensors(path)
+    x, y, z = (float(step) for step in case.spacing)
+    information, volumes = stored.get("mutual_information"), stored.get("volumes_ml")
+    return PredictedCase(
+        case.name,
+        case.patient,
+        tuple(case.classes),
+        (x, y, z),
+        stored["probability"].float().numpy(),
+        predicted_classes(stored["probability"]).numpy(),
+        case.label().numpy(),
+        None if information is None else information.float().numpy(),
+        None if volumes is None else volumes.double().numpy(),
+        int(load_about(path).get("draws", 1)),
+    )
+
+
+def _measure(
+    predicted: PredictedCase,
+    case: CachedCase,
+    native: NativeCase | None,
+    trained: Trained,
+    options: EvaluationOptions,
+) -> list[CaseRow]:
+    prediction, reference, spacing = predicted.prediction, predicted.reference, predicted.spacing
+    if native is not None:
+        carried, drawn = in_native_space(prediction, case.affine, native, case.folder)
+        prediction, reference = carried.array, drawn.array
+        x, y, z = (float(step) for step in drawn.spacing)
+        spacing = (x, y, z)
+    return evaluate_case(
+        prediction,
+        reference,
+        {name: number for number, name in enumerate(case.classes, start=1)},
+        spacing,
+        trained=trained,
+        case=case.name,
+        patient=case.patient,
+        options=options,
+    )
+
+
+def native_cases(config: StudyConfig, workspace: Workspace, plan: StudyPlan) -> dict[str, NativeCase]:
+    """Finds the raw labels of the test cases; none where the study is measured on the preprocessed grid.
+
+    Raises:
+        WorkspaceError: a raw label is not at hand; names the key that does without.
+    """
+    if config.evaluation.space is not EvaluationSpace.NATIVE:
+        return {}
+    name = config.target.dataset
+    try:
+        dataset = read_datasets(config, workspace)[name]
+        cases = [dataset.case(case) for of_patient in plan.patients("test").values() for case in of_patient]
+    except DataError as error:
+        raise labels_missing(error.found) from error
+    chain = config.datasets[name].preprocessing
+    found = {case.name: NativeCase(case, tuple(plan.channels[name]), chain, plan.classes[name]) for case in cases}
+    for case in found.values():
+        case.require_label()
+    return found
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
     """One unit for each arm × size × repeat.
 
     Raises:
-        WorkspaceError: a stage before is not done.
+        WorkspaceError: a stage before is not done, or raw labels are asked for and not at hand.
     """
     plan = read_plan(config, workspace)
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
+    native = native_cases(config, workspace, plan)
     planned = []
     for arm in config.inference.arms:
         for n in config.inference.sizes:
@@ -70,26 +158,45 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 recipe = {
                     "predictions": require_done(workspace, infer.STAGE, key)["digest"],
                     "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
-                    "version": 1,
+                    "seed": config.seed,
+                    "version": 2,
                 }
                 arguments = {
                     "predictions": workspace.unit_folder(infer.STAGE, key) / PREDICTIONS,
                     "trained": Trained(arm, n, repeat),
                     "cases": test,
+                    "native": native,
                     "options": config.evaluation,
+                    "seed": config.seed,
                 }
                 planned.append(Unit(STAGE, key, recipe, evaluate_predictions, arguments))
     return planned
 
 
+def rivals(config: StudyConfig) -> tuple[str, ...]:
+    """Names of the non-Bayesian arms that the others are compared with: as chosen, else by the arms' own choices."""
+    if config.report.rivals is not None:
+        return config.report.rivals
+    arms = config.inference.arms
+    return tuple(name for name, arm in arms.items() if not (arm.is_bayesian or arm.needs_prior))
+
+
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Measures every prediction and writes `results/cases.csv` and `results/summary.csv`.
+    """Measures every prediction and writes the tables of `results/`.
 
     Raises:
         WorkspaceError: an arm of the study is not trained.
     """
     measured = units(config, workspace, resources)
     complete(STAGE, run_stage(STAGE, measured, workspace, resources.execution(config)))
-    rows = [row for u in measured for row in read_cases_csv(workspace.unit_folder(STAGE, u.key) / CASES)]
-    write_cases_csv(rows, workspace.results / CASES)
-    write_summary_csv(summarise(rows, config.seed, config.evaluation.resamples), workspace.results / "summary.csv")
+    folders = [workspace.unit_folder(STAGE, unit.key) for unit in measured]
+    judged = folders if config.evaluation.calibration is not None else []
+    write_study_results(
+        workspace.results,
+        [row for folder in folders for row in read_cases_csv(folder / CASES)],
+        [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
+        [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
+        options=config.evaluation,
+        rivals=rivals(config),
+        seed=config.seed,
+    )

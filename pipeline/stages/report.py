@@ -14,11 +14,11 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Builds `report/index.html`; sections whose files are missing say so.
+    """Builds `report/index.html` and the pages of the cases; sections whose files are missing say so.
 
     Raises:
         WorkspaceError: the tables are missing or damaged.
     """
     start = time.perf_counter()
-    path = build_report(workspace.root, config.report)
+    path = build_report(workspace.root, config.report, jobs=resources.execution(config).jobs)
     logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)

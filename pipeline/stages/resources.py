@@ -9,6 +9,13 @@ from data.errors import ConfigError
 from pipeline.config.study import StudyConfig
 from pipeline.storage.units import Execution
 
+_MOST_WORKERS = 4
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -17,16 +24,25 @@ class Resources:
     Attributes:
         jobs: units at a time; `None` takes as many as there are cores for their threads.
         device: `auto`, `cpu` or `cuda`.
+        strict: whether a source that differs from the target in modality or spacing is refused, not only told.
     """
 
     jobs: int | None = None
     device: str = "auto"
+    strict: bool = False
 
     def execution(self, config: StudyConfig) -> Execution:
         """How units that need only the processor are run."""
         threads = config.execution.threads
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return Execution(self.jobs or max(cores // threads, 1), threads, config.execution.backend)
+        return Execution(self.jobs or max(available_cores() // threads, 1), threads, config.execution.backend)
+
+    def workers(self, config: StudyConfig) -> int:
+        """Background processes of each training: as configured, else the cores that its share of the machine leaves."""
+        if config.execution.workers is not None:
+            return config.execution.workers
+        execution, _ = self.training(config)
+        units = min(execution.jobs, config.source_training.networks)
+        return min(max(available_cores() // units - execution.threads, 0), _MOST_WORKERS)
 
     def training(self, config: StudyConfig) -> tuple[Execution, str]:
         """How units that train are run, and on which device; one at a time on a GPU unless `jobs` says otherwise.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from contextlib import nullcontext
 from enum import StrEnum
 from types import ModuleType
 
-from data.errors import WorkspaceError
+from data.errors import ConfigError, WorkspaceError
 from pipeline.config.reading import as_yaml
 from pipeline.config.study import StudyConfig
+from pipeline.processes import rank, world_size
 from pipeline.stages.resources import Resources
 from pipeline.storage.atomic import write_text
 from pipeline.storage.provenance import start_provenance
@@ -43,10 +45,18 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
     Raises:
         GraftError: a stage cannot be done; what is finished is kept.
     """
+    if world_size() > 1 and stages != [Stage.TRAIN_SOURCE]:
+        raise ConfigError(
+            f"{world_size()} processes for {', '.join(stages)}",
+            expected="several processes only for train-source, whose networks they train together",
+            mend=f"run `graft {stages[0].value} CONFIG` without a launcher",
+        )
     workspace = Workspace(config.workspace_folder)
-    with workspace.lock():
-        write_text(workspace.resolved_config, as_yaml(config))
-        start_provenance(workspace, seed=config.seed, device=resources.device)
+    # Of processes that train together, the first one keeps the books.
+    with workspace.lock() if rank() == 0 else nullcontext():
+        if rank() == 0:
+            write_text(workspace.resolved_config, as_yaml(config))
+            start_provenance(workspace, seed=config.seed, device=resources.device)
         refuse_stale(stages[0], config, workspace, resources)
         for stage in stages:
             _module(stage).run(config, workspace, resources)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 
 from data.errors import GraftError
+from pipeline.processes import rank
+from pipeline.stopping import StopRequestedError
 from pipeline.storage.provenance import record_stage
 from pipeline.storage.units import Execution, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
@@ -20,7 +22,8 @@ class StageError(GraftError):
 def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
     """Does the units and writes time and memory into the provenance; does not raise when units fail."""
     run = run_units(stage, units, workspace, execution)
-    record_stage(workspace, stage, units, run)
+    if rank() == 0:
+        record_stage(workspace, stage, units, run)
     for failure in run.failures:
         if failure.trace:
             logger.debug("%s %s\n%s", stage, failure.key, failure.trace)
@@ -32,8 +35,14 @@ def complete(stage: str, run: StageRun) -> None:
 
     Raises:
         StageError: units failed; names each with its reason.
+        StopRequestedError: the command was asked to stop before all units were done.
     """
     failures = run.failures
+    if stopped := run.count("stopped"):
+        raise StopRequestedError(
+            f"{stage}: stopped on request with {stopped} of {len(run.outcomes)} units unfinished",
+            mend="run the same command again: it goes on where it was",
+        )
     if not failures:
         return
     if len(run.outcomes) == 1:

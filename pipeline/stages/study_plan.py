@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.splits import Split, draw_split, split_from_cases
+from data.splits import Split, draw_split, nested_subsets, split_from_cases
 from pipeline.config.study import StudyConfig
 from pipeline.storage.units import require_done
 from pipeline.storage.workspace import Workspace
@@ -118,3 +118,15 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     require_done(workspace, STAGE, KEY)
     raw: dict[str, Any] = json.loads((plan_folder(workspace) / "study.json").read_text())
     return StudyPlan(Split.from_json(raw["split"]), raw["classes"], raw["channels"], config, workspace)
+
+
+def target_subsets(plan: StudyPlan) -> list[Mapping[int, Sequence[str]]]:
+    """Size → target patients, for each repeat; nested within a repeat.
+
+    Raises:
+        DataError: a size is larger than the pool.
+    """
+    config, pool = plan.config, list(plan.patients("pool"))
+    return [
+        nested_subsets(pool, config.inference.sizes, repeat, config.seed) for repeat in range(config.inference.repeats)
+    ]

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
+from data.errors import ConfigError
 from data.splits import bootstrap_sample
 from pipeline.config.study import StudyConfig
+from pipeline.processes import world_size
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import read_plan
-from pipeline.storage.units import Unit
+from pipeline.storage.units import Unit, is_done
 from pipeline.storage.workspace import Workspace
-from pipeline.training.source_network import train_source_network
+from pipeline.training.available_memory import available_memory
+from pipeline.training.memory_estimate import estimate_training_memory, require_memory
+from pipeline.training.source_network import SourceTask, train_source_network
+
+logger = logging.getLogger(__name__)
 
 STAGE = "train-source"
 
@@ -32,15 +40,18 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     planned = []
     for number in range(config.source_training.networks):
         sample = bootstrap_sample(patients, config.seed, number)
-        settings = {
-            "number": number,
-            "seed": config.seed,
-            "network": config.network,
-            "options": config.source_training,
-            "patches": config.patches,
-            "augmentation": config.augmentation,
-            "device": device,
-        }
+        task = SourceTask(
+            number,
+            config.seed,
+            sample,
+            [plan.cached("source", patient) for patient in sample.drawn],
+            [case for patient in sample.out_of_bag for case in plan.cached("source", patient)],
+            config.network,
+            config.source_training,
+            config.patches,
+            config.augmentation,
+            config.computing,
+        )
         recipe = {
             "sample": [list(sample.drawn), list(sample.out_of_bag)],
             "cases": digests,
@@ -51,16 +62,19 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "options": config.source_training.model_dump(mode="json", exclude={"networks"}),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
+            "computing": config.computing.model_dump(mode="json"),
             "threads": execution.threads,
-            "version": 1,
+            "version": 2,
         }
         arguments = {
-            **settings,
-            "sample": sample,
-            "drawn": [plan.cached("source", patient) for patient in sample.drawn],
-            "out_of_bag": [case for patient in sample.out_of_bag for case in plan.cached("source", patient)],
+            "task": task,
+            "device": device,
+            "workers": resources.workers(config),
+            "tracking": config.tracking,
+            "checkpoint_steps": config.execution.checkpoint_steps,
+            "checkpoint_seconds": 60 * config.execution.checkpoint_minutes,
         }
-        planned.append(Unit(STAGE, network_key(number), recipe, train_source_network, arguments))
+        planned.append(Unit(STAGE, network_key(number), recipe, train_source_network, arguments, resumable=True))
     return planned
 
 
@@ -68,7 +82,37 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """Trains the source networks.
 
     Raises:
+        TrainingError: the training would not fit into memory.
+        ConfigError: the processes that train together cannot share a batch evenly.
         WorkspaceError: the source cases are not preprocessed.
         StageError: a training stopped; the others are kept.
     """
-    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.training(config)[0]))
+    if config.patches.batch % world_size():
+        raise ConfigError(
+            f"`patches.batch: {config.patches.batch}` for {world_size()} processes",
+            expected="a multiple of the processes, which share every batch",
+            mend=f"set it to {config.patches.batch // world_size() * world_size() or world_size()}",
+        )
+    execution, device = resources.training(config)
+    planned = units(config, workspace, resources)
+    if not all(is_done(unit, workspace) for unit in planned):
+        _require_memory(config, workspace, execution.jobs, device)
+    complete(STAGE, run_stage(STAGE, planned, workspace, execution))
+
+
+def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device: str) -> None:
+    """Refuses trainings that would not fit, before any starts."""
+    plan = read_plan(config, workspace)
+    dataset = config.source.dataset
+    share = config.patches.model_copy(update={"batch": config.patches.batch // world_size()})
+    estimate = estimate_training_memory(
+        config.network,
+        len(plan.channels[dataset]),
+        len(plan.classes[dataset]) + 1,
+        share,
+        precision=config.computing.precision,
+        device=device,
+    )
+    at_a_time = world_size() if device == "cpu" and world_size() > 1 else min(jobs, config.source_training.networks)
+    logger.info("%s: %s", STAGE, estimate.describe())
+    require_memory(estimate, available_memory(device), at_a_time)

@@ -55,17 +55,22 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o777 & ~_umask())
-        if folder.exists():
-            # A folder cannot be replaced in one step. Killed between these two renames the unit is missing, not half
-            # there, and the next run does it again.
-            old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{TEMPORARY}old-"))
-            os.rename(folder, old / folder.name)
-            os.rename(temporary, folder)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.rename(temporary, folder)
+        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Gives a folder the name `folder`, replacing what was there."""
+    if folder.exists():
+        # A folder cannot be replaced in one step. Killed between these two renames the unit is missing, not half
+        # there, and the next run does it again.
+        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{TEMPORARY}old-"))
+        os.rename(folder, old / folder.name)
+        os.rename(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(new, folder)
 
 
 def remove_temporaries(folder: Path) -> None:

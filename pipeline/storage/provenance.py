@@ -82,9 +82,25 @@ def read_provenance(workspace: Workspace) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
+def _device_name(device: str) -> str:
+    """Names the device that `cpu` or `cuda` stands for here, with the model of a GPU."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})" if torch.cuda.is_available() else device
+
+
 def start_provenance(workspace: Workspace, *, seed: int, device: str) -> None:
-    """Writes versions, machine and command; keeps what earlier commands recorded of inputs and stages."""
+    """Writes versions, machine and command; keeps what earlier commands recorded of inputs, stages and training device.
+
+    Args:
+        workspace: of the study.
+        seed: of the study.
+        device: as asked for; `record_stage` replaces it by the one that a stage trained on.
+    """
     record = read_provenance(workspace)
+    trained_on = [stage["device"] for stage in record.get("stages", {}).values() if stage.get("device")]
     record.setdefault("started", _now())
     record.update(
         graft_version=graft_version(),
@@ -96,7 +112,7 @@ def start_provenance(workspace: Workspace, *, seed: int, device: str) -> None:
             "cpu_count": os.cpu_count(),
             "memory_gb": _memory_gb(),
             "platform": platform.platform(),
-            "device": device,
+            "device": trained_on[-1] if trained_on else device,
         },
         versions=_versions(),
     )
@@ -127,6 +143,12 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
     before = stages.get(stage, {}).get("wall_seconds", 0.0)
     worked = run.count("done") + run.count("failed") > 0
     fresh = run.count("reused") == 0
+    # Units that train carry the device that was resolved for them; what is reused was trained where it was trained.
+    device = next((_device_name(str(u.arguments["device"])) for u in units if "device" in u.arguments), None)
+    if device is None or not run.count("done"):
+        device = stages.get(stage, {}).get("device")
+    else:
+        record.setdefault("machine", {})["device"] = device
     stages[stage] = {
         "wall_seconds": round((0.0 if fresh else before) + (run.wall_seconds if worked or fresh else 0.0), 2),
         "work_seconds": round(sum(m["seconds"] for m in finished), 2),
@@ -135,6 +157,7 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
         "units_done": run.count("done"),
         "units_reused": run.count("reused"),
         "units_failed": run.count("failed"),
+        **({"device": device} if device else {}),
     }
     record["finished"] = _now()
     write_json(workspace.provenance, record)

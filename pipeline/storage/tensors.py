@@ -23,24 +23,26 @@ from pipeline.storage.atomic import temporary_sibling
 _KEY = "graft"
 
 
-def _metadata(about: Mapping[str, Any] | None) -> dict[str, str]:
+def metadata(about: Mapping[str, Any] | None) -> dict[str, str]:
+    """Puts a JSON-able description into the one metadata key that our files have."""
     return {_KEY: json.dumps(about or {}, sort_keys=True)}
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray], about: Mapping[str, Any] | None = None) -> None:
     """Writes numpy arrays and a JSON-able description, atomically."""
     with temporary_sibling(path) as temporary:
-        _save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, _metadata(about))
+        _save_arrays({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary, metadata(about))
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any] | None = None) -> None:
     """Writes torch tensors and a JSON-able description, atomically."""
     with temporary_sibling(path) as temporary:
         whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        _save_tensors(whole, temporary, _metadata(about))
+        _save_tensors(whole, temporary, metadata(about))
 
 
-def _damaged(path: Path, error: Exception) -> WorkspaceError:
+def damaged(path: Path, error: Exception) -> WorkspaceError:
+    """Says that a file cannot be read."""
     return WorkspaceError(
         f"{path}: cannot be read ({error})", expected="a whole safetensors file", mend="delete its folder and run again"
     )
@@ -56,7 +58,7 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
         with safe_open(path, framework="numpy") as stream:
             return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iteration over the stream)
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def load_tensors(
@@ -72,7 +74,7 @@ def load_tensors(
             keys = stream.keys() if names is None else names
             return {key: stream.get_tensor(key) for key in keys}
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def load_about(path: Path) -> dict[str, Any]:
@@ -85,4 +87,4 @@ def load_about(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="numpy") as stream:
             return json.loads((stream.metadata() or {}).get(_KEY, "{}"))
     except (SafetensorError, OSError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,12 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError, WorkspaceError
-from pipeline.progress import ProgressFile, StageProgress
+from pipeline.processes import rank, world_size
+from pipeline.progress import STOP, ProgressFile, StageProgress
+from pipeline.stopping import StopFile, StopRequestedError, listen_in_worker, stops_on_signal
 from pipeline.storage.atomic import remove_temporaries, temporary_folder, write_json
 from pipeline.storage.digest import digest
+from pipeline.storage.resumable import partial_folder, resumable_folder
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -49,6 +53,7 @@ class Unit:
         work: a module-level function `work(folder, progress, **arguments)` that fills the folder.
         arguments: what `work` gets, picklable.
         size: how long it takes, in any measure common to the stage; large ones start first.
+        resumable: whether the work saves checkpoints in its folder and goes on from them.
     """
 
     stage: str
@@ -57,6 +62,7 @@ class Unit:
     work: Callable[..., None]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     size: float = 1.0
+    resumable: bool = False
 
     @property
     def digest(self) -> str:
@@ -85,7 +91,7 @@ class Outcome:
 
     Attributes:
         key: the unit's key.
-        state: `done`, `reused` or `failed`.
+        state: `done`, `reused`, `stopped` or `failed`.
         seconds: wall time of the work.
         peak_memory: largest resident size in bytes that its process had by then.
         message: for a failure, one sentence.
@@ -176,6 +182,7 @@ def _watch(parent: int) -> None:
         os._exit(1)
     if parent not in _watched:
         _watched.add(parent)
+        listen_in_worker()
         # loky takes a worker that grew by 300 MB since its first task for a leak and replaces it. A scan is larger than
         # the one before as often as not, and every new worker imports torch again.
         process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
@@ -192,18 +199,32 @@ def _limit_threads(threads: int) -> None:
         sys.modules["torch"].set_num_threads(threads)
 
 
+def _room(unit: Unit, folder: Path) -> AbstractContextManager[Path]:
+    """Where a unit works; of processes that train together, the first one writes and the others only read there."""
+    if rank() > 0:
+        return nullcontext(partial_folder(folder, unit.digest))
+    return resumable_folder(folder, unit.digest) if unit.resumable else temporary_folder(folder)
+
+
 def _carry_out(unit: Unit, folder: Path, progress: Path, threads: int, parent: int) -> Outcome:
     """Does one unit; what goes wrong is returned, because one bad unit must not stop the others."""
     _watch(parent)
     start = time.perf_counter()
+    told = ProgressFile(progress, saves=unit.resumable)
+    if told.stop_requested:
+        return Outcome(unit.key, "stopped")
     try:
         _limit_threads(threads)
-        with threadpool_limits(threads), temporary_folder(folder) as temporary:
-            unit.work(temporary, ProgressFile(progress), **unit.arguments)
+        with threadpool_limits(threads), _room(unit, folder) as temporary:
+            unit.work(temporary, told, **unit.arguments)
             seconds, peak = time.perf_counter() - start, _peak_memory()
+            if rank() > 0:
+                return Outcome(unit.key, "done", seconds, peak)
             files = {str(p.relative_to(temporary)): p.stat().st_size for p in temporary.rglob("*") if p.is_file()}
             marker = {"digest": unit.digest, "files": files, "seconds": round(seconds, 3), "peak_memory": peak}
             write_json(temporary / MARKER, marker)
+    except StopRequestedError:
+        return Outcome(unit.key, "stopped", time.perf_counter() - start, _peak_memory())
     except GraftError as error:
         return Outcome(unit.key, "failed", time.perf_counter() - start, _peak_memory(), str(error))
     except Exception as error:  # any other failure is a bug or the machine's; it is reported with its trace
@@ -223,13 +244,14 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
         WorkspaceError: workers keep being killed (out of memory, most often).
     """
     start = time.perf_counter()
-    remove_temporaries(workspace.root / stage)
+    if rank() == 0:
+        remove_temporaries(workspace.root / stage)
     outcomes: dict[str, Outcome] = {}
     for unit in units:
         if is_done(unit, workspace):
             outcomes[unit.key] = Outcome(unit.key, "reused")
     waiting = sorted((u for u in units if u.key not in outcomes), key=lambda u: -u.size)
-    progress_folder = workspace.root / ".progress"
+    progress_folder = workspace.root / (".progress" if rank() == 0 else f".progress-{rank()}")
     progress_folder.mkdir(exist_ok=True)
     for left in progress_folder.iterdir():
         left.unlink(missing_ok=True)
@@ -238,13 +260,16 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
     else:
         logger.info("%s: all %d already done", stage, len(outcomes))
     restarts, killed = 0, False
-    with StageProgress(stage, {u.key: u.size for u in waiting}, progress_folder) as bar:
+    stop = StopFile(progress_folder / STOP)
+    sizes = {u.key: u.size for u in waiting}
+    with stops_on_signal(stop.request), StageProgress(stage, sizes, progress_folder) as bar:
         while waiting:
             before = len(outcomes)
             try:
                 for outcome in _in_parallel(waiting, workspace, progress_folder, execution):
                     outcomes[outcome.key] = outcome
-                    bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
+                    if outcome.state != "stopped":
+                        bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
             except TerminatedWorkerError as error:
                 killed = True
                 restarts = restarts + 1 if len(outcomes) == before else 1
@@ -268,6 +293,12 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
 def _in_parallel(
     units: Sequence[Unit], workspace: Workspace, progress_folder: Path, execution: Execution
 ) -> Iterator[Outcome]:
+    if world_size() > 1:
+        # All of them take part in every unit, here and one after the other.
+        for unit in units:
+            folder = workspace.unit_folder(unit.stage, unit.key)
+            yield _carry_out(unit, folder, progress_folder / digest(unit.key)[:16], execution.threads, 0)
+        return
     settings: dict[str, Any] = {"backend": execution.backend}
     if execution.backend == "loky":
         settings["inner_max_num_threads"] = execution.threads

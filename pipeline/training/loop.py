@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ import torch
 from pydantic import Field
 
 from data.errors import TrainingError
+from data.random_streams import stream_seed
 from pipeline.config.options import Options
 from pipeline.storage.atomic import temporary_sibling
+from pipeline.training.checkpoint import Checkpoints, TrainingState
+from pipeline.training.computing import Computing, ComputingOptions
+from pipeline.training.training_log import TrainingLog
 
 
 class OptimiserOptions(Options):
@@ -66,6 +71,11 @@ def train(
     after_step: Callable[[int, dict[str, float]], None] = lambda step, row: None,
     log_every: int = 10,
     keep: Callable[[int], bool] = lambda step: False,
+    seed: int = 0,
+    modules: Mapping[str, torch.nn.Module] | None = None,
+    computing: Computing | None = None,
+    checkpoints: Checkpoints | None = None,
+    open_log: Callable[[int], TrainingLog] | None = None,
 ) -> History:
     """Minimises a loss.
 
@@ -79,30 +89,50 @@ def train(
         after_step: called with the step (from 0) and the numbers of the step; may add to them.
         log_every: every how many steps a row is kept; the last one always is.
         keep: step → whether its row is kept in any case.
+        seed: with the step it seeds torch's own generator, which dropout draws from.
+        modules: what a checkpoint holds; needed with `checkpoints`.
+        computing: precision and device; float32 where the parameters lie by default.
+        checkpoints: when and where to save, and to go on from.
+        open_log: steps done before → log of the training; needed with `checkpoints`, which leave the rows to it.
 
     Raises:
         TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch.
+        StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
     optimised = [{"rate_factor": 1.0, **g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
     learned = [p for group in optimised for p in group["params"]]
-    optimiser = torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay)
-    history = History()
-    for step in range(steps):
-        for group in optimiser.param_groups:
-            group["lr"] = rate(step) * group["rate_factor"]
-        result = step_loss(step)
-        value = float(result.loss.detach())
-        _require_finite("loss", value, step, result.cases)
-        optimiser.zero_grad(set_to_none=True)
-        result.loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(learned, options.gradient_clip)
-        _require_finite("norm of the gradient", float(norm), step, result.cases)
-        optimiser.step()
-        row = {"step": step + 1, "loss": value, "rate": rate(step), **result.terms}
-        after_step(step, row)
-        if (step + 1) % log_every == 0 or step + 1 == steps or keep(step):
-            history.rows.append(row)
+    computing = computing or Computing(ComputingOptions(), learned[0].device.type if learned else "cpu")
+    optimiser = computing.optimiser(torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay))
+    state = TrainingState(modules or {}, optimiser, computing.scaler)
+    first = checkpoints.restore(state) if checkpoints else 0
+    with open_log(first) if open_log else nullcontext() as log:
+        history = History(log.rows if log else [])
+        for step in range(first, steps):
+            torch.manual_seed(stream_seed(seed, "step", step))
+            for group in optimiser.param_groups:
+                group["lr"] = rate(step) * group["rate_factor"]
+            result = step_loss(step)
+            value = float(result.loss.detach())
+            _require_finite("loss", value, step, result.cases)
+            optimiser.zero_grad(set_to_none=True)
+            computing.backward(result.loss)
+            norm = computing.clip(learned, options.gradient_clip)
+            if computing.scaler is None:  # the scaler skips such steps and lowers its factor
+                _require_finite("norm of the gradient", float(norm), step, result.cases)
+            optimiser.step()
+            row = {"step": step + 1, "loss": value, "rate": rate(step), **result.terms}
+            after_step(step, row)
+            if (step + 1) % log_every == 0 or step + 1 == steps or keep(step):
+                log.write(row) if log else history.rows.append(row)
+            if checkpoints and step + 1 < steps:
+                checkpoints.after_step(step + 1, state, log.sync if log else _nothing)
+        if log:
+            log.finish()
     return history
+
+
+def _nothing() -> None:
+    """There is no log to wait for."""
 
 
 def _require_finite(what: str, value: float, step: int, cases: Iterable[str]) -> None:

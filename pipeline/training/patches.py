@@ -13,6 +13,9 @@ from pipeline.config.options import Options
 from pipeline.training.augmentation import Augmentation
 from pipeline.training.cached_case import CachedCase
 
+Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
+"""Images `[N, C, *size]` float32, classes `[N, *size]` int64, and the names of the cases."""
+
 
 class PatchOptions(Options):
     """Size and choice of the training patches."""
@@ -33,6 +36,8 @@ class PatchSampler:
         options: size, number and choice of the patches.
         augmentation: applied to each patch.
         seed: all draws are a function of it and of the step.
+        process: which of the processes that train together this is.
+        processes: how many they are; each draws its part of every batch.
     """
 
     def __init__(
@@ -41,11 +46,14 @@ class PatchSampler:
         options: PatchOptions,
         augmentation: Augmentation,
         seed: int,
+        process: int = 0,
+        processes: int = 1,
     ) -> None:
         self._patients = patients
         self._options = options
         self._augmentation = augmentation
         self._seed = seed
+        self._items = range(process, options.batch, processes)
 
     @property
     def voxels(self) -> int:
@@ -53,14 +61,10 @@ class PatchSampler:
         cases = {case.name: case for cases in self._patients for case in cases}
         return sum(int(np.prod(case.shape)) for case in cases.values())
 
-    def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
-        """Draws the batch of a step.
-
-        Returns:
-            images `[N, C, *size]` float32, classes `[N, *size]` int64, and the names of the cases.
-        """
+    def batch(self, step: int) -> Batch:
+        """Draws the batch of a step."""
         images, labels, names = [], [], []
-        for item in range(self._options.batch):
+        for item in self._items:
             generator = random_stream(self._seed, "patch", step, item)
             cases = self._patients[int(generator.integers(len(self._patients)))]
             case = cases[int(generator.integers(len(cases)))]

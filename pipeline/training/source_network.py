@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from data.random_streams import stream_seed
 from data.splits import BootstrapSample
+from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss, SegmentationLossOptions
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.inference.validation import mean_dice
+from pipeline.processes import rank, world_size
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
+from pipeline.training.background import BackgroundSampler
 from pipeline.training.cached_case import CachedCase
+from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.computing import Computing, ComputingOptions
 from pipeline.training.loop import StepLoss, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.schedule import cosine_cycles
 from pipeline.training.source_options import SourceTrainingOptions
+from pipeline.training.tracking import TrackingOptions, open_trackers
+from pipeline.training.training_log import SpeedMeter, TrainingLog
 
+_SPEED_EVERY = 50
 INITIAL = "initial.safetensors"
 
 
@@ -29,26 +41,11 @@ def snapshot_name(cycle: int) -> str:
     return f"snapshot-{cycle:02d}.safetensors"
 
 
-def train_source_network(
-    folder: Path,
-    progress: ProgressFile,
-    *,
-    number: int,
-    seed: int,
-    sample: BootstrapSample,
-    drawn: Sequence[Sequence[CachedCase]],
-    out_of_bag: Sequence[CachedCase],
-    network: NetworkOptions,
-    options: SourceTrainingOptions,
-    patches: PatchOptions,
-    augmentation: AugmentationOptions,
-    device: str,
-) -> None:
-    """Trains a network and writes its snapshots, history and bootstrap sample.
+@dataclass(frozen=True)
+class SourceTask:
+    """One source network.
 
-    Args:
-        folder: where the files go.
-        progress: is told the share of the steps done.
+    Attributes:
         number: which of the B networks.
         seed: the study's seed.
         sample: names of the drawn and the out-of-bag patients.
@@ -58,54 +55,156 @@ def train_source_network(
         options: of the training.
         patches: of the sampler.
         augmentation: of the patches.
+        computing: precision and the like.
+    """
+
+    number: int
+    seed: int
+    sample: BootstrapSample
+    drawn: Sequence[Sequence[CachedCase]]
+    out_of_bag: Sequence[CachedCase]
+    network: NetworkOptions
+    options: SourceTrainingOptions
+    patches: PatchOptions
+    augmentation: AugmentationOptions
+    computing: ComputingOptions
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.options.cycles * self.options.steps_per_cycle
+
+    @property
+    def validated_on(self) -> Sequence[CachedCase]:
+        """The out-of-bag cases that are measured at the end of each cycle."""
+        return list(self.out_of_bag)[: self.options.validation_cases]
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return cosine_cycles(
+            step,
+            cycle=self.options.steps_per_cycle,
+            peak=self.options.peak_rate,
+            floor=self.options.floor_rate,
+            warm_up=self.options.warm_up,
+        )
+
+    def ends_cycle(self, step: int) -> bool:
+        """Whether a cycle ends with this step."""
+        return (step + 1) % self.options.steps_per_cycle == 0
+
+
+def train_source_network(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    task: SourceTask,
+    device: str,
+    workers: int = 0,
+    tracking: TrackingOptions | None = None,
+    checkpoint_steps: int = 500,
+    checkpoint_seconds: float = 300.0,
+) -> None:
+    """Trains a network and writes its snapshots, history and bootstrap sample; goes on from a checkpoint in the folder.
+
+    Args:
+        folder: where the files go.
+        progress: is told the share of the steps done, and tells whether to stop.
+        task: what to train.
         device: where to train.
+        workers: background processes that draw the batches.
+        tracking: TensorBoard and MLflow beside the log.
+        checkpoint_steps: save after so many steps.
+        checkpoint_seconds: save when so much time has passed.
 
     Raises:
         TrainingError: the loss is not finite.
+        StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
-    first = drawn[0][0]
-    classes = len(first.classes) + 1
-    model = build_network(network, first.channels, classes, stream_seed(seed, "source-network", number)).to(device)
-    initial = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-    save_tensors(folder / INITIAL, initial, {"network": number})
-    sampler = PatchSampler(drawn, patches, Augmentation(augmentation), stream_seed(seed, "source-patches", number))
-    data_loss = SegmentationLoss(SegmentationLossOptions(likelihood=options.likelihood))
-    validation = list(out_of_bag)[: options.validation_cases]
-    steps = options.cycles * options.steps_per_cycle
+    computing = Computing(task.computing, device)
+    seed = stream_seed(task.seed, "source-network", task.number)
+    first = task.drawn[0][0]
+    model = computing.place(build_network(task.network, first.channels, len(first.classes) + 1, seed))
+    if computing.is_main:
+        save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
+    called = computing.wrap(model)
+    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
+    sampler = _sampler(task, workers)
 
     def step_loss(step: int) -> StepLoss:
-        model.train()
+        called.train()
         images, labels, names = sampler.batch(step)
-        loss = data_loss(model(images.to(device)), labels.to(device))
-        return StepLoss(loss, cases=names)
+        with computing.autocast():
+            outputs = called(computing.images(images))
+        return StepLoss(data_loss(outputs, labels.to(computing.device)), cases=names)
 
     def after_step(step: int, row: dict[str, float]) -> None:
-        progress((step + 1) / steps)
-        if (step + 1) % options.steps_per_cycle == 0:
-            cycle = step // options.steps_per_cycle
-            save_tensors(folder / snapshot_name(cycle), model.state_dict(), {"network": number, "cycle": cycle})
-            if validation:
-                model.eval()
-                row["out_of_bag_dice"] = mean_dice(model, validation, patches.size, SlidingWindowOptions(), device)
+        progress((step + 1) / task.steps)
+        if task.ends_cycle(step) and computing.is_main:
+            _end_cycle(folder, task, step, model, row, str(computing.device))
+        if (step + 1) % _SPEED_EVERY == 0 or task.ends_cycle(step):
+            log, speed = opened[-1]
+            log.write_speed(step + 1, *speed.measure(step + 1))
 
-    history = train(
+    opened: list[tuple[TrainingLog, SpeedMeter]] = []
+
+    def open_log(start: int) -> TrainingLog:
+        # Of several processes each needs somewhere to write, but only the first one's log is kept.
+        own = folder if computing.is_main else Path(tempfile.mkdtemp())
+        trackers = open_trackers(tracking or TrackingOptions(), own) if computing.is_main else []
+        opened.append((TrainingLog(own, trackers, start=start), SpeedMeter(task.patches.batch, task.steps, start)))
+        return opened[-1][0]
+
+    checkpoints = Checkpoints(
+        folder, checkpoint_steps, checkpoint_seconds, lambda: progress.stop_requested, computing.is_main
+    )
+    # Nobody reads the checkpoint before the process that writes has made the folder.
+    computing.wait()
+    train(
         [{"params": list(model.parameters())}],
         step_loss,
-        steps=steps,
-        rate=lambda step: cosine_cycles(
-            step,
-            cycle=options.steps_per_cycle,
-            peak=options.peak_rate,
-            floor=options.floor_rate,
-            warm_up=options.warm_up,
-        ),
-        options=options.optimiser,
+        steps=task.steps,
+        rate=task.rate,
+        options=task.options.optimiser,
         after_step=after_step,
-        keep=lambda step: (step + 1) % options.steps_per_cycle == 0,
+        keep=task.ends_cycle,
+        seed=seed,
+        modules={"network": model},
+        computing=computing,
+        checkpoints=checkpoints,
+        open_log=open_log,
     )
-    history.write(folder / "history.csv")
-    names = [case.name for case in validation]
+    if computing.is_main:
+        _write_sample(folder, task)
+        checkpoints.remove()
+
+
+def _sampler(task: SourceTask, workers: int) -> BackgroundSampler:
+    patches = PatchSampler(
+        task.drawn,
+        task.patches,
+        Augmentation(task.augmentation),
+        stream_seed(task.seed, "source-patches", task.number),
+        rank(),
+        world_size(),
+    )
+    return BackgroundSampler(patches, task.steps, workers)
+
+
+def _end_cycle(
+    folder: Path, task: SourceTask, step: int, model: torch.nn.Module, row: dict[str, float], device: str
+) -> None:
+    """Writes the snapshot of the cycle that ends, and measures it on out-of-bag cases."""
+    cycle = step // task.options.steps_per_cycle
+    save_tensors(folder / snapshot_name(cycle), model.state_dict(), {"network": task.number, "cycle": cycle})
+    if task.validated_on:
+        model.eval()
+        row["out_of_bag_dice"] = mean_dice(model, task.validated_on, task.patches.size, SlidingWindowOptions(), device)
+
+
+def _write_sample(folder: Path, task: SourceTask) -> None:
+    names = [case.name for case in task.validated_on]
     write_json(
         folder / "sample.json",
-        {"drawn": list(sample.drawn), "out_of_bag": list(sample.out_of_bag), "validated_on": names},
+        {"drawn": list(task.sample.drawn), "out_of_bag": list(task.sample.out_of_bag), "validated_on": names},
     )

@@ -13,9 +13,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.stopping import REQUEUE
+from pipeline.storage.tensors import load_about
+from pipeline.training.checkpoint import CHECKPOINT
+from pipeline.training.tracking import TRACKING
 
 _GRAFT = [sys.executable, "-m", "pipeline.cli"]
-_PATIENCE = 90.0
+_PATIENCE = 240.0
 
 
 def markers(workspace: Path) -> dict[str, int]:
@@ -37,6 +41,30 @@ def kill_when(workspace: Path, arguments: list[str], ready: Callable[[Path], boo
     finally:
         command.send_signal(signal.SIGKILL)
         command.wait()
+
+
+def signalled(workspace: Path, arguments: list[str], ready: Callable[[Path], bool], number: int) -> int:
+    """Starts the command, sends it a signal as soon as the workspace is so far, and returns its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = subprocess.Popen(
+        [*_GRAFT, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
+    try:
+        end = time.monotonic() + _PATIENCE
+        while not ready(workspace):
+            assert command.poll() is None, "the command ended before it could be stopped"
+            assert time.monotonic() < end, "the command did not get so far"
+            time.sleep(0.002)
+        command.send_signal(number)
+        return command.wait(_PATIENCE)
+    finally:
+        command.kill()
+        command.wait()
+
+
+def has_a_checkpoint(workspace: Path) -> bool:
+    """A source network's training has saved a checkpoint and goes on."""
+    return any((workspace / "train-source").rglob(CHECKPOINT))
 
 
 def in_the_middle_of(stage: str) -> Callable[[Path], bool]:
@@ -77,3 +105,41 @@ def test_a_command_that_is_killed_goes_on_where_it_was(study: Path, tmp_path: Pa
         assert (workspace / "results" / name).read_bytes() == (other / "results" / name).read_bytes()
     for path in (other / "infer").rglob("*.safetensors"):
         assert (workspace / path.relative_to(other)).read_bytes() == path.read_bytes()
+
+
+def test_a_killed_or_stopped_training_goes_on_in_its_middle(
+    write_cohort: Callable[..., Path], write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    # Two networks at a time: the signal reaches them through the workspace.
+    study = write_study(
+        tmp_path / "tiny.yaml",
+        write_cohort(tmp_path / "cohort"),
+        source_training={"cycles": 2, "steps_per_cycle": 60},
+        execution={"checkpoint_steps": 1},
+    )
+    workspace, other = tmp_path / "stopped", tmp_path / "whole"
+    for folder in (workspace, other):
+        for stage in ("check", "preprocess"):
+            assert main([stage, str(study), "--workspace", str(folder)]) == 0
+    train = ["train-source", str(study), "--workspace", str(workspace), "--jobs", "2"]
+    kill_when(workspace, train, has_a_checkpoint)
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        before = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
+        assert before
+        assert not markers(workspace / "train-source")
+
+        def further(folder: Path, before: dict[str, int] = before) -> bool:
+            steps = {p.parent.name: load_about(p)["step"] for p in (folder / "train-source").rglob(CHECKPOINT)}
+            return any(step > before.get(name, 0) for name, step in steps.items())
+
+        assert signalled(workspace, train, further, number) == REQUEUE
+        # Nothing is lost: no training is behind where it was.
+        after = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
+        assert all(after[name] >= step for name, step in before.items())
+    assert main(train) == 0
+    assert main(["train-source", str(study), "--workspace", str(other), "--jobs", "1"]) == 0
+    for path in (other / "train-source").rglob("*"):
+        # When a unit was done, and how fast it was, is no function of the seed.
+        if path.is_file() and path.name not in {"done.json", "speed.jsonl"} and TRACKING not in path.parts:
+            assert (workspace / path.relative_to(other)).read_bytes() == path.read_bytes()
+    assert not list(workspace.rglob(".partial-*"))

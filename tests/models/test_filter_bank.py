@@ -3,8 +3,8 @@ import torch
 from safetensors.torch import load, save
 
 from data.errors import ModelError
-from models.filter_bank import FilterBank, SourceState, collect_banks
-from models.filters import FilterGrouping, filter_layers, group_layers
+from models.filter_bank import FilterBank, SourceState
+from models.filters import filter_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 
@@ -37,24 +37,6 @@ def test_each_filter_knows_where_it_came_from(bank, network):
         weight = all_states[key][layers[int(bank.layer[row])].parameter]
         kernel = weight[int(bank.out_index[row]), int(bank.in_index[row])]
         assert torch.equal(bank.filters[row], kernel.flatten())
-
-
-def test_one_pass_over_all_groups_gives_the_same_as_group_by_group(network):
-    layers = filter_layers(network)
-    groups = group_layers(network, FilterGrouping.CONSECUTIVE)
-    passes = []
-
-    def counted():
-        for state in states():
-            passes.append(state.network)
-            yield state
-
-    banks = collect_banks(counted(), groups, layers)
-    assert len(passes) == 6
-    for name, members in groups.items():
-        alone = FilterBank.from_state_dicts(states(), members, layers)
-        assert torch.equal(banks[name].filters, alone.filters)
-        assert torch.equal(banks[name].layer, alone.layer)
 
 
 def test_norm_threshold_reports_the_share_kept(bank):

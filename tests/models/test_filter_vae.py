@@ -9,6 +9,7 @@ from models.filter_bank import FilterBank
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.gaussian import Gaussian, GaussianOptions
 from models.priors.vae_networks import GaussianNet
+from models.priors.vae_training import set_aside
 
 
 def bank_of(filters, layer=None):
@@ -33,7 +34,7 @@ class Affine(nn.Module):
 def linear():
     """A VAE with a linear decoder, whose density is known: N(b, W Wᵀ + σ² I), and its exact encoder."""
     generator = torch.Generator().manual_seed(4)
-    prior = FilterVAE(FilterVAEOptions(latent=2), kernel_voxels=3).double()
+    prior = FilterVAE(FilterVAEOptions(latent=2, norm_input=False), kernel_voxels=3).double()
     weight = torch.randn(3, 2, generator=generator, dtype=torch.float64)
     bias = torch.randn(3, generator=generator, dtype=torch.float64)
     noise = torch.full((3,), 0.4, dtype=torch.float64)
@@ -74,7 +75,7 @@ def test_a_poor_encoder_still_gives_a_bound_that_closes_with_k(linear):
 
 
 def test_one_dimensional_latent_with_the_exact_encoder_is_exact_for_every_k():
-    prior = FilterVAE(FilterVAEOptions(latent=1), kernel_voxels=2).double()
+    prior = FilterVAE(FilterVAEOptions(latent=1, norm_input=False), kernel_voxels=2).double()
     weight = torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
     precision = 1 + float((weight**2).sum()) / 0.3
     prior.decoder = Affine(weight, torch.zeros(2).double(), torch.full((2,), math.log(0.3)).double())
@@ -192,10 +193,16 @@ def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
     bank = bank_of(filters, layer)
     gaussian = Gaussian(GaussianOptions(covariance="isotropic"))
     options = FilterVAEOptions(
-        architecture="convolutional", condition=condition, hidden=(4, 16), max_steps=300, batch=64, learning_rate=1e-2
+        architecture="convolutional",
+        condition=condition,
+        hidden=(4, 16),
+        max_steps=400,
+        batch=64,
+        learning_rate=1e-2,
+        validation_share=0,
     )
     prior = FilterVAE(options)
-    report = prior.fit(bank, generator)
+    report = prior.fit(bank, torch.Generator().manual_seed(0))
     assert report.log_density > gaussian.fit(bank).log_density + 5
     draws = prior.sample(bank.positions, generator)
     slopes = torch.stack([(draws @ slope).std(), (filters @ slope).std()])
@@ -208,3 +215,46 @@ def test_subsample_is_named_in_the_report():
     prior = FilterVAE(FilterVAEOptions(max_filters=300, max_steps=5, hidden=(8,)))
     report = prior.fit(bank_of(torch.randn(1000, 27)), torch.Generator().manual_seed(0))
     assert (report.filters_given, report.filters_used) == (1000, 300)
+
+
+@pytest.mark.parametrize("condition", ["none", "layer"])
+def test_training_starts_at_the_full_gaussian(condition):
+    generator = torch.Generator().manual_seed(0)
+    bank = bank_of(heavy_tailed(1500, generator), torch.randint(0, 2, (1500,), generator=generator))
+    # A rate of nothing leaves the start as it is.
+    options = FilterVAEOptions(hidden=(8,), max_steps=1, learning_rate=1e-12, condition=condition, validation_share=0)
+    vae, gaussian = FilterVAE(options), Gaussian(GaussianOptions())
+    vae.fit(bank, generator)
+    gaussian.fit(bank)
+    # Whatever the encoder says, many draws give the density itself.
+    found = vae.log_prob(bank.filters[:200], bank.positions[:200], 4000, generator).detach()
+    assert torch.allclose(found.median(), gaussian.log_prob(bank.filters[:200]).median(), atol=0.05)
+    decoded, log_variance = vae.decode_standardised(torch.randn(5, 6), torch.zeros(5, dtype=torch.int64))
+    assert decoded.abs().max() < 1e-6
+    assert log_variance.abs().max() < 1e-6
+
+
+def test_a_small_group_is_not_fitted_to_death():
+    """The state that scores best on positions that were not trained on is kept: no worse than the Gaussian it began."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = 0.1 * torch.randn(300, 27, generator=generator), 0.1 * torch.randn(2000, 27, generator=generator)
+    scores = {}
+    for share in (0.0, 0.2):
+        vae = FilterVAE(FilterVAEOptions(max_steps=300, epochs=1000, validation_share=share, hidden=(64,), batch=64))
+        vae.fit(bank_of(train), torch.Generator().manual_seed(1))
+        scores[share] = float(vae.log_prob(test, None, 16, generator).mean().detach())
+    gaussian = Gaussian(GaussianOptions())
+    gaussian.fit(bank_of(train))
+    reference = float(gaussian.log_prob(test).mean())
+    assert scores[0.2] > reference - 0.4
+    assert scores[0.0] < scores[0.2] - 0.3
+
+
+def test_snapshots_of_a_position_stay_on_one_side():
+    keys = torch.arange(100).repeat(3)
+    trained, checked = set_aside(keys, 0.25, torch.Generator().manual_seed(0))
+    assert len(checked) == 75
+    assert len(trained) == 225
+    assert not set(keys[trained].tolist()) & set(keys[checked].tolist())
+    only, none = set_aside(torch.zeros(4), 0.5, None)
+    assert (len(only), len(none)) == (4, 0)

@@ -251,16 +251,3 @@ def test_perfect_logits_have_next_to_no_loss_and_an_empty_label_is_finite():
     loss = SegmentationLoss(SegmentationLossOptions())
     assert float(loss(logits, labels)) < 1e-4
     assert math.isfinite(float(loss(logits, torch.zeros_like(labels))))
-
-
-def test_deep_supervision_weights_levels_and_shrinks_labels():
-    labels = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
-    labels[:, :4] = 1
-    levels = [torch.randn(1, 2, 8, 8, 8), torch.randn(1, 2, 4, 4, 4)]
-    loss = SegmentationLoss(SegmentationLossOptions(likelihood="cross_entropy"))
-    coarse = torch.zeros(1, 4, 4, 4, dtype=torch.int64)
-    coarse[:, :2] = 1
-    expected = (2 * loss(levels[0], labels) + loss(levels[1], coarse)) / 3
-    assert torch.allclose(loss(levels, labels), expected)
-    stack = torch.stack([levels[0], levels[0]], dim=1)
-    assert torch.allclose(loss(stack, labels), loss(levels[0], labels))

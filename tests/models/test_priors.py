@@ -22,6 +22,7 @@ PRIORS = {
     "full_by_layer": GaussianOptions(covariance="full", scaling="layer"),
     "full_by_fan_in": GaussianOptions(covariance="full", scaling="fan_in"),
     "low_rank": GaussianOptions(covariance="low_rank", rank=1),
+    "factor": GaussianOptions(covariance="factor", rank=1),
     "position_isotropic": GaussianOptions(covariance="isotropic", **POSITION),
     "position_fixed": GaussianOptions(covariance="isotropic", relative_std=0.3, last_snapshot=True, **POSITION),
     "position_diagonal": GaussianOptions(covariance="diagonal", **POSITION),
@@ -38,6 +39,8 @@ PRIORS = {
     "vae_boosted_by_layer": FilterVAEOptions(
         latent_prior="boosted", components=2, component_steps=5, condition="layer", **VAE
     ),
+    "vae_from_random": FilterVAEOptions(start_at_gaussian=False, norm_input=False, validation_share=0, **VAE),
+    "vae_mixture": FilterVAEOptions(latent_prior="mixture", components=3, **VAE),
     "reuse": ReuseOrRedrawOptions(
         position=GaussianOptions(covariance="isotropic", **POSITION),
         shape=GaussianMixtureOptions(components=2),
@@ -216,6 +219,65 @@ def test_missing_and_unfitting_positions_are_refused(name):
         assert prior.sample(3, torch.Generator().manual_seed(0)).shape == (3, 2)
     with pytest.raises(ModelError, match="one position for each filter"):
         prior.log_prob(bank.filters, bank.positions[:3])
+
+
+def test_free_parameters_are_counted(name):
+    prior, _ = fitted(name)
+    known = {
+        "isotropic": 2 + 1,
+        "diagonal": 2 + 2,
+        "full": 2 + 3,
+        "full_by_layer": 2 + 3 + 1,
+        "low_rank": 2 + 2 + 1,
+        "factor": 2 + 2 + 2,
+        "mixture_full": 2 + 3 * (2 + 3),
+        "mixture_spherical": 1 + 2 * (2 + 1),
+    }
+    assert prior.free_parameters() == known.get(name, prior.free_parameters())
+    # A density that knows more of the filters is never the simpler one.
+    assert prior.free_parameters() >= known["isotropic"]
+    if prior.is_bound and name.startswith("vae"):
+        assert prior.free_parameters() > sum(p.numel() for p in prior.decoder.parameters())
+
+
+@pytest.mark.parametrize("condition", ["none", "layer"])
+def test_convolutional_vae_keeps_the_interface(condition):
+    """It is for 3×3×3 kernels alone, so the low-dimensional tests above cannot have it."""
+    options = FilterVAEOptions(
+        architecture="convolutional", condition=condition, latent=2, hidden=(3, 6), max_steps=10, batch=64
+    )
+    bank = toy_bank(27)
+    prior = build_prior(options).double()
+    prior.fit(bank, torch.Generator().manual_seed(1))
+    again = load_prior(options, prior.state_dict())
+    rows = torch.tensor([0, 40, 250])
+    where, filters = bank.positions[rows], bank.filters[rows].clone().requires_grad_(True)
+
+    def score(filters, model=prior):
+        return model.log_prob(filters, where, 3, torch.Generator().manual_seed(0))
+
+    assert torch.equal(score(filters), score(filters, again))
+    assert torch.autograd.gradcheck(score, (filters,), atol=1e-5)
+    assert prior.sample(where, torch.Generator().manual_seed(0)).shape == (3, 27)
+    with pytest.raises(ModelError, match="kernels of 27 voxels"):
+        prior.fit(toy_bank(8))
+
+
+def test_factor_analysis_finds_what_was_put_in():
+    generator = torch.Generator().manual_seed(0)
+    loadings = torch.tensor([[1.0], [-0.5], [0.8], [0.3], [0.6]]).double()
+    noise = torch.tensor([0.1, 0.5, 0.2, 1.0, 0.05]).double()
+    truth = torch.distributions.MultivariateNormal(torch.zeros(5).double(), loadings @ loadings.T + torch.diag(noise))
+    latents = torch.randn(20_000, 1, generator=generator, dtype=torch.float64)
+    filters = latents @ loadings.T + noise.sqrt() * torch.randn(20_000, 5, generator=generator, dtype=torch.float64)
+    index = torch.arange(len(filters))
+    bank = FilterBank(filters, 0 * index, index, 0 * index, 0 * index, 0 * index)
+    scores = {}
+    for covariance in ("factor", "low_rank"):
+        prior = build_prior(GaussianOptions(covariance=covariance, rank=1), 5).double()
+        prior.fit(bank)
+        scores[covariance] = float((truth.log_prob(filters) - prior.log_prob(filters)).mean())
+    assert abs(scores["factor"]) < 0.01 < 0.1 < scores["low_rank"]
 
 
 def test_a_state_of_other_options_is_refused():

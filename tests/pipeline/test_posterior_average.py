@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from pipeline.inference import slabs
 from pipeline.inference.posterior_average import PosteriorAverage, entropy
 
 
@@ -28,6 +29,45 @@ def test_running_moments_are_those_of_the_batch(count: int) -> None:
     torch.testing.assert_close(average.predictive_entropy, total)
     expected = total + (batch * batch.log()).sum(1).mean(0)
     torch.testing.assert_close(average.mutual_information, expected.clamp_min(0), rtol=1e-9, atol=1e-12)
+    if count > 1:
+        deviation = (1 - batch[:, 0]).std(0)
+        torch.testing.assert_close(average.standard_deviation, deviation, rtol=1e-9, atol=1e-12)
+
+
+def test_single_precision_stays_near_double_over_many_draws() -> None:
+    batch = draws(200)
+    average = PosteriorAverage()
+    for draw in batch:
+        average.add(draw.float())
+    assert average.probability.dtype == torch.float32
+    torch.testing.assert_close(average.probability.double(), batch.mean(0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(average.standard_deviation.double(), (1 - batch[:, 0]).std(0), rtol=1e-4, atol=1e-6)
+
+
+def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = PosteriorAverage(), PosteriorAverage()
+    for draw in draws(3):
+        whole.add(draw)
+    monkeypatch.setattr(slabs, "_VOXELS", 20)
+    for draw in draws(3):
+        parts.add(draw)
+    for name in ("probability", "predictive_entropy", "mutual_information", "standard_deviation"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name)), name
+
+
+def test_a_draw_that_is_given_away_becomes_the_mean() -> None:
+    first = draws(1)[0]
+    average = PosteriorAverage()
+    average.add(first, keep=False)
+    assert average.probability.data_ptr() == first.data_ptr()
+
+
+def test_reading_the_maps_does_not_change_them() -> None:
+    average = PosteriorAverage()
+    for draw in draws(3):
+        average.add(draw)
+    for name in ("predictive_entropy", "mutual_information", "standard_deviation"):
+        assert torch.equal(getattr(average, name), getattr(average, name)), name
 
 
 def test_draws_that_agree_have_no_mutual_information() -> None:
@@ -63,6 +103,10 @@ def test_what_is_added_is_not_changed() -> None:
 
 
 def test_without_a_draw_there_is_no_average() -> None:
-    for name in ("probability", "mutual_information"):
-        with pytest.raises(ValueError, match="no draw"):
+    for name, reason in (
+        ("probability", "no draw"),
+        ("mutual_information", "no draw"),
+        ("standard_deviation", "two draws"),
+    ):
+        with pytest.raises(ValueError, match=reason):
             getattr(PosteriorAverage(), name)

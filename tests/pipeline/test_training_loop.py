@@ -18,9 +18,10 @@ from pipeline.inference.validation import mean_dice
 from pipeline.progress import ProgressFile
 from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
+from pipeline.training.computing import ComputingOptions
 from pipeline.training.loop import History, OptimiserOptions, StepLoss, train
 from pipeline.training.patches import PatchOptions, PatchSampler
-from pipeline.training.source_network import INITIAL, snapshot_name, train_source_network
+from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
 
 NETWORK = ResidualUNetOptions(channels=(4, 8), encoder_blocks=(0, 1))
@@ -163,9 +164,7 @@ def test_a_small_network_learns_two_cubes(make_case) -> None:
     assert mean_dice(network.eval(), cases, (16, 16, 16), SlidingWindowOptions(), "cpu") > 0.9
 
 
-def _train_source(folder: Path, cases, **changes) -> None:
-    folder.mkdir()
-    options = SourceTrainingOptions(networks=1, cycles=2, steps_per_cycle=3, warm_up=1, validation_cases=1)
+def source_task(cases, **changes) -> SourceTask:
     settings = {
         "number": 0,
         "seed": 1,
@@ -173,12 +172,19 @@ def _train_source(folder: Path, cases, **changes) -> None:
         "drawn": [[cases[0]], [cases[0]]],
         "out_of_bag": [cases[1]],
         "network": NETWORK,
-        "options": options,
+        "options": SourceTrainingOptions(networks=1, cycles=2, steps_per_cycle=3, warm_up=1, validation_cases=1),
         "patches": PatchOptions(size=(8, 8, 8)),
         "augmentation": no_augmentation(),
-        "device": "cpu",
+        "computing": ComputingOptions(),
     }
-    train_source_network(folder, ProgressFile(folder / "progress"), **(settings | changes))
+    return SourceTask(**(settings | changes))
+
+
+def _train_source(folder: Path, cases, **changes) -> None:
+    folder.mkdir()
+    train_source_network(
+        folder, ProgressFile(folder / "progress", saves=True), task=source_task(cases, **changes), device="cpu"
+    )
 
 
 def test_a_source_network_leaves_snapshots_history_and_sample(make_case, tmp_path: Path) -> None:

@@ -4,11 +4,21 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from monai.metrics import DiceMetric
 
-from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, VoxelCounts, count_voxels, dice, iou
+from pipeline.evaluation.metrics import (
+    EmptyMask,
+    EmptyMaskPolicy,
+    VoxelCounts,
+    count_voxels,
+    dice,
+    iou,
+    relative_volume_error,
+)
 
 masks = arrays(bool, (3, 4, 2))
 
@@ -71,3 +81,20 @@ def test_refuses_other_shapes_and_label_maps() -> None:
         count_voxels(mask, np.ones((1, 2, 2), bool))
     with pytest.raises(ValueError, match="boolean"):
         count_voxels(mask.astype(np.int16), mask)
+
+
+@given(masks.filter(np.any), masks.filter(np.any))
+def test_dice_equals_monai_where_no_mask_is_empty(prediction: np.ndarray, reference: np.ndarray) -> None:
+    first, second = (torch.from_numpy(m)[None, None].float() for m in (prediction, reference))
+    expected = DiceMetric(include_background=True)(first, second).item()
+    assert dice(count_voxels(prediction, reference)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_relative_volume_error_of_a_small_case_and_of_a_missed_structure() -> None:
+    assert relative_volume_error(VoxelCounts(2, 1, 2)) == pytest.approx(1 / 4)
+    assert relative_volume_error(VoxelCounts(4, 8, 0)) == pytest.approx(2.0)
+    for policy in EmptyMaskPolicy:
+        assert relative_volume_error(VoxelCounts(0, 0, 5), policy) == 1.0
+    assert relative_volume_error(VoxelCounts(0, 5, 0)) == 1.0
+    assert relative_volume_error(VoxelCounts(0, 0, 0)) == 0.0
+    assert math.isnan(relative_volume_error(VoxelCounts(0, 5, 0), EmptyMaskPolicy.SKIP_EMPTY_REFERENCE))

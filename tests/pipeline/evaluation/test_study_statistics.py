@@ -18,6 +18,7 @@ from pipeline.evaluation.statistics import (
     paired_difference,
     wilcoxon_p,
 )
+from pipeline.evaluation.worst_patients import patient_means, worst_tenth
 
 
 def test_cases_of_a_patient_are_averaged_before_patients() -> None:
@@ -118,3 +119,31 @@ def test_refuses_values_of_another_size_than_the_draws() -> None:
         crossed_interval(np.zeros((3, 1)), Resamples.draw(4, 1, resamples=10, seed=0))
     with pytest.raises(ValueError, match="resample"):
         Resamples.draw(0, 1, resamples=10, seed=0)
+
+
+def test_worst_tenth_is_the_mean_of_the_lowest_patients() -> None:
+    values = np.random.default_rng(6).permutation(np.arange(30.0))[:, None] + np.array([[-1.0, 1.0]])
+    got = worst_tenth(values, Resamples.draw(30, 2, resamples=500, seed=0))
+    assert got.mean == pytest.approx((0 + 1 + 2) / 3)
+    assert got.low < got.mean < got.high
+    assert got.high < 12
+
+
+def test_worst_tenth_of_ten_patients_is_one_and_a_patient_never_measured_is_none_of_them() -> None:
+    values = np.arange(1.0, 12.0)[:, None]
+    values[0] = np.nan
+    got = worst_tenth(values, Resamples.draw(11, 1, resamples=300, seed=0))
+    assert got.mean == 2.0
+    assert got.low == 2.0
+    assert math.isnan(worst_tenth(values * np.nan, Resamples.draw(11, 1, resamples=10, seed=0)).mean)
+
+
+def test_drawn_patients_come_as_often_as_they_were_drawn_with_their_drawn_repeats() -> None:
+    draws = Resamples.draw(5, 3, resamples=20, seed=2)
+    values = np.random.default_rng(7).random((5, 3))
+    values[2, 1] = np.nan
+    got = patient_means(values, draws)
+    for row, patients, repeats in zip(got, draws.patients, draws.repeats, strict=True):
+        weights = repeats * np.isfinite(values)
+        means = np.nansum(weights * values, axis=1) / np.where(weights.sum(axis=1), weights.sum(axis=1), np.nan)
+        np.testing.assert_allclose(np.sort(row), np.sort(np.repeat(means, patients.astype(int))))

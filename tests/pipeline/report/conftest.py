@@ -11,8 +11,11 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.metrics import count_voxels, dice, iou
-from pipeline.evaluation.tables import CaseRow, summarise, write_cases_csv, write_summary_csv
+from pipeline.evaluation.options import EvaluationOptions
+from pipeline.evaluation.study_results import write_study_results
+from pipeline.evaluation.tables import CaseRow
 from pipeline.storage.tensors import save_arrays
 
 ARMS = {"random": -0.10, "fine_tune": 0.0, "fine_tune_ends": -0.05, "dwp": 0.02}
@@ -117,6 +120,9 @@ def _source(root: Path, generator: np.random.Generator) -> None:
             "gaussian_full": {"mean": 48.4 + g, "standard_error": 0.2, "bound": False},
             "vae": {"mean": 47.9 + 1.5 * g, "standard_error": 0.3, "bound": True},
         }
+        for density in densities.values():
+            paired = {"mean": density["mean"] - 48.4 - g, "standard_error": 0.1}
+            density["difference_to_gaussian_full"] = paired
         scores = {"group": group, "fitted_on": 4000, "held_out": 900, "held_out_networks": "filters of network 2",
                   "densities": densities}  # fmt: skip
         _text(root / f"fit-priors/{group}/scores.json", json.dumps(scores))
@@ -145,15 +151,22 @@ def _infer(root: Path, cases: list[str], repeats: int, generator: np.random.Gene
             mask = np.roll(reference, shift, axis=int(generator.integers(0, 3)))
             probability = np.where(mask, 0.9, 0.05).astype(np.float16)
             arrays = {"probability": probability[None]}
-            if arm == "dwp":
-                arrays["entropy"] = np.abs(np.gradient(mask.astype(np.float32))[0]).astype(np.float16)
             if repeat == 0:
-                save_arrays(folder / "predictions" / f"{case}.safetensors", arrays, {"case": case})
+                save_arrays(
+                    folder / "predictions" / f"{case}.safetensors",
+                    arrays,
+                    {"case": case, "draws": 8 if arm == "dwp" else 1},
+                )
             counts = count_voxels(mask, reference)
             rows.append(CaseRow(arm, n, repeat, case, case, "core", dice(counts), iou(counts),
                                 counts.true_positive, counts.false_positive, counts.false_negative))  # fmt: skip
-    write_cases_csv(rows, root / "results/cases.csv")
-    write_summary_csv(summarise(rows, 7, 500), root / "results/summary.csv")
+    calibration = [CalibrationRow(r.arm, r.n, r.repeat, r.case, r.patient, r.label, band_voxels=90, nll=1 - r.dice,
+                                  brier=1 - r.dice, ece=(1 - r.dice) / 2, dice=r.dice, entropy=1 - r.dice,
+                                  expected_dice=r.dice / 2) for r in rows]  # fmt: skip
+    reliability = [ReliabilityRow(a, n, r, "core", low, low + 0.5, 0.5, low + 0.25, low + 0.2)
+                   for a in ARMS for n in SIZES for r in range(repeats) for low in (0.0, 0.5)]  # fmt: skip
+    write_study_results(root / "results", rows, calibration, reliability, options=EvaluationOptions(resamples=500),
+                        rivals=("random", "fine_tune", "fine_tune_ends"), seed=7)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

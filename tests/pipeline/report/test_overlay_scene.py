@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data.errors import WorkspaceError
 from pipeline.evaluation.tables import CaseRow
+from pipeline.report.case_scene import hard_labels, read_case, relative_entropy
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
-from pipeline.report.overlay_section import best_median_worst, hard_labels, read_scene
+from pipeline.report.overlay_section import best_median_worst
 from pipeline.storage.tensors import save_arrays
 
 SHAPE, SPACING = (9, 11, 13), np.array([1.0, 2.0, 3.0])
@@ -34,10 +35,13 @@ def test_every_orientation_shows_the_same_scene(code: str) -> None:
     turned = [nib.orientations.apply_orientation(m, turn) for m in (image, reference)]
     turned_affine = affine @ nib.orientations.inv_ornt_aff(turn, SHAPE)
     assert "".join(nib.aff2axcodes(turned_affine)) == code
-    scene = Scene.oriented(turned[0], turned[1], turned[1], None, turned_affine)
+    scene = Scene.oriented(turned[0], turned[1], turned[1], turned[0], turned_affine)
     np.testing.assert_array_equal(scene.image, image)
     np.testing.assert_array_equal(scene.reference, reference)
+    np.testing.assert_array_equal(scene.entropy, image)
     np.testing.assert_allclose(scene.spacing, SPACING)
+    # Voxels stay where they were in the world.
+    np.testing.assert_allclose(scene.affine, affine, atol=1e-12)
     assert scene.centre().tolist() == [2, 2, 8]
 
 
@@ -45,8 +49,8 @@ def test_empty_reference_falls_back_to_the_prediction_then_to_the_middle() -> No
     image, mask = ras_scene()
     none = np.zeros_like(mask)
     affine = np.diag([*SPACING, 1.0])
-    assert Scene.oriented(image, none, mask, None, affine).centre()[0] == 2
-    assert Scene.oriented(image, none, none, None, affine).centre().tolist() == [4, 5, 6]
+    assert Scene.oriented(image, none, mask, image, affine).centre()[0] == 2
+    assert Scene.oriented(image, none, none, image, affine).centre().tolist() == [4, 5, 6]
 
 
 def drawn(scene: Scene, plane: str) -> np.ndarray:
@@ -67,11 +71,11 @@ def test_both_contours_are_drawn_where_there_is_something(plane: str) -> None:
     prediction = np.roll(reference, 1, axis=2)
     none = np.zeros_like(reference)
     affine = np.diag([*SPACING, 1.0])
-    both = drawn(Scene.oriented(image, reference, prediction, None, affine), plane)
+    both = drawn(Scene.oriented(image, reference, prediction, image, affine), plane)
     assert both.shape[0] == both.shape[1]
     assert shows(both, REFERENCE)
     assert shows(both, PREDICTION)
-    missed = drawn(Scene.oriented(image, reference, none, None, affine), plane)
+    missed = drawn(Scene.oriented(image, reference, none, image, affine), plane)
     assert shows(missed, REFERENCE)
     assert not shows(missed, PREDICTION)
 
@@ -90,6 +94,17 @@ def test_background_wins_where_no_class_has_more() -> None:
     assert hard_labels(probability).ravel().tolist() == [0, 1, 0]
 
 
+def test_one_class_is_told_from_the_background_as_several_are() -> None:
+    probability = np.array([0.2, 0.5, 0.5000001, 0.9], np.float32).reshape(1, 4, 1, 1)
+    assert hard_labels(probability).ravel().tolist() == [0, 0, 1, 1]
+
+
+def test_entropy_is_largest_where_all_classes_are_equally_probable() -> None:
+    probability = np.array([[1 / 3, 0.0, 0.5], [1 / 3, 0.0, 0.5]], np.float32).reshape(2, 3, 1, 1)
+    expected = [1.0, 0.0, np.log(2) / np.log(3)]
+    np.testing.assert_allclose(relative_entropy(probability).ravel(), expected, atol=1e-6)
+
+
 def test_classes_are_joined_by_name_whatever_their_values(tmp_path: Path) -> None:
     label = np.zeros(SHAPE, np.int16)
     label[0], label[1], label[2] = 7, 3, 4
@@ -98,8 +113,9 @@ def test_classes_are_joined_by_name_whatever_their_values(tmp_path: Path) -> Non
     probability = np.stack([np.isin(label, [3, 4]), label == 7]).astype(np.float16)
     save_arrays(tmp_path / "p.safetensors", {"probability": probability}, {"classes": ["rim", "core"]})
     classes = {"core": [7], "rim": [3, 4]}
-    scene, channel, overlap = read_scene(tmp_path / "a.safetensors", tmp_path / "p.safetensors", classes)
-    assert (channel, overlap) == ("T1", 1.0)
+    read = read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", classes)
+    scene = read.scene
+    assert (read.channel, read.overlap, read.classes, read.draws) == ("T1", 1.0, ("rim", "core"), 1)
     np.testing.assert_array_equal(scene.reference, scene.prediction)
     assert np.unique(scene.reference).tolist() == [0, 1, 2]
 
@@ -110,7 +126,7 @@ def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
     save_arrays(tmp_path / "a.safetensors", arrays, about)
     save_arrays(tmp_path / "p.safetensors", {"probability": np.zeros((1, 3, 3, 4), np.float16)})
     with pytest.raises(WorkspaceError, match="grid"):
-        read_scene(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
+        read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
     save_arrays(tmp_path / "p.safetensors", {"entropy": np.zeros((3, 3, 3), np.float16)})
     with pytest.raises(WorkspaceError, match="probability"):
-        read_scene(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
+        read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})

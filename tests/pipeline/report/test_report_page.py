@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -79,7 +80,18 @@ def page(built: Path) -> Page:
 
 def test_builds_one_page_with_every_section(built: Path, page: Page, whole_workspace: Path) -> None:
     assert built == whole_workspace / "report/index.html"
-    assert {"results", "overlays", "preprocessing", "source", "priors", "target", "methods", "provenance"} <= page.ids()
+    assert {
+        "results",
+        "uncertainty",
+        "overlays",
+        "cases",
+        "preprocessing",
+        "source",
+        "priors",
+        "target",
+        "methods",
+        "provenance",
+    } <= page.ids()
     assert len(SECTIONS) == sum(tag == "section" for tag, _ in page.tags)
     assert "Missing" not in page.text
     assert built.stat().st_size < 3_000_000
@@ -90,14 +102,20 @@ def test_needs_no_other_file_and_no_network(built: Path, page: Page) -> None:
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "action", "poster"):
             value = attributes.get(name) or "#"
-            assert value.startswith(("data:", "#")), (tag, value[:80])
+            # Only the pages that the report itself wrote beside it are linked.
+            linked = tag == "a" and (built.parent / unquote(value)).is_file()
+            assert linked or value.startswith(("data:", "#")), (tag, value[:80])
         assert not any(name.startswith("on") for name in attributes)
+    links = [str(a["href"]) for tag, a in page.tags if tag == "a"]
+    pages = {f"cases/{path.name}" for path in (built.parent / "cases").iterdir()}
+    assert len(pages) == 13
+    assert pages <= set(links)
     text = re.sub(r"data:[^\"']*", "", built.read_text())
     assert not re.search(r"https?://|url\(|@import", text)
 
 
 def test_every_anchor_has_its_place(page: Page) -> None:
-    anchors = [a["href"] for tag, a in page.tags if tag == "a"]
+    anchors = [a["href"] for tag, a in page.tags if tag == "a" and str(a["href"]).startswith("#")]
     assert len(anchors) == len(SECTIONS)
     assert {str(anchor)[1:] for anchor in anchors} <= page.ids()
 
@@ -113,7 +131,12 @@ def test_pictures_are_whole_and_described(page: Page, whole_workspace: Path) -> 
             assert len(image.convert("L").getcolors(100_000) or ()) > 1  # something is drawn
     figures = {p.name for p in (whole_workspace / "report/figures").glob("*.png")}
     assert {"learning-curve.png", "paired-differences.png", "patients-n05.png", "source-training.png"} <= figures
+    assert {p.replace(".png", ".svg") for p in figures} == {
+        p.name for p in (whole_workspace / "report/figures").glob("*.svg")
+    }
     assert {f"overlay-{arm}-{rank}-axial.png" for arm in ("dwp", "fine_tune") for rank in ("best", "worst")} <= figures
+    planes = ("sagittal", "coronal", "axial")
+    assert {f"overlay-dwp-worst-{plane}-entropy.png" for plane in planes} <= figures
 
 
 @pytest.mark.parametrize("metric", ["dice", "iou"])
@@ -219,9 +242,13 @@ def test_same_files_give_the_same_page_and_no_stale_figures(
 ) -> None:
     root = workspace_builder(tmp_path, patients=3, repeats=1)
     first = build_report(root, QUICK).read_bytes()
-    (root / "report/figures/patients-n99.png").write_bytes(b"old")
+    folder = root / "report"
+    written = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
+    stale = [folder / "figures/patients-n99.png", folder / "figures/patients-n99.svg", folder / "cases/gone.html"]
+    for path in stale:
+        path.write_bytes(b"old")
     assert build_report(root, QUICK).read_bytes() == first
-    assert not (root / "report/figures/patients-n99.png").exists()
+    assert {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")} == written
     assert not list(root.rglob(".tmp-*"))
 
 

@@ -1,0 +1,124 @@
+"""The incremental use of a mixture: p(w|D, D_new) ≈ (1 − α) q(w|D) + α q(w|D_new)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from data.errors import ModelError
+from models.bayesian_network import BayesianNetwork
+from models.networks.factory import NetworkOptions
+from models.other_weights import OtherWeights
+from models.posteriors.mean_field import MeanField
+from models.posteriors.mixture import Mixture, combine
+from models.posteriors.point import Point
+from pipeline.arms.choices import Trainable
+from pipeline.arms.member import other_layouts
+from pipeline.deployment.model_folder import read_description, read_model
+
+
+def read_posterior(folder: Path, number: int, network: NetworkOptions, channels: int, classes: int) -> BayesianNetwork:
+    """Reads the posterior q(w|D) of a trained unit.
+
+    Args:
+        folder: of the unit, or its model folder.
+        number: of the member; a unit with fewer members gives them in turn.
+        network: options of the network.
+        channels: image channels.
+        classes: classes of the output, background included.
+
+    Raises:
+        ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
+    """
+    require_updatable(folder, network, channels, classes)
+    members = read_model(folder).members
+    return members[number % len(members)]
+
+
+def require_updatable(folder: Path, network: NetworkOptions, channels: int, classes: int) -> str:
+    """Checks that a model has a posterior over the weights of a network, without reading its weights into a network.
+
+    Returns:
+        its digest.
+
+    Raises:
+        ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
+    """
+    description, digest = read_description(folder)
+    found = {
+        "posterior": description.arm.posterior.kind if not description.arm.is_variational else "",
+        "network": "" if description.network == network else str(description.network),
+        "channels": "" if len(description.channels) == channels else str(len(description.channels)),
+        "classes": "" if len(description.classes) + 1 == classes else str(len(description.classes) + 1),
+    }
+    expected = {
+        "posterior": "`mean_field` or `mixture`",
+        "network": str(network),
+        "channels": str(channels),
+        "classes": str(classes),
+    }
+    for key, value in found.items():
+        if value:
+            raise ModelError(
+                f"`update_from` is {folder}, whose {key} is {value}",
+                expected=expected[key],
+                mend="update a unit of the same network and target, with a variational posterior",
+            )
+    return digest
+
+
+def updated_posterior(
+    old: BayesianNetwork, new: BayesianNetwork, trainable: Trainable, share_of_new: float
+) -> BayesianNetwork:
+    """Returns a network with the posterior (1 − α) q(w|D) + α q(w|D_new).
+
+    Args:
+        old: q(w|D).
+        new: q(w|D_new), of a network with the same parameters.
+        trainable: what both have learned.
+        share_of_new: α.
+
+    Raises:
+        ModelError: if the posteriors are over different weights.
+    """
+    if old.layers != new.layers:
+        raise ModelError(
+            "the old and the new posterior are over different layers",
+            expected="the same `trainable` and the same network",
+            mend="update a unit of an arm with the same choices",
+        )
+    posterior = combine(_mixture(old), _mixture(new), share_of_new)
+    parts = [_others(member, trainable) for member in (old, new)]
+    kinds = {type(posterior) for part in parts for posterior in part.posteriors}
+    if parts[0].layout != parts[1].layout or parts[0].fixed_layout != parts[1].fixed_layout or len(kinds) > 1:
+        raise ModelError(
+            "the old and the new posterior are over different weights",
+            expected="the same `bayesian_scope` and `trainable`",
+            mend="update a unit of an arm with the same choices",
+        )
+    posteriors = [part.posterior(index) for part in parts for index in range(len(part.posteriors))]
+    fixed = torch.cat([part.fixed for part in parts])
+    others = OtherWeights(parts[0].layout, posteriors, parts[0].fixed_layout, fixed)
+    return BayesianNetwork(new.network, posterior, new.layers, others)
+
+
+def _mixture(member: BayesianNetwork) -> Mixture:
+    posterior = member.posterior
+    if isinstance(posterior, MeanField):
+        return Mixture([posterior])
+    if isinstance(posterior, Mixture):
+        return posterior
+    raise ModelError(f"an update of a posterior of class {type(posterior).__name__}", expected="mean-field or mixture")
+
+
+def _others(member: BayesianNetwork, trainable: Trainable) -> OtherWeights:
+    """The weights that are no filters, taken out of the network where they are its ordinary parameters."""
+    held = member.others
+    if held is not None and isinstance(member.posterior, Mixture):
+        return held
+    state = member.network.state_dict()
+    layout, fixed_layout = other_layouts(member.network, member.layers, trainable)
+    fixed = fixed_layout.join(state)[None].to(member.posterior.mean().device)
+    posterior = Point(layout.join(state)) if held is None else held.posterior(0)
+    return OtherWeights(layout, [posterior], fixed_layout, fixed)

@@ -1,0 +1,74 @@
+"""Collecting the iterates of a training for SWAG: at a constant rate, in its second part (Maddox et al. 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from models.bayesian_network import BayesianNetwork
+from models.other_weights import OtherWeights
+from models.posteriors.swag import SWAG, SWAGOptions, first_collected
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.training.schedule import cosine_cycles
+
+
+class IterateCollection:
+    """Watches a point estimate learn and becomes the Gaussian of its iterates.
+
+    What is no filter is averaged over the same iterates, or has a Gaussian of its own where the arm asks for one (whose
+    low-rank directions are drawn independently of the filters').
+
+    Args:
+        options: of the posterior.
+        model: network with point estimates.
+        steps: of the training.
+    """
+
+    def __init__(self, options: SWAGOptions, model: BayesianNetwork, steps: int) -> None:
+        self._options = options
+        self._model = model
+        self._first = first_collected(options, steps)
+        self._every = max((steps - self._first) // options.collections, 1)
+        self._filters = self._empty(model.posterior.mean())
+        self._others = None if model.others is None else self._empty(model.others.posterior(0).mean())
+        self._averages: list[Tensor] = [torch.zeros_like(p) for p in model.point_parameters()]
+        self._number = 0
+
+    def _empty(self, start: Tensor) -> SWAG:
+        return SWAG(len(start), self._options.rank, self._options.scale, start.shape[1]).to(start.device)
+
+    def rate(self, arm: ArmOptions, options: InferenceOptions) -> Callable[[int], float]:
+        """The learning rate: as for other arms, but down to the constant rate of the second part and no further."""
+        constant = self._options.rate * arm.peak_rate
+        warm_up = min(round(arm.warm_up * options.steps), self._first)
+
+        def of_step(step: int) -> float:
+            if step >= self._first:
+                return constant
+            return cosine_cycles(step, cycle=self._first, peak=arm.peak_rate, floor=constant, warm_up=warm_up)
+
+        return of_step
+
+    @torch.no_grad()
+    def __call__(self, step: int) -> None:
+        """Collects the weights after a step (from 0), if it is its turn."""
+        if step < self._first or (step - self._first + 1) % self._every:
+            return
+        self._number += 1
+        self._filters.collect(self._model.posterior.mean())
+        if self._others is not None and self._model.others is not None:
+            self._others.collect(self._model.others.posterior(0).mean())
+        for average, parameter in zip(self._averages, self._model.point_parameters(), strict=True):
+            average += (parameter - average) / self._number
+
+    @torch.no_grad()
+    def network(self) -> BayesianNetwork:
+        """Returns the network with the Gaussian of its iterates."""
+        for average, parameter in zip(self._averages, self._model.point_parameters(), strict=True):
+            parameter.copy_(average)
+        own = self._model.others
+        others = None if own is None or self._others is None else OtherWeights(own.layout, [self._others])
+        return BayesianNetwork(self._model.network, self._filters, self._model.layers, others)

@@ -1,0 +1,128 @@
+"""A member of an arm: a network with a posterior of the arm's kind, built from its start or from its saved state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from data.errors import ModelError
+from models.bayesian_network import BayesianNetwork
+from models.filters import FilterLayer, get_filters
+from models.networks.factory import NetworkOptions, build_network, without_deep_supervision
+from models.other_weights import OtherWeights, WeightLayout
+from models.posteriors.factory import PosteriorOptions, build_posterior
+from models.posteriors.mean_field import MeanField, MeanFieldOptions
+from models.posteriors.mixture import MixtureOptions
+from models.posteriors.point import Point
+from models.posteriors.posterior import Posterior
+from models.posteriors.swag import SWAG, SWAGOptions
+from pipeline.arms.choices import ArmOptions, BayesianScope, Trainable
+from pipeline.arms.starting_point import choose_trainable, learned_layers, learned_names
+
+_LEAST_MEAN_SQUARE = 1e-4
+"""Biases start at zero, which says nothing of their scale; the variance at the start is then relative to 0.01²."""
+
+
+def assemble_member(
+    arm: ArmOptions,
+    network: torch.nn.Module,
+    starts: Sequence[Mapping[str, Tensor]],
+    options: PosteriorOptions | None = None,
+) -> BayesianNetwork:
+    """Puts a posterior around starting weights.
+
+    Args:
+        arm: says what is learned and what is Bayesian.
+        network: holds what is neither learned nor Bayesian.
+        starts: state dicts of the network, one for each component.
+        options: the posterior; the arm's if left out.
+    """
+    chosen = arm.posterior if options is None else options
+    choose_trainable(network, arm.trainable)
+    layers = learned_layers(network)
+    posterior = build_posterior(chosen, [get_filters(state, layers) for state in starts], layers)
+    return BayesianNetwork(network, posterior, layers, _other_weights(arm, chosen, network, layers, starts))
+
+
+def _other_weights(
+    arm: ArmOptions,
+    options: PosteriorOptions,
+    network: torch.nn.Module,
+    layers: Sequence[FilterLayer],
+    starts: Sequence[Mapping[str, Tensor]],
+) -> OtherWeights | None:
+    """Posteriors over the weights that are no filters, where they cannot stay parameters of the one network."""
+    bayesian = arm.bayesian_scope is BayesianScope.ALL
+    mixture = isinstance(options, MixtureOptions)
+    if not bayesian and not mixture:
+        return None
+    layout, fixed_layout = other_layouts(network, layers, arm.trainable)
+    kind = options.component if isinstance(options, MixtureOptions) else options
+    posteriors = [_posterior_of_others(kind, layout.join(state), layout, bayesian) for state in starts]
+    if not mixture:
+        return OtherWeights(layout, posteriors)
+    return OtherWeights(layout, posteriors, fixed_layout, torch.stack([fixed_layout.join(state) for state in starts]))
+
+
+def other_layouts(
+    network: torch.nn.Module, layers: Sequence[FilterLayer], trainable: Trainable
+) -> tuple[WeightLayout, WeightLayout]:
+    """Layouts of the learned weights that are not filters of `layers`, and of all weights that are not learned."""
+    learned = learned_names(network, trainable)
+    others = {name for name, _ in network.named_parameters()} - {layer.parameter for layer in layers}
+    return WeightLayout.of(network, others & learned), WeightLayout.of(network, others - learned)
+
+
+def _posterior_of_others(options: PosteriorOptions, column: Tensor, layout: WeightLayout, bayesian: bool) -> Posterior:
+    if bayesian and isinstance(options, SWAGOptions):
+        return SWAG(len(column), options.rank, options.scale, kernel_voxels=1)
+    if bayesian and isinstance(options, MeanFieldOptions):
+        return MeanField(column, _start_log_variances(options, column, layout), options.antithetic)
+    return Point(column)
+
+
+def _start_log_variances(options: MeanFieldOptions, column: Tensor, layout: WeightLayout) -> Tensor:
+    start = torch.full_like(column, options.initial_log_variance)
+    if not options.relative_to_layer:
+        return start
+    parts = column.split(layout.counts)
+    squares = [part.square().mean().clamp_min(_LEAST_MEAN_SQUARE).expand(len(part)) for part in parts]
+    return start + torch.cat(squares).log()[:, None]
+
+
+def rebuild_member(
+    arm: ArmOptions, network: NetworkOptions, channels: int, classes: int, state: Mapping[str, Tensor]
+) -> BayesianNetwork:
+    """Rebuilds a trained member from its saved state, ready to predict.
+
+    Args:
+        arm: the choices that it was trained with.
+        network: which network.
+        channels: image channels.
+        classes: classes of the output, background included.
+        state: tensors of `member-XX.safetensors`.
+
+    Raises:
+        ModelError: if the state does not belong to these options.
+    """
+    built = build_network(without_deep_supervision(network), channels, classes, 0)
+    options: PosteriorOptions = arm.posterior
+    components = 1
+    # An incremental update turns a mean-field posterior into a mixture, and adds components to a mixture.
+    weights = state.get("posterior.log_weights")
+    if weights is not None and isinstance(options, MeanFieldOptions | MixtureOptions):
+        components = len(weights)
+        component = options.component if isinstance(options, MixtureOptions) else options
+        options = MixtureOptions(components=components, component=component)
+    member = assemble_member(arm, built, [built.state_dict()] * components, options)
+    try:
+        member.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise ModelError(
+            f"the weights of a trained member do not fit its options: {error}",
+            expected="the network, channels, classes and arm that it was trained with",
+            mend="use the folder as `graft infer` wrote it",
+        ) from error
+    return member.requires_grad_(False).eval()

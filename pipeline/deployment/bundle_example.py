@@ -1,0 +1,66 @@
+"""An example in a bundle: an input as the bundle takes it, and the mask that Graft's own code gives for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from data.case import Case
+from data.image_file import write_volume
+from data.volume import Volume
+from pipeline.deployment.bundle_input import BundleInput
+from pipeline.deployment.case_prediction import NativeMaps, native_mask
+from pipeline.deployment.mean_network import mean_probability
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.inference.most_probable import most_probable_class
+from preprocessing.chain import Chain
+from preprocessing.subject import load_subject
+
+INPUT, EXPECTED = "input", "expected"
+
+
+def write_example(
+    folder: Path, case: Case, networks: Sequence[nn.Module], about: ModelDescription, takes: BundleInput
+) -> None:
+    """Writes a scan as the bundle takes it and the mask of the mean networks on the same grid.
+
+    Args:
+        folder: gets `input/` and `expected/`.
+        case: the scan.
+        networks: the mean networks.
+        about: the model.
+        takes: raw scans, or volumes that are ready for the network.
+
+    Raises:
+        GraftError: the scan cannot be read, or a step cannot be carried out on it.
+    """
+    raw = load_subject(case, about.channels)
+    chain = Chain(about.preprocessing)
+    processed, records = chain.apply(raw)
+    volumes = list(processed.channels.values())
+    image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
+    probability = mean_probability(networks, torch.from_numpy(image), about)
+    values = list(about.classes.values())
+    if takes.raw:
+        given = list(raw.channels.values())
+        native = NativeMaps(chain, records, volumes[0].affine)
+        mask = native_mask((native(probability[number]) for number in range(1, len(values) + 1)), values)
+    else:
+        given = [volume.with_array(array) for volume, array in zip(volumes, image, strict=True)]
+        classes = most_probable_class(probability).numpy()
+        mask = Volume(np.array([0, *values], dtype=np.uint8)[classes], volumes[0].affine)
+    names = input_names(case.name, len(given))
+    for path in (folder / INPUT, folder / EXPECTED):
+        path.mkdir(parents=True, exist_ok=True)
+    for name, volume in zip(names, given, strict=True):
+        write_volume(volume, folder / INPUT / f"{name}.nii.gz")
+    write_volume(mask, folder / EXPECTED / f"{names[0]}_mask.nii.gz")
+
+
+def input_names(case: str, channels: int) -> list[str]:
+    """Names of a case's files without suffix, as the bundle expects them."""
+    return [case] if channels == 1 else [f"{case}_{number:04d}" for number in range(channels)]

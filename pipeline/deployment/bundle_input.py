@@ -1,0 +1,65 @@
+"""What a bundle takes: raw scans where it can prepare them as Graft does, else volumes that are ready for the network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.vendored_source import vendored_name
+
+NETWORK_GRID = "pipeline.deployment.network_grid"
+PORTABLE = ("canonical_orientation", "resampling", "intensity", "cropping", "padding")
+"""Steps that need the scan alone: no template, no registration, no brain mask."""
+
+
+@dataclass(frozen=True)
+class BundleInput:
+    """What a bundle takes.
+
+    Attributes:
+        missing: steps of the chain that a bundle cannot carry out; none where it takes raw scans.
+        chain: step → its options, of the steps that it carries out; empty where the input is ready for the network.
+    """
+
+    missing: tuple[str, ...]
+    chain: dict[str, Any]
+
+    @classmethod
+    def of(cls, about: ModelDescription) -> BundleInput:
+        """Reads it from the chain of a model."""
+        steps = {name: step for name, step in about.preprocessing if name != "threads" and step is not None}
+        missing = tuple(name for name in steps if name not in PORTABLE)
+        if missing:
+            return cls(missing, {})
+        return cls((), {name: steps[name].model_dump(mode="json") for name in PORTABLE if name in steps})
+
+    @property
+    def raw(self) -> bool:
+        """Whether the bundle takes raw scans."""
+        return not self.missing
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Modules of Graft that the bundle needs a copy of."""
+        return (NETWORK_GRID,) if self.chain else ()
+
+    def to_network(self, about: ModelDescription) -> list[dict[str, Any]]:
+        """Transforms of the bundle's configuration that carry scans to the network's grid."""
+        if not self.chain:
+            return []
+        target = f"{vendored_name(NETWORK_GRID)}.ToNetworkGridd"
+        return [{"_target_": target, "keys": "image", "channels": list(about.channels), "chain": self.chain}]
+
+    def to_mask(self, about: ModelDescription) -> list[dict[str, Any]]:
+        """Transforms that turn probabilities into masks of the model's label values on the grid of the input."""
+        values = list(about.classes.values())
+        if self.chain:
+            target = f"{vendored_name(NETWORK_GRID)}.ToScanGridd"
+            return [{"_target_": target, "keys": "pred", "chain": self.chain, "values": values}]
+        numbers = list(range(len(values) + 1))
+        steps: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
+        if [0, *values] != numbers:
+            mapping = {"orig_labels": numbers, "target_labels": [0, *values]}
+            steps.append({"_target_": "MapLabelValued", "keys": "pred", **mapping, "dtype": "$numpy.uint8"})
+        return steps

@@ -1,0 +1,139 @@
+"""`configs/metadata.json` of a bundle, after MONAI's bundle specification."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.deployment.bundle_input import BundleInput
+from pipeline.deployment.export_options import UNFILLED, ExportOptions
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.study_evidence import StudyEvidence
+from preprocessing.chain import Modality
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+_NEEDED = ("nibabel", "pytorch-ignite", "fire", "safetensors")
+_NEEDED_BY_COPIES = ("scipy", "pydantic")
+
+
+def needed_packages(copies: bool) -> tuple[str, ...]:
+    """Packages beside MONAI that running the bundle needs.
+
+    Args:
+        copies: whether the bundle holds copies of Graft's modules.
+    """
+    return (*_NEEDED, *_NEEDED_BY_COPIES) if copies else _NEEDED
+
+
+def bundle_metadata(
+    about: ModelDescription,
+    takes: BundleInput,
+    digest: str,
+    copies: bool,
+    options: ExportOptions,
+    evidence: StudyEvidence | None,
+) -> dict[str, Any]:
+    """Returns the content of `configs/metadata.json`.
+
+    Args:
+        about: the model.
+        takes: raw scans, or volumes that are ready for the network.
+        digest: SHA-256 of the model folder's checksums.
+        copies: whether the bundle holds copies of Graft's modules.
+        options: what the owner says.
+        evidence: what the study found; `None` where it is not at hand.
+    """
+    structures = ", ".join(about.classes)
+    metadata: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": options.version,
+        "changelog": {options.version: options.changelog},
+        "monai_version": importlib.metadata.version("monai"),
+        # A build's own suffix, as +cpu, is none of the user's business.
+        "pytorch_version": importlib.metadata.version("torch").partition("+")[0],
+        "numpy_version": importlib.metadata.version("numpy"),
+        "required_packages_version": _installed(needed_packages(copies)),
+        "name": f"{about.study}: {about.arm_name}, {about.training_patients} target patients",
+        "task": f"Segmentation of {structures} in {_kind(about)}",
+        "description": f"{_network_words(about)} of the arm {about.arm_name} of the study {about.study}, trained on "
+        f"{about.training_patients} target patients; objective: {about.objective}.",
+        "authors": options.authors or UNFILLED,
+        "copyright": options.copyright or UNFILLED,
+        "intended_use": options.intended_use or "Research on scans like the training cases; no medical device.",
+        "label_classes": f"{len(about.classes)} structures: "
+        + ", ".join(f"{value} is {name}" for name, value in about.classes.items()),
+        "network_data_format": _data_format(about),
+        "graft": {
+            "version": about.graft_version,
+            "model_sha256": digest,
+            "input": "raw scans" if takes.raw else "preprocessed volumes",
+        },
+    }
+    if evidence is not None:
+        metadata["data_source"] = " ".join(evidence.data)
+        metadata["eval_metrics"] = {row.metric: row.mean for row in evidence.scores}
+    return metadata
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    """Versions of the packages that are here; what only running the bundle needs may not be."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def _kind(about: ModelDescription) -> str:
+    kinds = {Modality.CT: "CT", Modality.MR: "MR", Modality.MR_BRAIN: "skull-stripped MR of the brain"}
+    channels = "" if about.modality is Modality.CT else f" ({', '.join(about.channels)})"
+    return kinds.get(about.modality, "MR of the head") + channels
+
+
+def _network_words(about: ModelDescription) -> str:
+    if len(about.members) > 1:
+        return f"Average over the {len(about.members)} mean networks"
+    return "Mean network" if about.arm.is_bayesian else "Network"
+
+
+def _data_format(about: ModelDescription) -> dict[str, Any]:
+    """Input and output of the network, for one window; the configuration carries whole scans through it."""
+    low, high = _value_range(about)
+    return {
+        "inputs": {
+            "image": {
+                "type": "image",
+                "format": "hounsfield" if about.modality is Modality.CT else "magnitude",
+                "modality": "CT" if about.modality is Modality.CT else "MR",
+                "num_channels": len(about.channels),
+                "spatial_shape": list(about.patch),
+                "dtype": "float32",
+                "value_range": [low, high],
+                "is_patch_data": True,
+                "channel_def": {str(number): name for number, name in enumerate(about.channels)},
+            }
+        },
+        "outputs": {
+            "pred": {
+                "type": "image",
+                "format": "segmentation",
+                "num_channels": len(about.classes) + 1,
+                "spatial_shape": list(about.patch),
+                "dtype": "float32",
+                "value_range": [],
+                "is_patch_data": True,
+                "channel_def": {"0": "background"}
+                | {str(number): name for number, name in enumerate(about.classes, start=1)},
+            }
+        },
+    }
+
+
+def _value_range(about: ModelDescription) -> tuple[float, float]:
+    """Span of the 5 % and 95 % percentiles of the training cases after scaling."""
+    channels = about.fingerprint.after.values()
+    low = min(facts["p05"].low for facts in channels)
+    high = max(facts["p95"].high for facts in channels)
+    return round(low, 4), round(high, 4)

@@ -1,0 +1,78 @@
+"""The picture of a predicted case: three planes through the structure, with the mask and its uncertainty."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from data.volume import Volume
+from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
+
+_DPI = 110
+_INCHES = 2.6
+_MARGIN = 25.0
+_WARNING = "#ffb000"
+
+
+def draw_case(
+    path: Path,
+    image: Volume,
+    mask: Volume,
+    entropy: Volume,
+    classes: int,
+    structures: Mapping[str, Mapping[str, Any]],
+    reasons: Sequence[str],
+) -> None:
+    """Writes the picture: the scan above, the entropy below, the contour of the mask on both.
+
+    Args:
+        path: the PNG.
+        image: the scan.
+        mask: label map on the same grid.
+        entropy: nats, on the same grid.
+        classes: foreground classes, K; the entropy is drawn as a share of log(K + 1), its largest value.
+        structures: class → its numbers, for the headline.
+        reasons: why the case is suspect.
+    """
+    nothing = np.broadcast_to(np.zeros((), dtype=np.uint8), mask.shape)
+    share = entropy.array / np.float32(math.log(classes + 1))
+    scene = Scene.oriented(image.array, nothing, mask.array, share, image.affine)
+    rows = [np.hstack([_tile(scene, plane, below) for plane in PLANES]) for below in (False, True)]
+    tiles = np.vstack(rows)
+    headline, warnings = _texts(path.stem.removesuffix("_desc-graft_dseg"), structures, reasons)
+    height, width = tiles.shape[0] / _DPI, tiles.shape[1] / _DPI
+    room = 0.2 * (len(headline) + len(warnings)) + 0.15
+    figure = Figure(figsize=(width, height + room), facecolor="black")
+    FigureCanvasAgg(figure)
+    figure.figimage(tiles, 0, 0, origin="upper")
+    for line, (text, colour) in enumerate([(t, "white") for t in headline] + [(t, _WARNING) for t in warnings]):
+        top = 1 - (0.12 + 0.2 * line) / (height + room)
+        figure.text(0.1 / width, top, text, color=colour, fontsize=8, va="top")
+    figure.savefig(path, dpi=_DPI, facecolor="black", metadata={"Software": None})
+
+
+def _tile(scene: Scene, plane: str, uncertainty: bool) -> Any:
+    figure = slice_figure(scene, plane, _MARGIN, entropy=uncertainty, inches=_INCHES)
+    figure.set_dpi(_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _texts(
+    case: str, structures: Mapping[str, Mapping[str, Any]], reasons: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """The headline and the warnings, in lines that fit."""
+    parts = [case]
+    for name, own in structures.items():
+        dice = own["expected_dice"]
+        parts.append(f"{name} {own['volume_ml']:.3g} ml" + ("" if dice is None else f", expected Dice {dice:.2f}"))
+    headline = wrap("   ".join(parts) + "   (upper row: scan; lower row: predictive entropy)", 125)
+    return headline, [line for reason in reasons for line in wrap(f"LOOK: {reason}", 125)]

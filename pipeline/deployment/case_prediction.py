@@ -1,0 +1,223 @@
+"""One scan from its raw files to masks, maps and numbers on its own grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.case import Case
+from data.errors import ModelError
+from data.image_file import write_volume
+from data.volume import Volume
+from pipeline.deployment.case_figure import draw_case
+from pipeline.deployment.case_files import CaseFiles
+from pipeline.deployment.disk_space import full_disk_explained
+from pipeline.deployment.fingerprint import case_facts, voxel_ml
+from pipeline.deployment.model_folder import Model, read_model
+from pipeline.deployment.predict_options import PredictOptions
+from pipeline.deployment.structure_facts import structure_facts
+from pipeline.deployment.suspicion import chain_reasons, check_modality, implausible_structures, unlike_training
+from pipeline.deployment.weight_passes import pass_count, weight_passes
+from pipeline.inference.posterior_average import PosteriorAverage
+from pipeline.inference.scan_prediction import mirrorings, predict_scan
+from pipeline.progress import ProgressFile
+from pipeline.storage.atomic import write_json
+from preprocessing.chain import Chain
+from preprocessing.quality_control import case_numbers
+from preprocessing.step import Interpolation, Record
+from preprocessing.subject import Subject, load_subject
+
+ENTROPY, MUTUAL_INFORMATION, STANDARD_DEVIATION = "entropy", "mutual-information", "standard-deviation"
+_PREPARED, _PREDICTED = 0.1, 0.9
+
+
+def predict_input(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    case: Case,
+    files: CaseFiles,
+    model: Path,
+    digest: str,
+    options: PredictOptions,
+    device: str,
+) -> None:
+    """Predicts a scan and writes its files into the folder.
+
+    Raises:
+        GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
+            the model is damaged, or the disk is full.
+    """
+    with full_disk_explained(folder):
+        found = _model(model, digest, device)
+        about = found.description
+        raw = load_subject(case, about.channels)
+        reasons = check_modality(case.name, raw.channels, about.modality, options.limits)
+        chain = Chain(about.preprocessing)
+        processed, records = chain.apply(raw)
+        reasons += chain_reasons(records)
+        # The other channels of the raw scan are no longer needed.
+        raw = Subject(raw.name, {raw.reference_name: raw.reference})
+        image, inside, affine = _arrays(processed)
+        del processed
+        facts = case_facts(image, inside, affine, about.channels, records)
+        reasons += unlike_training(facts, about.fingerprint, options.limits)
+        progress(_PREPARED)
+
+        flips = mirrorings(about.flip_axes if options.tta else ())
+        average, draws = predict_scan(
+            weight_passes(found, options.samples, device),
+            pass_count(found, options.samples),
+            torch.from_numpy(image).to(device),
+            about.patch,
+            about.window,
+            flips,
+            lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
+        )
+        native = NativeMaps(chain, records, affine)
+        mask = _write_mask(folder, files, native, average, about.classes, options)
+        entropy = _write_uncertainty(folder, files, native, average)
+        structures = structure_facts(mask, about.classes, average, draws, voxel_ml(affine, records), about.calibration)
+        volumes = {name: own["volume_ml"] for name, own in structures.items()}
+        reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
+        if options.pictures:
+            draw_case(folder / files.picture, raw.reference, mask, entropy, len(about.classes), structures, reasons)
+        _write_facts(folder / files.facts, case, found, structures, reasons, records, len(flips), average.count, facts)
+
+
+@lru_cache(maxsize=1)
+def _model(path: Path, digest: str, device: str) -> Model:
+    """Reads the model once for each worker.
+
+    Raises:
+        ModelError: it is not the one that the command started with.
+    """
+    found = read_model(path, device)
+    if found.digest != digest:
+        raise ModelError(f"{path}: the model was changed while scans were predicted", mend="run the command again")
+    return found
+
+
+def _arrays(subject: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
+    """Image `[C, X, Y, Z]`, mask `[X, Y, Z]` (all of it where the chain makes none) and affine."""
+    volumes = list(subject.channels.values())
+    image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
+    mask = subject.mask.array > 0 if subject.mask is not None else np.ones(image.shape[1:], dtype=bool)
+    return image, mask, volumes[0].affine
+
+
+class NativeMaps:
+    """Carries maps from the preprocessed grid to that of the raw scan.
+
+    Args:
+        chain: the steps.
+        records: of the case.
+        affine: `[4, 4]` of the preprocessed grid.
+    """
+
+    def __init__(self, chain: Chain, records: Sequence[Record], affine: NDArray[np.float64]) -> None:
+        self._chain = chain
+        self._records = records
+        self._affine = affine
+
+    def __call__(self, values: torch.Tensor) -> Volume:
+        """Carries `[X, Y, Z]`, interpolated linearly; 0 where the preprocessed grid does not reach."""
+        array = values.cpu().numpy().astype(np.float32, copy=False)
+        return self._chain.invert(Volume(array, self._affine), self._records, Interpolation.LINEAR)
+
+
+def native_mask(maps: Sequence[Volume] | Any, values: Sequence[int]) -> Volume:
+    """Returns the label map uint8 of the most probable class, background where the classes leave more than each has.
+
+    Args:
+        maps: probability of each foreground class on the raw grid; an iterator is taken one map at a time.
+        values: value of each class.
+    """
+    mask: Volume | None = None
+    for volume, value in zip(maps, values, strict=True):
+        if mask is None:
+            mask = volume.with_array(np.zeros(volume.shape, dtype=np.uint8))
+            best, rest = np.zeros(volume.shape, np.float32), np.ones(volume.shape, np.float32)
+        mask.array[volume.array > best] = value
+        np.maximum(best, volume.array, out=best)
+        rest -= volume.array
+    if mask is None:
+        raise ValueError("a mask needs a class")
+    mask.array[best <= rest] = 0
+    return mask
+
+
+def _write_mask(
+    folder: Path,
+    files: CaseFiles,
+    native: NativeMaps,
+    average: PosteriorAverage,
+    classes: dict[str, int],
+    options: PredictOptions,
+) -> Volume:
+    """Writes the mask and, if asked for, the probabilities."""
+
+    def maps() -> Any:
+        for number, name in enumerate(classes, start=1):
+            volume = native(average.probability[number])
+            if options.probabilities:
+                write_volume(volume, folder / files.probability(name))
+            yield volume
+
+    mask = native_mask(maps(), list(classes.values()))
+    write_volume(mask, folder / files.mask)
+    return mask
+
+
+def _write_uncertainty(folder: Path, files: CaseFiles, native: NativeMaps, average: PosteriorAverage) -> Volume:
+    """Writes the maps of uncertainty: the entropy, and with several draws what they disagree on."""
+    entropy = native(average.predictive_entropy)
+    write_volume(entropy, folder / files.uncertainty(ENTROPY))
+    if average.count > 1:
+        write_volume(native(average.mutual_information), folder / files.uncertainty(MUTUAL_INFORMATION))
+        write_volume(native(average.standard_deviation), folder / files.uncertainty(STANDARD_DEVIATION))
+    return entropy
+
+
+def _write_facts(
+    path: Path,
+    case: Case,
+    model: Model,
+    structures: dict[str, dict[str, Any]],
+    reasons: Sequence[str],
+    records: Sequence[Record],
+    mirrored: int,
+    draws: int,
+    facts: Any,
+) -> None:
+    about = model.description
+    quality = case_numbers(Subject(case.name, {}), records)
+    content = {
+        "case": case.name,
+        "sources": {name: source.path.name for name, source in case.channels.items()},
+        "model": {
+            "study": about.study,
+            "arm": about.arm_name,
+            "training_patients": about.training_patients,
+            "sha256": model.digest,
+            "graft_version": about.graft_version,
+        },
+        "draws": draws,
+        "mirrorings": mirrored,
+        "structures": structures,
+        "suspect": list(reasons),
+        "preprocessing": {k: v for k, v in quality.items() if k not in ("case", "suspect") and _finite(v)},
+        "scan": facts.model_dump(mode="json", exclude={"structure_ml"}),
+    }
+    write_json(path, content)
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

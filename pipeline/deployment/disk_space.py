@@ -1,0 +1,31 @@
+"""A full disk, told as what it is."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.errors import WorkspaceError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def full_disk_explained(folder: Path) -> Iterator[None]:
+    """Turns the system's error for a full disk, or a used-up quota, into one that says what to do.
+
+    Raises:
+        WorkspaceError: the disk that holds the folder is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise WorkspaceError(
+            f"{folder}: the disk is full ({error.strerror})",
+            expected="room for the results",
+            mend="free some and run the same command again; what is finished is kept",
+        ) from error

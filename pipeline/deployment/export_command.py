@@ -1,0 +1,215 @@
+"""`graft export`: a model as a MONAI bundle, which runs where Graft is not installed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+
+from data.case import Case
+from data.errors import ConfigError, DataError, WorkspaceError
+from pipeline.config.reading import set_key
+from pipeline.deployment.bundle_example import write_example
+from pipeline.deployment.bundle_inference import inference_config, weights_name
+from pipeline.deployment.bundle_input import BundleInput
+from pipeline.deployment.bundle_metadata import bundle_metadata
+from pipeline.deployment.bundle_network import network_modules
+from pipeline.deployment.disk_space import full_disk_explained
+from pipeline.deployment.export_options import ExportOptions
+from pipeline.deployment.input_cases import collect_cases
+from pipeline.deployment.mean_network import mean_networks
+from pipeline.deployment.model_card import OnnxFacts, model_card
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.model_folder import Model, read_model
+from pipeline.deployment.onnx_network import require_onnx, write_onnx
+from pipeline.deployment.study_evidence import StudyEvidence, find_study, read_evidence
+from pipeline.deployment.vendored_source import copy_modules
+from pipeline.storage.atomic import temporary_folder, write_json, write_text
+from pipeline.storage.tensors import save_tensors
+
+logger = logging.getLogger(__name__)
+
+METADATA, INFERENCE, CARD = "configs/metadata.json", "configs/inference.json", "docs/README.md"
+
+
+@dataclass(frozen=True)
+class ExportRequest:
+    """What the command was asked for.
+
+    Attributes:
+        model: folder of the model.
+        output: folder of the bundle.
+        options: what the owner says.
+        study: workspace of the model's study; by default the one that the model lies in.
+        examples: scans that go into the bundle with their masks.
+        force: replace a bundle that is there.
+    """
+
+    model: Path
+    output: Path
+    options: ExportOptions = field(default_factory=ExportOptions)
+    study: Path | None = None
+    examples: tuple[Path, ...] = ()
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class ExportedBundle:
+    """What was written.
+
+    Attributes:
+        folder: of the bundle.
+        missing_steps: of the model's chain that the bundle cannot carry out; none where it takes raw scans.
+        unfilled: what the owner still has to say.
+        evaluated: whether the card holds numbers.
+    """
+
+    folder: Path
+    missing_steps: tuple[str, ...]
+    unfilled: tuple[str, ...]
+    evaluated: bool
+
+    def lines(self) -> list[str]:
+        """Says what was written and what is left to do."""
+        lines = [f"The bundle is {self.folder}; how to run it, and its model card: {self.folder / CARD}"]
+        if self.missing_steps:
+            lines.append(
+                "It takes preprocessed volumes, no raw scans, because a MONAI bundle cannot carry out "
+                f"{', '.join(self.missing_steps)}"
+            )
+        if not self.evaluated:
+            lines.append("The card holds no numbers: the study's results were not found (--study WORKSPACE names it)")
+        if self.unfilled:
+            lines.append(f"Only you can fill in: {', '.join(self.unfilled)} (--set {self.unfilled[0]}=…), file LICENSE")
+        return lines
+
+
+def export_options(overrides: Sequence[str], given: Mapping[str, Any] | None = None) -> ExportOptions:
+    """Reads `--set key=value`.
+
+    Raises:
+        ConfigError: an option is unknown or not allowed.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        set_key(raw, override)
+    try:
+        return ExportOptions.model_validate(raw | dict(given or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"graft export: `{key}`: {first['msg']}", mend="see docs/how-to/export.md") from error
+
+
+def export(request: ExportRequest) -> ExportedBundle:
+    """Writes the bundle of a model, whole or not at all.
+
+    Raises:
+        GraftError: the model, the study or an example is not usable, a package is missing, or the output folder holds
+            something else.
+    """
+    if request.options.onnx:
+        require_onnx()
+    _require_free(request.output, request.force)
+    model = read_model(request.model)
+    workspace = find_study(model.folder, request.study)
+    evidence = read_evidence(workspace, model.description) if workspace is not None else None
+    cases = _example_cases(request.examples, model.description)
+    networks = mean_networks(model)
+    takes = BundleInput.of(model.description)
+    with full_disk_explained(request.output), temporary_folder(request.output) as folder:
+        onnx = _write_networks(folder / "models", networks, model.description, request.options)
+        copies = _write_source(folder, model, takes)
+        _write_texts(folder, model, takes, copies, onnx, request.options, evidence)
+        for case in cases:
+            logger.info("example %s", case.name)
+            write_example(folder / "example", case, networks, model.description, takes)
+    return ExportedBundle(
+        request.output,
+        takes.missing,
+        tuple(request.options.unfilled()),
+        evidence is not None and bool(evidence.scores),
+    )
+
+
+def _require_free(output: Path, force: bool) -> None:
+    """Keeps what lies at the output from being lost.
+
+    Raises:
+        WorkspaceError: something lies there that may not be replaced.
+    """
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if output.is_dir() and (output / METADATA).is_file():
+        if force:
+            return
+        raise WorkspaceError(
+            f"{output}: holds a bundle already", expected="a new or empty folder", mend="name another, or add --force"
+        )
+    raise WorkspaceError(
+        f"{output}: {'holds files that are no bundle' if output.is_dir() else 'is a file'}",
+        expected="a new or empty folder",
+        mend="name another with --output",
+    )
+
+
+def _example_cases(inputs: Sequence[Path], about: ModelDescription) -> list[Case]:
+    """Finds the scans of the examples.
+
+    Raises:
+        DataError: one is not usable.
+    """
+    found: list[Case] = []
+    for entry in collect_cases(inputs, about.channels) if inputs else ():
+        if entry.case is None:
+            raise DataError(f"example {entry.name}: {entry.fault.rstrip('.')}")
+        found.append(entry.case)
+    return found
+
+
+def _write_networks(
+    folder: Path, networks: Sequence[nn.Module], about: ModelDescription, options: ExportOptions
+) -> OnnxFacts | None:
+    """Writes the weights as safetensors and, if asked for, the networks as ONNX."""
+    folder.mkdir()
+    names, free = [], True
+    for number, network in enumerate(networks):
+        stem = weights_name(number, len(networks))
+        save_tensors(folder / f"{stem}.safetensors", network.state_dict(), {"arm": about.arm_name})
+        if options.onnx:
+            logger.info("converting network %d of %d to ONNX", number + 1, len(networks))
+            names.append(f"models/{stem}.onnx")
+            free &= write_onnx(network, len(about.channels), about.patch, folder / f"{stem}.onnx")
+    return OnnxFacts(tuple(names), free) if names else None
+
+
+def _write_source(folder: Path, model: Model, takes: BundleInput) -> bool:
+    """Copies the modules of Graft that the bundle runs.
+
+    Returns:
+        whether there are any.
+    """
+    about = model.description
+    modules = (*network_modules(about.network), *takes.modules)
+    copy_modules(modules, folder, f"Graft {about.graft_version}")
+    return bool(modules)
+
+
+def _write_texts(
+    folder: Path,
+    model: Model,
+    takes: BundleInput,
+    copies: bool,
+    onnx: OnnxFacts | None,
+    options: ExportOptions,
+    evidence: StudyEvidence | None,
+) -> None:
+    about = model.description
+    write_json(folder / METADATA, bundle_metadata(about, takes, model.digest, copies, options, evidence))
+    write_json(folder / INFERENCE, inference_config(about, takes))
+    write_text(folder / CARD, model_card(about, takes, model.digest, copies, onnx, options, evidence))

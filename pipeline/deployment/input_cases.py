@@ -1,0 +1,175 @@
+"""Which scans to predict: image files, folders of them, or datasets in any layout."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.case import Case, ImageSource
+from data.dataset import Dataset
+from data.errors import DataError
+from data.image_file import SUFFIXES, image_stem, image_suffix, read_header
+from data.layouts.detection import LAYOUTS, detect_layout
+
+BIDS = "bids"
+_NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+_SYNONYMS = {"t1w": "t1", "t2w": "t2", "pdw": "pd"}
+
+
+@dataclass(frozen=True)
+class InputCase:
+    """One scan to predict.
+
+    Attributes:
+        name: of the case.
+        case: its files, channels named and ordered as the model's; `None` if it cannot be predicted.
+        fault: why it cannot.
+        bids: whether it comes from a BIDS dataset.
+    """
+
+    name: str
+    case: Case | None
+    fault: str = ""
+    bids: bool = False
+
+
+def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[InputCase]:
+    """Finds the scans that the user means.
+
+    A file is a case, its channels are several files `CASE_0000.nii.gz`, `CASE_0001.nii.gz` (nnU-Net's names, in the
+    order of the model's channels) or the frames of one 4D file. A folder is a dataset if it has a known layout, else
+    all image files in it. A CSV manifest is a dataset.
+
+    Args:
+        inputs: files and folders.
+        channels: the model's channels.
+
+    Returns:
+        the cases, each once, sorted by name; unusable ones carry their fault.
+
+    Raises:
+        DataError: a folder holds nothing to predict, a dataset is broken, or two inputs share a name.
+    """
+    found: list[InputCase] = []
+    files: list[Path] = []
+    for path in inputs:
+        if path.is_dir() or path.suffix.lower() == ".csv":
+            images = _images(path) if path.is_dir() else []
+            if images and not any(layout.matches(path) for layout in LAYOUTS):
+                files += images
+            else:
+                found += _dataset_cases(detect_layout(path).read(path), channels)
+        else:
+            files.append(path)
+    found += _file_cases(files, channels)
+    if twice := [name for name, count in Counter(case.name for case in found).items() if count > 1]:
+        raise DataError(
+            f"two inputs are both named {twice[0]!r}",
+            expected="names that differ, because results are named after them",
+            mend="predict them into two folders, or name them in a CSV manifest",
+        )
+    return sorted(found, key=lambda case: case.name)
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_file() and image_suffix(p) and not p.name.startswith("."))
+
+
+def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]:
+    return [_named_case(case, channels, bids=dataset.layout == BIDS) for case in dataset.cases]
+
+
+def _named_case(case: Case, channels: Sequence[str], *, bids: bool) -> InputCase:
+    """Takes the model's channels from a case whose channels have names."""
+    own = {_plain(name): source for name, source in case.channels.items()}
+    if absent := [name for name in channels if _plain(name) not in own]:
+        fault = DataError(
+            f"case {case.name} has the channels {', '.join(case.channels) or 'none'}",
+            expected=f"the model's: {', '.join(channels)}",
+            mend=f"add {', '.join(absent)}, or give the files in a CSV manifest with these columns",
+        )
+        return InputCase(case.name, None, str(fault), bids)
+    sources = {name: own[_plain(name)] for name in channels}
+    return InputCase(case.name, _without_label(case, sources), bids=bids)
+
+
+def _plain(channel: str) -> str:
+    name = channel.strip().lower()
+    return _SYNONYMS.get(name, name)
+
+
+def _without_label(case: Case, sources: Mapping[str, ImageSource]) -> Case:
+    # A label would only be checked against the grid of the scan; a broken one must not stop a prediction.
+    return dataclasses.replace(case, channels=dict(sources), label=None)
+
+
+def _file_cases(files: Iterable[Path], channels: Sequence[str]) -> list[InputCase]:
+    found = []
+    grouped: dict[Path, list[Path]] = {}
+    for file in dict.fromkeys(files):
+        first = _first_channel(file)
+        if first is None:
+            found.append(_unnumbered_case(file, channels))
+        elif first not in grouped:
+            grouped[first] = _numbered_files(first)
+    for first, parts in grouped.items():
+        name = image_stem(first).removesuffix("_0000")
+        found.append(_unnamed_case(name, [ImageSource(part) for part in parts], channels))
+    return found
+
+
+def _first_channel(file: Path) -> Path | None:
+    """The file of channel 0 if this one is named as nnU-Net names channels, else `None`."""
+    match = _NUMBERED.fullmatch(image_stem(file))
+    if match is None:
+        return None
+    first = file.with_name(f"{match['case']}_0000{image_suffix(file)}")
+    return first if first.is_file() else None
+
+
+def _numbered_files(first: Path) -> list[Path]:
+    """The files of all channels, in order."""
+    case = image_stem(first).removesuffix("_0000")
+    parts = (p for p in _images(first.parent) if image_suffix(p) == image_suffix(first))
+    return [p for p in parts if (m := _NUMBERED.fullmatch(image_stem(p))) and m["case"] == case]
+
+
+def _unnumbered_case(file: Path, channels: Sequence[str]) -> InputCase:
+    """One file: a channel, or all channels as frames."""
+    name = image_stem(file)
+    if len(channels) == 1:
+        return _unnamed_case(name, [ImageSource(file)], channels)
+    frames: Sequence[int | None] = (None,)
+    if image_suffix(file) in SUFFIXES and file.is_file():
+        try:
+            shape = read_header(file).volume_shape
+        except DataError as error:
+            return InputCase(name, None, str(error))
+        frames = range(shape[3]) if len(shape) == 4 else (None,)
+    return _unnamed_case(name, [ImageSource(file, frame) for frame in frames], channels)
+
+
+def _unnamed_case(name: str, sources: Sequence[ImageSource], channels: Sequence[str]) -> InputCase:
+    if len(sources) != len(channels):
+        fault = DataError(
+            f"{sources[0].path}: the scan has {len(sources)} channel{'s' if len(sources) != 1 else ''}",
+            expected=f"{len(channels)}, the model's: {', '.join(channels)}",
+            mend="give CASE_0000, CASE_0001, … in that order, or a CSV manifest with a column for each channel",
+        )
+        return InputCase(name, None, str(fault))
+    return InputCase(name, Case(name, name, dict(zip(channels, sources, strict=True))))
+
+
+def bids_folder_and_prefix(case: Case) -> tuple[str, str]:
+    """Returns where the results of a BIDS session go, e.g. `sub-01/ses-1/anat`, and how their names begin.
+
+    The names take over the entities of the first channel's file, whose grid the results lie on.
+    """
+    reference = next(iter(case.channels.values())).path
+    prefix = image_stem(reference).rpartition("_")[0]
+    folders = [part for part in prefix.split("_") if part.startswith(("sub-", "ses-"))]
+    return "/".join([*folders, "anat"]), prefix

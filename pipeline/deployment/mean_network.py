@@ -1,0 +1,54 @@
+"""The mean networks of a model: each member with its posterior's mean as weights, an ordinary network again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from data.errors import ModelError
+from models.networks.factory import build_network, without_deep_supervision
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.model_folder import Model
+from pipeline.inference.scan_prediction import draw_probability
+
+
+def mean_networks(model: Model) -> list[nn.Module]:
+    """Returns one network `[N, C, X, Y, Z]` → logits `[N, K + 1, X, Y, Z]` for each member, ready to predict.
+
+    The mean of weights over members would not be a network that works; neither would that over the components of a
+    mixture, of which the heaviest one's mean is taken. Heads on coarser levels, which only training needs, are left out.
+
+    Raises:
+        ModelError: the weights do not fit the network.
+    """
+    about = model.description
+    options = without_deep_supervision(about.network)
+    networks = []
+    for name, member in zip(about.members, model.members, strict=True):
+        trained = {**dict(member.network.state_dict()), **member.tensors(member.centre())}
+        network = build_network(options, len(about.channels), len(about.classes) + 1)
+        names = network.state_dict().keys()
+        if missing := names - trained.keys():
+            raise ModelError(f"{model.folder / name}: lacks the weights {', '.join(sorted(missing))}")
+        network.load_state_dict({key: trained[key] for key in names})
+        networks.append(network.eval().requires_grad_(False))
+    return networks
+
+
+def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: ModelDescription) -> torch.Tensor:
+    """Predicts a preprocessed scan with the mean networks.
+
+    Args:
+        networks: of `mean_networks`.
+        image: `[C, X, Y, Z]`, as the chain leaves it.
+        about: says window and overlap.
+
+    Returns:
+        probabilities `[K + 1, X, Y, Z]`, averaged over the networks.
+    """
+    total = draw_probability(networks[0], image, about.patch, about.window)
+    for network in networks[1:]:
+        total = total + draw_probability(network, image, about.patch, about.window)
+    return total / len(networks)

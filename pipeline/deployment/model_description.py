@@ -1,0 +1,79 @@
+"""What `model.json` says: everything that a prediction needs beside the weights."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from models.networks.factory import NetworkOptions
+from pipeline.arms.choices import ArmOptions
+from pipeline.config.options import Options
+from pipeline.deployment.dice_calibration import DiceCalibration
+from pipeline.deployment.fingerprint import TrainingFingerprint
+from pipeline.inference.sliding_window import SlidingWindowOptions
+from preprocessing.chain import Modality, PreprocessingOptions
+
+FORMAT = 1
+"""Version of the model folder. To be raised when a folder of before could be read wrongly or not at all."""
+
+
+class ModelOrigin(Options):
+    """Where a model comes from: what the arm itself does not know of its study."""
+
+    study: str
+    """Name of the study."""
+    modality: Modality
+    """What kind of scan the target dataset holds."""
+    channels: tuple[str, ...] = Field(min_length=1)
+    """Channel names in the order of the network's input."""
+    preprocessing: PreprocessingOptions
+    """The chain of the target dataset."""
+
+
+class ModelDescription(ModelOrigin):
+    """The content of `model.json`."""
+
+    format: int = Field(default=FORMAT, ge=1)
+    """Version of the format."""
+    graft_version: str
+    """Version of the program that wrote it."""
+    arm_name: str
+    """Name of the arm in its study."""
+    arm: ArmOptions
+    """Its choices."""
+    objective: str
+    """What the training minimised, in words."""
+    training_patients: int = Field(ge=1)
+    """Number of target patients that it learned from."""
+    repeat: int = Field(ge=0)
+    """Which repeat of the study."""
+    network: NetworkOptions
+    """The network."""
+    classes: dict[str, int] = Field(min_length=1)
+    """Class name → its value in the masks; class number k of the network (from 1) is the k-th name."""
+    patch: tuple[int, int, int]
+    """Size of the sliding window in voxels."""
+    window: SlidingWindowOptions
+    """How the sliding window moves."""
+    flip_axes: tuple[int, ...]
+    """Axes of the preprocessed grid that the training mirrored: those that `--tta` mirrors."""
+    draws: int = Field(ge=1)
+    """Draws from the posterior that the study predicted with: the default of `--samples`."""
+    members: tuple[str, ...] = Field(min_length=1)
+    """File of each member's weights and posterior."""
+    seeds: tuple[int, ...]
+    """Seed of each member's draws, so that a prediction repeats the study's."""
+    fingerprint: TrainingFingerprint
+    """What the training cases looked like."""
+    calibration: dict[str, DiceCalibration] = Field(default_factory=dict)
+    """Class → how the expected Dice relates to the real one on the study's test cases, where there were enough."""
+
+
+def label_values(classes: dict[str, list[int]]) -> dict[str, int]:
+    """Returns the value of each class in masks.
+
+    It is the class's own value where every class has one of its own below 256, else the number of the class.
+    """
+    own = [values[0] for values in classes.values() if len(values) == 1]
+    if len(own) == len(classes) == len(set(own)) and max(own) < 256:
+        return {name: int(values[0]) for name, values in classes.items()}
+    return {name: number for number, name in enumerate(classes, start=1)}

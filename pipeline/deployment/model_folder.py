@@ -1,0 +1,188 @@
+"""The model folder: weights, posteriors and description, each file with its SHA-256; portable, and read without trust.
+
+    model/
+      model.json              what it is and how to use it (`ModelDescription`)
+      member-00.safetensors   weights and posterior of each member
+      SHA256SUMS              checksums of the other files, as `sha256sum --check` reads them
+
+Loading executes nothing: safetensors hold numbers, and the JSON is validated by pydantic.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from data.errors import ModelError
+from models.bayesian_network import BayesianNetwork
+from pipeline.arms.member import rebuild_member
+from pipeline.deployment.model_description import FORMAT, ModelDescription
+from pipeline.storage.atomic import temporary_folder, write_json, write_text
+from pipeline.storage.digest import file_digest
+from pipeline.storage.tensors import load_tensors, save_tensors
+
+MODEL_FOLDER = "model"
+DESCRIPTION = "model.json"
+CHECKSUMS = "SHA256SUMS"
+_LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9._-]+)")
+_AGAIN = "copy it again, or run `graft infer` of its study again"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that was read.
+
+    Attributes:
+        folder: where it lies.
+        description: what it is.
+        members: its trained networks, ready to predict.
+        digest: SHA-256 of its checksums, and so of all of it.
+    """
+
+    folder: Path
+    description: ModelDescription
+    members: tuple[BayesianNetwork, ...]
+    digest: str
+
+
+def member_name(number: int) -> str:
+    """File of a member's weights and posterior."""
+    return f"member-{number:02d}.safetensors"
+
+
+def write_model(folder: Path, description: ModelDescription, states: Sequence[Mapping[str, torch.Tensor]]) -> None:
+    """Writes a model, whole or not at all; what was there is replaced.
+
+    Args:
+        folder: the model's folder.
+        description: what it is; its `members` are the names of the files.
+        states: state dict of each member.
+    """
+    with temporary_folder(folder) as temporary:
+        for name, state in zip(description.members, states, strict=True):
+            save_tensors(temporary / name, state, {"arm": description.arm_name})
+        write_json(temporary / DESCRIPTION, description.model_dump(mode="json"))
+        files = sorted(path for path in temporary.iterdir())
+        write_text(temporary / CHECKSUMS, "".join(f"{file_digest(path)}  {path.name}\n" for path in files))
+
+
+def find_model(path: Path) -> Path:
+    """Returns the folder of a model: the path itself, or `model/` in the folder of a finished arm.
+
+    Raises:
+        ModelError: there is no model.
+    """
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / DESCRIPTION).is_file():
+            return folder
+    found = "there is no such folder" if not path.exists() else "holds no model"
+    raise ModelError(
+        f"{path}: {found}",
+        expected=f"a model folder with {DESCRIPTION}, such as workspaces/STUDY/infer/ARM/n05/repeat-0/model",
+        mend="name one; `graft infer` writes them",
+    )
+
+
+def read_description(path: Path) -> tuple[ModelDescription, str]:
+    """Reads what a model is, after all of its files were checked.
+
+    Returns:
+        the description, and the SHA-256 of the checksums.
+
+    Raises:
+        ModelError: there is no model, it is of another format, or a file is missing or damaged.
+    """
+    folder = find_model(path)
+    file = folder / DESCRIPTION
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: is damaged ({error})", expected="JSON", mend=_AGAIN) from error
+    _require_format(file, raw)
+    listed = _verify(folder)
+    try:
+        description = ModelDescription.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ModelError(f"{file}: `{key}`: {first['msg']}", expected="a valid description", mend=_AGAIN) from error
+    if unlisted := set(description.members) - listed:
+        raise ModelError(f"{folder / CHECKSUMS}: does not list {', '.join(sorted(unlisted))}", mend=_AGAIN)
+    return description, file_digest(folder / CHECKSUMS)
+
+
+def read_model(path: Path, device: str = "cpu") -> Model:
+    """Reads a model.
+
+    Args:
+        path: its folder, or the folder of the arm that holds it as `model/`.
+        device: where its members go.
+
+    Raises:
+        ModelError: there is no model, it is of another format, or a file is missing or damaged.
+    """
+    description, digest = read_description(path)
+    folder = find_model(path)
+    classes = len(description.classes) + 1
+    members = []
+    for name in description.members:
+        state = load_tensors(folder / name)
+        try:
+            member = rebuild_member(description.arm, description.network, len(description.channels), classes, state)
+        except (RuntimeError, KeyError) as error:
+            raise ModelError(
+                f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({error})", mend=_AGAIN
+            ) from error
+        members.append(member.to(device).eval().requires_grad_(False))
+    return Model(folder, description, tuple(members), digest)
+
+
+def _require_format(file: Path, raw: Any) -> None:
+    version = raw.get("format") if isinstance(raw, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise ModelError(f"{file}: does not say its `format`", expected=f"format {FORMAT}", mend=_AGAIN)
+    if version == FORMAT:
+        return
+    writer = raw.get("graft_version", "unknown")
+    if version > FORMAT:
+        age, mend = "newer", f"install Graft {writer} or later"
+    else:
+        age, mend = "older", f"run `graft infer` of its study again, or use Graft {writer}"
+    raise ModelError(f"{file}: the model has the {age} format {version}", expected=f"format {FORMAT}", mend=mend)
+
+
+def _verify(folder: Path) -> set[str]:
+    """Compares every file with its checksum.
+
+    Returns:
+        the names of the files.
+
+    Raises:
+        ModelError: a file is missing, damaged or not listed.
+    """
+    path = folder / CHECKSUMS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read ({error})", expected="checksums of all files", mend=_AGAIN) from error
+    matches = [_LINE.fullmatch(line) for line in lines]
+    listed = {match["name"]: match["digest"] for match in matches if match}
+    if len(listed) != len(lines) or DESCRIPTION not in listed:
+        raise ModelError(f"{path}: is damaged", expected="a checksum and a name in each line", mend=_AGAIN)
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder / name}: is missing", expected=f"the files of {CHECKSUMS}", mend=_AGAIN)
+        if file_digest(folder / name) != digest:
+            raise ModelError(
+                f"{folder / name}: was changed or damaged (its SHA-256 is not the one in {CHECKSUMS})",
+                expected="the file as it was written",
+                mend=_AGAIN,
+            )
+    return set(listed)

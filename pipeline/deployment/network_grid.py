@@ -1,0 +1,131 @@
+"""MONAI transforms of a bundle: Graft's preprocessing where it needs nothing but the scan, and the way back.
+
+A bundle takes a copy of this file and of the steps along, so that its volumes are Graft's, voxel by voxel. MONAI's own
+resampling and percentiles differ in the last digits, and its grid by a part of a voxel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+
+from data.volume import Volume
+from preprocessing.cropping import Cropping, CroppingOptions
+from preprocessing.intensity import Intensity, IntensityOptions
+from preprocessing.orientation import Orientation, OrientationOptions
+from preprocessing.padding import Padding, PaddingOptions
+from preprocessing.resampling import Resampling, ResamplingOptions
+from preprocessing.step import Interpolation, Step
+from preprocessing.subject import Subject
+
+RECORDS = "graft_records"
+"""Key under which a case keeps what the steps did, as JSON."""
+
+
+def portable_steps(chain: Mapping[str, Any]) -> list[Step]:
+    """Makes the steps of a chain that need neither template, registration nor brain mask, in the chain's order.
+
+    Args:
+        chain: step → its options; `None` is off.
+    """
+    make = {
+        "canonical_orientation": lambda o: Orientation(OrientationOptions(**o)),
+        "resampling": lambda o: Resampling(ResamplingOptions(**o)),
+        "intensity": lambda o: Intensity(IntensityOptions(**o)),
+        "cropping": lambda o: Cropping(CroppingOptions(**o)),
+        "padding": lambda o: Padding(PaddingOptions(**o)),
+    }
+    if unknown := set(chain) - set(make):
+        raise ValueError(f"a bundle cannot carry out {', '.join(sorted(unknown))}")
+    return [step(chain[name]) for name, step in make.items() if chain.get(name) is not None]
+
+
+class ToNetworkGridd(MapTransform):
+    """Carries raw scans `[C, X, Y, Z]` through the steps of the chain.
+
+    Args:
+        keys: of the scans.
+        channels: their names, for messages.
+        chain: step → its options.
+    """
+
+    def __init__(self, keys: Hashable | Sequence[Hashable], channels: Sequence[str], chain: Mapping[str, Any]) -> None:
+        super().__init__(keys)
+        self.channels = tuple(channels)
+        self.steps = portable_steps(chain)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the case with its scans on the network's grid and the records of the steps."""
+        found = dict(data)
+        for key in self.keys:
+            scan = found[key]
+            if len(scan) != len(self.channels):
+                raise ValueError(f"{scan.meta.get('filename_or_obj')}: {len(scan)} channels, not {len(self.channels)}")
+            affine = np.asarray(scan.affine.cpu(), dtype=np.float64)
+            arrays = np.asarray(scan.cpu(), dtype=np.float32)
+            volumes = {name: Volume(array, affine) for name, array in zip(self.channels, arrays, strict=True)}
+            subject = Subject(str(key), volumes)
+            records = []
+            for step in self.steps:
+                subject, record = step.apply(subject)
+                records.append(record)
+            image = np.stack([volume.array.astype(np.float32, copy=False) for volume in subject.channels.values()])
+            found[key] = _tensor(image, subject.reference.affine, scan)
+            found[RECORDS] = json.dumps(records)
+        return found
+
+
+class ToScanGridd(MapTransform):
+    """Carries probabilities `[K + 1, X, Y, Z]` back to the grid of the scan and takes the most probable class there.
+
+    Args:
+        keys: of the probabilities.
+        chain: step → its options.
+        values: value of each class in the mask, the background's 0 left out.
+    """
+
+    def __init__(self, keys: Hashable | Sequence[Hashable], chain: Mapping[str, Any], values: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.steps = portable_steps(chain)
+        self.values = tuple(values)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Returns the case with masks `[1, X, Y, Z]` uint8 in place of the probabilities."""
+        found = dict(data)
+        records = json.loads(found[RECORDS])
+        for key in self.keys:
+            probability = found[key]
+            affine = np.asarray(probability.affine.cpu(), dtype=np.float64)
+            maps = [self._back(Volume(array, affine), records) for array in np.asarray(probability.cpu())[1:]]
+            best, rest = np.zeros(maps[0].shape, np.float32), np.ones(maps[0].shape, np.float32)
+            mask = np.zeros(maps[0].shape, np.uint8)
+            for volume, value in zip(maps, self.values, strict=True):
+                mask[volume.array > best] = value
+                np.maximum(best, volume.array, out=best)
+                rest -= volume.array
+            # Outside the network's grid, and between classes, the background has what the classes leave.
+            mask[best <= rest] = 0
+            found[key] = _tensor(mask[None], maps[0].affine, probability)
+        return found
+
+    def _back(self, volume: Volume, records: Sequence[dict[str, Any]]) -> Volume:
+        for step, record in zip(reversed(self.steps), reversed(records), strict=True):
+            volume = step.invert(volume, record, Interpolation.LINEAR)
+        return volume
+
+
+def _tensor(array: NDArray[Any], affine: NDArray[np.float64], like: MetaTensor) -> MetaTensor:
+    """Puts an array on its grid; MONAI writes it there unchanged if the original affine is the same."""
+    meta = {
+        "filename_or_obj": like.meta["filename_or_obj"],
+        "spatial_shape": np.asarray(array.shape[1:]),
+        "original_affine": np.array(affine),
+    }
+    return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(np.array(affine)), meta=meta)

@@ -1,0 +1,85 @@
+"""A network as ONNX."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from data.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+INPUT, OUTPUT = "image", "logits"
+_PACKAGES = ("onnx", "onnxscript")
+
+
+def require_onnx() -> None:
+    """Looks for the packages of the extra `export`.
+
+    Raises:
+        ConfigError: one is missing.
+    """
+    if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
+        raise ConfigError(
+            f"graft export needs the package{'s' if len(missing) > 1 else ''} {' and '.join(missing)}",
+            mend='run `pip install "graft-seg[export]"`',
+        )
+
+
+def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Path) -> bool:
+    """Writes a network as one ONNX file, input `image` `[N, C, X, Y, Z]`, output `logits` `[N, K + 1, X, Y, Z]`.
+
+    Args:
+        network: in evaluation mode, on the CPU.
+        channels: C.
+        patch: size of the sliding window.
+        path: where to.
+
+    Returns:
+        whether N, X, Y and Z are free; otherwise N is free and the others are the window's, because the exporter cannot
+        follow the network at other sizes.
+    """
+    example = torch.zeros(2, channels, *patch)
+    batch = torch.export.Dim("batch", min=1)
+    free = {0: batch} | {axis: torch.export.Dim.DYNAMIC for axis in (2, 3, 4)}
+    try:
+        _convert(network, example, free, path)
+    except (torch.onnx.OnnxExporterError, RuntimeError) as error:
+        logger.info("ONNX with a window of fixed size, because sizes cannot be left open (%s)", error)
+        _convert(network, example, {0: batch}, path)
+        return False
+    return True
+
+
+def _convert(network: nn.Module, example: torch.Tensor, free: dict[int, object], path: Path) -> None:
+    import onnx
+
+    chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [own.level for own in chatty]
+    for own in chatty:
+        own.setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            # The exporter warns of its own deprecated calls.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                network,
+                (example,),
+                path,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=(free,),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        for own, level in zip(chatty, levels, strict=True):
+            own.setLevel(level)
+    onnx.checker.check_model(str(path), full_check=True)

@@ -1,0 +1,216 @@
+"""`graft predict`: new scans to masks, uncertainty and numbers on their own grids."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import ValidationError
+
+from data.errors import ConfigError, WorkspaceError
+from pipeline.config.reading import set_key
+from pipeline.deployment.bids_derivative import write_derivative_files
+from pipeline.deployment.case_files import CaseFiles
+from pipeline.deployment.case_prediction import predict_input
+from pipeline.deployment.disk_space import full_disk_explained
+from pipeline.deployment.input_cases import InputCase, collect_cases
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.model_folder import find_model, read_description
+from pipeline.deployment.predict_options import PredictOptions
+from pipeline.deployment.prediction_table import Row, prediction_rows, write_predictions
+from pipeline.stages.stage import complete
+from pipeline.storage.atomic import remove_temporaries, write_json
+from pipeline.storage.provenance import graft_version
+from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
+from pipeline.storage.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+PREDICT = "predict"
+CLAIM = "prediction.json"
+"""Says that a folder is one of predictions, whose cases may be replaced."""
+TABLE = "predictions.csv"
+_SHOWN = 40
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What the command was asked for.
+
+    Attributes:
+        model: folder of the model.
+        inputs: files, folders and datasets.
+        output: folder of the results.
+        options: of the prediction.
+        jobs: cases at a time.
+        device: `auto`, `cpu` or `cuda`.
+        resume: keep finished cases.
+    """
+
+    model: Path
+    inputs: tuple[Path, ...]
+    output: Path
+    options: PredictOptions = field(default_factory=PredictOptions)
+    jobs: int | None = None
+    device: str = "auto"
+    resume: bool = True
+
+
+def predict_options(overrides: Sequence[str], given: Mapping[str, Any] | None = None) -> PredictOptions:
+    """Reads `--set a.b=c` and the command's own options, which win.
+
+    Raises:
+        ConfigError: an option is unknown or not allowed.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        set_key(raw, override)
+    try:
+        return PredictOptions.model_validate(raw | dict(given or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"graft predict: `{key}`: {first['msg']}", mend="see docs/how-to/predict.md") from error
+
+
+def predict(request: PredictRequest) -> list[Row]:
+    """Predicts the scans; finished ones are kept, and a bad one does not stop the others.
+
+    Returns:
+        the rows of `predictions.csv`.
+
+    Raises:
+        GraftError: the model or an input as a whole is not usable.
+        StageError: cases failed; the others are done.
+    """
+    description, digest = read_description(request.model)
+    folder = find_model(request.model).resolve()
+    cases = collect_cases(request.inputs, description.channels)
+    if not cases:
+        raise ConfigError("there is no scan to predict", expected="files, folders or datasets", mend="name some")
+    with full_disk_explained(request.output):
+        _refuse_foreign(request.output)
+        workspace = Workspace(request.output)
+        with workspace.lock():
+            # The cases lie beside each other in the output folder, and so does what a killed command left of one.
+            remove_temporaries(request.output)
+            write_json(request.output / CLAIM, _claim(request, description, digest))
+            if any(case.bids for case in cases):
+                write_derivative_files(request.output, description, digest)
+            execution, device = _resources(request, len(cases))
+            units = {case.name: _unit(case, folder, digest, request, device, workspace) for case in cases if case.case}
+            workspace.file_digests.save()
+            run = run_units(PREDICT, list(units.values()), workspace, execution)
+            outcomes = _outcomes(cases, units, run)
+            rows = prediction_rows(request.output, [(c.name, _files(c), outcomes[c.name]) for c in cases])
+            write_predictions(request.output / TABLE, rows)
+    _show(rows)
+    complete(PREDICT, StageRun(tuple(outcomes.values()), run.wall_seconds))
+    return rows
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Keeps folders that something else wrote from being replaced, such as those of a BIDS dataset.
+
+    Raises:
+        WorkspaceError: the folder holds files and no predictions.
+    """
+    if output.is_dir() and not (output / CLAIM).is_file() and any(p.name[0] != "." for p in output.iterdir()):
+        raise WorkspaceError(
+            f"{output}: holds files that are no predictions",
+            expected="a new or empty folder, or one that `graft predict` wrote",
+            mend="name another with --output",
+        )
+
+
+def _claim(request: PredictRequest, model: ModelDescription, digest: str) -> dict[str, Any]:
+    return {
+        "graft_version": graft_version(),
+        "model": {"study": model.study, "arm": model.arm_name, "sha256": digest},
+        "options": request.options.model_dump(mode="json"),
+    }
+
+
+def _files(case: InputCase) -> CaseFiles | None:
+    return CaseFiles.of(case) if case.case is not None else None
+
+
+def _unit(
+    case: InputCase, model: Path, digest: str, request: PredictRequest, device: str, workspace: Workspace
+) -> Unit:
+    if case.case is None:
+        raise ValueError(f"case {case.name} cannot be predicted")
+    files = CaseFiles.of(case)
+    sources = [(source.path, source.frame) for source in case.case.channels.values()]
+    recipe = {
+        "model": digest,
+        "files": workspace.file_digests.of_files(case.case.files()),
+        "frames": [frame for _, frame in sources],
+        "options": request.options.model_dump(mode="json"),
+        "version": 1,
+    }
+    arguments = {
+        "case": case.case,
+        "files": files,
+        "model": model,
+        "digest": digest,
+        "options": request.options,
+        "device": device,
+    }
+    # The stage has no folder of its own: the cases lie in the output folder.
+    unit = Unit("", files.key, recipe, predict_input, arguments)
+    if not request.resume:
+        (workspace.unit_folder(unit.stage, unit.key) / MARKER).unlink(missing_ok=True)
+    return unit
+
+
+def _resources(request: PredictRequest, cases: int) -> tuple[Execution, str]:
+    """One case at a time unless told otherwise, each with its share of the cores: scans are large.
+
+    Raises:
+        ConfigError: `cuda` is asked for and not there.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if request.device == "cuda" and not available:
+        raise ConfigError(
+            "--device cuda: torch finds no CUDA device", expected="a GPU", mend="use --device cpu or install its driver"
+        )
+    device = "cuda" if available and request.device in {"auto", "cuda"} else "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = min(request.jobs or 1, cases)
+    return Execution(jobs, max(cores // jobs, 1)), device
+
+
+def _outcomes(cases: Sequence[InputCase], units: dict[str, Unit], run: StageRun) -> dict[str, Outcome]:
+    """Case → outcome, those included that could not be tried."""
+    by_key = {outcome.key: outcome for outcome in run.outcomes}
+    outcomes = {}
+    for case in cases:
+        unit = units.get(case.name)
+        outcomes[case.name] = Outcome(case.name, "failed", message=case.fault) if unit is None else by_key[unit.key]
+    for failure in run.failures:
+        if failure.trace:
+            logger.debug("%s %s\n%s", PREDICT, failure.key, failure.trace)
+    return outcomes
+
+
+def _show(rows: Sequence[Row]) -> None:
+    """Prints the cases: those that failed, those to look at, the others."""
+    order = {"failed": 0}
+    ranked = sorted(rows, key=lambda row: (order.get(row["state"], 1), not row["suspect"]))
+    for row in ranked[:_SHOWN]:
+        if row["state"] != "done":
+            typer.echo(f"{row['case']}  {row['state']}  {row['message']}")
+            continue
+        dice = f"  expected Dice {float(row['expected_dice']):.2f}" if row["expected_dice"] else ""
+        look = f"  LOOK: {row['suspect']}" if row["suspect"] else ""
+        typer.echo(f"{row['case']}  {row['structure']} {float(row['volume_ml']):.3g} ml{dice}{look}")
+    if len(rows) > _SHOWN:
+        typer.echo(f"and {len(rows) - _SHOWN} more lines in {TABLE}")

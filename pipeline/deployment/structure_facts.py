@@ -1,0 +1,81 @@
+"""Volume, interval and expected Dice of each predicted structure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.volume import Volume
+from pipeline.deployment.dice_calibration import DiceCalibration
+from pipeline.inference.expected_dice import DrawMasks, soft_dice_confidence
+from pipeline.inference.most_probable import most_probable_class
+from pipeline.inference.posterior_average import PosteriorAverage
+
+LEAST_DRAWS = 19
+"""With S draws the extremes stand for the quantiles 1/(S+1) and S/(S+1): 19 are the fewest that reach 5 % and 95 %."""
+
+
+def volume_interval(voxels: Sequence[int], voxel_ml: float) -> tuple[float, float] | None:
+    """Returns the 5 % and 95 % quantiles of the volume in ml over draws, or `None` for too few draws.
+
+    Args:
+        voxels: size of each draw's mask.
+        voxel_ml: volume of a voxel.
+    """
+    if len(voxels) < LEAST_DRAWS:
+        return None
+    # Weibull's positions k / (S + 1) are exact probabilities for a new draw to lie below the k-th.
+    low, high = np.quantile(np.asarray(voxels, dtype=np.float64) * voxel_ml, [0.05, 0.95], method="weibull")
+    return float(low), float(high)
+
+
+def structure_facts(
+    mask: Volume,
+    values: Mapping[str, int],
+    average: PosteriorAverage,
+    draws: DrawMasks,
+    voxel_ml: float,
+    calibration: Mapping[str, DiceCalibration],
+) -> dict[str, dict[str, Any]]:
+    """Collects the numbers of each structure.
+
+    Args:
+        mask: label map on the raw grid.
+        values: class name → value in it.
+        average: moments on the preprocessed grid.
+        draws: masks of the draws on the preprocessed grid.
+        voxel_ml: volume of a voxel of the preprocessed grid in the patient.
+        calibration: class → expected against real Dice.
+
+    Returns:
+        class → numbers, JSON-able; `None` where something cannot be said.
+    """
+    chosen = most_probable_class(average.probability)
+    facts = {}
+    for number, (name, value) in enumerate(values.items(), start=1):
+        voxels = int(np.count_nonzero(mask.array == value))
+        expected = soft_dice_confidence(average.probability[number], chosen == number)
+        interval = volume_interval(draws.voxels(number), voxel_ml)
+        facts[name] = {
+            "label": value,
+            "voxels": voxels,
+            "volume_ml": voxels * mask.voxel_volume / 1000,
+            "volume_90_percent_ml": None if interval is None else list(interval),
+            "expected_dice": _known(expected),
+            "dice_between_draws": _known(draws.agreement(number)),
+            "calibrated_dice": _calibrated(calibration.get(name), expected),
+        }
+    return facts
+
+
+def _calibrated(line: DiceCalibration | None, expected: float) -> dict[str, float | int] | None:
+    if line is None or math.isnan(expected):
+        return None
+    return {"dice": line(expected), "residual": line.residual, "test_cases": line.cases}
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

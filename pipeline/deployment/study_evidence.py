@@ -1,0 +1,89 @@
+"""What the study of a model found about its arm: data, methods and numbers with intervals, for the model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import WorkspaceError
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.evaluation.tables import SummaryRow
+from pipeline.report.methods_data import data_sentences, preprocessing_sentences, roles
+from pipeline.report.study_files import StudyFiles
+
+_CONFIG = "config.resolved.yaml"
+_UNIT_DEPTH = 4
+"""Folders between a workspace and a model in it: `infer/ARM/nNN/repeat-R/model`."""
+
+
+@dataclass(frozen=True)
+class StudyEvidence:
+    """What the study found.
+
+    Attributes:
+        workspace: where it lies.
+        data: sentences on source and target.
+        preprocessing: sentences on the chains.
+        patients: role (`source`, `pool`, `test`) → number of patients.
+        scores: rows of the summary of this arm at this number of patients; empty where it was not evaluated.
+        repeats: trainings that the rows average over.
+    """
+
+    workspace: Path
+    data: tuple[str, ...]
+    preprocessing: tuple[str, ...]
+    patients: dict[str, int]
+    scores: tuple[SummaryRow, ...]
+    repeats: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether the numbers are of this one training alone."""
+        return self.repeats == 1
+
+
+def find_study(model: Path, given: Path | None) -> Path | None:
+    """Returns the workspace that the user named, or the one that the model lies in; `None` without either.
+
+    Raises:
+        WorkspaceError: the folder that the user named is no workspace.
+    """
+    if given is not None:
+        if not (given / _CONFIG).is_file():
+            raise WorkspaceError(
+                f"{given}: holds no {_CONFIG}",
+                expected="the workspace of the model's study",
+                mend="name it with --study",
+            )
+        return given
+    parents = model.resolve().parents
+    around = parents[_UNIT_DEPTH] if len(parents) > _UNIT_DEPTH else None
+    return around if around is not None and (around / _CONFIG).is_file() else None
+
+
+def read_evidence(workspace: Path, about: ModelDescription) -> StudyEvidence:
+    """Reads what a study found about the arm of a model.
+
+    Raises:
+        WorkspaceError: the workspace is of another study, or a file in it is damaged.
+    """
+    files = StudyFiles(workspace)
+    name = files.config.get("name")
+    if name != about.study:
+        raise WorkspaceError(
+            f"{workspace}: is of the study {name}",
+            expected=f"the study of the model, {about.study}",
+            mend="name its workspace with --study",
+        )
+    n = about.training_patients
+    scores = tuple(row for row in files.summary if (row.arm, row.n) == (about.arm_name, n))
+    rows = files.study.rows if files.study is not None else []
+    repeats = {row.repeat for row in rows if (row.arm, row.n) == (about.arm_name, n)}
+    return StudyEvidence(
+        workspace,
+        tuple(data_sentences(files)),
+        tuple(preprocessing_sentences(files)),
+        roles(files),
+        scores,
+        len(repeats),
+    )

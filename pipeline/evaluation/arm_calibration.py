@@ -1,0 +1,217 @@
+"""Calibration of one trained arm on all its test cases, raw and after temperature scaling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluation.calibration import (
+    BandSample,
+    band_sample,
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability_curve,
+)
+from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
+from pipeline.evaluation.case_evaluation import Trained
+from pipeline.evaluation.case_review import predicted_uncertainty
+from pipeline.evaluation.options import CalibrationOptions
+from pipeline.evaluation.temperature_scaling import SCALED, cross_fitted, scale
+from pipeline.evaluation.volume_interval import volume_interval
+
+
+@dataclass(frozen=True)
+class PredictedCase:
+    """A prediction and its reference on the preprocessed grid.
+
+    Attributes:
+        case: name of the case.
+        patient: whose case it is.
+        labels: names of the foreground classes; class k (from 1) is the k-th.
+        spacing: mm between voxel centres along each axis.
+        probability: `[K, X, Y, Z]` of the foreground classes.
+        prediction: `[X, Y, Z]` predicted class numbers.
+        reference: `[X, Y, Z]` class numbers.
+        mutual_information: `[X, Y, Z]` in nats, or None where there was one draw.
+        volumes_ml: `[S, K]` volume of each draw's mask, or None where it was not stored.
+        draws: S, passes that the probability is the mean of.
+        dice: of each label, as the study measures it.
+    """
+
+    case: str
+    patient: str
+    labels: Sequence[str]
+    spacing: tuple[float, float, float]
+    probability: NDArray[np.floating]
+    prediction: NDArray[np.integer]
+    reference: NDArray[np.integer]
+    mutual_information: NDArray[np.floating] | None
+    volumes_ml: NDArray[np.floating] | None
+    draws: int
+    dice: Mapping[str, float] = field(default_factory=dict)
+
+    def with_dice(self, dice: Mapping[str, float]) -> PredictedCase:
+        """Returns the case with the Dice of each label."""
+        return replace(self, dice=dice)
+
+
+class ArmCalibration:
+    """Gathers the test cases of one trained arm, of which only the voxels in the band are kept.
+
+    Args:
+        trained: which arm.
+        options: how calibration is measured.
+        seed: of the study, for the two halves of temperature scaling.
+    """
+
+    def __init__(self, trained: Trained, options: CalibrationOptions, seed: int) -> None:
+        self._trained = trained
+        self._options = options
+        self._seed = seed
+        self._samples: list[BandSample] = []
+        self._rows: list[list[CalibrationRow]] = []
+
+    def add(self, case: PredictedCase) -> None:
+        """Adds one case."""
+        options = self._options
+        sample = band_sample(
+            case.probability,
+            case.prediction,
+            case.reference,
+            case.spacing,
+            case=case.case,
+            patient=case.patient,
+            band=options.band,
+            clamp=options.clamp,
+        )
+        self._samples.append(sample)
+        self._rows.append([self._row(case, sample, k) for k in range(1, len(case.labels) + 1)])
+
+    def _row(self, case: PredictedCase, sample: BandSample, number: int) -> CalibrationRow:
+        """What does not depend on temperature scaling."""
+        options, label = self._options, case.labels[number - 1]
+        millilitres = float(np.prod(case.spacing)) / 1000
+        doubt = predicted_uncertainty(
+            case.probability,
+            case.prediction,
+            case.mutual_information,
+            number,
+            case.spacing,
+            band=options.band,
+            clamp=options.clamp,
+        )
+        row = CalibrationRow(
+            self._trained.arm,
+            self._trained.n,
+            self._trained.repeat,
+            case.case,
+            case.patient,
+            label,
+            draws=case.draws,
+            band_voxels=int(sample.near[number - 1].sum()),
+            false_positive_outside_ml=sample.outside[number - 1] * millilitres,
+            dice=case.dice.get(label, math.nan),
+            entropy=doubt.entropy,
+            mutual_information=doubt.mutual_information,
+            expected_dice=doubt.expected_dice,
+            reference_ml=int(np.count_nonzero(case.reference == number)) * millilitres,
+        )
+        return row if case.volumes_ml is None else _with_volumes(row, case.volumes_ml[:, number - 1], options.level)
+
+    def finish(self) -> tuple[list[CalibrationRow], list[ReliabilityRow]]:
+        """Scores all cases; an arm that is to be scaled has its rows twice, raw and scaled."""
+        rows, curve = self._scored(self._trained.arm, self._samples, {})
+        if self._trained.arm in self._options.temperature_scaled:
+            fitted = cross_fitted(self._samples, self._seed)
+            scaled = [
+                s.with_probability(scale(s.probability, fitted[s.patient]))
+                for s in self._samples
+                if s.patient in fitted
+            ]
+            more_rows, more_curve = self._scored(self._trained.arm + SCALED, scaled, fitted)
+            rows, curve = rows + more_rows, curve + more_curve
+        return rows, curve
+
+    def _scored(
+        self, arm: str, samples: Sequence[BandSample], temperatures: Mapping[str, float]
+    ) -> tuple[list[CalibrationRow], list[ReliabilityRow]]:
+        rows: list[CalibrationRow] = []
+        curve: list[ReliabilityRow] = []
+        prepared = {of_case[0].case: of_case for of_case in self._rows}
+        for place in range(len(self._rows[0]) if self._rows else 0):
+            by_patient = _by_patient(samples, place + 1)
+            errors = {p: expected_calibration_error(*v, self._options.bins) for p, v in by_patient.items()}
+            for sample in samples:
+                probability, truth = sample.of_class(place + 1)
+                row = replace(
+                    prepared[sample.case][place],
+                    arm=arm,
+                    nll=negative_log_likelihood(probability, truth),
+                    brier=brier_score(probability, truth),
+                    ece=errors[sample.patient],
+                )
+                rows.append(_scaled(row, temperatures[sample.patient]) if temperatures else row)
+            label = self._rows[0][place].label
+            curve += [
+                ReliabilityRow(
+                    arm,
+                    self._trained.n,
+                    self._trained.repeat,
+                    label,
+                    b.low,
+                    b.high,
+                    b.share,
+                    b.probability,
+                    b.frequency,
+                )
+                for b in reliability_curve(list(by_patient.values()), self._options.bins)
+            ]
+        return rows, curve
+
+
+def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
+    """Leaves out what is not measured anew after scaling: it would be the raw arm's."""
+    return replace(
+        row,
+        temperature=temperature,
+        entropy=math.nan,
+        mutual_information=math.nan,
+        expected_dice=math.nan,
+        volume_low_ml=math.nan,
+        volume_high_ml=math.nan,
+        volume_nominal=math.nan,
+        covered=math.nan,
+        volume_width_ml=math.nan,
+        volume_width_relative=math.nan,
+    )
+
+
+def _with_volumes(row: CalibrationRow, draws: NDArray[np.floating], level: float) -> CalibrationRow:
+    interval = volume_interval(draws, level)
+    if interval is None:
+        return row
+    return replace(
+        row,
+        volume_low_ml=interval.low,
+        volume_high_ml=interval.high,
+        volume_nominal=interval.nominal,
+        covered=float(interval.covers(row.reference_ml)),
+        volume_width_ml=interval.width,
+        volume_width_relative=interval.width / row.reference_ml if row.reference_ml else math.nan,
+    )
+
+
+def _by_patient(samples: Sequence[BandSample], number: int) -> dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]]:
+    """Probability and truth of one class, the cases of a patient joined."""
+    parts: dict[str, list[tuple[NDArray[np.float64], NDArray[np.bool_]]]] = {}
+    for sample in samples:
+        parts.setdefault(sample.patient, []).append(sample.of_class(number))
+    return {
+        patient: (np.concatenate([p for p, _ in found]), np.concatenate([t for _, t in found]))
+        for patient, found in parts.items()
+    }

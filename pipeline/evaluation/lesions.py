@@ -1,0 +1,150 @@
+"""Lesion-wise detection by connected components.
+
+Sensitivity and precision count lesions, not voxels, so that a small lesion weighs as much as a large one; F1 is their
+harmonic mean, as in the MSSEG challenge (Commowick et al., Scientific Reports 8, 2018).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, Mask, Policies, policy_of, value_of_empty
+
+
+class Connectivity(StrEnum):
+    """Which neighbours of a voxel belong to the same lesion."""
+
+    FACES = "faces"
+    """The 6 that share a face."""
+    EDGES = "edges"
+    """The 18 that share a face or an edge."""
+    CORNERS = "corners"
+    """All 26 around it."""
+
+
+_ORDER = {Connectivity.FACES: 1, Connectivity.EDGES: 2, Connectivity.CORNERS: 3}
+
+
+@dataclass(frozen=True)
+class LesionCounts:
+    """Lesions of one label of one case.
+
+    Attributes:
+        reference: lesions of the reference.
+        detected: those of them that the prediction covers.
+        predicted: lesions of the prediction.
+        true: those of them that lie on the reference.
+    """
+
+    reference: int
+    detected: int
+    predicted: int
+    true: int
+
+    @property
+    def empty(self) -> EmptyMask:
+        """Which of the two masks holds no lesion."""
+        if self.reference:
+            return EmptyMask.NEITHER if self.predicted else EmptyMask.PREDICTION
+        return EmptyMask.REFERENCE if self.predicted else EmptyMask.BOTH
+
+
+@dataclass(frozen=True)
+class LesionMetrics:
+    """Lesion-wise metrics of one label of one case; NaN where the policy leaves it out.
+
+    Attributes:
+        sensitivity: detected lesions / lesions of the reference.
+        precision: true lesions / lesions of the prediction.
+        f1: harmonic mean of the two; 0 where both are 0.
+    """
+
+    sensitivity: float
+    precision: float
+    f1: float
+
+
+def components(mask: Mask, connectivity: Connectivity) -> NDArray[np.int32]:
+    """Numbers the connected components of `[X, Y, Z]` from 1; 0 is background."""
+    structure = ndimage.generate_binary_structure(3, _ORDER[connectivity])
+    numbered, _ = ndimage.label(mask, structure=structure, output=np.int32)
+    return numbered
+
+
+def count_lesions(
+    prediction: Mask,
+    reference: Mask,
+    spacing: Sequence[float],
+    *,
+    connectivity: Connectivity = Connectivity.CORNERS,
+    overlap: float = 0.0,
+    minimum_volume: float = 0.0,
+) -> LesionCounts:
+    """Counts lesions and those found.
+
+    A component of the prediction below the minimum volume is no lesion: it neither detects nor counts as false. A
+    component of the reference below it is not asked for: it does not count as missed, and what was predicted on it
+    alone counts neither as true nor as false.
+
+    Args:
+        prediction: boolean `[X, Y, Z]`.
+        reference: boolean `[X, Y, Z]`.
+        spacing: mm between voxel centres along each axis.
+        connectivity: which neighbours belong to one lesion.
+        overlap: share of a lesion's voxels that the other mask has to cover; 0: one voxel is enough.
+        minimum_volume: in mm³.
+
+    Returns:
+        The counts.
+    """
+    least = minimum_volume / float(np.prod(spacing))
+    truth, truth_kept = _lesions(reference, connectivity, least)
+    found, found_kept = _lesions(prediction, connectivity, least)
+    asked = truth_kept[truth]
+    covering = found_kept[found]
+    detected = truth_kept & _covered(truth, covering, overlap)
+    true = found_kept & _covered(found, asked, overlap)
+    # Predicted on a component that is too small to be asked for, and on nothing else of the reference.
+    ignored = found_kept & ~true & _covered(found, reference & ~asked, 0.0) & ~_covered(found, asked, 0.0)
+    return LesionCounts(int(truth_kept.sum()), int(detected.sum()), int((found_kept & ~ignored).sum()), int(true.sum()))
+
+
+def _lesions(mask: Mask, connectivity: Connectivity, least: float) -> tuple[NDArray[np.int32], Mask]:
+    """Numbered components, and for each number (0, the background, included) whether it is a lesion."""
+    numbered = components(mask, connectivity)
+    sizes = np.bincount(numbered.ravel())
+    kept = sizes >= least - 1e-9
+    kept[0] = False
+    return numbered, kept
+
+
+def _covered(numbered: NDArray[np.int32], other: Mask, overlap: float) -> Mask:
+    """For each number whether the other mask covers enough of the component."""
+    sizes = np.bincount(numbered.ravel())
+    shared = np.bincount(numbered[other], minlength=len(sizes))
+    return (shared > 0) & (shared >= overlap * sizes - 1e-9)
+
+
+def lesion_metrics(counts: LesionCounts, policy: Policies = EmptyMaskPolicy.REWARD_AGREEMENT) -> LesionMetrics:
+    """Computes sensitivity, precision and F1 of one label of one case.
+
+    Args:
+        counts: of its lesions.
+        policy: what masks without a lesion give; one for all metrics, or by name of the metric.
+
+    Returns:
+        The three metrics in [0, 1], or NaN by policy.
+    """
+    if counts.empty is not EmptyMask.NEITHER:
+        names = ("lesion_sensitivity", "lesion_precision", "lesion_f1")
+        values = [value_of_empty(counts.empty, policy_of(policy, name), best=1.0, worst=0.0) for name in names]
+        return LesionMetrics(*values)
+    sensitivity, precision = counts.detected / counts.reference, counts.true / counts.predicted
+    total = sensitivity + precision
+    return LesionMetrics(sensitivity, precision, 2 * sensitivity * precision / total if total else 0.0)

@@ -1,0 +1,125 @@
+"""Predictions in native space: a mask carried back to the grid on which its reference was drawn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data.case import Case
+from data.errors import WorkspaceError
+from data.volume import Volume, corner_displacement
+from preprocessing.chain import Chain, PreprocessingOptions
+from preprocessing.coregistration import moved
+from preprocessing.grid import resample
+from preprocessing.step import Interpolation, Record
+from preprocessing.subject import GRID_TOLERANCE
+
+RECORD = "record.json"
+"""What the preprocess stage wrote about each case, beside its arrays."""
+
+
+@dataclass(frozen=True)
+class NativeCase:
+    """What it takes to compare a prediction with the label as it was drawn.
+
+    Attributes:
+        case: files of the raw scan.
+        channels: names of the channels in the order of preprocessing; the first one's grid is the native one.
+        preprocessing: the chain that the case went through.
+        classes: class name → values in the raw label map; class number k (from 1) is the k-th name.
+    """
+
+    case: Case
+    channels: Sequence[str]
+    preprocessing: PreprocessingOptions
+    classes: Mapping[str, Sequence[int]]
+
+    def require_label(self) -> None:
+        """Checks that the raw label is at hand.
+
+        Raises:
+            WorkspaceError: it is not.
+        """
+        path = self.case.label
+        if path is None or not path.is_file():
+            raise labels_missing(f"the raw label of case {self.case.name} is missing ({path})")
+
+
+def labels_missing(found: str) -> WorkspaceError:
+    """Returns the error of a study that is to be measured in native space and lacks the raw labels."""
+    return WorkspaceError(
+        f"`evaluation.space` is `native`, but {found}",
+        expected="the raw labels of the test cases where `check` found them",
+        mend="bring them back, or measure on the preprocessed grid with `--set evaluation.space=preprocessed`",
+    )
+
+
+def in_native_space(
+    prediction: NDArray[np.integer], affine: NDArray[np.float64], native: NativeCase, folder: Path
+) -> tuple[Volume, Volume]:
+    """Carries a predicted class map back and reads the reference that it is to be compared with.
+
+    Where the label was drawn on another channel than the first, the map goes on to that channel's grid, by the
+    registration that preprocessing found.
+
+    Args:
+        prediction: `[X, Y, Z]` class numbers on the preprocessed grid.
+        affine: `[4, 4]` of that grid.
+        native: the raw case.
+        folder: of its preprocessing, with the record of what was done.
+
+    Returns:
+        Prediction and reference as class numbers `[X, Y, Z]`, on the label's own grid.
+
+    Raises:
+        WorkspaceError: the raw label or the record is missing or damaged.
+        PreprocessingError: the record is of another chain.
+    """
+    native.require_label()
+    records = _records(folder / RECORD)
+    raw = native.case.read_label()
+    reference = raw.with_array(_as_classes(raw.array, native.classes))
+    carried = Chain(native.preprocessing).invert(Volume(prediction.astype(np.int16), affine), records)
+    if _same_place(carried, reference):
+        return Volume(carried.array, reference.affine), reference
+    target = _in_first_channels_world(reference, native, records)
+    array = resample(carried, target.shape, target.affine, Interpolation.NEAREST).array
+    return reference.with_array(array), reference
+
+
+def _records(path: Path) -> list[Record]:
+    try:
+        records: list[Record] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WorkspaceError(
+            f"{path}: cannot be read ({error})",
+            expected="the record of a preprocessed case",
+            mend="delete its folder and run `graft preprocess` again",
+        ) from error
+    return records
+
+
+def _as_classes(array: NDArray[np.integer], classes: Mapping[str, Sequence[int]]) -> NDArray[np.int16]:
+    numbers = np.zeros(array.shape, np.int16)
+    for number, values in enumerate(classes.values(), start=1):
+        numbers[np.isin(array, list(values))] = number
+    return numbers
+
+
+def _same_place(first: Volume, second: Volume) -> bool:
+    return first.shape == second.shape and corner_displacement(first, second) <= GRID_TOLERANCE
+
+
+def _in_first_channels_world(label: Volume, native: NativeCase, records: Sequence[Record]) -> Volume:
+    """Moves a label that was drawn on a further channel as coregistration moved that channel."""
+    registered: dict[str, Record] = next((r["channels"] for r in records if r["step"] == "coregistration"), {})
+    for name in native.channels[1:]:
+        facts = registered.get(name, {})
+        if facts.get("moved") and _same_place(native.case.channels[name].read(), label):
+            return moved(label, np.asarray(facts["matrix"], dtype=np.float64))
+    return label

@@ -1,0 +1,99 @@
+"""The result tables of a whole study, from what was measured of each trained arm."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from pipeline.evaluation.calibration_tables import (
+    CALIBRATION,
+    CALIBRATION_SUMMARY,
+    RELIABILITY,
+    CalibrationRow,
+    ReliabilityRow,
+    summarise_calibration,
+    write_calibration_csv,
+    write_reliability_csv,
+)
+from pipeline.evaluation.comparison import Comparison, compare_arms, write_comparisons_csv
+from pipeline.evaluation.csv_rows import write_rows
+from pipeline.evaluation.empty_mask_counts import EmptyMaskCount, count_empty_masks
+from pipeline.evaluation.label_efficiency import BASELINE, LabelEfficiency, label_efficiencies
+from pipeline.evaluation.options import EvaluationOptions
+from pipeline.evaluation.tables import (
+    CaseRow,
+    StudyRows,
+    summarise,
+    write_cases_csv,
+    write_summary_csv,
+)
+from pipeline.evaluation.temperature_scaling import SCALED
+
+logger = logging.getLogger(__name__)
+
+CASES, SUMMARY = "cases.csv", "summary.csv"
+COMPARISONS, LABEL_EFFICIENCY, EMPTY_MASKS = "comparisons.csv", "label_efficiency.csv", "empty_masks.csv"
+COMPARED_CALIBRATION = ("ece", "nll", "brier")
+
+
+def write_study_results(
+    folder: Path,
+    rows: Sequence[CaseRow],
+    calibration: Sequence[CalibrationRow],
+    reliability: Sequence[ReliabilityRow],
+    *,
+    options: EvaluationOptions,
+    rivals: Collection[str],
+    seed: int,
+) -> None:
+    """Writes all tables of `results/`.
+
+    Args:
+        folder: where they go.
+        rows: metrics of all trained arms.
+        calibration: of all trained arms; empty where it was switched off.
+        reliability: points of their reliability curves.
+        options: of the evaluation.
+        rivals: names of the non-Bayesian arms.
+        seed: of the study.
+    """
+    write_cases_csv(rows, folder / CASES)
+    write_summary_csv(summarise(rows, seed, options.resamples), folder / SUMMARY)
+    write_rows(folder / EMPTY_MASKS, EmptyMaskCount, count_empty_masks(rows, options.policies()))
+    comparisons: list[Comparison] = []
+    efficiencies: list[LabelEfficiency] = []
+    if rows:
+        study = StudyRows(list(rows))
+        draws = study.draws(seed=seed, resamples=options.resamples)
+        for metric in study.metrics():
+            comparisons += compare_arms(study, draws, metric=metric, rivals=rivals)
+        efficiencies = label_efficiencies(study, draws)
+        if not efficiencies:
+            logger.info("label efficiency is not available: it needs the arm %s at two sizes or more", BASELINE)
+    if calibration:
+        judged = StudyRows(list(calibration))
+        draws = judged.draws(seed=seed, resamples=options.resamples)
+        scaled = {*rivals, *(name + SCALED for name in rivals)}
+        for metric in judged.metrics(COMPARED_CALIBRATION):
+            comparisons += compare_arms(judged, draws, metric=metric, rivals=scaled, less_is_better=True)
+    write_comparisons_csv(comparisons, folder / COMPARISONS)
+    write_rows(folder / LABEL_EFFICIENCY, LabelEfficiency, efficiencies)
+    _write_calibration(folder, calibration, reliability, seed, options.resamples)
+
+
+def _write_calibration(
+    folder: Path,
+    calibration: Sequence[CalibrationRow],
+    reliability: Sequence[ReliabilityRow],
+    seed: int,
+    resamples: int,
+) -> None:
+    if not calibration:
+        # Tables of an earlier run with calibration would be taken for this one's.
+        for name in (CALIBRATION, RELIABILITY, CALIBRATION_SUMMARY):
+            (folder / name).unlink(missing_ok=True)
+        return
+    write_calibration_csv(calibration, folder / CALIBRATION)
+    write_reliability_csv(reliability, folder / RELIABILITY)
+    write_summary_csv(summarise_calibration(calibration, seed, resamples), folder / CALIBRATION_SUMMARY)

@@ -1,0 +1,91 @@
+"""Prediction of a whole scan: one weight draw for each pass, everything else accumulated on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+
+import torch
+
+from pipeline.inference.expected_dice import DrawMasks
+from pipeline.inference.posterior_average import PosteriorAverage
+from pipeline.inference.slabs import slabs
+from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""Windows `[N, C, *patch]` → logits `[N, K + 1, *patch]`, with the same weights in every call."""
+
+
+def mirrorings(axes: Iterable[int]) -> list[tuple[int, ...]]:
+    """Returns every combination of the axes to mirror, none first; 2^n of them for n axes."""
+    unique = sorted(set(axes))
+    return [chosen for size in range(len(unique) + 1) for chosen in combinations(unique, size)]
+
+
+def draw_probability(
+    forward: Forward,
+    image: torch.Tensor,
+    patch: Sequence[int],
+    window: SlidingWindowOptions,
+    flips: Sequence[tuple[int, ...]] = ((),),
+) -> torch.Tensor:
+    """Predicts a scan with one set of weights.
+
+    Args:
+        forward: the network with these weights.
+        image: `[C, X, Y, Z]`.
+        patch: size of the window.
+        window: how it moves.
+        flips: axes of `[X, Y, Z]` to mirror together; the probabilities are averaged over the entries.
+
+    Returns:
+        probabilities `[K + 1, X, Y, Z]`.
+    """
+    with torch.inference_mode():
+        total: torch.Tensor | None = None
+        for axes in flips:
+            dims = [axis + 1 for axis in axes]
+            probability = predict_logits(forward, image.flip(dims) if dims else image, patch, window)
+            for slab in slabs(probability.shape[1:]):
+                probability[:, slab] = probability[:, slab].softmax(dim=0)
+            probability = probability.flip(dims) if dims else probability
+            total = probability if total is None else total.add_(probability)
+        if total is None:
+            raise ValueError("there is no mirroring to predict with; `()` is the scan as it is")
+        return total.div_(len(flips)) if len(flips) > 1 else total
+
+
+def predict_scan(
+    passes: Iterable[Forward],
+    total: int,
+    image: torch.Tensor,
+    patch: Sequence[int],
+    window: SlidingWindowOptions,
+    flips: Sequence[tuple[int, ...]] = ((),),
+    progress: Callable[[float], None] = lambda fraction: None,
+) -> tuple[PosteriorAverage, DrawMasks]:
+    """Predicts a scan with every draw of the weights.
+
+    Args:
+        passes: the network with each draw; taken one at a time, so that draws may be made as they are needed.
+        total: how many there are.
+        image: `[C, X, Y, Z]`, on the device of the network.
+        patch: size of the window.
+        window: how it moves.
+        flips: axes of `[X, Y, Z]` to mirror together; each draw averages over the entries.
+        progress: is told the share of the draws done.
+
+    Returns:
+        moments of the probabilities, and the draws' masks (none where there is a single draw).
+    """
+    average, masks = PosteriorAverage(), DrawMasks()
+    with torch.inference_mode():
+        for forward in passes:
+            probability = draw_probability(forward, image, patch, window, flips)
+            if total > 1:
+                masks.add(probability)
+            average.add(probability, keep=False)
+            # Freed before the next pass, or two draws would be in memory at once.
+            del probability
+            progress(average.count / total)
+    return average, masks

@@ -1,0 +1,15 @@
+"""Several processes that train one network together, as `accelerate launch` starts them: who is who."""
+
+from __future__ import annotations
+
+import os
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 for a plain command."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Number of this process among them; 0 writes the files."""
+    return int(os.environ.get("RANK", "0"))

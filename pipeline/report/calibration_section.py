@@ -1,0 +1,241 @@
+"""Calibration: how honest probabilities and volume intervals are, and which cases uncertainty tells to review."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.evaluation.calibration_tables import (
+    CALIBRATION,
+    CALIBRATION_SUMMARY,
+    COVERAGE,
+    RELIABILITY,
+    CalibrationRow,
+    read_calibration_csv,
+    read_reliability_csv,
+)
+from pipeline.evaluation.comparison import read_comparisons_csv
+from pipeline.evaluation.options import CalibrationOptions
+from pipeline.evaluation.statistics import Interval
+from pipeline.evaluation.study_results import COMPARISONS
+from pipeline.evaluation.tables import StudyRows, SummaryRow, read_summary_csv
+from pipeline.evaluation.temperature_scaling import SCALED
+from pipeline.report.calibration_figures import coverage_plot, reliability_plot, review_plot
+from pipeline.report.figure_style import ArmStyle, arm_styles
+from pipeline.report.picture import Picture
+from pipeline.report.section import Material, Section, number, signed
+from pipeline.report.study_files import nested
+
+TITLE = "Calibration"
+SCORES = (
+    ("ece", "ECE", 3),
+    ("nll", "NLL (nats)", 3),
+    ("brier", "Brier", 4),
+    ("false_positive_outside_ml", "False positives outside (ml)", 3),
+)
+"""Column of the summary, how it is printed, digits; less is better for all."""
+_MEASURES = {
+    "mutual_information": "mean mutual information near the predicted boundary (nats)",
+    "entropy": "mean predictive entropy near the predicted boundary (nats)",
+}
+
+
+def calibration_section(material: Material) -> Section:
+    """Builds the section from `results/calibration*.csv` and `results/reliability.csv`."""
+    results = material.files.root / "results"
+    absent = [name for name in (CALIBRATION, CALIBRATION_SUMMARY, RELIABILITY) if not (results / name).is_file()]
+    if absent:
+        text = (
+            f"results/{absent[0]} is missing: the evaluate stage writes it, unless `evaluation.calibration` is `null`."
+        )
+        return Section("calibration", TITLE, missing=(text,))
+    summary = read_summary_csv(results / CALIBRATION_SUMMARY)
+    rows = read_calibration_csv(results / CALIBRATION)
+    arms = _ordered(material, {r.arm for r in rows})
+    styles = _styles(material, arms)
+    chosen = nested(material.files.config, "evaluation", "calibration")
+    options = CalibrationOptions.model_validate(chosen or {})
+    content = {
+        "options": options,
+        "tables": [score_table(summary, arms, *score) for score in SCORES],
+        "reliability": _reliability(material, styles),
+        "differences": _differences(results / COMPARISONS),
+        "volumes": volume_table(summary, rows, arms),
+        "coverage": _coverage(material, summary, arms, styles, options.level),
+        "review": review_table(summary, arms),
+        "review_plots": _review_plots(material, rows, styles),
+        "temperatures": temperatures(summary),
+        "scaled_suffix": SCALED,
+        "patients": len({r.patient for r in rows}),
+        "no_boundary": sum(r.band_voxels == 0 for r in rows),
+        "measured": len(rows),
+    }
+    return Section("calibration", TITLE, content)
+
+
+def _ordered(material: Material, known: set[str]) -> list[str]:
+    """Arms in the order of the report, each followed by itself after temperature scaling."""
+    listed = [name for arm in material.files.arms() for name in (arm, arm + SCALED)]
+    return [*(a for a in listed if a in known), *sorted(known - set(listed))]
+
+
+def _styles(material: Material, arms: Sequence[str]) -> dict[str, ArmStyle]:
+    """The styles that the arms have in every other figure; scaled, an arm keeps colour and marker and is dotted."""
+    known = arm_styles(list(dict.fromkeys([*material.files.arms(), *(a.removesuffix(SCALED) for a in arms)])))
+    return {
+        arm: replace(known[arm.removesuffix(SCALED)], dash=(0, (1, 1.2))) if arm.endswith(SCALED) else known[arm]
+        for arm in arms
+    }
+
+
+def _find(summary: Sequence[SummaryRow], arm: str, n: int, metric: str) -> SummaryRow | None:
+    return next((r for r in summary if (r.arm, r.n, r.metric) == (arm, n, metric)), None)
+
+
+def score_table(
+    summary: Sequence[SummaryRow], arms: Sequence[str], metric: str, title: str, digits: int
+) -> dict[str, Any]:
+    """Arranges one score as arm × size in the form of the result tables; the smallest of every column is marked."""
+    rows = [r for r in summary if r.metric == metric]
+    sizes = sorted({r.n for r in summary})
+    best = {n: min((r.mean for r in rows if r.n == n), default=None) for n in sizes}
+    lines = []
+    for arm in arms:
+        found = [_find(rows, arm, n, metric) for n in sizes]
+        cells = [
+            row
+            and {
+                "mean": number(row.mean, digits),
+                "interval": f"[{number(row.ci_low, digits)}, {number(row.ci_high, digits)}]",
+                "best": row.mean == best[row.n],
+            }
+            for row in found
+        ]
+        lines.append({"arm": arm, "cells": cells})
+    return {"metric": metric, "title": title, "sizes": sizes, "lines": lines}
+
+
+def _reliability(material: Material, styles: dict[str, ArmStyle]) -> list[Picture]:
+    rows = read_reliability_csv(material.files.root / "results" / RELIABILITY)
+    pictures = []
+    for n in sorted({r.n for r in rows}):
+        curves = {arm: [r for r in rows if (r.arm, r.n) == (arm, n)] for arm in styles}
+        figure = reliability_plot({arm: found for arm, found in curves.items() if found}, styles, n)
+        alt = f"Frequency of foreground against its predicted probability at n = {n}, by arm"
+        pictures.append(material.pictures.add(f"reliability-n{n:02d}", figure, alt))
+    return pictures
+
+
+def volume_table(
+    summary: Sequence[SummaryRow], rows: Sequence[CalibrationRow], arms: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Lists coverage and width of the volume intervals; arms without them say so."""
+    lines = []
+    for n in sorted({r.n for r in summary}):
+        for arm in (a for a in arms if not a.endswith(SCALED)):
+            draws = sorted({r.draws for r in rows if (r.arm, r.n) == (arm, n)})
+            if not draws:
+                continue
+            line: dict[str, Any] = {"n": n, "arm": arm, "draws": ", ".join(map(str, draws)), "available": False}
+            coverage = _find(summary, arm, n, COVERAGE)
+            if coverage is not None:
+                width, relative, nominal = (
+                    _find(summary, arm, n, m) for m in ("volume_width_ml", "volume_width_relative", "volume_nominal")
+                )
+                line |= {
+                    "available": True,
+                    "coverage": number(coverage.mean, 2),
+                    "interval": f"[{number(coverage.ci_low, 2)}, {number(coverage.ci_high, 2)}]",
+                    "nominal": number(nominal.mean, 3) if nominal else "–",
+                    "width": number(width.mean, 2) if width else "–",
+                    "relative": f"{100 * relative.mean:.0f} %" if relative else "–",
+                }
+            lines.append(line)
+    return lines
+
+
+def _coverage(
+    material: Material, summary: Sequence[SummaryRow], arms: Sequence[str], styles: dict[str, ArmStyle], level: float
+) -> Picture | None:
+    found = {
+        arm: {r.n: Interval(r.mean, r.ci_low, r.ci_high) for r in summary if (r.arm, r.metric) == (arm, COVERAGE)}
+        for arm in arms
+    }
+    found = {arm: by_size for arm, by_size in found.items() if by_size}
+    if not found:
+        return None
+    figure = coverage_plot(found, styles, level)
+    return material.pictures.add("volume-coverage", figure, "Coverage of the volume intervals, by arm and size")
+
+
+def review_table(summary: Sequence[SummaryRow], arms: Sequence[str]) -> dict[str, Any]:
+    """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm."""
+    columns = {
+        "spearman_entropy": "Entropy",
+        "spearman_mutual_information": "Mutual information",
+        "spearman_expected_dice": "Expected Dice",
+    }
+    lines = []
+    for n in sorted({r.n for r in summary}):
+        for arm in arms:
+            found = [_find(summary, arm, n, metric) for metric in columns]
+            if any(found):
+                cells = [
+                    r and {"mean": signed(r.mean, 2), "interval": f"[{signed(r.ci_low, 2)}, {signed(r.ci_high, 2)}]"}
+                    for r in found
+                ]
+                promised = _find(summary, arm, n, "expected_dice")
+                lines.append(
+                    {"n": n, "arm": arm, "cells": cells, "expected": number(promised.mean) if promised else "–"}
+                )
+    return {"titles": list(columns.values()), "lines": lines}
+
+
+def _differences(path: Path) -> list[dict[str, Any]]:
+    """Lists the paired differences of ECE; none where the table is missing or no rival was run."""
+    rows = [r for r in read_comparisons_csv(path) if r.metric == "ece"] if path.is_file() else []
+    return [
+        {
+            "n": r.n,
+            "arm": r.arm,
+            "rival": r.rival,
+            "mean": signed(r.difference),
+            "interval": f"[{signed(r.ci_low)}, {signed(r.ci_high)}]",
+            "p": "" if math.isnan(r.p_holm) else "p < 0.001" if r.p_holm < 0.001 else f"p = {r.p_holm:.3f}",
+        }
+        for r in rows
+    ]
+
+
+def _review_plots(material: Material, rows: Sequence[CalibrationRow], styles: dict[str, ArmStyle]) -> list[Picture]:
+    """At the largest size, one figure for each measure of uncertainty that any arm has."""
+    study = StudyRows([r for r in rows if not r.arm.endswith(SCALED)])
+    if not study.rows:
+        return []
+    n = study.sizes[-1]
+    quality = study.table("dice", n)
+    pictures = []
+    for column, measure in _MEASURES.items():
+        doubt = study.table(column, n)
+        points = {arm: (doubt.patient_means(arm), 1 - quality.patient_means(arm)) for arm in doubt.arms}
+        points = {arm: found for arm, found in points.items() if (np.isfinite(found[0]) & np.isfinite(found[1])).any()}
+        if points:
+            ordered = {arm: points[arm] for arm in styles if arm in points}
+            figure = review_plot(ordered, styles, n, measure)
+            alt = f"Error of every test patient against {measure} at n = {n}, by arm"
+            pictures.append(material.pictures.add(f"review-{column.replace('_', '-')}", figure, alt))
+    return pictures
+
+
+def temperatures(summary: Sequence[SummaryRow]) -> list[dict[str, Any]]:
+    """Lists the fitted temperatures of the scaled arms."""
+    return [
+        {"arm": r.arm.removesuffix(SCALED), "n": r.n, "mean": number(r.mean, 2)}
+        for r in summary
+        if r.metric == "temperature"
+    ]

@@ -1,0 +1,191 @@
+"""A page for each test case, with a slice viewer; and what was learned while its predictions were read.
+
+The viewer is our own because nilearn's `view_img` shows one statistical map on one background, without contours or a
+choice of arms, and brings jQuery and a slice of 8-bit colour for every voxel: three times the size of these pages.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from joblib import Parallel, delayed
+
+from pipeline.report.case_readings import PredictionQuality
+from pipeline.report.case_scene import ShownCase, read_case
+from pipeline.report.figure_style import PREDICTION, REFERENCE
+from pipeline.report.options import ReportOptions
+from pipeline.report.page import page_environment
+from pipeline.report.section import number
+from pipeline.report.viewer_volume import (
+    ENTROPY_LEVELS,
+    ViewerGrid,
+    image_sheet,
+    packed,
+    packed_entropy,
+    start_voxel,
+    structure_box,
+)
+from pipeline.report.voxel_errors import VoxelErrors
+from pipeline.storage.atomic import write_text
+
+FOLDER = "cases"
+
+
+@dataclass(frozen=True)
+class ArmPrediction:
+    """The prediction of a case by one arm.
+
+    Attributes:
+        arm: preset name.
+        path: the file.
+        dice: mean over labels that the tables hold; NaN where there is none.
+    """
+
+    arm: str
+    path: Path
+    dice: float
+
+
+@dataclass(frozen=True)
+class CaseTask:
+    """What a case's page is made from.
+
+    Attributes:
+        case: its name.
+        arrays: `arrays.safetensors` of the preprocessed case.
+        class_values: class name → values in its label map.
+        predictions: by arm, the best arm first.
+        page: where the page goes; None only reads the predictions.
+        facts: what the head of the page says, ready for printing.
+        table: lines of the table of measurements: arm, then cells.
+        neighbours: names of the case before and the case after, among those with a page.
+    """
+
+    case: str
+    arrays: Path
+    class_values: dict[str, list[int]]
+    predictions: tuple[ArmPrediction, ...]
+    page: Path | None
+    facts: dict[str, Any]
+    table: dict[str, Any]
+    neighbours: tuple[str | None, str | None]
+
+
+def page_name(case: str) -> str:
+    """Address of a case's page as seen from `report/index.html`; relative, percent-encoded."""
+    return f"{FOLDER}/{quote(case, safe='')}.html"
+
+
+def build_case_pages(tasks: Sequence[CaseTask], options: ReportOptions, jobs: int) -> list[PredictionQuality]:
+    """Reads the predictions of every task's case and writes its page.
+
+    Args:
+        tasks: the cases.
+        options: of the report.
+        jobs: cases at a time.
+
+    Returns:
+        One record per case and arm, in the order of the tasks.
+
+    Raises:
+        WorkspaceError: a file is damaged.
+    """
+    workers = max(1, min(jobs, len(tasks)))
+    done = Parallel(n_jobs=workers)(delayed(_build_case)(task, options) for task in tasks)
+    return [record for of_case in done for record in of_case]
+
+
+def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQuality]:
+    records, shown = [], []
+    grid: ViewerGrid | None = None
+    first: ShownCase | None = None
+    for prediction in task.predictions:
+        read = read_case(task.arrays, prediction.path, task.class_values)
+        scene = read.scene
+        wrong = scene.prediction != scene.reference
+        errors = VoxelErrors.count(scene.entropy, wrong, read.inside)
+        records.append(PredictionQuality(task.case, prediction.arm, prediction.dice, read.draws, errors))
+        if task.page is not None:
+            if grid is None or first is None:
+                grid, first = ViewerGrid.around(scene, options.viewer_voxels), read
+            shown.append(
+                {
+                    "name": prediction.arm,
+                    "mask": packed(grid.labels(scene.prediction)),
+                    "entropy": packed_entropy(scene, grid),
+                    "note": _note(prediction.dice, read),
+                }
+            )
+    if task.page is not None and grid is not None and first is not None:
+        write_text(task.page, _page(task, options, grid, first, shown))
+    return records
+
+
+def _note(dice: float, read: ShownCase) -> str:
+    draws = f"{read.draws} posterior draws" if read.draws > 1 else "a single network"
+    return f"Dice {number(dice)}, {draws}"
+
+
+def _page(
+    task: CaseTask, options: ReportOptions, grid: ViewerGrid, first: ShownCase, arms: list[dict[str, Any]]
+) -> str:
+    sheet = image_sheet(first.scene, grid)
+    spacing = [float(v) for v in first.scene.spacing * grid.factor]
+    data = {
+        "shape": grid.shape,
+        "spacing": spacing,
+        "affine": grid.affine.round(5).tolist(),
+        "columns": sheet["columns"],
+        "levels": ENTROPY_LEVELS,
+        "classes": list(first.classes),
+        "colours": {"reference": REFERENCE, "prediction": PREDICTION},
+        "start": start_voxel(first.scene, grid),
+        "box": structure_box(first.scene, grid, options.overlay_margin_mm),
+        "reference": packed(grid.labels(first.scene.reference)),
+        "arms": arms,
+    }
+    script = _script()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    before, after = task.neighbours
+    return (
+        page_environment()
+        .get_template("case.html.j2")
+        .render(
+            case=task.case,
+            facts=task.facts,
+            table=task.table,
+            channel=first.channel,
+            arms=[arm["name"] for arm in arms],
+            planes=[("sagittal", 0), ("coronal", 1), ("axial", 2)],
+            spacing=" × ".join(f"{mm:.3g}" for mm in spacing),
+            coarser=bool((grid.factor > 1).any()),
+            shape=grid.shape,
+            sheet=sheet["uri"],
+            data=data,
+            script=script,
+            script_digest=digest,
+            reference_colour=REFERENCE,
+            prediction_colour=PREDICTION,
+            before=before and quote(before, safe="") + ".html",
+            after=after and quote(after, safe="") + ".html",
+        )
+    )
+
+
+def _script() -> str:
+    # As the browser hashes it for the page's policy: the text between the tags, unchanged.
+    return (files("pipeline.report") / "templates/viewer.js").read_text(encoding="utf-8")
+
+
+def remove_stale_pages(folder: Path, cases: Collection[str]) -> None:
+    """Removes the pages of an earlier report that are not of these cases."""
+    for path in folder.glob("*.html"):
+        if path.stem not in cases:
+            path.unlink()

@@ -1,0 +1,147 @@
+"""Held-out scores of filter priors: what `fit-priors/GROUP/scores.json` says, and differences to the full Gaussian."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import WorkspaceError
+from pipeline.report.filter_files import group_folders
+from pipeline.report.study_files import nested, read_mapping
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its standard error, in nats per filter; the error is None where one value alone gives none."""
+
+    mean: float
+    error: float | None
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is above zero by more than two standard errors."""
+        return self.error is not None and self.mean > 2 * self.error
+
+
+@dataclass(frozen=True)
+class DensityScore:
+    """The held-out score of one density on one group.
+
+    Attributes:
+        nats: log density per filter.
+        bound: whether it is a lower bound.
+        over_networks: whether the error is over networks, and not over the filters of a single one.
+        difference: paired difference to the full-covariance Gaussian; None for itself, or where the file has none.
+    """
+
+    nats: Estimate
+    bound: bool
+    over_networks: bool
+    difference: Estimate | None
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of all densities on the filters of one group.
+
+    Attributes:
+        group: its name.
+        fitted_on: filters fitted to.
+        held_out: filters scored.
+        networks: which networks were held out, in words.
+        densities: scores by name.
+        not_scored: name → reason.
+        auto: the density that `auto` chose, if it was asked.
+    """
+
+    group: str
+    fitted_on: int
+    held_out: int
+    networks: str
+    densities: Mapping[str, DensityScore]
+    not_scored: Mapping[str, str]
+    auto: str | None
+
+    @property
+    def best(self) -> str | None:
+        """Name of the density with the highest mean."""
+        return max(self.densities, key=lambda name: self.densities[name].nats.mean, default=None)
+
+
+def read_scores(root: Path, config: Mapping[str, Any]) -> list[GroupScores]:
+    """Reads the scores of all groups of a workspace; groups without any are left out.
+
+    Args:
+        root: the workspace.
+        config: its resolved configuration, which tells which density is the full-covariance Gaussian.
+
+    Raises:
+        WorkspaceError: a file is damaged.
+    """
+    found = []
+    for folder in group_folders(root, "fit-priors"):
+        path = folder / "scores.json"
+        if raw := read_mapping(path):
+            try:
+                found.append(_group(folder.name, raw, config))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise WorkspaceError(
+                    f"{path}: cannot be read ({error!r})",
+                    expected="the scores of a group",
+                    mend="delete its folder and run 'graft fit-priors' again",
+                ) from error
+    return found
+
+
+def reference_density(config: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Names the pooled full-covariance Gaussian among densities: by its options, else by its usual name."""
+    for name in names:
+        options = nested(config, "priors", "densities", name, default={})
+        kind = [options.get(k, d) for k, d in (("kind", ""), ("covariance", "full"), ("centre", "pooled"))]
+        plain = options.get("scaling", "none") == "none" and not options.get("zero_mean")
+        if kind == ["gaussian", "full", "pooled"] and plain:
+            return name
+    return "gaussian_full" if "gaussian_full" in names else None
+
+
+def vae_densities(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Names those densities that are variational auto-encoders, by their options."""
+    kinds = {name: nested(config, "priors", "densities", name, "kind") for name in names}
+    return [name for name in names if kinds[name] == "vae" or (kinds[name] is None and name == "vae")]
+
+
+def _group(name: str, raw: Mapping[str, Any], config: Mapping[str, Any]) -> GroupScores:
+    densities: Mapping[str, Mapping[str, Any]] = raw.get("densities") or {}
+    reference = reference_density(config, list(densities))
+    skipped = raw.get("not_scored") or {}
+    reasons = skipped if isinstance(skipped, Mapping) else dict.fromkeys(skipped, "the scores do not say why")
+    return GroupScores(
+        group=str(raw.get("group", name)),
+        fitted_on=int(raw.get("fitted_on", 0)),
+        held_out=int(raw.get("held_out", 0)),
+        networks=str(raw.get("held_out_networks", "")),
+        densities={density: _score(about, density == reference) for density, about in densities.items()},
+        not_scored={str(k): str(v) for k, v in reasons.items()},
+        auto=nested(raw, "auto", "density"),
+    )
+
+
+def _score(about: Mapping[str, Any], is_reference: bool) -> DensityScore:
+    to_reference = about.get("difference_to_gaussian_full")
+    return DensityScore(
+        nats=_estimate(about),
+        bound=bool(about.get("bound")),
+        over_networks=about.get("standard_error_over", "networks") == "networks",
+        difference=None if is_reference or to_reference is None else _estimate(to_reference),
+    )
+
+
+def _estimate(about: Mapping[str, Any]) -> Estimate:
+    return Estimate(float(about["mean"]), _optional(about.get("standard_error")))
+
+
+def _optional(value: Any) -> float | None:
+    return None if value is None or not math.isfinite(float(value)) else float(value)

@@ -1,0 +1,221 @@
+"""The page of filters, `report/filters.html`: what training did to them, samples of densities, and latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.errors import WorkspaceError
+from data.random_streams import stream_seed
+from models.filter_bank import FilterBank
+from models.priors.filter_vae import FilterVAE
+from models.priors.prior import FilterPrior
+from pipeline.report.density_scores import GroupScores, vae_densities
+from pipeline.report.filter_change_figures import (
+    GroupFilters,
+    distance_figure,
+    effective_dimensions,
+    norm_figure,
+    relative_distance,
+    spectrum,
+    spectrum_figure,
+)
+from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
+from pipeline.report.filter_files import read_filters, read_prior, read_trained_pairs, sample_rows
+from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
+from pipeline.report.page import page_environment
+from pipeline.report.picture import Picture
+from pipeline.report.section import Material, listing
+from pipeline.storage.atomic import write_text
+
+PAGE = "filters.html"
+_PAIRS = 2
+
+
+@dataclass
+class _Group:
+    """What is shown of one group."""
+
+    name: str
+    bank: FilterBank
+    filters: GroupFilters
+
+
+def build_filter_page(
+    material: Material, summaries: Mapping[str, Mapping[str, Any]], scores: Sequence[GroupScores]
+) -> tuple[str | None, list[str]]:
+    """Writes the page, or removes one of an earlier report where there are no filters to show.
+
+    Args:
+        material: what the report is made from.
+        summaries: group → its `summary.json`, in the order of the page.
+        scores: held-out scores, which decide the densities that are shown.
+
+    Returns:
+        Address of the page as seen from `index.html`, None where there is none; and what could not be read, one
+        sentence each: results are worth a report without pictures of filters.
+    """
+    path = material.pictures.folder.parent / PAGE
+    options = material.options
+    groups, unreadable = [], []
+    for name, summary in summaries.items():
+        try:
+            group = _read_group(material, name, summary)
+        except WorkspaceError as error:
+            unreadable.append(str(error))
+            continue
+        groups += [group] if group is not None else []
+    if not groups:
+        path.unlink(missing_ok=True)
+        return None, unreadable
+    shown, rest = groups[: options.filter_groups], groups[options.filter_groups :]
+    of_group = {score.group: score for score in scores}
+    page = (
+        page_environment()
+        .get_template("filters.html.j2")
+        .render(
+            study=str(
+                material.files.config.get("title") or material.files.config.get("name") or material.files.root.name
+            ),
+            change=_change(material, shown),
+            groups=[_pictures(material, group, of_group.get(group.name)) for group in shown],
+            left_out=listing([group.name for group in rest]),
+            sampled=options.filters_sampled,
+            hardly_moved=f"{100 * options.hardly_moved:g} %",
+            scored=bool(scores),
+        )
+    )
+    write_text(path, page)
+    return PAGE, unreadable
+
+
+def _read_group(material: Material, name: str, summary: Mapping[str, Any]) -> _Group | None:
+    root, seed, most = material.files.root, material.files.seed, material.options.filters_sampled
+    bank = read_filters(root, name, most, seed)
+    if bank is None or len(bank) < 2:
+        return None
+    pairs = read_trained_pairs(root, name, [str(layer) for layer in summary.get("layers") or ()], most, seed)
+    filters = GroupFilters(
+        bank.filters.numpy(), pairs, float(summary.get("norm_threshold", 0)), float(summary.get("share_kept", 1))
+    )
+    return _Group(name, bank, filters)
+
+
+def _change(material: Material, groups: Sequence[_Group]) -> dict[str, Any]:
+    """Pictures and table of what training did to the filters of all groups."""
+    of_name = {group.name: group.filters for group in groups}
+    known = any(filters.pairs is not None for filters in of_name.values())
+    add = material.pictures.add
+    return {
+        "norms": add("filter-norms", norm_figure(of_name), "Norms of trained and of initial filters by group"),
+        "distances": add("filter-distances", distance_figure(of_name), "Distance of filters from their start by group")
+        if known
+        else None,
+        "spectra": add("filter-spectra", spectrum_figure(of_name), "Eigenvalues of the covariance of filters by group"),
+        "rows": [_change_row(name, filters, material.options.hardly_moved) for name, filters in of_name.items()],
+    }
+
+
+def _change_row(name: str, filters: GroupFilters, hardly_moved: float) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "dimensions": f"{effective_dimensions(spectrum(filters.bank)):.1f}"}
+    if filters.pairs is None:
+        return row | {"moved": None}
+    distance = relative_distance(filters.pairs)
+    low, median, high = (_percent(q) for q in np.quantile(distance, (0.05, 0.5, 0.95)))
+    return row | {
+        "moved": {
+            "low": low,
+            "median": median,
+            "high": high,
+            "still": _percent(float(np.mean(distance < hardly_moved))),
+        },
+        "networks": f"{filters.pairs.networks} network{'s' if filters.pairs.networks != 1 else ''}",
+        "rows": len(filters.pairs.initial),
+        "total": filters.pairs.total,
+        "before": f"{effective_dimensions(spectrum(filters.pairs.initial)):.1f}",
+    }
+
+
+def _pictures(material: Material, group: _Group, scores: GroupScores | None) -> dict[str, Any]:
+    """Samples beside trained filters, and walks through the latents of VAEs, of one group."""
+    options, notes = material.options, list[str]()
+    priors: dict[str, FilterPrior] = {}
+    best, vaes = _chosen(material, scores)
+    for name in dict.fromkeys([*best, *vaes]):
+        try:
+            prior = read_prior(material.files.root, material.files.config, group.name, name)
+        except WorkspaceError as error:
+            notes.append(str(error))
+            continue
+        if prior is None:
+            notes.append(f"fit-priors/{group.name}/{name}.safetensors is missing: 'graft fit-priors' writes it.")
+        else:
+            priors[name] = prior
+    rows = torch.from_numpy(
+        sample_rows(len(group.bank), options.filters_shown, material.files.seed, "shown", group.name)
+    )
+    chosen = group.bank[rows]
+    blocks = {"Trained filters": chosen.filters.numpy()}
+    for name, prior in priors.items():
+        generator = torch.Generator().manual_seed(
+            stream_seed(material.files.seed, "report", "samples", group.name, name)
+        )
+        # At the same positions, so that a density that asks for the layer is compared layer by layer.
+        blocks[f"Samples of {name}"] = prior.sample(chosen.positions, generator).float().numpy()
+    alt = f"{listing(list(blocks))} of group {group.name}, each as three orthogonal slices"
+    walks = [_walk(material, group, name, p) for name, p in priors.items() if name in vaes and isinstance(p, FilterVAE)]
+    return {
+        "name": group.name,
+        "picture": material.pictures.add(f"filters-{group.name}-samples", sample_figure(blocks), alt),
+        "densities": list(priors),
+        "auto": scores.auto if scores is not None else None,
+        "count": len(chosen),
+        "walks": walks,
+        "notes": notes,
+    }
+
+
+def _chosen(material: Material, scores: GroupScores | None) -> tuple[list[str], list[str]]:
+    """Names the density of choice of a group (what `auto` chose, else the best), and its best VAEs."""
+    if scores is None:
+        return [], []
+    best = scores.auto or scores.best
+    ranked = sorted(scores.densities, key=lambda name: -scores.densities[name].nats.mean)
+    vaes = vae_densities(material.files.config, ranked)[: material.options.filter_vaes]
+    return ([best] if best is not None else []), vaes
+
+
+def _walk(material: Material, group: _Group, name: str, prior: FilterVAE) -> dict[str, Any]:
+    walk = traverse(prior, group.bank)
+    base = f"filters-{group.name}-{name}"
+    add = material.pictures.add
+    alt = f"What the decoder of {name} makes of each axis of its latent, group {group.name}"
+    pairs = [interpolate(prior, pair) for pair in draw_pairs(group.bank, _PAIRS, material.files.seed, group.name)]
+    interpolation: Picture | None = None
+    factor = 1.0
+    if pairs:
+        figure, factor = interpolation_figure(pairs)
+        interpolation = add(
+            f"{base}-interpolation",
+            figure,
+            f"From one filter to another through the latent of {name}, group {group.name}",
+        )
+    return {
+        "name": name,
+        "traversal": add(f"{base}-traversal", traversal_figure(walk), alt),
+        "used": walk.used,
+        "latent": len(walk.axes),
+        "drawn": min(len(walk.axes), MOST_AXES),
+        "explained": _percent(max(walk.explained, 0.0)),
+        "one_layer": prior.needs_positions,
+        "interpolation": interpolation,
+        "factor": f"{factor:g}",
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"

@@ -1,0 +1,51 @@
+"""How the metrics were measured: on which grid, with which policy for empty masks, and what it touched."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
+from pipeline.evaluation.study_results import EMPTY_MASKS
+from pipeline.report.section import METRIC_NAMES, Material, Section
+from pipeline.report.study_files import nested
+
+TITLE = "Measures"
+_SPACES = {
+    EvaluationSpace.NATIVE: "in native space: every mask was carried back to its scan and compared with the label as "
+    "it was drawn",
+    EvaluationSpace.PREPROCESSED: "on the preprocessed grid, against the label as preprocessing left it",
+}
+
+
+def measures_section(material: Material) -> Section:
+    """Builds the section from `results/empty_masks.csv` and the configuration."""
+    path = material.files.root / "results" / EMPTY_MASKS
+    if not path.is_file():
+        text = f"results/{EMPTY_MASKS} is missing: the evaluate stage writes it."
+        return Section("measures", TITLE, missing=(text,))
+    content: dict[str, Any] = {"lines": [_line(count) for count in read_rows(path, EmptyMaskCount)]}
+    options = _options(material)
+    if options is not None:
+        content |= {"space": _SPACES[options.space], "tolerance": options.surface_tolerance, "lesions": options.lesions}
+    return Section("measures", TITLE, content)
+
+
+def _options(material: Material) -> EvaluationOptions | None:
+    """The options of the evaluation, or None where the configuration is missing or of another version."""
+    try:
+        return EvaluationOptions.model_validate(nested(material.files.config, "evaluation", default=None))
+    except ValidationError:
+        return None
+
+
+def _line(count: EmptyMaskCount) -> dict[str, Any]:
+    return {
+        "metric": METRIC_NAMES.get(count.metric, count.metric),
+        "policy": count.policy,
+        "counts": (count.both_empty, count.reference_empty, count.prediction_empty, count.left_out),
+        "measured": count.measured,
+    }

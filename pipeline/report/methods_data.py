@@ -1,0 +1,138 @@
+"""Methods: sentences on the data, the roles of the patients, and preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pipeline.report.section import listing
+from pipeline.report.study_files import StudyFiles, nested, read_mapping
+
+_MODALITIES = {
+    "mr_head": "MR scans of the head",
+    "mr_brain": "skull-stripped MR scans of the brain",
+    "mr": "MR scans",
+    "ct": "CT scans",
+}
+_STRIPPING = {
+    "combined": "masking the brain by the consensus of a segmentation network and a registered template",
+    "network": "masking the brain with a segmentation network",
+    "template": "masking the brain by registration of a template",
+    "content": "taking the foreground of the skull-stripped scans as the brain mask",
+}
+
+
+def roles(files: StudyFiles) -> dict[str, int]:
+    """Number of patients by role (`source`, `pool`, `test`), from the plan that `check` wrote; empty without one."""
+    split = nested(read_mapping(files.root / "check/study/study.json"), "split", default={})
+    return {role: len(patients) for role, patients in split.items()}
+
+
+def dataset_title(files: StudyFiles, role: str) -> str | None:
+    """Prints a role's dataset and structures, e.g. `hippocampus (anterior)`; None where the configuration lacks it."""
+    name = nested(files.config, role, "dataset")
+    if name is None:
+        return None
+    foreground = nested(files.config, "datasets", name, "foreground", default=())
+    return f"{name} ({', '.join(str(label) for label in foreground)})" if foreground else str(name)
+
+
+def data_sentences(files: StudyFiles) -> list[str]:
+    """Describes source and target, and who was trained and tested on."""
+    source, target, counts = _dataset(files, "source"), _dataset(files, "target"), roles(files)
+    if source is None or target is None:
+        return []
+    sentences = [f"Filter priors were learned on the source dataset {source}, and used on the target dataset {target}."]
+    if counts:
+        sentences.append(
+            f"The source comprised {_patients(counts.get('source', 0))}; target training sets were drawn from a pool "
+            f"of {_patients(counts.get('pool', 0))}, and {counts.get('test', 0)} others formed the test set, the same "
+            "for every arm. Splits and resampling were by patient."
+        )
+    return sentences
+
+
+def _patients(count: int) -> str:
+    return f"{count} patient" + ("s" if count != 1 else "")
+
+
+def _dataset(files: StudyFiles, role: str) -> str | None:
+    name = nested(files.config, role, "dataset")
+    if name is None:
+        return None
+    about = nested(files.config, "datasets", name, default={})
+    kind = _MODALITIES.get(str(about.get("modality")), "scans")
+    if about.get("synthetic"):
+        kind = "synthetic " + kind
+    channels, foreground = about.get("channels") or (), about.get("foreground") or ()
+    text = f"“{name}” ({kind}"
+    text += f", {listing([str(c) for c in channels])}" if channels else ""
+    if isinstance(foreground, Mapping):
+        merged = {n: v for n, v in foreground.items() if len(v) > 1}
+        text += f"; structures: {listing([str(n) for n in foreground])}"
+        text += "".join(f", where {n} joins {listing([str(v) for v in labels])}" for n, labels in merged.items())
+    elif foreground:
+        text += f"; structure: {' with '.join(str(label) for label in foreground)}"
+    return text + ")"
+
+
+def preprocessing_sentences(files: StudyFiles) -> list[str]:
+    """Describes the chain of the target, and what differs on the source."""
+    names = [nested(files.config, role, "dataset") for role in ("source", "target")]
+    source, target = (_steps(nested(files.config, "datasets", n, default={})) for n in names)
+    if not target:
+        return []
+    if not source or source == target:
+        which = "of all scans " if source else ""
+        return [f"Preprocessing {which}comprised {listing(target)}."]
+    return [
+        f"Preprocessing of the source scans comprised {listing(source)}.",
+        f"Preprocessing of the target scans comprised {listing(target)}.",
+    ]
+
+
+def _steps(dataset: Mapping[str, Any]) -> list[str]:
+    chain = dict(dataset.get("preprocessing") or {})
+    if len(dataset.get("channels") or ()) == 1:
+        chain.pop("coregistration", None)
+    return [describe(options) for step, describe in _STEPS.items() if (options := chain.get(step)) is not None]
+
+
+def _alignment(options: Mapping[str, Any]) -> str:
+    kind = options.get("kind", "affine")
+    return "no alignment" if kind == "none" else f"{kind} registration to the ICBM-152 template"
+
+
+def _resampling(options: Mapping[str, Any]) -> str:
+    spacing = options.get("spacing")
+    if not spacing:
+        return "resampling to a common spacing"
+    if len(set(spacing)) == 1:
+        return f"resampling to {float(spacing[0]):g} mm isotropic voxels"
+    return f"resampling to {' × '.join(f'{float(s):g}' for s in spacing)} mm"
+
+
+def _intensity(options: Mapping[str, Any]) -> str:
+    low, high = options.get("lower_percentile", 0.5), options.get("upper_percentile", 99.5)
+    window = f"{float(options.get('window_low', -160)):g} to {float(options.get('window_high', 240)):g}"
+    window = window.replace("-", "−")
+    return {
+        "zscore": f"clipping of each channel to its percentiles {low:g} and {high:g} and scaling to zero mean and unit "
+        "variance",
+        "window": f"clipping to the window {window} and scaling to the range from 0 to 1",
+        "window_zscore": f"clipping to the window {window} and scaling to zero mean and unit variance inside it",
+    }.get(str(options.get("scaling", "zscore")), "scaling of the intensities")
+
+
+_STEPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "canonical_orientation": lambda o: "reorientation to the nearest right–anterior–superior grid",
+    "coregistration": lambda o: "rigid registration of all channels to the first",
+    "bias_field": lambda o: "N4 correction of the bias field",
+    "skull_strip": lambda o: _STRIPPING.get(str(o.get("method", "combined")), "masking the brain"),
+    "alignment": _alignment,
+    "resampling": _resampling,
+    "intensity": _intensity,
+    "cropping": lambda o: f"cropping to the content with a margin of {float(o.get('margin', 5)):g} mm",
+    "padding": lambda o: "padding",
+}
+"""In the order in which the chain runs them."""

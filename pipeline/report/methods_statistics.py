@@ -1,0 +1,91 @@
+"""Methods: sentences on metrics, empty masks, intervals and tests, and software."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.evaluation.metrics import EmptyMaskPolicy
+from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P
+from pipeline.report.section import Material, listing
+from pipeline.report.study_files import StudyFiles
+
+_POLICIES = {
+    EmptyMaskPolicy.REWARD_AGREEMENT: "an absent structure that was not predicted scored one, a false one zero",
+    EmptyMaskPolicy.SKIP_AGREEMENT: "an absent structure that was not predicted is left out, a false one scored zero",
+    EmptyMaskPolicy.SKIP_EMPTY_REFERENCE: "cases without the structure are left out",
+}
+
+
+def measure_sentences(files: StudyFiles) -> list[str]:
+    """Describes the metrics and what empty masks gave."""
+    evaluation: dict[str, Any] = files.config.get("evaluation") or {}
+    measured = {row.metric.partition("[")[0] for row in files.summary}
+    names = ["Dice", "intersection over union"]
+    lesions = [
+        m.removeprefix("lesion_") for m in ("lesion_sensitivity", "lesion_precision", "lesion_f1") if m in measured
+    ]
+    names += ["the 95th percentile of the Hausdorff distance"] if "hd95" in measured else []
+    names += ["the average surface distance"] if "average_surface_distance" in measured else []
+    if "surface_dice" in measured:
+        tolerance = evaluation.get("surface_tolerance")
+        names.append("the surface Dice" + (f" at a tolerance of {float(tolerance):g} mm" if tolerance else ""))
+    names += ["the relative volume error"] if "relative_volume_error" in measured else []
+    names += [f"lesion-wise {listing(lesions).replace('f1', 'F1')}"] if lesions else []
+    where = {
+        "native": "on the original grid of each scan, against the reference as it was drawn,",
+        "preprocessed": "on the preprocessed grid",
+    }.get(str(evaluation.get("space")), "")
+    sentences = [f"Predictions were measured {where}".rstrip() + f" by {listing(names)}."]
+    policy = evaluation.get("empty_masks")
+    if policy in set(EmptyMaskPolicy) and (words := _POLICIES.get(EmptyMaskPolicy(policy))):
+        sentences.append(
+            f"Where a mask was empty, {words}; a structure that was present and missed got the worst value."
+        )
+    others = {m: str(p) for m, p in (evaluation.get("empty_masks_by_metric") or {}).items() if p and p != policy}
+    if others:
+        exceptions = listing([f"{name.replace('_', ' ')} ({p.replace('_', ' ')})" for name, p in others.items()])
+        sentences.append(f"Another policy for empty masks held for {exceptions}.")
+    return sentences
+
+
+def statistics_sentences(material: Material) -> list[str]:
+    """Describes averages, intervals and tests as they were carried out."""
+    files, study = material.files, material.files.study
+    resamples = (files.config.get("evaluation") or {}).get("resamples")
+    text = (
+        "Metrics were averaged over the labels of a case, the cases of a patient, then patients and repeats; "
+        "95\N{NO-BREAK SPACE}% intervals are percentiles of a bootstrap that resamples patients and repeats "
+        "independently, with the same draws for every arm"
+    )
+    sentences = [text + (f" ({resamples} resamples)." if resamples else ".")]
+    if study is None:
+        return sentences
+    rivals = [f"“{arm}”" for arm in material.rivals() if arm in study.arms]
+    if rivals:
+        others = f"the best of the non-Bayesian arms {listing(rivals)}" if len(rivals) > 1 else f"the arm {rivals[0]}"
+        text = f"At each n, every arm was compared with {others} by the paired difference of Dice"
+        if len(study.patients) >= FEWEST_PATIENTS_FOR_P:
+            text += ", tested by a Wilcoxon signed-rank test on per-patient means with Holm's correction over the arms"
+        else:
+            text += f"; with fewer than {FEWEST_PATIENTS_FOR_P} test patients no test was made"
+        sentences.append(text + ".")
+    return sentences
+
+
+def software_sentences(files: StudyFiles) -> list[str]:
+    """Names the software, its versions and the device."""
+    record = files.provenance
+    versions, version = record.get("versions") or {}, record.get("graft_version")
+    if not version:
+        return []
+    stack = [f"{name} {versions[key]}" for key, name in _STACK.items() if versions.get(key)]
+    text = f"All steps were carried out with Graft {version}" + (f" on {listing(stack)}" if stack else "")
+    device = (record.get("machine") or {}).get("device")
+    commit = str(record.get("git_commit") or "").split(" ")[0][:10]
+    text += f" (commit {commit})" if commit else ""
+    text += f"; networks were trained on {device}" if device and device != "auto" else ""
+    seed = files.config.get("seed")
+    return [text + (f"; the seed of all randomness was {seed}" if seed is not None else "") + "."]
+
+
+_STACK = {"python": "Python", "torch": "PyTorch", "monai": "MONAI", "SimpleITK": "SimpleITK"}

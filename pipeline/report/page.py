@@ -1,0 +1,19 @@
+"""The templates of the report's pages."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def page_environment() -> Environment:
+    """Returns the templates; everything that goes into them is escaped, and what they lack is an error."""
+    return Environment(
+        loader=PackageLoader("pipeline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,110 @@
+"""`auto`: the simplest density that is as good as the best, group by group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import WorkspaceError
+from models.priors.factory import PriorOptions
+from pipeline.stages.filter_options import AUTO
+
+ERRORS = 2.0
+RULE = (
+    "the density with the fewest free parameters whose held-out mean is within two standard errors (of the paired "
+    "difference) of the best one"
+)
+
+
+@dataclass(frozen=True)
+class ChosenDensity:
+    """The density of one group that an arm uses.
+
+    Attributes:
+        name: in `priors.densities`.
+        options: its settings.
+        path: file of its fitted state.
+    """
+
+    name: str
+    options: PriorOptions
+    path: Path
+
+
+def choose(densities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Chooses among scored densities.
+
+    A difference whose standard error is not known is taken as it is: then only the best is good enough.
+
+    Args:
+        densities: name → `mean`, `parameters` (free parameters of the density) and `difference_to_best`.
+
+    Returns:
+        The choice for `scores.json`: the density, those that were good enough, all from simple to complex, the rule;
+        None if nothing was scored.
+    """
+    if not densities:
+        return None
+
+    def simplicity(name: str) -> tuple[int, float]:
+        return int(densities[name]["parameters"]), -float(densities[name]["mean"])
+
+    order = sorted(densities, key=simplicity)
+    best = max(densities, key=lambda name: float(densities[name]["mean"]))
+    good = [name for name in order if name == best or _as_good(densities[name]["difference_to_best"])]
+    return {
+        "density": good[0],
+        "best": best,
+        "good_enough": good,
+        "by_parameters": {name: int(densities[name]["parameters"]) for name in order},
+        "rule": RULE,
+    }
+
+
+def _as_good(to_best: Mapping[str, Any]) -> bool:
+    return -float(to_best["mean"]) <= ERRORS * float(to_best.get("standard_error", 0.0))
+
+
+def resolve_densities(
+    fitted: Mapping[str, Path], name: str, densities: Mapping[str, PriorOptions]
+) -> dict[str, ChosenDensity]:
+    """Resolves an arm's prior for every group.
+
+    Args:
+        fitted: group → folder of its fitted densities.
+        name: of a density, or `auto`.
+        densities: name → options, as in the study's `priors.densities`.
+
+    Raises:
+        WorkspaceError: the scores of a group are missing, damaged, or choose a density that the study does not have.
+    """
+    names = {group: name if name != AUTO else _choice(folder / "scores.json") for group, folder in fitted.items()}
+    _require_known(names.values(), densities)
+    return {
+        group: ChosenDensity(chosen, densities[chosen], fitted[group] / f"{chosen}.safetensors")
+        for group, chosen in names.items()
+    }
+
+
+def _choice(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_text())["auto"]["density"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(
+            f"{path}: does not say which density `auto` takes",
+            expected="held-out scores of at least one density that is not centred on one network's positions",
+            mend="run `graft fit-priors CONFIG`, or name a density as the arm's prior",
+        ) from error
+
+
+def _require_known(names: Iterable[str], densities: Mapping[str, PriorOptions]) -> None:
+    for name in names:
+        if name not in densities:
+            raise WorkspaceError(
+                f"the scores choose the density {name!r}",
+                expected=f"one of {', '.join(densities)}",
+                mend="run `graft fit-priors CONFIG` with this configuration",
+            )

@@ -1,0 +1,175 @@
+"""Densities of an earlier study that are updated with a new source set, without the earlier study's filters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from data.errors import ConfigError, ModelError, WorkspaceError
+from models.filters import FilterLayer
+from models.priors.factory import PriorOptions
+from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.latent_prior import LatentPriorKind
+from pipeline.config.study import StudyConfig
+from pipeline.stages import collect_filters
+from pipeline.storage.digest import file_digest
+from pipeline.storage.tensors import load_tensors
+from pipeline.storage.units import read_marker
+from pipeline.storage.workspace import Workspace
+
+_STAGE = "fit-priors"
+_STRUCTURE = (
+    "latent", "architecture", "hidden", "condition", "embedding", "scaling", "standardise", "norm_input",
+    "log_variance_floor", "latent_prior",
+)  # fmt: skip
+"""Settings that a state dict is made for; the others say how to train, and may differ."""
+
+
+@dataclass(frozen=True)
+class EarlierDensity:
+    """A fitted BooVAE of an earlier study.
+
+    Attributes:
+        path: its state.
+        options: of the new study, whose structure is that of the earlier one.
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
+    options: FilterVAEOptions
+    digest: str
+
+    def load(self) -> FilterVAE:
+        """Reads the state.
+
+        Raises:
+            WorkspaceError: the file is damaged.
+            ModelError: it does not fit the options.
+        """
+        prior = FilterVAE(self.options)
+        prior.take_state(load_tensors(self.path))
+        return prior
+
+
+def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLayer]) -> dict[str, EarlierDensity]:
+    """Finds the densities that a study updates, for one group of layers; none without `priors.update_from`.
+
+    Args:
+        config: the new study.
+        group: name of the group.
+        layers: its layers in the new study.
+
+    Raises:
+        ConfigError: the study has no density that can be updated, or its settings are not those of the earlier one.
+        WorkspaceError: the earlier study's result is missing or damaged.
+        ModelError: the earlier study's layers or kernels are others.
+    """
+    root = config.priors.update_from
+    if root is None:
+        return {}
+    ours = {
+        name: options
+        for name, options in config.priors.densities.items()
+        if isinstance(options, FilterVAEOptions) and options.latent_prior is LatentPriorKind.BOOSTED
+    }
+    if not ours:
+        raise ConfigError(
+            f"`priors.update_from` is {root}, and no density of `priors.densities` can be updated",
+            expected="a density with `kind: vae` and `latent_prior: boosted`",
+            mend="add one that the earlier study has too, or remove `priors.update_from`",
+        )
+    earlier = _resolved(root)
+    _require_same_layers(root, earlier, config, group, layers)
+    return {name: _density(root, earlier, group, name, options) for name, options in ours.items()}
+
+
+def _resolved(root: Path) -> dict[str, Any]:
+    path = Workspace(root).resolved_config if root.is_dir() else root / "config.resolved.yaml"
+    try:
+        resolved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise WorkspaceError(
+            f"{path}: cannot be read, so {root} is no workspace to update priors from",
+            expected="the workspace of a study whose `fit-priors` is done",
+            mend="correct `priors.update_from`, or run the earlier study first",
+        ) from error
+    return resolved if isinstance(resolved, dict) else {}
+
+
+def _require_same_layers(
+    root: Path, earlier: dict[str, Any], config: StudyConfig, group: str, layers: Sequence[FilterLayer]
+) -> None:
+    grouping = (earlier.get("filters") or {}).get("grouping")
+    if grouping != config.filters.grouping.value:
+        raise ConfigError(
+            f"{root}: its filters are grouped by {grouping!r}",
+            expected=f"`filters.grouping: {config.filters.grouping.value}`, as in this study",
+            mend="use one grouping in both studies",
+        )
+    path = root / collect_filters.STAGE / group / "summary.json"
+    try:
+        found = list(json.loads(path.read_text())["layers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WorkspaceError(
+            f"{path}: this summary of the earlier study is missing or damaged",
+            expected=f"its filters of the group {group!r}",
+            mend="run its `collect-filters` stage, or use the same network and grouping in both studies",
+        ) from error
+    wanted = [layer.parameter for layer in layers]
+    if found != wanted:
+        raise ModelError(
+            f"{path}: the group {group!r} of the earlier study has the layers {', '.join(found)}",
+            expected=f"{', '.join(wanted)}: layers with kernels of 3×3×3 of the same network",
+            mend="use the same `network` section in both studies",
+        )
+
+
+def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options: FilterVAEOptions) -> EarlierDensity:
+    raw = ((earlier.get("priors") or {}).get("densities") or {}).get(name)
+    if raw is None:
+        raise ConfigError(
+            f"{root}: the earlier study has no density {name!r}",
+            expected=f"one of the same name with `latent_prior: boosted`, to update this study's {name!r} from",
+            mend="give it the earlier one's name, or fit it there too",
+        )
+    adapter: TypeAdapter[PriorOptions] = TypeAdapter(PriorOptions)
+    try:
+        theirs = adapter.validate_python(raw)
+    except ValidationError as error:
+        raise WorkspaceError(
+            f"{root}: its configuration of the density {name!r} cannot be read",
+            expected="a study of this version of Graft",
+            mend="run the earlier study again with this version",
+        ) from error
+    if not isinstance(theirs, FilterVAEOptions) or theirs.latent_prior is not LatentPriorKind.BOOSTED:
+        raise ConfigError(
+            f"{root}: the density {name!r} of the earlier study cannot be updated ({_kind(theirs)})",
+            expected="`kind: vae` with `latent_prior: boosted`",
+            mend="fit a BooVAE there, or fit to the filters of both source sets",
+        )
+    differing = [key for key in _STRUCTURE if getattr(theirs, key) != getattr(options, key)]
+    if differing:
+        raise ConfigError(
+            f"{root}: the density {name!r} of the earlier study differs in {', '.join(differing)}",
+            expected="the same structure in both studies; settings of the training may differ",
+            mend="copy these settings from its config.resolved.yaml",
+        )
+    folder = root / _STAGE / group
+    path = folder / f"{name}.safetensors"
+    if read_marker(folder) is None or not path.is_file():
+        raise WorkspaceError(
+            f"{path}: this density of the earlier study is missing or damaged",
+            expected="a finished `fit-priors` stage",
+            mend="run `graft fit-priors` of the earlier study",
+        )
+    return EarlierDensity(path, options, file_digest(path))
+
+
+def _kind(options: PriorOptions) -> str:
+    return f"latent_prior: {options.latent_prior}" if isinstance(options, FilterVAEOptions) else f"kind: {options.kind}"

@@ -1,0 +1,202 @@
+"""Fitting and scoring all densities of one group of layers, with one chunk and one sample of its bank in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from data.errors import ModelError
+from data.random_streams import stream_seed
+from models.filter_bank import FilterBank
+from models.filter_stream import FilterDraw
+from models.priors.factory import PriorOptions, centred_on_network, fit_prior, network_of
+from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.prior import FilterPrior, FitReport, Progress
+from models.priors.standardisation import Covariance, Scaling
+from pipeline.stages.earlier_study import EarlierDensity
+from pipeline.stages.filter_options import HeldOut, PriorFitOptions
+from pipeline.stages.held_out_scores import divide_positions, network_folds, score
+from pipeline.storage.stored_bank import StoredBank
+
+Values = dict[str, dict[int, Tensor]]
+"""Density → network → log density of its scored filters."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of fits.
+
+    Attributes:
+        fitted: a draw of the filters to fit to, above the norm threshold.
+        scored: filters of networks (or positions) that are not fitted to, without a threshold.
+    """
+
+    fitted: FilterDraw
+    scored: FilterBank
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted density.
+
+    Attributes:
+        prior: the density.
+        report: how the fit went.
+    """
+
+    prior: FilterPrior
+    report: FitReport
+
+
+class GroupFit:
+    """The fits of one group.
+
+    Args:
+        group: name of the group.
+        bank: its filters.
+        options: what to fit, and how to score.
+        norm_threshold: filters with this norm or less are not fitted to.
+        earlier: density → that of an earlier study, to be updated.
+        seed: of the study.
+        progress: is told the share of the fits done.
+    """
+
+    def __init__(
+        self,
+        group: str,
+        bank: StoredBank,
+        options: PriorFitOptions,
+        norm_threshold: float,
+        earlier: Mapping[str, EarlierDensity],
+        seed: int,
+        progress: Callable[[float], None],
+    ) -> None:
+        self.group = group
+        self.bank = bank
+        self.options = options
+        self.norm_threshold = norm_threshold
+        self.earlier = earlier
+        self.seed = seed
+        self._tell = progress
+        self._done = 0
+        several = len(bank.networks) > 1
+        self.folds = network_folds(bank.networks, options) if several else []
+        self.refit = several and (options.refit or options.held_out is HeldOut.CROSS)
+        """Whether there is a round on all networks; after a cross-validation no other fit could serve the arms."""
+        self.scorable = {name: d for name, d in options.densities.items() if not centred_on_network(d)}
+        self.at_positions = {name: d for name, d in options.densities.items() if centred_on_network(d)}
+        self._fits = len(self.scorable) * (max(len(self.folds), 1) + self.refit) + len(self.at_positions)
+
+    @property
+    def held_out_networks(self) -> list[int]:
+        """Networks that are scored; none where there is only one."""
+        return sorted(network for fold in self.folds for network in fold.scored)
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """A generator for one purpose."""
+        return torch.Generator().manual_seed(stream_seed(self.seed, "priors", self.group, *names))
+
+    def rounds(self) -> Iterator[Round]:
+        """Draws what each round of scoring works on."""
+        options = self.options
+        if not self.folds:
+            rest, held = divide_positions(self.bank.load(), self.generator("held-out"))
+            above, _ = rest.above_norm(self.norm_threshold)
+            fitted = above.subsample(options.largest_fit, self.generator("fitted", 0))
+            scored = held.subsample(options.largest_score, self.generator("scored"))
+            yield Round(FilterDraw(fitted, len(above), len(rest)), scored)
+        each = max(options.largest_score // max(len(self.held_out_networks), 1), 1)
+        for number, fold in enumerate(self.folds):
+            parts = [
+                self.bank.draw(each, self.generator("scored", network), {network}, last_snapshots=True).bank
+                for network in fold.scored
+            ]
+            yield Round(self.draw(set(fold.fitted), "fitted", number), FilterBank.concatenate(parts))
+
+    def draw(self, networks: set[int], *purpose: str | int) -> FilterDraw:
+        """Draws filters of some networks to fit to."""
+        threshold = self.norm_threshold
+        return self.bank.draw(self.options.largest_fit, self.generator(*purpose), networks, norm_threshold=threshold)
+
+    def fit(self, name: str, bank: FilterBank, *purpose: str | int) -> Fitted:
+        """Fits one density, or updates that of an earlier study."""
+        generator = self.generator(name, *purpose)
+        progress = self._share()
+        if name in self.earlier:
+            prior = self.earlier[name].load()
+            return Fitted(prior, prior.update(bank, generator, progress))
+        return Fitted(*fit_prior(self.scorable[name], bank, None, generator, progress))
+
+    def fit_at_positions(self, name: str, bank: FilterBank) -> tuple[Fitted, int]:
+        """Fits a density that is centred on one source network to all filters of that network.
+
+        Returns:
+            The density, and the number of the network.
+
+        Raises:
+            ModelError: there is no such network.
+        """
+        options = self.at_positions[name]
+        named = network_of(options)
+        # Where none is named: the network that arms with one member start from.
+        network = self.bank.networks[0] if named is None else named
+        if network not in self.bank.networks:
+            raise ModelError(
+                f"the density '{name}' is centred on source network {network}",
+                expected=f"one of {', '.join(map(str, self.bank.networks))}",
+                mend=f"correct `network` in `priors.densities.{name}`, or raise `source_training.networks`",
+            )
+        of_network = self.bank.load({network})
+        return Fitted(*fit_prior(options, bank, of_network, self.generator(name, "positions"), self._share())), network
+
+    def values(self, name: str, fitted: Fitted, scored: FilterBank, number: int) -> dict[int, Tensor]:
+        """Scores the held-out filters of a round."""
+        generator = self.generator(name, "score", number)
+        return score(fitted.prior, scored, self.options.score_samples, generator)
+
+    def reference_values(self, drawn: Round, values: Mapping[str, Mapping[int, Tensor]]) -> Mapping[int, Tensor]:
+        """Scores of the full-covariance Gaussian, which is fitted for this alone where the study does not have it."""
+        name = full_gaussian(self.scorable)
+        if name is not None:
+            return values[name]
+        prior, _ = fit_prior(GaussianOptions(), drawn.fitted.bank)
+        return score(prior, drawn.scored, 1, self.generator("reference"))
+
+    def _share(self) -> Progress:
+        done = self._done
+        self._done += 1
+        return lambda steps, total: self._tell((done + steps / total) / self._fits)
+
+
+def full_gaussian(densities: Mapping[str, PriorOptions]) -> str | None:
+    """Names the pooled full-covariance Gaussian of raw filters, if a study has one."""
+    for name, options in densities.items():
+        if (
+            isinstance(options, GaussianOptions)
+            and options.covariance is Covariance.FULL
+            and options.centre is Centre.POOLED
+            and options.scaling is Scaling.NONE
+            and not options.zero_mean
+        ):
+            return name
+    return None
+
+
+def describe(fit: GroupFit) -> dict[str, Any]:
+    """Says in words and numbers which filters were held out."""
+    options, networks = fit.options, fit.held_out_networks
+    if not networks:
+        return {"held_out_by": "positions", "held_out_networks": "a random tenth of the positions of the one network"}
+    of_which = f"filters of networks {', '.join(map(str, networks))}, last snapshot"
+    if options.held_out is HeldOut.CROSS:
+        of_which += f", each by a fit without its fold ({len(fit.folds)} folds)"
+    return {
+        "held_out_by": options.held_out.value,
+        "held_out_networks": of_which,
+        "held_out_of": fit.bank.count(networks, last_snapshots=True),
+        "folds": [list(fold.scored) for fold in fit.folds],
+    }

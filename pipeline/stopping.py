@@ -1,0 +1,91 @@
+"""Stopping a command early and cleanly: a scheduler's signal becomes a wish that every unit sees at its next step.
+
+Batch systems send SIGTERM or SIGUSR1 some time before they take a machine away. The command and its workers then save
+what they have and end with an exit code that a scheduler can requeue on. Workers may run on other machines, so the wish
+travels as a file in the workspace; a worker that gets the signal itself sees it at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from data.errors import GraftError
+
+REQUEUE = 75
+"""Exit code of a command that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_LOOK_EVERY = 0.5
+
+_signalled = threading.Event()
+
+
+class StopRequestedError(GraftError):
+    """The command was asked to stop; what is finished and the last checkpoints are kept."""
+
+    exit_code = REQUEUE
+
+
+@contextmanager
+def stops_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Takes SIGTERM and SIGUSR1 as the wish to stop, inside the block; elsewhere they end the process as always.
+
+    Args:
+        on_signal: called when the first one arrives.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if not _signalled.is_set():
+            _signalled.set()
+            on_signal()
+
+    _signalled.clear()
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _signalled.clear()
+
+
+def listen_in_worker() -> None:
+    """Makes a worker process take the signals as the wish to stop; for processes that only carry out units."""
+    if threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, lambda number, frame: _signalled.set())
+
+
+class StopFile:
+    """The wish to stop, as a file that every worker of a command looks at.
+
+    Args:
+        path: the file; it need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._looked = 0.0
+        self._seen = False
+
+    def request(self) -> None:
+        """Asks all units to stop."""
+        self._path.touch()
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process got the signal or the file is there; cheap enough for every training step."""
+        now = time.monotonic()
+        if not self._seen and now - self._looked >= _LOOK_EVERY:
+            self._looked = now
+            self._seen = self._path.exists()
+        return self._seen or _signalled.is_set()

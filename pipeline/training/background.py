@@ -1,0 +1,83 @@
+"""Batches drawn ahead by background processes, so that augmentation does not keep the network waiting."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from data.errors import GraftError
+from pipeline.training.patches import Batch, PatchSampler
+
+
+class _Steps(Dataset[Batch | GraftError]):
+    """The batches as a dataset whose index is the step."""
+
+    def __init__(self, sampler: PatchSampler) -> None:
+        self._sampler = sampler
+
+    def __getitem__(self, step: int) -> Batch | GraftError:
+        try:
+            return self._sampler.batch(step)
+        except GraftError as error:
+            # Raised here, it would reach the user inside a traceback of the loader.
+            return error
+
+
+class BackgroundSampler:
+    """Draws the same batches as its sampler, ahead of time.
+
+    Args:
+        sampler: draws a batch as a function of the step.
+        steps: number of steps of the training; nothing is drawn beyond.
+        workers: background processes; 0 draws in this one.
+    """
+
+    def __init__(self, sampler: PatchSampler, steps: int, workers: int) -> None:
+        self._sampler = sampler
+        self._steps = steps
+        self._workers = workers
+        self._next = -1
+        self._ahead: Iterator[Batch | GraftError] | None = None
+
+    @property
+    def voxels(self) -> int:
+        """Sum of the voxels of the training volumes."""
+        return self._sampler.voxels
+
+    def batch(self, step: int) -> Batch:
+        """Returns the batch of a step; steps that follow one another are drawn ahead.
+
+        Raises:
+            GraftError: a case cannot be read.
+        """
+        if self._workers == 0:
+            return self._sampler.batch(step)
+        if self._ahead is None or step != self._next:
+            self._ahead = self._loader(step)
+        self._next = step + 1
+        drawn = next(self._ahead)
+        if isinstance(drawn, GraftError):
+            raise drawn
+        return drawn
+
+    def _loader(self, first: int) -> Iterator[Batch | GraftError]:
+        loader: DataLoader[Batch | GraftError] = DataLoader(
+            _Steps(self._sampler),
+            batch_size=None,
+            sampler=range(first, max(self._steps, first + 1)),
+            num_workers=self._workers,
+            # Named, because inside a worker of joblib the default is a method of starting that the loader cannot use.
+            multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn",
+            # The loader would draw a seed from torch's generator for its workers, which nothing here uses.
+            generator=torch.Generator().manual_seed(0),
+            collate_fn=_as_it_is,
+        )
+        return iter(loader)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,119 @@
+"""How a training computes: device, precision, memory format, compilation, and several processes, through accelerate."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from data.errors import ConfigError
+from pipeline.config.options import Options
+
+
+class Precision(StrEnum):
+    """Numbers that the network computes with; weights and losses are float32 in any case."""
+
+    FLOAT32 = "float32"
+    """Single precision."""
+    BFLOAT16 = "bfloat16"
+    """Half the memory and, where the processor has it, faster; the range of float32."""
+    FLOAT16 = "float16"
+    """For GPUs without bfloat16; the loss is scaled against underflow."""
+
+
+_ACCELERATE_NAMES = {Precision.FLOAT32: "no", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "fp16"}
+
+
+class ComputingOptions(Options):
+    """How networks compute in `train-source` and `infer`; the results depend on it in the last digits."""
+
+    precision: Precision = Precision.FLOAT32
+    """Numbers of the forward and backward passes."""
+    channels_last: bool = Field(default=False)
+    """Store volumes with the channels last (`channels_last_3d`); pays on some GPUs, not measured to pay on a CPU."""
+    compile: bool = False
+    """Compile the network with `torch.compile`; needs a C++ compiler, pays in long trainings on a GPU."""
+
+
+class Computing:
+    """Puts a network and its optimiser on the device, and runs their steps there.
+
+    Args:
+        options: precision and switches.
+        device: `cpu` or `cuda`.
+
+    Raises:
+        ConfigError: float16 on a CPU.
+    """
+
+    def __init__(self, options: ComputingOptions, device: str) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        if options.precision is Precision.FLOAT16 and device == "cpu":
+            raise ConfigError(
+                "`computing.precision: float16` on a CPU", expected="a GPU", mend="set it to bfloat16 or float32"
+            )
+        self._options = options
+        # accelerate keeps one precision per process, and a worker process may train for one study after another.
+        AcceleratorState._reset_state()
+        threads = torch.get_num_threads()
+        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision=_ACCELERATE_NAMES[options.precision])
+        torch.set_num_threads(threads)
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors go."""
+        return self._accelerator.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes the files."""
+        return self._accelerator.is_main_process
+
+    @property
+    def scaler(self) -> Any:
+        """Scaler of the gradients in float16, else None."""
+        return self._accelerator.scaler
+
+    def place(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Moves a network to the device, in its memory format."""
+        network = network.to(self.device)
+        return network.to(memory_format=torch.channels_last_3d) if self._options.channels_last else network  # type: ignore[call-overload]
+
+    def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
+        """The network as a step calls it: compiled, and with gradients averaged over the processes."""
+        called: torch.nn.Module = torch.compile(network) if self._options.compile else network  # type: ignore[assignment]
+        if self._accelerator.num_processes > 1:
+            called = self._accelerator.prepare_model(called, evaluation_mode=False)
+        return called
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Moves images `[N, C, X, Y, Z]` to the device, in the network's memory format."""
+        if self._options.channels_last:
+            return images.to(self.device, memory_format=torch.channels_last_3d, non_blocking=True)
+        return images.to(self.device, non_blocking=True)
+
+    def optimiser(self, optimiser: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        """The optimiser with the scaling that float16 needs."""
+        return self._accelerator.prepare_optimizer(optimiser) if self.scaler is not None else optimiser
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context of a forward pass; what leaves it is to be made float32 before the loss."""
+        return self._accelerator.autocast()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Computes the gradients."""
+        self._accelerator.backward(loss)
+
+    def clip(self, parameters: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
+        """Clips the norm of the gradient; returns what it was."""
+        norm = self._accelerator.clip_grad_norm_(parameters, largest)
+        return torch.as_tensor(0.0 if norm is None else norm)
+
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        self._accelerator.wait_for_everyone()

@@ -1,0 +1,80 @@
+"""Follows how much memory the tensors of a computation hold, also on the meta device, where they have no bytes."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_BLOCK = 16
+"""Channels of a block of oneDNN's memory format on processors with 512-bit registers."""
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all storages that operations make inside it, from when they are made until they are freed.
+
+    Views share the storage of their base and count once; tensors made before count nothing.
+
+    Args:
+        large: bytes from which on a storage is large.
+
+    Attributes:
+        live: bytes held now.
+        peak: most bytes held at any moment.
+        small: bytes held now in storages that are not large.
+        small_peak: most of them at any moment.
+        convolution: most bytes of input and output of any one convolution, channels filled up to a multiple of 16.
+    """
+
+    def __init__(self, large: int = 1 << 25) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.small = self.small_peak = 0
+        self.convolution = 0
+        self._large = large
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        # Known beforehand: an operation in place, or a view, gives back a storage that it was given.
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.convolution.default:
+            self.convolution = max(self.convolution, _blocked_size(args[0]) + _blocked_size(result))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in given and storage._cdata not in self._known:
+                    self._count(storage)
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+
+        small = size if size < self._large else 0
+
+        def forget(_reference: object) -> None:
+            del self._known[key]
+            self.live -= size
+            self.small -= small
+
+        self._known[key] = weakref.ref(storage, forget)
+        self.live += size
+        self.small += small
+        self.peak = max(self.peak, self.live)
+        self.small_peak = max(self.small_peak, self.small)
+
+
+def _blocked_size(tensor: torch.Tensor) -> int:
+    batch, channels, *size = tensor.shape
+    return batch * math.ceil(channels / _BLOCK) * _BLOCK * math.prod(size) * tensor.element_size()

@@ -1,0 +1,151 @@
+"""TensorBoard and MLflow beside the log: what a training logs, for those who watch it in a browser.
+
+Their files hold times, so they lie in a folder of their own, `tracking/`, apart from what is a function of the seed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+from data.errors import ConfigError
+from pipeline.config.options import Options
+
+logger = logging.getLogger(__name__)
+
+TRACKING = "tracking"
+_RUN = "training"
+
+
+class Use(StrEnum):
+    """Whether an optional tracker is used."""
+
+    AUTO = "auto"
+    """Where its package is installed."""
+    ON = "on"
+    """Always; without its package the training does not start."""
+    OFF = "off"
+    """Never."""
+
+
+class TrackingOptions(Options):
+    """Trackers of the training beside `log.jsonl` and `history.csv`, which are always written."""
+
+    tensorboard: Use = Use.AUTO
+    """TensorBoard event files; look at them with `tensorboard --logdir WORKSPACE`."""
+    # Not `auto`: MLflow is often installed for other projects, whose server its users would expect the runs on. Graft
+    # uses no network, and MLflow's store of files (one for each number, in every unit) is a burden nobody asked for.
+    mlflow: Use = Use.OFF
+    """MLflow runs, in a store of files in each unit's folder."""
+
+
+class Tracker(Protocol):
+    """Something that keeps numbers by name and step."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Keeps the numbers of a step."""
+
+    def close(self) -> None:
+        """Writes what is left."""
+
+
+class TensorBoardTracker:
+    """Writes TensorBoard event files.
+
+    Args:
+        folder: where they go.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Keeps the numbers of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._writer.close()
+
+
+class MLflowTracker:
+    """Keeps one MLflow run in a store of files; `mlflow ui --backend-store-uri FOLDER` shows it.
+
+    Args:
+        folder: of the store.
+
+    Raises:
+        ImportError: mlflow is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        # Read when mlflow is imported and when the store is opened: nothing is sent anywhere, and the store may be
+        # files (a database needs packages that mlflow-skinny comes without).
+        os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        from mlflow import MlflowClient
+
+        self._client: Any = MlflowClient(tracking_uri=folder.absolute().as_uri())
+        experiment = self._client.create_experiment(_RUN)
+        self._run: str = self._client.create_run(experiment).info.run_id
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Keeps the numbers of a step."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now, step) for name, value in values.items()]
+        self._client.log_batch(self._run, metrics=metrics)
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._client.set_terminated(self._run)
+
+
+_TRACKERS: dict[str, type[TensorBoardTracker] | type[MLflowTracker]] = {
+    "tensorboard": TensorBoardTracker,
+    "mlflow": MLflowTracker,
+}
+
+
+def open_trackers(options: TrackingOptions, folder: Path, name: str = "") -> list[Tracker]:
+    """Opens the trackers that the options ask for, empty: a training that goes on is played to them again.
+
+    Args:
+        options: which.
+        folder: of the unit; theirs is `tracking/` in it.
+        name: of the training, where a unit has several.
+
+    Raises:
+        ConfigError: a tracker is on and its package is not installed.
+    """
+    opened: list[Tracker] = []
+    for package, tracker in _TRACKERS.items():
+        use: Use = getattr(options, package)
+        own = folder / TRACKING / package / name
+        shutil.rmtree(own, ignore_errors=True)
+        if use is Use.OFF:
+            continue
+        try:
+            opened.append(tracker(own))
+        except ImportError as error:
+            if use is Use.ON:
+                raise ConfigError(
+                    f"`tracking.{package}: on`, and {package} cannot be imported ({error})",
+                    expected=f"{package} installed, or `auto` or `off`",
+                    mend="pip install 'graft-seg[tracking]'",
+                ) from error
+            logger.debug("%s is not installed; the training is not tracked with it", package)
+    return opened

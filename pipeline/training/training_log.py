@@ -1,0 +1,156 @@
+"""The log of a training: one JSON line for each logged step, and a CSV table at the end.
+
+Both are functions of the seed. A training that goes on from a checkpoint cuts the log back to the checkpoint's step, so
+it ends with the same bytes as one that was never interrupted. What depends on the clock (speed, time left) goes to a
+file of its own.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from pipeline.progress import duration
+from pipeline.storage.atomic import write_text
+from pipeline.training.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+"""Numbers by column; None for one that is not finite."""
+
+
+class TrainingLog:
+    """Writes `log.jsonl` while a training runs, `history.csv` when it is done, and `speed.jsonl` beside them.
+
+    Args:
+        folder: of the unit.
+        trackers: are given every row too, from the first on.
+        start: steps done before: rows after it are of a try that was cut off, and are dropped.
+        name: put into the names of the files where a unit has several trainings, e.g. `01` for `log-01.jsonl`.
+
+    Attributes:
+        rows: logged so far; `step` counts from 1.
+    """
+
+    def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), *, start: int = 0, name: str = "") -> None:
+        suffix = f"-{name}" if name else ""
+        self._path = folder / f"log{suffix}.jsonl"
+        self._speed_path = folder / f"speed{suffix}.jsonl"
+        self._table = folder / f"history{suffix}.csv"
+        self._trackers = list(trackers)
+        self.rows = _cut_back(self._path, start)
+        speeds = _cut_back(self._speed_path, start)
+        for row in sorted([*self.rows, *speeds], key=lambda row: row["step"]):
+            self._track(row)
+        self._stream: IO[str] = self._path.open("a", encoding="utf-8")
+        self._speed_stream: IO[str] = self._speed_path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> TrainingLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Logs a step; every column but `step` is free. A killed process loses no row that this has returned from."""
+        kept = _plain(row)
+        self.rows.append(kept)
+        _append(self._stream, kept)
+        self._track(kept)
+
+    def write_speed(self, step: int, patches_per_second: float, seconds_left: float) -> None:
+        """Logs how fast the training is and how long it will go on."""
+        row = _plain({"step": step, "patches_per_second": patches_per_second, "seconds_left": seconds_left})
+        _append(self._speed_stream, row)
+        self._track(row)
+        logger.info("step %d: %.2f patches/s, about %s left", step, patches_per_second, duration(seconds_left))
+
+    def sync(self) -> None:
+        """Waits until all rows are on the disk; to be called before a checkpoint that relies on them."""
+        os.fsync(self._stream.fileno())
+
+    def finish(self) -> None:
+        """Writes `history.csv` and closes; columns are those of all rows in order of appearance."""
+        self.close()
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self.rows for key in row)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self._table, text.getvalue())
+
+    def close(self) -> None:
+        """Closes the files and trackers; the log can be opened again and go on."""
+        if self._stream.closed:
+            return
+        self._stream.close()
+        self._speed_stream.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _track(self, row: Row) -> None:
+        values = {name: value for name, value in row.items() if name != "step" and value is not None}
+        for tracker in self._trackers:
+            tracker.log(int(row["step"]), values)
+
+
+class SpeedMeter:
+    """Measures patches per second and the time left, since the last time it was asked.
+
+    Args:
+        patches: in a step.
+        steps: of the whole training.
+        start: steps done before.
+    """
+
+    def __init__(self, patches: int, steps: int, start: int = 0) -> None:
+        self._patches = patches
+        self._steps = steps
+        self._step = start
+        self._time = time.monotonic()
+
+    def measure(self, step: int) -> tuple[float, float]:
+        """Returns patches per second since the last call, and the seconds left at that speed, after `step` steps."""
+        now = time.monotonic()
+        seconds_per_step = max(now - self._time, 1e-9) / max(step - self._step, 1)
+        self._step, self._time = step, now
+        return self._patches / seconds_per_step, (self._steps - step) * seconds_per_step
+
+
+def _plain(row: Mapping[str, float]) -> Row:
+    """Makes the numbers what they are when they are read back; JSON has no NaN, the table leaves such a field empty."""
+    plain = {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
+    return {name: value if math.isfinite(value) else None for name, value in plain.items()}
+
+
+def _append(stream: IO[str], row: Row) -> None:
+    stream.write(json.dumps(row, allow_nan=False) + "\n")
+    stream.flush()
+
+
+def _cut_back(path: Path, step: int) -> list[Row]:
+    """Keeps the rows up to a step and returns them; a line that a killed process left unfinished is none."""
+    if not path.exists():
+        return []
+    kept: list[tuple[str, Row]] = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith("\n") or row["step"] > step:
+            break
+        kept.append((line, row))
+    write_text(path, "".join(line for line, _ in kept))
+    return [row for _, row in kept]

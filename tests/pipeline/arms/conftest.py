@@ -1,0 +1,152 @@
+"""A tiny source, and a bench on which arms learn from it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.filter_bank import FilterBank, SourceState
+from models.filters import FilterGrouping, FilterLayer, filter_layers, group_layers
+from models.networks.factory import build_network
+from models.networks.residual_unet import ResidualUNetOptions
+from models.priors.factory import PriorOptions, build_prior
+from models.priors.filter_vae import Condition, FilterVAEOptions
+from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.prior import FilterPrior
+from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
+from models.priors.standardisation import Covariance
+from pipeline.arms.arm_unit import ArmSettings, ArmTask, learn_and_predict
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.learning import TrainedMember, learn_member
+from pipeline.arms.source_knowledge import SourceKnowledge
+from pipeline.deployment.model_description import ModelOrigin
+from pipeline.progress import ProgressFile
+from pipeline.storage.tensors import save_tensors
+from pipeline.training.augmentation import Augmentation, no_augmentation
+from pipeline.training.cached_case import CachedCase
+from pipeline.training.patches import PatchOptions, PatchSampler
+from preprocessing.chain import Modality, default_options
+
+NETWORK = ResidualUNetOptions(channels=(4, 6, 8), encoder_blocks=(0, 1, 2))
+PATCHES = PatchOptions(size=(16, 16, 16), batch=1)
+SMALL_VAE = FilterVAEOptions(latent=2, hidden=(8,), max_steps=20, batch=64)
+AT_POSITIONS = GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC, network=0)
+DENSITIES: dict[str, PriorOptions] = {
+    "vae": SMALL_VAE,
+    "vae_conditional": SMALL_VAE.model_copy(update={"condition": Condition.LAYER}),
+    "isotropic": GaussianOptions(covariance=Covariance.ISOTROPIC),
+    "gaussian_full": GaussianOptions(),
+    "gaussian_source": AT_POSITIONS,
+    "reuse_or_redraw": ReuseOrRedrawOptions(position=AT_POSITIONS, shape=SMALL_VAE),
+}
+SEED = 11
+ORIGIN = ModelOrigin(study="s", modality=Modality.MR, channels=("T1",), preprocessing=default_options(Modality.MR))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Three source networks (at their start), and densities fitted to two snapshots of each."""
+
+    states: tuple[dict[str, torch.Tensor], ...]
+    groups: Mapping[str, tuple[FilterLayer, ...]]
+    priors: Mapping[str, Mapping[str, FilterPrior]]
+
+
+@pytest.fixture(scope="session")
+def source() -> Source:
+    networks = [build_network(NETWORK, 1, 2, number) for number in range(3)]
+    states = tuple(network.state_dict() for network in networks)
+    snapshots = [SourceState(i, 1, state) for i, state in enumerate(states)]
+    snapshots += [SourceState(i, 0, {k: 0.9 * v for k, v in state.items()}) for i, state in enumerate(states)]
+    groups, layers = group_layers(networks[0], FilterGrouping.CONSECUTIVE), filter_layers(networks[0])
+    priors: dict[str, dict[str, FilterPrior]] = {}
+    for name, options in DENSITIES.items():
+        for group, members in groups.items():
+            bank = FilterBank.from_state_dicts(snapshots, members, layers)
+            prior = build_prior(options)
+            prior.fit(bank, torch.Generator().manual_seed(0))
+            priors.setdefault(name, {})[group] = prior
+    return Source(states, groups, priors)
+
+
+def inference(**changes) -> InferenceOptions:
+    return InferenceOptions(**({"steps": 3, "floor_rate": 0.0} | changes))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Lets an arm learn on small noise with a bright cube."""
+
+    source: Source
+    make_case: Callable[..., CachedCase]
+    folder: Path
+    network: ResidualUNetOptions = NETWORK
+    patches: PatchOptions = PATCHES
+    seed: int = SEED
+
+    def knowledge(self, arm: ArmOptions) -> SourceKnowledge:
+        states = [self.source.states[k % 3] for k in range(arm.components)] if arm.needs_source else []
+        priors = copy.deepcopy(dict(self.source.priors[arm.prior])) if arm.needs_prior else {}
+        references = self.source.states if arm.needs_references else ()
+        return SourceKnowledge(states, priors, self.source.groups if arm.needs_prior else {}, references)
+
+    def sampler(self, channels: int = 1) -> PatchSampler:
+        case = self.make_case("a", channels=channels)
+        return PatchSampler([[case]], PATCHES, Augmentation(no_augmentation()), SEED)
+
+    def learn(
+        self, arm: ArmOptions, known: SourceKnowledge | None = None, channels: int = 1, **changes
+    ) -> TrainedMember:
+        return learn_member(
+            arm,
+            inference(**changes),
+            NETWORK,
+            channels,
+            2,
+            known or self.knowledge(arm),
+            self.sampler(channels),
+            SEED,
+            "cpu",
+            lambda fraction: None,
+        )
+
+    def task(self, arm: ArmOptions, name: str = "arm", classes: int = 1) -> ArmTask:
+        snapshots, priors = [], {}
+        for number, state in enumerate(self.source.states):
+            snapshots.append(self.folder / f"network-{number}.safetensors")
+            save_tensors(snapshots[-1], state)
+        if arm.needs_prior:
+            for group, prior in self.source.priors[arm.prior].items():
+                priors[group] = self.folder / f"{group}.safetensors"
+                save_tensors(priors[group], prior.state_dict())
+        named = {f"class_{k}": (k,) for k in range(1, classes + 1)}
+        return ArmTask(
+            name=name,
+            arm=arm,
+            n=2,
+            repeat=0,
+            patients={p: [self.make_case(c, classes=named)] for p, c in (("p", "a"), ("q", "b"))},
+            test=[self.make_case("t", 20, classes=named), self.make_case("u", 14, classes=named)],
+            snapshots=snapshots if arm.needs_source else (),
+            references=snapshots if arm.needs_references else (),
+            priors=priors,
+            densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
+            groups=self.source.groups if arm.needs_prior else {},
+        )
+
+    def run(self, task: ArmTask, folder: Path, seed: int = SEED) -> dict[str, bytes]:
+        folder.mkdir(parents=True)
+        settings = ArmSettings(inference(), NETWORK, PATCHES, no_augmentation(), ORIGIN, seed, "cpu")
+        learn_and_predict(folder, ProgressFile(folder.parent / "progress"), task=task, settings=settings)
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture
+def bench(source: Source, make_case: Callable[..., CachedCase], tmp_path: Path) -> Bench:
+    return Bench(source, make_case, tmp_path)

@@ -1,0 +1,281 @@
+"""Every named arm learns, from where it should, what it should."""
+
+from __future__ import annotations
+
+import copy
+import csv
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.random_streams import stream_seed
+from models.bayesian_network import BayesianNetwork
+from models.filters import filter_layers, get_filters
+from models.networks.factory import build_network, decoder_parameters, end_blocks
+from models.objectives import Likelihood
+from models.posteriors.mixture import MixtureOptions
+from pipeline.arms.choices import ArmOptions, Initialisation, Trainable
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.learning import parameter_groups
+from pipeline.arms.member import rebuild_member
+from pipeline.arms.objective_name import objective_name
+from pipeline.arms.prediction import predict_case, predicted_classes, save_prediction, weight_draws
+from pipeline.arms.presets import PRESETS
+from pipeline.arms.prior_term import WeightPriors
+from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
+from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.storage.tensors import load_about, load_tensors
+from pipeline.training.patches import PatchOptions
+
+SEED = 11
+# A rate that is lost in rounding: what a training with it ends at is where it started.
+STANDING = {"peak_rate": 1e-30, "log_variance_rate": 1e-9, "encoder_rate": 1e-9}
+
+
+def state_of(model: BayesianNetwork) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in model.bake().state_dict().items()}
+
+
+def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], names=None) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in (first if names is None else names))
+
+
+def start_of(arm: ArmOptions, bench) -> dict[str, torch.Tensor]:
+    """Where the arm has to start, from the definitions of the choices."""
+    network = build_network(bench.network, 1, 2, stream_seed(SEED, "weights"))
+    if arm.init is Initialisation.SOURCE:
+        return dict(bench.source.states[0])
+    if arm.init is Initialisation.PRIOR:
+        generator = torch.Generator().manual_seed(stream_seed(SEED, "prior-start"))
+        start_from_prior(network, bench.source.priors[arm.prior], bench.source.groups, generator)
+    return network.state_dict()
+
+
+def learned_names(arm: ArmOptions, bench) -> set[str]:
+    network = build_network(bench.network, 1, 2, 0)
+    everything = {name for name, _ in network.named_parameters()}
+    return {
+        Trainable.ALL: everything,
+        Trainable.ENDS: set(end_blocks(network)),
+        Trainable.DECODER: set(decoder_parameters(network)),
+    }[arm.trainable]
+
+
+ARMS = PRESETS | {
+    "decoder_only": ArmOptions(init=Initialisation.SOURCE, trainable=Trainable.DECODER),
+    "dwp_ends": PRESETS["dwp_source"].model_copy(update={"trainable": Trainable.ENDS, "filter_share": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_starts_where_its_choices_say(name: str, bench) -> None:
+    arm = ARMS[name].model_copy(update=STANDING)
+    trained = bench.learn(arm)
+    expected = start_of(arm, bench)
+    # Numbers that start at zero are the only ones that such a rate still moves; averages of iterates are rounded.
+    least = 1e-6 if name == "swag" else 1e-20
+    assert all(float((t - expected[key]).abs().max()) < least for key, t in state_of(trained.model).items())
+    assert trained.started_anew == []
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_an_arm_learns_what_its_choices_say_and_nothing_else(name: str, bench) -> None:
+    arm = ARMS[name]
+    known = bench.knowledge(arm)
+    priors = {group: copy.deepcopy(prior.state_dict()) for group, prior in known.priors.items()}
+    trained = bench.learn(arm, known)
+    model, history = trained.model, trained.history
+    assert len(history.rows) == arm.components
+    assert all(math.isfinite(value) for value in history.rows[-1].values())
+    start, end = start_of(arm, bench), state_of(model)
+    learned = learned_names(arm, bench)
+    assert same(start, end, set(start) - learned)
+    moved = {key for key in start if not torch.equal(start[key], end[key])}
+    assert moved <= learned
+    assert {layer.parameter for layer in filter_layers(model.network)} & learned <= moved
+    assert any(key.startswith("head") for key in moved)
+    for key, parameter in model.posterior.named_parameters():
+        assert bool(parameter.isfinite().all()), key
+    assert len(model.posterior.mean()) == sum(layer.count for layer in model.layers)
+    # ψ of r(z|w) is learned with the posterior, φ of p(w|z) never is.
+    uses_prior = arm.needs_prior and arm.temperature > 0
+    assert (f"kl_nats_{next(iter(bench.source.groups))}" in history.rows[-1]) == (
+        uses_prior and any(layer.parameter in learned for layer in next(iter(bench.source.groups.values())))
+    )
+    for group, prior in known.priors.items():
+        changed = {k for k, tensor in prior.state_dict().items() if not torch.equal(tensor, priors[group][k])}
+        encoder = ("encoder", "shape.encoder", "reuse_logit", "log_spread")
+        assert all(key.startswith(encoder) for key in changed)
+        if arm.temperature > 0 and any(layer.parameter in learned for layer in bench.source.groups[group]):
+            variational = {id(p) for p in prior.variational_parameters()}
+            assert all(p.requires_grad == (id(p) in variational) for p in prior.parameters())
+        in_use = uses_prior and any(layer.parameter in learned for layer in bench.source.groups[group])
+        # A filter that is reused for certain teaches the density of shapes nothing.
+        assert bool(changed) == (in_use and arm.prior.startswith("vae")), group
+
+
+def test_rates_and_decay_of_what_is_learned(bench) -> None:
+    for name, decayed in (("dwp", False), ("random", True)):
+        arm = PRESETS[name].model_copy(update={"log_variance_rate": 7.0, "encoder_rate": 0.2})
+        known = bench.knowledge(arm)
+        model = bench.learn(arm, known).model
+        priors = WeightPriors(known.priors, learned_groups(known.groups, model.layers, model.layers))
+        plain, weights, quick, encoders, means = parameter_groups(model, priors, arm)
+        assert means["params"] == []
+        assert {id(p) for p in plain["params"]} == {id(p) for p in model.point_parameters()}
+        # A filter that has a prior is not drawn to zero by weight decay as well.
+        assert ("weight_decay" not in weights) == decayed
+        assert "rate_factor" not in weights
+        assert len(weights["params"]) == 1
+        assert (quick["rate_factor"], quick["weight_decay"]) == (7.0, 0.0)
+        posterior = dict(model.posterior.named_parameters())
+        expected = [posterior["log_variances"]] if arm.is_bayesian else []
+        assert [id(p) for p in quick["params"]] == [id(p) for p in expected]
+        assert (encoders["rate_factor"], encoders["weight_decay"]) == (0.2, 0.0)
+        of_priors = [p for prior in known.priors.values() for p in prior.variational_parameters()]
+        assert [id(p) for p in encoders["params"]] == [id(p) for p in of_priors]
+
+
+def test_log_variances_move_by_their_own_rate(bench) -> None:
+    moved = []
+    for factor in (1.0, 10.0):
+        arm = PRESETS["dwp"].model_copy(update={"log_variance_rate": factor})
+        start = bench.learn(arm.model_copy(update=STANDING)).model
+        end = bench.learn(arm).model
+        values = [dict(model.posterior.named_parameters())["log_variances"].detach() for model in (start, end)]
+        moved.append(float((values[1] - values[0]).abs().mean()))
+    assert moved[1] > 5 * moved[0] > 0
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench, tmp_path: Path) -> None:
+    arm = PRESETS[name].model_copy(update={"draws": 3})
+    task = bench.task(arm, name)
+    files = bench.run(task, tmp_path / "unit")
+    assert sum(file.startswith("model/member-") for file in files) == arm.members
+    members = []
+    for number in range(arm.members):
+        state = load_tensors(tmp_path / "unit" / "model" / f"member-{number:02d}.safetensors")
+        member = rebuild_member(arm, bench.network, 1, 2, state)
+        assert not member.training
+        members.append((member, weight_draws(member, 3, stream_seed(bench.seed, "target", 0, number), "cpu")))
+    first, second = [draw.filters for draw in members[0][0].draws(2, torch.Generator().manual_seed(0))]
+    assert torch.equal(first, second) != arm.is_bayesian
+    for case in task.test:
+        again = tmp_path / "again.safetensors"
+        save_prediction(predict_case(members, case, (16, 16, 16), SlidingWindowOptions(), "cpu"), case, again)
+        path = tmp_path / "unit" / "predictions" / f"{case.name}.safetensors"
+        assert again.read_bytes() == path.read_bytes()
+        check_prediction(path, case, arm.members * (3 if arm.is_bayesian else 1))
+    unit = json.loads(files["unit.json"])
+    assert (unit["arm"], unit["n"], unit["repeat"], unit["patients"]) == (name, 2, 0, ["p", "q"])
+    assert unit["choices"] == arm.model_dump(mode="json")
+    assert unit["started_anew"] == []
+    rows = list(csv.DictReader(files["history.csv"].decode().splitlines()))
+    assert [row["step"] for row in rows] == [str(3 * (k + 1)) for k in range(arm.components)]
+
+
+def check_prediction(path: Path, case, passes: int) -> None:
+    tensors, about = load_tensors(path), load_about(path)
+    probability = tensors["probability"].float()
+    assert probability.shape == (1, *case.shape)
+    assert bool((probability >= 0).all())
+    assert float(probability.sum(0).max()) <= 1 + 1e-3
+    assert about == {"affine": case.affine.tolist(), "classes": ["class_1"], "draws": passes, "case": case.name}
+    if passes == 1:
+        assert set(tensors) == {"probability"}
+        return
+    # Voxels of 2 × 2 × 3 mm.
+    assert tensors["volumes_ml"].shape == (passes, 1)
+    assert bool(((tensors["volumes_ml"] / 0.012 - (tensors["volumes_ml"] / 0.012).round()).abs() < 1e-9).all())
+    assert tensors["entropy"].shape == tensors["mutual_information"].shape == case.shape
+    assert float(tensors["entropy"].max()) <= math.log(2) + 1e-3
+    assert float(tensors["mutual_information"].max()) > 0
+
+
+@pytest.mark.parametrize("name", ["random", "dwp_source", "mixture", "swag"])
+def test_the_same_seed_gives_the_same_bytes(name: str, bench, tmp_path: Path) -> None:
+    arm = PRESETS[name].model_copy(update={"draws": 2})
+    if name == "mixture":
+        arm = arm.model_copy(update={"posterior": MixtureOptions(components=2)})
+    task = bench.task(arm, name)
+    files = bench.run(task, tmp_path / "first" / "unit")
+    assert files == bench.run(task, tmp_path / "second" / "unit")
+    if name == "random":
+        other = bench.run(task, tmp_path / "third" / "unit", seed=bench.seed + 1)
+        assert other["predictions/t.safetensors"] != files["predictions/t.safetensors"]
+
+
+def test_members_start_from_different_source_networks(bench, tmp_path: Path) -> None:
+    files = bench.run(bench.task(PRESETS["ensemble"]), tmp_path / "x" / "unit")
+    members = [files[f"model/member-{number:02d}.safetensors"] for number in range(3)]
+    assert len(set(members)) == 3
+    assert {"history.csv", "history-01.csv", "history-02.csv"} <= set(files)
+
+
+def test_a_head_of_other_classes_is_started_anew_and_named(bench, tmp_path: Path) -> None:
+    task = bench.task(PRESETS["fine_tune"], classes=2)
+    files = bench.run(task, tmp_path / "x" / "unit")
+    assert json.loads(files["unit.json"])["started_anew"] == ["head.conv.weight", "head.conv.bias"]
+    probability = load_tensors(tmp_path / "x" / "unit" / "predictions" / "t.safetensors")["probability"]
+    assert probability.shape == (2, 20, 20, 20)
+    network = build_network(bench.network, 1, 3, 5)
+    head = network.state_dict()["head.conv.weight"].clone()
+    assert start_from_source(network, bench.source.states[0]) == ["head.conv.weight", "head.conv.bias"]
+    assert torch.equal(network.state_dict()["head.conv.weight"], head)
+    assert torch.equal(network.state_dict()["stem.weight"], bench.source.states[0]["stem.weight"])
+
+
+def test_a_stem_of_other_channels_is_started_anew(bench) -> None:
+    network = build_network(bench.network, 2, 2, 5)
+    assert start_from_source(network, bench.source.states[0]) == ["stem.weight"]
+
+
+def test_filters_drawn_from_the_prior_look_like_it(bench) -> None:
+    network = build_network(bench.network, 1, 2, 0)
+    before = network.state_dict()["head.conv.weight"].clone()
+    generator = torch.Generator().manual_seed(0)
+    start_from_prior(network, bench.source.priors["gaussian_full"], bench.source.groups, generator)
+    for members in bench.source.groups.values():
+        drawn = get_filters(network.state_dict(), members)
+        fitted = torch.cat([get_filters(state, members) for state in bench.source.states])
+        assert float(drawn.std() / fitted.std()) == pytest.approx(1.0, abs=0.25)
+    assert torch.equal(network.state_dict()["head.conv.weight"], before)
+
+
+def test_arms_see_the_same_patches_and_start_alike(bench) -> None:
+    rows = {name: bench.learn(PRESETS[name]).model for name in ("random", "map_prior")}
+    # Before the first step both are one network, so the first data term is one number.
+    alike = [ARMS[name].model_copy(update=STANDING) for name in ("random", "map_prior")]
+    first = [bench.learn(arm).history for arm in alike]
+    assert first[0].rows[-1]["data_term"] == first[1].rows[-1]["data_term"]
+    assert not same(state_of(rows["random"]), state_of(rows["map_prior"]))
+
+
+@pytest.mark.parametrize(
+    ("arm", "options", "share", "words"),
+    [
+        ({}, {}, 0.5, ["dice_cross_entropy", "no prior term"]),
+        ({"preset": "prior_init"}, {}, 0.0, ["no prior term"]),
+        ({"preset": "dwp", "temperature": 1}, {"likelihood": "cross_entropy"}, 0.0, ["negative ELBO per voxel"]),
+        ({"preset": "dwp", "temperature": 0.5}, {"likelihood": "cross_entropy"}, 0.0, ["tempered", "T = 0.5"]),
+        ({"preset": "dwp", "temperature": 1}, {}, 0.0, ["tempered", "data term dice_cross_entropy"]),
+        ({"preset": "dwp", "temperature": 1}, {"likelihood": "cross_entropy"}, 0.5, ["tempered", "50%"]),
+        ({"preset": "map_prior", "temperature": 1}, {"likelihood": "cross_entropy"}, 0.0, ["maximum a posteriori"]),
+    ],
+)
+def test_only_an_elbo_is_called_one(arm: dict, options: dict, share: float, words: list[str]) -> None:
+    study = InferenceOptions(arms={"arm": {"preset": "random", **arm} if arm else {"preset": "random"}}, **options)
+    name = objective_name(study.arms["arm"], study, PatchOptions(foreground_share=share))
+    assert all(word in name for word in words), name
+    assert ("ELBO" in name) == (words == ["negative ELBO per voxel"])
+    assert study.likelihood in Likelihood
+
+
+def test_predicted_classes_are_the_most_probable_ones() -> None:
+    probability = torch.tensor([[0.4, 0.1, 0.3], [0.2, 0.7, 0.3]]).reshape(2, 3, 1, 1).half()
+    assert predicted_classes(probability).flatten().tolist() == [0, 2, 0]

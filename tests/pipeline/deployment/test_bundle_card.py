@@ -1,0 +1,199 @@
+"""`graft export`: metadata and model card, what it refuses, and that a bundle is written whole or not at all."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pipeline.deployment.export_command as export_command
+import pipeline.deployment.onnx_network as onnx_network
+from data.errors import ConfigError, DataError, ModelError, WorkspaceError
+from pipeline.cli import main
+from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, ExportRequest, export, export_options
+from pipeline.deployment.export_options import UNFILLED, ExportOptions
+from pipeline.deployment.vendored_source import copy_modules
+from pipeline.evaluation.tables import CaseRow, SummaryRow, write_cases_csv, write_summary_csv
+from pipeline.storage.atomic import write_json
+
+MakeModel = Callable[..., Path]
+NO_ONNX = ExportOptions(onnx=False)
+
+
+@pytest.fixture
+def study(model: Path, tmp_path: Path) -> Path:
+    """A workspace with the results of the arm of the model, which lies in it."""
+    root = tmp_path / "workspaces" / "tiny"
+    shutil.copytree(model, root / "infer/dwp/n01/repeat-0/model")
+    datasets = {"ms": {"modality": "mr_head", "channels": ["FLAIR"]}, "tumour": {"modality": "mr", "channels": ["T1"]}}
+    config = {"name": "tiny", "datasets": datasets, "source": {"dataset": "ms"}, "target": {"dataset": "tumour"}}
+    (root / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+    split = {"source": {f"s{n}": [] for n in range(12)}, "pool": {"p": []}, "test": {f"t{n}": [] for n in range(7)}}
+    write_json(root / "check/study/study.json", {"split": split})
+    (root / "results").mkdir()
+    rows = [
+        SummaryRow("dwp", 1, "dice", 0.61234, 0.5, 0.7, 7),
+        SummaryRow("dwp", 1, "iou[cube]", 0.4567, 0.4, 0.5, 7),
+        SummaryRow("dwp", 5, "dice", 0.987, 0.98, 0.99, 7),
+        SummaryRow("random", 1, "dice", 0.123, 0.1, 0.2, 7),
+    ]
+    write_summary_csv(rows, root / "results/summary.csv")
+    cases = [CaseRow("dwp", 1, repeat, "t0", "t0", "cube", 0.6, 0.4) for repeat in range(3)]
+    write_cases_csv(cases, root / "results/cases.csv")
+    return root
+
+
+def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) -> None:
+    model = study / "infer/dwp/n01/repeat-0"
+    result = export(ExportRequest(model, tmp_path / "bundle", NO_ONNX))
+    assert result.evaluated
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert "| Dice | 0.612 | 0.500 to 0.700 | 7 |" in card
+    assert "| IoU, cube | 0.457 | 0.400 to 0.500 | 7 |" in card
+    assert "0.987" not in card
+    assert "0.123" not in card
+    for words in ("On 7 test patients", "source dataset “ms”", "12 patients", "average over 3 trainings", "3 draws"):
+        assert words in card
+    metadata = json.loads((tmp_path / "bundle" / METADATA).read_text())
+    assert metadata["eval_metrics"] == {"dice": 0.61234, "iou[cube]": 0.4567}
+    assert "“tumour”" in metadata["data_source"]
+
+
+def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: Path) -> None:
+    result = export(ExportRequest(model, tmp_path / "alone", NO_ONNX))
+    assert not result.evaluated
+    card = (tmp_path / "alone" / CARD).read_text()
+    assert "Not evaluated" in card
+    assert "| Dice |" not in card
+    named = export(ExportRequest(model, tmp_path / "named", NO_ONNX, study=study))
+    assert named.evaluated
+    with pytest.raises(WorkspaceError, match="config.resolved.yaml"):
+        export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=tmp_path))
+    (study / "config.resolved.yaml").write_text("name: other\n")
+    with pytest.raises(WorkspaceError, match="is of the study other"):
+        export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=study))
+    assert not (tmp_path / "no").exists()
+
+
+def test_metadata_has_what_monais_schema_asks_for(make_model: MakeModel, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", channels=("T1", "FLAIR"), classes={"core": 2, "rim": 7})
+    owner = export_options(["authors=A. Author", "copyright=(c) A. Author", "version=1.2.3", "onnx=false"])
+    result = export(ExportRequest(model, tmp_path / "bundle", owner))
+    assert result.unfilled == ("licence", "contact", "data_terms")
+    metadata = json.loads((tmp_path / "bundle" / METADATA).read_text())
+    texts = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
+    for key in (*texts, "copyright"):
+        assert isinstance(metadata[key], str), key
+        assert metadata[key], key
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["authors"] == "A. Author"
+    assert {"nibabel", "scipy", "pydantic"} <= metadata["required_packages_version"].keys()
+    form = metadata["network_data_format"]
+    keys = {"type", "format", "num_channels", "spatial_shape", "dtype", "value_range", "is_patch_data", "channel_def"}
+    image, pred = form["inputs"]["image"], form["outputs"]["pred"]
+    assert keys <= image.keys()
+    assert keys <= pred.keys()
+    assert (image["num_channels"], image["channel_def"]) == (2, {"0": "T1", "1": "FLAIR"})
+    assert (pred["num_channels"], pred["channel_def"]) == (3, {"0": "background", "1": "core", "2": "rim"})
+    assert image["spatial_shape"] == [16, 16, 8]
+    low, high = image["value_range"]
+    assert -3 < low < 0 < high < 5
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert card.count(UNFILLED) == 3
+    assert "2 is core, 7 is rim" in card
+    assert not (tmp_path / "bundle/LICENSE").exists()
+
+
+def test_the_copies_are_complete_and_import_nothing_of_graft(tmp_path: Path) -> None:
+    copied = copy_modules(["pipeline.deployment.network_grid", "models.networks.residual_unet"], tmp_path, "Graft 0")
+    assert {"preprocessing.resampling", "preprocessing.grid", "data.volume", "data.errors"} <= set(copied)
+    assert not any("chain" in name or "skull" in name or "registration" in name for name in copied)
+    for module in copied:
+        path = tmp_path / "scripts" / Path(*module.split(".")).with_suffix(".py")
+        assert (path.parent / "__init__.py").is_file()
+        assert "Apache License 2.0" in path.read_text().splitlines()[0]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert str(node.module).split(".")[0] not in ("data", "models", "pipeline", "preprocessing")
+    with pytest.raises(ValueError, match="no source file"):
+        copy_modules(["pipeline.nothing_of_that_name"], tmp_path, "Graft 0")
+
+
+def test_what_lies_at_the_output_is_kept(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    for force in (False, True):
+        with pytest.raises(WorkspaceError, match="holds files that are no bundle"):
+            export(ExportRequest(model, tmp_path / "mine", NO_ONNX, force=force))
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    with pytest.raises(WorkspaceError, match="is a file"):
+        export(ExportRequest(model, tmp_path / "mine/thesis.txt", NO_ONNX, force=True))
+    (tmp_path / "empty").mkdir()
+    export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
+    (tmp_path / "empty/old.txt").touch()
+    with pytest.raises(WorkspaceError, match="--force"):
+        export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
+    assert (tmp_path / "empty/old.txt").exists()
+    export(ExportRequest(model, tmp_path / "empty", NO_ONNX, force=True))
+    assert not (tmp_path / "empty/old.txt").exists()
+
+
+def test_a_failure_leaves_nothing_behind(
+    model: Path, write_scans: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (scan,) = write_scans(tmp_path / "in", ["a"])
+    scan.write_bytes(scan.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"a\.nii\.gz"):
+        export(ExportRequest(model, tmp_path / "out/bundle", NO_ONNX, examples=(scan,)))
+
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export_command, "write_text", full)
+    with pytest.raises(WorkspaceError, match="the disk is full"):
+        export(ExportRequest(model, tmp_path / "out/bundle", NO_ONNX))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_bad_models_are_refused_before_anything_is_written(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="there is no such folder"):
+        export(ExportRequest(tmp_path / "nothing", tmp_path / "out", NO_ONNX))
+    copy = Path(shutil.copytree(model, tmp_path / "model"))
+    raw = json.loads((copy / "model.json").read_text())
+    (copy / "model.json").write_text(json.dumps(raw | {"format": raw["format"] + 1}))
+    with pytest.raises(ModelError, match="newer format"):
+        export(ExportRequest(copy, tmp_path / "out", NO_ONNX))
+    (copy / "model.json").write_text(json.dumps(raw))
+    with pytest.raises(ModelError, match="changed or damaged"):
+        export(ExportRequest(copy, tmp_path / "out", NO_ONNX))
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_packages_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(onnx_network, "_PACKAGES", ("torch", "no_such_package_as_this"))
+    with pytest.raises(ConfigError) as error:
+        export(ExportRequest(model, tmp_path / "bundle"))
+    assert 'pip install "graft-seg[export]"' in str(error.value)
+    assert "no_such_package_as_this" in str(error.value)
+    assert "torch" not in str(error.value).split("to mend")[0]
+
+
+def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = tmp_path / "bundle"
+    arguments = ["export", str(model), "--output", str(bundle), "--set", "onnx=false", "--set", "authors=A. Author"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert str(bundle / CARD) in out
+    assert "no numbers" in out
+    assert "copyright, licence, contact, data_terms" in out
+    assert (bundle / INFERENCE).is_file()
+    assert main(arguments) == 2
+    assert "--force" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    assert main(["export", str(model), "--output", str(tmp_path / "b"), "--set", "colour=blue"]) == 2
+    assert "`colour`" in capsys.readouterr().err

@@ -1,0 +1,351 @@
+"""`graft predict`: native grids, resuming, bad input, BIDS."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import pipeline.deployment.case_prediction as case_prediction
+from data.errors import ConfigError, GraftError
+from data.image_file import write_volume
+from data.layouts.detection import read_dataset
+from data.volume import Volume, reorient
+from pipeline.cli import main
+from pipeline.deployment.case_prediction import native_mask
+from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
+from pipeline.deployment.predict_options import PredictOptions
+from pipeline.stages.stage import StageError
+from preprocessing.chain import Modality, default_options
+from preprocessing.resampling import ResamplingOptions
+
+MakeModel = Callable[..., Path]
+MakeScan = Callable[..., Volume]
+WriteScans = Callable[[Path, list[str]], list[Path]]
+ORIENTATIONS = ("RAS", "LAS", "LPS", "RPI", "PIR", "ASL", "SRA", "IPL")
+ROOT = Path(__file__).parents[3]
+
+
+def run(model: Path, *inputs: Path, output: Path, **options: Any) -> list[dict[str, str]]:
+    options = {"pictures": False, **options}
+    return predict(PredictRequest(model, inputs, output, PredictOptions(**options), device="cpu"))
+
+
+def load(path: Path) -> nib.Nifti1Image:
+    return nib.load(path)
+
+
+@pytest.fixture(scope="module")
+def coarse(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose chain resamples, so that the way back interpolates."""
+    chain = default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=(2.5, 2.5, 2.5))})
+    return make_model(tmp_path_factory.mktemp("coarse") / "model", preprocessing=chain, draws=1)
+
+
+def test_a_scan_in_each_orientation_gets_the_same_mask(coarse: Path, make_scan: MakeScan, tmp_path: Path) -> None:
+    scan = make_scan(0)
+    (tmp_path / "in").mkdir()
+    for orientation in ORIENTATIONS:
+        write_volume(reorient(scan, orientation), tmp_path / "in" / f"{orientation}.nii.gz")
+    run(coarse, tmp_path / "in", output=tmp_path / "out")
+    turned = []
+    for orientation in ORIENTATIONS:
+        given = load(tmp_path / "in" / f"{orientation}.nii.gz")
+        mask = load(tmp_path / "out" / orientation / f"{orientation}.nii.gz")
+        assert mask.get_data_dtype() == np.uint8
+        assert mask.shape == given.shape
+        np.testing.assert_allclose(mask.affine, given.affine, atol=1e-6)
+        back = reorient(Volume(np.asarray(mask.dataobj), mask.affine), "RAS")
+        np.testing.assert_allclose(back.affine, scan.affine, atol=1e-6)
+        turned.append(back.array)
+    assert set(np.unique(turned[0])) == {0, 3}
+    for other in turned[1:]:
+        np.testing.assert_array_equal(other, turned[0])
+
+
+@pytest.mark.real_data
+def test_a_real_scan_in_each_orientation_gets_the_same_mask(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = Path(os.environ.get("GRAFT_REAL_DATA", ROOT / ".." / "shared" / "real")) / "orientations"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    chain = default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=(4, 4, 4))})
+    model = make_model(tmp_path / "model", preprocessing=chain, draws=1, patch=(40, 40, 40))
+    run(model, folder, output=tmp_path / "out")
+    masks = []
+    for orientation in ORIENTATIONS:
+        mask = load(tmp_path / "out" / orientation / f"{orientation}.nii.gz")
+        masks.append(reorient(Volume(np.asarray(mask.dataobj), mask.affine), "RAS").array)
+        np.testing.assert_array_equal(masks[-1], masks[0])
+    assert 0 < np.count_nonzero(masks[0]) < masks[0].size
+
+
+def test_maps_lie_on_the_scan_and_agree_with_the_mask(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    (row,) = run(model, path, output=tmp_path / "out", samples=20, probabilities=True, pictures=True)
+    folder = tmp_path / "out" / "a"
+    given = load(path)
+    kinds = ("probability-cube", "entropy", "mutual-information", "standard-deviation")
+    maps = {kind: load(folder / f"a_{kind}.nii.gz") for kind in kinds}
+    for image in maps.values():
+        assert image.get_data_dtype() == np.float32
+        assert image.shape == given.shape
+        np.testing.assert_allclose(image.affine, given.affine, atol=1e-6)
+    p, h, mi, sd = (np.asarray(maps[kind].dataobj, np.float64) for kind in kinds)
+    mask = np.asarray(load(folder / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(mask == 3, p > 0.5)
+    clipped = np.clip(p, 1e-12, 1 - 1e-7)
+    np.testing.assert_allclose(h, -(p * np.log(clipped) + (1 - p) * np.log1p(-clipped)), atol=1e-4)
+    assert (mi <= h + 1e-6).all()
+    assert (sd <= np.sqrt(p * (1 - p) * 20 / 19) + 1e-5).all()
+    assert sd.max() > 0.01
+    facts = json.loads((folder / "a.json").read_text())
+    cube = facts["structures"]["cube"]
+    assert facts["draws"] == 20
+    assert cube["volume_ml"] == pytest.approx(np.count_nonzero(mask) * 12 / 1000)
+    low, high = cube["volume_90_percent_ml"]
+    assert low <= high
+    assert cube["expected_dice"] == pytest.approx(2 * p[mask > 0].sum() / ((mask > 0).sum() + p.sum()), rel=1e-5)
+    assert 0 < cube["dice_between_draws"] < 1
+    assert float(row["volume_low_ml"]) == pytest.approx(low, rel=1e-5)
+    assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_draws_give_no_interval_and_one_no_disagreement(
+    model: Path, make_model: MakeModel, write_scans: WriteScans, tmp_path: Path
+) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    run(model, path, output=tmp_path / "few")
+    facts = json.loads((tmp_path / "few" / "a" / "a.json").read_text())
+    assert facts["draws"] == 3
+    assert facts["structures"]["cube"]["volume_90_percent_ml"] is None
+    run(make_model(tmp_path / "point", bayesian=False), path, output=tmp_path / "one")
+    names = {p.name for p in (tmp_path / "one" / "a").iterdir()}
+    assert names == {"a.nii.gz", "a_entropy.nii.gz", "a.json", "done.json"}
+
+
+def test_mirrorings_are_those_of_the_training(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    for name, tta in (("plain", False), ("mirrored", True)):
+        run(model, path, output=tmp_path / name, tta=tta, probabilities=True)
+    facts = [json.loads((tmp_path / n / "a" / "a.json").read_text())["mirrorings"] for n in ("plain", "mirrored")]
+    assert facts == [1, 2]
+    plain, mirrored = (
+        np.asarray(load(tmp_path / n / "a" / "a_probability-cube.nii.gz").dataobj) for n in ("plain", "mirrored")
+    )
+    assert np.abs(plain - mirrored).max() > 1e-3
+
+
+def test_the_mask_is_the_most_probable_class() -> None:
+    generator = np.random.default_rng(0)
+    probability = generator.dirichlet([1, 1, 1, 1], (5, 4, 3)).astype(np.float32)
+    maps = [Volume(probability[..., k], np.eye(4)) for k in (1, 2, 3)]
+    expected = np.array([0, 9, 4, 255])[probability.argmax(-1)]
+    found = native_mask(iter(maps), [9, 4, 255])
+    assert found.array.dtype == np.uint8
+    np.testing.assert_array_equal(found.array, expected)
+
+
+def test_finished_cases_are_kept_until_something_changes(
+    model: Path, write_scans: WriteScans, make_scan: MakeScan, tmp_path: Path
+) -> None:
+    paths, out = write_scans(tmp_path / "in", ["a", "b"]), tmp_path / "out"
+
+    def times() -> dict[str, int]:
+        return {name: (out / name / f"{name}.nii.gz").stat().st_mtime_ns for name in ("a", "b")}
+
+    run(model, *paths, output=out)
+    first, table = times(), (out / "predictions.csv").read_bytes()
+    run(model, *paths, output=out)
+    assert times() == first
+    assert (out / "predictions.csv").read_bytes() == table
+    write_volume(make_scan(5), paths[1])
+    run(model, *paths, output=out)
+    second = times()
+    assert second["a"] == first["a"]
+    assert second["b"] > first["b"]
+    options = PredictOptions(pictures=False)
+    predict(PredictRequest(model, tuple(paths), out, options, device="cpu", resume=False))
+    assert all(times()[name] > second[name] for name in ("a", "b"))
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+import pipeline.deployment.case_prediction as case_prediction
+from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_options import PredictOptions
+write = case_prediction.write_json
+def die(path, content):
+    if path.stem == "b":
+        os._exit(9)
+    write(path, content)
+case_prediction.write_json = die
+model, scans, out = map(Path, sys.argv[1:])
+predict(PredictRequest(model, (scans,), out, PredictOptions(pictures=False), device="cpu"))
+"""
+
+
+def test_a_killed_command_goes_on_where_it_was(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", ["a", "b", "c"])
+    out = tmp_path / "out"
+    command = [sys.executable, "-c", _KILLED, str(model), str(tmp_path / "in"), str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env=environment)
+    assert killed.returncode == 9, killed.stderr
+    assert (out / "a" / "a.nii.gz").is_file()
+    assert not (out / "b").exists()
+    before = (out / "a" / "a.nii.gz").stat().st_mtime_ns
+    rows = run(model, tmp_path / "in", output=out)
+    assert [row["case"] for row in rows] == ["a", "b", "c"]
+    assert (out / "a" / "a.nii.gz").stat().st_mtime_ns == before
+    assert not list(out.rglob(".tmp-*"))
+
+
+def test_one_bad_file_does_not_stop_the_others(
+    model: Path, write_scans: WriteScans, make_scan: MakeScan, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    paths = write_scans(tmp_path / "in", ["a", "broken", "ct", "two_0000", "two_0001", "z"])
+    whole = paths[1].read_bytes()
+    paths[1].write_bytes(whole[: len(whole) // 2])
+    scan = make_scan(0)
+    air = scan.with_array(np.where(scan.array > 130, 40, -1000).astype(np.float32))
+    write_volume(air, paths[2])
+    code = main(
+        [
+            "predict",
+            str(model),
+            str(tmp_path / "in"),
+            "--output",
+            str(tmp_path / "out"),
+            "--device",
+            "cpu",
+            "--set",
+            "pictures=false",
+        ]
+    )
+    assert code == 2
+    printed = capsys.readouterr()
+    assert "3 of 5 units failed" in printed.err
+    assert "z  cube" in printed.out
+    table = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    states = {row["case"]: row for row in table}
+    assert {name: row["state"] for name, row in states.items()} == {
+        "a": "done", "broken": "failed", "ct": "failed", "two": "failed", "z": "done",
+    }  # fmt: skip
+    assert "broken.nii.gz" in states["broken"]["message"]
+    assert "truncated" in states["broken"]["message"]
+    assert "Hounsfield" in states["ct"]["message"]
+    assert "has 2 channels; expected 1" in states["two"]["message"]
+    assert not [name for name in ("broken", "ct", "two") if (tmp_path / "out" / name).exists()]
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    model: Path, write_scans: WriteScans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scans(tmp_path / "in", ["a", "b", "c"])
+    write = case_prediction.write_volume
+
+    def full(volume: Volume, path: Path) -> None:
+        if path.name == "b_entropy.nii.gz":
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(volume, path)
+
+    monkeypatch.setattr(case_prediction, "write_volume", full)
+    out = tmp_path / "out"
+    with pytest.raises(
+        StageError, match=r"1 of 3 units failed.*the disk is full.*free some and run the same command again"
+    ):
+        run(model, tmp_path / "in", output=out)
+    assert not (out / "b").exists()
+    assert not list(out.rglob(".tmp-*"))
+    for name in ("a", "c"):
+        done = json.loads((out / name / "done.json").read_text())
+        assert all((out / name / file).stat().st_size == size for file, size in done["files"].items())
+    monkeypatch.setattr(case_prediction, "write_volume", write)
+    assert [row["state"] for row in run(model, tmp_path / "in", output=out)] == ["done"] * 3
+
+
+def test_a_full_disk_at_the_table_is_told(
+    model: Path, write_scans: WriteScans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_scans(tmp_path / "in", ["a"])
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.deployment.predict_command.write_predictions", full)
+    with pytest.raises(GraftError, match="the disk is full"):
+        run(model, tmp_path / "in", output=tmp_path / "out")
+    assert (tmp_path / "out" / "a" / "done.json").is_file()
+
+
+def test_a_folder_of_something_else_is_not_written_into(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    with pytest.raises(GraftError, match="holds files that are no predictions"):
+        run(model, path, output=tmp_path / "in")
+    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["a.nii.gz"]
+
+
+def test_the_command_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["predict", str(tmp_path / "none"), str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_are_checked() -> None:
+    found = predict_options(["limits.structure=5", "samples=4"], {"samples": 7})
+    assert (found.limits.structure, found.samples) == (5.0, 7)
+    with pytest.raises(ConfigError, match=r"limits\.size"):
+        predict_options(["limits.size=0"])
+    with pytest.raises(ConfigError, match="nonsense"):
+        predict_options(["nonsense=1"])
+
+
+def test_cases_in_parallel_are_those_of_one_after_the_other(
+    coarse: Path, write_scans: WriteScans, tmp_path: Path
+) -> None:
+    write_scans(tmp_path / "in", ["a", "b"])
+    options = PredictOptions(pictures=False)
+    predict(PredictRequest(coarse, (tmp_path / "in",), tmp_path / "two", options, jobs=2, device="cpu"))
+    predict(PredictRequest(coarse, (tmp_path / "in",), tmp_path / "one", options, jobs=1, device="cpu"))
+    for name in ("a/a.nii.gz", "b/b_entropy.nii.gz", "a/a.json", "predictions.csv"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
+
+
+def test_bids_in_bids_derivatives_out(model: Path, make_scan: MakeScan, tmp_path: Path) -> None:
+    stems = ("sub-1/ses-a/anat/sub-1_ses-a_T1w", "sub-1/ses-b/anat/sub-1_ses-b_T1w", "sub-2/anat/sub-2_T1w")
+    for number, stem in enumerate(stems):
+        path = tmp_path / "bids" / f"{stem}.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_volume(make_scan(number), path)
+    out = tmp_path / "out"
+    run(model, tmp_path / "bids", output=out, probabilities=True)
+    about = json.loads((out / "dataset_description.json").read_text())
+    assert about["DatasetType"] == "derivative"
+    assert about["GeneratedBy"][0]["Name"] == "graft"
+    assert (out / "desc-graft_dseg.tsv").read_text().splitlines()[1] == "3\tcube\tcube"
+    assert (out / "sub-2" / "anat" / "sub-2_label-cube_desc-graft_probseg.nii.gz").is_file()
+    ignored = (out / ".bidsignore").read_text().split()
+    loose = [p for p in out.rglob("*") if p.is_file() and p.name[0] != "." and not any(map(p.match, ignored))]
+    allowed = ("_dseg.nii.gz", "_dseg.json", "_probseg.nii.gz", "dataset_description.json", "desc-graft_dseg.tsv")
+    assert [p.name for p in loose if not p.name.endswith(allowed)] == []
+    # Put into the dataset's derivatives, the masks are its labels.
+    shutil.copytree(out, tmp_path / "bids" / "derivatives" / "graft")
+    dataset = read_dataset(tmp_path / "bids")
+    assert dataset.label_names == {0: "background", 3: "cube"}
+    for case in dataset.cases:
+        label = case.read_label()
+        assert label.same_grid(case.channels["T1w"].read(), 1e-6)
+        assert set(np.unique(label.array)) == {0, 3}

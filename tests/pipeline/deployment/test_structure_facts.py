@@ -1,0 +1,79 @@
+"""Intervals and expected Dice of structures."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data.volume import Volume
+from pipeline.deployment.dice_calibration import LEAST_CASES, DiceCalibration
+from pipeline.deployment.structure_facts import LEAST_DRAWS, structure_facts, volume_interval
+from pipeline.inference.expected_dice import DrawMasks
+from pipeline.inference.posterior_average import PosteriorAverage
+
+
+def test_the_interval_of_nineteen_draws_is_their_range() -> None:
+    sizes = list(range(100, 100 + LEAST_DRAWS))
+    assert volume_interval(sizes, 0.5) == (50.0, 59.0)
+    assert volume_interval(sizes[1:], 0.5) is None
+
+
+def test_the_interval_holds_a_new_draw_nine_times_in_ten() -> None:
+    generator = np.random.default_rng(0)
+    inside = 0
+    for _ in range(4000):
+        draws = generator.gamma(5, 100, 25).astype(int).tolist()
+        low, high = volume_interval(draws, 1.0) or (math.nan, math.nan)
+        inside += low <= generator.gamma(5, 100) <= high
+    assert inside / 4000 == pytest.approx(0.9, abs=0.02)
+
+
+def test_numbers_of_a_structure() -> None:
+    probability = torch.full((3, 2, 2, 2), 0.1)
+    probability[0] = 0.8
+    probability[:, 0] = torch.tensor([0.2, 0.7, 0.1])[:, None, None]
+    average, draws = PosteriorAverage(), DrawMasks()
+    for _ in range(LEAST_DRAWS):
+        average.add(probability)
+        draws.add(probability)
+    mask = Volume(np.zeros((2, 2, 2), np.uint8), np.diag([10.0, 10.0, 10.0, 1.0]))
+    mask.array[0] = 4
+    line = DiceCalibration(cases=9, slope=0.5, intercept=0.1, residual=0.05)
+    facts = structure_facts(mask, {"core": 4, "rim": 2}, average, draws, 2.0, {"core": line, "rim": line})
+    core, rim = facts["core"], facts["rim"]
+    assert (core["label"], core["voxels"], core["volume_ml"]) == (4, 4, pytest.approx(4.0))
+    assert core["volume_90_percent_ml"] == [8.0, 8.0]
+    expected = 2 * 4 * 0.7 / (4 + 4 * 0.7 + 4 * 0.1)
+    assert core["expected_dice"] == pytest.approx(expected, rel=1e-5)
+    assert core["calibrated_dice"]["dice"] == pytest.approx(0.1 + 0.5 * expected, rel=1e-5)
+    assert core["dice_between_draws"] == 1.0
+    assert rim["voxels"] == 0
+    assert rim["expected_dice"] is rim["dice_between_draws"] is rim["calibrated_dice"] is None
+
+
+def test_calibration_finds_a_line_and_says_how_far_cases_lie_from_it() -> None:
+    x = np.linspace(0.3, 0.9, 12)
+    exact = DiceCalibration.fit(x, 0.2 + 0.7 * x)
+    assert exact is not None
+    assert (exact.slope, exact.intercept, exact.residual) == pytest.approx((0.7, 0.2, 0.0), abs=1e-12)
+    assert exact.correlation == pytest.approx(1.0)
+    assert exact(0.5) == pytest.approx(0.55)
+    noise = 0.1 * np.resize([1, -1], 12)
+    rough = DiceCalibration.fit(x, 0.2 + 0.7 * x + noise)
+    assert rough is not None
+    assert rough.residual == pytest.approx(0.1, rel=0.15)
+    assert DiceCalibration(cases=9, slope=2.0, intercept=0.0, residual=0.1)(0.9) == 1.0
+
+
+def test_calibration_claims_nothing_that_the_cases_do_not_show() -> None:
+    assert DiceCalibration.fit([0.5] * (LEAST_CASES - 1), [0.5] * (LEAST_CASES - 1)) is None
+    assert DiceCalibration.fit([math.nan] + [0.5] * (LEAST_CASES - 1), [0.5] * LEAST_CASES) is None
+    flat = DiceCalibration.fit([0.5] * LEAST_CASES, np.linspace(0, 1, LEAST_CASES).tolist())
+    assert flat is not None
+    assert (flat.slope, flat(0.9), flat.correlation) == (0.0, pytest.approx(0.5), None)
+    falling = DiceCalibration.fit(np.linspace(0, 1, 10).tolist(), np.linspace(1, 0, 10).tolist())
+    assert falling is not None
+    assert (falling.slope, falling.intercept) == (0.0, pytest.approx(0.5))

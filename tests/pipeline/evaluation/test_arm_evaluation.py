@@ -1,0 +1,225 @@
+"""One trained arm from its predictions to the tables, and the tables of the study to the sections of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.calibration_tables import CalibrationRow, read_calibration_csv, read_reliability_csv
+from pipeline.evaluation.case_evaluation import Trained
+from pipeline.evaluation.comparison import read_comparisons_csv
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.label_efficiency import LabelEfficiency
+from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
+from pipeline.evaluation.study_results import write_study_results
+from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
+from pipeline.progress import ProgressFile
+from pipeline.report.calibration_section import calibration_section
+from pipeline.report.figure_style import figure_style
+from pipeline.report.label_efficiency_section import label_efficiency_section
+from pipeline.report.measures_section import measures_section
+from pipeline.report.options import ReportOptions
+from pipeline.report.page import page_environment
+from pipeline.report.picture import PictureFolder
+from pipeline.report.section import Material
+from pipeline.report.study_files import StudyFiles
+from pipeline.stages.evaluate import evaluate_predictions
+from pipeline.storage.tensors import load_arrays, save_arrays
+from pipeline.training.cached_case import CachedCase
+
+MakeCase = Callable[..., CachedCase]
+VOXEL_ML = 2 * 2 * 3 / 1000
+DRAWS = 39
+
+
+@pytest.fixture
+def cases(make_case: MakeCase) -> list[CachedCase]:
+    """Six cases of five patients."""
+    patients = ["p0", "p0", "p1", "p2", "p3", "p4"]
+    return [make_case(f"case-{i}", corner=(4 + i % 3, 5, 4), patient=p) for i, p in enumerate(patients)]
+
+
+def predict(folder: Path, cases: Sequence[CachedCase], *, skill: float, draws: int, sharp: float = 1.0) -> Path:
+    """Writes predictions that are right with probability `skill` near the boundary; several draws have volumes."""
+    generator = np.random.default_rng(round(1000 * skill))
+    for case in cases:
+        truth = case.label().numpy() > 0
+        logit = sharp * (2 * (skill * 6 - 2) * (truth - 0.5) + generator.normal(0, 1.5, truth.shape))
+        probability = np.where(truth | (generator.random(truth.shape) < 0.02), 1 / (1 + np.exp(-logit)), 0.001)
+        arrays = {"probability": probability[None].astype(np.float16)}
+        if draws > 1:
+            arrays["mutual_information"] = (0.1 * probability * (1 - probability)).astype(np.float16)
+            volume = int((probability > 0.5).sum()) * VOXEL_ML
+            arrays["volumes_ml"] = volume * (1 + 0.2 * generator.normal(size=(draws, 1)))
+        save_arrays(folder / f"{case.name}.safetensors", arrays, {"draws": draws})
+    return folder
+
+
+def evaluate(tmp_path: Path, arm: str, n: int, cases: Sequence[CachedCase], options: EvaluationOptions, **how) -> Path:
+    predictions = predict(tmp_path / "infer" / f"{arm}-{n}", cases, **how)
+    folder = tmp_path / "evaluate" / f"{arm}-{n}"
+    evaluate_predictions(
+        folder, ProgressFile(tmp_path / "progress"), predictions=predictions, trained=Trained(arm, n, 0), cases=cases,
+        native={}, options=options, seed=0,
+    )  # fmt: skip
+    return folder
+
+
+def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase]) -> None:
+    folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(), skill=0.7, draws=DRAWS)
+    rows = {r.case: r for r in read_calibration_csv(folder / "calibration.csv")}
+    measured = {r.case: r for r in read_cases_csv(folder / "cases.csv")}
+    assert set(rows) == set(measured) == {c.name for c in cases}
+    for name, row in rows.items():
+        stored = load_arrays(tmp_path / "infer/dwp-5" / f"{name}.safetensors")
+        ordered = np.sort(stored["volumes_ml"][:, 0])
+        assert (row.volume_low_ml, row.volume_high_ml) == (ordered[1], ordered[37])
+        assert row.covered == float(ordered[1] <= row.reference_ml <= ordered[37])
+        assert row.dice == measured[name].dice
+        assert row.draws == DRAWS
+        assert row.mutual_information < row.entropy
+        assert math.isnan(row.temperature)
+    # One calibration error for each patient, not for each case.
+    assert rows["case-0"].ece == rows["case-1"].ece != rows["case-2"].ece
+    assert rows["case-0"].nll != rows["case-1"].nll
+    curve = read_reliability_csv(folder / "reliability.csv")
+    assert sum(b.share for b in curve) == pytest.approx(1)
+    assert {b.arm for b in curve} == {"dwp"}
+
+
+def test_a_single_network_has_no_volume_interval_and_is_scaled_where_it_is_a_rival(
+    tmp_path: Path, cases: list[CachedCase]
+) -> None:
+    folder = evaluate(tmp_path, "fine_tune", 5, cases, EvaluationOptions(), skill=0.7, draws=1, sharp=12.0)
+    rows = read_calibration_csv(folder / "calibration.csv")
+    raw, scaled = ({r.case: r for r in rows if r.arm == arm} for arm in ("fine_tune", "fine_tune+temperature"))
+    assert len(raw) == len(scaled) == len(cases)
+    for row in rows:
+        assert math.isnan(row.volume_low_ml)
+        assert math.isnan(row.covered)
+        assert math.isnan(row.mutual_information)
+    assert all(row.temperature > 1 for row in scaled.values())
+    assert np.mean([r.nll for r in scaled.values()]) < np.mean([r.nll for r in raw.values()])
+    only = EvaluationOptions(calibration=CalibrationOptions(temperature_scaled=()))
+    folder = evaluate(tmp_path, "fine_tune", 10, cases, only, skill=0.7, draws=1)
+    assert {r.arm for r in read_calibration_csv(folder / "calibration.csv")} == {"fine_tune"}
+
+
+def test_calibration_can_be_switched_off(tmp_path: Path, cases: list[CachedCase]) -> None:
+    folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(calibration=None), skill=0.7, draws=1)
+    assert [p.name for p in folder.iterdir()] == ["cases.csv"]
+
+
+def test_an_empty_prediction_is_scored_and_reviewed_first(tmp_path: Path, cases: list[CachedCase]) -> None:
+    predictions = predict(tmp_path / "infer", cases, skill=0.8, draws=1)
+    nothing = np.full((1, *cases[0].shape), 0.01, np.float16)
+    save_arrays(predictions / f"{cases[0].name}.safetensors", {"probability": nothing}, {"draws": 1})
+    evaluate_predictions(
+        tmp_path / "out", ProgressFile(tmp_path / "progress"), predictions=predictions, trained=Trained("random", 5, 0),
+        cases=cases, native={}, options=EvaluationOptions(), seed=0,
+    )  # fmt: skip
+    row = next(r for r in read_calibration_csv(tmp_path / "out/calibration.csv") if r.case == cases[0].name)
+    assert (row.dice, row.expected_dice) == (0.0, 0.0)
+    assert row.nll > 1
+    assert math.isnan(row.entropy)
+
+
+@pytest.fixture
+def study(tmp_path: Path, cases: list[CachedCase]) -> Path:
+    """Results of three arms at two sizes."""
+    options = EvaluationOptions(resamples=200)
+    skills = {("random", 5): 0.5, ("random", 10): 0.7, ("fine_tune", 5): 0.6, ("fine_tune", 10): 0.75, ("dwp", 5): 0.65,
+              ("dwp", 10): 0.8}  # fmt: skip
+    folders = [
+        evaluate(tmp_path, arm, n, cases, options, skill=skill, draws=DRAWS if arm == "dwp" else 1)
+        for (arm, n), skill in skills.items()
+    ]
+    write_study_results(
+        tmp_path / "study/results",
+        [row for f in folders for row in read_cases_csv(f / "cases.csv")],
+        [row for f in folders for row in read_calibration_csv(f / "calibration.csv")],
+        [row for f in folders for row in read_reliability_csv(f / "reliability.csv")],
+        options=options,
+        rivals=("random", "fine_tune"),
+        seed=0,
+    )
+    return tmp_path / "study"
+
+
+def test_tables_of_a_study(study: Path) -> None:
+    results = study / "results"
+    summary = {(r.arm, r.n, r.metric): r for r in read_summary_csv(results / "calibration_summary.csv")}
+    coverage = summary["dwp", 5, "volume_coverage"]
+    covered = [r for r in read_calibration_csv(results / "calibration.csv") if (r.arm, r.n) == ("dwp", 5)]
+    by_patient: dict[str, list[float]] = {}
+    for row in covered:
+        by_patient.setdefault(row.patient, []).append(row.covered)
+    assert coverage.mean == pytest.approx(np.mean([np.mean(v) for v in by_patient.values()]))
+    assert 0 <= coverage.ci_low <= coverage.mean <= coverage.ci_high <= 1
+    assert ("random", 5, "volume_coverage") not in summary
+    assert ("random", 5, "spearman_mutual_information") not in summary
+    assert {"ece", "nll", "brier", "temperature"} <= {m for a, _, m in summary if a == "fine_tune+temperature"}
+    compared = read_comparisons_csv(results / "comparisons.csv")
+    assert {"dice", "hd95", "ece", "nll", "brier"} <= {r.metric for r in compared}
+    assert {r.rival for r in compared if r.metric == "dice"} <= {"random", "fine_tune"}
+    assert any(
+        r.rival.endswith("+temperature") or r.arm.endswith("+temperature") for r in compared if r.metric == "ece"
+    )
+    efficiencies = {(r.arm, r.n): r for r in read_rows(results / "label_efficiency.csv", LabelEfficiency)}
+    assert set(efficiencies) == {(a, n) for a in ("fine_tune", "dwp") for n in (5, 10)}
+    assert 1 < efficiencies["dwp", 5].efficiency <= 2
+    assert efficiencies["dwp", 10].relation == ">"
+    touched = read_rows(results / "empty_masks.csv", EmptyMaskCount)
+    assert {c.metric for c in touched} >= {"dice", "hd95", "relative_volume_error"}
+    assert "dice_worst_tenth" in {r.metric for r in read_summary_csv(results / "summary.csv")}
+
+
+def test_tables_of_an_earlier_run_with_calibration_do_not_stay(study: Path) -> None:
+    rows = read_cases_csv(study / "results/cases.csv")
+    options = EvaluationOptions(resamples=100, calibration=None)
+    write_study_results(study / "results", rows, [], [], options=options, rivals=("random",), seed=0)
+    assert not list((study / "results").glob("calibration*"))
+    assert not (study / "results/reliability.csv").exists()
+
+
+def page(study: Path) -> tuple[str, dict[str, tuple[str, ...]]]:
+    material = Material(StudyFiles(study), ReportOptions(), PictureFolder(study / "report/figures", 60))
+    with figure_style():
+        sections = [f(material) for f in (label_efficiency_section, calibration_section, measures_section)]
+    text = "".join(
+        page_environment().get_template(f"{s.key}.html.j2").render(content=s.content) for s in sections if s.content
+    )
+    return text, {s.key: s.missing for s in sections}
+
+
+def test_sections_show_the_tables(study: Path) -> None:
+    text, missing = page(study)
+    assert missing == {"label_efficiency": (), "calibration": (), "measures": ()}
+    assert "not available" in text
+    assert "fine_tune+temperature" in text
+    assert "reward_agreement" in text
+    assert "within 5 mm of the reference boundary" in text
+    figures = {p.stem for p in (study / "report/figures").glob("*.png")}
+    assert figures == {
+        "label-efficiency", "reliability-n05", "reliability-n10", "volume-coverage", "review-entropy",
+        "review-mutual-information",
+    }  # fmt: skip
+
+
+def test_sections_say_what_is_missing(study: Path) -> None:
+    for name in ("reliability.csv", "label_efficiency.csv", "empty_masks.csv"):
+        (study / "results" / name).unlink()
+    text, missing = page(study)
+    assert text == ""
+    assert all("evaluate stage" in " ".join(reasons) for reasons in missing.values())
+
+
+def test_a_row_of_calibration_comes_back_exactly(study: Path) -> None:
+    rows = read_calibration_csv(study / "results/calibration.csv")
+    assert rows
+    assert all(isinstance(r, CalibrationRow) and isinstance(r.draws, int) for r in rows)

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.config.reading import as_yaml, read_config
+from pipeline.report.method_section import method_section
+from pipeline.report.options import ReportOptions
+from pipeline.report.picture import PictureFolder
+from pipeline.report.section import Material
+from pipeline.report.study_files import StudyFiles
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
+
+
+def paragraphs(root: Path, config: dict[str, Any]) -> str:
+    (root / "config.resolved.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    material = Material(StudyFiles(root), ReportOptions(), PictureFolder(root / "figures", 50))
+    return " ".join(text for _, text in method_section(material).content["paragraphs"])
+
+
+def resolved(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(as_yaml(read_config(path)))
+
+
+@pytest.fixture
+def demo() -> dict[str, Any]:
+    return resolved(Path(__file__).parents[3] / "configs/demo.yaml")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_every_shipped_study_has_whole_sentences(path: Path, tmp_path: Path) -> None:
+    config = resolved(path)
+    text = paragraphs(tmp_path, config)
+    for leftover in ("None", "null", "{", "}", "  ", "..", " .", " ,", "_posterior", "nan"):
+        assert leftover not in text, leftover
+    sentences = re.split(r"(?<=\.) (?=[A-Z“0-9])", text)
+    assert len(sentences) > 12
+    assert all(s[0].isupper() or s[0].isdigit() for s in sentences)
+    assert all(s.endswith(".") for s in sentences)
+    for arm in config["inference"]["arms"]:
+        assert f"Arm “{arm}” started" in text
+
+
+def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path) -> None:
+    text = paragraphs(tmp_path, demo)
+    for told in (
+        "“ms” (synthetic MR scans of the head, FLAIR; structure: lesion)",
+        "structures: tumour, where tumour joins core, rim and oedema",
+        "N4 correction of the bias field", "resampling to 3 mm isotropic voxels", "affine registration",
+        "residual 3D U-Net", "8, 16, 32, 64 channels", "2 patches of 40 × 40 × 40 voxels",
+        "2 networks were trained, each on its own bootstrap sample", "3 cosine cycles", "“vae”",
+        "n = 2 and 5 annotated target patients", "steps (160)", "only the first and the last blocks were learned",
+        "a factorised normal posterior over the filters was learned under the prior “vae”",
+    ):  # fmt: skip
+        assert told in text, told
+    assert "registration of all channels" not in text  # there is one channel
+    assert "gaussian_full" not in text  # no arm uses that density
+
+
+def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tmp_path: Path) -> None:
+    changed = copy.deepcopy(demo)
+    target = changed["datasets"]["tumour"]
+    target |= {"modality": "ct", "synthetic": None, "foreground": ["spleen"], "channels": None}
+    target["preprocessing"] = {
+        "canonical_orientation": {},
+        "resampling": {"spacing": [1.0, 1.0, 2.5]},
+        "intensity": {"scaling": "window", "window_low": -160, "window_high": 240},
+    }
+    changed["network"] = {"name": "segresnet", "channels": None}
+    changed["augmentation"] = dict.fromkeys(changed["augmentation"], 0) | {"flip_axes": [0]}
+    arms = changed["inference"]["arms"]
+    arms["ensemble"] = arms["fine_tune"] | {"members": 3}
+    arms["map"] = arms["random"] | {"prior": "gaussian_full", "temperature": 1.0}
+    changed["evaluation"] |= {"space": "preprocessed", "empty_masks": "skip_agreement"}
+    text = paragraphs(tmp_path, changed)
+    for told in (
+        "(CT scans; structure: spleen)", "resampling to 1 × 1 × 2.5 mm", "clipping to the window −160 to 240",
+        "Preprocessing of the source scans comprised", "MONAI's SegResNet", "Patches were augmented by mirroring.",
+        "the predictions of 3 such networks were averaged",
+        "weights were a maximum a posteriori estimate under the prior “gaussian_full”",
+        "a normal distribution with full covariance (“gaussian_full”)",
+        "measured on the preprocessed grid", "is left out",
+    ):  # fmt: skip
+        assert told in text, told
+    demo_text = paragraphs(tmp_path, demo)
+    assert "original grid of each scan" in demo_text
+    assert "scored one, a false one zero" in demo_text
+
+
+def test_objectives_are_those_that_the_units_recorded(demo: dict[str, Any], tmp_path: Path) -> None:
+    names = {"dwp": "tempered posterior (T = 0.01)", "random": "dice_cross_entropy (no prior term)"}
+    for arm in ("random", "fine_tune", "dwp"):
+        folder = tmp_path / f"infer/{arm}/n05/repeat-0"
+        folder.mkdir(parents=True)
+        unit = {"arm": arm, "n": 5, "repeat": 0, "objective": names.get(arm, names["random"])}
+        (folder / "unit.json").write_text(json.dumps(unit))
+    text = paragraphs(tmp_path, demo)
+    assert "The objective of “random” and “fine_tune” was: dice cross entropy (no prior term)." in text
+    assert "The objective of “dwp” was: tempered posterior (T = 0.01)." in text
+
+
+def test_software_and_device_come_from_the_provenance(demo: dict[str, Any], tmp_path: Path) -> None:
+    record = {"graft_version": "0.3", "versions": {"torch": "2.9"}, "machine": {"device": "cuda (A100)"}}
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    text = paragraphs(tmp_path, demo)
+    assert "Graft 0.3 on PyTorch 2.9; networks were trained on cuda (A100)" in text
+    record["machine"] = {"device": "auto"}
+    (tmp_path / "provenance.json").write_text(json.dumps(record))
+    assert "trained on auto" not in paragraphs(tmp_path, demo)

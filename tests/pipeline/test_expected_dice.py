@@ -1,0 +1,74 @@
+"""Expected Dice against its definitions, by brute force."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.inference import slabs
+from pipeline.inference.expected_dice import DrawMasks, soft_dice_confidence
+from pipeline.inference.most_probable import most_probable_class
+
+
+def draws(count: int, classes: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, classes, 3, 4, 2, generator=generator).softmax(1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(count=st.integers(2, 6), classes=st.integers(2, 4), seed=st.integers(0, 99))
+def test_votes_give_the_dice_over_all_pairs(count: int, classes: int, seed: int) -> None:
+    batch = draws(count, classes, seed)
+    found = DrawMasks()
+    for draw in batch:
+        found.add(draw)
+    chosen = batch.argmax(1)
+    for k in range(1, classes):
+        masks = chosen == k
+        assert found.voxels(k) == masks.sum((1, 2, 3)).tolist()
+        pairs = list(itertools.combinations(masks, 2))
+        shared = sum(2 * int((a & b).sum()) for a, b in pairs)
+        sizes = sum(int(a.sum() + b.sum()) for a, b in pairs)
+        agreement = found.agreement(k)
+        assert math.isnan(agreement) if sizes == 0 else agreement == pytest.approx(shared / sizes)
+
+
+def test_slabs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, parts = DrawMasks(), DrawMasks()
+    for draw in draws(3, 3, 1):
+        whole.add(draw)
+    monkeypatch.setattr(slabs, "_VOXELS", 8)
+    assert len(list(slabs.slabs((3, 4, 2)))) == 3
+    for draw in draws(3, 3, 1):
+        parts.add(draw)
+    assert [parts.voxels(k) for k in (1, 2)] == [whole.voxels(k) for k in (1, 2)]
+    assert parts.agreement(2) == whole.agreement(2)
+
+
+def test_one_draw_agrees_with_nothing() -> None:
+    found = DrawMasks()
+    found.add(draws(1, 2, 0)[0])
+    assert math.isnan(found.agreement(1))
+
+
+def test_confidence_is_the_expected_dice_of_independent_voxels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probability = torch.rand(30, 30, 5, generator=generator) ** 3
+    mask = probability > 0.5
+    truths = torch.rand(400, 30, 30, 5, generator=generator) < probability
+    shared = (truths & mask).sum((1, 2, 3))
+    dice = 2 * shared / (truths.sum((1, 2, 3)) + mask.sum())
+    assert soft_dice_confidence(probability, mask) == pytest.approx(float(dice.mean()), abs=2e-3)
+    assert math.isnan(soft_dice_confidence(probability, mask & False))
+    assert soft_dice_confidence(mask.float(), mask) == 1.0
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_most_probable_class_is_that_of_argmax(classes: int) -> None:
+    probability = torch.randint(0, 3, (classes, 6, 5, 4), generator=torch.Generator().manual_seed(classes)).float()
+    assert torch.equal(most_probable_class(probability).long(), probability.argmax(0))

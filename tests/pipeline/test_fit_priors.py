@@ -1,0 +1,280 @@
+"""Held-out scores, the choice of `auto`, and updates from an earlier study, on small banks."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from data.errors import ConfigError, ModelError, WorkspaceError
+from models.filter_bank import FilterBank
+from models.filters import FilterLayer
+from models.priors.factory import load_prior
+from models.priors.filter_vae import FilterVAEOptions
+from models.priors.gaussian import GaussianOptions
+from pipeline.config.study import StudyConfig
+from pipeline.stages.density_choice import choose, resolve_densities
+from pipeline.stages.earlier_study import earlier_densities
+from pipeline.stages.filter_options import PriorFitOptions
+from pipeline.stages.fit_priors import fit_group
+from pipeline.stages.group_fit import full_gaussian
+from pipeline.stages.held_out_scores import difference, divide_positions, estimate, network_folds
+from pipeline.storage.stored_bank import StoredBank, write_bank
+from pipeline.storage.tensors import load_tensors
+
+TINY_VAE = {"kind": "vae", "hidden": [8], "latent": 2, "max_steps": 12, "batch": 64}
+BOOSTED = {**TINY_VAE, "latent_prior": "boosted", "components": 2, "component_steps": 3, "boost_subset": 50}
+AROUND_SOURCE = {"kind": "gaussian", "centre": "source_position", "covariance": "isotropic"}
+LAYER = FilterLayer("a.weight", 20, 20, transposed=False)
+
+
+def write_networks(path: Path, networks: int, snapshots: int = 2, mixing_seed: int = 0) -> Path:
+    """Writes a bank of correlated filters; each network has a scale of its own, so that networks differ."""
+    mixing = torch.randn(27, 27, generator=torch.Generator().manual_seed(mixing_seed))
+    order = [(network, snapshot) for network in range(networks) for snapshot in range(snapshots)]
+
+    def banks():
+        rows = torch.arange(LAYER.count)
+        for network, snapshot in order:
+            base = torch.randn(len(rows), 27, generator=torch.Generator().manual_seed(network)) @ mixing
+            noise = torch.randn(len(rows), 27, generator=torch.Generator().manual_seed(100 * network + snapshot))
+            filters = 0.02 * (1 + 0.1 * network) * (base + 0.1 * noise)
+            filters[:20] *= 1e-4
+            full = torch.full_like
+            yield FilterBank(filters, 0 * rows, rows // 20, rows % 20, full(rows, network), full(rows, snapshot))
+
+    write_bank(path, banks(), order, LAYER.count, {})
+    return path
+
+
+def fit(folder: Path, bank: Path, earlier=None, **options):
+    folder.mkdir()
+    fit_group(
+        folder,
+        lambda share: None,
+        group="g",
+        bank_path=bank,
+        options=PriorFitOptions(**options),
+        norm_threshold=0.01,
+        earlier=earlier or {},
+        seed=0,
+    )
+    return json.loads((folder / "scores.json").read_text())
+
+
+def test_folds_score_every_network_once_without_having_seen_it() -> None:
+    [last] = network_folds((0, 1, 2, 3), PriorFitOptions(held_out_networks=2))
+    assert (last.fitted, last.scored) == ((0, 1), (2, 3))
+    [greedy] = network_folds((0, 1), PriorFitOptions(held_out_networks=4))
+    assert (greedy.fitted, greedy.scored) == ((0,), (1,))
+    folds = network_folds((0, 1, 2, 3, 4), PriorFitOptions(held_out="cross", folds=3))
+    assert sorted(n for fold in folds for n in fold.scored) == [0, 1, 2, 3, 4]
+    assert all(set(fold.fitted) | set(fold.scored) == {0, 1, 2, 3, 4} for fold in folds)
+    assert all(not set(fold.fitted) & set(fold.scored) for fold in folds)
+    assert len(network_folds((0, 1, 2), PriorFitOptions(held_out="cross", folds=9))) == 3
+
+
+def test_standard_errors_are_over_networks_and_differences_are_paired() -> None:
+    values = {n: torch.tensor([n - 1.0, n + 1.0], dtype=torch.float64) for n in range(4)}
+    found = estimate(values)
+    assert found["mean"] == pytest.approx(1.5)
+    assert found["standard_error"] == pytest.approx((5 / 3) ** 0.5 / 2)
+    assert found["standard_error_over"] == "networks"
+    better = {n: v + 0.5 + 0.01 * n for n, v in values.items()}
+    paired = difference(better, values)
+    assert paired["mean"] == pytest.approx(0.515)
+    assert paired["standard_error"] == pytest.approx(0.01 * (5 / 3) ** 0.5 / 2)
+    alone = estimate({0: values[0]})
+    assert alone["standard_error_over"] == "filters of one network"
+    assert "standard_error" not in estimate({0: values[0][:1]})
+
+
+def test_auto_takes_the_simplest_within_two_standard_errors() -> None:
+    def scored(mean, parameters, to_best, error=None):
+        about = {"mean": to_best} | ({} if error is None else {"standard_error": error})
+        return {"mean": mean, "parameters": parameters, "difference_to_best": about}
+
+    densities = {
+        "simple": scored(9.0, 28, -1.0, 0.4),
+        "middle": scored(9.7, 405, -0.3, 0.2),
+        "rich": scored(10.0, 9000, 0.0, 0.0),
+    }
+    choice = choose(densities)
+    assert (choice["density"], choice["best"]) == ("middle", "rich")
+    assert choice["good_enough"] == ["middle", "rich"]
+    assert list(choice["by_parameters"]) == ["simple", "middle", "rich"]
+    assert choose(densities | {"simple": scored(9.9, 28, -0.1, 0.05)})["density"] == "simple"
+    # Without a standard error only the best will do.
+    assert choose(densities | {"middle": scored(9.99, 405, -0.01)})["density"] == "rich"
+    assert choose({}) is None
+
+
+def test_scores_are_in_raw_units_of_all_filters_of_other_networks(tmp_path: Path) -> None:
+    bank = write_networks(tmp_path / "bank.safetensors", 5)
+    densities = {"vae": None, "around": AROUND_SOURCE}
+    scores = fit(tmp_path / "fit", bank, densities=densities, held_out_networks=4)
+    assert scores["held_out"] == 4 * LAYER.count
+    assert set(scores["densities"]) == {"isotropic", "gaussian_full"}
+    assert "permuted" in scores["not_scored"]["around"]
+    stored = StoredBank(bank)
+    fitted, _ = stored.load({0}).above_norm(0.01)
+    assert scores["fitted_on"] == len(fitted) < 2 * LAYER.count
+    prior = load_prior(GaussianOptions(covariance="isotropic"), load_tensors(tmp_path / "fit/isotropic.safetensors"))
+    everything, _ = stored.load().above_norm(0.01)
+    # The file holds the fit to all networks, the score that of the fit to the first one.
+    assert prior.fit(everything).log_density == pytest.approx(
+        float(prior.log_prob(everything.filters).mean()), abs=1e-3
+    )
+    prior.fit(fitted)
+    means = [float(prior.log_prob(stored.load({n}, last_snapshots=True).filters).double().mean()) for n in (1, 2, 3, 4)]
+    found = scores["densities"]["isotropic"]
+    assert list(found["network_means"].values()) == pytest.approx(means, abs=1e-4)
+    assert found["mean"] == pytest.approx(sum(means) / 4, abs=1e-4)
+    assert found["standard_error"] == pytest.approx(float(torch.tensor(means).std()) / 2, rel=1e-3)
+    gap = found["mean"] - scores["densities"]["gaussian_full"]["mean"]
+    assert found["difference_to_gaussian_full"]["mean"] == pytest.approx(gap)
+    assert found["difference_to_gaussian_full"]["mean"] < -2 * found["difference_to_gaussian_full"]["standard_error"]
+    assert scores["auto"]["density"] == "gaussian_full"
+    assert scores["densities"]["gaussian_full"]["parameters"] == 27 + 27 * 28 // 2
+
+
+def test_cross_validation_scores_every_network_and_names_subsamples(tmp_path: Path) -> None:
+    bank = write_networks(tmp_path / "bank.safetensors", 4, snapshots=3)
+    options = {"held_out": "cross", "folds": 4, "largest_fit": 1000, "largest_score": 200, "refit": False}
+    scores = fit(tmp_path / "fit", bank, densities={"gaussian_full": None, "vae": TINY_VAE}, **options)
+    assert scores["folds"] == [[0], [1], [2], [3]]
+    vae = scores["densities"]["vae"]
+    assert list(vae["network_means"]) == ["0", "1", "2", "3"]
+    # Without it in the study, the full Gaussian is fitted for the comparison all the same.
+    assert set(scores["densities"]) == {"isotropic", "vae"}
+    assert {"mean", "standard_error"} == set(vae["difference_to_gaussian_full"])
+    assert (vae["scored"], scores["held_out"], scores["held_out_of"]) == (200, 200, 4 * LAYER.count)
+    assert vae["fitted_filters"] == 1000 < vae["given_filters"] == 4 * 3 * (LAYER.count - 20)
+    assert scores["refitted_on_all"]
+
+
+def test_one_network_is_divided_by_positions(tmp_path: Path) -> None:
+    path = write_networks(tmp_path / "bank.safetensors", 1)
+    rest, held = divide_positions(StoredBank(path).load(), torch.Generator().manual_seed(0))
+    assert not set(rest.positions.keys().tolist()) & set(held.positions.keys().tolist())
+    assert len(held) == LAYER.count // 10
+    scores = fit(tmp_path / "fit", path, densities={"vae": None, "around": AROUND_SOURCE})
+    assert scores["densities"]["isotropic"]["standard_error_over"] == "filters of one network"
+    assert "around" in scores["not_scored"]
+
+
+def test_a_position_prior_knows_every_position_whatever_is_drawn(tmp_path: Path) -> None:
+    bank = write_networks(tmp_path / "bank.safetensors", 3)
+    reuse = {"kind": "reuse_or_redraw", "position": {**AROUND_SOURCE, "network": 1}, "shape": {"kind": "gaussian"}}
+    densities = {"vae": None, "isotropic": None, "around": AROUND_SOURCE, "reuse": reuse}
+    fit(tmp_path / "fit", bank, densities=densities, largest_fit=1000)
+    for name, prefix in (("around", "position."), ("reuse", "position.position.")):
+        assert len(load_tensors(tmp_path / "fit" / f"{name}.safetensors")[prefix + "keys"]) == LAYER.count
+    with pytest.raises(ModelError, match="source network 7"):
+        fit(tmp_path / "none", bank, densities={"around": {**AROUND_SOURCE, "network": 7}})
+
+
+def test_auto_is_resolved_by_group(tmp_path: Path) -> None:
+    options = PriorFitOptions()
+    for group, density in (("a", "vae"), ("b", "isotropic"), ("c", None)):
+        (tmp_path / group).mkdir()
+        auto = None if density is None else {"density": density}
+        (tmp_path / group / "scores.json").write_text(json.dumps({"auto": auto}))
+    folders = {group: tmp_path / group for group in "ab"}
+    chosen = resolve_densities(folders, "auto", options.densities)
+    assert {group: c.name for group, c in chosen.items()} == {"a": "vae", "b": "isotropic"}
+    assert isinstance(chosen["a"].options, FilterVAEOptions)
+    assert chosen["b"].path == tmp_path / "b" / "isotropic.safetensors"
+    assert {c.name for c in resolve_densities(folders, "vae", options.densities).values()} == {"vae"}
+    with pytest.raises(WorkspaceError, match="which density `auto` takes"):
+        resolve_densities({"c": tmp_path / "c"}, "auto", options.densities)
+    with pytest.raises(WorkspaceError, match="'vae'"):
+        resolve_densities(folders, "auto", {"isotropic": GaussianOptions()})
+
+
+def test_options_pass_scaling_on_and_keep_auto_free() -> None:
+    options = PriorFitOptions(
+        scaling="fan_in",
+        densities={"vae": {"scaling": "layer"}, "mix": {"kind": "gaussian_mixture"}, "around": AROUND_SOURCE},
+    )
+    scalings = {name: str(density.scaling) for name, density in options.densities.items()}
+    assert scalings == {
+        "isotropic": "fan_in", "gaussian_full": "fan_in", "vae": "layer", "mix": "fan_in", "around": "none"
+    }  # fmt: skip
+    assert PriorFitOptions.model_validate(options.model_dump(mode="json")) == options
+    assert full_gaussian(options.densities) is None
+    assert full_gaussian(PriorFitOptions().densities) == "gaussian_full"
+    with pytest.raises(ValueError, match="auto"):
+        PriorFitOptions(densities={"auto": {"kind": "gaussian"}})
+
+
+def config_of(update_from: Path | None = None, grouping: str = "consecutive", **priors) -> StudyConfig:
+    dataset = {"path": "x", "modality": "mr", "foreground": ["a"]}
+    return StudyConfig.model_validate(
+        {
+            "name": "t",
+            "datasets": {"a": dataset},
+            "source": {"dataset": "a", "patients": 2},
+            "target": {"dataset": "a", "pool": 20, "test": 1},
+            "filters": {"grouping": grouping},
+            "priors": {"densities": {"boo": BOOSTED}, "update_from": update_from, **priors},
+        }
+    )
+
+
+@pytest.fixture
+def earlier_study(tmp_path: Path) -> Path:
+    """A workspace whose BooVAE is fitted."""
+    root = tmp_path / "earlier"
+    folder = root / "fit-priors" / "g"
+    folder.parent.mkdir(parents=True)
+    bank = write_networks(tmp_path / "first.safetensors", 2)
+    fit(folder, bank, densities={"vae": None, "boo": BOOSTED}, refit=False)
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    (folder / "done.json").write_text(json.dumps({"digest": "0", "files": files}))
+    (root / "collect-filters" / "g").mkdir(parents=True)
+    (root / "collect-filters" / "g" / "summary.json").write_text(json.dumps({"layers": [LAYER.parameter]}))
+    resolved = config_of().model_dump(mode="json")
+    (root / "config.resolved.yaml").write_text(yaml.safe_dump(resolved))
+    return root
+
+
+def test_a_boovae_goes_on_from_an_earlier_study(earlier_study: Path, tmp_path: Path) -> None:
+    config = config_of(earlier_study)
+    earlier = earlier_densities(config, "g", [LAYER])
+    assert set(earlier) == {"boo"}
+    bank = write_networks(tmp_path / "second.safetensors", 3, mixing_seed=5)
+    scores = fit(tmp_path / "fit", bank, earlier, densities={"vae": None, "boo": BOOSTED})
+    assert scores["densities"]["boo"]["source_sets"] == 2
+    before = earlier["boo"].load().state_dict()
+    after = load_tensors(tmp_path / "fit" / "boo.safetensors")
+    # The components of the first set are still there, those of the second have joined them.
+    assert len(after["latent_prior.log_weights"]) > len(before["latent_prior.log_weights"])
+    old = before["latent_prior.pseudo_inputs"]
+    assert torch.equal(after["latent_prior.pseudo_inputs"][: len(old)], old)
+    assert torch.equal(after["standardisation.mean"], before["standardisation.mean"])
+    assert earlier_densities(config_of(), "g", [LAYER]) == {}
+
+
+def test_an_earlier_study_that_does_not_fit_is_refused(earlier_study: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkspaceError, match="no workspace to update priors from"):
+        earlier_densities(config_of(tmp_path / "nowhere"), "g", [LAYER])
+    with pytest.raises(ConfigError, match="no density of"):
+        earlier_densities(config_of(earlier_study, densities={"boo": None}), "g", [LAYER])
+    with pytest.raises(ConfigError, match="no density 'other'"):
+        earlier_densities(config_of(earlier_study, densities={"other": BOOSTED}), "g", [LAYER])
+    with pytest.raises(ConfigError, match="'vae' of the earlier study cannot be updated"):
+        earlier_densities(config_of(earlier_study, densities={"vae": BOOSTED}), "g", [LAYER])
+    other = {**BOOSTED, "hidden": [9], "latent": 3, "max_steps": 7}
+    with pytest.raises(ConfigError, match="differs in latent, hidden"):
+        earlier_densities(config_of(earlier_study, densities={"boo": other}), "g", [LAYER])
+    with pytest.raises(ModelError, match=r"b\.weight"):
+        earlier_densities(config_of(earlier_study), "g", [FilterLayer("b.weight", 1, 1, transposed=False)])
+    with pytest.raises(WorkspaceError, match="the group 'h'"):
+        earlier_densities(config_of(earlier_study), "h", [LAYER])
+    with pytest.raises(ConfigError, match="grouped by"):
+        earlier_densities(config_of(earlier_study, "layer"), "g", [LAYER])
+    (earlier_study / "fit-priors" / "g" / "boo.safetensors").unlink()
+    with pytest.raises(WorkspaceError, match="missing or damaged"):
+        earlier_densities(config_of(earlier_study), "g", [LAYER])

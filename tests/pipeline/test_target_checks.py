@@ -1,0 +1,127 @@
+"""What would spoil the learning of the target is told, or refused, before any training starts."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from data.errors import DataError, ModelError
+from models.filter_bank import FilterBank
+from models.priors.filter_vae import Condition
+from models.priors.gaussian import Centre, Gaussian, GaussianOptions
+from models.priors.standardisation import Covariance
+from pipeline.arms.preset_densities import ON_DEMAND
+from pipeline.arms.presets import PRESETS, named_priors
+from pipeline.config.reading import as_yaml, read_config
+from pipeline.config.study import StudyConfig
+from pipeline.stages.target_checks import compare_with_source, refuse_empty_labels, require_kernel_size
+from pipeline.storage.tensors import save_tensors
+
+
+def study(inference: dict[str, Any] | None = None, priors: dict[str, Any] | None = None, **target: Any) -> StudyConfig:
+    dataset = {"path": "somewhere", "modality": "mr", "foreground": [1]}
+    raw = {
+        "name": "s",
+        "datasets": {"a": dataset, "b": {**dataset, **target}},
+        "source": {"dataset": "a", "patients": 4},
+        "target": {"dataset": "b", "pool": 5, "test": 2},
+        "inference": {"sizes": [5], **(inference or {})},
+        "priors": priors or {},
+    }
+    return StudyConfig.model_validate(raw)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"), [([6], "`target.pool` has 5"), ([0], "at least 1"), ([-1, 5], "at least 1")]
+)
+def test_sizes_that_cannot_be_are_refused(sizes: list[int], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        study({"sizes": sizes})
+
+
+def test_other_modality_or_spacing_is_told_and_refused_when_strict(caplog: pytest.LogCaptureFixture) -> None:
+    other = {"preprocessing": {"resampling": {"spacing": [2, 2, 2]}}}
+    for config, words in (
+        (study(**other), ["'a' has the spacing 1 × 1 × 1 mm", "'b' 2 × 2 × 2 mm"]),
+        (study(modality="ct"), ["'a' has the modality mr", "'b' ct"]),
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            compare_with_source(config)
+        assert any(all(word in message for word in words) for message in caplog.messages)
+        with pytest.raises(DataError) as refused:
+            compare_with_source(config, strict=True)
+        assert refused.value.exit_code == 2
+        assert "--strict" in str(refused.value)
+    caplog.clear()
+    compare_with_source(study(), strict=True)
+    assert caplog.messages == []
+
+
+def test_an_empty_label_is_refused_and_named(make_case) -> None:
+    empty = make_case("empty", label=np.zeros((8, 8, 8)))
+    refuse_empty_labels([make_case("full")])
+    with pytest.raises(DataError, match="empty in empty") as refused:
+        refuse_empty_labels([make_case("full"), empty])
+    assert str(empty.path) in str(refused.value)
+
+
+@pytest.mark.parametrize("centre", [Centre.POOLED, Centre.SOURCE_POSITION])
+def test_a_prior_of_another_kernel_size_is_refused(centre: Centre, tmp_path: Path) -> None:
+    options = GaussianOptions(centre=centre, covariance=Covariance.ISOTROPIC)
+    columns = [torch.arange(20) % 10 if k == 2 else torch.zeros(20, dtype=torch.int64) for k in range(5)]
+    columns[4] = torch.arange(20) // 10
+    for voxels in (27, 125):
+        prior = Gaussian(options, voxels)
+        prior.fit(FilterBank(torch.randn(20, voxels), *columns))
+        path = tmp_path / f"{voxels}.safetensors"
+        save_tensors(path, prior.state_dict())
+        if voxels == 27:
+            require_kernel_size(path, options)
+            continue
+        with pytest.raises(ModelError, match="kernels of 125 voxels") as refused:
+            require_kernel_size(path, options)
+        assert str(path) in str(refused.value)
+
+
+def test_densities_of_presets_are_added_when_an_arm_names_them(tmp_path: Path) -> None:
+    assert set(study().priors.densities) == {"isotropic", "gaussian_full", "vae"}
+    every = study({"arms": list(PRESETS)})
+    assert set(every.priors.densities) == {"isotropic", "gaussian_full", "vae", *ON_DEMAND}
+    assert every.priors.densities["vae_conditional"].condition is Condition.LAYER
+    by_name = study({"arms": {"mine": {"prior": "gaussian_source"}, "other": {"preset": "reuse_or_redraw"}}})
+    assert {"gaussian_source", "reuse_or_redraw"} <= set(by_name.priors.densities)
+    changed = study({"arms": ["gaussian_source"]}, {"densities": {"gaussian_source": {"spread": 2.0}}})
+    assert changed.priors.densities["gaussian_source"].spread == 2.0
+    assert changed.priors.densities["gaussian_source"].centre is Centre.SOURCE_POSITION
+    # The resolved configuration is read to the same study.
+    (tmp_path / "resolved.yaml").write_text(as_yaml(every))
+    assert read_config(tmp_path / "resolved.yaml") == every
+
+
+def test_a_density_that_the_study_removes_is_missed() -> None:
+    with pytest.raises(ValidationError, match="'gaussian_source', which is not one of"):
+        study({"arms": ["gaussian_source"]}, {"densities": {"gaussian_source": None}})
+
+
+@pytest.mark.parametrize("change", [{"members": 2}, {"posterior": {"kind": "mixture", "components": 2}}])
+def test_several_networks_cannot_share_a_prior_centred_on_one(change: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="centred on one source network"):
+        study({"arms": {"arm": {"preset": "gaussian_source", **change}}})
+
+
+def test_priors_that_arms_name() -> None:
+    arms = {"dwp": None, "x": {"preset": "gaussian"}, "y": {"prior": "p"}, "z": PRESETS["gaussian_full"]}
+    assert named_priors(arms) == ["vae", "isotropic", "p", "gaussian_full"]
+    assert named_priors(["swag", "unknown"]) == ["none", "none"]
+
+
+def test_swag_needs_steps_to_collect_from() -> None:
+    with pytest.raises(ValidationError, match="fewer than 2 iterates"):
+        study({"arms": ["swag"], "steps": 2})
