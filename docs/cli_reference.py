@@ -71,11 +71,14 @@ _CLI_HEAD = """# Command line
 Usage: `graft [OPTIONS] COMMAND [ARGS]`. The options of every command may stand before its name or after it.
 """
 
-_CLI_NOTES = """`graft version` takes them only before its name. For `graft synthesize`, `--set` changes the keys of the
-cohort (those of `datasets.NAME.synthetic` in the configuration).
+_CLI_NOTES = """`graft version` takes them only before its name. `graft predict` has no `--workspace`, and its
+`--jobs` are scans at a time, 1 by default; `graft export` has `--set` and `--debug` only. `--set` changes the
+configuration of the study; for `graft synthesize` the keys of the cohort (those of `datasets.NAME.synthetic`), for
+[`graft predict`](../how-to/predict.md) and [`graft export`](../how-to/export.md) options of their own.
 
 `GRAFT_DEBUG=1` in the environment is the same as `--debug`. Exit codes: 0 done; 1 a bug, or warnings under
-`graft check --strict`; 2 an error that you can mend, told in one sentence; 130 stopped with Ctrl-C."""
+`graft check --strict`; 2 an error that you can mend, told in one sentence; 75 stopped by a signal, run the same
+command again; 130 stopped with Ctrl-C."""
 
 
 def cli_page() -> str:

@@ -93,12 +93,15 @@ def _options(
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
+    from pipeline.stopping import REQUEUE, StopSignal, ends_on_signal
+
     try:
-        yield
-    except KeyboardInterrupt:
+        with ends_on_signal():
+            yield
+    except KeyboardInterrupt as stop:
         # The command line library would turn it into "Aborted!" and exit code 1.
         typer.echo("graft: stopped; run the same command again to go on where it was.", err=True)
-        raise typer.Exit(_INTERRUPTED) from None
+        raise typer.Exit(REQUEUE if isinstance(stop, StopSignal) else _INTERRUPTED) from None
 
 
 def _run(stage_names: list[str], path: Path, options: GlobalOptions, strict: bool = False) -> None:

@@ -32,16 +32,42 @@ class StopRequestedError(GraftError):
     exit_code = REQUEUE
 
 
+class StopSignal(KeyboardInterrupt):
+    """A signal that came while no unit was at work; like Ctrl-C it is nothing that code on the way should catch."""
+
+
+@contextmanager
+def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Handles the signals inside the block; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handle) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def ends_on_signal() -> Iterator[None]:
+    """Ends the block with `StopSignal` on SIGTERM or SIGUSR1, where nothing inside handles them itself."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise StopSignal
+
+    with _handling(handle):
+        yield
+
+
 @contextmanager
 def stops_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Takes SIGTERM and SIGUSR1 as the wish to stop, inside the block; elsewhere they end the process as always.
+    """Takes SIGTERM and SIGUSR1 as the wish to stop, inside the block.
 
     Args:
         on_signal: called when the first one arrives.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not _signalled.is_set():
@@ -49,12 +75,10 @@ def stops_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[No
             on_signal()
 
     _signalled.clear()
-    before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:
-        yield
+        with _handling(handle):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         _signalled.clear()
 
 

@@ -3,7 +3,7 @@
 The network knows what the inside of a head looks like but little of its fine outline; the template, once it is
 registered, knows the outline of an average brain but nothing of this one. The registration starts from the network's
 rough mask, which a neck, a tilted head or missing slices do not mislead. The final mask is where the sum of both
-log-odds is positive.
+log-odds, and of a constant that keeps a rim of fluid, is positive.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class ExtractionOptions(BaseModel):
     template_weight: float = Field(
         default=1.0, ge=0, description="Log-odds of brain per mm inside the template's surface, in the combined mask."
     )
+    rim: float = Field(
+        default=1.2,
+        ge=0,
+        description="Log-odds added to the combined opinion: about as many mm of fluid are kept around the brain. "
+        "Published masks differ in where they draw the edge, and lost brain cannot be had back.",
+    )
     largest_logit: float = Field(default=5.0, gt=0, description="The network's log-odds are clipped to ± this.")
     good_agreement: float = Field(
         default=0.9,
@@ -96,7 +102,7 @@ def extract_brain(volume: Volume, options: ExtractionOptions, opinion: Opinion) 
             found, surface, agreement = second, again, better
     facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist(), "agreement": agreement}
     clipped = np.clip(logits.array, -options.largest_logit, options.largest_logit)
-    joined = logits.with_array(clipped + np.float32(options.template_weight) * surface.array)
+    joined = logits.with_array(clipped + np.float32(options.template_weight) * surface.array + np.float32(options.rim))
     if agreement < options.least_agreement:
         facts["suspect"] = [f"the network and the template disagree about the brain (Dice {agreement:.2f})"]
         joined = logits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.random_streams import stream_seed
@@ -27,7 +27,9 @@ from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
+from pipeline.training.background import BackgroundSampler
 from pipeline.training.cached_case import CachedCase
+from pipeline.training.computing import ComputingOptions
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 _TRAINING_SHARE = 0.9
@@ -98,6 +100,8 @@ class ArmSettings:
         origin: what the study knows of the target.
         seed: the study's.
         device: where to train.
+        computing: precision and the like of the training; predictions are made in float32.
+        workers: background processes that draw the batches.
     """
 
     options: InferenceOptions
@@ -107,6 +111,8 @@ class ArmSettings:
     origin: ModelOrigin
     seed: int
     device: str
+    computing: ComputingOptions = field(default_factory=ComputingOptions)
+    workers: int = 0
 
 
 def learn_and_predict(folder: Path, progress: ProgressFile, *, task: ArmTask, settings: ArmSettings) -> None:
@@ -160,12 +166,13 @@ def learn_and_predict(folder: Path, progress: ProgressFile, *, task: ArmTask, se
 def _learn(task: ArmTask, settings: ArmSettings, number: int, seed: int, progress: ProgressFile) -> TrainedMember:
     """Trains one member and, if the arm says so, joins its posterior to an earlier one."""
     first, arm = task.test[0], task.arm
-    sampler = PatchSampler(
+    patches = PatchSampler(
         list(task.patients.values()),
         settings.patches,
         Augmentation(settings.augmentation),
         stream_seed(seed, "patches", task.n),
     )
+    sampler = BackgroundSampler(patches, settings.options.steps * arm.components, settings.workers)
     classes = len(first.classes) + 1
     member = learn_member(
         arm,
@@ -178,6 +185,7 @@ def _learn(task: ArmTask, settings: ArmSettings, number: int, seed: int, progres
         seed,
         settings.device,
         lambda fraction: progress(_TRAINING_SHARE * (number + fraction) / arm.members),
+        settings.computing,
     )
     if arm.update_from is None:
         return member

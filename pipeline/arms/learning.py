@@ -25,8 +25,9 @@ from pipeline.arms.pursuit import pursue
 from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
 from pipeline.arms.target_loss import TargetLoss
+from pipeline.training.computing import Computing, ComputingOptions
 from pipeline.training.loop import History, StepLoss, train
-from pipeline.training.patches import PatchSampler
+from pipeline.training.patches import BatchSampler
 from pipeline.training.schedule import cosine_cycles
 
 
@@ -54,10 +55,11 @@ def learn_member(
     channels: int,
     classes: int,
     knowledge: SourceKnowledge,
-    sampler: PatchSampler,
+    sampler: BatchSampler,
     seed: int,
     device: str,
     progress: Callable[[float], None],
+    computing: ComputingOptions | None = None,
 ) -> TrainedMember:
     """Trains one member of an arm.
 
@@ -72,17 +74,20 @@ def learn_member(
         seed: of the initial weights and the posterior's draws; the same for every arm.
         device: where to train.
         progress: is told the share of the steps done.
+        computing: precision and the like; float32 by default.
 
     Raises:
         TrainingError: the loss is not finite.
     """
+    steps = Computing(computing or ComputingOptions(), device)
     networks, anew = _starting_networks(arm, network_options, channels, classes, knowledge, seed)
     states = [network.state_dict() for network in networks]
     # SWAG collects the iterates of a point estimate.
     trained = PointOptions() if isinstance(arm.posterior, SWAGOptions) else arm.posterior
     model = assemble_member(arm, networks[0], states, trained).to(device)
     priors = _weight_priors(arm, model, states, knowledge, device)
-    training = _Training(arm, options, model, priors, TargetLoss(arm, options, model, priors, sampler, seed, device))
+    loss = TargetLoss(arm, options, model, priors, sampler, seed, device, steps.autocast)
+    training = _Training(arm, options, model, priors, loss, steps)
     about: dict[str, Any] = {}
     if isinstance(arm.posterior, MixtureOptions):
         history, about = pursue(model, training.loss, arm.posterior.weights, training.round, progress)
@@ -149,8 +154,10 @@ class _Training:
         model: BayesianNetwork,
         priors: WeightPriors,
         loss: TargetLoss,
+        computing: Computing,
     ) -> None:
         self.loss = loss
+        self._computing = computing
         self._arm = arm
         self._options = options
         self._model = model
@@ -187,6 +194,7 @@ class _Training:
             options=options.optimiser,
             after_step=after_step,
             log_every=options.log_every,
+            computing=self._computing,
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
 from pipeline.training.loop import StepLoss
-from pipeline.training.patches import PatchSampler
+from pipeline.training.patches import BatchSampler
 
 _ELBO_BATCHES = 16
 """Batches, each with one draw, that the data term of a reported ELBO is averaged over."""
@@ -32,6 +34,7 @@ class TargetLoss:
         sampler: draws the batches.
         seed: of the posterior's draws.
         device: where to compute.
+        autocast: context of the network's passes; none by default.
     """
 
     def __init__(
@@ -40,9 +43,10 @@ class TargetLoss:
         options: InferenceOptions,
         model: BayesianNetwork,
         priors: WeightPriors,
-        sampler: PatchSampler,
+        sampler: BatchSampler,
         seed: int,
         device: str,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self._arm = arm
         self._options = options
@@ -50,6 +54,7 @@ class TargetLoss:
         self._sampler = sampler
         self._seed = seed
         self._device = device
+        self._autocast = autocast
         self._draws = torch.Generator(device).manual_seed(stream_seed(seed, "draws"))
         self._data_loss = _data_loss(options.likelihood)
         self.prior_term = PriorTerm(arm, priors, sampler.voxels, options.steps, seed)
@@ -92,10 +97,11 @@ class TargetLoss:
         return StepLoss(loss, {"data_term": float(data_term.detach()), **terms} if logged else {}, names)
 
     def _logits(self, images: Tensor, draw: WeightDraw) -> Tensor | list[Tensor]:
-        if self._arm.local_reparameterisation:
-            return self._model.local_forward(images, draw, self._draws)
-        logits: Tensor | list[Tensor] = self._model(images, *draw)
-        return logits
+        with self._autocast():
+            if self._arm.local_reparameterisation:
+                return self._model.local_forward(images, draw, self._draws)
+            logits: Tensor | list[Tensor] = self._model(images, *draw)
+            return logits
 
     @torch.no_grad()
     def elbo(self) -> float:

@@ -1,4 +1,4 @@
-"""What a bundle takes: raw scans where it can prepare them as Graft does, else volumes that are ready for the network."""
+"""What a bundle takes: raw scans where it can prepare them as Graft does, else volumes ready for the network."""
 
 from __future__ import annotations
 

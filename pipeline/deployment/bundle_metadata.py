@@ -7,44 +7,18 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.deployment.bundle_input import BundleInput
-from pipeline.deployment.export_options import UNFILLED, ExportOptions
+from pipeline.deployment.bundle_facts import BundleFacts
+from pipeline.deployment.export_options import UNFILLED
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.deployment.study_evidence import StudyEvidence
+from pipeline.storage.provenance import graft_version
 from preprocessing.chain import Modality
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-_NEEDED = ("nibabel", "pytorch-ignite", "fire", "safetensors")
-_NEEDED_BY_COPIES = ("scipy", "pydantic")
 
 
-def needed_packages(copies: bool) -> tuple[str, ...]:
-    """Packages beside MONAI that running the bundle needs.
-
-    Args:
-        copies: whether the bundle holds copies of Graft's modules.
-    """
-    return (*_NEEDED, *_NEEDED_BY_COPIES) if copies else _NEEDED
-
-
-def bundle_metadata(
-    about: ModelDescription,
-    takes: BundleInput,
-    digest: str,
-    copies: bool,
-    options: ExportOptions,
-    evidence: StudyEvidence | None,
-) -> dict[str, Any]:
-    """Returns the content of `configs/metadata.json`.
-
-    Args:
-        about: the model.
-        takes: raw scans, or volumes that are ready for the network.
-        digest: SHA-256 of the model folder's checksums.
-        copies: whether the bundle holds copies of Graft's modules.
-        options: what the owner says.
-        evidence: what the study found; `None` where it is not at hand.
-    """
+def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
+    """Returns the content of `configs/metadata.json`."""
+    about, options, evidence = facts.model, facts.options, facts.evidence
     structures = ", ".join(about.classes)
     metadata: dict[str, Any] = {
         "schema": SCHEMA,
@@ -54,11 +28,11 @@ def bundle_metadata(
         # A build's own suffix, as +cpu, is none of the user's business.
         "pytorch_version": importlib.metadata.version("torch").partition("+")[0],
         "numpy_version": importlib.metadata.version("numpy"),
-        "required_packages_version": _installed(needed_packages(copies)),
-        "name": f"{about.study}: {about.arm_name}, {about.training_patients} target patients",
-        "task": f"Segmentation of {structures} in {_kind(about)}",
+        "required_packages_version": _installed(facts.packages),
+        "name": f"{about.study}: {about.arm_name}, {facts.patients}",
+        "task": f"Segmentation of {structures} in {facts.kind}",
         "description": f"{_network_words(about)} of the arm {about.arm_name} of the study {about.study}, trained on "
-        f"{about.training_patients} target patients; objective: {about.objective}.",
+        f"{facts.patients}; objective: {about.objective}.",
         "authors": options.authors or UNFILLED,
         "copyright": options.copyright or UNFILLED,
         "intended_use": options.intended_use or "Research on scans like the training cases; no medical device.",
@@ -66,14 +40,16 @@ def bundle_metadata(
         + ", ".join(f"{value} is {name}" for name, value in about.classes.items()),
         "network_data_format": _data_format(about),
         "graft": {
-            "version": about.graft_version,
-            "model_sha256": digest,
-            "input": "raw scans" if takes.raw else "preprocessed volumes",
+            "version": graft_version(),
+            "model_version": about.graft_version,
+            "model_sha256": facts.digest,
+            "input": "raw scans" if facts.takes.raw else "preprocessed volumes",
         },
     }
     if evidence is not None:
         metadata["data_source"] = " ".join(evidence.data)
         metadata["eval_metrics"] = {row.metric: row.mean for row in evidence.scores}
+        metadata["eval_metrics_note"] = " ".join(facts.caveats)
     return metadata
 
 
@@ -84,12 +60,6 @@ def _installed(names: Sequence[str]) -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def _kind(about: ModelDescription) -> str:
-    kinds = {Modality.CT: "CT", Modality.MR: "MR", Modality.MR_BRAIN: "skull-stripped MR of the brain"}
-    channels = "" if about.modality is Modality.CT else f" ({', '.join(about.channels)})"
-    return kinds.get(about.modality, "MR of the head") + channels
 
 
 def _network_words(about: ModelDescription) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from data.case import Case
 from data.errors import ConfigError, DataError, WorkspaceError
 from pipeline.config.reading import set_key
 from pipeline.deployment.bundle_example import write_example
+from pipeline.deployment.bundle_facts import BundleFacts, OnnxFacts
 from pipeline.deployment.bundle_inference import inference_config, weights_name
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.bundle_metadata import bundle_metadata
@@ -23,13 +25,14 @@ from pipeline.deployment.disk_space import full_disk_explained
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.input_cases import collect_cases
 from pipeline.deployment.mean_network import mean_networks
-from pipeline.deployment.model_card import OnnxFacts, model_card
+from pipeline.deployment.model_card import model_card
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
-from pipeline.deployment.study_evidence import StudyEvidence, find_study, read_evidence
+from pipeline.deployment.study_evidence import find_evidence
 from pipeline.deployment.vendored_source import copy_modules
 from pipeline.storage.atomic import temporary_folder, write_json, write_text
+from pipeline.storage.provenance import graft_version
 from pipeline.storage.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -67,12 +70,14 @@ class ExportedBundle:
         missing_steps: of the model's chain that the bundle cannot carry out; none where it takes raw scans.
         unfilled: what the owner still has to say.
         evaluated: whether the card holds numbers.
+        examples: scans that it holds.
     """
 
     folder: Path
     missing_steps: tuple[str, ...]
     unfilled: tuple[str, ...]
     evaluated: bool
+    examples: int
 
     def lines(self) -> list[str]:
         """Says what was written and what is left to do."""
@@ -82,6 +87,8 @@ class ExportedBundle:
                 "It takes preprocessed volumes, no raw scans, because a MONAI bundle cannot carry out "
                 f"{', '.join(self.missing_steps)}"
             )
+        if self.examples:
+            lines.append(f"It holds {self.examples} scan{'s' * (self.examples > 1)}: give it away only if you may")
         if not self.evaluated:
             lines.append("The card holds no numbers: the study's results were not found (--study WORKSPACE names it)")
         if self.unfilled:
@@ -117,15 +124,16 @@ def export(request: ExportRequest) -> ExportedBundle:
         require_onnx()
     _require_free(request.output, request.force)
     model = read_model(request.model)
-    workspace = find_study(model.folder, request.study)
-    evidence = read_evidence(workspace, model.description) if workspace is not None else None
+    evidence = find_evidence(model.folder, model.description, request.study)
     cases = _example_cases(request.examples, model.description)
     networks = mean_networks(model)
     takes = BundleInput.of(model.description)
+    _make_parent(request.output)
     with full_disk_explained(request.output), temporary_folder(request.output) as folder:
         onnx = _write_networks(folder / "models", networks, model.description, request.options)
         copies = _write_source(folder, model, takes)
-        _write_texts(folder, model, takes, copies, onnx, request.options, evidence)
+        facts = BundleFacts(model.description, model.digest, takes, copies, onnx, request.options, evidence, len(cases))
+        _write_texts(folder, facts)
         for case in cases:
             logger.info("example %s", case.name)
             write_example(folder / "example", case, networks, model.description, takes)
@@ -134,6 +142,7 @@ def export(request: ExportRequest) -> ExportedBundle:
         takes.missing,
         tuple(request.options.unfilled()),
         evidence is not None and bool(evidence.scores),
+        len(cases),
     )
 
 
@@ -156,6 +165,25 @@ def _require_free(output: Path, force: bool) -> None:
         expected="a new or empty folder",
         mend="name another with --output",
     )
+
+
+def _make_parent(output: Path) -> None:
+    """Makes the folder that the bundle goes into.
+
+    Raises:
+        WorkspaceError: it cannot be made, or not be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(output.parent, os.W_OK | os.X_OK) else "no right to write"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise WorkspaceError(
+            f"{output.parent}: no folder can be made in it ({reason})",
+            expected="a folder that can be written",
+            mend="name another with --output",
+        )
 
 
 def _example_cases(inputs: Sequence[Path], about: ModelDescription) -> list[Case]:
@@ -196,20 +224,11 @@ def _write_source(folder: Path, model: Model, takes: BundleInput) -> bool:
     """
     about = model.description
     modules = (*network_modules(about.network), *takes.modules)
-    copy_modules(modules, folder, f"Graft {about.graft_version}")
+    copy_modules(modules, folder, f"Graft {graft_version()}")
     return bool(modules)
 
 
-def _write_texts(
-    folder: Path,
-    model: Model,
-    takes: BundleInput,
-    copies: bool,
-    onnx: OnnxFacts | None,
-    options: ExportOptions,
-    evidence: StudyEvidence | None,
-) -> None:
-    about = model.description
-    write_json(folder / METADATA, bundle_metadata(about, takes, model.digest, copies, options, evidence))
-    write_json(folder / INFERENCE, inference_config(about, takes))
-    write_text(folder / CARD, model_card(about, takes, model.digest, copies, onnx, options, evidence))
+def _write_texts(folder: Path, facts: BundleFacts) -> None:
+    write_json(folder / METADATA, bundle_metadata(facts))
+    write_json(folder / INFERENCE, inference_config(facts.model, facts.takes))
+    write_text(folder / CARD, model_card(facts))

@@ -18,7 +18,7 @@ def mean_networks(model: Model) -> list[nn.Module]:
     """Returns one network `[N, C, X, Y, Z]` → logits `[N, K + 1, X, Y, Z]` for each member, ready to predict.
 
     The mean of weights over members would not be a network that works; neither would that over the components of a
-    mixture, of which the heaviest one's mean is taken. Heads on coarser levels, which only training needs, are left out.
+    mixture, of which the heaviest one's mean is taken. Heads on coarser levels, for training only, are left out.
 
     Raises:
         ModelError: the weights do not fit the network.

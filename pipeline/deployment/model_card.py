@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.deployment.bundle_input import BundleInput
-from pipeline.deployment.bundle_metadata import needed_packages
-from pipeline.deployment.export_options import UNFILLED, ExportOptions
-from pipeline.deployment.model_description import ModelDescription
-from pipeline.deployment.study_evidence import StudyEvidence
+from pipeline.deployment.bundle_facts import BundleFacts
+from pipeline.deployment.export_options import UNFILLED
 from pipeline.evaluation.tables import SummaryRow
+from pipeline.storage.provenance import graft_version
 
 _METRICS = {
     "dice": "Dice",
@@ -28,19 +25,6 @@ _METRICS = {
 }
 
 
-@dataclass(frozen=True)
-class OnnxFacts:
-    """What the ONNX files take.
-
-    Attributes:
-        files: their names.
-        any_size: whether windows of any size go in; otherwise those of the sliding window.
-    """
-
-    files: tuple[str, ...]
-    any_size: bool
-
-
 @cache
 def _templates() -> Environment:
     return Environment(
@@ -54,43 +38,23 @@ def _templates() -> Environment:
     )
 
 
-def model_card(
-    about: ModelDescription,
-    takes: BundleInput,
-    digest: str,
-    copies: bool,
-    onnx: OnnxFacts | None,
-    options: ExportOptions,
-    evidence: StudyEvidence | None,
-) -> str:
-    """Returns the text of the card.
-
-    Args:
-        about: the model.
-        takes: raw scans, or volumes that are ready for the network.
-        digest: SHA-256 of the model folder's checksums.
-        copies: whether the bundle holds copies of Graft's modules.
-        onnx: of the ONNX files; `None` where there are none.
-        options: what the owner says.
-        evidence: what the study found; `None` where it is not at hand.
-    """
+def model_card(facts: BundleFacts) -> str:
+    """Returns the text of the card."""
+    about, evidence = facts.model, facts.evidence
+    spans = about.fingerprint
     return (
         _templates()
         .get_template("model_card.md.j2")
         .render(
+            facts=facts,
             about=about,
-            takes=takes,
-            digest=digest,
-            copies=copies,
-            onnx=onnx,
-            options=options,
             evidence=evidence,
             scores=[] if evidence is None else [_score(row) for row in evidence.scores],
-            packages=["monai", *needed_packages(copies)],
+            exporter=graft_version(),
             window="×".join(map(str, about.patch)),
-            spacing=" × ".join(_span(span.low, span.high) for span in about.fingerprint.spacing),
-            shape=" × ".join(_span(span.low, span.high) for span in about.fingerprint.shape),
-            structures={name: _span(span.low, span.high) for name, span in about.fingerprint.structure_ml.items()},
+            spacing=" × ".join(_span(span.low, span.high) for span in spans.spacing),
+            shape=" × ".join(_span(span.low, span.high) for span in spans.shape),
+            structures={name: _span(span.low, span.high) for name, span in spans.structure_ml.items()},
             unfilled=UNFILLED,
         )
     )

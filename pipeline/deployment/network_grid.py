@@ -7,7 +7,7 @@ resampling and percentiles differ in the last digits, and its grid by a part of 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,22 +103,37 @@ class ToScanGridd(MapTransform):
         for key in self.keys:
             probability = found[key]
             affine = np.asarray(probability.affine.cpu(), dtype=np.float64)
-            maps = [self._back(Volume(array, affine), records) for array in np.asarray(probability.cpu())[1:]]
-            best, rest = np.zeros(maps[0].shape, np.float32), np.ones(maps[0].shape, np.float32)
-            mask = np.zeros(maps[0].shape, np.uint8)
-            for volume, value in zip(maps, self.values, strict=True):
-                mask[volume.array > best] = value
-                np.maximum(best, volume.array, out=best)
-                rest -= volume.array
-            # Outside the network's grid, and between classes, the background has what the classes leave.
-            mask[best <= rest] = 0
-            found[key] = _tensor(mask[None], maps[0].affine, probability)
+            arrays = np.asarray(probability.cpu())[1:]
+            # One map at a time: a scan may be much finer than the network's grid.
+            mask = most_probable_value((self._back(Volume(a, affine), records) for a in arrays), self.values)
+            found[key] = _tensor(mask.array[None], mask.affine, probability)
         return found
 
     def _back(self, volume: Volume, records: Sequence[dict[str, Any]]) -> Volume:
         for step, record in zip(reversed(self.steps), reversed(records), strict=True):
             volume = step.invert(volume, record, Interpolation.LINEAR)
         return volume
+
+
+def most_probable_value(maps: Iterable[Volume], values: Sequence[int]) -> Volume:
+    """Returns the label map uint8 of the most probable class; the background has what the classes leave.
+
+    Args:
+        maps: probability of each class but the background on one grid, taken one at a time.
+        values: value of each class.
+    """
+    mask: Volume | None = None
+    for volume, value in zip(maps, values, strict=True):
+        if mask is None:
+            mask = volume.with_array(np.zeros(volume.shape, np.uint8))
+            best, rest = np.zeros(volume.shape, np.float32), np.ones(volume.shape, np.float32)
+        mask.array[volume.array > best] = value
+        np.maximum(best, volume.array, out=best)
+        rest -= volume.array
+    if mask is None:
+        raise ValueError("a mask needs a class")
+    mask.array[best <= rest] = 0
+    return mask
 
 
 def _tensor(array: NDArray[Any], affine: NDArray[np.float64], like: MetaTensor) -> MetaTensor:

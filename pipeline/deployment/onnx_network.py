@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Pa
     """
     example = torch.zeros(2, channels, *patch)
     batch = torch.export.Dim("batch", min=1)
-    free = {0: batch} | {axis: torch.export.Dim.DYNAMIC for axis in (2, 3, 4)}
+    free = {0: batch} | dict.fromkeys((2, 3, 4), torch.export.Dim.DYNAMIC)
     try:
         _convert(network, example, free, path)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
@@ -57,7 +57,7 @@ def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Pa
     return True
 
 
-def _convert(network: nn.Module, example: torch.Tensor, free: dict[int, object], path: Path) -> None:
+def _convert(network: nn.Module, example: torch.Tensor, free: Mapping[int, object], path: Path) -> None:
     import onnx
 
     chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
@@ -74,7 +74,7 @@ def _convert(network: nn.Module, example: torch.Tensor, free: dict[int, object],
                 path,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=(free,),
+                dynamic_shapes=(dict(free),),
                 dynamo=True,
                 external_data=False,
                 verbose=False,

@@ -16,12 +16,15 @@ _UNIT_DEPTH = 4
 """Folders between a workspace and a model in it: `infer/ARM/nNN/repeat-R/model`."""
 
 
+class OtherStudyError(WorkspaceError):
+    """A workspace is of another study than the model."""
+
+
 @dataclass(frozen=True)
 class StudyEvidence:
     """What the study found.
 
     Attributes:
-        workspace: where it lies.
         data: sentences on source and target.
         preprocessing: sentences on the chains.
         patients: role (`source`, `pool`, `test`) → number of patients.
@@ -29,24 +32,26 @@ class StudyEvidence:
         repeats: trainings that the rows average over.
     """
 
-    workspace: Path
     data: tuple[str, ...]
     preprocessing: tuple[str, ...]
     patients: dict[str, int]
     scores: tuple[SummaryRow, ...]
     repeats: int
 
-    @property
-    def exact(self) -> bool:
-        """Whether the numbers are of this one training alone."""
-        return self.repeats == 1
 
+def find_evidence(model: Path, about: ModelDescription, given: Path | None) -> StudyEvidence | None:
+    """Reads what the study that the user named, or the one that the model lies in, found about its arm.
 
-def find_study(model: Path, given: Path | None) -> Path | None:
-    """Returns the workspace that the user named, or the one that the model lies in; `None` without either.
+    Args:
+        model: folder of the model.
+        about: the model.
+        given: the workspace that the user named.
+
+    Returns:
+        `None` where the user named no workspace and the model does not lie in that of its study.
 
     Raises:
-        WorkspaceError: the folder that the user named is no workspace.
+        WorkspaceError: the folder that the user named is no workspace or of another study, or a file is damaged.
     """
     if given is not None:
         if not (given / _CONFIG).is_file():
@@ -55,22 +60,28 @@ def find_study(model: Path, given: Path | None) -> Path | None:
                 expected="the workspace of the model's study",
                 mend="name it with --study",
             )
-        return given
+        return read_evidence(given, about)
     parents = model.resolve().parents
-    around = parents[_UNIT_DEPTH] if len(parents) > _UNIT_DEPTH else None
-    return around if around is not None and (around / _CONFIG).is_file() else None
+    if len(parents) <= _UNIT_DEPTH or not (parents[_UNIT_DEPTH] / _CONFIG).is_file():
+        return None
+    try:
+        return read_evidence(parents[_UNIT_DEPTH], about)
+    except OtherStudyError:
+        # A copy that happens to lie in another study's workspace.
+        return None
 
 
 def read_evidence(workspace: Path, about: ModelDescription) -> StudyEvidence:
     """Reads what a study found about the arm of a model.
 
     Raises:
-        WorkspaceError: the workspace is of another study, or a file in it is damaged.
+        OtherStudyError: the workspace is of another study.
+        WorkspaceError: a file in it is damaged.
     """
     files = StudyFiles(workspace)
     name = files.config.get("name")
     if name != about.study:
-        raise WorkspaceError(
+        raise OtherStudyError(
             f"{workspace}: is of the study {name}",
             expected=f"the study of the model, {about.study}",
             mend="name its workspace with --study",
@@ -80,7 +91,6 @@ def read_evidence(workspace: Path, about: ModelDescription) -> StudyEvidence:
     rows = files.study.rows if files.study is not None else []
     repeats = {row.repeat for row in rows if (row.arm, row.n) == (about.arm_name, n)}
     return StudyEvidence(
-        workspace,
         tuple(data_sentences(files)),
         tuple(preprocessing_sentences(files)),
         roles(files),

@@ -61,7 +61,7 @@ def _snapshots(plan: StudyPlan, numbers: Iterable[int]) -> tuple[list[str], list
     return digests, [plan.workspace.unit_folder(train_source.STAGE, key) / last for key in keys]
 
 
-def _settings(plan: StudyPlan, device: str) -> ArmSettings:
+def _settings(plan: StudyPlan, device: str, workers: int) -> ArmSettings:
     config, dataset = plan.config, plan.config.target.dataset
     target = config.datasets[dataset]
     origin = ModelOrigin(
@@ -71,7 +71,15 @@ def _settings(plan: StudyPlan, device: str) -> ArmSettings:
         preprocessing=target.preprocessing,
     )
     return ArmSettings(
-        config.inference, config.network, config.patches, config.augmentation, origin, config.seed, device
+        config.inference,
+        config.network,
+        config.patches,
+        config.augmentation,
+        origin,
+        config.seed,
+        device,
+        config.computing,
+        workers,
     )
 
 
@@ -85,7 +93,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """
     plan = read_plan(config, workspace)
     execution, device = resources.training(config)
-    settings = _settings(plan, device)
+    trainings = len(config.inference.arms) * len(config.inference.sizes) * config.inference.repeats
+    settings = _settings(plan, device, resources.workers(config, trainings))
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
     common = {
         "test": plan.digests("test", list(plan.patients("test"))),
@@ -96,9 +105,10 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         "network": config.network.model_dump(mode="json"),
         "patches": config.patches.model_dump(mode="json"),
         "augmentation": config.augmentation.model_dump(mode="json"),
+        "computing": config.computing.model_dump(mode="json"),
         "seed": config.seed,
         "threads": execution.threads,
-        "version": 3,
+        "version": 4,
     }
     planned = []
     for name, arm in config.inference.arms.items():

@@ -36,12 +36,12 @@ class Resources:
         threads = config.execution.threads
         return Execution(self.jobs or max(available_cores() // threads, 1), threads, config.execution.backend)
 
-    def workers(self, config: StudyConfig) -> int:
-        """Background processes of each training: as configured, else the cores that its share of the machine leaves."""
+    def workers(self, config: StudyConfig, trainings: int) -> int:
+        """Background processes of each of so many trainings: as configured, else what its share of the cores leaves."""
         if config.execution.workers is not None:
             return config.execution.workers
         execution, _ = self.training(config)
-        units = min(execution.jobs, config.source_training.networks)
+        units = min(execution.jobs, trainings)
         return min(max(available_cores() // units - execution.threads, 0), _MOST_WORKERS)
 
     def training(self, config: StudyConfig) -> tuple[Execution, str]:

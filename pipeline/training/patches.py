@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,17 @@ class PatchOptions(Options):
     """Patches in a step."""
     foreground_share: float = Field(default=0.5, ge=0, le=1)
     """Share of the patches that are centred on a foreground voxel; 0 draws without bias (needed for an ELBO)."""
+
+
+class BatchSampler(Protocol):
+    """Draws the batch of a step."""
+
+    @property
+    def voxels(self) -> int:
+        """Sum of the voxels of the training volumes, each case once: N_vox of the objective."""
+
+    def batch(self, step: int) -> Batch:
+        """Draws the batch of a step, a function of the step."""
 
 
 class PatchSampler:

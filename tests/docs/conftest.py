@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,19 @@ class Page:
     def blocks(self, language: str) -> list[str]:
         """Bodies of the fenced blocks of a language."""
         return [m["body"] for m in _FENCE.finditer(self.text) if m["language"] == language]
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Commands of its shell blocks as words, without variables set before them and the virtual environment."""
+        lines = []
+        for block in self.blocks("sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words = words[1:]
+                if words:
+                    lines.append([words[0].removeprefix(".venv/bin/"), *words[1:]])
+        return lines
 
     @property
     def prose(self) -> str:

@@ -12,7 +12,22 @@ import yaml
 
 from pipeline.arms.presets import PRESETS
 from pipeline.config.study import StudyConfig
+from pipeline.evaluation.calibration_tables import CALIBRATION_COLUMNS, RELIABILITY_COLUMNS
+from pipeline.evaluation.comparison import COMPARISON_COLUMNS
+from pipeline.evaluation.csv_rows import columns
+from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.tables import CASE_COLUMNS, SUMMARY_COLUMNS
+
+TABLES = {
+    "cases.csv": CASE_COLUMNS,
+    "summary.csv": SUMMARY_COLUMNS,
+    "comparisons.csv": COMPARISON_COLUMNS,
+    "label_efficiency.csv": columns(LabelEfficiency),
+    "empty_masks.csv": columns(EmptyMaskCount),
+    "calibration.csv": CALIBRATION_COLUMNS,
+    "reliability.csv": RELIABILITY_COLUMNS,
+}
 
 
 def _schema_keys(schema: dict[str, Any]) -> set[str]:
@@ -92,11 +107,11 @@ def test_the_check_finds_a_stale_page_and_a_run_mends_it(generator, tmp_path, mo
 
 def test_columns_of_the_tables_are_documented(pages):
     text = pages["docs/reference/workspace.md"].text
-    for file, columns in (("cases.csv", CASE_COLUMNS), ("summary.csv", SUMMARY_COLUMNS)):
+    for file, expected in TABLES.items():
         section = text.split(f"## results/{file}")[1].split("\n## ")[0]
         first_cells = re.findall(r"^\| (`.*?) \|", section, re.M)
-        named = tuple(name for cell in first_cells for name in re.findall(r"`(\w+)`", cell))
-        assert set(named) == set(columns), file
+        named = [name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)]
+        assert sorted(named) == sorted(expected), file
 
 
 def test_every_preset_is_explained(pages):

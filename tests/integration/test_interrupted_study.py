@@ -123,6 +123,8 @@ def test_a_killed_or_stopped_training_goes_on_in_its_middle(
             assert main([stage, str(study), "--workspace", str(folder)]) == 0
     train = ["train-source", str(study), "--workspace", str(workspace), "--jobs", "2"]
     kill_when(workspace, train, has_a_checkpoint)
+    # Its workers look once a second whether it still lives.
+    time.sleep(3)
     for number in (signal.SIGTERM, signal.SIGUSR1):
         before = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
         assert before

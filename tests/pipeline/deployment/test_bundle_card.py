@@ -62,6 +62,17 @@ def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) ->
     metadata = json.loads((tmp_path / "bundle" / METADATA).read_text())
     assert metadata["eval_metrics"] == {"dice": 0.61234, "iou[cube]": 0.4567}
     assert "“tumour”" in metadata["data_source"]
+    assert "3 draws" in metadata["eval_metrics_note"]
+    assert "control" not in card
+
+
+def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study: Path, tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model", bayesian=False, arm_name="random")
+    export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, study=study))
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert "nothing of the source went into it" in card
+    assert "| Dice | 0.123 | 0.100 to 0.200 | 7 |" in card
+    assert "draws" not in card
 
 
 def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: Path) -> None:
@@ -72,7 +83,7 @@ def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: 
     assert "| Dice |" not in card
     named = export(ExportRequest(model, tmp_path / "named", NO_ONNX, study=study))
     assert named.evaluated
-    with pytest.raises(WorkspaceError, match="config.resolved.yaml"):
+    with pytest.raises(WorkspaceError, match=r"config\.resolved\.yaml"):
         export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=tmp_path))
     (study / "config.resolved.yaml").write_text("name: other\n")
     with pytest.raises(WorkspaceError, match="is of the study other"):
@@ -133,6 +144,9 @@ def test_what_lies_at_the_output_is_kept(model: Path, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(WorkspaceError, match="is a file"):
         export(ExportRequest(model, tmp_path / "mine/thesis.txt", NO_ONNX, force=True))
+    with pytest.raises(WorkspaceError, match="no folder can be made"):
+        export(ExportRequest(model, tmp_path / "mine/thesis.txt/bundle", NO_ONNX))
+    assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
     (tmp_path / "empty/old.txt").touch()

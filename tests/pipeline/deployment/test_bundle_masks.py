@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
+from monai.data import MetaTensor
 
 from data.image_file import write_volume
 from data.volume import Volume, reorient
@@ -26,6 +27,7 @@ from pipeline.deployment.export_command import INFERENCE, METADATA, ExportReques
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.mean_network import mean_networks
 from pipeline.deployment.model_folder import Model, read_model
+from pipeline.deployment.network_grid import ToNetworkGridd
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 from preprocessing.chain import Modality, PreprocessingOptions, default_options
@@ -37,6 +39,7 @@ from preprocessing.skull_strip import SkullStripMethod, SkullStripOptions
 
 MakeModel = Callable[..., Path]
 MakeScan = Callable[..., Volume]
+ROOT = Path(__file__).parents[3]
 NO_ONNX = ExportOptions(onnx=False)
 
 
@@ -97,7 +100,7 @@ def test_monais_runner_gives_grafts_masks_of_raw_scans(
     export(ExportRequest(model, bundle, NO_ONNX, examples=(tmp_path / "in",)))
     arguments = ["--config_file", "configs/inference.json", "--bundle_root", ".", "--workflow_type", "infer"]
     arguments += ["--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]
-    # Neither the checkout nor the installed package may be imported: a finder refuses Graft's own names.
+    # Neither Graft nor what only Graft needs may be imported.
     (tmp_path / "guard").mkdir()
     (tmp_path / "guard" / "sitecustomize.py").write_text(GUARD)
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "guard"), "OMP_NUM_THREADS": "1"}
@@ -117,8 +120,8 @@ GUARD = """
 import sys
 class Refuse:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("data", "models", "pipeline", "preprocessing"):
-            raise ImportError(name + " is Graft's own")
+        if name.split(".")[0] in ("data", "models", "pipeline", "preprocessing", "SimpleITK", "nilearn", "typer"):
+            raise ImportError(name + " is not there")
 sys.meta_path.insert(0, Refuse())
 """
 
@@ -192,6 +195,31 @@ def test_a_chain_that_a_bundle_cannot_carry_out_takes_prepared_volumes(
     card = (bundle / "docs/README.md").read_text()
     assert "not raw scans" in card
     assert "skull_strip" in card
+
+
+@pytest.mark.real_data
+@pytest.mark.usefixtures("own_scripts")
+def test_masks_of_real_scans_in_two_orientations(make_model: MakeModel, tmp_path: Path) -> None:
+    folder = Path(os.environ.get("GRAFT_REAL_DATA", ROOT / ".." / "shared" / "real")) / "orientations"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    chain = default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=(2.5, 2.5, 2.5))})
+    model = make_model(tmp_path / "model", preprocessing=chain)
+    scans = sorted(folder.glob("*.nii.gz"))[:2]
+    export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, examples=tuple(scans)))
+    (tmp_path / "in").mkdir()
+    for scan in scans:
+        (tmp_path / "in" / scan.name).symlink_to(scan.resolve())
+    run_here(tmp_path / "bundle", tmp_path / "out", tmp_path / "in")
+    compare(tmp_path / "bundle/example/expected", tmp_path / "out")
+
+
+def test_another_number_of_channels_is_refused() -> None:
+    scan = MetaTensor(torch.rand(2, 6, 6, 6), affine=torch.eye(4), meta={"filename_or_obj": "anna.nii.gz"})
+    with pytest.raises(ValueError, match=r"anna\.nii\.gz: 2 channels, not 1"):
+        ToNetworkGridd("image", ["T1"], {})({"image": scan})
+    with pytest.raises(ValueError, match="cannot carry out skull_strip"):
+        ToNetworkGridd("image", ["T1"], {"skull_strip": {}})
 
 
 NETWORKS: list[NetworkOptions] = [

@@ -1,0 +1,90 @@
+"""What a bundle says of itself, in its metadata and in its model card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.deployment.bundle_input import BundleInput
+from pipeline.deployment.export_options import ExportOptions
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.study_evidence import StudyEvidence
+from preprocessing.chain import Modality
+
+_NEEDED = ("nibabel", "pytorch-ignite", "fire", "safetensors")
+_NEEDED_BY_COPIES = ("scipy", "pydantic")
+_KINDS = {Modality.CT: "CT", Modality.MR: "MR", Modality.MR_BRAIN: "skull-stripped MR of the brain"}
+
+
+@dataclass(frozen=True)
+class OnnxFacts:
+    """What the ONNX files take.
+
+    Attributes:
+        files: their names.
+        any_size: whether windows of any size go in; otherwise those of the sliding window.
+    """
+
+    files: tuple[str, ...]
+    any_size: bool
+
+
+@dataclass(frozen=True)
+class BundleFacts:
+    """What is known of a bundle.
+
+    Attributes:
+        model: which it was made of.
+        digest: SHA-256 of the model folder's checksums.
+        takes: raw scans, or volumes that are ready for the network.
+        copies: whether it holds copies of Graft's modules.
+        onnx: of the ONNX files; `None` where there are none.
+        options: what the owner says.
+        evidence: what the study found; `None` where it is not at hand.
+        examples: number of scans that it holds.
+    """
+
+    model: ModelDescription
+    digest: str
+    takes: BundleInput
+    copies: bool
+    onnx: OnnxFacts | None
+    options: ExportOptions
+    evidence: StudyEvidence | None
+    examples: int
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages beside MONAI that running the bundle needs."""
+        return (*_NEEDED, *_NEEDED_BY_COPIES) if self.copies else _NEEDED
+
+    @property
+    def kind(self) -> str:
+        """What it segments, e.g. `MR of the head (FLAIR)`."""
+        about = self.model
+        channels = "" if about.modality is Modality.CT else f" ({', '.join(about.channels)})"
+        return _KINDS.get(about.modality, "MR of the head") + channels
+
+    @property
+    def patients(self) -> str:
+        """How many target patients the model learned from, in words."""
+        return f"{self.model.training_patients} target patient{'s' * (self.model.training_patients != 1)}"
+
+    @property
+    def uses_source(self) -> bool:
+        """Whether anything that was learned on the source went into the model."""
+        arm = self.model.arm
+        return arm.needs_source or arm.needs_prior or arm.needs_references or arm.update_from is not None
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """In what the numbers of the study are not those of the bundle."""
+        notes = []
+        if self.evidence is not None and self.evidence.repeats > 1:
+            trainings = f"{self.evidence.repeats} trainings on different patients"
+            notes.append(f"They average over {trainings}, of which this model is one.")
+        if self.model.arm.is_bayesian:
+            notes.append(
+                f"They are of the average over {self.model.draws} draws from the posterior, not of the mean network in "
+                "this bundle."
+            )
+        return tuple(notes)
