@@ -185,7 +185,7 @@ for _name, _text in {
     "collect-filters": "Collect all 3x3x3 filters of the snapshots by group of layers.",
     "fit-priors": "Fit densities over the filters of every group.",
     "infer": "Let every arm learn the target on every subset and predict the test cases.",
-    "evaluate": "Measure Dice and IoU of every prediction.",
+    "evaluate": "Measure every prediction: overlap, distances, volumes, lesions, calibration; compare the arms.",
     "report": "Build the report from the files of the workspace.",
 }.items():
     _add_stage_command(_name, _text)

@@ -11,6 +11,7 @@ import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
+from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.scan_prediction import draw_probability
 from pipeline.inference.sliding_window import SlidingWindowOptions
@@ -94,8 +95,8 @@ def predict_case(
         for member, draws in members:
             for draw in draws:
                 probability = draw_probability(member.with_weights(draw), image, patch, window)
-                counts = torch.bincount(probability.argmax(dim=0).flatten(), minlength=len(probability))
-                voxels.append(counts[1:].cpu())
+                chosen = most_probable_class(probability)
+                voxels.append(torch.tensor([int((chosen == k).sum()) for k in range(1, len(probability))]))
                 average.add(probability, keep=False)
     return CasePrediction(average, torch.stack(voxels))
 
@@ -115,9 +116,3 @@ def save_prediction(prediction: CasePrediction, case: CachedCase, path: Path) ->
         tensors["volumes_ml"] = prediction.voxels.double() * voxel
     about = {"affine": case.affine.tolist(), "classes": list(case.classes), "draws": average.count, "case": case.name}
     save_tensors(path, tensors, about)
-
-
-def predicted_classes(probability: torch.Tensor) -> torch.Tensor:
-    """Class numbers `[X, Y, Z]` (0 background) from foreground probabilities `[K, X, Y, Z]`."""
-    probability = probability.float()
-    return torch.cat([1 - probability.sum(dim=0, keepdim=True), probability]).argmax(dim=0)

@@ -13,9 +13,10 @@ from data.case import Case
 from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.deployment.bundle_input import BundleInput
-from pipeline.deployment.case_prediction import NativeMaps, native_mask
+from pipeline.deployment.case_prediction import NativeMaps
 from pipeline.deployment.mean_network import mean_probability
 from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.native_mask import native_mask
 from pipeline.inference.most_probable import most_probable_class
 from preprocessing.chain import Chain
 from preprocessing.subject import load_subject

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.disk_space import full_disk_explained
 from pipeline.deployment.fingerprint import case_facts, voxel_ml
 from pipeline.deployment.model_folder import Model, read_model
+from pipeline.deployment.native_mask import native_mask
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, check_modality, implausible_structures, unlike_training
@@ -133,27 +134,6 @@ class NativeMaps:
         return self._chain.invert(Volume(array, self._affine), self._records, Interpolation.LINEAR)
 
 
-def native_mask(maps: Sequence[Volume] | Any, values: Sequence[int]) -> Volume:
-    """Returns the label map uint8 of the most probable class, background where the classes leave more than each has.
-
-    Args:
-        maps: probability of each foreground class on the raw grid; an iterator is taken one map at a time.
-        values: value of each class.
-    """
-    mask: Volume | None = None
-    for volume, value in zip(maps, values, strict=True):
-        if mask is None:
-            mask = volume.with_array(np.zeros(volume.shape, dtype=np.uint8))
-            best, rest = np.zeros(volume.shape, np.float32), np.ones(volume.shape, np.float32)
-        mask.array[volume.array > best] = value
-        np.maximum(best, volume.array, out=best)
-        rest -= volume.array
-    if mask is None:
-        raise ValueError("a mask needs a class")
-    mask.array[best <= rest] = 0
-    return mask
-
-
 def _write_mask(
     folder: Path,
     files: CaseFiles,
@@ -164,7 +144,7 @@ def _write_mask(
 ) -> Volume:
     """Writes the mask and, if asked for, the probabilities."""
 
-    def maps() -> Any:
+    def maps() -> Iterator[Volume]:
         for number, name in enumerate(classes, start=1):
             volume = native(average.probability[number])
             if options.probabilities:

@@ -76,7 +76,8 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
 
 
 def _images(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and image_suffix(p) and not p.name.startswith("."))
+    # A link to nothing, as of a file that a version control of data has not fetched, is a case that cannot be read.
+    return sorted(p for p in folder.iterdir() if not p.is_dir() and image_suffix(p) and not p.name.startswith("."))
 
 
 def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]:

@@ -7,7 +7,7 @@ resampling and percentiles differ in the last digits, and its grid by a part of 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from data.volume import Volume
+from pipeline.deployment.native_mask import native_mask
 from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions
 from preprocessing.orientation import Orientation, OrientationOptions
@@ -104,8 +105,7 @@ class ToScanGridd(MapTransform):
             probability = found[key]
             affine = np.asarray(probability.affine.cpu(), dtype=np.float64)
             arrays = np.asarray(probability.cpu())[1:]
-            # One map at a time: a scan may be much finer than the network's grid.
-            mask = most_probable_value((self._back(Volume(a, affine), records) for a in arrays), self.values)
+            mask = native_mask((self._back(Volume(a, affine), records) for a in arrays), self.values)
             found[key] = _tensor(mask.array[None], mask.affine, probability)
         return found
 
@@ -113,27 +113,6 @@ class ToScanGridd(MapTransform):
         for step, record in zip(reversed(self.steps), reversed(records), strict=True):
             volume = step.invert(volume, record, Interpolation.LINEAR)
         return volume
-
-
-def most_probable_value(maps: Iterable[Volume], values: Sequence[int]) -> Volume:
-    """Returns the label map uint8 of the most probable class; the background has what the classes leave.
-
-    Args:
-        maps: probability of each class but the background on one grid, taken one at a time.
-        values: value of each class.
-    """
-    mask: Volume | None = None
-    for volume, value in zip(maps, values, strict=True):
-        if mask is None:
-            mask = volume.with_array(np.zeros(volume.shape, np.uint8))
-            best, rest = np.zeros(volume.shape, np.float32), np.ones(volume.shape, np.float32)
-        mask.array[volume.array > best] = value
-        np.maximum(best, volume.array, out=best)
-        rest -= volume.array
-    if mask is None:
-        raise ValueError("a mask needs a class")
-    mask.array[best <= rest] = 0
-    return mask
 
 
 def _tensor(array: NDArray[Any], affine: NDArray[np.float64], like: MetaTensor) -> MetaTensor:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
-def most_probable_class(probability: torch.Tensor) -> torch.Tensor:
+def most_probable_class(probability: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:
     """Returns `[…]` uint8 class numbers from probabilities `[K + 1, …]`; of equal ones the lowest class, like `argmax`.
 
     Args:
-        probability: of at most 256 classes, the background first.
+        probability: of at most 256 classes, the background first; a tensor, or one tensor for each class.
     """
     chosen = (probability[1] > probability[0]).to(torch.uint8)
     if len(probability) > 2:
@@ -18,3 +20,12 @@ def most_probable_class(probability: torch.Tensor) -> torch.Tensor:
             chosen[probability[number] > best] = number
             torch.maximum(best, probability[number], out=best)
     return chosen
+
+
+def predicted_classes(foreground: torch.Tensor) -> torch.Tensor:
+    """Returns `[X, Y, Z]` uint8 class numbers from the probabilities `[K, X, Y, Z]` of the foreground alone.
+
+    The background has what is left to one.
+    """
+    foreground = foreground.float()
+    return most_probable_class([1 - foreground.sum(dim=0), *foreground])

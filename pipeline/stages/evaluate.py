@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.errors import DataError
-from pipeline.arms.prediction import predicted_classes
 from pipeline.arms.unit_files import PREDICTIONS
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
@@ -23,6 +22,7 @@ from pipeline.evaluation.native_space import NativeCase, in_native_space, labels
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
+from pipeline.inference.most_probable import predicted_classes
 from pipeline.progress import ProgressFile
 from pipeline.stages import infer
 from pipeline.stages.cohorts import read_datasets

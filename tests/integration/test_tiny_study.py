@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,7 +20,8 @@ from pipeline.stages.sequence import Stage
 
 CASES_HEADER = (
     "arm,n,repeat,case,patient,label,dice,iou,tp,fp,fn,empty,hd95,average_surface_distance,surface_dice,"
-    "reference_ml,predicted_ml"
+    "reference_ml,predicted_ml,relative_volume_error,lesions_reference,lesions_detected,lesions_predicted,lesions_true,"
+    "lesion_sensitivity,lesion_precision,lesion_f1"
 )
 SUMMARY_HEADER = "arm,n,metric,mean,ci_low,ci_high,cases"
 ARMS = ("random", "fine_tune", "fine_tune_ends", "dwp")
@@ -63,6 +65,8 @@ def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsy
     assert all(arm in page for arm in ARMS)
     assert "data:image/" in page
     assert 'src="http' not in page
+    assert (workspace / "report" / "filters.html").is_file()
+    assert "filters.html" in page
     # Done again, nothing is done: no marker is written anew, no result differs.
     before, cases = markers(workspace), (workspace / "results" / "cases.csv").read_bytes()
     assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
@@ -144,6 +148,27 @@ def _check_records(config: Path, workspace: Path) -> None:
     assert all(len(facts["sha256"]) == 64 and facts["cases"] == 9 for facts in record["inputs"].values())
     assert set(record["stages"]) >= {stage.value for stage in Stage} - {"report"}
     assert all(stage["peak_memory_gb"] > 0 for stage in record["stages"].values())
+
+
+def test_a_trained_arm_predicts_a_raw_scan_on_its_own_grid(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    config, workspace = finished
+    plan = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
+    [case] = next(iter(plan["test"].values()))
+    scan = Path(yaml.safe_load(config.read_text())["datasets"]["right"]["path"]) / "imagesTr" / f"{case}.nii.gz"
+    out = tmp_path / "predictions"
+    arm = workspace / "infer" / "dwp" / "n02" / "repeat-0"
+    assert main(["predict", str(arm), str(scan), "--output", str(out), "--samples", "2", "--device", "cpu"]) == 0
+    given, mask, entropy = (
+        read_volume(p) for p in (scan, out / case / f"{case}.nii.gz", out / case / f"{case}_entropy.nii.gz")
+    )
+    assert set(np.unique(mask.array)) == {0, 2}
+    assert mask.same_grid(given, 1e-6)
+    assert entropy.same_grid(given, 1e-6)
+    assert entropy.array.max() > 0
+    facts = json.loads((out / case / f"{case}.json").read_text())
+    assert (facts["draws"], facts["model"]["arm"]) == (2, "dwp")
+    [row] = csv.DictReader((out / "predictions.csv").read_text().splitlines())
+    assert (row["case"], row["state"], row["structure"]) == (case, "done", "right")
 
 
 def test_a_change_does_only_what_depends_on_it(finished: tuple[Path, Path]) -> None:

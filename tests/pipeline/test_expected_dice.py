@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.inference import slabs
 from pipeline.inference.expected_dice import DrawMasks, soft_dice_confidence
-from pipeline.inference.most_probable import most_probable_class
+from pipeline.inference.most_probable import most_probable_class, predicted_classes
 
 
 def draws(count: int, classes: int, seed: int) -> torch.Tensor:
@@ -72,3 +72,13 @@ def test_confidence_is_the_expected_dice_of_independent_voxels() -> None:
 def test_the_most_probable_class_is_that_of_argmax(classes: int) -> None:
     probability = torch.randint(0, 3, (classes, 6, 5, 4), generator=torch.Generator().manual_seed(classes)).float()
     assert torch.equal(most_probable_class(probability).long(), probability.argmax(0))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_the_background_has_what_the_foreground_leaves(classes: int) -> None:
+    draws = torch.rand(classes, 20, 20, 20, generator=torch.Generator().manual_seed(classes)) / classes
+    # Eighths make equal probabilities, of the background too.
+    for probability in (draws.half(), (8 * draws).round() / 8):
+        whole = torch.cat([1 - probability.float().sum(0, keepdim=True), probability.float()])
+        assert (whole.sort(dim=0).values.diff(dim=0)[-1] == 0).any() or probability.dtype == torch.float16
+        assert torch.equal(predicted_classes(probability).long(), whole.argmax(0))

@@ -23,7 +23,7 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.objective_name import objective_name
-from pipeline.arms.prediction import predict_case, predicted_classes, save_prediction, weight_draws
+from pipeline.arms.prediction import predict_case, save_prediction, weight_draws
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
@@ -274,8 +274,3 @@ def test_only_an_elbo_is_called_one(arm: dict, options: dict, share: float, word
     assert all(word in name for word in words), name
     assert ("ELBO" in name) == (words == ["negative ELBO per voxel"])
     assert study.likelihood in Likelihood
-
-
-def test_predicted_classes_are_the_most_probable_ones() -> None:
-    probability = torch.tensor([[0.4, 0.1, 0.3], [0.2, 0.7, 0.3]]).reshape(2, 3, 1, 1).half()
-    assert predicted_classes(probability).flatten().tolist() == [0, 2, 0]

@@ -23,7 +23,7 @@ from data.image_file import write_volume
 from data.layouts.detection import read_dataset
 from data.volume import Volume, reorient
 from pipeline.cli import main
-from pipeline.deployment.case_prediction import native_mask
+from pipeline.deployment.native_mask import native_mask
 from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.stages.stage import StageError
