@@ -37,6 +37,9 @@ from models.priors.vae_networks import Architecture, GaussianNet, build_decoder,
 from models.priors.vae_training import Penalty, TrainingSet, VAETraining, remember, set_aside
 from models.random_draws import draw_seed, standard_normal
 
+_FILTERS_AT_A_TIME = 32_768
+"""Filters that a bank is scored in: the features that the networks make of each are in memory at once."""
+
 
 class Condition(StrEnum):
     """What encoder and decoder are told besides the filter and the latent."""
@@ -249,6 +252,15 @@ class FilterVAE(FilterPrior):
         standardised, log_jacobian = self.standardisation(filters, where)
         return self.bound(standardised, self._layer_rows(where), samples, generator) + log_jacobian
 
+    def log_estimate(
+        self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Scores filters by the log of an average of p(w|z) p(z) / r(z|w), `[F]`, with no KL in closed form."""
+        self._check_fitted()
+        standardised, log_jacobian = self.standardisation(filters, where)
+        rows = self._layer_rows(where)
+        return self.bound(standardised, rows, samples, generator, closed_form=False) + log_jacobian
+
     def bound(
         self,
         standardised: Tensor,
@@ -256,18 +268,20 @@ class FilterVAE(FilterPrior):
         samples: int,
         generator: torch.Generator | None,
         beta: float = 1.0,
+        closed_form: bool = True,
     ) -> Tensor:
         """Computes log 1/K Σ_k p(x|z_k) p(z_k) / r(z_k|x), `[F]`, in standardised units.
 
         Args:
             standardised: `[F, D]`, filters x.
             rows: `[F]`, rows of their layers, for a conditional VAE.
-            samples: K; 1 takes the KL to p(z) in closed form, if it has one.
+            samples: K; 1 takes the KL to p(z) in closed form, if it has one and `closed_form` says so.
             generator: source of z.
             beta: weight of the KL at K = 1.
+            closed_form: less noise, but exp of the bound is then no unbiased estimate of the density.
         """
         mean, log_variance = self.encode_standardised(standardised, rows)
-        if samples == 1:
+        if samples == 1 and closed_form:
             latents = mean + torch.exp(0.5 * log_variance) * standard_normal(mean.shape, mean, generator)
             kl = self.latent_prior.kl(mean, log_variance, latents)
             return self._likelihood(standardised, latents, rows) - beta * kl
@@ -383,7 +397,9 @@ class FilterVAE(FilterPrior):
         history, steps = training.run(progress)
         offset = float(log_jacobian.double().mean())
         with torch.no_grad():
-            bound = float(self.bound(data.filters, data.rows, 1, generator).double().mean())
+            parts = torch.arange(len(data), device=data.filters.device).split(_FILTERS_AT_A_TIME)
+            bounds = [self.bound(data[rows].filters, data[rows].rows, 1, generator) for rows in parts]
+            bound = float(torch.cat(bounds).double().mean())
         history = tuple(value + offset for value in history)
         most = self.options.max_filters
         used = len(bank) if most is None else min(most, len(bank))

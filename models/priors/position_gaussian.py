@@ -49,6 +49,7 @@ class PositionGaussian(nn.Module):
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("layer_whitening", torch.zeros(0, kernel_voxels, kernel_voxels))
         self.elsewhere = Standardisation(kernel_voxels)
+        self._told_of_elsewhere = False
 
     def fit(
         self,
@@ -73,13 +74,11 @@ class PositionGaussian(nn.Module):
             spread: factor on the estimated standard deviations.
             floor: least standard deviation, as a share of the layer's root mean square.
             shrinkage: weight of the layer's variance against that of a position, in snapshots.
+
+        Raises:
+            ModelError: if the bank holds several networks, or too few snapshots to estimate a spread.
         """
-        if len(bank.networks) != 1:
-            raise ModelError(
-                f"a prior centred on source positions got filters of {len(bank.networks)} networks",
-                expected="the snapshots of one network: channels of different networks do not correspond",
-                mend="set the option 'network' or pass bank.of_network(number)",
-            )
+        _require_one_network(bank)
         dtype, device = self.means.dtype, self.means.device
         keys, rows = torch.unique(bank.positions.keys(), return_inverse=True)
         counts = torch.bincount(rows, minlength=len(keys)).double()
@@ -95,12 +94,7 @@ class PositionGaussian(nn.Module):
         if relative_std is not None:
             variances = relative_std**2 * mean_squares[:, None]
         else:
-            if counts.max() < 2:
-                raise ModelError(
-                    "one snapshot of the source network says nothing about the spread at a position",
-                    expected="two snapshots or more",
-                    mend="train with two cycles or more, or set 'relative_std'",
-                )
+            _require_two_snapshots(counts)
             squares = torch.zeros_like(average).index_add(0, rows, deviations.square()) * spread**2
             variances = _shrunk_variances(squares, counts - 1, layer_rows, covariance, shrinkage)
             if covariance is Covariance.FULL:
@@ -163,7 +157,11 @@ class PositionGaussian(nn.Module):
         score = score - self.kernel_voxels * torch.log(scale)
         if bool(known.all()):
             return score
-        logger.info("%d filters at positions that the source network lacks get a pooled prior", int((~known).sum()))
+        if not self._told_of_elsewhere:
+            # Once: a training scores filters at every step.
+            self._told_of_elsewhere = True
+            lacking = int((~known).sum())
+            logger.info("%d filters at positions that the source network lacks get a pooled prior", lacking)
         standardised, log_jacobian = self.elsewhere(filters, None)
         pooled = -0.5 * (standardised.square() + math.log(2 * math.pi)).sum(1) + log_jacobian
         return torch.where(known, score, pooled)
@@ -203,6 +201,21 @@ class PositionGaussian(nn.Module):
         rows, known = self._rows(where)
         return self.means[rows] * known[:, None]
 
+    def least_stds(self, where: FilterPositions) -> Tensor:
+        """Returns the least standard deviation at each position along any direction, `[F]`."""
+        if len(self.layer_ids):
+            # The columns of the whitening matrix are eigenvectors over deviations.
+            return self.layer_whitening.square().sum(1).amax(1).rsqrt()[self._layer_rows(where)]
+        rows, _ = self._rows(where)
+        return self.variances[rows].amin(1).sqrt()
+
+    def layer_root_mean_squares(self, layer_ids: Tensor) -> Tensor:
+        """Returns the root mean square of the centres of each layer, `[L]`, for sorted layer numbers `[L]`."""
+        rows = torch.searchsorted(layer_ids, self.keys >> 40)
+        squares = torch.zeros_like(layer_ids, dtype=torch.float64)
+        squares = squares.index_add(0, rows, self.means.double().square().mean(1))
+        return (squares / torch.bincount(rows, minlength=len(layer_ids))).sqrt().to(self.means.dtype)
+
     def _rows(self, where: FilterPositions) -> tuple[Tensor, Tensor]:
         wanted = where.keys().to(self.keys.device)
         rows = torch.searchsorted(self.keys, wanted).clamp(max=len(self.keys) - 1)
@@ -210,6 +223,24 @@ class PositionGaussian(nn.Module):
 
     def _layer_rows(self, where: FilterPositions) -> Tensor:
         return check_known_layers(self.layer_ids, where)
+
+
+def _require_one_network(bank: FilterBank) -> None:
+    if len(bank.networks) != 1:
+        raise ModelError(
+            f"a prior centred on source positions got filters of {len(bank.networks)} networks",
+            expected="the snapshots of one network: channels of different networks do not correspond",
+            mend="set the option 'network' or pass bank.of_network(number)",
+        )
+
+
+def _require_two_snapshots(counts: Tensor) -> None:
+    if counts.max() < 2:
+        raise ModelError(
+            "one snapshot of the source network says nothing about the spread at a position",
+            expected="two snapshots or more",
+            mend="train with two cycles or more, or set 'relative_std'",
+        )
 
 
 def _shrunk_variances(

@@ -131,6 +131,16 @@ class FilterPrior(nn.Module, ABC):
         self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
     ) -> Tensor: ...
 
+    def log_estimate(
+        self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
+    ) -> Tensor:
+        """Scores filters as `log_prob` does, `[F]`, by the log of an unbiased estimate of p(w).
+
+        That is what a mixture may add up and still be bounded from below: the log of a sum is concave in the densities,
+        but convex in their logs, so a noisy bound on a log would lift it.
+        """
+        return self.log_prob(filters, where, samples, generator)
+
     def sample(self, where: int | FilterPositions, generator: torch.Generator | None = None) -> Tensor:
         """Draws filters.
 

@@ -2,7 +2,8 @@
 
 log p(w) = log[ π N(w; w_source, s²) + (1 − π) p_shape(w) ], with π and a factor on s per layer. Both may be learned on
 the target (empirical Bayes). A posterior with mean w_source and deviation s has a KL near zero for every s, so s is
-held by a log-normal hyperprior around its value from the variance between snapshots, which has a floor of its own.
+held by a log-normal hyperprior around its value from the variance between snapshots. The hyperprior is one number a
+layer against the sum over its filters and cannot stop them alone: s itself, factor included, has a floor.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class ReuseOrRedrawOptions(PriorOptionsBase):
     kind: Literal["reuse_or_redraw"] = "reuse_or_redraw"
     position: GaussianOptions = Field(
         default=GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC),
-        description="The density around the source's filter; its std_floor keeps s from shrinking to nothing.",
+        description="The density around the source's filter; its std_floor keeps s, a learned one too, from "
+        "shrinking to nothing.",
     )
     shape: ShapeOptions = Field(default=FilterVAEOptions(), description="The density of shapes, blind to position.")
     reuse: float = Field(default=0.5, gt=0, lt=1, description="Probability π that a filter is reused.")
@@ -64,6 +66,7 @@ class ReuseOrRedraw(FilterPrior):
 
     options: ReuseOrRedrawOptions
     layer_ids: Tensor
+    least_std: Tensor
 
     def __init__(self, options: ReuseOrRedrawOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
         super().__init__(options, kernel_voxels)
@@ -77,6 +80,8 @@ class ReuseOrRedraw(FilterPrior):
         else:
             self.shape = Gaussian(options.shape, kernel_voxels)
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
+        # The floor of s by layer; follows from the centres, so it is not saved.
+        self.register_buffer("least_std", torch.zeros(0), persistent=False)
         self._build(0)
 
     def _build(self, layers: int) -> None:
@@ -166,6 +171,7 @@ class ReuseOrRedraw(FilterPrior):
         self.layer_ids = torch.unique(of_network.layer).to(device)
         self._build(len(self.layer_ids))
         self.to(device=device, dtype=dtype)
+        self._set_floor()
         with torch.no_grad():
             scores = self._log_prob(of_network.filters.to(device, dtype), of_network.positions, 1, generator)
         return FitReport(
@@ -188,8 +194,21 @@ class ReuseOrRedraw(FilterPrior):
         rows = check_known_layers(self.layer_ids, where)
         logit = self.reuse_logit[rows]
         log_reuse, log_redraw = nn.functional.logsigmoid(logit), nn.functional.logsigmoid(-logit)
-        reused = self.position.at_positions().log_prob(filters, where, self.log_spread[rows])
-        return log_reuse + reused, log_redraw + self.shape.log_prob(filters, where, samples, generator)
+        reused = self.position.at_positions().log_prob(filters, where, self._held_log_spread(rows, where))
+        return log_reuse + reused, log_redraw + self.shape.log_estimate(filters, where, samples, generator)
+
+    def _held_log_spread(self, rows: Tensor, where: FilterPositions) -> Tensor:
+        """Returns the log of the factor on s for each filter, `[F]`, held where s would fall below its floor."""
+        log_spread = self.log_spread[rows]
+        if not self.options.learn:
+            return log_spread
+        least = torch.log(self.least_std[rows] / self.position.at_positions().least_stds(where))
+        return torch.maximum(log_spread, least.clamp_max(0.0))
+
+    def _set_floor(self) -> None:
+        self.least_std = self.options.position.std_floor * self.position.at_positions().layer_root_mean_squares(
+            self.layer_ids
+        )
 
     def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
         positions = require_positions(where)
@@ -197,9 +216,19 @@ class ReuseOrRedraw(FilterPrior):
         device = self.log_spread.device if generator is None else generator.device
         uniform = torch.rand(count, generator=generator, device=device).to(self.log_spread.device)
         with torch.no_grad():
-            reused = self.position.at_positions().sample(positions, generator, self.log_spread[rows])
+            log_spread = self._held_log_spread(rows, positions)
+            reused = self.position.at_positions().sample(positions, generator, log_spread)
             redrawn = self.shape.sample(positions, generator)
             return torch.where((uniform < torch.sigmoid(self.reuse_logit[rows]))[:, None], reused, redrawn)
+
+    def take_state(self, state: Mapping[str, Tensor]) -> None:
+        """Loads a state dict; sizes that were learned from the bank are taken from it.
+
+        Raises:
+            ModelError: if the state does not belong to these options.
+        """
+        super().take_state(state)
+        self._set_floor()
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         if "layer_ids" in state:

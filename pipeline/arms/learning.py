@@ -87,10 +87,10 @@ def learn_member(
     model = assemble_member(arm, networks[0], states, trained).to(device)
     priors = _weight_priors(arm, model, states, knowledge, device)
     loss = TargetLoss(arm, options, model, priors, sampler, seed, device, steps.autocast)
-    training = _Training(arm, options, model, priors, loss, steps)
+    training = _Training(arm, options, model, priors, loss, steps, seed)
     about: dict[str, Any] = {}
     if isinstance(arm.posterior, MixtureOptions):
-        history, about = pursue(model, training.loss, arm.posterior.weights, training.round, progress)
+        history, about = pursue(model, training.loss, arm.posterior.weights, training.run, progress)
     elif isinstance(arm.posterior, SWAGOptions):
         collection = IterateCollection(arm.posterior, model, options.steps)
         history = training.run(training.loss, progress, collection.rate(arm, options), collection)
@@ -155,17 +155,15 @@ class _Training:
         priors: WeightPriors,
         loss: TargetLoss,
         computing: Computing,
+        seed: int,
     ) -> None:
         self.loss = loss
+        self._seed = seed
         self._computing = computing
         self._arm = arm
         self._options = options
         self._model = model
         self._priors = priors
-
-    def round(self, step_loss: Callable[[int], StepLoss], progress: Callable[[float], None]) -> History:
-        """Trains one component."""
-        return self.run(step_loss, progress)
 
     def run(
         self,
@@ -174,6 +172,7 @@ class _Training:
         rate: Callable[[int], float] | None = None,
         watch: Callable[[int], None] = lambda step: None,
     ) -> History:
+        """Trains what is free to learn; for a mixture that is the component whose turn it is."""
         arm, options = self._arm, self._options
         warm_up = round(arm.warm_up * options.steps)
 
@@ -194,6 +193,7 @@ class _Training:
             options=options.optimiser,
             after_step=after_step,
             log_every=options.log_every,
+            seed=self._seed,
             computing=self._computing,
         )
 

@@ -13,6 +13,7 @@ from models.bayesian_network import BayesianNetwork, WeightDraw
 from models.objectives import FilterGroups, bound_gap, kl_term
 from models.other_weights import WeightLayout
 from models.posteriors.mixture import Mixture
+from models.posteriors.posterior import Posterior
 from models.priors.prior import FilterPrior
 from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import ArmOptions
@@ -82,6 +83,7 @@ class PriorTerm:
         generator: torch.Generator,
         share: float | None = None,
         terms: dict[str, float] | None = None,
+        posterior: Posterior | None = None,
     ) -> Tensor:
         """Estimates KL(q ‖ p), a scalar in nats, from one draw; for a point estimate it is −log p(w).
 
@@ -91,12 +93,15 @@ class PriorTerm:
             generator: source of the subset and the latents.
             share: of the filters that are looked at; the arm's if left out.
             terms: gets the nats of every group and the share of filters that left the prior.
+            posterior: q over the filters; the model's, whose entropy is the repulsive one for a mixture in training, if
+                left out.
         """
+        own = model.posterior if posterior is None else posterior
         beside = self._beside(model, draw)
         total = torch.zeros((), device=draw.filters.device)
         if self.priors.fitted:
             divergence = kl_term(
-                model.posterior,
+                own,
                 self.priors.fitted,
                 self.priors.groups,
                 self._voxels,
@@ -111,8 +116,8 @@ class PriorTerm:
                 terms |= {f"kl_nats_{name}": float(nats) for name, nats in divergence.kl_per_group.items()}
                 terms |= {f"left_prior_{name}": float(part) for name, part in divergence.left_prior.items()}
         if self.priors.filters:
-            expected = self.priors.filters[draw.component].expected_log_prob(model.posterior, draw.filters)
-            nats = -model.posterior.entropy_term(draw.filters, beside).sum() - expected.sum()
+            expected = self.priors.filters[draw.component].expected_log_prob(own, draw.filters)
+            nats = -own.entropy_term(draw.filters, beside).sum() - expected.sum()
             total = total + nats
             if terms is not None:
                 terms["kl_nats_filters"] = float(nats.detach())

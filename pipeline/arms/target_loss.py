@@ -13,6 +13,7 @@ from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
 from models.deep_supervision import DeepSupervisionLoss
 from models.objectives import Likelihood, SegmentationLoss, SegmentationLossOptions
+from models.posteriors.mixture import Mixture
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
@@ -20,7 +21,7 @@ from pipeline.training.loop import StepLoss
 from pipeline.training.patches import BatchSampler
 
 _ELBO_BATCHES = 16
-"""Batches, each with one draw, that the data term of a reported ELBO is averaged over."""
+"""Batches, each with one draw, that the data term of a reported ELBO is averaged over; all where there are fewer."""
 
 
 class TargetLoss:
@@ -107,6 +108,7 @@ class TargetLoss:
     def elbo(self) -> float:
         """Estimates −N_vox · cross-entropy − T · KL in nats of the posterior (of a mixture, its active component).
 
+        It is the component's own ELBO, with its own entropy: what keeps components apart in training is no part of it.
         The cross-entropy is the log likelihood, whatever the data term of the training is. With T = 1 this is the ELBO,
         else that of the tempered posterior.
         """
@@ -114,11 +116,14 @@ class TargetLoss:
         likelihood = _data_loss(Likelihood.CROSS_ENTROPY)
         generator = torch.Generator(self._device).manual_seed(stream_seed(self._seed, "elbo"))
         values = []
-        for number, draw in enumerate(self._model.draws(_ELBO_BATCHES, generator)):
+        # Batches beyond those of the training may not exist: they are drawn ahead, and only so many.
+        for number, draw in enumerate(self._model.draws(min(_ELBO_BATCHES, self._options.steps), generator)):
             images, labels, _ = self._sampler.batch(number)
             data = likelihood(self._model(images.to(self._device), *draw), labels.to(self._device))
             values.append(-self._sampler.voxels * float(data))
-        kl = float(self.prior_term.kl(self._model, draw, generator, share=1.0))
+        posterior = self._model.posterior
+        alone = posterior.component(draw.component) if isinstance(posterior, Mixture) else posterior
+        kl = float(self.prior_term.kl(self._model, draw, generator, share=1.0, posterior=alone))
         return sum(values) / len(values) - self._arm.temperature * kl
 
 

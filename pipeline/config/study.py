@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from models.networks.factory import NetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
-from models.priors.factory import centred_on_network
-from pipeline.arms.choices import UNFITTED_PRIORS
+from models.priors.factory import centred_on_network, network_of
+from pipeline.arms.choices import UNFITTED_PRIORS, Initialisation
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
@@ -134,6 +134,10 @@ class StudyConfig(Options):
             for number, what in ((options.members, "members"), (options.components, "components")):
                 if number > 1:
                     raise ValueError(f"arm {arm!r} has {number} {what} and a prior centred on one source network")
+            centre = network_of(density) or 0
+            if options.init is Initialisation.SOURCE and centre != 0:
+                # Channels of two networks are permuted: the prior would pull every filter towards another one's.
+                raise ValueError(f"arm {arm!r} starts from source network 0 and its prior is centred on {centre}")
         largest, pool = max(self.inference.sizes), self.target.pool
         if pool is not None and largest > pool:
             raise ValueError(f"`inference.sizes` asks for {largest} patients and `target.pool` has {pool}")

@@ -17,6 +17,7 @@ from pipeline.deployment.model_description import ModelDescription, ModelOrigin,
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference.expected_dice import soft_dice_confidence
+from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.provenance import graft_version
@@ -62,7 +63,7 @@ class DicePairs:
     def add(self, average: PosteriorAverage, case: CachedCase) -> None:
         """Adds a test case with its prediction; structures that prediction and reference both lack say nothing."""
         label, probability = case.label(), average.probability.cpu()
-        predicted = probability.argmax(dim=0)
+        predicted = most_probable_class(probability)
         for number, name in enumerate(case.classes, start=1):
             mask, reference = predicted == number, label == number
             if not mask.any() and not reference.any():

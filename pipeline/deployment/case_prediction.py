@@ -56,7 +56,8 @@ def predict_input(
         GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
             the model is damaged, or the disk is full.
     """
-    with full_disk_explained(folder):
+    # The folder itself is a temporary one, which means nothing to the user.
+    with full_disk_explained(folder.parent):
         found = _model(model, digest, device)
         about = found.description
         raw = load_subject(case, about.channels)

@@ -12,6 +12,11 @@ from data.errors import WorkspaceError
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
+def is_full(error: OSError) -> bool:
+    """Whether the system's error is that of a full disk or a used-up quota."""
+    return error.errno in _FULL
+
+
 @contextmanager
 def full_disk_explained(folder: Path) -> Iterator[None]:
     """Turns the system's error for a full disk, or a used-up quota, into one that says what to do.
@@ -22,7 +27,7 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FULL:
+        if not is_full(error):
             raise
         raise WorkspaceError(
             f"{folder}: the disk is full ({error.strerror})",

@@ -17,7 +17,7 @@ from pipeline.config.reading import set_key
 from pipeline.deployment.bids_derivative import write_derivative_files
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.case_prediction import predict_input
-from pipeline.deployment.disk_space import full_disk_explained
+from pipeline.deployment.disk_space import full_disk_explained, is_full
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import find_model, read_description
@@ -95,6 +95,7 @@ def predict(request: PredictRequest) -> list[Row]:
         raise ConfigError("there is no scan to predict", expected="files, folders or datasets", mend="name some")
     with full_disk_explained(request.output):
         _refuse_foreign(request.output)
+        _make_folder(request.output)
         workspace = Workspace(request.output)
         with workspace.lock():
             # The cases lie beside each other in the output folder, and so does what a killed command left of one.
@@ -124,6 +125,29 @@ def _refuse_foreign(output: Path) -> None:
         raise WorkspaceError(
             f"{output}: holds files that are no predictions",
             expected="a new or empty folder, or one that `graft predict` wrote",
+            mend="name another with --output",
+        )
+
+
+def _make_folder(output: Path) -> None:
+    """Makes the folder of the results.
+
+    Raises:
+        WorkspaceError: it cannot be made, or not be written.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(output, os.W_OK | os.X_OK) else "no right to write"
+    except FileExistsError:
+        reason = "a file is there"
+    except OSError as error:
+        if is_full(error):
+            raise
+        reason = error.strerror or str(error)
+    if reason:
+        raise WorkspaceError(
+            f"{output}: is no folder for results ({reason})",
+            expected="a folder that can be written",
             mend="name another with --output",
         )
 

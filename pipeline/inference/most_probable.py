@@ -11,7 +11,7 @@ def most_probable_class(probability: torch.Tensor | Sequence[torch.Tensor]) -> t
     """Returns `[…]` uint8 class numbers from probabilities `[K + 1, …]`; of equal ones the lowest class, like `argmax`.
 
     Args:
-        probability: of at most 256 classes, the background first; a tensor, or one tensor for each class.
+        probability: of at most 256 classes, the background first; a tensor, or one tensor for each class. Logits do.
     """
     chosen = (probability[1] > probability[0]).to(torch.uint8)
     if len(probability) > 2:

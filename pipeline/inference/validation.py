@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.evaluation.metrics import count_voxels, dice
+from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.training.cached_case import CachedCase
 
@@ -21,7 +22,8 @@ def mean_dice(
     """Returns the mean Dice over cases and foreground classes; the network is used as it is (set `eval` before)."""
     values = []
     for case in cases:
-        predicted = predict_logits(network, case.image().to(device), patch, window).argmax(dim=0).cpu().numpy()
+        logits = predict_logits(network, case.image().to(device), patch, window)
+        predicted = most_probable_class(logits).cpu().numpy()
         label = case.label().numpy()
         values += [dice(count_voxels(predicted == k, label == k)) for k in range(1, len(case.classes) + 1)]
     return sum(values) / len(values)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.special import entr
 
 from data.errors import WorkspaceError
 from pipeline.evaluation.metrics import count_voxels, dice
+from pipeline.inference.most_probable import predicted_classes
 from pipeline.report.overlay_figure import Scene
 from pipeline.storage.tensors import load_about, load_arrays
 
@@ -70,7 +72,7 @@ def read_case(arrays_path: Path, prediction_path: Path, class_values: Mapping[st
             expected="one grid",
             mend="run the infer stage again",
         )
-    mask = hard_labels(probability)
+    mask = predicted_classes(torch.from_numpy(probability)).numpy().astype(np.int16)
     numbers = range(1, len(probability) + 1)
     named = about_prediction.get("classes") or list(class_values)
     known = len(named) == len(numbers) and set(named) <= set(class_values)
@@ -93,15 +95,6 @@ def read_case(arrays_path: Path, prediction_path: Path, class_values: Mapping[st
 
 def _first(names: Any) -> str:
     return str(next(iter(names or ()), ""))
-
-
-def hard_labels(probability: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Turns `[K, X, Y, Z]` foreground probabilities into a label map; the background has what is left to one."""
-    if len(probability) == 1:
-        # The same as below, ties included, in a fifth of the time.
-        return (probability[0] > 1 - probability[0]).astype(np.int16)
-    background = 1 - probability.sum(axis=0, keepdims=True)
-    return np.concatenate([background, probability]).argmax(axis=0).astype(np.int16)
 
 
 def relative_entropy(probability: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -46,7 +46,10 @@ class _Group:
 
 
 def build_filter_page(
-    material: Material, summaries: Mapping[str, Mapping[str, Any]], scores: Sequence[GroupScores]
+    material: Material,
+    summaries: Mapping[str, Mapping[str, Any]],
+    scores: Sequence[GroupScores],
+    notice: str | None = None,
 ) -> tuple[str | None, list[str]]:
     """Writes the page, or removes one of an earlier report where there are no filters to show.
 
@@ -54,6 +57,7 @@ def build_filter_page(
         material: what the report is made from.
         summaries: group → its `summary.json`, in the order of the page.
         scores: held-out scores, which decide the densities that are shown.
+        notice: says which filters have not moved, so that there is nothing to learn from them.
 
     Returns:
         Address of the page as seen from `index.html`, None where there is none; and what could not be read, one
@@ -87,6 +91,7 @@ def build_filter_page(
             sampled=options.filters_sampled,
             hardly_moved=f"{100 * options.hardly_moved:g} %",
             scored=bool(scores),
+            notice=notice,
         )
     )
     write_text(path, page)

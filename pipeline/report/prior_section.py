@@ -37,12 +37,13 @@ def prior_section(material: Material) -> Section:
             "fit-priors/ holds no scores: the fit-priors stage writes them, so no densities can be compared."
         )
     content: dict[str, Any] = {}
-    page, unreadable = build_filter_page(material, summaries, scores)
+    still = not_moved(summaries, material.options.hardly_moved)
+    page, unreadable = build_filter_page(material, summaries, scores, still)
     missing += unreadable
     if summaries:
         content |= {
             "groups": [_group(summary) for summary in summaries.values()],
-            "not_moved": not_moved(summaries, material.options.hardly_moved),
+            "not_moved": still,
             "page": page,
         }
     if scores:

@@ -17,6 +17,9 @@ from models.filter_bank import FilterBank
 from models.priors.prior import FilterPrior
 from pipeline.stages.filter_options import HeldOut, PriorFitOptions
 
+_DRAWS_AT_A_TIME = 32_768
+"""Filters times latent draws that are scored together: a decoder's features of each are in memory at once."""
+
 NetworkValues = Mapping[int, Tensor]
 """Network → log density of each of its scored filters, `[F]` float64."""
 
@@ -64,8 +67,11 @@ def divide_positions(bank: FilterBank, generator: torch.Generator) -> tuple[Filt
 
 @torch.no_grad()
 def score(prior: FilterPrior, bank: FilterBank, samples: int, generator: torch.Generator) -> dict[int, Tensor]:
-    """Scores the filters of a bank with a density; returns the values of each network."""
-    values = prior.log_prob(bank.filters, bank.positions, samples, generator).double()
+    """Scores the filters of a bank with a density, so many at a time; returns the values of each network."""
+    rows = max(_DRAWS_AT_A_TIME // (samples if prior.is_bound else 1), 1)
+    parts = [bank[start : start + rows] for start in range(0, len(bank), rows)]
+    scored = [prior.log_prob(part.filters, part.positions, samples, generator) for part in parts]
+    values = torch.cat(scored).double()
     return {network: values[bank.network == network] for network in bank.networks}
 
 

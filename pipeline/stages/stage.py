@@ -50,7 +50,8 @@ def complete(stage: str, run: StageRun) -> None:
     reasons = "; ".join(f"{f.key}: {f.message.rstrip('.')}" for f in failures[:5])
     more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
     others = len(run.outcomes) - len(failures)
+    kept = f"; the other {others} {'is' if others == 1 else 'are'} kept" if others else ""
     raise StageError(
-        f"{stage}: {len(failures)} of {len(run.outcomes)} units failed ({reasons}{more}); the other {others} are kept",
+        f"{stage}: {len(failures)} of {len(run.outcomes)} units failed ({reasons}{more}){kept}",
         mend=f"correct the cause and run `graft {stage}` again (`--debug` shows tracebacks)",
     )

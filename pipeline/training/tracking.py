@@ -39,10 +39,8 @@ class TrackingOptions(Options):
 
     tensorboard: Use = Use.AUTO
     """TensorBoard event files; look at them with `tensorboard --logdir WORKSPACE`."""
-    # Not `auto`: MLflow is often installed for other projects, whose server its users would expect the runs on. Graft
-    # uses no network, and MLflow's store of files (one for each number, in every unit) is a burden nobody asked for.
-    mlflow: Use = Use.OFF
-    """MLflow runs, in a store of files in each unit's folder."""
+    mlflow: Use = Use.AUTO
+    """MLflow runs, in a store of files in each unit's folder, never on a server: Graft uses no network."""
 
 
 class Tracker(Protocol):

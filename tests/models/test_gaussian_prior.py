@@ -192,6 +192,10 @@ def test_positions_the_source_lacks_get_a_pooled_density_and_a_note(caplog):
         score = prior.log_prob(filters, where_of(torch.tensor([9000, 1, 9001])))
     assert torch.allclose(score[[0, 2]], pooled.log_prob(filters[[0, 2]]))
     assert "2 filters at positions" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.DEBUG):
+        prior.log_prob(filters, where_of(torch.tensor([9000, 1, 9001])))
+    assert not caplog.text  # a training asks at every step
 
 
 def test_settings_that_contradict_are_refused():

@@ -74,6 +74,13 @@ def test_the_most_probable_class_is_that_of_argmax(classes: int) -> None:
     assert torch.equal(most_probable_class(probability).long(), probability.argmax(0))
 
 
+def test_the_background_wins_where_no_class_has_more() -> None:
+    several = torch.tensor([[0.2, 0.5, 0.1], [0.3, 0.1, 0.1]]).reshape(2, 3, 1, 1)
+    assert predicted_classes(several).flatten().tolist() == [0, 1, 0]
+    one = torch.tensor([0.2, 0.5, 0.5000001, 0.9]).reshape(1, 4, 1, 1)
+    assert predicted_classes(one).flatten().tolist() == [0, 0, 1, 1]
+
+
 @pytest.mark.parametrize("classes", [1, 2, 4])
 def test_the_background_has_what_the_foreground_leaves(classes: int) -> None:
     draws = torch.rand(classes, 20, 20, 20, generator=torch.Generator().manual_seed(classes)) / classes

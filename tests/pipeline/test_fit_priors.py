@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import yaml
 from data.errors import ConfigError, ModelError, WorkspaceError
 from models.filter_bank import FilterBank
 from models.filters import FilterLayer
-from models.priors.factory import load_prior
-from models.priors.filter_vae import FilterVAEOptions
+from models.priors.factory import fit_prior, load_prior
+from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from pipeline.config.study import StudyConfig
 from pipeline.stages.density_choice import choose, resolve_densities
@@ -19,7 +20,7 @@ from pipeline.stages.earlier_study import earlier_densities
 from pipeline.stages.filter_options import PriorFitOptions
 from pipeline.stages.fit_priors import fit_group
 from pipeline.stages.group_fit import full_gaussian
-from pipeline.stages.held_out_scores import difference, divide_positions, estimate, network_folds
+from pipeline.stages.held_out_scores import difference, divide_positions, estimate, network_folds, score
 from pipeline.storage.stored_bank import StoredBank, write_bank
 from pipeline.storage.tensors import load_tensors
 
@@ -88,6 +89,29 @@ def test_standard_errors_are_over_networks_and_differences_are_paired() -> None:
     alone = estimate({0: values[0]})
     assert alone["standard_error_over"] == "filters of one network"
     assert "standard_error" not in estimate({0: values[0][:1]})
+
+
+def test_many_draws_are_scored_a_few_filters_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    network = torch.arange(3).repeat_interleave(1000)
+    zeros = torch.zeros_like(network)
+    bank = FilterBank(torch.randn(3000, 27, generator=generator), zeros, torch.arange(3000), zeros, network, zeros)
+    vae = FilterVAE(FilterVAEOptions(latent=2, hidden=(4,), max_steps=1))
+    vae.fit(bank, generator)
+    together: list[int] = []
+    bound = vae.bound
+
+    def watched(standardised: torch.Tensor, rows: torch.Tensor | None, samples: int, *others: Any) -> torch.Tensor:
+        together.append(len(standardised) * samples)
+        return bound(standardised, rows, samples, *others)
+
+    monkeypatch.setattr(vae, "bound", watched)
+    values = score(vae, bank, 32, generator)
+    assert {number: len(of_network) for number, of_network in values.items()} == {0: 1000, 1: 1000, 2: 1000}
+    assert sum(together) == 3000 * 32
+    assert max(together) <= 32_768
+    gaussian = fit_prior(GaussianOptions(), bank)[0]
+    assert torch.equal(score(gaussian, bank, 32, generator)[1], gaussian.log_prob(bank.filters).double()[1000:2000])
 
 
 def test_auto_takes_the_simplest_within_two_standard_errors() -> None:

@@ -116,6 +116,20 @@ def test_several_networks_cannot_share_a_prior_centred_on_one(change: dict[str, 
         study({"arms": {"arm": {"preset": "gaussian_source", **change}}})
 
 
+@pytest.mark.parametrize("density", [{"kind": "gaussian", "centre": "source_position"}, {"kind": "reuse_or_redraw"}])
+def test_an_arm_starts_from_the_network_that_its_prior_is_centred_on(density: dict[str, Any]) -> None:
+    def around(network: int) -> dict[str, Any]:
+        named = {"centre": "source_position", "covariance": "isotropic", "network": network}
+        own = {"position": named} if density["kind"] == "reuse_or_redraw" else named
+        return {"densities": {"around": {**density, **own}}}
+
+    fitting = {"preset": "gaussian_source", "prior": "around"}
+    assert study({"arms": {"arm": fitting}}, around(0)).inference.arms["arm"].prior == "around"
+    with pytest.raises(ValidationError, match="starts from source network 0 and its prior is centred on 1"):
+        study({"arms": {"arm": fitting}}, around(1))
+    assert study({"arms": {"arm": {**fitting, "init": "random"}}}, around(1))
+
+
 def test_priors_that_arms_name() -> None:
     arms = {"dwp": None, "x": {"preset": "gaussian"}, "y": {"prior": "p"}, "z": PRESETS["gaussian_full"]}
     assert named_priors(arms) == ["vae", "isotropic", "p", "gaussian_full"]

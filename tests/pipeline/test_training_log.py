@@ -196,5 +196,5 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch, package: s
 
 def test_trackers_that_are_off_are_not_opened(tmp_path: Path) -> None:
     assert open_trackers(TrackingOptions(tensorboard=Use.OFF, mlflow=Use.OFF), tmp_path) == []
-    assert TrackingOptions().mlflow is Use.OFF
+    assert TrackingOptions().mlflow is Use.AUTO
     assert not (tmp_path / TRACKING).exists()

@@ -14,13 +14,14 @@ from data.errors import ModelError
 from models.filters import filter_layers, get_filters
 from models.networks.factory import build_network
 from models.posteriors.mean_field import Estimator, MeanField, MeanFieldOptions
-from models.posteriors.mixture import ComponentWeights, Mixture, MixtureOptions
+from models.posteriors.mixture import ComponentWeights, Mixture, MixtureOptions, Repulsion
 from models.posteriors.swag import SWAG, SWAGOptions
 from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import ArmOptions, OtherPrior
 from pipeline.arms.incremental_update import require_updatable
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.iterate_collection import IterateCollection
+from pipeline.arms.learning import learn_member
 from pipeline.arms.member import assemble_member, rebuild_member
 from pipeline.arms.prediction import predict_case, weight_draws
 from pipeline.arms.presets import PRESETS
@@ -211,6 +212,46 @@ def test_weights_by_elbo_are_used_where_asked_for(bench) -> None:
     assert told["weights"] == pytest.approx(told["weights_by_elbo"], abs=1e-6)
     best = max(range(2), key=lambda k: told["elbo_nats"][k])
     assert told["weights"][best] >= 0.5
+
+
+def test_the_elbo_of_a_component_is_its_own_whatever_keeps_it_apart(bench) -> None:
+    elbos = []
+    for repulsion in (Repulsion.NONE, Repulsion.MIXTURE, Repulsion.FIRST_ORDER):
+        arm = changed(PRESETS["mixture"], posterior=MixtureOptions(components=2, repulsion=repulsion), prior="l2")
+        network = build_network(bench.network, 1, 2, 0)
+        model = assemble_member(arm, network, bench.source.states[:2])
+        layers = model.layers
+        penalties = [filter_penalty(arm, state, layers, None) for state in bench.source.states[:2]]
+        priors = WeightPriors({}, learned_groups({}, layers, layers), [p for p in penalties if p is not None])
+        loss = TargetLoss(arm, InferenceOptions(), model, priors, bench.sampler(), 0, "cpu")
+        model.posterior.train_component(1)
+        elbos.append(loss.elbo())
+    assert elbos[0] == elbos[1] == elbos[2]
+
+
+class Watched:
+    """A sampler that has the batches of a training and no more, and notes torch's own seed at each."""
+
+    def __init__(self, sampler, batches: int) -> None:
+        self.sampler, self.batches = sampler, batches
+        self.voxels = sampler.voxels
+        self.seeds: list[int] = []
+
+    def batch(self, step: int):
+        assert step < self.batches
+        self.seeds.append(torch.initial_seed())
+        return self.sampler.batch(step)
+
+
+def test_members_have_seeds_of_their_own_for_dropout_and_no_batch_beyond_the_training(bench) -> None:
+    arm = changed(PRESETS["mixture"], posterior=TWO, prior="gaussian_full")
+    noted = []
+    for seed in (1, 2):
+        sampler = Watched(bench.sampler(), 2 * 2)
+        options = InferenceOptions(steps=2, floor_rate=0.0)
+        learn_member(arm, options, bench.network, 1, 2, bench.knowledge(arm), sampler, seed, "cpu", lambda part: None)
+        noted.append(set(sampler.seeds))
+    assert not noted[0] & noted[1]
 
 
 def test_swag_is_the_gaussian_of_the_second_half(bench) -> None:

@@ -218,6 +218,7 @@ def test_one_bad_file_does_not_stop_the_others(
     paths = write_scans(tmp_path / "in", ["a", "broken", "ct", "two_0000", "two_0001", "z"])
     whole = paths[1].read_bytes()
     paths[1].write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "in" / "lost.nii.gz").symlink_to("not-fetched.nii.gz")
     scan = make_scan(0)
     air = scan.with_array(np.where(scan.array > 130, 40, -1000).astype(np.float32))
     write_volume(air, paths[2])
@@ -236,18 +237,19 @@ def test_one_bad_file_does_not_stop_the_others(
     )
     assert code == 2
     printed = capsys.readouterr()
-    assert "3 of 5 units failed" in printed.err
+    assert "4 of 6 units failed" in printed.err
     assert "z  cube" in printed.out
     table = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
     states = {row["case"]: row for row in table}
     assert {name: row["state"] for name, row in states.items()} == {
-        "a": "done", "broken": "failed", "ct": "failed", "two": "failed", "z": "done",
+        "a": "done", "broken": "failed", "ct": "failed", "lost": "failed", "two": "failed", "z": "done",
     }  # fmt: skip
     assert "broken.nii.gz" in states["broken"]["message"]
     assert "truncated" in states["broken"]["message"]
     assert "Hounsfield" in states["ct"]["message"]
+    assert "lost.nii.gz: there is no such file" in states["lost"]["message"]
     assert "has 2 channels; expected 1" in states["two"]["message"]
-    assert not [name for name in ("broken", "ct", "two") if (tmp_path / "out" / name).exists()]
+    assert not [name for name in ("broken", "ct", "lost", "two") if (tmp_path / "out" / name).exists()]
 
 
 def test_a_full_disk_leaves_nothing_half_written(
@@ -265,7 +267,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     monkeypatch.setattr(case_prediction, "write_volume", full)
     out = tmp_path / "out"
     with pytest.raises(
-        StageError, match=r"1 of 3 units failed.*the disk is full.*free some and run the same command again"
+        StageError, match=r"1 of 3 units failed.*out: the disk is full.*free some and run the same command again"
     ):
         run(model, tmp_path / "in", output=out)
     assert not (out / "b").exists()
@@ -296,6 +298,9 @@ def test_a_folder_of_something_else_is_not_written_into(model: Path, write_scans
     with pytest.raises(GraftError, match="holds files that are no predictions"):
         run(model, path, output=tmp_path / "in")
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["a.nii.gz"]
+    for output in (path, path / "below"):
+        with pytest.raises(GraftError, match=r"is no folder for results.*name another with --output"):
+            run(model, path, output=output)
 
 
 def test_the_command_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data.errors import WorkspaceError
 from pipeline.evaluation.tables import CaseRow
-from pipeline.report.case_scene import hard_labels, read_case, relative_entropy
+from pipeline.report.case_scene import read_case, relative_entropy
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
 from pipeline.report.overlay_section import best_median_worst
@@ -87,16 +87,6 @@ def test_cases_are_ranked_by_dice_over_labels() -> None:
     assert best_median_worst(rows, available) == [("best", "a"), ("median", "b"), ("worst", "c")]
     assert best_median_worst(rows, {"b"}) == [("best", "b")]
     assert best_median_worst(rows, set()) == []
-
-
-def test_background_wins_where_no_class_has_more() -> None:
-    probability = np.array([[0.2, 0.5, 0.1], [0.3, 0.1, 0.1]], np.float32).reshape(2, 3, 1, 1)
-    assert hard_labels(probability).ravel().tolist() == [0, 1, 0]
-
-
-def test_one_class_is_told_from_the_background_as_several_are() -> None:
-    probability = np.array([0.2, 0.5, 0.5000001, 0.9], np.float32).reshape(1, 4, 1, 1)
-    assert hard_labels(probability).ravel().tolist() == [0, 0, 1, 1]
 
 
 def test_entropy_is_largest_where_all_classes_are_equally_probable() -> None:
