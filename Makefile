@@ -36,7 +36,7 @@ demo: $(STAMP) ## the whole method on a synthetic cohort, some minutes; then ope
 	$(GRAFT) run configs/demo.yaml $(ARGS)
 
 test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
