@@ -33,9 +33,9 @@ class ComputingOptions(Options):
     precision: Precision = Precision.FLOAT32
     """Numbers of the forward and backward passes."""
     channels_last: bool = Field(default=False)
-    """Store volumes with the channels last (`channels_last_3d`); pays on some GPUs, not measured to pay on a CPU."""
+    """Source networks store volumes with the channels last (`channels_last_3d`); pays on some GPUs, not on a CPU."""
     compile: bool = False
-    """Compile the network with `torch.compile`; needs a C++ compiler, pays in long trainings on a GPU."""
+    """Compile source networks with `torch.compile`; needs a C++ compiler, meant for long trainings on a GPU."""
 
 
 class Computing:
