@@ -5,15 +5,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from data.errors import ConfigError
 from pipeline.config.study import StudyConfig
+
+CommandOptions = TypeVar("CommandOptions", bound=BaseModel)
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -87,6 +89,31 @@ def set_key(raw: dict[str, Any], override: str) -> None:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML", mend="quote it") from error
+
+
+def read_command_options(
+    command: str, model: type[CommandOptions], overrides: Sequence[str], given: Mapping[str, Any] | None = None
+) -> CommandOptions:
+    """Reads `--set a.b=c` of a command apart from a study, and its own options, which win.
+
+    Args:
+        command: name of the command; its how-to page is `docs/how-to/COMMAND.md`.
+        model: the options that it takes.
+        overrides: assignments, the values in YAML.
+        given: options that the command line has a name of their own for.
+
+    Raises:
+        ConfigError: an option is unknown or not allowed.
+    """
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        set_key(raw, override)
+    try:
+        return model.model_validate(raw | dict(given or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"graft {command}: `{key}`: {first['msg']}", mend=f"see docs/how-to/{command}.md") from error
 
 
 def _filled_in(value: Any, path: Path) -> Any:

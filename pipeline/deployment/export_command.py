@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from torch import nn
 
 from data.case import Case
-from data.errors import ConfigError, DataError, WorkspaceError
-from pipeline.config.reading import set_key
+from data.errors import DataError, WorkspaceError
+from pipeline.config.reading import read_command_options
 from pipeline.deployment.bundle_example import write_example
 from pipeline.deployment.bundle_facts import BundleFacts, OnnxFacts
 from pipeline.deployment.bundle_inference import inference_config, weights_name
@@ -102,15 +101,7 @@ def export_options(overrides: Sequence[str], given: Mapping[str, Any] | None = N
     Raises:
         ConfigError: an option is unknown or not allowed.
     """
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        set_key(raw, override)
-    try:
-        return ExportOptions.model_validate(raw | dict(given or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"graft export: `{key}`: {first['msg']}", mend="see docs/how-to/export.md") from error
+    return read_command_options("export", ExportOptions, overrides, given)
 
 
 def export(request: ExportRequest) -> ExportedBundle:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from pydantic import ValidationError
 
 from data.errors import ConfigError, WorkspaceError
-from pipeline.config.reading import set_key
+from pipeline.config.reading import read_command_options
 from pipeline.deployment.bids_derivative import write_derivative_files
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.case_prediction import predict_input
@@ -67,15 +66,7 @@ def predict_options(overrides: Sequence[str], given: Mapping[str, Any] | None = 
     Raises:
         ConfigError: an option is unknown or not allowed.
     """
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        set_key(raw, override)
-    try:
-        return PredictOptions.model_validate(raw | dict(given or {}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"graft predict: `{key}`: {first['msg']}", mend="see docs/how-to/predict.md") from error
+    return read_command_options("predict", PredictOptions, overrides, given)
 
 
 def predict(request: PredictRequest) -> list[Row]:

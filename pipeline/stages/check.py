@@ -47,19 +47,6 @@ def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str,
     return chosen
 
 
-def _refuse_unlabelled(name: str, dataset: Dataset) -> None:
-    """Patients are drawn from all of a dataset, so a case without a label would silently change who is drawn."""
-    unlabelled = [case for case in dataset.cases if case.label is None]
-    if unlabelled:
-        first = unlabelled[0]
-        more = f" (and {len(unlabelled) - 1} more)" if len(unlabelled) > 1 else ""
-        raise DataError(
-            f"{next(iter(first.channels.values())).path}: the image of case {first.name!r} has no label{more}",
-            expected=f"a label for every case of `datasets.{name}`",
-            mend="add it, remove the case, or list the cases to use (`source.cases`, `target.pool_cases`)",
-        )
-
-
 def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]:
     """Role → cases of one of the study's datasets."""
     roles = {"source": split.source_cases} if config.source.dataset == name else {}

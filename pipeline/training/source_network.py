@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,18 +141,16 @@ def train_source_network(
         progress((step + 1) / task.steps)
         if task.ends_cycle(step) and computing.is_main:
             _end_cycle(folder, task, step, model, row, str(computing.device))
-        if (step + 1) % _SPEED_EVERY == 0 or task.ends_cycle(step):
+        if opened and ((step + 1) % _SPEED_EVERY == 0 or task.ends_cycle(step)):
             log, speed = opened[-1]
             log.write_speed(step + 1, *speed.measure(step + 1))
 
     opened: list[tuple[TrainingLog, SpeedMeter]] = []
 
     def open_log(start: int) -> TrainingLog:
-        # Of several processes each needs somewhere to write, but only the first one's log is kept.
-        own = folder if computing.is_main else Path(tempfile.mkdtemp())
-        trackers = open_trackers(tracking or TrackingOptions(), own) if computing.is_main else []
-        opened.append((TrainingLog(own, trackers, start=start), SpeedMeter(task.patches.batch, task.steps, start)))
-        return opened[-1][0]
+        log = TrainingLog(folder, open_trackers(tracking or TrackingOptions(), folder), start=start)
+        opened.append((log, SpeedMeter(task.patches.batch, task.steps, start)))
+        return log
 
     checkpoints = Checkpoints(
         folder, checkpoint_steps, checkpoint_seconds, lambda: progress.stop_requested, computing.is_main
@@ -172,7 +169,8 @@ def train_source_network(
         modules={"network": model},
         computing=computing,
         checkpoints=checkpoints,
-        open_log=open_log,
+        # Of processes that train together, the first one writes.
+        open_log=open_log if computing.is_main else None,
     )
     if computing.is_main:
         _write_sample(folder, task)

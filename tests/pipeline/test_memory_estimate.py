@@ -116,6 +116,10 @@ def test_what_fits_is_let_through() -> None:
     estimate = estimate_training_memory(SMALL, 1, 2, PatchOptions(size=(16, 16, 16), batch=2))
     require_memory(estimate, estimate.total)
     require_memory(estimate, 3 * estimate.total, units=3)
+    with pytest.raises(TrainingError):
+        require_memory(estimate, estimate.total - 1)
+    with pytest.raises(TrainingError):
+        require_memory(estimate, 3 * estimate.total - 1, units=3)
 
 
 def estimated(size: tuple[int, int, int], batch: int) -> MemoryEstimate:
