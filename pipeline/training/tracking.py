@@ -57,7 +57,7 @@ class TensorBoardTracker:
     """Writes TensorBoard event files.
 
     Args:
-        folder: where they go.
+        folder: where they go; emptied.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -66,6 +66,7 @@ class TensorBoardTracker:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        shutil.rmtree(folder, ignore_errors=True)
         self._writer: Any = SummaryWriter(str(folder))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -82,7 +83,7 @@ class MLflowTracker:
     """Keeps one MLflow run in a store of files; `mlflow ui --backend-store-uri FOLDER` shows it.
 
     Args:
-        folder: of the store.
+        folder: of the store; earlier runs in it are marked as deleted.
 
     Raises:
         ImportError: mlflow is not installed.
@@ -96,7 +97,12 @@ class MLflowTracker:
         from mlflow import MlflowClient
 
         self._client: Any = MlflowClient(tracking_uri=folder.absolute().as_uri())
-        experiment = self._client.create_experiment(_RUN)
+        # Its store is emptied through mlflow itself: mlflow keeps the stores that a process has opened, and fails on one
+        # whose folder was removed under it.
+        known = self._client.get_experiment_by_name(_RUN)
+        experiment = known.experiment_id if known else self._client.create_experiment(_RUN)
+        for earlier in self._client.search_runs([experiment]):
+            self._client.delete_run(earlier.info.run_id)
         self._run: str = self._client.create_run(experiment).info.run_id
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -132,10 +138,9 @@ def open_trackers(options: TrackingOptions, folder: Path, name: str = "") -> lis
     opened: list[Tracker] = []
     for package, tracker in _TRACKERS.items():
         use: Use = getattr(options, package)
-        own = folder / TRACKING / package / name
-        shutil.rmtree(own, ignore_errors=True)
         if use is Use.OFF:
             continue
+        own = folder / TRACKING / package / name
         try:
             opened.append(tracker(own))
         except ImportError as error:
