@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.presets import resolve_arm
+from pipeline.arms.presets import REFERENCE_ARM, resolve_arm
 from pipeline.config.options import Options
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.training.loop import OptimiserOptions
@@ -28,6 +28,9 @@ class InferenceOptions(Options):
     """Preset names, or name → options; `preset` starts from another preset."""
     sizes: tuple[int, ...] = Field(default=(5, 10), min_length=1)
     """Numbers of target patients; subsets of one repeat are nested."""
+    reference_sizes: tuple[int, ...] = ()
+    """More numbers of target patients for the arm `random` alone: the longer its learning curve, the larger a label
+    efficiency it can measure."""
     repeats: int = Field(default=3, ge=1)
     """Independent draws of the subsets and of all other randomness."""
     steps: int = Field(default=500, ge=1)
@@ -51,12 +54,32 @@ class InferenceOptions(Options):
             return value
         return {name: arm if isinstance(arm, ArmOptions) else resolve_arm(name, arm) for name, arm in value.items()}
 
-    @field_validator("sizes")
+    def sizes_of(self, arm: str) -> tuple[int, ...]:
+        """Numbers of target patients that an arm learns from."""
+        return tuple(sorted({*self.sizes, *self.reference_sizes})) if arm == REFERENCE_ARM else self.sizes
+
+    @property
+    def trainings(self) -> int:
+        """Number of units: arms × their sizes × repeats."""
+        return sum(len(self.sizes_of(arm)) for arm in self.arms) * self.repeats
+
+    @property
+    def largest_size(self) -> int:
+        """Largest number of target patients of any arm."""
+        return max(n for arm in self.arms for n in self.sizes_of(arm))
+
+    @field_validator("sizes", "reference_sizes")
     @classmethod
     def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if any(n < 1 for n in value):
             raise ValueError("a target size counts patients and is at least 1")
         return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _reference_is_there(self) -> InferenceOptions:
+        if self.reference_sizes and REFERENCE_ARM not in self.arms:
+            raise ValueError(f"`reference_sizes` are for the arm {REFERENCE_ARM!r}, which is not among `arms`: add it")
+        return self
 
     @model_validator(mode="after")
     def _iterates_enough(self) -> InferenceOptions:

@@ -22,9 +22,12 @@ _FROM_SCRATCH: dict[str, Any] = {"peak_rate": 3e-3, "warm_up": 0.05}
 # With the warm-up that Wald et al. 2025 found necessary.
 _FROM_SOURCE: dict[str, Any] = {"init": Initialisation.SOURCE, "peak_rate": 2e-3, "warm_up": 0.1}
 
+REFERENCE_ARM = "random"
+"""Training from scratch, whose learning curve measures what the annotations of the other arms are worth."""
+
 PRESETS: dict[str, ArmOptions] = {
     # UNet-RI of Kuzina et al. 2019.
-    "random": ArmOptions(**_FROM_SCRATCH),
+    REFERENCE_ARM: ArmOptions(**_FROM_SCRATCH),
     # UNet-PR.
     "fine_tune": ArmOptions(**_FROM_SOURCE),
     # L2-SP of Li, Grandvalet, Davoine 2018. At T = 1 and 10⁵ training voxels its standard deviations are near the

@@ -138,9 +138,10 @@ class StudyConfig(Options):
             if options.init is Initialisation.SOURCE and centre != 0:
                 # Channels of two networks are permuted: the prior would pull every filter towards another one's.
                 raise ValueError(f"arm {arm!r} starts from source network 0 and its prior is centred on {centre}")
-        largest, pool = max(self.inference.sizes), self.target.pool
+        largest, pool = self.inference.largest_size, self.target.pool
         if pool is not None and largest > pool:
-            raise ValueError(f"`inference.sizes` asks for {largest} patients and `target.pool` has {pool}")
+            key = "sizes" if largest in self.inference.sizes else "reference_sizes"
+            raise ValueError(f"`inference.{key}` asks for {largest} patients and `target.pool` has {pool}")
         return self
 
     @property

@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.statistics import Resamples, Values
 from pipeline.evaluation.tables import RowT, StudyRows
-
-BASELINE = "random"
-"""The arm whose learning curve is the measure: training from scratch."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +99,18 @@ def label_efficiencies(
     Returns:
         One entry for each arm and size but the baseline's; empty where the baseline has fewer than two sizes.
     """
-    tables = {n: study.table(metric, n) for n in study.sizes}
-    sizes = [n for n, table in tables.items() if BASELINE in table.arms and np.isfinite(table.of(BASELINE)).any()]
+    tables = {n: study.table(metric, n) for n in study.every_size}
+    sizes = [
+        n for n, table in tables.items() if REFERENCE_ARM in table.arms and np.isfinite(table.of(REFERENCE_ARM)).any()
+    ]
     if len(sizes) < 2:
         return []
-    baseline = np.stack([_means(tables[n].of(BASELINE), draws) for n in sizes], axis=1)
+    baseline = np.stack([_means(tables[n].of(REFERENCE_ARM), draws) for n in sizes], axis=1)
     found = []
     for n, table in tables.items():
         for arm in table.arms:
             values = table.of(arm)
-            if arm != BASELINE and np.isfinite(values).any():
+            if arm != REFERENCE_ARM and np.isfinite(values).any():
                 targets = _means(values, draws)
                 needed = patients_needed(sizes, baseline, targets)
                 found.append(_efficiency(arm, n, sizes, float(targets[0]), needed, confidence))

@@ -215,16 +215,28 @@ class PatientTable:
         return grouped_means(values.ravel(), rows, len(values))
 
 
+def compared_sizes(rows: Sequence[RowT] | Sequence[SummaryRow]) -> tuple[int, ...]:
+    """Numbers of target patients at which arms can be compared: with several arms, or all where there is one alone."""
+    arms_at: dict[int, set[str]] = {}
+    for row in rows:
+        arms_at.setdefault(row.n, set()).add(row.arm)
+    alone = len(set().union(*arms_at.values())) == 1
+    return tuple(n for n, arms in sorted(arms_at.items()) if len(arms) > 1 or alone)
+
+
 @dataclass
 class StudyRows(Generic[RowT]):
     """The rows of a study, with the patients, sizes and labels they span.
 
     Attributes:
         rows: of `cases.csv`, or of another table with a row for each arm, size, repeat, case and label.
+        every_size: numbers of target patients of any arm.
+        sizes: those at which arms can be compared; `random` may have more of its own.
     """
 
     rows: list[RowT]
     arms: tuple[str, ...] = field(init=False)
+    every_size: tuple[int, ...] = field(init=False)
     sizes: tuple[int, ...] = field(init=False)
     labels: tuple[str, ...] = field(init=False)
     patients: tuple[str, ...] = field(init=False)
@@ -232,7 +244,8 @@ class StudyRows(Generic[RowT]):
 
     def __post_init__(self) -> None:
         self.arms = tuple(dict.fromkeys(r.arm for r in self.rows))
-        self.sizes = tuple(sorted({r.n for r in self.rows}))
+        self.every_size = tuple(sorted({r.n for r in self.rows}))
+        self.sizes = compared_sizes(self.rows)
         self.labels = tuple(sorted({r.label for r in self.rows}))
         self.patients = tuple(sorted({r.patient for r in self.rows}))
         self.repeats = tuple(sorted({r.repeat for r in self.rows}))
@@ -298,7 +311,7 @@ def summarise(
     draws = study.draws(seed=seed, resamples=resamples)
     labels: list[str | None] = [None, *study.labels] if len(study.labels) > 1 else [None]
     summary = []
-    for n in study.sizes:
+    for n in study.every_size:
         for metric in study.metrics(metrics):
             for label in labels:
                 table = study.table(metric, n, label)

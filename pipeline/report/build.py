@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.tables import SummaryRow
+from pipeline.evaluation.tables import SummaryRow, compared_sizes
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.case_plan import read_cases
 from pipeline.report.case_section import case_section
@@ -115,7 +115,7 @@ def headline(material: Material, results: Section) -> dict[str, Any]:
 def best_arms(summary: list[SummaryRow], differences: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
     """Names the arm with the highest mean Dice at every size, with the paired difference of the best Bayesian arm."""
     best: list[dict[str, Any]] = []
-    for n in sorted({r.n for r in summary}):
+    for n in compared_sizes(summary):
         rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
         if rows:
             row = max(rows, key=lambda r: r.mean)

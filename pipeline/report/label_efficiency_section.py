@@ -8,8 +8,9 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.csv_rows import read_rows
-from pipeline.evaluation.label_efficiency import BASELINE, LabelEfficiency
+from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.study_results import LABEL_EFFICIENCY
 from pipeline.report.figure_style import INK, ArmStyle, arm_styles, new_figure
 from pipeline.report.section import Material, Section, number
@@ -25,14 +26,14 @@ def label_efficiency_section(material: Material) -> Section:
         return Section("label_efficiency", TITLE, missing=(text,))
     rows = read_rows(path, LabelEfficiency)
     if not rows:
-        text = f"Not available: it needs the arm {BASELINE} at two sizes or more, whose learning curve is the measure."
+        text = f"Not available: the measure is the learning curve of {REFERENCE_ARM}, which has fewer than two sizes."
         return Section("label_efficiency", TITLE, missing=(text,))
     arms = material.files.arms()
     rows.sort(key=lambda r: (r.n, arms.index(r.arm) if r.arm in arms else len(arms)))
     figure = efficiency_plot(rows, arm_styles(arms))
     alt = "Label efficiency with its interval, by arm and size"
     content = {
-        "baseline": BASELINE,
+        "baseline": REFERENCE_ARM,
         "lines": [_line(row) for row in rows],
         "picture": material.pictures.add("label-efficiency", figure, alt),
         "bounded": any(row.relation != "=" for row in rows),

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.metrics import EmptyMask
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P
-from pipeline.evaluation.tables import StudyRows, SummaryRow
+from pipeline.evaluation.tables import StudyRows, SummaryRow, compared_sizes
 from pipeline.report.figure_style import ArmStyle, arm_styles
 from pipeline.report.picture import Picture
 from pipeline.report.result_figures import difference_limits, difference_plot, learning_curve, patient_plot
@@ -80,7 +81,7 @@ def result_table(summary: list[SummaryRow], metric: str) -> dict[str, Any]:
     sign = -1 if metric.partition("[")[0] in LESS_IS_BETTER else 1
     best = {
         n: max((r for r in rows if r.n == n and np.isfinite(r.mean)), key=lambda r: sign * r.mean, default=None)
-        for n in sizes
+        for n in compared_sizes(rows)
     }
     digits = 2 if sign < 0 else 3
     lines = []
@@ -94,7 +95,7 @@ def result_table(summary: list[SummaryRow], metric: str) -> dict[str, Any]:
                     "mean": number(row.mean, digits),
                     "interval": f"[{number(row.ci_low, digits)}, {number(row.ci_high, digits)}]",
                     "cases": row.cases,
-                    "best": row is best[n],
+                    "best": row is best.get(n),
                 }
             )
         lines.append({"arm": arm, "cells": cells})
@@ -198,7 +199,13 @@ def missing_units(material: Material) -> list[str]:
     if not material.files.units or not arms or not sizes or not repeats:
         return []
     there = {(u.arm, u.n, u.repeat) for u in material.files.units}
-    wanted = [(arm, int(n), repeat) for arm in arms for n in sizes for repeat in range(int(repeats))]
+    more = {REFERENCE_ARM: nested(inference, "reference_sizes", default=())}
+    wanted = [
+        (arm, int(n), repeat)
+        for arm in arms
+        for n in sorted({*sizes, *more.get(arm, ())})
+        for repeat in range(int(repeats))
+    ]
     return [
         f"{arm} at n = {n}, repeat {repeat}: not trained" for arm, n, repeat in wanted if (arm, n, repeat) not in there
     ]

@@ -112,7 +112,8 @@ class Examination:
         """Empty labels among the target patients that the arms learn from."""
         config, pool = self.plan.config, self.plan.patients("pool")
         root = read_datasets(config, self.plan.workspace)[config.target.dataset].root.resolve()
-        patients = {p for subset in target_subsets(self.plan) for drawn in subset.values() for p in drawn}
+        subsets = [subset for arm in config.inference.arms for subset in target_subsets(self.plan, arm)]
+        patients = {p for subset in subsets for drawn in subset.values() for p in drawn}
         cases = {case for patient in patients for case in pool[patient]}
         empty = [(folder, f) for folder, f in self.findings if f.check == "empty_label" and f.case in cases]
         return [(folder, finding) for folder, finding in empty if folder == root]
@@ -161,7 +162,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     channels = _channels(config, datasets)
     split = make_split(config, datasets)
     # A size that the pool cannot serve is told now, not after the source networks are trained.
-    nested_subsets(split.pool, config.inference.sizes, 0, config.seed)
+    nested_subsets(split.pool, [config.inference.largest_size], 0, config.seed)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     plan = {"split": split.as_json(), "classes": classes, "channels": {k: list(v) for k, v in channels.items()}}
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}

@@ -142,7 +142,7 @@ def native_cases(config: StudyConfig, workspace: Workspace, plan: StudyPlan) -> 
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each arm × size × repeat.
+    """One unit for each arm × its sizes × repeat.
 
     Raises:
         WorkspaceError: a stage before is not done, or raw labels are asked for and not at hand.
@@ -152,7 +152,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     native = native_cases(config, workspace, plan)
     planned = []
     for arm in config.inference.arms:
-        for n in config.inference.sizes:
+        for n in config.inference.sizes_of(arm):
             for repeat in range(config.inference.repeats):
                 key = infer.unit_key(arm, n, repeat)
                 recipe = {

@@ -84,7 +84,7 @@ def _settings(plan: StudyPlan, device: str, workers: int) -> ArmSettings:
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each arm × size × repeat.
+    """One unit for each arm × its sizes × repeat.
 
     Raises:
         WorkspaceError: a stage before is not done.
@@ -93,15 +93,14 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """
     plan = read_plan(config, workspace)
     execution, device = resources.training(config)
-    trainings = len(config.inference.arms) * len(config.inference.sizes) * config.inference.repeats
-    settings = _settings(plan, device, resources.workers(config, trainings))
+    settings = _settings(plan, device, resources.workers(config, config.inference.trainings))
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
     common = {
         "test": plan.digests("test", list(plan.patients("test"))),
         # Not the name of the study: a renamed study trains nothing again.
         "origin": settings.origin.model_dump(mode="json", exclude={"study"}),
         "classes": plan.classes[config.target.dataset],
-        "options": config.inference.model_dump(mode="json", exclude={"arms", "sizes", "repeats"}),
+        "options": config.inference.model_dump(mode="json", exclude={"arms", "sizes", "reference_sizes", "repeats"}),
         "network": config.network.model_dump(mode="json"),
         "patches": config.patches.model_dump(mode="json"),
         "augmentation": config.augmentation.model_dump(mode="json"),
@@ -115,7 +114,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         of_source, inputs = _arm_inputs(arm, plan)
         of_arm = {**common, **of_source, "arm": arm.model_dump(mode="json")}
         size = arm.members * arm.components * arm.train_samples * (1.2 if arm.is_bayesian else 1.0)
-        for repeat, subset in enumerate(target_subsets(plan)):
+        for repeat, subset in enumerate(target_subsets(plan, name)):
             for n, patients in subset.items():
                 recipe = {**of_arm, "n": n, "repeat": repeat, "training": plan.digests("pool", patients)}
                 training = {patient: plan.cached("pool", patient) for patient in patients}
@@ -136,9 +135,9 @@ def refuse_unusable(planned: Sequence[Unit], plan: StudyPlan, strict: bool) -> N
         # Without it, `check` has told the difference.
         compare_with_source(plan.config, strict)
     compare_grids(plan, strict)
-    used = {patient for subset in target_subsets(plan) for patients in subset.values() for patient in patients}
-    refuse_empty_labels([case for patient in sorted(used) for case in plan.cached("pool", patient)])
     tasks: list[ArmTask] = [unit.arguments["task"] for unit in planned]
+    used = {patient: cases for task in tasks for patient, cases in task.patients.items()}
+    refuse_empty_labels([case for patient in sorted(used) for case in used[patient]])
     files = {path: task.densities[group] for task in tasks for group, path in task.priors.items()}
     for path, density in files.items():
         require_kernel_size(path, density)

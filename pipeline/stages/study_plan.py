@@ -120,13 +120,12 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     return StudyPlan(Split.from_json(raw["split"]), raw["classes"], raw["channels"], config, workspace)
 
 
-def target_subsets(plan: StudyPlan) -> list[Mapping[int, Sequence[str]]]:
-    """Size → target patients, for each repeat; nested within a repeat.
+def target_subsets(plan: StudyPlan, arm: str) -> list[Mapping[int, Sequence[str]]]:
+    """Size → target patients that an arm learns from, for each repeat; nested within a repeat, the same for all arms.
 
     Raises:
         DataError: a size is larger than the pool.
     """
     config, pool = plan.config, list(plan.patients("pool"))
-    return [
-        nested_subsets(pool, config.inference.sizes, repeat, config.seed) for repeat in range(config.inference.repeats)
-    ]
+    sizes = config.inference.sizes_of(arm)
+    return [nested_subsets(pool, sizes, repeat, config.seed) for repeat in range(config.inference.repeats)]

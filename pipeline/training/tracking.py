@@ -97,7 +97,7 @@ class MLflowTracker:
         from mlflow import MlflowClient
 
         self._client: Any = MlflowClient(tracking_uri=folder.absolute().as_uri())
-        # Its store is emptied through mlflow itself: mlflow keeps the stores that a process has opened, and fails on one
+        # The store is emptied through mlflow itself: it keeps the stores that a process has opened, and fails on one
         # whose folder was removed under it.
         known = self._client.get_experiment_by_name(_RUN)
         experiment = known.experiment_id if known else self._client.create_experiment(_RUN)

@@ -69,7 +69,7 @@ def study(cohort: Path) -> dict[str, Any]:
             "right": {"path": str(cohort), "modality": "mr", "foreground": ["right"]},
         },
         "source": {"dataset": "left", "patients": 3},
-        "target": {"dataset": "right", "pool": 2, "test": 2},
+        "target": {"dataset": "right", "pool": 3, "test": 2},
         "preprocessing": {"resampling": {"spacing": [2, 2, 2]}},
         "network": {"name": "residual_unet", "channels": [4, 6], "encoder_blocks": [0, 1]},
         "patches": {"size": [12, 12, 12], "batch": 1},
@@ -78,6 +78,7 @@ def study(cohort: Path) -> dict[str, Any]:
         "inference": {
             "arms": ["random", "fine_tune", "fine_tune_ends", "dwp"],
             "sizes": [1, 2],
+            "reference_sizes": [3],
             "repeats": 1,
             "steps": 4,
         },

@@ -25,6 +25,7 @@ CASES_HEADER = (
 )
 SUMMARY_HEADER = "arm,n,metric,mean,ci_low,ci_high,cases"
 ARMS = ("random", "fine_tune", "fine_tune_ends", "dwp")
+TRAININGS = [(arm, n) for arm in ARMS for n in (1, 2)] + [("random", 3)]
 
 
 def markers(workspace: Path) -> dict[str, int]:
@@ -82,25 +83,25 @@ def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsy
 def _check_units(workspace: Path) -> None:
     units = stage_markers(workspace)
     assert units["check"] == ["study"]
-    assert len(units["preprocess"]) == 7
+    assert len(units["preprocess"]) == 8
     assert units["train-source"] == ["network-00", "network-01"]
     assert units["collect-filters"] == units["fit-priors"]
     assert len(units["fit-priors"]) >= 2
-    assert units["infer"] == units["evaluate"] == sorted(f"{arm}/n{n:02d}/repeat-0" for arm in ARMS for n in (1, 2))
+    assert units["infer"] == units["evaluate"] == sorted(f"{arm}/n{n:02d}/repeat-0" for arm, n in TRAININGS)
     plan = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
     roles = [set(patients) for patients in plan.values()]
-    assert {role: len(patients) for role, patients in plan.items()} == {"source": 3, "pool": 2, "test": 2}
-    assert len(set.union(*roles)) == 7
+    assert {role: len(patients) for role, patients in plan.items()} == {"source": 3, "pool": 3, "test": 2}
+    assert len(set.union(*roles)) == 8
     # Every arm learned from the same patients, the smaller set inside the larger.
     subsets = {
         (arm, n): json.loads((workspace / "infer" / arm / f"n{n:02d}" / "repeat-0" / "unit.json").read_text())[
             "patients"
         ]
-        for arm in ARMS
-        for n in (1, 2)
+        for arm, n in TRAININGS
     }
     assert len({tuple(patients) for (_, n), patients in subsets.items() if n == 1}) == 1
     assert all(subsets[arm, 2][:1] == subsets[arm, 1] and len(subsets[arm, 2]) == 2 for arm in ARMS)
+    assert subsets["random", 3][:2] == subsets["random", 2]
     scores = json.loads((workspace / "fit-priors" / units["fit-priors"][0] / "scores.json").read_text())
     assert set(scores["densities"]) == {"isotropic", "gaussian_full", "vae"}
     assert all(math.isfinite(density["mean"]) for density in scores["densities"].values())
@@ -114,7 +115,7 @@ def _check_tables(workspace: Path) -> None:
     assert text.splitlines()[0] == CASES_HEADER
     rows = list(csv.DictReader(text.splitlines()))
     keys = [(row["arm"], row["n"], row["repeat"], row["case"], row["label"]) for row in rows]
-    assert len(set(keys)) == len(keys) == len(ARMS) * 2 * 2
+    assert len(set(keys)) == len(keys) == len(TRAININGS) * 2
     assert {row["label"] for row in rows} == {"right"}
     for row in rows:
         tp, fp, fn = (int(row[name]) for name in ("tp", "fp", "fn"))
@@ -124,14 +125,17 @@ def _check_tables(workspace: Path) -> None:
     text = (workspace / "results" / "summary.csv").read_text()
     assert text.splitlines()[0] == SUMMARY_HEADER
     summary = {(row["arm"], row["n"], row["metric"]): row for row in csv.DictReader(text.splitlines())}
-    for arm in ARMS:
-        for n in ("1", "2"):
-            values = [float(row["dice"]) for row in rows if (row["arm"], row["n"]) == (arm, n)]
-            found = summary[arm, n, "dice"]
-            assert float(found["mean"]) == pytest.approx(sum(values) / len(values), abs=1e-5)
-            assert float(found["ci_low"]) <= float(found["mean"]) <= float(found["ci_high"])
-            assert found["cases"] == "2"
-            assert (arm, n, "iou") in summary
+    for arm, n in TRAININGS:
+        values = [float(row["dice"]) for row in rows if (row["arm"], row["n"]) == (arm, str(n))]
+        found = summary[arm, str(n), "dice"]
+        assert float(found["mean"]) == pytest.approx(sum(values) / len(values), abs=1e-5)
+        assert float(found["ci_low"]) <= float(found["mean"]) <= float(found["ci_high"])
+        assert found["cases"] == "2"
+        assert (arm, str(n), "iou") in summary
+    results = workspace / "results"
+    # Where `random` is alone there is nothing to compare; its curve is longer by it.
+    assert {row["n"] for row in csv.DictReader((results / "comparisons.csv").open())} == {"1", "2"}
+    assert {row["n"] for row in csv.DictReader((results / "label_efficiency.csv").open())} == {"1", "2"}
 
 
 def _check_records(config: Path, workspace: Path) -> None:

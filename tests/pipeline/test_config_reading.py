@@ -104,6 +104,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         ("patches.batch=0", ["`patches.batch` is 0", "greater than or equal to 1"]),
         ("datasets.a.modality=pet", ["`datasets.a.modality`", "'pet'", "'ct'"]),
         ("inference.sizes=[0]", ["`inference.sizes`", "at least 1"]),
+        ("inference.reference_sizes=[4]", ["`inference.reference_sizes` asks for 4 patients", "`target.pool` has 2"]),
         ("inference.arms=[dwpp]", ["'dwpp'", "dwp_prior"]),
         ("source.dataset=b", ["source.dataset", "'b'", "one of a"]),
         ("source.cases=[x]", ["either `patients`"]),
@@ -116,6 +117,13 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 def test_a_value_that_is_not_allowed_is_named(write: Write, override: str, words: list[str]) -> None:
     sentence = refused(write(), override)
     assert all(word in sentence for word in words), sentence
+
+
+def test_reference_sizes_need_the_arm_that_has_them(write: Write) -> None:
+    path = write(inference={"sizes": [1], "reference_sizes": [2], "arms": ["dwp"]})
+    assert "'random', which is not among `arms`: add it" in refused(path)
+    inference = read_config(path, ["inference.arms=[random, dwp]"]).inference
+    assert (inference.sizes_of("random"), inference.sizes_of("dwp")) == ((1, 2), (1,))
 
 
 def test_listed_cases_are_for_both_sides(write: Write) -> None:
