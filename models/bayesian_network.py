@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from data.errors import ModelError
-from models.filters import FilterLayer, get_filters, set_filters
+from models.filters import FilterLayer, set_filters
 from models.local_reparameterisation import local_reparameterised_forward
 from models.other_weights import OtherWeights
 from models.posteriors.mixture import Mixture
@@ -176,7 +176,3 @@ class BayesianNetwork(nn.Module):
         draw = self.centre() if filters is None else WeightDraw(filters, others, component)
         self.network.load_state_dict(self.tensors(draw), strict=False)
         return self.network
-
-    def own_filters(self) -> Tensor:
-        """Returns the filters that the network itself holds at the moment, `[F, 27]`."""
-        return get_filters(dict(self.network.named_parameters()), self.layers).detach()

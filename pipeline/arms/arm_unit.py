@@ -17,7 +17,7 @@ from pipeline.arms.incremental_update import read_posterior, updated_posterior
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.objective_name import objective_name
-from pipeline.arms.prediction import WeightDraws, predict_case, save_prediction, weight_draws
+from pipeline.arms.prediction import WeightDraws, predict_cases, save_prediction, weight_draws
 from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.unit_files import PREDICTIONS, UNIT, history_name
 from pipeline.deployment.arm_model import DicePairs, TrainedArm, write_arm_model
@@ -203,9 +203,15 @@ def _predict(
 ) -> DicePairs:
     """Predicts the test cases and returns their expected and real Dice."""
     pairs = DicePairs()
-    for position, case in enumerate(task.test):
-        prediction = predict_case(members, case, settings.patches.size, settings.options.window, settings.device)
+    predictions = predict_cases(
+        members,
+        task.test,
+        settings.patches.size,
+        settings.options.window,
+        settings.device,
+        lambda share: progress(_TRAINING_SHARE + (1 - _TRAINING_SHARE) * share),
+    )
+    for case, prediction in predictions:
         save_prediction(prediction, case, folder / PREDICTIONS / f"{case.name}.safetensors")
         pairs.add(prediction.average, case)
-        progress(_TRAINING_SHARE + (1 - _TRAINING_SHARE) * (position + 1) / len(task.test))
     return pairs

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from pipeline.storage.tensors import save_tensors
 from pipeline.training.cached_case import CachedCase
 
 _CUBIC_MM_PER_ML = 1000.0
+_MEMORY = 2**28
+"""Bytes for the maps of the cases that share a draw: small beside a training, and dozens of small volumes."""
 
 
 @dataclass(frozen=True)
@@ -80,25 +83,67 @@ class CasePrediction:
     voxels: torch.Tensor
 
 
-def predict_case(
+def predict_cases(
     members: Sequence[tuple[BayesianNetwork, WeightDraws]],
-    case: CachedCase,
+    cases: Sequence[CachedCase],
     patch: Sequence[int],
     window: SlidingWindowOptions,
     device: str,
-) -> CasePrediction:
-    """Averages the probabilities of a case over members and draws; each draw serves a whole pass over the volume."""
-    average = PosteriorAverage()
-    voxels = []
-    image = case.image().to(device)
-    with torch.inference_mode():
+    progress: Callable[[float], None] = lambda share: None,
+    memory: int = _MEMORY,
+) -> Iterator[tuple[CachedCase, CasePrediction]]:
+    """Averages the probabilities of every case over members and draws.
+
+    Making a draw of a network's weights takes longer than a pass over a small volume, so each draw serves as many cases
+    as there is memory for. What a case gets does not depend on the others.
+
+    Args:
+        members: the trained networks and their draws.
+        cases: to predict.
+        patch: voxels of a window.
+        window: how windows overlap.
+        device: where the networks are.
+        progress: is told the share of all passes done.
+        memory: bytes for the images and the maps of the cases that share a draw; one case is taken in any case.
+
+    Yields:
+        The cases in their order, with what the draws say of each.
+    """
+    done, passes = 0, len(cases) * sum(len(draws) for _, draws in members)
+    for block in _blocks(cases, memory):
+        images = [case.image().to(device) for case in block]
+        averages = [PosteriorAverage() for _ in block]
+        voxels: list[list[torch.Tensor]] = [[] for _ in block]
         for member, draws in members:
             for draw in draws:
-                probability = draw_probability(member.with_weights(draw), image, patch, window)
-                chosen = most_probable_class(probability)
-                voxels.append(torch.tensor([int((chosen == k).sum()) for k in range(1, len(probability))]))
-                average.add(probability, keep=False)
-    return CasePrediction(average, torch.stack(voxels))
+                # Not around a `yield`: it would hold for whoever takes the case.
+                with torch.inference_mode():
+                    network = member.with_weights(draw)
+                    for image, average, of_draws in zip(images, averages, voxels, strict=True):
+                        probability = draw_probability(network, image, patch, window)
+                        chosen = most_probable_class(probability)
+                        of_draws.append(torch.tensor([int((chosen == k).sum()) for k in range(1, len(probability))]))
+                        average.add(probability, keep=False)
+                        done += 1
+                        progress(done / passes)
+        for case, average, of_draws in zip(block, averages, voxels, strict=True):
+            yield case, CasePrediction(average, torch.stack(of_draws))
+
+
+def _blocks(cases: Sequence[CachedCase], memory: int) -> Iterator[list[CachedCase]]:
+    """Divides the cases, in their order, into blocks whose images and maps fit into the memory."""
+    block: list[CachedCase] = []
+    left = memory
+    for case in cases:
+        # Its image, the mean of every class, entropy and squares: float32.
+        needed = 4 * math.prod(case.shape) * (case.channels + len(case.classes) + 3)
+        if block and needed > left:
+            yield block
+            block, left = [], memory
+        block.append(case)
+        left -= needed
+    if block:
+        yield block
 
 
 def save_prediction(prediction: CasePrediction, case: CachedCase, path: Path) -> None:

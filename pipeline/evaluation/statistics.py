@@ -117,32 +117,6 @@ def crossed_interval(values: Values, draws: Resamples, *, confidence: float = 0.
     return Interval(float(values[measured].mean()), float(low), float(high))
 
 
-def bootstrap_interval(
-    case_values: Sequence[float], patients: Sequence[str], *, seed: int, resamples: int = 2000, confidence: float = 0.95
-) -> Interval:
-    """Returns the mean over patients of per-case values and its percentile interval.
-
-    Args:
-        case_values: `[cases]`; NaN leaves a case out.
-        patients: `[cases]`, whose case each is; cases of one patient are averaged first.
-        seed: of the study.
-        resamples: number of bootstrap resamples.
-        confidence: coverage of the interval.
-
-    Returns:
-        Mean and interval.
-
-    Raises:
-        ValueError: the two sequences are of different length.
-    """
-    if len(case_values) != len(patients):
-        raise ValueError(f"{len(case_values)} values of {len(patients)} cases")
-    _, owner = np.unique(np.asarray(patients), return_inverse=True)
-    means = grouped_means(np.asarray(case_values, dtype=np.float64), owner)
-    draws = Resamples.draw(max(len(means), 1), 1, resamples=resamples, seed=seed)
-    return crossed_interval(means[:, None] if len(means) else np.full((1, 1), np.nan), draws, confidence=confidence)
-
-
 def grouped_means(values: Values, owner: NDArray[np.integer], groups: int | None = None) -> Values:
     """Averages values by group, leaving NaN out.
 

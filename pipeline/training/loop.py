@@ -102,7 +102,9 @@ def train(
     optimised = [{"rate_factor": 1.0, **g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
     learned = [p for group in optimised for p in group["params"]]
     computing = computing or Computing(ComputingOptions(), learned[0].device.type if learned else "cpu")
-    optimiser = computing.optimiser(torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay))
+    optimiser = computing.optimiser(
+        torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay, fused=True)
+    )
     state = TrainingState(modules or {}, optimiser, computing.scaler)
     first = checkpoints.restore(state) if checkpoints else 0
     with open_log(first) if open_log else nullcontext() as log:

@@ -23,7 +23,7 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.objective_name import objective_name
-from pipeline.arms.prediction import predict_case, save_prediction, weight_draws
+from pipeline.arms.prediction import predict_cases, save_prediction, weight_draws
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
@@ -165,9 +165,10 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
         members.append((member, weight_draws(member, 3, stream_seed(bench.seed, "target", 0, number), "cpu")))
     first, second = [draw.filters for draw in members[0][0].draws(2, torch.Generator().manual_seed(0))]
     assert torch.equal(first, second) != arm.is_bayesian
-    for case in task.test:
+    # Each case alone, whatever cases shared the draws in the unit.
+    for case, prediction in predict_cases(members, task.test, (16, 16, 16), SlidingWindowOptions(), "cpu", memory=0):
         again = tmp_path / "again.safetensors"
-        save_prediction(predict_case(members, case, (16, 16, 16), SlidingWindowOptions(), "cpu"), case, again)
+        save_prediction(prediction, case, again)
         path = tmp_path / "unit" / "predictions" / f"{case.name}.safetensors"
         assert again.read_bytes() == path.read_bytes()
         check_prediction(path, case, arm.members * (3 if arm.is_bayesian else 1))

@@ -23,7 +23,7 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.learning import learn_member
 from pipeline.arms.member import assemble_member, rebuild_member
-from pipeline.arms.prediction import predict_case, weight_draws
+from pipeline.arms.prediction import predict_cases, weight_draws
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
@@ -342,11 +342,34 @@ def test_draws_are_made_one_at_a_time_and_repeat(bench) -> None:
     assert counts == [13, 13, 13]
 
 
+def test_a_draw_serves_as_many_cases_as_there_is_memory_for(bench, monkeypatch) -> None:
+    model = bench.learn(GAUSSIAN).model
+    cases = [bench.make_case(name, 16) for name in "abc"]
+    made = []
+    monkeypatch.setattr(model, "with_weights", lambda draw: made.append(draw) or (lambda x: model(x, *draw)))
+    one_case = 4 * 16**3 * (1 + 1 + 3)
+    for memory, blocks in ((3 * one_case, 1), (2 * one_case, 2), (0, 3)):
+        made.clear()
+        shares: list[float] = []
+        predictions = predict_cases(
+            [(model, weight_draws(model, 2, 5, "cpu"))],
+            cases,
+            (16, 16, 16),
+            SlidingWindowOptions(),
+            "cpu",
+            shares.append,
+            memory,
+        )
+        assert [case.name for case, _ in predictions] == ["a", "b", "c"]
+        assert len(made) == 2 * blocks
+        assert shares == pytest.approx([k / 6 for k in range(1, 7)])
+
+
 def test_volumes_are_those_of_each_draws_mask(bench) -> None:
     model = bench.learn(GAUSSIAN).model
     case = bench.make_case("t", 16)
     draws = weight_draws(model, 2, 5, "cpu")
-    prediction = predict_case([(model, draws)], case, (16, 16, 16), SlidingWindowOptions(), "cpu")
+    ((_, prediction),) = predict_cases([(model, draws)], [case], (16, 16, 16), SlidingWindowOptions(), "cpu")
     with torch.no_grad():
         masks = [model(case.image()[None], *draw)[0].argmax(0) for draw in draws]
     assert prediction.voxels.flatten().tolist() == [int((mask == 1).sum()) for mask in masks]

@@ -12,7 +12,6 @@ from scipy import stats
 from pipeline.evaluation.statistics import (
     FEWEST_PATIENTS_FOR_P,
     Resamples,
-    bootstrap_interval,
     crossed_interval,
     holm,
     paired_difference,
@@ -21,16 +20,10 @@ from pipeline.evaluation.statistics import (
 from pipeline.evaluation.worst_patients import patient_means, worst_tenth
 
 
-def test_cases_of_a_patient_are_averaged_before_patients() -> None:
-    # By case the mean would be 0.75; patient A has three cases but is one patient.
-    got = bootstrap_interval([1.0, 1.0, 1.0, 0.0], ["A", "A", "A", "B"], seed=0, resamples=200)
-    assert got.mean == 0.5
-    assert (got.low, got.high) == (0.0, 1.0)
-
-
-def test_undefined_cases_are_left_out_and_nothing_defined_gives_nan() -> None:
-    assert bootstrap_interval([0.2, math.nan, 0.4], ["A", "A", "B"], seed=0, resamples=100).mean == pytest.approx(0.3)
-    empty = bootstrap_interval([math.nan], ["A"], seed=0, resamples=100)
+def test_undefined_values_are_left_out_and_nothing_defined_gives_nan() -> None:
+    draws = Resamples.draw(3, 1, resamples=100, seed=0)
+    assert crossed_interval(np.array([[0.2], [math.nan], [0.4]]), draws).mean == pytest.approx(0.3)
+    empty = crossed_interval(np.full((3, 1), math.nan), draws)
     assert math.isnan(empty.mean)
     assert math.isnan(empty.low)
 
