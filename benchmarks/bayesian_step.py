@@ -63,7 +63,7 @@ def stepping(groups: list[dict[str, Any]], loss: Callable[[], torch.Tensor], ste
     """Forward, backward, clipping and AdamW, as the training loop does them."""
     optimised = [{"params": [p for p in g["params"] if p.requires_grad]} for g in groups]
     learned = [p for group in optimised for p in group["params"]]
-    optimiser = torch.optim.AdamW(optimised, lr=1e-5)
+    optimiser = torch.optim.AdamW(optimised, lr=1e-5, fused=True)
 
     def run() -> None:
         for _ in range(steps):

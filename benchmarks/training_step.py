@@ -61,7 +61,7 @@ def write_cases(folder: Path, count: int, size: int) -> list[list[CachedCase]]:
 
 def bare(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, half: bool = False) -> Run:
     """Prepares forward, backward and AdamW on one batch that is in memory."""
-    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
     loss = SegmentationLoss(SegmentationLossOptions())
 
     def run(steps: int) -> None:
@@ -124,7 +124,7 @@ def bayesian(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tenso
     generator = torch.Generator(images.device).manual_seed(0)
 
     def run(steps: int) -> None:
-        optimiser = torch.optim.AdamW(learned, lr=1e-4)
+        optimiser = torch.optim.AdamW(learned, lr=1e-4, fused=True)
         for _ in range(steps):
             optimiser.zero_grad(set_to_none=True)
             filters = posterior.sample(generator)

@@ -97,7 +97,7 @@ class ArmOptions(Options):
     """Share of the steps over which the weight of the prior terms rises linearly to T; 0 switches it off."""
     prior_samples: int = Field(default=1, ge=1)
     """K: samples of the bound on log p(w), for priors that have no exact density."""
-    filter_share: float = Field(default=0.1, gt=0, le=1)
+    filter_share: float = Field(default=0.02, gt=0, le=1)
     """Share of the filters whose prior term is computed at each step, a random unbiased subset."""
     train_samples: int = Field(default=1, ge=1)
     """Draws from the posterior in each step, on the same batch; with `antithetic` they are pairs mean ± deviation."""
