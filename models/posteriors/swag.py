@@ -23,7 +23,7 @@ class SWAGOptions(PosteriorOptionsBase):
     collect_from: float = Field(default=0.5, ge=0, lt=1, description="Share of the training after which to collect.")
     collections: int = Field(default=20, ge=2, description="Number of iterates to collect.")
     rate: float = Field(
-        default=0.5, gt=0, description="Constant learning rate of the collection, as a share of the arm's peak rate."
+        default=1.0, gt=0, description="Constant learning rate of the collection, as a share of the arm's peak rate."
     )
 
 

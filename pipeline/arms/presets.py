@@ -36,8 +36,8 @@ PRESETS: dict[str, ArmOptions] = {
     # UNet-PR.
     "fine_tune": ArmOptions(**_FROM_SOURCE),
     # L2-SP of Li, Grandvalet, Davoine 2018. At T = 1 and 10⁵ training voxels its standard deviations are near the
-    # weights that the paper found best, 0.1 for the source's weights and 0.01 for new ones; on the development task that
-    # was too strict, and a hundredth of it won.
+    # weights that the paper found best, 0.1 for the source's weights and 0.01 for new ones; that was too strict on the
+    # development task, where T = 0.01 won.
     "fine_tune_l2sp": ArmOptions(prior=L2_SP, **_FROM_SOURCE),
     # UNet-PRf.
     "fine_tune_ends": ArmOptions(trainable=Trainable.ENDS, **_FROM_SOURCE),
