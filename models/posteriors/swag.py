@@ -19,7 +19,11 @@ class SWAGOptions(PosteriorOptionsBase):
 
     kind: Literal["swag"] = "swag"
     rank: int = Field(default=10, ge=2, description="Last iterates that span the low-rank part of the covariance.")
-    scale: float = Field(default=1.0, gt=0, description="Factor on the covariance; 1 is the published one.")
+    scale: float = Field(
+        default=1.0,
+        ge=0,
+        description="Factor on the covariance; 1 is the published one, 0 leaves the mean of the iterates alone (SWA).",
+    )
     collect_from: float = Field(default=0.5, ge=0, lt=1, description="Share of the training after which to collect.")
     collections: int = Field(default=20, ge=2, description="Number of iterates to collect.")
     rate: float = Field(
@@ -40,7 +44,8 @@ class SWAG(Posterior):
     Args:
         count: filters, F.
         rank: iterates kept as deviations.
-        scale: factor on the covariance.
+        scale: factor on the covariance; with 0 it is no distribution, only the mean of the iterates (stochastic weight
+            averaging, Izmailov et al. 2018).
         kernel_voxels: numbers per filter.
     """
 
@@ -62,6 +67,11 @@ class SWAG(Posterior):
     def count(self) -> int:
         """Number of filters, F."""
         return len(self.first_moment)
+
+    @property
+    def has_density(self) -> bool:
+        """Whether there is any spread."""
+        return self.scale > 0
 
     @torch.no_grad()
     def collect(self, filters: Tensor) -> None:

@@ -187,9 +187,17 @@ def _learn(task: ArmTask, settings: ArmSettings, number: int, seed: int, progres
         lambda fraction: progress(_TRAINING_SHARE * (number + fraction) / arm.members),
         settings.computing,
     )
-    if arm.update_from is None:
-        return member
-    old = read_posterior(arm.update_from, number, settings.network, first.channels, classes)
+    if arm.update_from is not None:
+        member = _joined(member, arm.update_from, task, settings, number)
+    member.model.logit_temperature = arm.logit_temperature
+    return member
+
+
+def _joined(member: TrainedMember, earlier: Path, task: ArmTask, settings: ArmSettings, number: int) -> TrainedMember:
+    """Joins the posterior of a member to that of an earlier unit."""
+    first, arm = task.test[0], task.arm
+    classes = len(first.classes) + 1
+    old = read_posterior(earlier, number, settings.network, first.channels, classes)
     joined = updated_posterior(old.to(settings.device), member.model, arm.trainable, arm.update_share)
     return TrainedMember(joined.eval(), member.history, member.started_anew, member.about)
 

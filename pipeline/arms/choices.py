@@ -107,6 +107,9 @@ class ArmOptions(Options):
     """Learning rate of the prior's variational parameters (the encoder of a VAE), as a multiple of `peak_rate`."""
     draws: int = Field(default=8, ge=1)
     """Draws from the posterior, each one pass over a test volume; a 90 % volume interval needs 39 or more."""
+    logit_temperature: float = Field(default=1.0, gt=0)
+    """Divides the logits of the trained network; above 1 it is less certain of all it says. To be found on other labels
+    than the target's, such as a development task's."""
     update_from: Path | None = None
     """Folder of a trained unit of the same network: its posterior q(w|D) and the one learned here on D_new become
     (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
@@ -135,7 +138,8 @@ class ArmOptions(Options):
     @property
     def is_bayesian(self) -> bool:
         """Whether predictions average over draws from a learned distribution."""
-        return not isinstance(self.posterior, PointOptions)
+        averaged = isinstance(self.posterior, SWAGOptions) and self.posterior.scale == 0
+        return not (averaged or isinstance(self.posterior, PointOptions))
 
     @property
     def is_variational(self) -> bool:

@@ -125,4 +125,5 @@ def rebuild_member(
             expected="the network, channels, classes and arm that it was trained with",
             mend="use the folder as `graft infer` wrote it",
         ) from error
+    member.logit_temperature = arm.logit_temperature
     return member.requires_grad_(False).eval()

@@ -61,8 +61,12 @@ PRESETS: dict[str, ArmOptions] = {
     "reuse_or_redraw": ArmOptions(prior=REUSE_OR_REDRAW, posterior=MeanFieldOptions(), **_FROM_SOURCE_DRAWN),
     # MPVI: each component starts from a source network of its own.
     "mixture": ArmOptions(prior=VAE, posterior=MixtureOptions(), **_FROM_SOURCE_DRAWN),
+    # Izmailov et al. 2018: what is left of SWAG without its spread, so its rival.
+    "swa": ArmOptions(posterior=SWAGOptions(scale=0), **_FROM_SOURCE),
     # Maddox et al. 2019, around a fine-tuned network.
     "swag": ArmOptions(posterior=SWAGOptions(), **_FROM_SOURCE),
+    # With the temperature that was best on the development task, where it was fitted.
+    "swag_calibrated": ArmOptions(posterior=SWAGOptions(), logit_temperature=3.4, **_FROM_SOURCE),
     # Wilson and Izmailov 2020: one around each of several, from source networks of their own.
     "multi_swag": ArmOptions(posterior=SWAGOptions(), members=3, **_FROM_SOURCE),
     # Fine-tuned bootstrap networks, averaged: the rival to beat in calibration.

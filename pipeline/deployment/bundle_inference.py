@@ -61,7 +61,7 @@ def inference_config(about: ModelDescription, takes: BundleInput) -> dict[str, A
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                *_probabilities(members),
+                *_probabilities(members, about.arm.logit_temperature),
                 *takes.to_mask(about),
                 {
                     "_target_": "SaveImaged",
@@ -109,12 +109,16 @@ def _loading(members: int) -> list[str]:
     return [f"$load_model(@{_network_id(number)}, @weights_{number})" for number in range(members)]
 
 
-def _probabilities(members: int) -> list[dict[str, Any]]:
+def _probabilities(members: int, temperature: float) -> list[dict[str, Any]]:
+    keys = ["pred"] if members == 1 else _prediction_keys(members)
+    made: list[dict[str, Any]] = []
+    if temperature != 1:
+        made.append({"_target_": "Lambdad", "keys": keys, "func": f"$lambda logits: logits / {temperature!r}"})
+    made.append({"_target_": "Activationsd", "keys": keys, "softmax": True})
     if members == 1:
-        return [{"_target_": "Activationsd", "keys": "pred", "softmax": True}]
-    keys = _prediction_keys(members)
+        return made
     return [
-        {"_target_": "Activationsd", "keys": keys, "softmax": True},
+        *made,
         {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"},
     ]
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from data.errors import ModelError
 from models.networks.factory import build_network, without_deep_supervision
+from models.scaled_logits import ScaledLogits
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model
 from pipeline.inference.scan_prediction import draw_probability
@@ -48,7 +49,11 @@ def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: 
     Returns:
         probabilities `[K + 1, X, Y, Z]`, averaged over the networks.
     """
-    total = draw_probability(networks[0], image, about.patch, about.window)
-    for network in networks[1:]:
-        total = total + draw_probability(network, image, about.patch, about.window)
+    total: torch.Tensor | None = None
+    for network in networks:
+        scaled = ScaledLogits(network, about.arm.logit_temperature)
+        probability = draw_probability(scaled, image, about.patch, about.window)
+        total = probability if total is None else total + probability
+    if total is None:
+        raise ValueError("a model has a network or more")
     return total / len(networks)

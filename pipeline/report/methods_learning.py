@@ -161,7 +161,9 @@ def _arm(name: str, options: Mapping[str, Any]) -> str:
     if options.get("trainable") in _TRAINABLE:
         parts.append(_TRAINABLE[str(options["trainable"])])
     prior, kind = options.get("prior", "none"), _kind(options.get("posterior"))
-    if kind == "mean_field":
+    if kind == "swag" and options["posterior"].get("scale") == 0:
+        parts.append("weights were the mean of the iterates of a training at a constant rate")
+    elif kind == "mean_field":
         parts.append(f"a factorised normal posterior over the filters was learned under the prior “{prior}”")
     elif kind != "point":
         parts.append(f"a posterior ({kind.replace('_', ' ')}) was learned under the prior “{prior}”")
@@ -171,6 +173,8 @@ def _arm(name: str, options: Mapping[str, Any]) -> str:
         parts.append("weights were point estimates" + (" without a prior term" if prior != "none" else ""))
     if options.get("peak_rate"):
         parts.append(f"the peak learning rate was {options['peak_rate']:g}")
+    if float(options.get("logit_temperature", 1)) != 1:
+        parts.append(f"logits were divided by {options['logit_temperature']:g}, a number fixed beforehand")
     members = int(options.get("members", 1))
     if members > 1:
         parts.append(f"the predictions of {members} such networks were averaged")

@@ -112,7 +112,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     planned = []
     for name, arm in config.inference.arms.items():
         of_source, inputs = _arm_inputs(arm, plan)
-        of_arm = {**common, **of_source, "arm": arm.model_dump(mode="json")}
+        of_arm = {**common, **of_source, "arm": _recipe_of(arm)}
         size = arm.members * arm.components * arm.train_samples * (1.2 if arm.is_bayesian else 1.0)
         for repeat, subset in enumerate(target_subsets(plan, name)):
             for n, patients in subset.items():
@@ -122,6 +122,11 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 arguments = {"task": task, "settings": settings}
                 planned.append(Unit(STAGE, unit_key(name, n, repeat), recipe, learn_and_predict, arguments, size))
     return planned
+
+
+def _recipe_of(arm: ArmOptions) -> dict[str, Any]:
+    """What an arm's results follow from. A temperature that does nothing is left out: older results stay valid."""
+    return arm.model_dump(mode="json", exclude={"logit_temperature"} if arm.logit_temperature == 1 else None)
 
 
 def refuse_unusable(planned: Sequence[Unit], plan: StudyPlan, strict: bool) -> None:

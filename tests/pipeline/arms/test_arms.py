@@ -18,6 +18,7 @@ from models.filters import filter_layers, get_filters
 from models.networks.factory import build_network, decoder_parameters, end_blocks
 from models.objectives import Likelihood
 from models.posteriors.mixture import MixtureOptions
+from models.posteriors.swag import SWAGOptions
 from pipeline.arms.choices import ArmOptions, Initialisation, Trainable
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups
@@ -77,7 +78,7 @@ def test_an_arm_starts_where_its_choices_say(name: str, bench) -> None:
     trained = bench.learn(arm)
     expected = start_of(arm, bench)
     # Numbers that start at zero are the only ones that such a rate still moves; averages of iterates are rounded.
-    least = 1e-6 if name == "swag" else 1e-20
+    least = 1e-6 if isinstance(arm.posterior, SWAGOptions) else 1e-20
     assert all(float((t - expected[key]).abs().max()) < least for key, t in state_of(trained.model).items())
     assert trained.started_anew == []
 
@@ -209,6 +210,20 @@ def test_the_same_seed_gives_the_same_bytes(name: str, bench, tmp_path: Path) ->
     if name == "random":
         other = bench.run(task, tmp_path / "third" / "unit", seed=bench.seed + 1)
         assert other["predictions/t.safetensors"] != files["predictions/t.safetensors"]
+
+
+def test_a_temperature_divides_the_logits_of_predictions_and_changes_no_training(bench, tmp_path: Path) -> None:
+    logits = []
+    for number, temperature in enumerate((1.0, 2.0)):
+        arm = PRESETS["fine_tune"].model_copy(update={"logit_temperature": temperature})
+        files = bench.run(bench.task(arm), tmp_path / str(number) / "unit")
+        case = load_tensors(tmp_path / str(number) / "unit" / "predictions" / "t.safetensors")
+        logits.append((files["history.csv"], case["probability"].float().clamp(0.01, 0.99).logit()))
+    (history, plain), (other, scaled) = logits
+    assert history == other
+    between = (plain.abs() < 4) & (scaled.abs() < 4)
+    assert bool(between.any())
+    assert torch.allclose(scaled[between], plain[between] / 2, atol=0.05)
 
 
 def test_members_start_from_different_source_networks(bench, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from data.volume import Volume, reorient
 from models.networks.factory import NetworkOptions, build_network
 from models.networks.monai_networks import DynUNetOptions, SegResNetOptions, UNetOptions
 from models.networks.residual_unet import ResidualUNetOptions
+from models.posteriors.mean_field import MeanFieldOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.member import assemble_member
 from pipeline.deployment.export_command import INFERENCE, METADATA, ExportRequest, export
@@ -153,7 +154,9 @@ def test_every_portable_chain_goes_both_ways(
 def test_an_ensemble_of_two_channels_and_two_classes(
     make_model: MakeModel, make_scan: MakeScan, tmp_path: Path
 ) -> None:
-    model = make_model(tmp_path / "model", members=2, channels=("T1", "FLAIR"), classes={"core": 2, "rim": 7})
+    # A temperature changes the masks of an ensemble, whose probabilities are averaged.
+    arm = ArmOptions(prior="vae", posterior=MeanFieldOptions(), logit_temperature=3.0)
+    model = make_model(tmp_path / "model", members=2, channels=("T1", "FLAIR"), classes={"core": 2, "rim": 7}, arm=arm)
     scans = [tmp_path / "in" / f"anna_{number:04d}.nii.gz" for number in range(2)]
     scans[0].parent.mkdir()
     for number, path in enumerate(scans):
@@ -259,7 +262,7 @@ def test_every_network_is_rebuilt_from_the_bundle_alone(
 def test_onnx_agrees_with_torch_at_every_size(make_model: MakeModel, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    model = make_model(tmp_path / "model")
+    model = make_model(tmp_path / "model", arm=ArmOptions(logit_temperature=2.0), bayesian=False)
     export(ExportRequest(model, tmp_path / "bundle"))
     assert [p.name for p in sorted((tmp_path / "bundle/models").iterdir())] == ["model.onnx", "model.safetensors"]
     session = onnxruntime.InferenceSession(str(tmp_path / "bundle/models/model.onnx"))
@@ -268,5 +271,7 @@ def test_onnx_agrees_with_torch_at_every_size(make_model: MakeModel, tmp_path: P
         images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         (logits,) = session.run(["logits"], {"image": images.numpy()})
         with torch.inference_mode():
-            np.testing.assert_allclose(logits, network(images).numpy(), atol=1e-4)
-    assert "windows of any size" in (tmp_path / "bundle/docs/README.md").read_text()
+            np.testing.assert_allclose(logits, network(images).numpy() / 2, atol=1e-4)
+    card = (tmp_path / "bundle/docs/README.md").read_text()
+    assert "windows of any size" in card
+    assert "divided by 2.0 before the softmax" in card
