@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.presets import REFERENCE_ARM, resolve_arm
+from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
 from pipeline.config.options import Options
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.training.loop import OptimiserOptions
@@ -21,7 +21,7 @@ class InferenceOptions(Options):
     arms: dict[str, ArmOptions] = Field(
         default_factory=lambda: {
             name: ArmOptions.model_validate(resolve_arm(name, None))
-            for name in ("random", "fine_tune", "fine_tune_ends", "dwp")
+            for name in (REFERENCE_ARM, "fine_tune", "dwp", DEFAULT_ARM)
         },
         min_length=1,
     )

@@ -30,6 +30,9 @@ _FROM_SOURCE_DRAWN: dict[str, Any] = {**_FROM_SOURCE, "peak_rate": 8e-3}
 REFERENCE_ARM = "random"
 """Training from scratch, whose learning curve measures what the annotations of the other arms are worth."""
 
+DEFAULT_ARM = "swag_calibrated"
+"""The arm to use where nothing speaks for another: chosen on the development task (docs/results/hippocampus.md)."""
+
 PRESETS: dict[str, ArmOptions] = {
     # UNet-RI of Kuzina et al. 2019.
     REFERENCE_ARM: ArmOptions(**_FROM_SCRATCH),
@@ -66,7 +69,7 @@ PRESETS: dict[str, ArmOptions] = {
     # Maddox et al. 2019, around a fine-tuned network.
     "swag": ArmOptions(posterior=SWAGOptions(), **_FROM_SOURCE),
     # With the temperature that was best on the development task, where it was fitted.
-    "swag_calibrated": ArmOptions(posterior=SWAGOptions(), logit_temperature=3.4, **_FROM_SOURCE),
+    DEFAULT_ARM: ArmOptions(posterior=SWAGOptions(), logit_temperature=3.4, **_FROM_SOURCE),
     # Wilson and Izmailov 2020: one around each of several, from source networks of their own.
     "multi_swag": ArmOptions(posterior=SWAGOptions(), members=3, **_FROM_SOURCE),
     # Fine-tuned bootstrap networks, averaged: the rival to beat in calibration.

@@ -13,7 +13,7 @@ from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
 
-NON_BAYESIAN_ARMS = ("random", "fine_tune", "fine_tune_l2sp", "fine_tune_ends", "frozen_encoder", "ensemble")
+NON_BAYESIAN_ARMS = ("random", "fine_tune", "fine_tune_l2sp", "fine_tune_ends", "frozen_encoder", "swa", "ensemble")
 """Presets that learn without a filter prior and predict with point estimates."""
 
 
