@@ -33,7 +33,7 @@ from pipeline.stages.sequence import Stage
 
 _STAGES = (*(stage.value for stage in Stage), "run")
 _CHEAPER: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_STAGES, ("--jobs", "1", "--device", "cpu", "--set", "inference.steps=2")),
+    **dict.fromkeys(_STAGES, ("--jobs", "1", "--device", "cpu", "--set", "inference.steps=4")),
     "predict": ("--jobs", "1", "--device", "cpu", "--samples", "2", "--set", "pictures=false"),
     "export": ("--set", "onnx=false"),
     "synthesize": (

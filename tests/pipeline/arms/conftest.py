@@ -77,7 +77,7 @@ def source() -> Source:
 
 
 def inference(**changes) -> InferenceOptions:
-    return InferenceOptions(**({"steps": 3, "floor_rate": 0.0} | changes))
+    return InferenceOptions(**({"arms": ["random"], "steps": 3, "floor_rate": 0.0} | changes))
 
 
 @dataclass(frozen=True)

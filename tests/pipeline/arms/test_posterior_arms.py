@@ -248,7 +248,7 @@ def test_members_have_seeds_of_their_own_for_dropout_and_no_batch_beyond_the_tra
     noted = []
     for seed in (1, 2):
         sampler = Watched(bench.sampler(), 2 * 2)
-        options = InferenceOptions(steps=2, floor_rate=0.0)
+        options = InferenceOptions(arms=["random"], steps=2, floor_rate=0.0)
         learn_member(arm, options, bench.network, 1, 2, bench.knowledge(arm), sampler, seed, "cpu", lambda part: None)
         noted.append(set(sampler.seeds))
     assert not noted[0] & noted[1]
