@@ -106,7 +106,7 @@ def _study(name: str, dataset: Path) -> dict[str, Any]:
             "densities": {"vae": {"max_steps": 10, "hidden": [8], "latent": 2, "batch": 64}},
             "score_samples": 2,
         },
-        "inference": {"arms": ["random", "fine_tune", "dwp"], "sizes": [5], "repeats": 1, "steps": 2},
+        "inference": {"arms": ["random", "dwp", "swag_calibrated"], "sizes": [5], "repeats": 1, "steps": 4},
         "evaluation": {"resamples": 100, "lesions": {}},
         "report": {
             "resamples": 100, "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
