@@ -16,7 +16,8 @@ from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.evaluation.metrics import count_voxels, dice
-from pipeline.inference.expected_dice import soft_dice_confidence
+from pipeline.inference.boundary_band import boundary_band
+from pipeline.inference.expected_dice import BAND, expected_dice
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.sliding_window import SlidingWindowOptions
@@ -63,13 +64,14 @@ class DicePairs:
     def add(self, average: PosteriorAverage, case: CachedCase) -> None:
         """Adds a test case with its prediction; structures that prediction and reference both lack say nothing."""
         label, probability = case.label(), average.probability.cpu()
-        predicted = most_probable_class(probability)
+        predicted = most_probable_class(probability).numpy()
         for number, name in enumerate(case.classes, start=1):
-            mask, reference = predicted == number, label == number
+            mask, reference = predicted == number, label.numpy() == number
             if not mask.any() and not reference.any():
                 continue
-            self.expected.setdefault(name, []).append(soft_dice_confidence(probability[number], mask))
-            self.real.setdefault(name, []).append(dice(count_voxels(mask.numpy(), reference.numpy())))
+            near = boundary_band(mask, case.spacing.tolist(), BAND)
+            self.expected.setdefault(name, []).append(expected_dice(probability[number].numpy(), mask, near))
+            self.real.setdefault(name, []).append(dice(count_voxels(mask, reference)))
 
     def calibrations(self) -> dict[str, DiceCalibration]:
         """Class → calibration, for classes with enough cases."""

@@ -86,7 +86,15 @@ def predict_input(
         native = NativeMaps(chain, records, affine)
         mask = _write_mask(folder, files, native, average, about.classes, options)
         entropy = _write_uncertainty(folder, files, native, average)
-        structures = structure_facts(mask, about.classes, average, draws, voxel_ml(affine, records), about.calibration)
+        structures = structure_facts(
+            mask,
+            about.classes,
+            average,
+            draws,
+            np.linalg.norm(affine[:3, :3], axis=0).tolist(),
+            voxel_ml(affine, records),
+            about.calibration,
+        )
         volumes = {name: own["volume_ml"] for name, own in structures.items()}
         reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
         if options.pictures:

@@ -10,7 +10,8 @@ import numpy as np
 
 from data.volume import Volume
 from pipeline.deployment.dice_calibration import DiceCalibration
-from pipeline.inference.expected_dice import DrawMasks, soft_dice_confidence
+from pipeline.inference.boundary_band import boundary_band
+from pipeline.inference.expected_dice import BAND, DrawMasks, expected_dice
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.posterior_average import PosteriorAverage
 
@@ -37,6 +38,7 @@ def structure_facts(
     values: Mapping[str, int],
     average: PosteriorAverage,
     draws: DrawMasks,
+    spacing: Sequence[float],
     voxel_ml: float,
     calibration: Mapping[str, DiceCalibration],
 ) -> dict[str, dict[str, Any]]:
@@ -47,17 +49,19 @@ def structure_facts(
         values: class name → value in it.
         average: moments on the preprocessed grid.
         draws: masks of the draws on the preprocessed grid.
+        spacing: mm between voxel centres of the preprocessed grid.
         voxel_ml: volume of a voxel of the preprocessed grid in the patient.
         calibration: class → expected against real Dice.
 
     Returns:
         class → numbers, JSON-able; `None` where something cannot be said.
     """
-    chosen = most_probable_class(average.probability)
+    chosen = most_probable_class(average.probability).cpu().numpy()
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))
-        expected = soft_dice_confidence(average.probability[number], chosen == number)
+        near = boundary_band(chosen == number, spacing, BAND)
+        expected = expected_dice(average.probability[number].cpu().numpy(), chosen == number, near)
         interval = volume_interval(draws.voxels(number), voxel_ml)
         facts[name] = {
             "label": value,

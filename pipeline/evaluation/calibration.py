@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from pipeline.evaluation.metrics import Mask
+from pipeline.inference.boundary_band import boundary_band
 
 Numbers = NDArray[np.float64]
 
@@ -48,34 +48,6 @@ class BandSample:
         """Probability and truth of one foreground class (from 1) in its own band, `[M_k]` each."""
         near = self.near[number - 1]
         return self.probability[number, near], self.classes[near] == number
-
-
-def boundary_band(mask: Mask, spacing: Sequence[float], width: float) -> Mask:
-    """Marks the voxels near the boundary of a mask, on both sides.
-
-    Args:
-        mask: boolean `[X, Y, Z]`.
-        spacing: mm between voxel centres along each axis.
-        width: mm to the nearest voxel centre on the other side of the boundary. The edge of the image is none.
-
-    Returns:
-        Boolean `[X, Y, Z]`; all False for a mask that is empty or fills the image.
-    """
-    band = np.zeros(mask.shape, dtype=bool)
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    if not found:
-        return band
-    reach = [math.ceil(width / step) + 1 for step in spacing]
-    box = tuple(
-        slice(max(0, s.start - r), min(n, s.stop + r)) for s, r, n in zip(found[0], reach, mask.shape, strict=True)
-    )
-    part = mask[box]
-    if part.all():
-        return band
-    inside = ndimage.distance_transform_edt(part, sampling=spacing)
-    outside = ndimage.distance_transform_edt(~part, sampling=spacing)
-    band[box] = np.where(part, inside, outside) <= width
-    return band
 
 
 def class_probabilities(foreground: NDArray[np.floating], clamp: float) -> Numbers:

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pipeline.evaluation.calibration import boundary_band, class_probabilities
+from pipeline.evaluation.calibration import class_probabilities
 from pipeline.evaluation.statistics import Interval, Resamples, Values
+from pipeline.inference.boundary_band import boundary_band
+from pipeline.inference.expected_dice import expected_dice
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,8 @@ def predicted_uncertainty(
         entropy = float(-(probability * np.log(probability)).sum(axis=0).mean())
         if mutual_information is not None:
             information = float(mutual_information[near].astype(np.float64).mean())
-    return PredictedUncertainty(entropy, information, expected_dice(foreground[number - 1], mask, near))
-
-
-def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], near: NDArray[np.bool_]) -> float:
-    """Returns the Dice that the probabilities promise for a mask: `2 Σ_mask p / (|mask| + Σ p)`.
-
-    It is the ratio of the expectations, which is close to the expectation of the ratio where the volume is well known
-    (Borges et al. 2024, arXiv 2402.10665). The second sum is over the mask and what is near it: a thousandth of
-    foreground in each of a million voxels of background would otherwise count for more than the structure.
-
-    Args:
-        probability: `[X, Y, Z]` of the structure.
-        mask: boolean `[X, Y, Z]`, the predicted structure.
-        near: boolean `[X, Y, Z]`, the band around its boundary.
-
-    Returns:
-        In [0, 1]; 0 for an empty mask.
-    """
-    if not mask.any():
-        return 0.0
-    inside = float(probability[mask].sum(dtype=np.float64))
-    return 2 * inside / (int(mask.sum()) + float(probability[mask | near].sum(dtype=np.float64)))
+    promised = expected_dice(foreground[number - 1], mask, near) if mask.any() else 0.0
+    return PredictedUncertainty(entropy, information, promised)
 
 
 def rank_correlation(uncertainty: Values, quality: Values, draws: Resamples, *, confidence: float = 0.95) -> Interval:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference import slabs
-from pipeline.inference.expected_dice import DrawMasks, soft_dice_confidence
+from pipeline.inference.expected_dice import DrawMasks, expected_dice
 from pipeline.inference.most_probable import most_probable_class, predicted_classes
 
 
@@ -56,16 +58,21 @@ def test_one_draw_agrees_with_nothing() -> None:
     assert math.isnan(found.agreement(1))
 
 
-def test_confidence_is_the_expected_dice_of_independent_voxels() -> None:
-    generator = torch.Generator().manual_seed(0)
-    probability = torch.rand(30, 30, 5, generator=generator) ** 3
+def test_expected_dice_in_closed_form_and_of_an_empty_mask() -> None:
+    probability = np.array([[[0.8, 0.6, 0.4, 0.2]]])
     mask = probability > 0.5
-    truths = torch.rand(400, 30, 30, 5, generator=generator) < probability
-    shared = (truths & mask).sum((1, 2, 3))
-    dice = 2 * shared / (truths.sum((1, 2, 3)) + mask.sum())
-    assert soft_dice_confidence(probability, mask) == pytest.approx(float(dice.mean()), abs=2e-3)
-    assert math.isnan(soft_dice_confidence(probability, mask & False))
-    assert soft_dice_confidence(mask.float(), mask) == 1.0
+    everywhere = np.ones_like(mask)
+    assert expected_dice(probability, mask, everywhere) == pytest.approx(2 * 1.4 / (2 + 2.0))
+    assert expected_dice(probability, mask, np.array([[[True, True, True, False]]])) == pytest.approx(2.8 / 3.8)
+    assert math.isnan(expected_dice(probability, np.zeros_like(mask), everywhere))
+
+
+def test_expected_dice_is_the_mean_dice_of_honest_probabilities() -> None:
+    generator = np.random.default_rng(0)
+    probability = generator.beta(0.3, 0.5, (12, 12, 12))
+    mask = probability > 0.5
+    found = [dice(count_voxels(mask, generator.random(mask.shape) < probability)) for _ in range(200)]
+    assert expected_dice(probability, mask, np.ones_like(mask)) == pytest.approx(np.mean(found), abs=0.003)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

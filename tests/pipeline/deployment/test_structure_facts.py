@@ -42,7 +42,9 @@ def test_numbers_of_a_structure() -> None:
     mask = Volume(np.zeros((2, 2, 2), np.uint8), np.diag([10.0, 10.0, 10.0, 1.0]))
     mask.array[0] = 4
     line = DiceCalibration(cases=9, slope=0.5, intercept=0.1, residual=0.05)
-    facts = structure_facts(mask, {"core": 4, "rim": 2}, average, draws, 2.0, {"core": line, "rim": line})
+    facts = structure_facts(
+        mask, {"core": 4, "rim": 2}, average, draws, (5.0, 5.0, 5.0), 2.0, {"core": line, "rim": line}
+    )
     core, rim = facts["core"], facts["rim"]
     assert (core["label"], core["voxels"], core["volume_ml"]) == (4, 4, pytest.approx(4.0))
     assert core["volume_90_percent_ml"] == [8.0, 8.0]

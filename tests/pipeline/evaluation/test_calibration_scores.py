@@ -10,13 +10,13 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.evaluation.calibration import (
     band_sample,
-    boundary_band,
     brier_score,
     class_probabilities,
     expected_calibration_error,
     negative_log_likelihood,
     reliability_curve,
 )
+from pipeline.inference.boundary_band import boundary_band
 
 SPACING = (0.5, 1.0, 3.0)
 CLAMP = 2.0**-12

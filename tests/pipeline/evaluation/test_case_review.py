@@ -6,28 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.evaluation.case_review import expected_dice, predicted_uncertainty, rank_correlation
-from pipeline.evaluation.metrics import count_voxels, dice
+from pipeline.evaluation.case_review import predicted_uncertainty, rank_correlation
 from pipeline.evaluation.statistics import Resamples
 
 SPACING = (1.0, 1.0, 2.0)
-
-
-def test_expected_dice_in_closed_form_and_of_an_empty_mask() -> None:
-    probability = np.array([[[0.8, 0.6, 0.4, 0.2]]])
-    mask = probability > 0.5
-    everywhere = np.ones_like(mask)
-    assert expected_dice(probability, mask, everywhere) == pytest.approx(2 * 1.4 / (2 + 2.0))
-    assert expected_dice(probability, mask, np.array([[[True, True, True, False]]])) == pytest.approx(2.8 / 3.8)
-    assert expected_dice(probability, np.zeros_like(mask), everywhere) == 0.0
-
-
-def test_expected_dice_is_the_mean_dice_of_honest_probabilities() -> None:
-    generator = np.random.default_rng(0)
-    probability = generator.beta(0.3, 0.5, (12, 12, 12))
-    mask = probability > 0.5
-    found = [dice(count_voxels(mask, generator.random(mask.shape) < probability)) for _ in range(200)]
-    assert expected_dice(probability, mask, np.ones_like(mask)) == pytest.approx(np.mean(found), abs=0.003)
 
 
 def test_uncertainty_is_measured_near_the_prediction_and_needs_no_reference() -> None:
