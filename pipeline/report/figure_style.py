@@ -87,6 +87,10 @@ def new_figure(width: float = WIDTH, height: float = 3.4) -> Figure:
 
 
 def legend_below(figure: Figure, axes: Axes, *, columns: int = 3) -> None:
-    """Puts the legend of the axes under the figure, where it covers no data."""
+    """Puts the legend of the axes under the figure, where it covers no data, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, max(len(labels), 1)))
+    for number in range(min(columns, max(len(labels), 1)), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower center", ncols=number)
+        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
