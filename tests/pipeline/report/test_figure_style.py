@@ -5,7 +5,7 @@ import pytest
 from pipeline.report.figure_style import legend_below, new_figure
 
 
-@pytest.mark.parametrize(("name", "columns"), [("dwp", 3), ("fine_tune+temperature and more", 2), ("x" * 60, 1)])
+@pytest.mark.parametrize(("name", "columns"), [("dwp", 3), ("fine_tune+temperature", 2), ("x" * 50, 1)])
 def test_a_legend_has_as_many_columns_as_fit(name: str, columns: int) -> None:
     figure = new_figure()
     axes = figure.add_subplot()
