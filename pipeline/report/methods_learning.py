@@ -161,8 +161,10 @@ def _arm(name: str, options: Mapping[str, Any]) -> str:
     if options.get("trainable") in _TRAINABLE:
         parts.append(_TRAINABLE[str(options["trainable"])])
     prior, kind = options.get("prior", "none"), _kind(options.get("posterior"))
-    if kind == "swag" and options["posterior"].get("scale") == 0:
-        parts.append("weights were the mean of the iterates of a training at a constant rate")
+    if kind == "swag":
+        averaged = isinstance(options["posterior"], Mapping) and options["posterior"].get("scale") == 0
+        made = "weights were the mean of" if averaged else "a Gaussian (SWAG) was fitted to"
+        parts.append(f"{made} the iterates of the second part of the training, at a constant rate")
     elif kind == "mean_field":
         parts.append(f"a factorised normal posterior over the filters was learned under the prior “{prior}”")
     elif kind != "point":
