@@ -112,7 +112,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     planned = []
     for name, arm in config.inference.arms.items():
         of_source, inputs = _arm_inputs(arm, plan)
-        of_arm = {**common, **of_source, "arm": _recipe_of(arm)}
+        of_arm = {**common, **of_source, "arm": arm_recipe(arm)}
         size = arm.members * arm.components * arm.train_samples * (1.2 if arm.is_bayesian else 1.0)
         for repeat, subset in enumerate(target_subsets(plan, name)):
             for n, patients in subset.items():
@@ -124,7 +124,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return planned
 
 
-def _recipe_of(arm: ArmOptions) -> dict[str, Any]:
+def arm_recipe(arm: ArmOptions) -> dict[str, Any]:
     """What an arm's results follow from. A temperature that does nothing is left out: older results stay valid."""
     return arm.model_dump(mode="json", exclude={"logit_temperature"} if arm.logit_temperature == 1 else None)
 

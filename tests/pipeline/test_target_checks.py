@@ -20,6 +20,7 @@ from pipeline.arms.preset_densities import ON_DEMAND
 from pipeline.arms.presets import PRESETS, named_priors
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.config.study import StudyConfig
+from pipeline.stages.infer import arm_recipe
 from pipeline.stages.target_checks import compare_with_source, refuse_empty_labels, require_kernel_size
 from pipeline.storage.tensors import save_tensors
 
@@ -134,6 +135,11 @@ def test_priors_that_arms_name() -> None:
     arms = {"dwp": None, "x": {"preset": "gaussian"}, "y": {"prior": "p"}, "z": PRESETS["gaussian_full"]}
     assert named_priors(arms) == ["vae", "isotropic", "p", "gaussian_full"]
     assert named_priors(["swag", "unknown"]) == ["none", "none"]
+
+
+def test_a_temperature_that_does_nothing_leaves_results_valid_that_were_made_without_it() -> None:
+    assert "logit_temperature" not in arm_recipe(PRESETS["swag"])
+    assert arm_recipe(PRESETS["swag_calibrated"])["logit_temperature"] > 1
 
 
 def test_swag_needs_steps_to_collect_from() -> None:
