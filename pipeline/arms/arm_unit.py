@@ -220,6 +220,6 @@ def _predict(
         lambda share: progress(_TRAINING_SHARE + (1 - _TRAINING_SHARE) * share),
     )
     for case, prediction in predictions:
-        save_prediction(prediction, case, folder / PREDICTIONS / f"{case.name}.safetensors")
-        pairs.add(prediction.average, case)
+        save_prediction(prediction, case, task.arm, folder / PREDICTIONS / f"{case.name}.safetensors")
+        pairs.add(prediction.average, case, task.arm.mask)
     return pairs

@@ -14,6 +14,7 @@ from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import PointOptions
 from models.posteriors.swag import SWAGOptions
 from pipeline.config.options import Options
+from pipeline.inference.dice_thresholds import MaskRule
 
 NO_PRIOR = "none"
 L2 = "l2"
@@ -110,6 +111,13 @@ class ArmOptions(Options):
     logit_temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of the trained network; above 1 it is less certain of all it says. To be found on other labels
     than the target's, such as a development task's."""
+    mask: MaskRule = MaskRule.MOST_PROBABLE
+    """Which mask is made of the averaged probabilities: `most_probable`, or `expected_dice`, the one that expects the
+    best Dice of itself (sensible where they are calibrated: with a `logit_temperature`)."""
+    voxel_correlation: float | None = Field(default=None, ge=0, lt=1)
+    """ρ: how far the voxels of a structure are wrong together; the volume interval is then that of the averaged
+    probabilities with this correlation, and needs no draws. To be found where `logit_temperature` is. Without it the
+    interval is that of the draws' masks."""
     update_from: Path | None = None
     """Folder of a trained unit of the same network: its posterior q(w|D) and the one learned here on D_new become
     (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
@@ -140,6 +148,11 @@ class ArmOptions(Options):
         """Whether predictions average over draws from a learned distribution."""
         averaged = isinstance(self.posterior, SWAGOptions) and self.posterior.scale == 0
         return not (averaged or isinstance(self.posterior, PointOptions))
+
+    @property
+    def is_rival(self) -> bool:
+        """Whether Bayesian arms are compared with it: a point estimate without a fitted prior."""
+        return not (self.is_bayesian or self.needs_prior)
 
     @property
     def is_variational(self) -> bool:

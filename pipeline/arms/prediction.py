@@ -12,6 +12,8 @@ import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
+from pipeline.arms.choices import ArmOptions
+from pipeline.inference.dice_thresholds import mask_thresholds
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.scan_prediction import draw_probability
@@ -146,18 +148,27 @@ def _blocks(cases: Sequence[CachedCase], memory: int) -> Iterator[list[CachedCas
         yield block
 
 
-def save_prediction(prediction: CasePrediction, case: CachedCase, path: Path) -> None:
+def save_prediction(prediction: CasePrediction, case: CachedCase, arm: ArmOptions, path: Path) -> None:
     """Writes the foreground probabilities `[K, X, Y, Z]` and, of several draws, what their spread says.
 
     That is `entropy` and `mutual_information` `[X, Y, Z]` in nats, and `volumes_ml` `[S, K]`: the volume of each class
-    in the mask of every draw, float64.
+    in the most probable mask of every draw, float64. Beside them stands how the arm reads the probabilities:
+    `thresholds` of its mask (null for the most probable class) and `voxel_correlation`.
     """
     average = prediction.average
-    tensors = {"probability": average.probability[1:].half()}
+    probability = average.probability[1:].half().cpu()
+    tensors = {"probability": probability}
     if average.count > 1:
         tensors["entropy"] = average.predictive_entropy.half()
         tensors["mutual_information"] = average.mutual_information.half()
         voxel = abs(float(np.linalg.det(case.affine[:3, :3]))) / _CUBIC_MM_PER_ML
         tensors["volumes_ml"] = prediction.voxels.double() * voxel
-    about = {"affine": case.affine.tolist(), "classes": list(case.classes), "draws": average.count, "case": case.name}
+    about = {
+        "affine": case.affine.tolist(),
+        "classes": list(case.classes),
+        "draws": average.count,
+        "case": case.name,
+        "thresholds": mask_thresholds(arm.mask, probability.float().numpy(), case.spacing.tolist()),
+        "voxel_correlation": arm.voxel_correlation,
+    }
     save_tensors(path, tensors, about)

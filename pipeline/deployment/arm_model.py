@@ -17,8 +17,9 @@ from pipeline.deployment.model_description import ModelDescription, ModelOrigin,
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference.boundary_band import boundary_band
-from pipeline.inference.expected_dice import BAND, expected_dice
-from pipeline.inference.most_probable import most_probable_class
+from pipeline.inference.dice_thresholds import BAND, MaskRule, mask_thresholds
+from pipeline.inference.expected_dice import expected_dice
+from pipeline.inference.most_probable import predicted_classes
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.provenance import graft_version
@@ -61,16 +62,16 @@ class DicePairs:
     expected: dict[str, list[float]] = field(default_factory=dict)
     real: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, average: PosteriorAverage, case: CachedCase) -> None:
+    def add(self, average: PosteriorAverage, case: CachedCase, rule: MaskRule) -> None:
         """Adds a test case with its prediction; structures that prediction and reference both lack say nothing."""
-        label, probability = case.label(), average.probability.cpu()
-        predicted = most_probable_class(probability).numpy()
+        label, spacing, foreground = case.label(), case.spacing.tolist(), average.probability[1:].cpu()
+        predicted = predicted_classes(foreground, mask_thresholds(rule, foreground.numpy(), spacing)).numpy()
         for number, name in enumerate(case.classes, start=1):
             mask, reference = predicted == number, label.numpy() == number
             if not mask.any() and not reference.any():
                 continue
-            near = boundary_band(mask, case.spacing.tolist(), BAND)
-            self.expected.setdefault(name, []).append(expected_dice(probability[number].numpy(), mask, near))
+            near = boundary_band(mask, spacing, BAND)
+            self.expected.setdefault(name, []).append(expected_dice(foreground[number - 1].numpy(), mask, near))
             self.real.setdefault(name, []).append(dice(count_voxels(mask, reference)))
 
     def calibrations(self) -> dict[str, DiceCalibration]:

@@ -13,11 +13,12 @@ from data.case import Case
 from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.deployment.bundle_input import BundleInput
-from pipeline.deployment.case_prediction import NativeMaps
 from pipeline.deployment.mean_network import mean_probability
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.deployment.native_mask import native_mask
-from pipeline.inference.most_probable import most_probable_class
+from pipeline.inference.dice_thresholds import mask_thresholds
+from pipeline.inference.most_probable import predicted_classes
+from pipeline.inference.native_maps import NativeMaps
+from pipeline.inference.native_mask import native_mask
 from preprocessing.chain import Chain
 from preprocessing.subject import load_subject
 
@@ -44,15 +45,16 @@ def write_example(
     processed, records = chain.apply(raw)
     volumes = list(processed.channels.values())
     image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
-    probability = mean_probability(networks, torch.from_numpy(image), about)
+    foreground = mean_probability(networks, torch.from_numpy(image), about)[1:]
+    thresholds = mask_thresholds(about.arm.mask, foreground.numpy(), volumes[0].spacing.tolist())
     values = list(about.classes.values())
     if takes.raw:
         given = list(raw.channels.values())
         native = NativeMaps(chain, records, volumes[0].affine)
-        mask = native_mask((native(probability[number]) for number in range(1, len(values) + 1)), values)
+        mask = native_mask((native(own) for own in foreground), values, thresholds)
     else:
         given = [volume.with_array(array) for volume, array in zip(volumes, image, strict=True)]
-        classes = most_probable_class(probability).numpy()
+        classes = predicted_classes(foreground, thresholds).numpy()
         mask = Volume(np.array([0, *values], dtype=np.uint8)[classes], volumes[0].affine)
     names = input_names(case.name, len(given))
     for path in (folder / INPUT, folder / EXPECTED):

@@ -111,16 +111,10 @@ def _loading(members: int) -> list[str]:
 
 def _probabilities(members: int, temperature: float) -> list[dict[str, Any]]:
     keys = ["pred"] if members == 1 else _prediction_keys(members)
-    made: list[dict[str, Any]] = []
-    if temperature != 1:
-        made.append({"_target_": "Lambdad", "keys": keys, "func": f"$lambda logits: logits / {temperature!r}"})
-    made.append({"_target_": "Activationsd", "keys": keys, "softmax": True})
-    if members == 1:
-        return made
-    return [
-        *made,
-        {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"},
-    ]
+    scaling = {"_target_": "Lambdad", "keys": keys, "func": f"$lambda logits: logits / {temperature!r}"}
+    softmax = {"_target_": "Activationsd", "keys": keys, "softmax": True}
+    average = {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}
+    return [*([scaling] if temperature != 1 else []), softmax, *([average] if members > 1 else [])]
 
 
 def _prediction_keys(members: int) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.vendored_source import vendored_name
+from pipeline.inference.dice_thresholds import MaskRule
 
 NETWORK_GRID = "pipeline.deployment.network_grid"
 PORTABLE = ("canonical_orientation", "resampling", "intensity", "cropping", "padding")
@@ -20,10 +21,12 @@ class BundleInput:
     Attributes:
         missing: steps of the chain that a bundle cannot carry out; none where it takes raw scans.
         chain: step → its options, of the steps that it carries out; empty where the input is ready for the network.
+        rule: which mask it makes of the probabilities.
     """
 
     missing: tuple[str, ...]
     chain: dict[str, Any]
+    rule: MaskRule
 
     @classmethod
     def of(cls, about: ModelDescription) -> BundleInput:
@@ -31,8 +34,9 @@ class BundleInput:
         steps = {name: step for name, step in about.preprocessing if name != "threads" and step is not None}
         missing = tuple(name for name in steps if name not in PORTABLE)
         if missing:
-            return cls(missing, {})
-        return cls((), {name: steps[name].model_dump(mode="json") for name in PORTABLE if name in steps})
+            return cls(missing, {}, about.arm.mask)
+        chain = {name: steps[name].model_dump(mode="json") for name in PORTABLE if name in steps}
+        return cls((), chain, about.arm.mask)
 
     @property
     def raw(self) -> bool:
@@ -41,8 +45,8 @@ class BundleInput:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Modules of Graft that the bundle needs a copy of."""
-        return (NETWORK_GRID,) if self.chain else ()
+        """Modules of Graft that the bundle needs a copy of; none where MONAI's own transforms do."""
+        return (NETWORK_GRID,) if self.chain or self.rule is not MaskRule.MOST_PROBABLE else ()
 
     def to_network(self, about: ModelDescription) -> list[dict[str, Any]]:
         """Transforms of the bundle's configuration that carry scans to the network's grid."""
@@ -54,9 +58,10 @@ class BundleInput:
     def to_mask(self, about: ModelDescription) -> list[dict[str, Any]]:
         """Transforms that turn probabilities into masks of the model's label values on the grid of the input."""
         values = list(about.classes.values())
-        if self.chain:
+        if self.modules:
             target = f"{vendored_name(NETWORK_GRID)}.ToScanGridd"
-            return [{"_target_": target, "keys": "pred", "chain": self.chain, "values": values}]
+            own = {"chain": self.chain, "values": values, "rule": self.rule.value}
+            return [{"_target_": target, "keys": "pred", **own}]
         numbers = list(range(len(values) + 1))
         steps: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]
         if [0, *values] != numbers:

@@ -21,18 +21,20 @@ from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.disk_space import full_disk_explained
 from pipeline.deployment.fingerprint import case_facts, voxel_ml
 from pipeline.deployment.model_folder import Model, read_model
-from pipeline.deployment.native_mask import native_mask
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, check_modality, implausible_structures, unlike_training
 from pipeline.deployment.weight_passes import pass_count, weight_passes
+from pipeline.inference.dice_thresholds import mask_thresholds
+from pipeline.inference.native_maps import NativeMaps
+from pipeline.inference.native_mask import native_mask
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.scan_prediction import mirrorings, predict_scan
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from preprocessing.chain import Chain
 from preprocessing.quality_control import case_numbers
-from preprocessing.step import Interpolation, Record
+from preprocessing.step import Record
 from preprocessing.subject import Subject, load_subject
 
 ENTROPY, MUTUAL_INFORMATION, STANDARD_DEVIATION = "entropy", "mutual-information", "standard-deviation"
@@ -84,16 +86,20 @@ def predict_input(
             lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
         )
         native = NativeMaps(chain, records, affine)
-        mask = _write_mask(folder, files, native, average, about.classes, options)
+        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+        thresholds = mask_thresholds(about.arm.mask, average.probability[1:].cpu().numpy(), spacing)
+        mask = _write_mask(folder, files, native, average, about.classes, options, thresholds)
         entropy = _write_uncertainty(folder, files, native, average)
         structures = structure_facts(
             mask,
             about.classes,
             average,
             draws,
-            np.linalg.norm(affine[:3, :3], axis=0).tolist(),
+            spacing,
             voxel_ml(affine, records),
             about.calibration,
+            thresholds,
+            about.arm.voxel_correlation,
         )
         volumes = {name: own["volume_ml"] for name, own in structures.items()}
         reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
@@ -123,26 +129,6 @@ def _arrays(subject: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_], N
     return image, mask, volumes[0].affine
 
 
-class NativeMaps:
-    """Carries maps from the preprocessed grid to that of the raw scan.
-
-    Args:
-        chain: the steps.
-        records: of the case.
-        affine: `[4, 4]` of the preprocessed grid.
-    """
-
-    def __init__(self, chain: Chain, records: Sequence[Record], affine: NDArray[np.float64]) -> None:
-        self._chain = chain
-        self._records = records
-        self._affine = affine
-
-    def __call__(self, values: torch.Tensor) -> Volume:
-        """Carries `[X, Y, Z]`, interpolated linearly; 0 where the preprocessed grid does not reach."""
-        array = values.cpu().numpy().astype(np.float32, copy=False)
-        return self._chain.invert(Volume(array, self._affine), self._records, Interpolation.LINEAR)
-
-
 def _write_mask(
     folder: Path,
     files: CaseFiles,
@@ -150,6 +136,7 @@ def _write_mask(
     average: PosteriorAverage,
     classes: dict[str, int],
     options: PredictOptions,
+    thresholds: Sequence[float] | None,
 ) -> Volume:
     """Writes the mask and, if asked for, the probabilities."""
 
@@ -160,7 +147,7 @@ def _write_mask(
                 write_volume(volume, folder / files.probability(name))
             yield volume
 
-    mask = native_mask(maps(), list(classes.values()))
+    mask = native_mask(maps(), list(classes.values()), thresholds)
     write_volume(mask, folder / files.mask)
     return mask
 

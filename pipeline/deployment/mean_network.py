@@ -49,11 +49,8 @@ def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: 
     Returns:
         probabilities `[K + 1, X, Y, Z]`, averaged over the networks.
     """
-    total: torch.Tensor | None = None
-    for network in networks:
-        scaled = ScaledLogits(network, about.arm.logit_temperature)
-        probability = draw_probability(scaled, image, about.patch, about.window)
-        total = probability if total is None else total + probability
-    if total is None:
-        raise ValueError("a model has a network or more")
+    first, *others = [ScaledLogits(network, about.arm.logit_temperature) for network in networks]
+    total = draw_probability(first, image, about.patch, about.window)
+    for network in others:
+        total = total + draw_probability(network, image, about.patch, about.window)
     return total / len(networks)

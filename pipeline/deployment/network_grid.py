@@ -17,7 +17,8 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from data.volume import Volume
-from pipeline.deployment.native_mask import native_mask
+from pipeline.inference.dice_thresholds import MaskRule, mask_thresholds
+from pipeline.inference.native_mask import native_mask
 from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions
 from preprocessing.orientation import Orientation, OrientationOptions
@@ -84,28 +85,34 @@ class ToNetworkGridd(MapTransform):
 
 
 class ToScanGridd(MapTransform):
-    """Carries probabilities `[K + 1, X, Y, Z]` back to the grid of the scan and takes the most probable class there.
+    """Carries probabilities `[K + 1, X, Y, Z]` to the grid of the input and makes the mask there.
 
     Args:
         keys: of the probabilities.
-        chain: step → its options.
+        chain: step → its options; none where the input is on the network's grid already.
         values: value of each class in the mask, the background's 0 left out.
+        rule: which mask.
     """
 
-    def __init__(self, keys: Hashable | Sequence[Hashable], chain: Mapping[str, Any], values: Sequence[int]) -> None:
+    def __init__(
+        self, keys: Hashable | Sequence[Hashable], chain: Mapping[str, Any], values: Sequence[int], rule: str
+    ) -> None:
         super().__init__(keys)
         self.steps = portable_steps(chain)
         self.values = tuple(values)
+        self.rule = MaskRule(rule)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns the case with masks `[1, X, Y, Z]` uint8 in place of the probabilities."""
         found = dict(data)
-        records = json.loads(found[RECORDS])
+        records = json.loads(found.get(RECORDS, "[]"))
         for key in self.keys:
             probability = found[key]
             affine = np.asarray(probability.affine.cpu(), dtype=np.float64)
             arrays = np.asarray(probability.cpu())[1:]
-            mask = native_mask((self._back(Volume(a, affine), records) for a in arrays), self.values)
+            thresholds = mask_thresholds(self.rule, arrays, np.linalg.norm(affine[:3, :3], axis=0).tolist())
+            maps = (self._back(Volume(array, affine), records) for array in arrays)
+            mask = native_mask(maps, self.values, thresholds)
             found[key] = _tensor(mask.array[None], mask.affine, probability)
         return found
 

@@ -11,8 +11,10 @@ import numpy as np
 from data.volume import Volume
 from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.inference.boundary_band import boundary_band
-from pipeline.inference.expected_dice import BAND, DrawMasks, expected_dice
-from pipeline.inference.most_probable import most_probable_class
+from pipeline.inference.correlated_volume import correlated_volume_interval
+from pipeline.inference.dice_thresholds import BAND
+from pipeline.inference.expected_dice import DrawMasks, expected_dice
+from pipeline.inference.most_probable import predicted_classes
 from pipeline.inference.posterior_average import PosteriorAverage
 
 LEAST_DRAWS = 19
@@ -41,6 +43,8 @@ def structure_facts(
     spacing: Sequence[float],
     voxel_ml: float,
     calibration: Mapping[str, DiceCalibration],
+    thresholds: Sequence[float] | None = None,
+    voxel_correlation: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Collects the numbers of each structure.
 
@@ -52,17 +56,25 @@ def structure_facts(
         spacing: mm between voxel centres of the preprocessed grid.
         voxel_ml: volume of a voxel of the preprocessed grid in the patient.
         calibration: class → expected against real Dice.
+        thresholds: of the mask, of each class; `None` for the most probable class.
+        voxel_correlation: ρ of the volume interval; `None` for the interval of the draws' masks.
 
     Returns:
         class → numbers, JSON-able; `None` where something cannot be said.
     """
-    chosen = most_probable_class(average.probability).cpu().numpy()
+    foreground = average.probability[1:].cpu()
+    chosen = predicted_classes(foreground, thresholds).numpy()
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))
-        near = boundary_band(chosen == number, spacing, BAND)
-        expected = expected_dice(average.probability[number].cpu().numpy(), chosen == number, near)
-        interval = volume_interval(draws.voxels(number), voxel_ml)
+        own, predicted = foreground[number - 1].numpy(), chosen == number
+        near = boundary_band(predicted, spacing, BAND)
+        expected = expected_dice(own, predicted, near)
+        interval = (
+            volume_interval(draws.voxels(number), voxel_ml)
+            if voxel_correlation is None
+            else correlated_volume_interval(own[predicted | near], voxel_correlation, voxel_ml)
+        )
         facts[name] = {
             "label": value,
             "voxels": voxels,

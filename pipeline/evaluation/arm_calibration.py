@@ -22,7 +22,10 @@ from pipeline.evaluation.case_evaluation import Trained
 from pipeline.evaluation.case_review import predicted_uncertainty
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.temperature_scaling import SCALED, cross_fitted, scale
-from pipeline.evaluation.volume_interval import volume_interval
+from pipeline.evaluation.volume_interval import VolumeInterval, volume_interval
+from pipeline.inference.boundary_band import boundary_band
+from pipeline.inference.correlated_volume import correlated_volume_interval
+from pipeline.inference.dice_thresholds import BAND
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class PredictedCase:
         mutual_information: `[X, Y, Z]` in nats, or None where there was one draw.
         volumes_ml: `[S, K]` volume of each draw's mask, or None where it was not stored.
         draws: S, passes that the probability is the mean of.
+        thresholds: of the mask, of each class; None for the most probable class.
+        voxel_correlation: ρ of the volume interval, or None for the interval of the draws' masks.
         dice: of each label, as the study measures it.
     """
 
@@ -53,6 +58,8 @@ class PredictedCase:
     mutual_information: NDArray[np.floating] | None
     volumes_ml: NDArray[np.floating] | None
     draws: int
+    thresholds: Sequence[float] | None = None
+    voxel_correlation: float | None = None
     dice: Mapping[str, float] = field(default_factory=dict)
 
     def with_dice(self, dice: Mapping[str, float]) -> PredictedCase:
@@ -121,7 +128,8 @@ class ArmCalibration:
             expected_dice=doubt.expected_dice,
             reference_ml=int(np.count_nonzero(case.reference == number)) * millilitres,
         )
-        return row if case.volumes_ml is None else _with_volumes(row, case.volumes_ml[:, number - 1], options.level)
+        interval = _volume_interval(case, number, options.level)
+        return row if interval is None else _with_volumes(row, interval)
 
     def finish(self) -> tuple[list[CalibrationRow], list[ReliabilityRow]]:
         """Scores all cases; an arm that is to be scaled has its rows twice, raw and scaled."""
@@ -191,10 +199,17 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
     )
 
 
-def _with_volumes(row: CalibrationRow, draws: NDArray[np.floating], level: float) -> CalibrationRow:
-    interval = volume_interval(draws, level)
-    if interval is None:
-        return row
+def _volume_interval(case: PredictedCase, number: int, level: float) -> VolumeInterval | None:
+    """The interval of class `number` (from 1): of correlated voxels where the arm says so, else of the draws' masks."""
+    if case.voxel_correlation is not None:
+        own, mask = case.probability[number - 1], case.prediction == number
+        possible = own[mask | boundary_band(mask, case.spacing, BAND)]
+        millilitres = float(np.prod(case.spacing)) / 1000
+        return VolumeInterval(*correlated_volume_interval(possible, case.voxel_correlation, millilitres, level), level)
+    return None if case.volumes_ml is None else volume_interval(case.volumes_ml[:, number - 1], level)
+
+
+def _with_volumes(row: CalibrationRow, interval: VolumeInterval) -> CalibrationRow:
     return replace(
         row,
         volume_low_ml=interval.low,

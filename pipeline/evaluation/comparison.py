@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.arms.presets import PRESETS
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
 
-NON_BAYESIAN_ARMS = ("random", "fine_tune", "fine_tune_l2sp", "fine_tune_ends", "frozen_encoder", "swa", "ensemble")
+NON_BAYESIAN_ARMS = tuple(name for name, arm in PRESETS.items() if arm.is_rival)
 """Presets that learn without a filter prior and predict with point estimates."""
 
 

@@ -1,4 +1,4 @@
-"""Predictions in native space: a mask carried back to the grid on which its reference was drawn."""
+"""Predictions in native space: probabilities carried back to the grid on which the reference was drawn."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data.case import Case
 from data.errors import WorkspaceError
 from data.volume import Volume, corner_displacement
+from pipeline.inference.native_maps import NativeMaps
+from pipeline.inference.native_mask import native_mask
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.coregistration import moved
 from preprocessing.grid import resample
@@ -60,18 +63,23 @@ def labels_missing(found: str) -> WorkspaceError:
 
 
 def in_native_space(
-    prediction: NDArray[np.integer], affine: NDArray[np.float64], native: NativeCase, folder: Path
+    probability: NDArray[np.floating],
+    affine: NDArray[np.float64],
+    native: NativeCase,
+    folder: Path,
+    thresholds: Sequence[float] | None = None,
 ) -> tuple[Volume, Volume]:
-    """Carries a predicted class map back and reads the reference that it is to be compared with.
+    """Makes the mask of a prediction as `graft predict` does, and reads the reference it is to be compared with.
 
-    Where the label was drawn on another channel than the first, the map goes on to that channel's grid, by the
-    registration that preprocessing found.
+    The probabilities are carried to the grid of the first channel, and the mask is made there. Where the label was
+    drawn on another channel, the mask goes on to that channel's grid, by the registration that preprocessing found.
 
     Args:
-        prediction: `[X, Y, Z]` class numbers on the preprocessed grid.
+        probability: `[K, X, Y, Z]` of the classes but the background, on the preprocessed grid.
         affine: `[4, 4]` of that grid.
         native: the raw case.
         folder: of its preprocessing, with the record of what was done.
+        thresholds: of the mask, of each class; `None` for the most probable class.
 
     Returns:
         Prediction and reference as class numbers `[X, Y, Z]`, on the label's own grid.
@@ -84,7 +92,9 @@ def in_native_space(
     records = _records(folder / RECORD)
     raw = native.case.read_label()
     reference = raw.with_array(_as_classes(raw.array, native.classes))
-    carried = Chain(native.preprocessing).invert(Volume(prediction.astype(np.int16), affine), records)
+    maps = NativeMaps(Chain(native.preprocessing), records, affine)
+    classes = range(1, len(probability) + 1)
+    carried = native_mask((maps(torch.from_numpy(own)) for own in probability), classes, thresholds)
     if _same_place(carried, reference):
         return Volume(carried.array, reference.affine), reference
     target = _in_first_channels_world(reference, native, records)

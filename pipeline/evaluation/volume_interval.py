@@ -14,12 +14,13 @@ from pipeline.evaluation.statistics import Interval
 
 @dataclass(frozen=True)
 class VolumeInterval:
-    """An interval between two order statistics of the draws.
+    """An interval of a volume.
 
     Attributes:
         low: in ml.
         high: in ml.
-        nominal: coverage if truth and draws were exchangeable, at least what was asked for.
+        nominal: the coverage that it promises, at least what was asked for: between two order statistics of draws, that
+            of exchangeable truth and draws.
     """
 
     low: float

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.slabs import slabs
 
-BAND = 5.0
-"""Width in mm of the band around a mask's boundary in which foreground is expected outside the mask."""
-
 
 def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], near: NDArray[np.bool_]) -> float:
     """Expected Dice of a mask if every voxel were foreground with the predicted probability.

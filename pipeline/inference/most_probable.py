@@ -22,10 +22,18 @@ def most_probable_class(probability: torch.Tensor | Sequence[torch.Tensor]) -> t
     return chosen
 
 
-def predicted_classes(foreground: torch.Tensor) -> torch.Tensor:
+def predicted_classes(foreground: torch.Tensor, thresholds: Sequence[float] | None = None) -> torch.Tensor:
     """Returns `[X, Y, Z]` uint8 class numbers from the probabilities `[K, X, Y, Z]` of the foreground alone.
 
     The background has what is left to one.
+
+    Args:
+        foreground: probabilities of all classes but the background.
+        thresholds: of each class, above 0; a voxel is of the class that is furthest above its own, and background where
+            none is above it. `None` for the most probable class.
     """
     foreground = foreground.float()
-    return most_probable_class([1 - foreground.sum(dim=0), *foreground])
+    if thresholds is None:
+        return most_probable_class([1 - foreground.sum(dim=0), *foreground])
+    scores = [own / threshold for own, threshold in zip(foreground, thresholds, strict=True)]
+    return most_probable_class([torch.ones_like(scores[0]), *scores])

@@ -72,7 +72,7 @@ def read_case(arrays_path: Path, prediction_path: Path, class_values: Mapping[st
             expected="one grid",
             mend="run the infer stage again",
         )
-    mask = predicted_classes(torch.from_numpy(probability)).numpy().astype(np.int16)
+    mask = predicted_classes(torch.from_numpy(probability), about_prediction.get("thresholds")).numpy().astype(np.int16)
     numbers = range(1, len(probability) + 1)
     named = about_prediction.get("classes") or list(class_values)
     known = len(named) == len(numbers) and set(named) <= set(class_values)

@@ -78,7 +78,7 @@ def evaluate_predictions(
 
 
 def _read_prediction(path: Path, case: CachedCase) -> PredictedCase:
-    stored = load_tensors(path)
+    stored, about = load_tensors(path), load_about(path)
     x, y, z = (float(step) for step in case.spacing)
     information, volumes = stored.get("mutual_information"), stored.get("volumes_ml")
     return PredictedCase(
@@ -87,11 +87,13 @@ def _read_prediction(path: Path, case: CachedCase) -> PredictedCase:
         tuple(case.classes),
         (x, y, z),
         stored["probability"].float().numpy(),
-        predicted_classes(stored["probability"]).numpy(),
+        predicted_classes(stored["probability"], about.get("thresholds")).numpy(),
         case.label().numpy(),
         None if information is None else information.float().numpy(),
         None if volumes is None else volumes.double().numpy(),
-        int(load_about(path).get("draws", 1)),
+        int(about.get("draws", 1)),
+        about.get("thresholds"),
+        about.get("voxel_correlation"),
     )
 
 
@@ -104,7 +106,7 @@ def _measure(
 ) -> list[CaseRow]:
     prediction, reference, spacing = predicted.prediction, predicted.reference, predicted.spacing
     if native is not None:
-        carried, drawn = in_native_space(prediction, case.affine, native, case.folder)
+        carried, drawn = in_native_space(predicted.probability, case.affine, native, case.folder, predicted.thresholds)
         prediction, reference = carried.array, drawn.array
         x, y, z = (float(step) for step in drawn.spacing)
         spacing = (x, y, z)
@@ -159,7 +161,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                     "predictions": require_done(workspace, infer.STAGE, key)["digest"],
                     "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
                     "seed": config.seed,
-                    "version": 2,
+                    "version": 3,
                 }
                 arguments = {
                     "predictions": workspace.unit_folder(infer.STAGE, key) / PREDICTIONS,
@@ -177,8 +179,7 @@ def rivals(config: StudyConfig) -> tuple[str, ...]:
     """Names of the non-Bayesian arms that the others are compared with: as chosen, else by the arms' own choices."""
     if config.report.rivals is not None:
         return config.report.rivals
-    arms = config.inference.arms
-    return tuple(name for name, arm in arms.items() if not (arm.is_bayesian or arm.needs_prior))
+    return tuple(name for name, arm in config.inference.arms.items() if arm.is_rival)
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:

@@ -124,9 +124,17 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return planned
 
 
+_OF_PREDICTION = ("logit_temperature", "mask", "voxel_correlation")
+
+
 def arm_recipe(arm: ArmOptions) -> dict[str, Any]:
-    """What an arm's results follow from. A temperature that does nothing is left out: older results stay valid."""
-    return arm.model_dump(mode="json", exclude={"logit_temperature"} if arm.logit_temperature == 1 else None)
+    """What an arm's results follow from.
+
+    Choices of prediction are left out where they change nothing: no training is lost to a choice that came later.
+    """
+    untouched = ArmOptions()
+    idle = {name for name in _OF_PREDICTION if getattr(arm, name) == getattr(untouched, name)}
+    return arm.model_dump(mode="json", exclude=idle)
 
 
 def refuse_unusable(planned: Sequence[Unit], plan: StudyPlan, strict: bool) -> None:

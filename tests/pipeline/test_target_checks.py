@@ -137,9 +137,10 @@ def test_priors_that_arms_name() -> None:
     assert named_priors(["swag", "unknown"]) == ["none", "none"]
 
 
-def test_a_temperature_that_does_nothing_leaves_results_valid_that_were_made_without_it() -> None:
-    assert "logit_temperature" not in arm_recipe(PRESETS["swag"])
-    assert arm_recipe(PRESETS["swag_calibrated"])["logit_temperature"] > 1
+def test_choices_of_prediction_that_do_nothing_leave_results_valid_that_were_made_without_them() -> None:
+    later = {"logit_temperature", "mask", "voxel_correlation"}
+    assert not later & set(arm_recipe(PRESETS["swag"]))
+    assert later < set(arm_recipe(PRESETS["swag_calibrated"]))
 
 
 def test_swag_needs_steps_to_collect_from() -> None:

@@ -28,6 +28,7 @@ from pipeline.arms.prediction import predict_cases, save_prediction, weight_draw
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
+from pipeline.inference.dice_thresholds import mask_thresholds
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.training.patches import PatchOptions
@@ -169,10 +170,10 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
     # Each case alone, whatever cases shared the draws in the unit.
     for case, prediction in predict_cases(members, task.test, (16, 16, 16), SlidingWindowOptions(), "cpu", memory=0):
         again = tmp_path / "again.safetensors"
-        save_prediction(prediction, case, again)
+        save_prediction(prediction, case, arm, again)
         path = tmp_path / "unit" / "predictions" / f"{case.name}.safetensors"
         assert again.read_bytes() == path.read_bytes()
-        check_prediction(path, case, arm.members * (3 if arm.is_bayesian else 1))
+        check_prediction(path, case, arm, arm.members * (3 if arm.is_bayesian else 1))
     unit = json.loads(files["unit.json"])
     assert (unit["arm"], unit["n"], unit["repeat"], unit["patients"]) == (name, 2, 0, ["p", "q"])
     assert unit["choices"] == arm.model_dump(mode="json")
@@ -181,13 +182,21 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
     assert [row["step"] for row in rows] == [str(3 * (k + 1)) for k in range(arm.components)]
 
 
-def check_prediction(path: Path, case, passes: int) -> None:
+def check_prediction(path: Path, case, arm: ArmOptions, passes: int) -> None:
     tensors, about = load_tensors(path), load_about(path)
     probability = tensors["probability"].float()
     assert probability.shape == (1, *case.shape)
     assert bool((probability >= 0).all())
     assert float(probability.sum(0).max()) <= 1 + 1e-3
-    assert about == {"affine": case.affine.tolist(), "classes": ["class_1"], "draws": passes, "case": case.name}
+    thresholds = mask_thresholds(arm.mask, probability.numpy(), case.spacing.tolist())
+    assert about == {
+        "affine": case.affine.tolist(),
+        "classes": ["class_1"],
+        "draws": passes,
+        "case": case.name,
+        "thresholds": None if thresholds is None else list(thresholds),
+        "voxel_correlation": arm.voxel_correlation,
+    }
     if passes == 1:
         assert set(tensors) == {"probability"}
         return

@@ -31,6 +31,7 @@ from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.network_grid import ToNetworkGridd
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
+from pipeline.inference.dice_thresholds import MaskRule
 from preprocessing.chain import Modality, PreprocessingOptions, default_options
 from preprocessing.cropping import CroppingOptions
 from preprocessing.intensity import IntensityOptions, Scaling
@@ -155,7 +156,7 @@ def test_an_ensemble_of_two_channels_and_two_classes(
     make_model: MakeModel, make_scan: MakeScan, tmp_path: Path
 ) -> None:
     # A temperature changes the masks of an ensemble, whose probabilities are averaged.
-    arm = ArmOptions(prior="vae", posterior=MeanFieldOptions(), logit_temperature=3.0)
+    arm = ArmOptions(prior="vae", posterior=MeanFieldOptions(), logit_temperature=3.0, mask=MaskRule.EXPECTED_DICE)
     model = make_model(tmp_path / "model", members=2, channels=("T1", "FLAIR"), classes={"core": 2, "rim": 7}, arm=arm)
     scans = [tmp_path / "in" / f"anna_{number:04d}.nii.gz" for number in range(2)]
     scans[0].parent.mkdir()
@@ -166,6 +167,9 @@ def test_an_ensemble_of_two_channels_and_two_classes(
         "model-00.safetensors",
         "model-01.safetensors",
     ]
+    config = (tmp_path / "bundle" / INFERENCE).read_text()
+    assert "logits / 3.0" in config
+    assert '"rule": "expected_dice"' in config
     run_here(tmp_path / "bundle", tmp_path / "out")
     compare(tmp_path / "bundle/example/expected", tmp_path / "out")
 

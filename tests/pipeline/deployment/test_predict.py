@@ -22,10 +22,12 @@ from data.errors import ConfigError, GraftError
 from data.image_file import write_volume
 from data.layouts.detection import read_dataset
 from data.volume import Volume, reorient
+from pipeline.arms.choices import ArmOptions
 from pipeline.cli import main
-from pipeline.deployment.native_mask import native_mask
 from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
 from pipeline.deployment.predict_options import PredictOptions
+from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.inference.native_mask import native_mask
 from pipeline.stages.stage import StageError
 from preprocessing.chain import Modality, default_options
 from preprocessing.resampling import ResamplingOptions
@@ -132,6 +134,24 @@ def test_few_draws_give_no_interval_and_one_no_disagreement(
     run(make_model(tmp_path / "point", bayesian=False), path, output=tmp_path / "one")
     names = {p.name for p in (tmp_path / "one" / "a").iterdir()}
     assert names == {"a.nii.gz", "a_entropy.nii.gz", "a.json", "done.json"}
+
+
+def test_the_mask_and_the_interval_follow_the_arm(
+    make_model: MakeModel, write_scans: WriteScans, tmp_path: Path
+) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    sizes, intervals = [], []
+    for name, arm in (
+        ("plain", ArmOptions(logit_temperature=4.0)),
+        ("best", ArmOptions(logit_temperature=4.0, mask=MaskRule.EXPECTED_DICE, voxel_correlation=0.1)),
+    ):
+        run(make_model(tmp_path / name, bayesian=False, arm=arm), path, output=tmp_path / f"out-{name}")
+        sizes.append(np.count_nonzero(np.asarray(load(tmp_path / f"out-{name}" / "a" / "a.nii.gz").dataobj)))
+        facts = json.loads((tmp_path / f"out-{name}" / "a" / "a.json").read_text())
+        intervals.append(facts["structures"]["cube"]["volume_90_percent_ml"])
+    assert sizes[1] > sizes[0] > 0
+    assert intervals[0] is None
+    assert 0 < intervals[1][0] < intervals[1][1]
 
 
 def test_mirrorings_are_those_of_the_training(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_numbers_of_a_structure() -> None:
     assert rim["expected_dice"] is rim["dice_between_draws"] is rim["calibrated_dice"] is None
 
 
+def test_a_mask_by_thresholds_and_the_interval_of_correlated_voxels() -> None:
+    probability = torch.full((2, 2, 2, 2), 0.3)
+    probability[1, 0] = 0.6
+    probability[0] = 1 - probability[1]
+    average, draws = PosteriorAverage(), DrawMasks()
+    average.add(probability)
+    mask = Volume(np.ones((2, 2, 2), np.uint8), np.diag([5.0, 5.0, 5.0, 1.0]))
+    facts = structure_facts(mask, {"core": 1}, average, draws, (5.0, 5.0, 5.0), 0.125, {}, (0.25,), 0.0)["core"]
+    assert facts["expected_dice"] == pytest.approx(2 * 3.6 / (8 + 3.6), rel=1e-5)
+    assert facts["volume_90_percent_ml"] == pytest.approx([3.6 * 0.125] * 2)
+
+
 def test_calibration_finds_a_line_and_says_how_far_cases_lie_from_it() -> None:
     x = np.linspace(0.3, 0.9, 12)
     exact = DiceCalibration.fit(x, 0.2 + 0.7 * x)

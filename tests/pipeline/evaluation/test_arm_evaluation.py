@@ -110,6 +110,30 @@ def test_a_single_network_has_no_volume_interval_and_is_scaled_where_it_is_a_riv
     assert {r.arm for r in read_calibration_csv(folder / "calibration.csv")} == {"fine_tune"}
 
 
+def test_how_an_arm_reads_its_probabilities_is_followed(tmp_path: Path, cases: list[CachedCase]) -> None:
+    predictions = predict(tmp_path / "infer", cases, skill=0.7, draws=1)
+    plain = evaluate(tmp_path, "fine_tune", 5, cases, EvaluationOptions(), skill=0.7, draws=1)
+    for case in cases:
+        path = predictions / f"{case.name}.safetensors"
+        about = {"draws": 1, "thresholds": [0.05], "voxel_correlation": 0.2}
+        save_arrays(path, load_arrays(path), about)
+    trained = Trained("fine_tune", 5, 0)
+    evaluate_predictions(
+        tmp_path / "out", ProgressFile(tmp_path / "progress"), predictions=predictions, trained=trained, cases=cases,
+         native={}, options=EvaluationOptions(), seed=0,
+    )  # fmt: skip
+    errors = [
+        {row.case: row.relative_volume_error for row in read_cases_csv(folder / "cases.csv")}
+        for folder in (plain, tmp_path / "out")
+    ]
+    assert errors[0] != errors[1]
+    rows = [row for row in read_calibration_csv(tmp_path / "out/calibration.csv") if row.arm == "fine_tune"]
+    for row in rows:
+        assert 0 < row.volume_low_ml < row.volume_high_ml
+        assert row.volume_nominal == 0.9
+        assert row.covered == float(row.volume_low_ml <= row.reference_ml <= row.volume_high_ml)
+
+
 def test_calibration_can_be_switched_off(tmp_path: Path, cases: list[CachedCase]) -> None:
     folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(calibration=None), skill=0.7, draws=1)
     assert [p.name for p in folder.iterdir()] == ["cases.csv"]

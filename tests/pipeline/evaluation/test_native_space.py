@@ -85,10 +85,15 @@ def prepare(tmp_path: Path) -> Callable[..., Prepared]:
     return prepared
 
 
+def certain(cached: CachedCase) -> np.ndarray:
+    """Probabilities `[K, X, Y, Z]` that know the label."""
+    return np.stack([cached.label().numpy() == number for number in (1, 2)]).astype(np.float32)
+
+
 def test_a_perfect_prediction_is_nearly_perfect_on_the_raw_grid(prepare: Callable[..., Prepared]) -> None:
     native, cached = prepare()
-    prediction = cached.label().numpy()
-    assert prediction.shape != SHAPE
+    prediction = certain(cached)
+    assert prediction.shape[1:] != SHAPE
     carried, reference = in_native_space(prediction, cached.affine, native, cached.folder)
     assert carried.shape == reference.shape == SHAPE
     np.testing.assert_allclose(carried.affine, AFFINE, atol=1e-6)
@@ -102,7 +107,7 @@ def test_a_perfect_prediction_is_nearly_perfect_on_the_raw_grid(prepare: Callabl
 def test_a_shifted_prediction_is_shifted_on_the_raw_grid(prepare: Callable[..., Prepared]) -> None:
     native, cached = prepare()
     # The chain turned the axes to RAS: 4 voxels of 1.5 mm to the right are 6 voxels of 1 mm down the raw axis.
-    shifted = np.roll(cached.label().numpy(), 4, axis=0)
+    shifted = np.roll(certain(cached), 4, axis=1)
     carried, reference = in_native_space(shifted, cached.affine, native, cached.folder)
     places = [np.argwhere(volume.array > 0).mean(axis=0) for volume in (carried, reference)]
     np.testing.assert_allclose(places[0] - places[1], [-6, 0, 0], atol=0.25)
@@ -112,7 +117,7 @@ def test_a_label_drawn_on_another_channel_is_met_on_its_own_grid(prepare: Callab
     affine, shape = np.diag([2.0, 2.0, 2.0, 1.0]), (20, 22, 20)
     affine[:3, 3] = (-7.0, -17.0, -12.0)
     native, cached = prepare(affine, shape)
-    carried, reference = in_native_space(cached.label().numpy(), cached.affine, native, cached.folder)
+    carried, reference = in_native_space(certain(cached), cached.affine, native, cached.folder)
     assert reference.shape == carried.shape == shape
     np.testing.assert_array_equal(carried.affine, affine)
     assert dice(count_voxels(carried.array > 0, reference.array > 0)) > 0.9
@@ -122,7 +127,7 @@ def test_a_registered_channels_label_is_met_where_the_channel_was_moved_from(pre
     affine, shape = np.diag([2.0, 2.0, 2.0, 1.0]), (20, 22, 20)
     affine[:3, 3] = (-7.0, -17.0, -12.0)
     native, cached = prepare(affine, shape)
-    prediction = cached.label().numpy()
+    prediction = certain(cached)
     still, _ = in_native_space(prediction, cached.affine, native, cached.folder)
     # As if coregistration had found T2 to lie 4 mm too far to the right: reference world + 4 mm = T2's world.
     matrix = np.eye(4)
@@ -143,14 +148,14 @@ def test_a_raw_label_that_is_gone_is_named_with_the_key_that_does_without(prepar
     assert native.case.label is not None
     native.case.label.unlink()
     with pytest.raises(WorkspaceError, match=r"label\.nii\.gz.*--set evaluation\.space=preprocessed"):
-        in_native_space(cached.label().numpy(), cached.affine, native, cached.folder)
+        in_native_space(certain(cached), cached.affine, native, cached.folder)
 
 
 def test_a_missing_record_is_named(prepare: Callable[..., Prepared]) -> None:
     native, cached = prepare()
     (cached.folder / "record.json").write_text("[")
     with pytest.raises(WorkspaceError, match=r"record\.json.*preprocess"):
-        in_native_space(cached.label().numpy(), cached.affine, native, cached.folder)
+        in_native_space(certain(cached), cached.affine, native, cached.folder)
 
 
 def study(tmp_path: Path, space: str) -> tuple[StudyConfig, Workspace, StudyPlan]:

@@ -9,7 +9,13 @@ import pytest
 
 from data.errors import WorkspaceError
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
-from pipeline.evaluation.comparison import best_rival, compare_arms, read_comparisons_csv, write_comparisons_csv
+from pipeline.evaluation.comparison import (
+    NON_BAYESIAN_ARMS,
+    best_rival,
+    compare_arms,
+    read_comparisons_csv,
+    write_comparisons_csv,
+)
 from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
@@ -21,6 +27,7 @@ from pipeline.evaluation.tables import (
     write_cases_csv,
     write_summary_csv,
 )
+from pipeline.report.result_section import result_table
 
 
 def row(
@@ -91,6 +98,24 @@ def test_labels_are_averaged_in_a_case_and_listed_beside() -> None:
     assert means["dice"] == pytest.approx(((0.7 + 0.3) / 2 + 0.1) / 2)
     assert means["dice[liver]"] == pytest.approx(((0.9 + 0.3) / 2 + 0.1) / 2)
     assert means["dice[spleen]"] == pytest.approx(0.5)
+
+
+def test_a_size_that_one_arm_has_alone_is_summarised_and_not_compared() -> None:
+    rows = [*study_rows(), *(row("random", 40, case=f"p{i:02d}", dice=0.9) for i in range(14))]
+    study = StudyRows(rows)
+    assert (study.sizes, study.every_size) == ((5, 10), (5, 10, 40))
+    assert {c.n for c in compare_arms(study, study.draws(seed=0, resamples=100))} == {5, 10}
+    summary = summarise(rows, 0, 100)
+    assert {s.n for s in summary} == {5, 10, 40}
+    best = [[cell and cell["best"] for cell in line["cells"]] for line in result_table(summary, "dice")["lines"]]
+    assert [any(column) for column in zip(*best, strict=True)] == [True, True, False]
+    alone = StudyRows([r for r in rows if r.arm == "random"])
+    assert alone.sizes == (5, 10, 40)
+
+
+def test_point_estimates_without_a_fitted_prior_are_the_rivals() -> None:
+    assert {"random", "fine_tune", "fine_tune_l2sp", "swa", "ensemble"} <= set(NON_BAYESIAN_ARMS)
+    assert not {"swag", "swag_calibrated", "multi_swag", "dwp", "prior_init", "map_prior"} & set(NON_BAYESIAN_ARMS)
 
 
 def test_arms_share_their_draws() -> None:

@@ -110,6 +110,16 @@ def test_classes_are_joined_by_name_whatever_their_values(tmp_path: Path) -> Non
     assert np.unique(scene.reference).tolist() == [0, 1, 2]
 
 
+def test_the_mask_shown_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    label = np.ones(SHAPE, np.int16)
+    about = {"affine": np.diag([*SPACING, 1.0]).tolist(), "channels": ["T1"]}
+    save_arrays(tmp_path / "a.safetensors", {"image": label[None].astype(np.float32), "label": label}, about)
+    for thresholds, shown in ((None, 0.0), ([0.3], 1.0)):
+        probability = np.full((1, *SHAPE), 0.4, np.float16)
+        save_arrays(tmp_path / "p.safetensors", {"probability": probability}, {"thresholds": thresholds})
+        assert read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {}).overlap == shown
+
+
 def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
     about = {"affine": np.eye(4).tolist(), "channels": ["T1"]}
     arrays = {"image": np.zeros((1, 3, 3, 3), np.float32), "label": np.zeros((3, 3, 3), np.int16)}

@@ -1,4 +1,4 @@
-"""The mask on the grid of the scan: the most probable class of each voxel, from maps that were carried there.
+"""The mask on the grid of the scan, decided there from maps of probability that were carried to it.
 
 A bundle takes a copy of this file along, so that its masks are Graft's.
 """
@@ -12,26 +12,28 @@ import numpy as np
 from data.volume import Volume
 
 
-def native_mask(maps: Iterable[Volume], values: Sequence[int]) -> Volume:
-    """Returns the label map uint8 of the most probable class.
+def native_mask(maps: Iterable[Volume], values: Sequence[int], thresholds: Sequence[float] | None = None) -> Volume:
+    """Returns the label map uint8: the most probable class of each voxel or, with thresholds, what is above them.
 
     The background has what the classes leave; of equally probable classes the first is taken, the background before
-    all others.
+    all others. Where several classes are above their thresholds, the one that is furthest above its own is taken.
 
     Args:
         maps: probability of each class but the background on one grid, taken one at a time: a scan may be much finer
             than the network's grid.
         values: value of each class in the mask.
+        thresholds: of each class, above 0 (`dice_thresholds`); `None` for the most probable class.
     """
     mask: Volume | None = None
-    for volume, value in zip(maps, values, strict=True):
+    for volume, value, threshold in zip(maps, values, thresholds or [1.0] * len(values), strict=True):
         if mask is None:
             mask = volume.with_array(np.zeros(volume.shape, dtype=np.uint8))
             best, rest = np.zeros(volume.shape, np.float32), np.ones(volume.shape, np.float32)
-        mask.array[volume.array > best] = value
-        np.maximum(best, volume.array, out=best)
+        score = volume.array / np.float32(threshold)
+        mask.array[score > best] = value
+        np.maximum(best, score, out=best)
         rest -= volume.array
     if mask is None:
         raise ValueError("a mask needs a class")
-    mask.array[best <= rest] = 0
+    mask.array[best <= (rest if thresholds is None else 1)] = 0
     return mask
