@@ -13,6 +13,7 @@ from pipeline.evaluation.calibration import (
     BandSample,
     band_sample,
     brier_score,
+    class_probabilities,
     expected_calibration_error,
     negative_log_likelihood,
     reliability_curve,
@@ -23,6 +24,7 @@ from pipeline.evaluation.case_review import predicted_uncertainty
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.temperature_scaling import SCALED, cross_fitted, scale
 from pipeline.evaluation.volume_interval import VolumeInterval, volume_interval
+from pipeline.evaluation.voxel_correlation import PossibleVoxels, cross_fitted_correlation
 from pipeline.inference.boundary_band import boundary_band
 from pipeline.inference.correlated_volume import correlated_volume_interval
 from pipeline.inference.dice_thresholds import BAND
@@ -82,6 +84,8 @@ class ArmCalibration:
         self._seed = seed
         self._samples: list[BandSample] = []
         self._rows: list[list[CalibrationRow]] = []
+        self._millilitres: dict[str, float] = {}
+        self._possible: dict[tuple[str, int], PossibleVoxels] = {}
 
     def add(self, case: PredictedCase) -> None:
         """Adds one case."""
@@ -97,7 +101,15 @@ class ArmCalibration:
             clamp=options.clamp,
         )
         self._samples.append(sample)
-        self._rows.append([self._row(case, sample, k) for k in range(1, len(case.labels) + 1)])
+        numbers = range(1, len(case.labels) + 1)
+        self._rows.append([self._row(case, sample, k) for k in numbers])
+        self._millilitres[case.case] = float(np.prod(case.spacing)) / 1000
+        if self._is_scaled:
+            self._possible |= {(case.case, k): _possible_voxels(case, k, options.clamp) for k in numbers}
+
+    @property
+    def _is_scaled(self) -> bool:
+        return self._trained.arm in self._options.temperature_scaled
 
     def _row(self, case: PredictedCase, sample: BandSample, number: int) -> CalibrationRow:
         """What does not depend on temperature scaling."""
@@ -128,13 +140,21 @@ class ArmCalibration:
             expected_dice=doubt.expected_dice,
             reference_ml=int(np.count_nonzero(case.reference == number)) * millilitres,
         )
-        interval = _volume_interval(case, number, options.level)
+        if case.voxel_correlation is not None:
+            return _with_correlation(
+                row,
+                case.probability[number - 1][_where_possible(case, number)],
+                case.voxel_correlation,
+                millilitres,
+                options.level,
+            )
+        interval = None if case.volumes_ml is None else volume_interval(case.volumes_ml[:, number - 1], options.level)
         return row if interval is None else _with_volumes(row, interval)
 
     def finish(self) -> tuple[list[CalibrationRow], list[ReliabilityRow]]:
         """Scores all cases; an arm that is to be scaled has its rows twice, raw and scaled."""
         rows, curve = self._scored(self._trained.arm, self._samples, {})
-        if self._trained.arm in self._options.temperature_scaled:
+        if self._is_scaled:
             fitted = cross_fitted(self._samples, self._seed)
             scaled = [
                 s.with_probability(scale(s.probability, fitted[s.patient]))
@@ -142,8 +162,32 @@ class ArmCalibration:
                 if s.patient in fitted
             ]
             more_rows, more_curve = self._scored(self._trained.arm + SCALED, scaled, fitted)
-            rows, curve = rows + more_rows, curve + more_curve
+            rows, curve = rows + self._with_fitted_correlation(more_rows, fitted), curve + more_curve
         return rows, curve
+
+    def _with_fitted_correlation(
+        self, rows: Sequence[CalibrationRow], temperatures: Mapping[str, float]
+    ) -> list[CalibrationRow]:
+        """Gives scaled rows the volume interval of correlated voxels."""
+        places = {row.label: place for place, row in enumerate(self._rows[0], start=1)}
+        scaled = {
+            key: voxels.scaled(temperatures[voxels.patient])
+            for key, voxels in self._possible.items()
+            if voxels.patient in temperatures
+        }
+        fitted = cross_fitted_correlation(list(scaled.values()), self._seed)
+        return [
+            _with_correlation(
+                row,
+                scaled[row.case, places[row.label]].own,
+                fitted[row.patient],
+                self._millilitres[row.case],
+                self._options.level,
+            )
+            if row.patient in fitted
+            else row
+            for row in rows
+        ]
 
     def _scored(
         self, arm: str, samples: Sequence[BandSample], temperatures: Mapping[str, float]
@@ -187,6 +231,7 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
     return replace(
         row,
         temperature=temperature,
+        voxel_correlation=math.nan,
         entropy=math.nan,
         mutual_information=math.nan,
         expected_dice=math.nan,
@@ -199,14 +244,22 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
     )
 
 
-def _volume_interval(case: PredictedCase, number: int, level: float) -> VolumeInterval | None:
-    """The interval of class `number` (from 1): of correlated voxels where the arm says so, else of the draws' masks."""
-    if case.voxel_correlation is not None:
-        own, mask = case.probability[number - 1], case.prediction == number
-        possible = own[mask | boundary_band(mask, case.spacing, BAND)]
-        millilitres = float(np.prod(case.spacing)) / 1000
-        return VolumeInterval(*correlated_volume_interval(possible, case.voxel_correlation, millilitres, level), level)
-    return None if case.volumes_ml is None else volume_interval(case.volumes_ml[:, number - 1], level)
+def _where_possible(case: PredictedCase, number: int) -> NDArray[np.bool_]:
+    """`[X, Y, Z]`, where class `number` (from 1) may be: its mask and what is near."""
+    mask = case.prediction == number
+    return mask | boundary_band(mask, case.spacing, BAND)
+
+
+def _possible_voxels(case: PredictedCase, number: int, clamp: float) -> PossibleVoxels:
+    probability = class_probabilities(case.probability[:, _where_possible(case, number)], clamp)
+    return PossibleVoxels(case.patient, number, probability, int(np.count_nonzero(case.reference == number)))
+
+
+def _with_correlation(
+    row: CalibrationRow, probability: NDArray[np.floating], correlation: float, millilitres: float, level: float
+) -> CalibrationRow:
+    ends = correlated_volume_interval(probability, correlation, millilitres, level)
+    return replace(_with_volumes(row, VolumeInterval(*ends, level)), voxel_correlation=correlation)
 
 
 def _with_volumes(row: CalibrationRow, interval: VolumeInterval) -> CalibrationRow:

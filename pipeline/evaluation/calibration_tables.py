@@ -28,6 +28,7 @@ class CalibrationRow:
         patient: whose case it is.
         label: name of the structure.
         temperature: T of the scaling; NaN without.
+        voxel_correlation: ρ of the volume interval; NaN where it is that of the draws' masks.
         draws: passes that the probability is the mean of.
         band_voxels: voxels in the band around the reference boundary.
         nll: mean negative log-likelihood in nats in the band.
@@ -38,7 +39,7 @@ class CalibrationRow:
         entropy: mean predictive entropy in nats near the predicted boundary.
         mutual_information: the same of mutual information.
         expected_dice: Dice that the probabilities promise.
-        reference_ml: volume of the reference on the preprocessed grid, where the draws' volumes are measured.
+        reference_ml: volume of the reference on the preprocessed grid, where the intervals are.
         volume_low_ml: lower end of the volume interval.
         volume_high_ml: upper end.
         volume_nominal: coverage that the interval promises.
@@ -54,6 +55,7 @@ class CalibrationRow:
     patient: str
     label: str
     temperature: float = math.nan
+    voxel_correlation: float = math.nan
     draws: int = 1
     band_voxels: int = 0
     nll: float = math.nan
@@ -110,6 +112,7 @@ AVERAGED = (
     "ece",
     "false_positive_outside_ml",
     "temperature",
+    "voxel_correlation",
     "expected_dice",
     "volume_width_ml",
     "volume_width_relative",

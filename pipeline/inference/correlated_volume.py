@@ -32,6 +32,16 @@ def correlated_volume_interval(
         Lower and upper end in ml.
     """
     scores = ndtri(np.asarray(probability, dtype=np.float64))
-    far = ndtri((1 + level) / 2)
-    low, high = (ndtr((scores - np.sqrt(correlation) * z) / np.sqrt(1 - correlation)).sum() for z in (far, -far))
-    return float(low) * voxel_ml, float(high) * voxel_ml
+    far = float(ndtri((1 + level) / 2))
+    return volume_given(far, scores, correlation) * voxel_ml, volume_given(-far, scores, correlation) * voxel_ml
+
+
+def volume_given(z: float, scores: NDArray[np.float64], correlation: float) -> float:
+    """Returns the expected number of voxels of a structure, given the factor common to them.
+
+    Args:
+        z: the common factor; the larger, the smaller the structure.
+        scores: `[M]`, Φ⁻¹(p_v).
+        correlation: ρ.
+    """
+    return float(ndtr((scores - np.sqrt(correlation) * z) / np.sqrt(1 - correlation)).sum())

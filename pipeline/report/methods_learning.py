@@ -177,6 +177,11 @@ def _arm(name: str, options: Mapping[str, Any]) -> str:
         parts.append(f"the peak learning rate was {options['peak_rate']:g}")
     if float(options.get("logit_temperature", 1)) != 1:
         parts.append(f"logits were divided by {options['logit_temperature']:g}, a number fixed beforehand")
+    if options.get("mask") == "expected_dice":
+        parts.append("the mask of each structure was the one of the best expected Dice")
+    if options.get("voxel_correlation") is not None:
+        correlation = f"ρ = {options['voxel_correlation']:g}, fixed beforehand"
+        parts.append(f"volume intervals took voxels as correlated ({correlation})")
     members = int(options.get("members", 1))
     if members > 1:
         parts.append(f"the predictions of {members} such networks were averaged")

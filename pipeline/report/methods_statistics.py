@@ -32,7 +32,8 @@ def measure_sentences(files: StudyFiles) -> list[str]:
     names += ["the relative volume error"] if "relative_volume_error" in measured else []
     names += [f"lesion-wise {listing(lesions).replace('f1', 'F1')}"] if lesions else []
     where = {
-        "native": "on the original grid of each scan, against the reference as it was drawn,",
+        "native": "on the original grid of each scan, where masks were made of the probabilities carried there, "
+        "against the reference as it was drawn,",
         "preprocessed": "on the preprocessed grid",
     }.get(str(evaluation.get("space")), "")
     sentences = [f"Predictions were measured {where}".rstrip() + f" by {listing(names)}."]

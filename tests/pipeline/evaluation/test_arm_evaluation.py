@@ -92,7 +92,7 @@ def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase]) -> N
     assert {b.arm for b in curve} == {"dwp"}
 
 
-def test_a_single_network_has_no_volume_interval_and_is_scaled_where_it_is_a_rival(
+def test_a_single_network_has_a_volume_interval_where_it_is_scaled_as_a_rival(
     tmp_path: Path, cases: list[CachedCase]
 ) -> None:
     folder = evaluate(tmp_path, "fine_tune", 5, cases, EvaluationOptions(), skill=0.7, draws=1, sharp=12.0)
@@ -100,9 +100,13 @@ def test_a_single_network_has_no_volume_interval_and_is_scaled_where_it_is_a_riv
     raw, scaled = ({r.case: r for r in rows if r.arm == arm} for arm in ("fine_tune", "fine_tune+temperature"))
     assert len(raw) == len(scaled) == len(cases)
     for row in rows:
+        assert math.isnan(row.mutual_information)
+    for row in raw.values():
         assert math.isnan(row.volume_low_ml)
         assert math.isnan(row.covered)
-        assert math.isnan(row.mutual_information)
+    for row in scaled.values():
+        assert 0 < row.voxel_correlation < 1
+        assert row.covered == float(row.volume_low_ml <= row.reference_ml <= row.volume_high_ml)
     assert all(row.temperature > 1 for row in scaled.values())
     assert np.mean([r.nll for r in scaled.values()]) < np.mean([r.nll for r in raw.values()])
     only = EvaluationOptions(calibration=CalibrationOptions(temperature_scaled=()))
