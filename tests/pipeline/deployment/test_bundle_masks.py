@@ -170,13 +170,15 @@ def test_an_ensemble_of_two_channels_and_two_classes(
     config = (tmp_path / "bundle" / INFERENCE).read_text()
     assert "logits / 3.0" in config
     assert '"rule": "expected_dice"' in config
+    assert "expects the best Dice of itself" in (tmp_path / "bundle/docs/README.md").read_text()
     run_here(tmp_path / "bundle", tmp_path / "out")
     compare(tmp_path / "bundle/example/expected", tmp_path / "out")
 
 
 @pytest.mark.usefixtures("own_scripts")
+@pytest.mark.parametrize("rule", MaskRule)
 def test_a_chain_that_a_bundle_cannot_carry_out_takes_prepared_volumes(
-    make_model: MakeModel, make_scan: MakeScan, tmp_path: Path
+    make_model: MakeModel, make_scan: MakeScan, tmp_path: Path, rule: MaskRule
 ) -> None:
     chain = default_options(Modality.MR).model_copy(
         update={
@@ -189,11 +191,13 @@ def test_a_chain_that_a_bundle_cannot_carry_out_takes_prepared_volumes(
     inside = np.zeros(scan.shape, dtype=bool)
     inside[3:-3, 4:-4, 3:-3] = True
     write_volume(scan.with_array(np.where(inside, scan.array, 0)), tmp_path / "stripped.nii.gz")
-    model = make_model(tmp_path / "model", preprocessing=chain)
+    arm = ArmOptions(logit_temperature=3.0, mask=rule)
+    model = make_model(tmp_path / "model", preprocessing=chain, arm=arm, bayesian=False)
     bundle = tmp_path / "bundle"
     result = export(ExportRequest(model, bundle, NO_ONNX, examples=(tmp_path / "stripped.nii.gz",)))
     assert result.missing_steps == ("skull_strip",)
-    assert not (bundle / "scripts/preprocessing").exists()
+    # MONAI's own transforms find the most probable class.
+    assert (bundle / "scripts/preprocessing").exists() == (rule is not MaskRule.MOST_PROBABLE)
     given = nib.load(bundle / "example/input/stripped.nii.gz")
     np.testing.assert_allclose(given.header.get_zooms(), 2.5, atol=1e-5)
     assert (np.asarray(given.dataobj) == 0).any()
