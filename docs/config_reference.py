@@ -220,12 +220,14 @@ def _step_text(options: BaseModel | None) -> str:
 
 def preset_table() -> str:
     """The named arms, each with its choices."""
-    lines = ["| arm | init | trainable | prior | posterior | members | peak_rate | warm_up | temperature |"]
-    lines.append("|---" * 9 + "|")
+    choices = ["init", "trainable", "prior", "posterior", "members", "peak_rate", "warm_up", "temperature"]
+    titles = ["arm", *choices, "logit_temperature", "mask", "voxel_correlation"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, arm in PRESETS.items():
         temperature = f"{arm.temperature:g}" if arm.needs_prior else "–"
         values = [arm.init.value, arm.trainable.value, arm.prior, arm.posterior.kind, arm.members, arm.peak_rate]
-        values += [arm.warm_up, temperature]
+        correlation = "–" if arm.voxel_correlation is None else f"{arm.voxel_correlation:g}"
+        values += [arm.warm_up, temperature, f"{arm.logit_temperature:g}", arm.mask.value, correlation]
         lines.append(f"| `{name}` | " + " | ".join(str(value) for value in values) + " |")
     return "\n".join(lines)
 

@@ -107,7 +107,8 @@ class ArmOptions(Options):
     encoder_rate: float = Field(default=0.3, gt=0)
     """Learning rate of the prior's variational parameters (the encoder of a VAE), as a multiple of `peak_rate`."""
     draws: int = Field(default=8, ge=1)
-    """Draws from the posterior, each one pass over a test volume; a 90 % volume interval needs 39 or more."""
+    """Draws from the posterior, each one pass over a test volume; without a
+    `voxel_correlation` a 90 % volume interval needs 39 or more."""
     logit_temperature: float = Field(default=1.0, gt=0)
     """Divides the logits of the trained network; above 1 it is less certain of all it says. To be found on other labels
     than the target's, such as a development task's."""

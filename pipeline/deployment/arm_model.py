@@ -16,8 +16,8 @@ from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.evaluation.metrics import count_voxels, dice
-from pipeline.inference.boundary_band import boundary_band
-from pipeline.inference.dice_thresholds import BAND, MaskRule, mask_thresholds
+from pipeline.inference.boundary_band import BAND, boundary_band
+from pipeline.inference.dice_thresholds import MaskRule, mask_thresholds
 from pipeline.inference.expected_dice import expected_dice
 from pipeline.inference.most_probable import predicted_classes
 from pipeline.inference.posterior_average import PosteriorAverage

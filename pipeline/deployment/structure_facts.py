@@ -10,9 +10,8 @@ import numpy as np
 
 from data.volume import Volume
 from pipeline.deployment.dice_calibration import DiceCalibration
-from pipeline.inference.boundary_band import boundary_band
+from pipeline.inference.boundary_band import BAND, boundary_band, possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
-from pipeline.inference.dice_thresholds import BAND
 from pipeline.inference.expected_dice import DrawMasks, expected_dice
 from pipeline.inference.most_probable import predicted_classes
 from pipeline.inference.posterior_average import PosteriorAverage
@@ -63,18 +62,19 @@ def structure_facts(
         class → numbers, JSON-able; `None` where something cannot be said.
     """
     foreground = average.probability[1:].cpu()
-    chosen = predicted_classes(foreground, thresholds).numpy()
+    most_probable, chosen = (predicted_classes(foreground, t).numpy() for t in (None, thresholds))
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))
         own, predicted = foreground[number - 1].numpy(), chosen == number
         near = boundary_band(predicted, spacing, BAND)
         expected = expected_dice(own, predicted, near)
-        interval = (
-            volume_interval(draws.voxels(number), voxel_ml)
-            if voxel_correlation is None
-            else correlated_volume_interval(own[predicted | near], voxel_correlation, voxel_ml)
-        )
+        if voxel_correlation is None:
+            interval = volume_interval(draws.voxels(number), voxel_ml)
+        else:
+            possible = own[possible_voxels(most_probable == number, spacing)]
+            # That nothing was found says nothing of how large it is.
+            interval = correlated_volume_interval(possible, voxel_correlation, voxel_ml) if possible.size else None
         facts[name] = {
             "label": value,
             "voxels": voxels,

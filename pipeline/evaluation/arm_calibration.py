@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluation.calibration import (
@@ -25,9 +26,9 @@ from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.temperature_scaling import SCALED, cross_fitted, scale
 from pipeline.evaluation.volume_interval import VolumeInterval, volume_interval
 from pipeline.evaluation.voxel_correlation import PossibleVoxels, cross_fitted_correlation
-from pipeline.inference.boundary_band import boundary_band
+from pipeline.inference.boundary_band import possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
-from pipeline.inference.dice_thresholds import BAND
+from pipeline.inference.most_probable import predicted_classes
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class PredictedCase:
 
 
 class ArmCalibration:
-    """Gathers the test cases of one trained arm, of which only the voxels in the band are kept.
+    """Gathers the test cases of one trained arm, of which only voxels near the structures are kept.
 
     Args:
         trained: which arm.
@@ -169,25 +170,17 @@ class ArmCalibration:
         self, rows: Sequence[CalibrationRow], temperatures: Mapping[str, float]
     ) -> list[CalibrationRow]:
         """Gives scaled rows the volume interval of correlated voxels."""
-        places = {row.label: place for place, row in enumerate(self._rows[0], start=1)}
-        scaled = {
-            key: voxels.scaled(temperatures[voxels.patient])
-            for key, voxels in self._possible.items()
-            if voxels.patient in temperatures
-        }
-        fitted = cross_fitted_correlation(list(scaled.values()), self._seed)
-        return [
-            _with_correlation(
-                row,
-                scaled[row.case, places[row.label]].own,
-                fitted[row.patient],
-                self._millilitres[row.case],
-                self._options.level,
-            )
-            if row.patient in fitted
-            else row
-            for row in rows
-        ]
+        numbers = {row.label: number for number, row in enumerate(self._rows[0], start=1)}
+        fitted = cross_fitted_correlation(list(self._possible.values()), temperatures, self._seed)
+
+        def with_interval(row: CalibrationRow) -> CalibrationRow:
+            if row.patient not in fitted:
+                return row
+            own = self._possible[row.case, numbers[row.label]].scaled(temperatures[row.patient]).own
+            millilitres = self._millilitres[row.case]
+            return _with_correlation(row, own, fitted[row.patient], millilitres, self._options.level)
+
+        return [with_interval(row) for row in rows]
 
     def _scored(
         self, arm: str, samples: Sequence[BandSample], temperatures: Mapping[str, float]
@@ -245,9 +238,9 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
 
 
 def _where_possible(case: PredictedCase, number: int) -> NDArray[np.bool_]:
-    """`[X, Y, Z]`, where class `number` (from 1) may be: its mask and what is near."""
-    mask = case.prediction == number
-    return mask | boundary_band(mask, case.spacing, BAND)
+    """`[X, Y, Z]`, where class `number` (from 1) may be, whatever mask the arm makes of its probabilities."""
+    most_probable = predicted_classes(torch.from_numpy(case.probability)).numpy()
+    return possible_voxels(most_probable == number, case.spacing)
 
 
 def _possible_voxels(case: PredictedCase, number: int, clamp: float) -> PossibleVoxels:

@@ -15,7 +15,8 @@ class EvaluationSpace(StrEnum):
     """On which grid a prediction meets its reference."""
 
     NATIVE = "native"
-    """The mask is carried back to the scan and compared with the label as it was drawn. Needs the raw labels."""
+    """The probabilities are carried back to the scan, and the mask made there is compared with the label as it was
+    drawn. Needs the raw labels."""
     PREPROCESSED = "preprocessed"
     """The mask is compared with the preprocessed label, on the grid of the network. Needs the workspace alone."""
 

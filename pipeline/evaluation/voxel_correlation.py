@@ -15,8 +15,8 @@ from pipeline.inference.correlated_volume import volume_given
 
 SMALLEST, LARGEST = 1e-4, 0.9
 """Range of ρ."""
-_FARTHEST = 8.0
-"""Size of z that stands for a volume that no z gives."""
+_FARTHEST = 3.0
+"""Largest size of z that counts: a reference that no z gives, because it lies elsewhere, must not decide over ρ."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,14 @@ class PossibleVoxels:
 def fit_correlation(structures: Sequence[PossibleVoxels]) -> float | None:
     """Finds the ρ under which the common factors behind the reference volumes have unit mean square.
 
-    A volume that the probabilities make likely has a factor z near 0; the smaller ρ, the farther out is the z that it
-    takes for the same volume. Under the right ρ these z are standard normal.
+    Under the right ρ these z are standard normal. Where the reference is not the expected volume, a smaller ρ needs a
+    larger z for it.
 
     Args:
         structures: to fit on; every patient weighs the same.
 
     Returns:
-        ρ, or None where no reference holds a structure.
+        ρ, or None where no reference holds a structure that was found.
     """
     known = [s for s in structures if s.reference and s.own.size]
     if not known:
@@ -89,17 +89,29 @@ def _factor(scores: Numbers, reference: int, correlation: float) -> float:
     return float(brentq(missing, -_FARTHEST, _FARTHEST, xtol=1e-3))
 
 
-def cross_fitted_correlation(structures: Sequence[PossibleVoxels], seed: int) -> Mapping[str, float]:
-    """Fits ρ for each patient on the half of the patients that it is not in, the halves of temperature scaling.
+def cross_fitted_correlation(
+    structures: Sequence[PossibleVoxels], temperatures: Mapping[str, float], seed: int
+) -> dict[str, float]:
+    """Fits ρ for each patient on the half of the patients that it is not in, under that patient's temperature.
 
     Args:
-        structures: of all test cases, after temperature scaling.
+        structures: of all test cases, before temperature scaling.
+        temperatures: patient → T, fitted on the other half.
         seed: of the study.
 
     Returns:
-        Patient → ρ; a patient whose other half holds no structure is left out.
+        Patient → ρ; left out is who has no T, or whose other half holds no structure.
     """
     folds = two_folds([s.patient for s in structures], seed)
-    of_other_half = {fold: fit_correlation([s for s in structures if folds[s.patient] != fold]) for fold in (0, 1)}
-    fitted = {patient: of_other_half[fold] for patient, fold in folds.items()}
-    return {patient: correlation for patient, correlation in fitted.items() if correlation is not None}
+    fitted: dict[str, float] = {}
+    for fold in (0, 1):
+        members = [p for p in temperatures if folds.get(p) == fold]
+        if not members:
+            continue
+        # One T for the whole half, so that what ρ is fitted under is what it is used under.
+        temperature = temperatures[members[0]]
+        others = [s.scaled(temperature) for s in structures if folds[s.patient] != fold]
+        correlation = fit_correlation(others)
+        if correlation is not None:
+            fitted |= dict.fromkeys(members, correlation)
+    return fitted

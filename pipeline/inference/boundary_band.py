@@ -9,6 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+BAND = 5.0
+"""Width in mm of the band around a mask's boundary in which foreground is expected outside the mask."""
+
+
+def possible_voxels(mask: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.bool_]:
+    """Marks where a structure may be, `[X, Y, Z]`: in its mask and within `BAND` of its boundary.
+
+    Farther away a thousandth of probability in each of a million voxels would count for more than the structure.
+    """
+    return mask | boundary_band(mask, spacing, BAND)
+
 
 def boundary_band(mask: NDArray[np.bool_], spacing: Sequence[float], width: float) -> NDArray[np.bool_]:
     """Marks the voxels near the boundary of a mask, on both sides.

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from pipeline.inference.boundary_band import boundary_band
-
-BAND = 5.0
-"""Width in mm of the band around a mask's boundary in which foreground is expected outside the mask."""
+from pipeline.inference.boundary_band import possible_voxels
+from pipeline.inference.most_probable import predicted_classes
 
 
 class MaskRule(StrEnum):
@@ -32,9 +31,11 @@ class MaskRule(StrEnum):
 def dice_thresholds(foreground: NDArray[np.floating], spacing: Sequence[float]) -> tuple[float, ...]:
     """Finds for each class the threshold whose mask expects the best Dice of itself: half of that Dice.
 
-    Expected is 2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v), as in `expected_dice`; its best mask holds the most probable
-    voxels, so going through them in order finds it. The second sum is over the most probable mask and the band around
-    it, which are the candidates as well.
+    Expected is 2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v), as in `expected_dice`: the ratio of expectations, close to the
+    expectation of the ratio. Its best mask holds the most probable voxels, so going through them in order finds it.
+    Candidates are the most probable mask and the band around it. The threshold then holds everywhere, and by the same
+    reasoning an island farther away that is above it belongs to the mask. Several structures are taken one by one;
+    where their masks meet, the best for all together may be another.
 
     Args:
         foreground: `[K, X, Y, Z]` mean probabilities of all classes but the background.
@@ -43,15 +44,14 @@ def dice_thresholds(foreground: NDArray[np.floating], spacing: Sequence[float]) 
     Returns:
         K thresholds of at most one half; one half itself for a class that is nowhere the most probable.
     """
-    background = 1 - foreground.sum(axis=0)
+    chosen = predicted_classes(torch.from_numpy(foreground)).numpy()
     thresholds = []
-    for number, own in enumerate(foreground):
-        others = [background, *foreground[:number], *foreground[number + 1 :]]
-        mask = own > np.maximum.reduce(others)
+    for number, own in enumerate(foreground, start=1):
+        mask = chosen == number
         if not mask.any():
             thresholds.append(0.5)
             continue
-        candidates = np.sort(own[mask | boundary_band(mask, spacing, BAND)].astype(np.float64))[::-1]
+        candidates = np.sort(own[possible_voxels(mask, spacing)].astype(np.float64))[::-1]
         half_dice = np.cumsum(candidates) / (np.arange(1, len(candidates) + 1) + candidates.sum())
         thresholds.append(float(half_dice.max()))
     return tuple(thresholds)

@@ -137,12 +137,13 @@ def volume_table(
     """Lists coverage and width of the volume intervals; arms without them say so."""
     lines = []
     for n in sorted({r.n for r in summary}):
-        for arm in (a for a in arms if not a.endswith(SCALED)):
+        for arm in arms:
             draws = sorted({r.draws for r in rows if (r.arm, r.n) == (arm, n)})
             if not draws:
                 continue
             line: dict[str, Any] = {"n": n, "arm": arm, "draws": ", ".join(map(str, draws)), "available": False}
-            coverage = _find(summary, arm, n, COVERAGE)
+            coverage, correlation = (_find(summary, arm, n, m) for m in (COVERAGE, "voxel_correlation"))
+            line["correlation"] = number(correlation.mean, 2) if correlation else "–"
             if coverage is not None:
                 width, relative, nominal = (
                     _find(summary, arm, n, m) for m in ("volume_width_ml", "volume_width_relative", "volume_nominal")

@@ -15,8 +15,8 @@ from pipeline.report.study_files import nested
 
 TITLE = "Measures"
 _SPACES = {
-    EvaluationSpace.NATIVE: "in native space: every mask was carried back to its scan and compared with the label as "
-    "it was drawn",
+    EvaluationSpace.NATIVE: "in native space: probabilities were carried back to their scan, and the mask made "
+    "there was compared with the label as it was drawn",
     EvaluationSpace.PREPROCESSED: "on the preprocessed grid, against the label as preprocessing left it",
 }
 

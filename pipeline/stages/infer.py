@@ -130,7 +130,8 @@ _OF_PREDICTION = ("logit_temperature", "mask", "voxel_correlation")
 def arm_recipe(arm: ArmOptions) -> dict[str, Any]:
     """What an arm's results follow from.
 
-    Choices of prediction are left out where they change nothing: no training is lost to a choice that came later.
+    Choices of prediction are left out where they change nothing: no training is lost to a choice that came later. Where
+    they are made, changing them trains again: the model folder of the unit holds them.
     """
     untouched = ArmOptions()
     idle = {name for name in _OF_PREDICTION if getattr(arm, name) == getattr(untouched, name)}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from data.volume import Volume
 from pipeline.inference.dice_thresholds import MaskRule, dice_thresholds, mask_thresholds
@@ -19,29 +20,34 @@ SPACING = (1.0, 1.0, 1.0)
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(0.01, 0.99), min_size=9, max_size=9))
+@given(st.lists(st.floats(0.01, 0.99), min_size=5, max_size=5))
 def test_no_other_mask_expects_a_better_dice(values: list[float]) -> None:
-    # One voxel is surely foreground, so there is a mask, and all others lie within 5 mm of it.
+    # One voxel is surely foreground, so there is a mask, and the others lie within 5 mm of it.
     probability = np.array([0.99, *values])
-    (threshold,) = dice_thresholds(probability.reshape(1, 10, 1, 1), SPACING)
+    (threshold,) = dice_thresholds(probability.reshape(1, 6, 1, 1), SPACING)
 
     def expected(mask: np.ndarray) -> float:
-        return float(2 * probability[mask].sum() / (mask.sum() + near.sum()))
+        return float(2 * probability[mask].sum() / (mask.sum() + probability.sum()))
 
-    chosen = probability > 0.5
-    # The band reaches 5 mm beyond the outermost voxel of the most probable mask, and as far inside.
-    distance = [min(abs(k - j) for j in np.flatnonzero(chosen)) for k in range(10)]
-    near = np.where(np.array(distance) <= 5, probability, 0)
-    masks = [np.array(bits, dtype=bool) & (near > 0) for bits in product([False, True], repeat=10)]
-    best = max(expected(mask) for mask in masks if mask.any())
+    best = max(expected(np.array(bits, dtype=bool)) for bits in product([False, True], repeat=6) if any(bits))
     assert threshold == pytest.approx(best / 2)
-    assert expected((probability > threshold) & (near > 0)) == pytest.approx(best)
+    assert expected(probability > threshold) == pytest.approx(best)
+
+
+def test_far_from_the_structure_the_threshold_is_found_without_and_holds_nevertheless() -> None:
+    foreground = np.full((1, 40, 6, 6), 0.001)
+    foreground[:, 4:8] = 0.8
+    (alone,) = dice_thresholds(foreground, SPACING)
+    foreground[:, 30:34] = 0.45
+    assert dice_thresholds(foreground, SPACING) == (alone,)
+    assert alone < 0.45
+    assert predicted_classes(torch.from_numpy(foreground), (alone,))[31].all()
 
 
 def test_a_blurred_boundary_is_drawn_further_out_and_a_sharp_one_stays() -> None:
     edge = np.abs(np.arange(40) - 19.5)
     for width, grows in ((0.01, False), (3.0, True)):
-        profile = 1 / (1 + np.exp((edge - 8) / width))
+        profile = expit((8 - edge) / width)
         foreground = np.broadcast_to(profile[:, None, None], (40, 6, 6))[None].astype(np.float32)
         thresholds = dice_thresholds(foreground, SPACING)
         sizes = [int(predicted_classes(torch.tensor(foreground), t).sum()) for t in (None, thresholds)]

@@ -66,6 +66,10 @@ def test_a_mask_by_thresholds_and_the_interval_of_correlated_voxels() -> None:
     facts = structure_facts(mask, {"core": 1}, average, draws, (5.0, 5.0, 5.0), 0.125, {}, (0.25,), 0.0)["core"]
     assert facts["expected_dice"] == pytest.approx(2 * 3.6 / (8 + 3.6), rel=1e-5)
     assert facts["volume_90_percent_ml"] == pytest.approx([3.6 * 0.125] * 2)
+    average = PosteriorAverage()
+    average.add(torch.tensor([0.9, 0.1])[:, None, None, None].expand(2, 2, 2, 2).clone())
+    facts = structure_facts(mask, {"core": 1}, average, draws, (5.0, 5.0, 5.0), 0.125, {}, (0.5,), 0.1)["core"]
+    assert facts["volume_90_percent_ml"] is None
 
 
 def test_calibration_finds_a_line_and_says_how_far_cases_lie_from_it() -> None:

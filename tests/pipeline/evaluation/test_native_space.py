@@ -151,6 +151,16 @@ def test_a_raw_label_that_is_gone_is_named_with_the_key_that_does_without(prepar
         in_native_space(certain(cached), cached.affine, native, cached.folder)
 
 
+def test_the_mask_is_made_on_the_raw_grid_by_the_thresholds(prepare: Callable[..., Prepared]) -> None:
+    native, cached = prepare()
+    faint = 0.4 * certain(cached)
+    nothing, _ = in_native_space(faint, cached.affine, native, cached.folder)
+    found, reference = in_native_space(faint, cached.affine, native, cached.folder, (0.2, 0.2))
+    assert not nothing.array.any()
+    for number in (1, 2):
+        assert dice(count_voxels(found.array == number, reference.array == number)) > 0.9
+
+
 def test_a_missing_record_is_named(prepare: Callable[..., Prepared]) -> None:
     native, cached = prepare()
     (cached.folder / "record.json").write_text("[")

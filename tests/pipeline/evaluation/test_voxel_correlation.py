@@ -56,11 +56,28 @@ def test_a_patient_with_many_structures_weighs_as_one_with_one() -> None:
 def test_it_comes_from_the_other_half_of_the_patients() -> None:
     patients = [f"p{k:02d}" for k in range(20)]
     found = structures(0.2, patients)
-    before = cross_fitted_correlation(found, seed=0)
+    temperatures = dict.fromkeys(patients, 1.0)
+    before = cross_fitted_correlation(found, temperatures, seed=0)
     folds = two_folds(patients, 0)
     changed = [
         PossibleVoxels(s.patient, 1, s.probability, s.reference // 3) if folds[s.patient] == 0 else s for s in found
     ]
-    after = cross_fitted_correlation(changed, seed=0)
+    after = cross_fitted_correlation(changed, temperatures, seed=0)
     for patient in patients:
         assert (before[patient] == after[patient]) == (folds[patient] == 0)
+
+
+def test_it_is_fitted_under_the_temperature_of_the_half_that_it_is_for() -> None:
+    patients = [f"p{k:02d}" for k in range(20)]
+    found, folds = structures(0.2, patients), two_folds(patients, 0)
+    temperatures = {patient: 1.0 + folds[patient] for patient in patients}
+    fitted = cross_fitted_correlation(found, temperatures, seed=0)
+    for fold in (0, 1):
+        others = [s.scaled(1.0 + fold) for s in found if folds[s.patient] != fold]
+        assert {fitted[p] for p in patients if folds[p] == fold} == {fit_correlation(others)}
+
+
+def test_one_structure_that_lies_elsewhere_does_not_decide() -> None:
+    found = structures(0.1, [f"p{k}" for k in range(40)])
+    lost = PossibleVoxels("lost", 1, found[0].probability, 10**6)
+    assert fit_correlation([*found, lost]) < 3 * fit_correlation(found)
