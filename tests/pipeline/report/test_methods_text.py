@@ -58,7 +58,7 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
         "2 networks were trained, each on its own bootstrap sample", "3 cosine cycles", "“vae”",
         "n = 2 and 5 annotated target patients", "steps (160)",
         "a Gaussian (SWAG) was fitted to the iterates", "logits were divided by 3.4",
-        "the one of the best expected Dice", "(ρ = 0.1, fixed beforehand)", "masks were made of the probabilities",
+        "(ρ = 0.1, fixed beforehand)", "masks were made of the probabilities",
         "a factorised normal posterior over the filters was learned under the prior “vae”",
     ):  # fmt: skip
         assert told in text, told
