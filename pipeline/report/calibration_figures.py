@@ -144,5 +144,5 @@ def coverage_plot(
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"coverage of the {100 * level:.0f} % volume interval, with its 95 % interval")
+    axes.set_xlabel(f"coverage of the {100 * level:.0f} % volume interval,\nwith its 95 % interval")
     return figure

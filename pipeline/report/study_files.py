@@ -150,7 +150,10 @@ class StudyFiles:
         rows = read_cases_csv(cases) if cases.is_file() else []
         self.study = StudyRows(rows) if rows else None
         self.summary = read_summary_csv(summary) if summary.is_file() else []
-        self.units = [_unit(path) for path in sorted(self.root.glob("infer/*/n*/repeat-*/unit.json"))]
+        units = [_unit(path) for path in sorted(self.root.glob("infer/*/n*/repeat-*/unit.json"))]
+        named = {*self._configured(), *self._tabled()}
+        # Arms that were taken out of the configuration leave their folders behind.
+        self.units = [unit for unit in units if unit.arm in named or not named]
 
     @property
     def seed(self) -> int:
@@ -169,10 +172,15 @@ class StudyFiles:
 
     def arms(self) -> list[str]:
         """All arms, in the order of the configuration, then of the tables, then of the folders."""
-        configured = nested(self.config, "inference", "arms", default=())
-        tabled = [r.arm for r in self.summary] + list(self.study.arms if self.study else ())
-        known = {*tabled, *(u.arm for u in self.units)}
-        return list(dict.fromkeys([*(str(a) for a in configured if a in known), *tabled, *(u.arm for u in self.units)]))
+        tabled, trained = self._tabled(), [u.arm for u in self.units]
+        known = {*tabled, *trained}
+        return list(dict.fromkeys([*(a for a in self._configured() if a in known), *tabled, *trained]))
+
+    def _configured(self) -> list[str]:
+        return [str(arm) for arm in nested(self.config, "inference", "arms", default=())]
+
+    def _tabled(self) -> list[str]:
+        return [r.arm for r in self.summary] + list(self.study.arms if self.study else ())
 
     def predicted_unit(self, arm: str, n: int) -> InferredUnit | None:
         """The first repeat of an arm at a size whose predictions were kept; None where there is none."""

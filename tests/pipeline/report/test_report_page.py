@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -169,6 +170,16 @@ def test_settings_scores_and_provenance_are_told(page: Page) -> None:
     ]  # fmt: skip
     for text in told:
         assert text in page.text, text
+
+
+def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(tmp_path: Path) -> None:
+    for arm in ("kept", "dropped"):
+        folder = tmp_path / "infer" / arm / "n05" / "repeat-0"
+        folder.mkdir(parents=True)
+        (folder / "unit.json").write_text(json.dumps({"arm": arm, "n": 5, "repeat": 0}))
+    assert StudyFiles(tmp_path).arms() == ["dropped", "kept"]
+    (tmp_path / "config.resolved.yaml").write_text("inference: {arms: {kept: {}}}\n")
+    assert StudyFiles(tmp_path).arms() == ["kept"]
 
 
 def test_only_conventional_point_estimates_are_rivals(tmp_path: Path) -> None:
