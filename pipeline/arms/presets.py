@@ -20,7 +20,7 @@ from pipeline.arms.preset_densities import (
 
 # Rates from a development task (docs/results/hippocampus.md), on which `random`, `fine_tune`, `fine_tune_l2sp`, `dwp`,
 # `dwp_source`, `gaussian_source` and `swag` were given the same four; the other arms take that of the nearest of them.
-# For `random`, `dwp_source` and `gaussian_source` twice these rates won there, by .001 to .006 Dice. The first two
+# For `random`, `dwp_source` and `gaussian_source` twice these rates won there, by .002 to .003 Dice. The first two
 # failed with them on whole brains (docs/results/oasis.md).
 _FROM_SCRATCH: dict[str, Any] = {"peak_rate": 3e-3, "warm_up": 0.05}
 # With the warm-up that Wald et al. 2025 found necessary.

@@ -62,7 +62,8 @@ def structure_facts(
         class → numbers, JSON-able; `None` where something cannot be said.
     """
     foreground = average.probability[1:].cpu()
-    most_probable, chosen = (predicted_classes(foreground, t).numpy() for t in (None, thresholds))
+    most_probable = predicted_classes(foreground).numpy()
+    chosen = most_probable if thresholds is None else predicted_classes(foreground, thresholds).numpy()
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))

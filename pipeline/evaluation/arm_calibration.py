@@ -65,6 +65,13 @@ class PredictedCase:
     voxel_correlation: float | None = None
     dice: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def most_probable(self) -> NDArray[np.integer]:
+        """`[X, Y, Z]` most probable class, which is the prediction unless its mask has thresholds."""
+        if self.thresholds is None:
+            return self.prediction
+        return predicted_classes(torch.from_numpy(self.probability)).numpy()
+
     def with_dice(self, dice: Mapping[str, float]) -> PredictedCase:
         """Returns the case with the Dice of each label."""
         return replace(self, dice=dice)
@@ -170,7 +177,7 @@ class ArmCalibration:
         self, rows: Sequence[CalibrationRow], temperatures: Mapping[str, float]
     ) -> list[CalibrationRow]:
         """Gives scaled rows the volume interval of correlated voxels."""
-        numbers = {row.label: number for number, row in enumerate(self._rows[0], start=1)}
+        numbers = {row.label: number for number, row in enumerate(self._rows[0] if self._rows else (), start=1)}
         fitted = cross_fitted_correlation(list(self._possible.values()), temperatures, self._seed)
 
         def with_interval(row: CalibrationRow) -> CalibrationRow:
@@ -239,8 +246,7 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
 
 def _where_possible(case: PredictedCase, number: int) -> NDArray[np.bool_]:
     """`[X, Y, Z]`, where class `number` (from 1) may be, whatever mask the arm makes of its probabilities."""
-    most_probable = predicted_classes(torch.from_numpy(case.probability)).numpy()
-    return possible_voxels(most_probable == number, case.spacing)
+    return possible_voxels(case.most_probable == number, case.spacing)
 
 
 def _possible_voxels(case: PredictedCase, number: int, clamp: float) -> PossibleVoxels:

@@ -161,7 +161,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                     "predictions": require_done(workspace, infer.STAGE, key)["digest"],
                     "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
                     "seed": config.seed,
-                    "version": 4,
+                    "version": 5,
                 }
                 arguments = {
                     "predictions": workspace.unit_folder(infer.STAGE, key) / PREDICTIONS,

@@ -21,6 +21,8 @@ from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import snapshot_name
 
 STAGE = "infer"
+PREDICTION_CHOICES = ("logit_temperature", "mask", "voxel_correlation")
+"""Choices of an arm that its training does not depend on."""
 
 
 def unit_key(arm: str, n: int, repeat: int) -> str:
@@ -124,9 +126,6 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return planned
 
 
-_OF_PREDICTION = ("logit_temperature", "mask", "voxel_correlation")
-
-
 def arm_recipe(arm: ArmOptions) -> dict[str, Any]:
     """What an arm's results follow from.
 
@@ -134,7 +133,7 @@ def arm_recipe(arm: ArmOptions) -> dict[str, Any]:
     they are made, changing them trains again: the model folder of the unit holds them.
     """
     untouched = ArmOptions()
-    idle = {name for name in _OF_PREDICTION if getattr(arm, name) == getattr(untouched, name)}
+    idle = {name for name in PREDICTION_CHOICES if getattr(arm, name) == getattr(untouched, name)}
     return arm.model_dump(mode="json", exclude=idle)
 
 

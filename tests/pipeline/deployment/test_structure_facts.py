@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 from data.volume import Volume
+from pipeline.deployment.arm_model import DicePairs
 from pipeline.deployment.dice_calibration import LEAST_CASES, DiceCalibration
 from pipeline.deployment.structure_facts import LEAST_DRAWS, structure_facts, volume_interval
+from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.expected_dice import DrawMasks
 from pipeline.inference.posterior_average import PosteriorAverage
+from pipeline.training.cached_case import CachedCase
 
 
 def test_the_interval_of_nineteen_draws_is_their_range() -> None:
@@ -95,3 +100,20 @@ def test_calibration_claims_nothing_that_the_cases_do_not_show() -> None:
     falling = DiceCalibration.fit(np.linspace(0, 1, 10).tolist(), np.linspace(1, 0, 10).tolist())
     assert falling is not None
     assert (falling.slope, falling.intercept) == (0.0, pytest.approx(0.5))
+
+
+def test_pairs_of_expected_and_real_dice_are_of_the_mask_that_the_arm_makes() -> None:
+    label = torch.zeros((6, 6, 6), dtype=torch.int16)
+    label[1:5] = 1
+    case = SimpleNamespace(label=lambda: label, spacing=np.ones(3), classes=("core",))
+    foreground = torch.full((6, 6, 6), 0.01)
+    foreground[1:5] = 0.45
+    foreground[2:4] = 0.9
+    average = PosteriorAverage()
+    average.add(torch.stack([1 - foreground, foreground]))
+    found = {}
+    for rule in MaskRule:
+        pairs = DicePairs()
+        pairs.add(average, cast(CachedCase, case), rule)
+        found[rule] = pairs.real["core"][0]
+    assert found == {MaskRule.MOST_PROBABLE: pytest.approx(2 / 3), MaskRule.EXPECTED_DICE: 1.0}

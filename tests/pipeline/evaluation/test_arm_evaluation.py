@@ -18,6 +18,8 @@ from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
 from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
+from pipeline.inference.boundary_band import possible_voxels
+from pipeline.inference.correlated_volume import correlated_volume_interval
 from pipeline.progress import ProgressFile
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
@@ -135,6 +137,12 @@ def test_how_an_arm_reads_its_probabilities_is_followed(tmp_path: Path, cases: l
     for row in rows:
         assert 0 < row.volume_low_ml < row.volume_high_ml
         assert row.volume_nominal == 0.9
+        (case,) = (c for c in cases if c.name == row.case)
+        own = load_arrays(predictions / f"{case.name}.safetensors")["probability"][0].astype(np.float32)
+        # Where the structure may be does not depend on the mask that the arm makes of its probabilities.
+        possible = possible_voxels(own > 0.5, case.spacing.tolist())
+        ends = correlated_volume_interval(own[possible], 0.2, float(np.prod(case.spacing)) / 1000)
+        assert (row.volume_low_ml, row.volume_high_ml) == pytest.approx(ends, rel=1e-5)
         assert row.covered == float(row.volume_low_ml <= row.reference_ml <= row.volume_high_ml)
 
 

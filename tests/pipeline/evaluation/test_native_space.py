@@ -15,10 +15,13 @@ from data.case import Case, ImageSource
 from data.errors import WorkspaceError
 from data.splits import Split
 from pipeline.config.study import StudyConfig
+from pipeline.evaluation.case_evaluation import Trained
 from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.evaluation.native_space import NativeCase, in_native_space
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
-from pipeline.stages.evaluate import native_cases
+from pipeline.evaluation.tables import read_cases_csv
+from pipeline.progress import ProgressFile
+from pipeline.stages.evaluate import evaluate_predictions, native_cases
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_arrays
@@ -159,6 +162,22 @@ def test_the_mask_is_made_on_the_raw_grid_by_the_thresholds(prepare: Callable[..
     assert not nothing.array.any()
     for number in (1, 2):
         assert dice(count_voxels(found.array == number, reference.array == number)) > 0.9
+
+
+def test_the_stage_measures_the_mask_of_the_stored_thresholds(prepare: Callable[..., Prepared], tmp_path: Path) -> None:
+    native, cached = prepare()
+    scores = []
+    for name, thresholds in (("plain", None), ("thresholds", [0.2, 0.2])):
+        probability = (0.4 * certain(cached)).astype(np.float16)
+        save_arrays(tmp_path / name / "c.safetensors", {"probability": probability}, {"thresholds": thresholds})
+        evaluate_predictions(
+            tmp_path / f"out-{name}", ProgressFile(tmp_path / "progress"), predictions=tmp_path / name,
+            trained=Trained("random", 5, 0), cases=[cached], native={"c": native},
+            options=EvaluationOptions(calibration=None), seed=0,
+        )  # fmt: skip
+        scores.append([row.dice for row in read_cases_csv(tmp_path / f"out-{name}" / "cases.csv")])
+    assert scores[0] == [0, 0]
+    assert min(scores[1]) > 0.9
 
 
 def test_a_missing_record_is_named(prepare: Callable[..., Prepared]) -> None:
