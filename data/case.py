@@ -55,7 +55,7 @@ class Case:
             raise DataError(
                 f"case {self.name!r} has no label",
                 expected="a label map",
-                mend="add it to the dataset, or leave the case out",
+                fix="add it to the dataset, or leave the case out",
             )
         return read_label(self.label)
 

@@ -50,7 +50,7 @@ class Dataset:
         raise DataError(
             f"{self.root}: there is no case {name!r}",
             expected=f"one of its {len(self.cases)} cases{example}",
-            mend=f"correct the name, or see the cases with `graft check {self.root}`",
+            fix=f"correct the name, or see the cases with `graft check {self.root}`",
         )
 
     def label_values(self, foreground: Iterable[int | str]) -> list[int]:
@@ -68,7 +68,7 @@ class Dataset:
                 raise DataError(
                     f"{self.root}: label {label!r} is not declared",
                     expected=f"one of {declared}",
-                    mend="correct `foreground` in the config, or declare the label in the dataset",
+                    fix="correct `foreground` in the config, or declare the label in the dataset",
                 )
             values.append(value)
         return list(dict.fromkeys(values))

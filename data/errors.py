@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one sentence with what was found, what is allowed and what to do."""
+"""Errors that a user can fix: one sentence with what was found, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ class GraftError(Exception):
     Args:
         found: what was found, with the path or the key (no final full stop).
         expected: what would have been accepted.
-        mend: what the user can do about it, if possible a command.
+        fix: what the user can do about it, if possible a command.
     """
 
     exit_code = 2
 
-    def __init__(self, found: str, *, expected: str = "", mend: str = "") -> None:
-        super().__init__(found, expected, mend)
+    def __init__(self, found: str, *, expected: str = "", fix: str = "") -> None:
+        super().__init__(found, expected, fix)
         self.found = found
         self.expected = expected
-        self.mend = mend
+        self.fix = fix
 
     def __str__(self) -> str:
         text = self.found
         if self.expected:
             text += f"; expected {self.expected}"
-        if self.mend:
-            text += f"; to mend it, {self.mend}"
+        if self.fix:
+            text += f"; to fix it, {self.fix}"
         return text + "."
 
 

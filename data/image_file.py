@@ -60,8 +60,8 @@ def _require_image(path: Path) -> str:
         with path.open("rb") as stream:
             dicom = stream.read(132)[128:] == b"DICM" or path.suffix.lower() in {".dcm", ".ima"}
         found = "is a DICOM file" if dicom else "is not a supported image file"
-        mend = converter if dicom else "convert it to NIfTI"
-        raise refuse(path, found, f"one of {', '.join(SUFFIXES)}", mend)
+        fix = converter if dicom else "convert it to NIfTI"
+        raise refuse(path, found, f"one of {', '.join(SUFFIXES)}", fix)
     return suffix
 
 

@@ -73,9 +73,9 @@ def format_shape(shape: tuple[int, ...]) -> str:
     return "×".join(str(n) for n in shape)
 
 
-def refuse(path: Path, found: str, expected: str, mend: str) -> DataError:
+def refuse(path: Path, found: str, expected: str, fix: str) -> DataError:
     """Returns the error that turns a file down; `found` continues the path."""
-    return DataError(f"{path}: {found}", expected=expected, mend=mend)
+    return DataError(f"{path}: {found}", expected=expected, fix=fix)
 
 
 def check_claim(path: Path, shape: tuple[int, ...], itemsize: int, available: int) -> None:

@@ -50,7 +50,7 @@ def open_nifti(path: Path) -> tuple[nib.Nifti1Image, ImageHeader]:
 
 
 def diagnose_nifti(path: Path) -> list[str]:
-    """Returns what nibabel finds wrong with a header and mends silently when it reads it, such as a spacing of zero.
+    """Returns what nibabel finds wrong with a header and fixes silently when it reads it, such as a spacing of zero.
 
     Raises:
         DataError: the header cannot be read at all.

@@ -99,7 +99,7 @@ def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: 
     negative = next((key for key, count in wanted.items() if count < 0), None)
     if negative is not None:
         raise DataError(
-            f"`{negative}` is {wanted[negative]}", expected="0 or more patients", mend=f"raise `{negative}`"
+            f"`{negative}` is {wanted[negative]}", expected="0 or more patients", fix=f"raise `{negative}`"
         )
     total = sum(wanted.values())
     if total <= available:
@@ -112,7 +112,7 @@ def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: 
         f"{dataset.root}: {asked} patients are asked for, but only {available} labelled patients are "
         f"available{used}{note}",
         expected=f"at most {available} in all",
-        mend=f"lower {keys}",
+        fix=f"lower {keys}",
     )
 
 
@@ -165,13 +165,13 @@ def _listed(dataset: Dataset, names: Sequence[str], role: str) -> list[Case]:
         case = dataset.case(name)
         if case in cases:
             raise DataError(
-                f"case {name!r} is listed twice under `{role}`", expected="each case once", mend="remove one"
+                f"case {name!r} is listed twice under `{role}`", expected="each case once", fix="remove one"
             )
         if case.label is None:
             raise DataError(
                 f"{dataset.root}: case {name!r}, listed under `{role}`, has no label",
                 expected="a labelled case",
-                mend="add its label to the dataset or remove it from the list",
+                fix="add its label to the dataset or remove it from the list",
             )
         cases.append(case)
     return cases
@@ -186,7 +186,7 @@ def _refuse_shared_patient(first: Sequence[Case], first_role: str, second: Seque
                 f"patient {case.patient!r} is on both sides of the split: "
                 f"case {other.name!r} under `{first_role}`, case {case.name!r} under `{second_role}`",
                 expected="all cases of a patient on one side",
-                mend=f"move or remove one of the two cases, or correct who is the patient of {case.name!r}",
+                fix=f"move or remove one of the two cases, or correct who is the patient of {case.name!r}",
             )
 
 
@@ -244,7 +244,7 @@ def nested_subsets(pool: Sequence[str], sizes: Sequence[int], repeat: int, seed:
             raise DataError(
                 f"`inference.sizes` holds {size}, and the pool has {len(patients)} patients",
                 expected=f"sizes from 1 to {len(patients)}",
-                mend="correct `inference.sizes` or raise `target.pool`",
+                fix="correct `inference.sizes` or raise `target.pool`",
             )
     order = random_stream(seed, "subset", repeat).permutation(len(patients))
     return {size: tuple(patients[i] for i in order[:size]) for size in sizes}
@@ -267,7 +267,7 @@ def bootstrap_sample(patients: Sequence[str], seed: int, network: int) -> Bootst
     names = sorted(set(patients))
     if not names:
         raise DataError(
-            "no patients to draw a bootstrap sample from", expected="1 or more", mend="raise `source.patients`"
+            "no patients to draw a bootstrap sample from", expected="1 or more", fix="raise `source.patients`"
         )
     generator = random_stream(seed, "bootstrap", network)
     while True:

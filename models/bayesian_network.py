@@ -66,7 +66,7 @@ class BayesianNetwork(nn.Module):
         if posterior.count != expected:
             raise ModelError(
                 f"a posterior over {posterior.count} filters for a network with {expected}",
-                mend="build the posterior from the filters of this network",
+                fix="build the posterior from the filters of this network",
             )
         self.network = network
         self.posterior = posterior

@@ -58,7 +58,7 @@ class FilterBank:
                 raise ModelError(
                     f"the column '{field.name}' of a filter bank has {values.numel()} entries",
                     expected=f"{len(self)}, one for each filter",
-                    mend="collect the filters again",
+                    fix="collect the filters again",
                 )
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class FilterBank:
             ModelError: if there is none, or the kernel sizes differ.
         """
         if not banks:
-            raise ModelError("no source network to collect filters from", mend="run 'graft train-source' first")
+            raise ModelError("no source network to collect filters from", fix="run 'graft train-source' first")
         sizes = sorted({bank.kernel_voxels for bank in banks})
         if len(sizes) > 1:
             raise ModelError(f"filter banks with kernels of {sizes} voxels", expected="one kernel size")
@@ -172,6 +172,6 @@ class FilterBank:
             raise ModelError(
                 f"a filter bank without {', '.join(missing)}",
                 expected=f"the columns {', '.join(field.name for field in fields(cls))}",
-                mend="run 'graft collect-filters' again",
+                fix="run 'graft collect-filters' again",
             )
         return cls(tensors["filters"], *(tensors[field.name].to(torch.int64) for field in fields(cls)[1:]))

@@ -70,7 +70,7 @@ def draw_filters(
             parts, numbers = _smallest(parts, numbers, most)
             held, limit = most, float(numbers[0].max())
     if not parts:
-        raise ModelError("there are no filters to draw from", mend="run 'graft collect-filters' again")
+        raise ModelError("there are no filters to draw from", fix="run 'graft collect-filters' again")
     if held > most:
         parts, numbers = _smallest(parts, numbers, most)
     return FilterDraw(FilterBank.concatenate(parts), kept, seen)

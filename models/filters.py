@@ -122,13 +122,13 @@ def get_filters(parameters: Mapping[str, Tensor], layers: Sequence[FilterLayer])
             raise ModelError(
                 f"the network has no parameter '{layer.parameter}'",
                 expected="the state of a network of the same configuration",
-                mend="use the source networks and the target network of one 'network' section",
+                fix="use the source networks and the target network of one 'network' section",
             )
         if tuple(weight.shape) != layer.weight_shape:
             raise ModelError(
                 f"the parameter '{layer.parameter}' has shape {tuple(weight.shape)}",
                 expected=f"{layer.weight_shape}",
-                mend="use networks with the same kernel size, channels and classes, or leave this layer out",
+                fix="use networks with the same kernel size, channels and classes, or leave this layer out",
             )
         rows.append((weight.transpose(0, 1) if layer.transposed else weight).reshape(-1, KERNEL_VOXELS))
     if not rows:

@@ -56,7 +56,7 @@ def local_reparameterised_forward(
         raise ModelError(
             f"local reparameterisation with a posterior of class {type(posterior).__name__}",
             expected="posterior: mean_field",
-            mend="choose the sampled-weight estimator",
+            fix="choose the sampled-weight estimator",
         )
     variances = set_filters(posterior.log_variances.exp(), layers)
     handles = []

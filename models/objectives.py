@@ -220,7 +220,7 @@ def _check_kl_arguments(
         raise ModelError(
             f"filter priors for the layer groups {unknown}",
             expected=f"groups among {sorted(groups.rows)}",
-            mend="fit the priors with the grouping of the target network",
+            fix="fit the priors with the grouping of the target network",
         )
     if voxels < 1 or temperature < 0 or samples < 1 or not 0 < share <= 1:
         raise ModelError(

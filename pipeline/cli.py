@@ -289,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command.
 
     Returns:
-        0; 2 for an error that the user can mend, 130 after Ctrl-C, 1 for a bug.
+        0; 2 for an error that the user can fix, 130 after Ctrl-C, 1 for a bug.
     """
     from data.errors import GraftError
 

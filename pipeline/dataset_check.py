@@ -94,7 +94,7 @@ def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
             continue
         colour = _COLOURS[finding.level]
         where = f"{finding.case}: " if finding.case else ""
-        text = escape(f"{finding.check}: {where}{finding.found}; {finding.mend}")
+        text = escape(f"{finding.check}: {where}{finding.found}; {finding.fix}")
         console.print(f"[{colour}]{finding.level.value}[/{colour}] {text}")
     for (level, check), count in hidden.items():
         console.print(

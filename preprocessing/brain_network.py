@@ -55,7 +55,7 @@ def load_network(path: Path = WEIGHTS) -> torch.nn.Module:
 
     if not path.exists():
         raise PreprocessingError(
-            f"the weights {path} are missing", mend="make them with python -m preprocessing.train_brain_network"
+            f"the weights {path} are missing", fix="make them with python -m preprocessing.train_brain_network"
         )
     network = build_network()
     try:

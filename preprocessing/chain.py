@@ -149,7 +149,7 @@ class Chain:
             raise PreprocessingError(
                 f"the records are of the steps {', '.join(found)}",
                 expected=", ".join(names),
-                mend="invert with the options that the case was preprocessed with",
+                fix="invert with the options that the case was preprocessed with",
             )
         for step, record in zip(reversed(self.steps), reversed(records), strict=True):
             volume = step.invert(volume, record, interpolation)

@@ -58,7 +58,7 @@ def run_synthstrip(volume: Volume, weights: Path | None = None) -> Volume:
 def _require_weights(weights: Path | None) -> None:
     if weights is not None and not weights.exists():
         raise PreprocessingError(
-            f"there are no weights at {weights}", expected="a file or folder", mend="correct skull_strip.weights"
+            f"there are no weights at {weights}", expected="a file or folder", fix="correct skull_strip.weights"
         )
 
 
@@ -68,7 +68,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str]) -> Non
         raise PreprocessingError(
             f"the program {program} is not installed",
             expected=f"{program} on the PATH",
-            mend="install it, or set skull_strip.method to combined",
+            fix="install it, or set skull_strip.method to combined",
         )
     done = subprocess.run([path, *arguments], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -78,6 +78,6 @@ def _run(program: str, arguments: list[str], environment: dict[str, str]) -> Non
 
 def _read(program: str, masks: list[Path], volume: Volume) -> Volume:
     if not masks:
-        raise PreprocessingError(f"{program} wrote no mask", mend="run it by hand on this scan")
+        raise PreprocessingError(f"{program} wrote no mask", fix="run it by hand on this scan")
     mask = read_label(masks[0])
     return volume.with_array((mask.array > 0).astype(np.uint8))

@@ -92,7 +92,7 @@ class SkullStrip(Step):
                 raise PreprocessingError(
                     f"case {subject.name} has no channel {name} to make the brain mask from",
                     expected=f"one of {', '.join(subject.channels)}",
-                    mend="correct preprocessing.skull_strip.channel",
+                    fix="correct preprocessing.skull_strip.channel",
                 )
             made, facts = self._extract(subject.channels[name])
             facts = {"method": self.options.method.value, "channel": name} | facts

@@ -76,6 +76,6 @@ def require_grid(volume: Volume, grid: dict[str, Any], step: str, tolerance: flo
             f"a volume of shape {volume.shape} does not lie on the step's grid, so it cannot be carried back "
             f"through {step}",
             expected=f"shape {shape} and the affine of the preprocessed case",
-            mend="pass a volume on the grid of the preprocessed case, with the records of that case",
+            fix="pass a volume on the grid of the preprocessed case, with the records of that case",
         )
     return Volume(volume.array, affine)

@@ -80,7 +80,7 @@ def load_subject(case: Case, channels: Sequence[str] | None = None, tolerance: f
         raise DataError(
             f"case {case.name} has no channel {', '.join(missing) or 'at all'}",
             expected=f"channels among {', '.join(case.channels)}",
-            mend="correct the list of channels or add the file",
+            fix="correct the list of channels or add the file",
         )
     volumes = {name: case.channels[name].read() for name in names}
     for name, volume in volumes.items():
@@ -102,13 +102,13 @@ def _check_values(case: Case, path: Path, volume: Volume) -> None:
         raise DataError(
             f"case {case.name}: {path} holds {bad} voxels that are NaN or infinite",
             expected="finite values",
-            mend="export the image again or set these voxels to the background value",
+            fix="export the image again or set these voxels to the background value",
         )
     if volume.array.max() == volume.array.min():
         raise DataError(
             f"case {case.name}: {path} is constant (every voxel is {volume.array.flat[0]:g})",
             expected="an image with contrast",
-            mend="export the image again or leave the case out",
+            fix="export the image again or leave the case out",
         )
 
 
@@ -140,5 +140,5 @@ def _snap(
         f"case {case.name}: {path} lies on another grid than {paths[name]} "
         f"(shapes {shapes}, corners {distance:.2f} mm apart)",
         expected=f"the grid of a channel, to {tolerance:g} mm",
-        mend="resample the label to the image, or give the image that it was drawn on",
+        fix="resample the label to the image, or give the image that it was drawn on",
     )

@@ -35,8 +35,8 @@ def check_spacing(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
         if (np.abs(log - median) > allowed).any():
             own, usual = (" × ".join(f"{s:.3g}" for s in triple) for triple in (spacing, np.exp(median)))
             found = f"spacing {own} mm (right, anterior, superior), median of the cohort {usual} mm"
-            mend = "check that the header is right and that the case is of the same protocol"
-            yield Finding(Level.WARNING, name, "spacing", found, mend)
+            fix = "check that the header is right and that the case is of the same protocol"
+            yield Finding(Level.WARNING, name, "spacing", found, fix)
 
 
 def check_completeness(cases: Sequence[CaseSummary], required: bool) -> Iterator[Finding]:
@@ -49,22 +49,22 @@ def check_completeness(cases: Sequence[CaseSummary], required: bool) -> Iterator
     for case in cases:
         for channel, presence in case.presence.items():
             if presence is Presence.ABSENT and channel not in ("label", "brain_mask"):
-                mend = "add the file, leave the case out, or use channels that all cases have"
+                fix = "add the file, leave the case out, or use channels that all cases have"
                 level = Level.ERROR if required else Level.WARNING
-                yield Finding(level, case.name, "missing_channel", f"there is no {channel}", mend)
+                yield Finding(level, case.name, "missing_channel", f"there is no {channel}", fix)
     unlabelled = [case.name for case in cases if case.presence.get("label") is Presence.ABSENT]
     if unlabelled:
         found = f"{len(unlabelled)} of {len(cases)} cases have no label: {_some(unlabelled)}"
-        mend = "add the labels; without them these cases can be predicted, not learned from"
-        yield Finding(Level.WARNING, None, "missing_label", found, mend)
+        fix = "add the labels; without them these cases can be predicted, not learned from"
+        yield Finding(Level.WARNING, None, "missing_label", found, fix)
 
 
 def check_patients(dataset: Dataset) -> Iterator[Finding]:
     """Nothing says which cases are scans of one patient."""
     if not dataset.has_patients:
         found = f"nothing groups the cases into patients: each of the {len(dataset.cases)} cases counts as one patient"
-        mend = "if some patients have several scans, add patients.csv with the columns case,patient"
-        yield Finding(Level.INFO, None, "patients", found, mend)
+        fix = "if some patients have several scans, add patients.csv with the columns case,patient"
+        yield Finding(Level.INFO, None, "patients", found, fix)
 
 
 def check_names(dataset: Dataset, channels: Collection[str], foreground: Collection[int] | None) -> Iterator[Finding]:

@@ -31,16 +31,16 @@ def check_duplicates(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
         for other, other_channel in others:
             if other.name == case.name:
                 found = f"{channel} and {other_channel} hold the same voxels"
-                mend = "find the file that belongs there"
-                yield Finding(Level.ERROR, case.name, "duplicate_channel", found, mend)
+                fix = "find the file that belongs there"
+                yield Finding(Level.ERROR, case.name, "duplicate_channel", found, fix)
                 continue
             known = other.patient == case.patient
             found = f"{other_channel} holds the same voxels as {channel} of case {case.name!r}"
             found += " of the same patient" if known else f" of patient {case.patient!r}"
-            mend = "remove one of the two cases" + (
+            fix = "remove one of the two cases" + (
                 "" if known else ", or at least give them one patient in patients.csv"
             )
-            yield Finding(Level.WARNING if known else Level.ERROR, other.name, "duplicate_image", found, mend)
+            yield Finding(Level.WARNING if known else Level.ERROR, other.name, "duplicate_image", found, fix)
 
 
 def similar_pairs(similarity: NDArray[np.float64]) -> list[tuple[int, int]]:

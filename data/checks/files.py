@@ -17,8 +17,8 @@ def check_missing_file(case: CaseObservation) -> Iterator[Finding]:
     for path, file in case.files.items():
         if file.presence is Presence.MISSING:
             found = f"{case.roles[path]}: there is no file {path}"
-            mend = "restore the file, or take the case out of the dataset's list"
-            yield Finding(Level.ERROR, case.case.name, "missing_file", found, mend)
+            fix = "restore the file, or take the case out of the dataset's list"
+            yield Finding(Level.ERROR, case.case.name, "missing_file", found, fix)
 
 
 def check_unreadable(case: CaseObservation) -> Iterator[Finding]:
@@ -29,18 +29,18 @@ def check_unreadable(case: CaseObservation) -> Iterator[Finding]:
         if file.header is not None and (file.header.affine_fault or len(file.header.volume_shape) not in (3, 4)):
             continue  # The checks of the affine and of the dimensions say it better.
         found = f"{case.roles[path]}: {file.error.found}"
-        yield Finding(Level.ERROR, case.case.name, "unreadable_file", found, file.error.mend)
+        yield Finding(Level.ERROR, case.case.name, "unreadable_file", found, file.error.fix)
 
 
 def check_header(case: CaseObservation) -> Iterator[Finding]:
-    """A NIfTI header has faults that readers mend silently, each in its own way."""
+    """A NIfTI header has faults that readers fix silently, each in its own way."""
     for path, file in case.files.items():
         if file.presence is Presence.PRESENT and image_suffix(path) in NIFTI_SUFFIXES:
             faults = diagnose_nifti(path)
             if faults:
                 found = f"{case.roles[path]}: the header of {path.name} is not valid: {', '.join(faults)}"
-                mend = "check the spacing and the orientation in a viewer, and export the file again"
-                yield Finding(Level.WARNING, case.case.name, "header", found, mend)
+                fix = "check the spacing and the orientation in a viewer, and export the file again"
+                yield Finding(Level.WARNING, case.case.name, "header", found, fix)
 
 
 def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
@@ -52,19 +52,19 @@ def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
         frames = [source.frame for source in case.case.channels.values() if source.path == path]
         wanted = [frame for frame in frames if frame is not None]
         text = f"{role}: {path.name} has the shape {format_shape(file.header.shape)}"
-        mend = ""
+        fix = ""
         if len(shape) not in (3, 4):
-            mend = "export it as one 3D volume"
+            fix = "export it as one 3D volume"
         elif len(shape) == 4 and not wanted:
-            mend = "take one frame (a mean, say) of the series; a 4D file with one frame is accepted"
+            fix = "take one frame (a mean, say) of the series; a 4D file with one frame is accepted"
         elif wanted and max(wanted) >= (shape[3] if len(shape) == 4 else 1):
             text += f", too few frames for {len(wanted)} channels"
-            mend = "correct the channels in dataset.json, or the file"
-        if mend:
-            yield Finding(Level.ERROR, case.case.name, "not_3d", text, mend)
+            fix = "correct the channels in dataset.json, or the file"
+        if fix:
+            yield Finding(Level.ERROR, case.case.name, "not_3d", text, fix)
         elif len(shape) == 4 and shape[3] > max(wanted) + 1:
             text += f", more frames than the {len(wanted)} channels that the dataset names"
             yield Finding(Level.WARNING, case.case.name, "frames", text, "name all channels in dataset.json")
-        if not mend and min(shape[:3]) < 3:
+        if not fix and min(shape[:3]) < 3:
             text = f"{role}: {path.name} has the shape {format_shape(shape)}, too thin for 3D filters"
             yield Finding(Level.WARNING, case.case.name, "thin", text, "leave the case out, or check that it is whole")

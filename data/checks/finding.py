@@ -1,4 +1,4 @@
-"""What a check says: a level, a case, what was found and how to mend it."""
+"""What a check says: a level, a case, what was found and how to fix it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Finding:
         case: name of the case; `None` for the dataset as a whole.
         check: name of the check, e.g. `label_grid`.
         found: what was found, with numbers and the channel or file.
-        mend: what to do about it.
+        fix: what to do about it.
     """
 
     level: Level
     case: str | None
     check: str
     found: str
-    mend: str
+    fix: str
 
     def as_json(self) -> dict[str, str | None]:
         """Returns the fields as plain text."""

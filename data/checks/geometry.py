@@ -34,8 +34,8 @@ def check_affine(case: CaseObservation) -> Iterator[Finding]:
         role = case.roles[path]
         if header.affine_fault:
             found = f"{role}: {path.name}: {header.affine_fault}"
-            mend = "correct sform and qform, or export the file again"
-            yield Finding(Level.ERROR, case.case.name, "affine", found, mend)
+            fix = "correct sform and qform, or export the file again"
+            yield Finding(Level.ERROR, case.case.name, "affine", found, fix)
             continue
         shape = header.shape[:3]
         if len(shape) < 3:
@@ -47,8 +47,8 @@ def check_affine(case: CaseObservation) -> Iterator[Finding]:
                 f"{role}: {path.name}: the affine is sheared; axes at right angles would move a corner by "
                 f"{moved:.3g} mm (allowed: {allowed:.3g} mm)"
             )
-            mend = "resample it to axes at right angles (CT with a tilted gantry: convert with dcm2niix)"
-            yield Finding(Level.ERROR, case.case.name, "shear", found, mend)
+            fix = "resample it to axes at right angles (CT with a tilted gantry: convert with dcm2niix)"
+            yield Finding(Level.ERROR, case.case.name, "shear", found, fix)
 
 
 def check_forms(case: CaseObservation) -> Iterator[Finding]:
@@ -65,8 +65,8 @@ def check_forms(case: CaseObservation) -> Iterator[Finding]:
             found = f"{case.roles[path]}: {path.name}: sform and qform put a corner {moved:.3g} mm apart"
             found += ", and one mirrors the other (left and right are in doubt)" if mirrored else "; the sform is used"
             level = Level.ERROR if mirrored else Level.WARNING
-            mend = "find out which is right and write it into both (nibabel: set_sform, set_qform)"
-            yield Finding(level, case.case.name, "sform_qform", found, mend)
+            fix = "find out which is right and write it into both (nibabel: set_sform, set_qform)"
+            yield Finding(level, case.case.name, "sform_qform", found, fix)
 
 
 def check_units(case: CaseObservation) -> Iterator[Finding]:
@@ -79,8 +79,8 @@ def check_units(case: CaseObservation) -> Iterator[Finding]:
         name = {"micron": "µm", "meter": "m"}[header.unit]
         outcome = "which is impossible; mm are assumed" if header.unit_ignored else "it was converted"
         found = f"{case.roles[path]}: {path.name} declares {name} as its unit; {outcome}: spacing {spacing} mm"
-        mend = "check the spacing, and write the unit mm into the header (xyzt_units = 2)"
-        yield Finding(Level.WARNING, case.case.name, "unit", found, mend)
+        fix = "check the spacing, and write the unit mm into the header (xyzt_units = 2)"
+        yield Finding(Level.WARNING, case.case.name, "unit", found, fix)
 
 
 def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
@@ -92,8 +92,8 @@ def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
         if header.spacing.min() < SMALLEST_SPACING or header.spacing.max() > LARGEST_SPACING:
             spacing = " × ".join(f"{s:.3g}" for s in header.spacing)
             found = f"{case.roles[path]}: {path.name} has a spacing of {spacing} mm"
-            mend = f"correct the header: {SMALLEST_SPACING:g} to {LARGEST_SPACING:g} mm are usual"
-            yield Finding(Level.WARNING, case.case.name, "implausible_spacing", found, mend)
+            fix = f"correct the header: {SMALLEST_SPACING:g} to {LARGEST_SPACING:g} mm are usual"
+            yield Finding(Level.WARNING, case.case.name, "implausible_spacing", found, fix)
 
 
 def check_label_grid(case: CaseObservation) -> Iterator[Finding]:
@@ -107,8 +107,8 @@ def check_label_grid(case: CaseObservation) -> Iterator[Finding]:
         fitting = next((c for c, image in case.images.items() if _fits(volume, image)), first)
         if fitting != first:
             found = f"{name}: on the grid of {fitting}, not on that of the first channel {first}"
-            mend = f"if the channels are not co-registered yet, name {fitting} first: the {name} was drawn on it"
-            yield Finding(Level.WARNING, case.case.name, check, found, mend)
+            fix = f"if the channels are not co-registered yet, name {fitting} first: the {name} was drawn on it"
+            yield Finding(Level.WARNING, case.case.name, check, found, fix)
         yield from _compare(case, check, name, volume, fitting, case.images[fitting])
 
 
@@ -125,17 +125,17 @@ def _compare(
 ) -> Iterator[Finding]:
     stored = volume.orientation
     turned = reorient(volume, image.orientation) if stored != image.orientation else volume
-    mend = f"export the {name} on the grid of the image, or check that both belong to one scan"
+    fix = f"export the {name} on the grid of the image, or check that both belong to one scan"
     if turned.shape != image.shape:
         found = f"{name}: {format_shape(turned.shape)} voxels, {channel}: {format_shape(image.shape)}"
-        yield Finding(Level.ERROR, case.case.name, check, found, mend)
+        yield Finding(Level.ERROR, case.case.name, check, found, fix)
         return
     moved = corner_displacement(turned, image)
     allowed = SNAP_TOLERANCE * float(image.spacing.min())
     found = f"{name}: a corner lies {moved:.3g} mm from that of {channel}"
     if moved > allowed:
         found += f" (up to {allowed:.3g} mm count as rounding)"
-        yield Finding(Level.ERROR, case.case.name, check, found, mend)
+        yield Finding(Level.ERROR, case.case.name, check, found, fix)
     elif moved > _SAME_GRID:
         found += ", which counts as rounding: it is put on the image's grid"
         yield Finding(Level.INFO, case.case.name, check, found, "nothing to do")
@@ -153,5 +153,5 @@ def check_channel_grids(case: CaseObservation) -> Iterator[Finding]:
         if not reference.same_grid(volume, _SAME_GRID):
             shapes = format_shape(volume.shape), format_shape(reference.shape)
             found = f"{name} ({shapes[0]} voxels) lies on another grid than {first} ({shapes[1]} voxels)"
-            mend = "nothing, if channel co-registration is part of the preprocessing"
-            yield Finding(Level.INFO, case.case.name, "channel_grid", found, mend)
+            fix = "nothing, if channel co-registration is part of the preprocessing"
+            yield Finding(Level.INFO, case.case.name, "channel_grid", found, fix)

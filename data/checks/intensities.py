@@ -17,8 +17,8 @@ def check_finite(case: CaseObservation) -> Iterator[Finding]:
         if wrong:
             nan = int(np.isnan(volume.array).sum())
             found = f"{name}: {nan:,} voxels are NaN and {wrong - nan:,} are Inf, of {volume.array.size:,}"
-            mend = "find out where they come from; if they stand for the background, replace them by 0"
-            yield Finding(Level.ERROR, case.case.name, "nan_inf", found, mend)
+            fix = "find out where they come from; if they stand for the background, replace them by 0"
+            yield Finding(Level.ERROR, case.case.name, "nan_inf", found, fix)
 
 
 def check_constant(case: CaseObservation) -> Iterator[Finding]:

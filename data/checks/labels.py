@@ -27,18 +27,18 @@ def check_label_values(case: CaseObservation) -> Iterator[Finding]:
     broken = values[(np.rint(values) != values)]
     if len(broken):
         found = f"label: values that are not whole numbers: {_list(broken)}"
-        mend = "resample labels with nearest neighbours, or round them if they are off by rounding"
-        yield Finding(Level.ERROR, case.case.name, "label_integers", found, mend)
+        fix = "resample labels with nearest neighbours, or round them if they are off by rounding"
+        yield Finding(Level.ERROR, case.case.name, "label_integers", found, fix)
     whole = values[np.rint(values) == values]
     undeclared = whole[~np.isin(whole, case.declared)]
     if len(undeclared):
         declared = _list(list(case.declared))
         found = f"label: values that are not declared: {_list(undeclared)} (declared: {declared})"
         out_of_range = (undeclared < 0).any() or (undeclared > _LARGEST_LABEL).any()
-        mend = (
+        fix = (
             f"renumber the labels from 0 to {_LARGEST_LABEL}" if out_of_range else "declare them or renumber the label"
         )
-        yield Finding(Level.ERROR, case.case.name, "label_values", found, mend)
+        yield Finding(Level.ERROR, case.case.name, "label_values", found, fix)
 
 
 def check_empty_label(case: CaseObservation) -> Iterator[Finding]:
@@ -51,5 +51,5 @@ def check_empty_label(case: CaseObservation) -> Iterator[Finding]:
         found = f"label: no voxel has a value of the foreground ({_list(list(case.foreground))})"
     else:
         return
-    mend = "if the structure is truly absent, nothing; else find the right label"
-    yield Finding(Level.WARNING, case.case.name, "empty_label", found, mend)
+    fix = "if the structure is truly absent, nothing; else find the right label"
+    yield Finding(Level.WARNING, case.case.name, "empty_label", found, fix)

@@ -93,5 +93,5 @@ def check_mirrored(case: CaseObservation) -> Iterator[Finding]:
                 f"{name} fits {first} better with left and right swapped "
                 f"(mutual information {flipped:.2f} instead of {as_stored:.2f} nats)"
             )
-            mend = "look at both in a viewer that shows orientations; correct the affine or the array of the wrong one"
-            yield Finding(Level.WARNING, case.case.name, "mirrored_channel", found, mend)
+            fix = "look at both in a viewer that shows orientations; correct the affine or the array of the wrong one"
+            yield Finding(Level.WARNING, case.case.name, "mirrored_channel", found, fix)

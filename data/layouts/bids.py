@@ -75,7 +75,7 @@ class BidsLayout:
             raise DataError(
                 f"{root}: no anatomical scan has a BIDS name",
                 expected="sub-01/anat/sub-01_T1w.nii.gz and the like",
-                mend="check the names with the BIDS validator",
+                fix="check the names with the BIDS validator",
             )
         labels, masks, tables = _derivatives(root, channels)
         cases = [
@@ -105,7 +105,7 @@ def _channels(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
         existing = channels.setdefault(file.case, {}).setdefault(name, file.path)
         if existing != file.path:
             raise DataError(
-                f"{file.path}: the same image as {existing}", expected="one of them", mend="remove the other"
+                f"{file.path}: the same image as {existing}", expected="one of them", fix="remove the other"
             )
     return channels
 
@@ -138,7 +138,7 @@ def _derivatives(
         raise DataError(
             f"{derivatives}: several derivatives could be the label: {offers}",
             expected="one kind of label",
-            mend="keep one of them there, or choose with a CSV manifest",
+            fix="keep one of them there, or choose with a CSV manifest",
         )
     if len(masks) > 1:
         _log.warning("%s: several brain masks are offered; the kind with most cases is taken", derivatives)

@@ -39,7 +39,7 @@ class CsvManifestLayout:
             if len(manifests) != 1:
                 names = ", ".join(file.name for file in manifests)
                 raise DataError(
-                    f"{root}: holds several manifests ({names})", expected="one", mend="name the file itself"
+                    f"{root}: holds several manifests ({names})", expected="one", fix="name the file itself"
                 )
             path = manifests[0]
         folder = path.parent
@@ -50,14 +50,14 @@ class CsvManifestLayout:
             raise DataError(
                 f"{path}: has {found}",
                 expected="a column with the paths for each channel, and a line for each case",
-                mend="see the CSV layout in the documentation",
+                fix="see the CSV layout in the documentation",
             )
         cases: dict[str, Case] = {}
         for number, row in table.rows:
             case = _case(path, number, row, channels)
             if case.name in cases:
                 raise DataError(
-                    f"{path}: line {number} lists case {case.name!r} again", expected="each case once", mend="rename it"
+                    f"{path}: line {number} lists case {case.name!r} again", expected="each case once", fix="rename it"
                 )
             cases[case.name] = case
         own_patients = "patient" in table.columns
@@ -88,12 +88,12 @@ def _case(path: Path, number: int, row: dict[str, str], channels: tuple[str, ...
         raise DataError(
             f"{path}: line {number} has the case {name!r} and the patient {patient!r}",
             expected="names of cases and patients that are not empty, cases without `/`",
-            mend="correct that line",
+            fix="correct that line",
         )
     sources = {channel: ImageSource(folder / row[channel]) for channel in channels if row[channel]}
     if not sources:
         raise DataError(
-            f"{path}: line {number} has no image", expected="a path for a channel", mend="fill in that line"
+            f"{path}: line {number} has no image", expected="a path for a channel", fix="fill in that line"
         )
     label, mask = (folder / row[key] if row.get(key) else None for key in ("label", "brain_mask"))
     return Case(name, patient, sources, label, mask)

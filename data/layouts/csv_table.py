@@ -33,7 +33,7 @@ def read_table(path: Path, required: tuple[str, ...], delimiter: str | None = No
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"{path}: cannot be read ({error})", expected="a CSV file in UTF-8", mend="save it so"
+            f"{path}: cannot be read ({error})", expected="a CSV file in UTF-8", fix="save it so"
         ) from error
     first = lines[0] if lines else ""
     if delimiter is None:
@@ -46,7 +46,7 @@ def read_table(path: Path, required: tuple[str, ...], delimiter: str | None = No
         raise DataError(
             f"{path}: the first line {wrong} ({', '.join(columns) or 'it is empty'})",
             expected=f"the columns {', '.join(f'`{name}`' for name in required)}, each once",
-            mend="correct the first line",
+            fix="correct the first line",
         )
     rows = []
     for cells in reader:
@@ -56,7 +56,7 @@ def read_table(path: Path, required: tuple[str, ...], delimiter: str | None = No
             raise DataError(
                 f"{path}: line {reader.line_num} has {len(cells)} cells",
                 expected=f"{len(columns)}, as many as the first line",
-                mend="correct that line (quote a cell that holds a comma)",
+                fix="correct that line (quote a cell that holds a comma)",
             )
         rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
     return Table(columns, tuple(rows))

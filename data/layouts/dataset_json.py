@@ -25,15 +25,15 @@ def peek(root: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
-            f"{path}: cannot be read ({error})", expected="a JSON file in UTF-8", mend="correct it at that place"
+            f"{path}: cannot be read ({error})", expected="a JSON file in UTF-8", fix="correct it at that place"
         ) from error
     if not isinstance(content, dict):
         raise _wrong(path, f"holds a {type(content).__name__}", "a JSON object", "see the layouts in the documentation")
     return content
 
 
-def _wrong(path: Path, found: str, expected: str, mend: str) -> DataError:
-    return DataError(f"{path}: {found}", expected=expected, mend=mend)
+def _wrong(path: Path, found: str, expected: str, fix: str) -> DataError:
+    return DataError(f"{path}: {found}", expected=expected, fix=fix)
 
 
 def _whole_number(value: object) -> int | None:

@@ -28,7 +28,7 @@ def detect_layout(path: Path) -> Layout:
         raise DataError(
             f"{path}: there is no such folder",
             expected="a dataset folder or a CSV manifest",
-            mend="correct the path, or put the dataset there",
+            fix="correct the path, or put the dataset there",
         )
     for layout in LAYOUTS:
         if layout.matches(path):
@@ -37,12 +37,12 @@ def detect_layout(path: Path) -> Layout:
         raise DataError(
             f"{path}: is a folder of DICOM files",
             expected="NIfTI, MetaImage or NRRD volumes in a known layout",
-            mend="convert it to NIfTI, for example with dcm2niix",
+            fix="convert it to NIfTI, for example with dcm2niix",
         )
     raise DataError(
         f"{path}: is laid out in no known way",
         expected="; or ".join(layout.description for layout in LAYOUTS),
-        mend="arrange the folder so, or write a CSV manifest with the columns case, one per channel, and label",
+        fix="arrange the folder so, or write a CSV manifest with the columns case, one per channel, and label",
     )
 
 

@@ -38,7 +38,7 @@ class MsdLayout:
             raise DataError(
                 f"{path}: `training` is not a list of images",
                 expected='`"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]`',
-                mend="list the images that have or await a label",
+                fix="list the images that have or await a label",
             )
         channels = channel_names(path, content, "modality")
         cases: dict[str, Case] = {}
@@ -48,7 +48,7 @@ class MsdLayout:
                 raise DataError(
                     f"{path}: `training` lists case {case.name!r} twice",
                     expected="file names that differ",
-                    mend="remove or rename one of the two",
+                    fix="remove or rename one of the two",
                 )
             cases[case.name] = case
         grouped, has_patients = group_cases(root, list(cases.values()))
@@ -63,7 +63,7 @@ def _case(root: Path, entry: Any, channels: tuple[str, ...]) -> Case:
         raise DataError(
             f"{root / DATASET_FILE}: `training` has the entry {str(entry)[:100]}",
             expected='`{"image": PATH, "label": PATH}`, where `label` may be left out',
-            mend="correct that entry",
+            fix="correct that entry",
         )
     path = root / image
     frames: list[int | None] = list(range(len(channels))) if len(channels) > 1 else [None]

@@ -60,7 +60,7 @@ class NnunetLayout:
             raise DataError(
                 f"{path}: `file_ending` is {ending!r}",
                 expected=f"one of {', '.join(SUFFIXES)}",
-                mend="convert the images",
+                fix="convert the images",
             )
         listed = content.get("dataset")
         if isinstance(listed, dict):
@@ -82,14 +82,14 @@ def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Cas
             raise DataError(
                 f"{file}: the name does not end in the number of a channel",
                 expected=f"CASE_0000{ending} to CASE_{len(channels) - 1:04d}{ending}, as `channel_names` has it",
-                mend="rename the file, or correct `channel_names` in dataset.json",
+                fix="rename the file, or correct `channel_names` in dataset.json",
             )
         names.add(match["case"])
     if not names:
         raise DataError(
             f"{images}: holds no image CASE_0000{ending}",
             expected="one for each case and channel",
-            mend="put them there",
+            fix="put them there",
         )
     return [
         Case(
@@ -110,7 +110,7 @@ def _listed_case(root: Path, name: str, entry: Any, channels: tuple[str, ...]) -
         raise DataError(
             f"{root / DATASET_FILE}: `dataset` has the entry {name!r}: {str(entry)[:100]}",
             expected=f"a list of {len(channels)} `images`, one for each channel, and a `label`",
-            mend="correct that entry",
+            fix="correct that entry",
         )
     return Case(
         name=name,

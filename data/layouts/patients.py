@@ -25,14 +25,14 @@ def read_patients(path: Path) -> dict[str, str]:
         case, patient = row["case"], row["patient"]
         if not case or not patient:
             raise DataError(
-                f"{path}: line {number} has an empty cell", expected="a case and its patient", mend="fill it in"
+                f"{path}: line {number} has an empty cell", expected="a case and its patient", fix="fill it in"
             )
         if patients.setdefault(case, patient) != patient:
             raise DataError(
                 f"{path}: line {number} gives case {case!r} the patient {patient!r}, a line before it "
                 f"{patients[case]!r}",
                 expected="one patient for each case",
-                mend="remove one of the lines",
+                fix="remove one of the lines",
             )
     return patients
 
@@ -62,6 +62,6 @@ def group_cases(root: Path, cases: Sequence[Case], grouped_by_layout: bool = Fal
         raise DataError(
             f"{path}: case {missing[0]!r}{more} is not listed",
             expected=f"all {len(ordered)} cases of the dataset",
-            mend="add a line `case,patient` for each, or remove the file if each case is a patient of its own",
+            fix="add a line `case,patient` for each, or remove the file if each case is a patient of its own",
         )
     return tuple(dataclasses.replace(case, patient=patients[case.name]) for case in ordered), True

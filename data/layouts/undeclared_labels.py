@@ -31,7 +31,7 @@ def read_label_table(path: Path, value_column: str = "value", delimiter: str | N
             raise DataError(
                 f"{path}: line {number} gives the label value {text!r} the name {name!r}",
                 expected="a whole number and a name, each value once",
-                mend="correct that line",
+                fix="correct that line",
             )
     names.setdefault(0, "background")
     return dict(sorted(names.items()))

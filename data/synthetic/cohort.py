@@ -224,24 +224,24 @@ def claim_folder(options: CohortOptions, out: Path) -> None:
         DataError: the folder holds something else, or a cohort made with other options.
     """
     record = out / _OPTIONS_FILE
-    mend = "give another folder, or delete this one"
+    fix = "give another folder, or delete this one"
     if record.exists():
         try:
             found = json.loads(record.read_text())["options_digest"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{record} is damaged ({error})", expected="the record of a synthetic cohort", mend=mend
+                f"{record} is damaged ({error})", expected="the record of a synthetic cohort", fix=fix
             ) from error
         if found != options.digest:
             raise DataError(
                 f"{out} holds a synthetic cohort that was made with other options (see {record.name})",
                 expected="the same cohort, seed and options, or an empty folder",
-                mend=mend,
+                fix=fix,
             )
         return
     # What a killed run left of this very record does not count.
     if out.exists() and (not out.is_dir() or any(p.name != f".partial.{_OPTIONS_FILE}" for p in out.iterdir())):
-        raise DataError(f"{out} exists and is not a synthetic cohort", expected="a new or empty folder", mend=mend)
+        raise DataError(f"{out} exists and is not a synthetic cohort", expected="a new or empty folder", fix=fix)
     out.mkdir(parents=True, exist_ok=True)
     text = {"options_digest": options.digest, "options": options.model_dump(mode="json", exclude={"cases"})}
     _write(record, lambda path: path.write_text(json.dumps(text, indent=1) + "\n"))

@@ -108,7 +108,7 @@ def network_record(network: nn.Module) -> NetworkRecord:
         raise ModelError(
             f"a network of class {type(network).__name__} was not made by build_network",
             expected="a network whose options are known",
-            mend="build it with models.networks.factory.build_network",
+            fix="build it with models.networks.factory.build_network",
         )
     return record
 

@@ -161,7 +161,7 @@ class ResidualUNet(nn.Module):
             raise ModelError(
                 f"a patch of {size} voxels leaves one voxel at the coarsest of {len(self.encoder)} levels",
                 expected=f"more than {reduction} voxels along at least one axis",
-                mend="enlarge the patch, use a finer spacing, or give the network fewer channels",
+                fix="enlarge the patch, use a finer spacing, or give the network fewer channels",
             )
         features = self.stem(image)
         skips: list[Tensor] = []

@@ -90,7 +90,7 @@ class Mixture(Posterior):
             raise ModelError(
                 f"{len(means)} starting points for a mixture posterior of {options.components} components",
                 expected="one for each component",
-                mend="train as many source networks as there are components, or lower 'components'",
+                fix="train as many source networks as there are components, or lower 'components'",
             )
         components = [MeanField.from_options(options.component, start, layers) for start in means]
         return cls(components, repulsion=options.repulsion)

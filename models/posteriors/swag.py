@@ -95,7 +95,7 @@ class SWAG(Posterior):
             raise ModelError(
                 f"SWAG has collected {number} iterates",
                 expected="two or more",
-                mend="train longer or raise 'collections'",
+                fix="train longer or raise 'collections'",
             )
         variance = (self.second_moment / number).clamp_min(1e-30)
         used = min(number, self.rank)

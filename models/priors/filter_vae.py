@@ -145,7 +145,7 @@ class FilterVAE(FilterPrior):
             raise ModelError(
                 f"a convolutional filter VAE for kernels of {kernel_voxels} voxels",
                 expected=f"3×3×3 kernels ({KERNEL_VOXELS} voxels)",
-                mend="set 'architecture: mlp'",
+                fix="set 'architecture: mlp'",
             )
         self.standardisation = Standardisation(kernel_voxels)
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
@@ -364,7 +364,7 @@ class FilterVAE(FilterPrior):
             raise ModelError(
                 "a filter VAE with a standard normal latent cannot take a second source set",
                 expected="latent_prior: boosted",
-                mend="set 'latent_prior: boosted' and fit again, or fit to the filters of both sets",
+                fix="set 'latent_prior: boosted' and fit again, or fit to the filters of both sets",
             )
         memory = remember(self) if isinstance(self.latent_prior, BoostedMixture) else None
         self.requires_grad_(True)

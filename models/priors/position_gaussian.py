@@ -230,7 +230,7 @@ def _require_one_network(bank: FilterBank) -> None:
         raise ModelError(
             f"a prior centred on source positions got filters of {len(bank.networks)} networks",
             expected="the snapshots of one network: channels of different networks do not correspond",
-            mend="set the option 'network' or pass bank.of_network(number)",
+            fix="set the option 'network' or pass bank.of_network(number)",
         )
 
 
@@ -239,7 +239,7 @@ def _require_two_snapshots(counts: Tensor) -> None:
         raise ModelError(
             "one snapshot of the source network says nothing about the spread at a position",
             expected="two snapshots or more",
-            mend="train with two cycles or more, or set 'relative_std'",
+            fix="train with two cycles or more, or set 'relative_std'",
         )
 
 

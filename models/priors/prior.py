@@ -90,11 +90,11 @@ class FilterPrior(nn.Module, ABC):
             raise ModelError(
                 f"a filter bank with {len(bank)} filters cannot be fitted",
                 expected="two filters or more",
-                mend="lower the norm threshold or choose a coarser grouping of layers",
+                fix="lower the norm threshold or choose a coarser grouping of layers",
             )
         if not torch.isfinite(bank.filters).all():
             raise ModelError(
-                "the filter bank holds numbers that are not finite", mend="train the source networks again"
+                "the filter bank holds numbers that are not finite", fix="train the source networks again"
             )
 
     @abstractmethod
@@ -220,7 +220,7 @@ class FilterPrior(nn.Module, ABC):
         except RuntimeError as error:
             raise ModelError(
                 f"a saved filter prior does not fit its options ({type(self).__name__}): {error}",
-                mend="run 'graft fit-priors' again",
+                fix="run 'graft fit-priors' again",
             ) from error
 
     def resize_buffers(self, state: Mapping[str, Tensor]) -> None:
@@ -237,7 +237,7 @@ class FilterPrior(nn.Module, ABC):
     def _check_fitted(self) -> None:
         if not self.fitted:
             raise ModelError(
-                f"the filter prior {type(self).__name__} is not fitted", mend="run 'graft fit-priors' first"
+                f"the filter prior {type(self).__name__} is not fitted", fix="run 'graft fit-priors' first"
             )
 
     def _check_kernel(self, filters: Tensor, what: str) -> None:
@@ -245,7 +245,7 @@ class FilterPrior(nn.Module, ABC):
             raise ModelError(
                 f"the {what} have shape {tuple(filters.shape)}",
                 expected=f"(filters, {self.kernel_voxels}): this prior is for kernels of {self.kernel_voxels} voxels",
-                mend="use networks with the kernel size that the prior was fitted to",
+                fix="use networks with the kernel size that the prior was fitted to",
             )
 
     def _check_where(self, count: int, where: FilterPositions | None) -> None:
@@ -269,7 +269,7 @@ def check_known_layers(layer_ids: Tensor, where: FilterPositions) -> Tensor:
         raise ModelError(
             f"the filter prior knows nothing of the layers number {unknown}",
             expected=f"layers among {layer_ids.tolist()}",
-            mend="use the same network and grouping as in 'fit-priors', or a prior that does not depend on the layer",
+            fix="use the same network and grouping as in 'fit-priors', or a prior that does not depend on the layer",
         )
     return rows
 
@@ -284,6 +284,6 @@ def require_positions(where: FilterPositions | None) -> FilterPositions:
         raise ModelError(
             "a filter prior with these options depends on where a filter sits",
             expected="positions",
-            mend="pass the positions of the filters",
+            fix="pass the positions of the filters",
         )
     return where

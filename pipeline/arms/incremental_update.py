@@ -63,7 +63,7 @@ def require_updatable(folder: Path, network: NetworkOptions, channels: int, clas
             raise ModelError(
                 f"`update_from` is {folder}, whose {key} is {value}",
                 expected=expected[key],
-                mend="update a unit of the same network and target, with a variational posterior",
+                fix="update a unit of the same network and target, with a variational posterior",
             )
     return digest
 
@@ -86,7 +86,7 @@ def updated_posterior(
         raise ModelError(
             "the old and the new posterior are over different layers",
             expected="the same `trainable` and the same network",
-            mend="update a unit of an arm with the same choices",
+            fix="update a unit of an arm with the same choices",
         )
     posterior = combine(_mixture(old), _mixture(new), share_of_new)
     parts = [_others(member, trainable) for member in (old, new)]
@@ -95,7 +95,7 @@ def updated_posterior(
         raise ModelError(
             "the old and the new posterior are over different weights",
             expected="the same `bayesian_scope` and `trainable`",
-            mend="update a unit of an arm with the same choices",
+            fix="update a unit of an arm with the same choices",
         )
     posteriors = [part.posterior(index) for part in parts for index in range(len(part.posteriors))]
     fixed = torch.cat([part.fixed for part in parts])

@@ -123,7 +123,7 @@ def rebuild_member(
         raise ModelError(
             f"the weights of a trained member do not fit its options: {error}",
             expected="the network, channels, classes and arm that it was trained with",
-            mend="use the folder as `graft infer` wrote it",
+            fix="use the folder as `graft infer` wrote it",
         ) from error
     member.logit_temperature = arm.logit_temperature
     return member.requires_grad_(False).eval()

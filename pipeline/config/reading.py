@@ -35,16 +35,16 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
         raise ConfigError(
             f"{path}: there is no such configuration",
             expected="a YAML file",
-            mend="name one, such as configs/demo.yaml",
+            fix="name one, such as configs/demo.yaml",
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = getattr(error, "problem_mark", None)
         line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: is not valid YAML", expected="key: value pairs", mend="correct it") from error
+        raise ConfigError(f"{path}{line}: is not valid YAML", expected="key: value pairs", fix="correct it") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: holds no keys", expected="key: value pairs", mend="start from configs/demo.yaml")
+        raise ConfigError(f"{path}: holds no keys", expected="key: value pairs", fix="start from configs/demo.yaml")
     _name_arms(raw)
     for override in overrides:
         set_key(raw, override)
@@ -73,7 +73,7 @@ def set_key(raw: dict[str, Any], override: str) -> None:
     """
     key, sign, value = override.partition("=")
     if not sign or not key:
-        raise ConfigError(f"--set {override}: is no assignment", expected="a.b=value", mend="correct it")
+        raise ConfigError(f"--set {override}: is no assignment", expected="a.b=value", fix="correct it")
     node = raw
     *parents, last = key.split(".")
     for part in parents:
@@ -82,13 +82,13 @@ def set_key(raw: dict[str, Any], override: str) -> None:
             child = node[part] = {}
         if not isinstance(child, dict):
             raise ConfigError(
-                f"--set {override}: `{part}` holds no keys", expected="a key that does", mend="correct it"
+                f"--set {override}: `{part}` holds no keys", expected="a key that does", fix="correct it"
             )
         node = child
     try:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML", mend="quote it") from error
+        raise ConfigError(f"--set {override}: the value is not valid YAML", fix="quote it") from error
 
 
 def read_command_options(
@@ -113,7 +113,7 @@ def read_command_options(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"graft {command}: `{key}`: {first['msg']}", mend=f"see docs/how-to/{command}.md") from error
+        raise ConfigError(f"graft {command}: `{key}`: {first['msg']}", fix=f"see docs/how-to/{command}.md") from error
 
 
 def _filled_in(value: Any, path: Path) -> Any:
@@ -125,7 +125,7 @@ def _filled_in(value: Any, path: Path) -> Any:
             raise ConfigError(
                 f"{path}: the environment variable {match['name']} is not set",
                 expected="a value for it",
-                mend=f"set it, or write a default as ${{{match['name']}:-folder}}",
+                fix=f"set it, or write a default as ${{{match['name']}:-folder}}",
             )
         return found
 
@@ -177,15 +177,15 @@ def _explained(error: ValidationError, path: Path) -> ConfigError:
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(location[-1], known, n=1)
-        mend = f"write `{near[0]}`" if near else "remove or correct it"
+        fix = f"write `{near[0]}`" if near else "remove or correct it"
         expected = f"one of {', '.join(known)}" if known else "a known key"
-        return ConfigError(f"{path}: the key `{key}` is unknown{more}", expected=expected, mend=mend)
+        return ConfigError(f"{path}: the key `{key}` is unknown{more}", expected=expected, fix=fix)
     if first["type"] == "missing":
-        return ConfigError(f"{path}: the key `{key}` is missing{more}", expected="a value for it", mend="add it")
+        return ConfigError(f"{path}: the key `{key}` is missing{more}", expected="a value for it", fix="add it")
     message = first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" is {value!r}" if isinstance(value, str | int | float | bool) else ""
-    return ConfigError(f"{path}: `{key}`{shown}{more}: {message}", mend="correct the value")
+    return ConfigError(f"{path}: `{key}`{shown}{more}: {message}", fix="correct the value")
 
 
 def as_yaml(config: StudyConfig) -> str:

@@ -117,7 +117,7 @@ def _model(path: Path, digest: str, device: str) -> Model:
     """
     found = read_model(path, device)
     if found.digest != digest:
-        raise ModelError(f"{path}: the model was changed while scans were predicted", mend="run the command again")
+        raise ModelError(f"{path}: the model was changed while scans were predicted", fix="run the command again")
     return found
 
 

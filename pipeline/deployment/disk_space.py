@@ -32,5 +32,5 @@ def full_disk_explained(folder: Path) -> Iterator[None]:
         raise WorkspaceError(
             f"{folder}: the disk is full ({error.strerror})",
             expected="room for the results",
-            mend="free some and run the same command again; what is finished is kept",
+            fix="free some and run the same command again; what is finished is kept",
         ) from error

@@ -150,12 +150,12 @@ def _require_free(output: Path, force: bool) -> None:
         if force:
             return
         raise WorkspaceError(
-            f"{output}: holds a bundle already", expected="a new or empty folder", mend="name another, or add --force"
+            f"{output}: holds a bundle already", expected="a new or empty folder", fix="name another, or add --force"
         )
     raise WorkspaceError(
         f"{output}: {'holds files that are no bundle' if output.is_dir() else 'is a file'}",
         expected="a new or empty folder",
-        mend="name another with --output",
+        fix="name another with --output",
     )
 
 
@@ -174,7 +174,7 @@ def _make_parent(output: Path) -> None:
         raise WorkspaceError(
             f"{output.parent}: no folder can be made in it ({reason})",
             expected="a folder that can be written",
-            mend="name another with --output",
+            fix="name another with --output",
         )
 
 

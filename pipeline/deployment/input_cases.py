@@ -70,7 +70,7 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
         raise DataError(
             f"two inputs are both named {twice[0]!r}",
             expected="names that differ, because results are named after them",
-            mend="predict them into two folders, or name them in a CSV manifest",
+            fix="predict them into two folders, or name them in a CSV manifest",
         )
     return sorted(found, key=lambda case: case.name)
 
@@ -91,7 +91,7 @@ def _named_case(case: Case, channels: Sequence[str], *, bids: bool) -> InputCase
         fault = DataError(
             f"case {case.name} has the channels {', '.join(case.channels) or 'none'}",
             expected=f"the model's: {', '.join(channels)}",
-            mend=f"add {', '.join(absent)}, or give the files in a CSV manifest with these columns",
+            fix=f"add {', '.join(absent)}, or give the files in a CSV manifest with these columns",
         )
         return InputCase(case.name, None, str(fault), bids)
     sources = {name: own[_plain(name)] for name in channels}
@@ -159,7 +159,7 @@ def _unnamed_case(name: str, sources: Sequence[ImageSource], channels: Sequence[
         fault = DataError(
             f"{sources[0].path}: the scan has {len(sources)} channel{'s' if len(sources) != 1 else ''}",
             expected=f"{len(channels)}, the model's: {', '.join(channels)}",
-            mend="give CASE_0000, CASE_0001, … in that order, or a CSV manifest with a column for each channel",
+            fix="give CASE_0000, CASE_0001, … in that order, or a CSV manifest with a column for each channel",
         )
         return InputCase(name, None, str(fault))
     return InputCase(name, Case(name, name, dict(zip(channels, sources, strict=True))))

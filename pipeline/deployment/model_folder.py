@@ -86,7 +86,7 @@ def find_model(path: Path) -> Path:
     raise ModelError(
         f"{path}: {found}",
         expected=f"a model folder with {DESCRIPTION}, such as workspaces/STUDY/infer/ARM/n05/repeat-0/model",
-        mend="name one; `graft infer` writes them",
+        fix="name one; `graft infer` writes them",
     )
 
 
@@ -104,7 +104,7 @@ def read_description(path: Path) -> tuple[ModelDescription, str]:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: is damaged ({error})", expected="JSON", mend=_AGAIN) from error
+        raise ModelError(f"{file}: is damaged ({error})", expected="JSON", fix=_AGAIN) from error
     _require_format(file, raw)
     listed = _verify(folder)
     try:
@@ -112,9 +112,9 @@ def read_description(path: Path) -> tuple[ModelDescription, str]:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{file}: `{key}`: {first['msg']}", expected="a valid description", mend=_AGAIN) from error
+        raise ModelError(f"{file}: `{key}`: {first['msg']}", expected="a valid description", fix=_AGAIN) from error
     if unlisted := set(description.members) - listed:
-        raise ModelError(f"{folder / CHECKSUMS}: does not list {', '.join(sorted(unlisted))}", mend=_AGAIN)
+        raise ModelError(f"{folder / CHECKSUMS}: does not list {', '.join(sorted(unlisted))}", fix=_AGAIN)
     return description, file_digest(folder / CHECKSUMS)
 
 
@@ -138,7 +138,7 @@ def read_model(path: Path, device: str = "cpu") -> Model:
             member = rebuild_member(description.arm, description.network, len(description.channels), classes, state)
         except (RuntimeError, KeyError) as error:
             raise ModelError(
-                f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({error})", mend=_AGAIN
+                f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({error})", fix=_AGAIN
             ) from error
         members.append(member.to(device).eval().requires_grad_(False))
     return Model(folder, description, tuple(members), digest)
@@ -147,15 +147,15 @@ def read_model(path: Path, device: str = "cpu") -> Model:
 def _require_format(file: Path, raw: Any) -> None:
     version = raw.get("format") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise ModelError(f"{file}: does not say its `format`", expected=f"format {FORMAT}", mend=_AGAIN)
+        raise ModelError(f"{file}: does not say its `format`", expected=f"format {FORMAT}", fix=_AGAIN)
     if version == FORMAT:
         return
     writer = raw.get("graft_version", "unknown")
     if version > FORMAT:
-        age, mend = "newer", f"install Graft {writer} or later"
+        age, fix = "newer", f"install Graft {writer} or later"
     else:
-        age, mend = "older", f"run `graft infer` of its study again, or use Graft {writer}"
-    raise ModelError(f"{file}: the model has the {age} format {version}", expected=f"format {FORMAT}", mend=mend)
+        age, fix = "older", f"run `graft infer` of its study again, or use Graft {writer}"
+    raise ModelError(f"{file}: the model has the {age} format {version}", expected=f"format {FORMAT}", fix=fix)
 
 
 def _verify(folder: Path) -> set[str]:
@@ -171,18 +171,18 @@ def _verify(folder: Path) -> set[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})", expected="checksums of all files", mend=_AGAIN) from error
+        raise ModelError(f"{path}: cannot be read ({error})", expected="checksums of all files", fix=_AGAIN) from error
     matches = [_LINE.fullmatch(line) for line in lines]
     listed = {match["name"]: match["digest"] for match in matches if match}
     if len(listed) != len(lines) or DESCRIPTION not in listed:
-        raise ModelError(f"{path}: is damaged", expected="a checksum and a name in each line", mend=_AGAIN)
+        raise ModelError(f"{path}: is damaged", expected="a checksum and a name in each line", fix=_AGAIN)
     for name, digest in listed.items():
         if not (folder / name).is_file():
-            raise ModelError(f"{folder / name}: is missing", expected=f"the files of {CHECKSUMS}", mend=_AGAIN)
+            raise ModelError(f"{folder / name}: is missing", expected=f"the files of {CHECKSUMS}", fix=_AGAIN)
         if file_digest(folder / name) != digest:
             raise ModelError(
                 f"{folder / name}: was changed or damaged (its SHA-256 is not the one in {CHECKSUMS})",
                 expected="the file as it was written",
-                mend=_AGAIN,
+                fix=_AGAIN,
             )
     return set(listed)

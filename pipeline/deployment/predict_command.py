@@ -83,7 +83,7 @@ def predict(request: PredictRequest) -> list[Row]:
     folder = find_model(request.model).resolve()
     cases = collect_cases(request.inputs, description.channels)
     if not cases:
-        raise ConfigError("there is no scan to predict", expected="files, folders or datasets", mend="name some")
+        raise ConfigError("there is no scan to predict", expected="files, folders or datasets", fix="name some")
     with full_disk_explained(request.output):
         _refuse_foreign(request.output)
         _make_folder(request.output)
@@ -116,7 +116,7 @@ def _refuse_foreign(output: Path) -> None:
         raise WorkspaceError(
             f"{output}: holds files that are no predictions",
             expected="a new or empty folder, or one that `graft predict` wrote",
-            mend="name another with --output",
+            fix="name another with --output",
         )
 
 
@@ -139,7 +139,7 @@ def _make_folder(output: Path) -> None:
         raise WorkspaceError(
             f"{output}: is no folder for results ({reason})",
             expected="a folder that can be written",
-            mend="name another with --output",
+            fix="name another with --output",
         )
 
 
@@ -195,7 +195,7 @@ def _resources(request: PredictRequest, cases: int) -> tuple[Execution, str]:
     available = torch.cuda.is_available()
     if request.device == "cuda" and not available:
         raise ConfigError(
-            "--device cuda: torch finds no CUDA device", expected="a GPU", mend="use --device cpu or install its driver"
+            "--device cuda: torch finds no CUDA device", expected="a GPU", fix="use --device cpu or install its driver"
         )
     device = "cuda" if available and request.device in {"auto", "cuda"} else "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

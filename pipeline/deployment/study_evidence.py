@@ -58,7 +58,7 @@ def find_evidence(model: Path, about: ModelDescription, given: Path | None) -> S
             raise WorkspaceError(
                 f"{given}: holds no {_CONFIG}",
                 expected="the workspace of the model's study",
-                mend="name it with --study",
+                fix="name it with --study",
             )
         return read_evidence(given, about)
     parents = model.resolve().parents
@@ -84,7 +84,7 @@ def read_evidence(workspace: Path, about: ModelDescription) -> StudyEvidence:
         raise OtherStudyError(
             f"{workspace}: is of the study {name}",
             expected=f"the study of the model, {about.study}",
-            mend="name its workspace with --study",
+            fix="name its workspace with --study",
         )
     n = about.training_patients
     scores = tuple(row for row in files.summary if (row.arm, row.n) == (about.arm_name, n))

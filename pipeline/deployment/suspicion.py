@@ -47,7 +47,7 @@ def check_modality(case: str, channels: Mapping[str, Volume], modality: Modality
                 raise DataError(
                     f"case {case}: {found}",
                     expected=f"the model's modality, {modality.value}",
-                    mend="use a model for CT, or flag only with --set limits.refuse_other_modality=false",
+                    fix="use a model for CT, or flag only with --set limits.refuse_other_modality=false",
                 )
             reasons.append(f"{found}, the model is for {modality.value}")
     return reasons

@@ -49,13 +49,13 @@ def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
     write_text(path, stream.getvalue())
 
 
-def read_rows(path: Path, row_type: Callable[..., Row], *, mend: str = "run the evaluate stage again") -> list[Row]:
+def read_rows(path: Path, row_type: Callable[..., Row], *, fix: str = "run the evaluate stage again") -> list[Row]:
     """Reads a table; columns it does not know are ignored, and those with a default may be missing.
 
     Args:
         path: the file.
         row_type: the dataclass of a row.
-        mend: what the user can do about a damaged file.
+        fix: what the user can do about a damaged file.
 
     Returns:
         The rows in the order of the file.
@@ -66,29 +66,29 @@ def read_rows(path: Path, row_type: Callable[..., Row], *, mend: str = "run the 
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise WorkspaceError(f"{path}: cannot be read ({error})", expected="a table", mend=mend) from error
+        raise WorkspaceError(f"{path}: cannot be read ({error})", expected="a table", fix=fix) from error
     reader = csv.DictReader(io.StringIO(text))
     known: tuple[Field[Any], ...] = fields(row_type)  # type: ignore[arg-type]
     needed = [f.name for f in known if f.default is MISSING]
     missing = [name for name in needed if name not in (reader.fieldnames or [])]
     if missing:
-        raise WorkspaceError(f"{path}: no column {', '.join(missing)}", expected=",".join(needed), mend=mend)
-    return [row_type(**_values(path, reader.line_num, record, known, mend)) for record in reader]
+        raise WorkspaceError(f"{path}: no column {', '.join(missing)}", expected=",".join(needed), fix=fix)
+    return [row_type(**_values(path, reader.line_num, record, known, fix)) for record in reader]
 
 
-def _values(path: Path, line: int, record: dict[str, str], known: Iterable[Field[Any]], mend: str) -> dict[str, object]:
+def _values(path: Path, line: int, record: dict[str, str], known: Iterable[Field[Any]], fix: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for field in known:
         cell, kind = record.get(field.name), str(field.type)
         if cell is None:
             if field.default is MISSING:
-                raise WorkspaceError(f"{path}: line {line} ends before {field.name}", expected="whole rows", mend=mend)
+                raise WorkspaceError(f"{path}: line {line} ends before {field.name}", expected="whole rows", fix=fix)
             continue
         try:
             values[field.name] = _read_cell(kind, cell)
         except ValueError as error:
             expected = _EXPECTED.get(kind, "text")
             raise WorkspaceError(
-                f"{path}: line {line}, {field.name} is {cell!r}", expected=expected, mend=mend
+                f"{path}: line {line}, {field.name} is {cell!r}", expected=expected, fix=fix
             ) from error
     return values

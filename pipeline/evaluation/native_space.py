@@ -58,7 +58,7 @@ def labels_missing(found: str) -> WorkspaceError:
     return WorkspaceError(
         f"`evaluation.space` is `native`, but {found}",
         expected="the raw labels of the test cases where `check` found them",
-        mend="bring them back, or measure on the preprocessed grid with `--set evaluation.space=preprocessed`",
+        fix="bring them back, or measure on the preprocessed grid with `--set evaluation.space=preprocessed`",
     )
 
 
@@ -109,7 +109,7 @@ def _records(path: Path) -> list[Record]:
         raise WorkspaceError(
             f"{path}: cannot be read ({error})",
             expected="the record of a preprocessed case",
-            mend="delete its folder and run `graft preprocess` again",
+            fix="delete its folder and run `graft preprocess` again",
         ) from error
     return records
 

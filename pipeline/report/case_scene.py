@@ -64,13 +64,13 @@ def read_case(arrays_path: Path, prediction_path: Path, class_values: Mapping[st
         raise WorkspaceError(
             f"{prediction_path}: it or {arrays_path} lacks {error}",
             expected="image, label and affine there, probability here",
-            mend="run the preprocess and infer stages again",
+            fix="run the preprocess and infer stages again",
         ) from error
     if probability.shape[1:] != label.shape:
         raise WorkspaceError(
             f"{prediction_path}: the prediction has the grid {probability.shape[1:]}, the case {label.shape}",
             expected="one grid",
-            mend="run the infer stage again",
+            fix="run the infer stage again",
         )
     mask = predicted_classes(torch.from_numpy(probability), about_prediction.get("thresholds")).numpy().astype(np.int16)
     numbers = range(1, len(probability) + 1)

@@ -91,7 +91,7 @@ def read_scores(root: Path, config: Mapping[str, Any]) -> list[GroupScores]:
                 raise WorkspaceError(
                     f"{path}: cannot be read ({error!r})",
                     expected="the scores of a group",
-                    mend="delete its folder and run 'graft fit-priors' again",
+                    fix="delete its folder and run 'graft fit-priors' again",
                 ) from error
     return found
 

@@ -141,6 +141,6 @@ def read_prior(root: Path, config: Mapping[str, Any], group: str, density: str) 
         raise WorkspaceError(
             f"{path}: does not fit the options of '{density}' in config.resolved.yaml",
             expected="a density that was fitted with these options",
-            mend="run 'graft fit-priors' again",
+            fix="run 'graft fit-priors' again",
         ) from error
     return prior.eval().requires_grad_(False)

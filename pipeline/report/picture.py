@@ -99,7 +99,7 @@ def thumbnail(path: Path, width: int, alt: str) -> Picture:
         raise WorkspaceError(
             f"{path}: cannot be read as a picture ({error})",
             expected="a PNG",
-            mend="delete its folder and run preprocess again",
+            fix="delete its folder and run preprocess again",
         ) from error
     if small.width > width:
         small = small.resize((width, max(1, round(small.height * width / small.width))), Image.Resampling.LANCZOS)

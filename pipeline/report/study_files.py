@@ -87,7 +87,7 @@ def read_history(path: Path) -> History:
 
 def _damaged(path: Path, error: Exception) -> WorkspaceError:
     return WorkspaceError(
-        f"{path}: cannot be read ({error})", expected="a whole file", mend="delete its folder and run its stage again"
+        f"{path}: cannot be read ({error})", expected="a whole file", fix="delete its folder and run its stage again"
     )
 
 
@@ -142,7 +142,7 @@ class StudyFiles:
     def __post_init__(self) -> None:
         if not self.root.is_dir():
             raise WorkspaceError(
-                f"{self.root}: there is no such workspace", expected="the folder of a study", mend="run the study first"
+                f"{self.root}: there is no such workspace", expected="the folder of a study", fix="run the study first"
             )
         self.config = read_mapping(self.root / "config.resolved.yaml")
         self.provenance = read_mapping(self.root / "provenance.json")

@@ -41,7 +41,7 @@ def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str,
             raise DataError(
                 f"{dataset.root}: there is no channel {unknown[0]!r}",
                 expected=f"one of {', '.join(dataset.channel_names)}",
-                mend=f"correct `datasets.{name}.channels`",
+                fix=f"correct `datasets.{name}.channels`",
             )
         chosen[name] = tuple(channels)
     return chosen
@@ -121,7 +121,7 @@ class Examination:
     def bad_cases(self, root: Path) -> dict[str, str]:
         """Case of a folder → why it is unusable, in one sentence."""
         errors = [finding for folder, finding in self.errors() if folder == root.resolve()]
-        return {f.case: f"{f.found}; to mend it, {f.mend}" for f in reversed(errors) if f.case is not None}
+        return {f.case: f"{f.found}; to fix it, {f.fix}" for f in reversed(errors) if f.case is not None}
 
 
 def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
@@ -134,7 +134,7 @@ def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
         root, finding = errors[0]
         first = "; ".join(f"{f.case}: {f.found}" if f.case else f.found for _, f in errors[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        raise DataError(f"{root}: {first}{more}", mend=f"{finding.mend} (`graft check {root}` lists everything)")
+        raise DataError(f"{root}: {first}{more}", fix=f"{finding.fix} (`graft check {root}` lists everything)")
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
@@ -171,7 +171,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "version": 2},
+        {"plan": plan, "files": files, "version": 3},
         write_plan,
         {
             "datasets": datasets,
@@ -195,7 +195,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
         for root, finding in findings:
             if finding.level is Level.WARNING:
                 where = f" {finding.case}" if finding.case else ""
-                logger.warning("%s%s: %s (%s)", root, where, finding.found, finding.mend)
+                logger.warning("%s%s: %s (%s)", root, where, finding.found, finding.fix)
     examination = Examination(read_plan(config, workspace), findings)
     _refuse([(root, finding) for root, finding in examination.errors() if finding.case is None])
     return examination
@@ -203,7 +203,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
 
 def _read_findings(workspace: Workspace) -> Iterator[tuple[Path, Finding]]:
     for raw in json.loads((plan_folder(workspace) / FINDINGS).read_text()):
-        yield Path(raw["root"]), Finding(Level(raw["level"]), raw["case"], raw["check"], raw["found"], raw["mend"])
+        yield Path(raw["root"]), Finding(Level(raw["level"]), raw["case"], raw["check"], raw["found"], raw["fix"])
 
 
 def _file_digests(dataset: Dataset, workspace: Workspace) -> dict[str, list[tuple[str, str]]]:

@@ -96,7 +96,7 @@ def _choice(path: Path) -> str:
         raise WorkspaceError(
             f"{path}: does not say which density `auto` takes",
             expected="held-out scores of at least one density that is not centred on one network's positions",
-            mend="run `graft fit-priors CONFIG`, or name a density as the arm's prior",
+            fix="run `graft fit-priors CONFIG`, or name a density as the arm's prior",
         ) from error
 
 
@@ -106,5 +106,5 @@ def _require_known(names: Iterable[str], densities: Mapping[str, PriorOptions]) 
             raise WorkspaceError(
                 f"the scores choose the density {name!r}",
                 expected=f"one of {', '.join(densities)}",
-                mend="run `graft fit-priors CONFIG` with this configuration",
+                fix="run `graft fit-priors CONFIG` with this configuration",
             )

@@ -82,7 +82,7 @@ def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLa
         raise ConfigError(
             f"`priors.update_from` is {root}, and no density of `priors.densities` can be updated",
             expected="a density with `kind: vae` and `latent_prior: boosted`",
-            mend="add one that the earlier study has too, or remove `priors.update_from`",
+            fix="add one that the earlier study has too, or remove `priors.update_from`",
         )
     earlier = _resolved(root)
     _require_same_layers(root, earlier, config, group, layers)
@@ -97,7 +97,7 @@ def _resolved(root: Path) -> dict[str, Any]:
         raise WorkspaceError(
             f"{path}: cannot be read, so {root} is no workspace to update priors from",
             expected="the workspace of a study whose `fit-priors` is done",
-            mend="correct `priors.update_from`, or run the earlier study first",
+            fix="correct `priors.update_from`, or run the earlier study first",
         ) from error
     return resolved if isinstance(resolved, dict) else {}
 
@@ -110,7 +110,7 @@ def _require_same_layers(
         raise ConfigError(
             f"{root}: its filters are grouped by {grouping!r}",
             expected=f"`filters.grouping: {config.filters.grouping.value}`, as in this study",
-            mend="use one grouping in both studies",
+            fix="use one grouping in both studies",
         )
     path = root / collect_filters.STAGE / group / "summary.json"
     try:
@@ -119,14 +119,14 @@ def _require_same_layers(
         raise WorkspaceError(
             f"{path}: this summary of the earlier study is missing or damaged",
             expected=f"its filters of the group {group!r}",
-            mend="run its `collect-filters` stage, or use the same network and grouping in both studies",
+            fix="run its `collect-filters` stage, or use the same network and grouping in both studies",
         ) from error
     wanted = [layer.parameter for layer in layers]
     if found != wanted:
         raise ModelError(
             f"{path}: the group {group!r} of the earlier study has the layers {', '.join(found)}",
             expected=f"{', '.join(wanted)}: layers with kernels of 3×3×3 of the same network",
-            mend="use the same `network` section in both studies",
+            fix="use the same `network` section in both studies",
         )
 
 
@@ -136,7 +136,7 @@ def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options
         raise ConfigError(
             f"{root}: the earlier study has no density {name!r}",
             expected=f"one of the same name with `latent_prior: boosted`, to update this study's {name!r} from",
-            mend="give it the earlier one's name, or fit it there too",
+            fix="give it the earlier one's name, or fit it there too",
         )
     adapter: TypeAdapter[PriorOptions] = TypeAdapter(PriorOptions)
     try:
@@ -145,20 +145,20 @@ def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options
         raise WorkspaceError(
             f"{root}: its configuration of the density {name!r} cannot be read",
             expected="a study of this version of Graft",
-            mend="run the earlier study again with this version",
+            fix="run the earlier study again with this version",
         ) from error
     if not isinstance(theirs, FilterVAEOptions) or theirs.latent_prior is not LatentPriorKind.BOOSTED:
         raise ConfigError(
             f"{root}: the density {name!r} of the earlier study cannot be updated ({_kind(theirs)})",
             expected="`kind: vae` with `latent_prior: boosted`",
-            mend="fit a BooVAE there, or fit to the filters of both source sets",
+            fix="fit a BooVAE there, or fit to the filters of both source sets",
         )
     differing = [key for key in _STRUCTURE if getattr(theirs, key) != getattr(options, key)]
     if differing:
         raise ConfigError(
             f"{root}: the density {name!r} of the earlier study differs in {', '.join(differing)}",
             expected="the same structure in both studies; settings of the training may differ",
-            mend="copy these settings from its config.resolved.yaml",
+            fix="copy these settings from its config.resolved.yaml",
         )
     folder = root / _STAGE / group
     path = folder / f"{name}.safetensors"
@@ -166,7 +166,7 @@ def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options
         raise WorkspaceError(
             f"{path}: this density of the earlier study is missing or damaged",
             expected="a finished `fit-priors` stage",
-            mend="run `graft fit-priors` of the earlier study",
+            fix="run `graft fit-priors` of the earlier study",
         )
     return EarlierDensity(path, options, file_digest(path))
 

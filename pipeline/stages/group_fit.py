@@ -148,7 +148,7 @@ class GroupFit:
             raise ModelError(
                 f"the density '{name}' is centred on source network {network}",
                 expected=f"one of {', '.join(map(str, self.bank.networks))}",
-                mend=f"correct `network` in `priors.densities.{name}`, or raise `source_training.networks`",
+                fix=f"correct `network` in `priors.densities.{name}`, or raise `source_training.networks`",
             )
         of_network = self.bank.load({network})
         return Fitted(*fit_prior(options, bank, of_network, self.generator(name, "positions"), self._share())), network

@@ -58,7 +58,7 @@ class Resources:
             raise ConfigError(
                 "--device cuda: torch finds no CUDA device",
                 expected="a GPU",
-                mend="use --device cpu or install its driver",
+                fix="use --device cpu or install its driver",
             )
         device = "cuda" if available and self.device in {"auto", "cuda"} else "cpu"
         if device == "cuda" and self.jobs is None:

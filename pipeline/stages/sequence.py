@@ -49,7 +49,7 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
         raise ConfigError(
             f"{world_size()} processes for {', '.join(stages)}",
             expected="several processes only for train-source, whose networks they train together",
-            mend=f"run `graft {stages[0].value} CONFIG` without a launcher",
+            fix=f"run `graft {stages[0].value} CONFIG` without a launcher",
         )
     workspace = Workspace(config.workspace_folder)
     # Of processes that train together, the first one keeps the books.
@@ -89,5 +89,5 @@ def refuse_stale(first: Stage, config: StudyConfig, workspace: Workspace, resour
                 raise WorkspaceError(
                     f"{folder}: this result of `{stage.value}` is missing, or was made with other settings or inputs",
                     expected="results of this configuration",
-                    mend=f"run `graft {stage.value} CONFIG`, or `graft run CONFIG` for all stages",
+                    fix=f"run `graft {stage.value} CONFIG`, or `graft run CONFIG` for all stages",
                 )

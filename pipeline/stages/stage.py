@@ -41,7 +41,7 @@ def complete(stage: str, run: StageRun) -> None:
     if stopped := run.count("stopped"):
         raise StopRequestedError(
             f"{stage}: stopped on request with {stopped} of {len(run.outcomes)} units unfinished",
-            mend="run the same command again: it goes on where it was",
+            fix="run the same command again: it goes on where it was",
         )
     if not failures:
         return
@@ -53,5 +53,5 @@ def complete(stage: str, run: StageRun) -> None:
     kept = f"; the other {others} {'is' if others == 1 else 'are'} kept" if others else ""
     raise StageError(
         f"{stage}: {len(failures)} of {len(run.outcomes)} units failed ({reasons}{more}){kept}",
-        mend=f"correct the cause and run `graft {stage}` again (`--debug` shows tracebacks)",
+        fix=f"correct the cause and run `graft {stage}` again (`--debug` shows tracebacks)",
     )

@@ -29,7 +29,7 @@ _STRICT = "use another source, bring both to one grid and modality, or run witho
 def _tell(found: str, strict: bool) -> None:
     """Warns, or refuses if `strict`."""
     if strict:
-        raise DataError(found, expected="a source of the target's modality and spacing", mend=_STRICT)
+        raise DataError(found, expected="a source of the target's modality and spacing", fix=_STRICT)
     logger.warning("%s: what is learned on the source may not carry over", found)
 
 
@@ -95,7 +95,7 @@ def refuse_empty_labels(cases: Sequence[CachedCase]) -> None:
         raise DataError(
             f"{empty[0].path}: the label of the target pool is empty in {names}{more}",
             expected="foreground in every target volume that the arms learn from",
-            mend="find the right label, or list the cases of the pool without it (`target.pool_cases`)",
+            fix="find the right label, or list the cases of the pool without it (`target.pool_cases`)",
         )
 
 
@@ -113,5 +113,5 @@ def require_kernel_size(path: Path, density: PriorOptions) -> None:
         raise ModelError(
             f"{path}: the prior was fitted to kernels of {max(sizes - {KERNEL_VOXELS})} voxels",
             expected=f"kernels of {KERNEL_VOXELS} voxels (3×3×3), those of the network's filters",
-            mend="run `graft fit-priors CONFIG` with the source networks of this study",
+            fix="run `graft fit-priors CONFIG` with the source networks of this study",
         )

@@ -91,7 +91,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         raise ConfigError(
             f"`patches.batch: {config.patches.batch}` for {world_size()} processes",
             expected="a multiple of the processes, which share every batch",
-            mend=f"set it to {config.patches.batch // world_size() * world_size() or world_size()}",
+            fix=f"set it to {config.patches.batch // world_size() * world_size() or world_size()}",
         )
     execution, device = resources.training(config)
     planned = units(config, workspace, resources)

@@ -67,7 +67,7 @@ class StoredBank:
             raise WorkspaceError(
                 f"{path}: does not say which snapshots it holds",
                 expected="a filter bank of this version",
-                mend="delete its folder and run 'graft collect-filters' again",
+                fix="delete its folder and run 'graft collect-filters' again",
             ) from error
 
     def __len__(self) -> int:

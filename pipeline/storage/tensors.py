@@ -44,7 +44,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
 def damaged(path: Path, error: Exception) -> WorkspaceError:
     """Says that a file cannot be read."""
     return WorkspaceError(
-        f"{path}: cannot be read ({error})", expected="a whole safetensors file", mend="delete its folder and run again"
+        f"{path}: cannot be read ({error})", expected="a whole safetensors file", fix="delete its folder and run again"
     )
 
 

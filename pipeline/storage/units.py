@@ -158,7 +158,7 @@ def require_done(workspace: Workspace, stage: str, key: str) -> dict[str, Any]:
         raise WorkspaceError(
             f"{folder}: this result of `{stage}` is missing or damaged",
             expected=f"a finished `{stage}` stage",
-            mend=f"run `graft {stage} CONFIG`, or `graft run CONFIG` for all stages",
+            fix=f"run `graft {stage} CONFIG`, or `graft run CONFIG` for all stages",
         )
     return marker
 
@@ -281,7 +281,7 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
                     raise WorkspaceError(
                         f"{stage}: the worker processes were killed {restarts} times in a row",
                         expected="workers that live (did the machine run out of memory?)",
-                        mend="use fewer with --jobs 1, or smaller patches; what is finished is kept",
+                        fix="use fewer with --jobs 1, or smaller patches; what is finished is kept",
                     ) from error
                 logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
             waiting = [u for u in waiting if u.key not in outcomes]

@@ -29,7 +29,7 @@ class Workspace:
             raise WorkspaceError(
                 f"{root}: the workspace cannot be made ({error.strerror})",
                 expected="a folder that can be written",
-                mend="name another with --workspace",
+                fix="name another with --workspace",
             ) from error
         self.file_digests = FileDigests(root / "file-digests.json")
 
@@ -69,7 +69,7 @@ class Workspace:
             raise WorkspaceError(
                 f"{self.root}: the workspace cannot be written ({error.strerror})",
                 expected="a folder that can be written",
-                mend="name another with --workspace",
+                fix="name another with --workspace",
             ) from error
         with stream:
             try:
@@ -78,6 +78,6 @@ class Workspace:
                 raise WorkspaceError(
                     f"{self.root}: another graft command is at work in this workspace",
                     expected="one command at a time",
-                    mend="wait for it, or name another workspace with --workspace",
+                    fix="wait for it, or name another workspace with --workspace",
                 ) from error
             yield

@@ -55,7 +55,7 @@ class Computing:
 
         if options.precision is Precision.FLOAT16 and device == "cpu":
             raise ConfigError(
-                "`computing.precision: float16` on a CPU", expected="a GPU", mend="set it to bfloat16 or float32"
+                "`computing.precision: float16` on a CPU", expected="a GPU", fix="set it to bfloat16 or float32"
             )
         self._options = options
         # accelerate keeps one precision per process, and a worker process may train for one study after another.

@@ -142,5 +142,5 @@ def _require_finite(what: str, value: float, step: int, cases: Iterable[str]) ->
         raise TrainingError(
             f"the {what} is {value} at step {step} (cases {', '.join(cases)})",
             expected="a finite number",
-            mend="lower the peak rate, or look at these cases' pictures in the preprocess folder",
+            fix="lower the peak rate, or look at these cases' pictures in the preprocess folder",
         )

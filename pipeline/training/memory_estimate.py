@@ -169,18 +169,18 @@ def require_memory(estimate: MemoryEstimate, available: int, units: int = 1) -> 
     beside = f" for each of {units} trainings at a time" if units > 1 else ""
     fitting = fitting_patches(estimate, share)
     if fitting is None:
-        mend = "give the network fewer channels"
+        fix = "give the network fewer channels"
     else:
         settings = [f"patches.batch to {fitting.batch}"] if fitting.batch < estimate.patches.batch else []
         settings += [f"patches.size to {list(fitting.size)}"] if fitting.size != estimate.patches.size else []
-        mend = f"set {' and '.join(settings)} ({in_words(estimate.at(fitting).total)})"
+        fix = f"set {' and '.join(settings)} ({in_words(estimate.at(fitting).total)})"
     at_a_time = available // estimate.total
     if at_a_time:
-        mend += f", or train {at_a_time} at a time (--jobs {at_a_time})"
+        fix += f", or train {at_a_time} at a time (--jobs {at_a_time})"
     raise TrainingError(
         f"a training takes about {estimate.describe()}, and {in_words(share)} are there{beside}",
         expected=f"at most {in_words(share)}",
-        mend=mend,
+        fix=fix,
     )
 
 

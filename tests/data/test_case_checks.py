@@ -214,7 +214,7 @@ def test_one_broken_case_is_named_and_the_others_are_checked(
     hits = [finding for finding in report.findings if finding.check == check]
     assert {(finding.level, finding.case) for finding in hits} == {(level, BAD)}
     assert found in hits[0].found
-    assert hits[0].mend
+    assert hits[0].fix
     assert report.worst_level is level
     assert {finding.case for finding in report.findings} == {BAD}
     assert report.exit_code() == (2 if level is Level.ERROR else 0)
@@ -355,7 +355,7 @@ def test_the_report_is_json(msd_folder: Write) -> None:
     assert content["worst_level"] == "error"
     assert content["counts"] == {"info": 1, "warning": 0, "error": 1}
     assert content["findings"][0]["case"] == BAD
-    assert set(content["findings"][0]) == {"level", "case", "check", "found", "mend"}
+    assert set(content["findings"][0]) == {"level", "case", "check", "found", "fix"}
     assert content["table"][BAD] == {"T1": "unreadable", "label": "present", "brain_mask": "absent"}
     assert content["label_names"]["2"] == "posterior"
     assert Finding(Level.INFO, None, "a", "b", "c").as_json()["level"] == "info"

@@ -179,7 +179,7 @@ def test_a_broken_patients_csv_is_refused_in_every_layout(written: tuple[str, Pa
     with pytest.raises(DataError, match=message) as caught:
         read_dataset(written[1])
     assert str(path) in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_listed_file_that_does_not_exist_stays_listed(written: tuple[str, Path]) -> None:
@@ -227,7 +227,7 @@ def test_a_wrong_dataset_json_is_refused(tmp_path: Path, changes: dict[str, Any]
         read_dataset(root)
     assert str(root / "dataset.json") in str(caught.value)
     assert caught.value.expected
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\udcff"])

@@ -71,14 +71,14 @@ def test_patients_with_an_unlabelled_case_are_left_out() -> None:
     assert "P02" not in {*split.source, *split.pool, *split.test}
     with pytest.raises(DataError, match=r"only 3 labelled.*1 more have cases without a label") as caught:
         draw_split(dataset, dataset, source_patients=1, pool_patients=2, test_patients=2, seed=0)
-    assert "`target.test` or `target.pool`" in caught.value.mend
+    assert "`target.test` or `target.pool`" in caught.value.fix
 
 
 def test_too_few_source_patients_names_the_key() -> None:
     dataset = cohort("/a", 6)
     with pytest.raises(DataError, match=r"3 \(`source.patients`\).*only 2") as caught:
         draw_split(dataset, dataset, source_patients=3, pool_patients=2, test_patients=2, seed=0)
-    assert caught.value.mend == "lower `source.patients`"
+    assert caught.value.fix == "lower `source.patients`"
     with pytest.raises(DataError, match=r"`target.pool` is -1"):
         draw_split(dataset, dataset, source_patients=3, pool_patients=-1, test_patients=2, seed=0)
 

@@ -47,7 +47,7 @@ def refused(write_study: Callable[..., Path], tmp_path: Path, cohort: Path, caps
         assert "Traceback" not in captured.err + captured.out
         sentences = [line for line in captured.err.splitlines() if line.startswith("graft: ")]
         assert len(sentences) == 1
-        assert "to mend it" in sentences[0]
+        assert "to fix it" in sentences[0]
         assert sentences[0].endswith(".")
         return sentences[0]
 
@@ -144,7 +144,7 @@ def test_a_corrupt_image(refused: Refused, checked: dict, cohort: Path, tmp_path
     assert path.name in sentence
     assert str(cohort) in sentence
     assert kept(checked, tmp_path)
-    # Mended, the study goes on where it was.
+    # Fixed, the study goes on where it was.
     path.write_bytes(whole)
     config = tmp_path / "tiny.yaml"
     assert main(["preprocess", str(config), "--workspace", str(tmp_path / "workspace"), "--jobs", "1"]) == 0

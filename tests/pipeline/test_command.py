@@ -141,7 +141,7 @@ def test_an_error_of_the_user_is_one_sentence_and_2(study: Path, tmp_path: Path,
     captured = capsys.readouterr()
     [line] = [line for line in captured.err.splitlines() if line.startswith("graft:")]
     assert str(tmp_path / "scans") in line
-    assert "to mend it" in line
+    assert "to fix it" in line
     assert "Traceback" not in captured.err
 
 

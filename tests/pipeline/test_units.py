@@ -33,7 +33,7 @@ def write_number(folder: Path, progress: ProgressFile, *, number: int, log: Path
 def fail(folder: Path, progress: ProgressFile, *, user: bool) -> None:
     (folder / "half").write_text("half")
     if user:
-        raise DataError("/scans/a.nii: is corrupt", mend="replace it")
+        raise DataError("/scans/a.nii: is corrupt", fix="replace it")
     raise KeyError("a bug")
 
 
@@ -181,7 +181,7 @@ def test_a_failure_does_not_stop_the_others(workspace: Workspace, jobs: int, cap
         result = run([*bad, *numbers(workspace)], workspace, jobs)
     assert [o.state for o in result.outcomes] == ["failed", "failed", "done", "done", "done"]
     user, bug = result.failures
-    assert user.message == "/scans/a.nii: is corrupt; to mend it, replace it."
+    assert user.message == "/scans/a.nii: is corrupt; to fix it, replace it."
     assert user.trace == ""
     assert bug.message == "KeyError: 'a bug'"
     assert "in fail" in bug.trace
@@ -204,7 +204,7 @@ def test_the_only_failure_of_a_stage_of_one_unit_speaks_for_itself(workspace: Wo
     result = run([Unit(STAGE, "study", {}, fail, {"user": True})], workspace)
     with pytest.raises(StageError) as caught:
         complete(STAGE, result)
-    assert str(caught.value) == "/scans/a.nii: is corrupt; to mend it, replace it."
+    assert str(caught.value) == "/scans/a.nii: is corrupt; to fix it, replace it."
     complete(STAGE, run(numbers(workspace, 1), workspace))
 
 

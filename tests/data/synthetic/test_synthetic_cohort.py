@@ -158,7 +158,7 @@ def test_a_cohort_can_grow_and_processes_change_nothing(folder: Path, tmp_path: 
 
 def test_a_folder_of_other_options_is_refused(folder: Path, tmp_path: Path) -> None:
     before = contents(folder)
-    with pytest.raises(GraftError, match=r"other options.*to mend it") as caught:
+    with pytest.raises(GraftError, match=r"other options.*to fix it") as caught:
         synthesize(options(seed=5), folder)
     assert str(folder) in str(caught.value)
     (tmp_path / "thesis.txt").write_text("mine")

@@ -194,7 +194,7 @@ def test_missing_packages_are_named(model: Path, monkeypatch: pytest.MonkeyPatch
         export(ExportRequest(model, tmp_path / "bundle"))
     assert 'pip install "graft-seg[export]"' in str(error.value)
     assert "no_such_package_as_this" in str(error.value)
-    assert "torch" not in str(error.value).split("to mend")[0]
+    assert "torch" not in str(error.value).split("to fix")[0]
 
 
 def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -64,7 +64,7 @@ def test_a_manifest_names_channels_and_masks(write_scans: WriteScans, tmp_path: 
     assert one.case.label is None
     assert one.case.brain_mask.name == "m.nii.gz"
     assert two.case is None
-    assert "channels flair; expected the model's: T1, FLAIR; to mend it, add T1" in two.fault
+    assert "channels flair; expected the model's: T1, FLAIR; to fix it, add T1" in two.fault
 
 
 def test_a_dataset_of_another_channel_is_refused(write_scans: WriteScans, tmp_path: Path) -> None:
