@@ -16,7 +16,7 @@ GRAFT  := $(BIN)/graft
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
+.PHONY: help setup demo test faults lint bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z -]*:.*## / {printf "  %-46s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ demo: $(STAMP) ## the whole method on a synthetic cohort, some minutes; then ope
 
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+
+faults: $(STAMP) ## 100 kills at random moments, a full disk in every stage (about an hour)
+	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 5000 $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,16 +1,128 @@
-"""What all tests have in common."""
+"""What all tests have in common, and a whole study in miniature: two structures in noise, done in seconds."""
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 # Before torch is loaded: tests run on small machines, several at a time, and small networks gain nothing from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
+import yaml
+
+_CLONE = Path(__file__).resolve().parent.parent
+_PACKAGES = ("data", "models", "preprocessing", "pipeline")
+
+SHAPE = (18, 20, 17)
+AFFINE = np.array([[-2.0, 0, 0, 18], [0, 2.0, 0, -20], [0, 0, 2.0, -17], [0, 0, 0, 1]])
+
+WriteCohort = Callable[..., Path]
+WriteStudy = Callable[..., Path]
+
+
+def pytest_configure() -> None:
+    """Refuses to test another clone: an editable installation elsewhere would be imported without a word."""
+    for package in _PACKAGES:
+        found = importlib.util.find_spec(package)
+        origin = Path(found.origin).resolve() if found and found.origin else None
+        if origin is None or _CLONE not in origin.parents:
+            pytest.exit(
+                f"the package `{package}` would be imported from {origin}, not from this clone ({_CLONE}); "
+                "run `python -m pytest` in the clone's folder, or `make setup` there first",
+                returncode=2,
+            )
 
 
 @pytest.fixture(autouse=True)
 def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's environment must not change what the tests see."""
     monkeypatch.delenv("GRAFT_DEBUG", raising=False)
+
+
+def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(number)
+    axes = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")
+    label = np.zeros(SHAPE, np.uint8)
+    for value, centre in ((1, (6, 6, 8)), (2, (12, 13, 8))):
+        place = np.asarray(centre) + generator.uniform(-1, 1, 3)
+        distance = sum((axis - c) ** 2 for axis, c in zip(axes, place, strict=True))
+        label[distance < generator.uniform(3, 4) ** 2] = value
+    image = 100 + 200.0 * (label > 0) + generator.normal(0, 25, SHAPE)
+    return image.astype(np.int16), label
+
+
+@pytest.fixture(scope="session")
+def write_cohort() -> WriteCohort:
+    """Returns a function that writes a sound MSD dataset into a folder and returns it."""
+
+    # Imported when they are needed, which is after this file has checked whose packages they are.
+    from data.image_file import write_volume
+    from data.volume import Volume
+
+    def write(root: Path, cases: int = 9) -> Path:
+        names = [f"case_{i}" for i in range(cases)]
+        for folder in ("imagesTr", "labelsTr"):
+            (root / folder).mkdir(parents=True)
+        for number, case in enumerate(names):
+            image, label = _scan(number)
+            write_volume(Volume(image, AFFINE), root / "imagesTr" / f"{case}.nii.gz")
+            write_volume(Volume(label, AFFINE), root / "labelsTr" / f"{case}.nii.gz")
+        description = {
+            "modality": {"0": "T1"},
+            "labels": {"0": "background", "1": "left", "2": "right"},
+            "training": [{"image": f"./imagesTr/{c}.nii.gz", "label": f"./labelsTr/{c}.nii.gz"} for c in names],
+        }
+        (root / "dataset.json").write_text(json.dumps(description))
+        rows = [f"{case},P{number}" for number, case in enumerate(names)]
+        (root / "patients.csv").write_text("\n".join(["case,patient", *rows]) + "\n")
+        return root
+
+    return write
+
+
+def study(cohort: Path) -> dict[str, Any]:
+    """A study whose source is one structure and whose target the other."""
+    small = {"max_steps": 15, "hidden": [8], "latent": 2, "batch": 64}
+    return {
+        "name": "tiny",
+        "seed": 4,
+        "datasets": {
+            "left": {"path": str(cohort), "modality": "mr", "foreground": ["left"]},
+            "right": {"path": str(cohort), "modality": "mr", "foreground": ["right"]},
+        },
+        "source": {"dataset": "left", "patients": 3},
+        "target": {"dataset": "right", "pool": 3, "test": 2},
+        "preprocessing": {"resampling": {"spacing": [2, 2, 2]}},
+        "network": {"name": "residual_unet", "channels": [4, 6], "encoder_blocks": [0, 1]},
+        "patches": {"size": [12, 12, 12], "batch": 1},
+        "source_training": {"networks": 2, "cycles": 2, "steps_per_cycle": 3, "warm_up": 1, "validation_cases": 1},
+        "priors": {"densities": {"vae": small}, "score_samples": 2},
+        "inference": {
+            "arms": ["random", "fine_tune", "fine_tune_ends", "dwp"],
+            "sizes": [1, 2],
+            "reference_sizes": [3],
+            "repeats": 1,
+            "steps": 4,
+        },
+        "evaluation": {"resamples": 100},
+    }
+
+
+@pytest.fixture(scope="session")
+def write_study() -> WriteStudy:
+    """Returns a function that writes the study of a cohort, with changed sections, and returns its file."""
+
+    def write(path: Path, cohort: Path, **changes: Any) -> Path:
+        raw = study(cohort)
+        for key, value in changes.items():
+            raw[key] = {**raw[key], **value} if isinstance(value, dict) and key in raw else value
+        path.write_text(yaml.safe_dump(raw, sort_keys=False))
+        return path
+
+    return write

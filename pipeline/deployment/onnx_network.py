@@ -28,7 +28,7 @@ def require_onnx() -> None:
     if missing := [name for name in _PACKAGES if importlib.util.find_spec(name) is None]:
         raise ConfigError(
             f"graft export needs the package{'s' if len(missing) > 1 else ''} {' and '.join(missing)}",
-            fix='run `pip install "graft-seg[export]"`',
+            fix='run `pip install ".[export]"` in the folder of Graft\'s clone',
         )
 
 

@@ -148,7 +148,7 @@ def open_trackers(options: TrackingOptions, folder: Path, name: str = "") -> lis
                 raise ConfigError(
                     f"`tracking.{package}: on`, and {package} cannot be imported ({error})",
                     expected=f"{package} installed, or `auto` or `off`",
-                    fix="pip install 'graft-seg[tracking]'",
+                    fix="run `pip install '.[tracking]'` in the folder of Graft's clone",
                 ) from error
             logger.debug("%s is not installed; the training is not tracked with it", package)
     return opened

@@ -41,7 +41,7 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
         *("--set", "scanner.in_plane_spacing=[5, 5]", "--set", "scanner.through_plane_spacing=[6, 6]"),
     ),
 }
-_OF_DEVELOPERS = {"setup", "test", "lint", "bench", "clean", "help"}
+_OF_DEVELOPERS = {"setup", "test", "faults", "lint", "bench", "clean", "help"}
 """Targets of the Makefile that call no command of Graft."""
 _PATIENTS = 10
 _AFFINE = np.array([[-2.0, 0, 0, 14], [0, 2.0, 0, -16], [0, 0, 2.0, -13], [0, 0, 0, 1]])

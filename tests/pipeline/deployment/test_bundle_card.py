@@ -192,7 +192,7 @@ def test_missing_packages_are_named(model: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(onnx_network, "_PACKAGES", ("torch", "no_such_package_as_this"))
     with pytest.raises(ConfigError) as error:
         export(ExportRequest(model, tmp_path / "bundle"))
-    assert 'pip install "graft-seg[export]"' in str(error.value)
+    assert 'pip install ".[export]"' in str(error.value)
     assert "no_such_package_as_this" in str(error.value)
     assert "torch" not in str(error.value).split("to fix")[0]
 

@@ -1,0 +1,74 @@
+"""`kill -9` at random moments, of the command, of a worker or of all of them: the study goes on and ends the same."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_GRACE = 20.0
+"""Seconds in which the workers of a killed command notice that it is gone."""
+
+
+def _kill(victim: str, process: subprocess.Popen[str], commands: Any) -> None:
+    """Kills the command, one of its workers, or all of its processes."""
+    workers = [number for number in commands.alive() if number != process.pid]
+    if victim == "tree":
+        os.killpg(process.pid, signal.SIGKILL)
+    elif victim == "worker" and workers:
+        os.kill(random.choice(workers), signal.SIGKILL)
+    else:
+        process.kill()
+
+
+def _all_gone(commands: Any) -> bool:
+    end = time.monotonic() + _GRACE
+    while commands.alive() and time.monotonic() < end:
+        time.sleep(0.1)
+    return not commands.alive()
+
+
+def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
+    finished: Any,
+    commands: Any,
+    contents: Callable[[Path], dict[str, str]],
+    leftovers: Callable[[Path], list[str]],
+    thorough: bool,
+    tmp_path: Path,
+) -> None:
+    kills = 100 if thorough else 3
+    expected = contents(finished.workspace)
+    draw = random.Random(0)
+    killed, number = 0, 0
+    while killed < kills:
+        workspace = tmp_path / f"killed-{number}"
+        number += 1
+        ended = False
+        while not ended and killed < kills:
+            process = commands.start("run", finished.config, "--workspace", workspace, "--jobs", "2")
+            victim = draw.choice(("command", "worker", "tree"))
+            try:
+                # The first seconds are imports, in which there is nothing to lose.
+                process.wait(draw.uniform(0.1, 0.8) * finished.seconds)
+            except subprocess.TimeoutExpired:
+                _kill(victim, process, commands)
+                killed += 1
+            _, error = process.communicate(timeout=280)
+            # A study whose worker was killed goes on by itself.
+            ended = process.returncode == 0
+            assert ended or process.returncode in {-signal.SIGKILL, 2}, error
+            assert "Traceback" not in error
+            assert _all_gone(commands), commands.alive()
+        code, error = commands.run("run", finished.config, "--workspace", workspace, "--jobs", "2")
+        assert code == 0, error
+        found = contents(workspace)
+        assert found.keys() == expected.keys()
+        assert {name for name in expected if found[name] != expected[name]} == set()
+        assert leftovers(workspace) == []
+        assert _all_gone(commands), commands.alive()
+    assert commands.shared_memory() == []
