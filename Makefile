@@ -39,7 +39,7 @@ test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 faults: $(STAMP) ## 100 kills at random moments, a full disk in every stage (about an hour)
-	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 5000 $(ARGS)
+	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 1200 $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ class Commands:
     def run(self, *arguments: str | Path) -> tuple[int, str]:
         """Runs a command to its end; returns exit code and standard error."""
         process = self.start(*arguments)
-        _, error = process.communicate(timeout=280)
+        _, error = process.communicate(timeout=600)
         return process.returncode, error
 
     def alive(self) -> dict[int, str]:
