@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from data.image_file import read_label, read_volume
+from data.image_file import image_parts, read_brain_mask, read_label, read_volume
 from data.volume import Volume
 
 
@@ -59,7 +59,17 @@ class Case:
             )
         return read_label(self.label)
 
+    def read_brain_mask(self) -> Volume:
+        """Reads the ready-made brain mask as uint8.
+
+        Raises:
+            DataError: there is no mask, or it cannot be read as one.
+        """
+        if self.brain_mask is None:
+            raise DataError(f"case {self.name!r} has no brain mask", expected="a mask", fix="add it to the dataset")
+        return read_brain_mask(self.brain_mask)
+
     def files(self) -> list[Path]:
-        """All files of the case, each once, in a fixed order."""
+        """All files of the case, each once, in a fixed order; of an image in several parts all parts."""
         paths = [source.path for source in self.channels.values()] + [self.label, self.brain_mask]
-        return list(dict.fromkeys(p for p in paths if p is not None))
+        return list(dict.fromkeys(part for path in paths if path is not None for part in image_parts(path)))

@@ -1,40 +1,82 @@
 """Reading and writing image files.
 
-NIfTI goes through nibabel, MetaImage and NRRD through SimpleITK. What comes in is in the end always a `Volume`; what is
-wrong with a file is a `DataError` that names it.
+NIfTI and MGH go through nibabel's headers, MetaImage and NRRD through SimpleITK's. What comes in is in the end always a
+`Volume`; what is wrong with a file is a `DataError` that names it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from data.errors import DataError
 from data.image_header import ImageHeader, format_shape, refuse
 from data.itk_file import itk_array, open_itk, write_itk
-from data.nifti_file import nifti_array, open_nifti, storable, write_nifti
+from data.itk_header import read_itk_header
+from data.label_map import as_brain_mask, as_label_map
+from data.mgh_file import mgh_array, open_mgh
+from data.nifti_file import nifti_array, open_nifti, pair_of, storable, write_nifti
 from data.volume import Volume
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-ITK_SUFFIXES = (".mha", ".mhd", ".nrrd")
-SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES
+PAIR_SUFFIXES = (".hdr", ".img")
+ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
+MGH_SUFFIXES = (".mgz", ".mgh")
+SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PAIR_SUFFIXES + MGH_SUFFIXES
 
 __all__ = [
     "ITK_SUFFIXES",
     "NIFTI_SUFFIXES",
     "SUFFIXES",
+    "Image",
     "ImageHeader",
+    "image_parts",
     "image_stem",
     "image_suffix",
-    "read_frames",
+    "read_brain_mask",
     "read_header",
+    "read_image",
     "read_label",
     "read_volume",
     "write_frames",
     "write_volume",
 ]
+
+
+@dataclass(frozen=True)
+class _Format:
+    """How files of one kind are read: a function that opens one, and one that reads the voxels of what it opened."""
+
+    open: Callable[[Path], tuple[Any, ImageHeader]]
+    array: Callable[[Path, Any, ImageHeader, int | None], tuple[NDArray, int]]
+
+
+_FORMATS = {
+    **dict.fromkeys(NIFTI_SUFFIXES + PAIR_SUFFIXES, _Format(open_nifti, nifti_array)),
+    **dict.fromkeys(ITK_SUFFIXES, _Format(open_itk, itk_array)),
+    **dict.fromkeys(MGH_SUFFIXES, _Format(open_mgh, mgh_array)),
+}
+
+
+@dataclass(frozen=True)
+class Image:
+    """All that a file holds.
+
+    Attributes:
+        header: what it claims.
+        frames: one volume of a 3D file, one for each frame of a 4D file; values in the type that they are stored in,
+            with scale factors applied.
+    """
+
+    header: ImageHeader
+    frames: tuple[Volume, ...]
 
 
 def image_suffix(path: Path) -> str:
@@ -49,20 +91,55 @@ def image_stem(path: Path) -> str:
     return path.name[: -len(suffix)] if suffix else path.stem
 
 
-def _require_image(path: Path) -> str:
+def image_parts(path: Path) -> tuple[Path, ...]:
+    """Returns all files that an image is made of, the one with its header first.
+
+    Where the header cannot be read, that is the path itself: reading the image says why.
+    """
+    suffix = image_suffix(path)
+    if suffix in PAIR_SUFFIXES:
+        return pair_of(path)
+    try:
+        with _reading(path):
+            stored = read_itk_header(path).files if suffix in ITK_SUFFIXES and path.is_file() else ()
+    except DataError:
+        return (path,)
+    return tuple(dict.fromkeys((path, *stored)))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns what the system, or a library, says of a file into an error that names it."""
+    try:
+        yield
+    except PermissionError as error:
+        raise refuse(path, "cannot be read: permission denied", "a readable file", f"run chmod u+r {path}") from error
+    except (OSError, EOFError, ValueError, ArithmeticError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise refuse(path, f"cannot be read ({reason})", "a whole image file", "copy or export it again") from error
+    except MemoryError as error:
+        found = "does not fit into the memory of this machine"
+        raise refuse(path, found, "a smaller image", "crop it, or use a larger machine") from error
+
+
+def _format_of(path: Path) -> _Format:
     converter = "convert it to NIfTI, for example with dcm2niix"
     if path.is_dir():
         raise refuse(path, "is a folder (DICOM series?)", "one image file", converter)
-    if not path.exists():
+    if not os.path.lexists(path) or (path.is_symlink() and not path.exists()):
         raise refuse(path, "there is no such file", "an image file", "correct the path or restore the file")
+    if not path.is_file():
+        raise refuse(path, "is not a regular file", "an image file", "correct the path")
     suffix = image_suffix(path)
-    if not suffix:
-        with path.open("rb") as stream:
-            dicom = stream.read(132)[128:] == b"DICM" or path.suffix.lower() in {".dcm", ".ima"}
-        found = "is a DICOM file" if dicom else "is not a supported image file"
-        fix = converter if dicom else "convert it to NIfTI"
-        raise refuse(path, found, f"one of {', '.join(SUFFIXES)}", fix)
-    return suffix
+    if suffix:
+        if path.stat().st_size == 0:
+            raise refuse(path, "is empty", "a whole image file", "copy or export it again")
+        return _FORMATS[suffix]
+    with path.open("rb") as stream:
+        dicom = stream.read(132)[128:] == b"DICM" or path.suffix.lower() in {".dcm", ".ima"}
+    found = "is a DICOM file" if dicom else "is not a supported image file"
+    fix = converter if dicom else "convert it to NIfTI"
+    raise refuse(path, found, f"one of {', '.join(SUFFIXES)}", fix)
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -71,23 +148,20 @@ def read_header(path: Path) -> ImageHeader:
     Raises:
         DataError: the file is missing, damaged, of an unknown kind, or claims more voxels than it can hold.
     """
-    opened = open_nifti if _require_image(path) in NIFTI_SUFFIXES else open_itk
-    return opened(path)[1]
+    with _reading(path):
+        return _format_of(path).open(path)[1]
 
 
 def _read(path: Path, frame: int | None) -> tuple[NDArray, ImageHeader]:
     """Reads voxels as they are stored (scaled), `[X, Y, Z]` or `[X, Y, Z, frames]`, and the header."""
-    if _require_image(path) in NIFTI_SUFFIXES:
-        image, header = open_nifti(path)
-        array = nifti_array(path, image, header, frame)
-    else:
-        reader, header = open_itk(path)
-        array = itk_array(path, reader, header, frame)
-    if header.affine_fault:
-        raise refuse(
-            path, header.affine_fault, "an affine that can be inverted", "correct the header or export it again"
-        )
-    return array, header
+    with _reading(path):
+        found = _format_of(path)
+        source, header = found.open(path)
+        if header.affine_fault:
+            fix = "correct the header or export it again"
+            raise refuse(path, header.affine_fault, "an affine that can be inverted", fix)
+        array, ignored = found.array(path, source, header, frame)
+    return array, replace(header, ignored_bytes=ignored)
 
 
 def _require_3d(path: Path, array: NDArray, header: ImageHeader) -> None:
@@ -99,14 +173,14 @@ def _require_3d(path: Path, array: NDArray, header: ImageHeader) -> None:
 def _contiguous(array: NDArray, dtype: DTypeLike) -> NDArray:
     # What exceeds float32 becomes Inf, which the checks report; a warning here would only repeat it.
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.ascontiguousarray(array, dtype=dtype)
+        return np.require(array, dtype, ["C", "W"])
 
 
 def read_volume(path: Path, frame: int | None = None, dtype: DTypeLike = np.float32) -> Volume:
     """Reads one 3D volume; of a 4D file the given frame, or its only one.
 
     Args:
-        path: a `.nii`, `.nii.gz`, `.mha`, `.mhd` or `.nrrd` file.
+        path: a file with one of `SUFFIXES`.
         frame: index along the fourth dimension; `None` accepts only 3D, or 4D with one frame.
         dtype: type of the voxels, float32 by default; scale factors of the header are applied.
 
@@ -118,37 +192,41 @@ def read_volume(path: Path, frame: int | None = None, dtype: DTypeLike = np.floa
     return Volume(_contiguous(array, dtype), header.affine)
 
 
-def read_frames(path: Path, dtype: DTypeLike = np.float32) -> list[Volume]:
-    """Reads all frames of a file in one pass: one volume of a 3D file, one for each frame of a 4D file.
+def read_image(path: Path) -> Image:
+    """Reads header and all frames of a file in one pass.
 
     Raises:
         DataError: the file is missing, damaged, or has less than three or more than four dimensions.
     """
     array, header = _read(path, None)
-    if array.ndim == 4:
-        return [Volume(_contiguous(array[..., i], dtype), header.affine) for i in range(array.shape[3])]
+    if array.ndim != 4:
+        _require_3d(path, array, header)
+        array = array[..., None]
+    return Image(header, tuple(Volume(array[..., i], header.affine) for i in range(array.shape[3])))
+
+
+def _read_values(path: Path, frame: int | None) -> Volume:
+    array, header = _read(path, frame)
     _require_3d(path, array, header)
-    return [Volume(_contiguous(array, dtype), header.affine)]
+    return Volume(array, header.affine)
 
 
 def read_label(path: Path, frame: int | None = None) -> Volume:
-    """Reads a label map as int16.
+    """Reads a label map as int16; see `as_label_map`.
 
     Raises:
         DataError: as `read_volume`, or the values are not whole numbers of that range.
     """
-    array, header = _read(path, frame)
-    _require_3d(path, array, header)
-    if array.dtype.kind == "f" and (not np.isfinite(array).all() or (np.rint(array) != array).any()):
-        raise refuse(
-            path, "has label values that are not whole numbers", "whole numbers", "round or re-export the label"
-        )
-    low, high = array.min(), array.max()
-    if low < 0 or high > np.iinfo(np.int16).max:
-        raise refuse(
-            path, f"has label values from {low:g} to {high:g}", "values from 0 to 32767", "renumber the labels"
-        )
-    return Volume(np.ascontiguousarray(array, dtype=np.int16), header.affine)
+    return as_label_map(_read_values(path, frame), str(path))
+
+
+def read_brain_mask(path: Path) -> Volume:
+    """Reads a brain mask as uint8, 1 in the brain; see `as_brain_mask`.
+
+    Raises:
+        DataError: as `read_volume`, or the mask tells nothing apart.
+    """
+    return as_brain_mask(_read_values(path, None), str(path))
 
 
 def write_volume(volume: Volume, path: Path) -> None:

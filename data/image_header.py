@@ -20,6 +20,9 @@ _MM_PER_UNIT = {"micron": 1e-3, "meter": 1e3}
 # Distances between voxel centres that a clinical or small-animal scanner can have, in mm.
 SMALLEST_SPACING, LARGEST_SPACING = 0.02, 50.0
 
+LEAST_VOXELS = 2
+"""Fewer voxels than this along an axis are no volume: there is nothing to interpolate, smooth or filter along it."""
+
 
 @dataclass(frozen=True)
 class ImageHeader:
@@ -32,7 +35,8 @@ class ImageHeader:
         unit: the spatial unit that the file declares: `mm`, `micron`, `meter` or `unknown`.
         unit_ignored: whether the declared unit would make an impossible spacing, so that mm are assumed.
         sform: `[4, 4]` affine of the sform in mm, if the NIfTI file has one.
-        qform: `[4, 4]` affine of the qform in mm, if the NIfTI file has one.
+        qform: `[4, 4]` affine of the qform in mm, if the NIfTI file has one that is valid.
+        ignored_bytes: bytes after the voxels that mean nothing; known once the voxels were read.
     """
 
     shape: tuple[int, ...]
@@ -42,6 +46,7 @@ class ImageHeader:
     unit_ignored: bool = False
     sform: NDArray[np.float64] | None = None
     qform: NDArray[np.float64] | None = None
+    ignored_bytes: int = 0
 
     @property
     def volume_shape(self) -> tuple[int, ...]:
@@ -73,9 +78,53 @@ def format_shape(shape: tuple[int, ...]) -> str:
     return "×".join(str(n) for n in shape)
 
 
+def thinness(shape: tuple[int, ...]) -> str:
+    """Returns what makes a volume `[X, Y, Z]` a single slice, or an empty string."""
+    return "" if min(shape[:3]) >= LEAST_VOXELS else f"has the shape {format_shape(shape)}, a single slice"
+
+
 def refuse(path: Path, found: str, expected: str, fix: str) -> DataError:
     """Returns the error that turns a file down; `found` continues the path."""
     return DataError(f"{path}: {found}", expected=expected, fix=fix)
+
+
+def damaged(path: Path, error: Exception) -> DataError:
+    """Returns the error of a file whose voxels are not what they were written as."""
+    return refuse(path, f"is truncated or damaged ({error})", "a whole file", AGAIN)
+
+
+def no_grey_values(path: Path, what: str) -> DataError:
+    """Returns the error of a file whose voxels are not one number each."""
+    return refuse(path, f"holds {what}", "one number per voxel", "export it as a grey-value or label volume")
+
+
+def require_numbers(path: Path, dtype: np.dtype) -> None:
+    """Refuses voxels that are not one number each.
+
+    Raises:
+        DataError: they are colours, complex numbers or something else.
+    """
+    if dtype.names is not None:
+        raise no_grey_values(path, "colours")
+    if dtype.kind == "c":
+        raise no_grey_values(path, "complex numbers")
+    if dtype.kind not in "iuf":
+        raise no_grey_values(path, f"voxels of the type {dtype}")
+
+
+def chosen_frame(path: Path, array: NDArray, frame: int | None) -> NDArray:
+    """Returns one frame of `[X, Y, Z]` or `[X, Y, Z, frames]`, or everything for `None` and for other dimensions.
+
+    Raises:
+        DataError: there is no such frame.
+    """
+    if frame is None or array.ndim not in (3, 4):
+        return array
+    frames = array.shape[3] if array.ndim == 4 else 1
+    if not 0 <= frame < frames:
+        found = f"has {frames} channel{'s' if frames > 1 else ''}"
+        raise refuse(path, found, f"a channel number {frame}", "correct the dataset's channels")
+    return array[..., frame] if array.ndim == 4 else array
 
 
 def check_claim(path: Path, shape: tuple[int, ...], itemsize: int, available: int) -> None:

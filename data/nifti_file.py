@@ -1,52 +1,88 @@
-"""NIfTI files, read through nibabel without trusting their headers."""
+"""NIfTI files, single or as a pair of `.hdr` and `.img`, read through nibabel's headers without trusting them."""
 
 from __future__ import annotations
 
-import gzip
+import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.imageglobals import LoggingOutputSuppressor
+from nibabel.nifti1 import Nifti1PairHeader
+from nibabel.nifti2 import Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from data.image_header import AGAIN, LARGEST_RATIO, ImageHeader, check_claim, refuse, unit_in_mm
+from data.image_header import (
+    AGAIN,
+    LARGEST_RATIO,
+    ImageHeader,
+    check_claim,
+    chosen_frame,
+    damaged,
+    refuse,
+    require_numbers,
+    unit_in_mm,
+)
+from data.packed_stream import DamagedStreamError, inflate
 
-# nibabel's header and file errors, a torn or damaged gzip stream, and what the system says of the file.
-_READ_ERRORS = (ImageFileError, HeaderDataError, EOFError, zlib.error, OSError, ValueError, OverflowError)
-_CHUNK = 1 << 20
+_HEADER_BYTES = 540
 _UNITS = {1: "meter", 2: "mm", 3: "micron"}
+# A quaternion whose vector part is longer than 1 by no more than this is one that was rounded.
+_QUATERNION_ROUNDING = 1e-3
 
 
-def open_nifti(path: Path) -> tuple[nib.Nifti1Image, ImageHeader]:
+@dataclass(frozen=True)
+class NiftiSource:
+    """An opened file.
+
+    Attributes:
+        raw: nibabel's header.
+        voxels: the file that holds the voxels.
+    """
+
+    raw: nib.Nifti1Header
+    voxels: Path
+
+    @property
+    def offset(self) -> int:
+        """Unpacked bytes before the voxels."""
+        return int(self.raw.get_data_offset())
+
+
+def pair_of(path: Path) -> tuple[Path, Path]:
+    """Returns header and voxels of a pair, of which either names both."""
+    header, voxels = (".HDR", ".IMG") if path.suffix.isupper() else (".hdr", ".img")
+    return path.with_suffix(header), path.with_suffix(voxels)
+
+
+def open_nifti(path: Path) -> tuple[NiftiSource, ImageHeader]:
     """Opens a file and reads its header.
 
     Raises:
         DataError: it is no NIfTI file, is damaged, or claims more voxels than it can hold.
     """
+    named, voxels = pair_of(path) if path.suffix.lower() in (".hdr", ".img") else (path, path)
+    for file in (named, voxels):
+        if not file.is_file():
+            raise refuse(path, f"its other half {file.name} is missing", "a pair of .hdr and .img", "restore that file")
     try:
         # What nibabel would log here (zero spacing and the like) is what the checks report.
         with LoggingOutputSuppressor():
-            image = nib.load(path)
-            if not isinstance(image, nib.Nifti1Image):
-                raise refuse(path, f"is a {type(image).__name__}", "a NIfTI volume", "export it as NIfTI")
-            header = _header(image)
-    except _READ_ERRORS as error:
+            raw = _raw_header(named, _first_bytes(named))
+            header = _header(path, raw)
+    except (ImageFileError, HeaderDataError, KeyError, ValueError, OverflowError) as error:
         raise refuse(path, f"cannot be read ({error})", "a whole NIfTI file", AGAIN) from error
-    if header.dtype.fields is not None or header.dtype.kind not in "iuf":
-        kind = "colours" if header.dtype.fields is not None else "complex numbers"
-        raise refuse(path, f"holds {kind}", "one number per voxel", "export it as a grey-value or label volume")
-    offset = int(image.dataobj.offset)
-    itemsize = header.dtype.itemsize
-    if not _is_gzip(path):
-        check_claim(path, header.shape, itemsize, max(path.stat().st_size - offset, 0))
-    else:
-        check_claim(path, header.shape, itemsize, path.stat().st_size * LARGEST_RATIO)
-        _check_gzip_claim(path, header, offset)
-    return image, header
+    require_numbers(path, header.dtype)
+    source = NiftiSource(raw, voxels)
+    size = voxels.stat().st_size
+    available = size * LARGEST_RATIO if _is_gzip(voxels) else max(size - source.offset, 0)
+    check_claim(path, header.shape, header.dtype.itemsize, available)
+    return source, header
 
 
 def diagnose_nifti(path: Path) -> list[str]:
@@ -55,81 +91,110 @@ def diagnose_nifti(path: Path) -> list[str]:
     Raises:
         DataError: the header cannot be read at all.
     """
-    header_class = type(open_nifti(path)[0].header)
-    with gzip.open(path) if _is_gzip(path) else path.open("rb") as stream:
-        block = stream.read(int(header_class.template_dtype.itemsize))
+    source, header = open_nifti(path)
+    header_class = type(source.raw)
+    named = pair_of(path)[0] if not header_class.is_single else path
+    block = _first_bytes(named)[: int(header_class.template_dtype.itemsize)]
     text: str = header_class.diagnose_binaryblock(block)
-    return [line.split(";")[0].strip() for line in text.splitlines() if line.strip()]
+    faults = [line.split(";")[0].strip() for line in text.splitlines() if line.strip()]
+    if int(source.raw["qform_code"]) > 0 and header.qform is None:
+        faults.append("its qform is no rotation, so the sform is used")
+    return faults
 
 
 def _is_gzip(path: Path) -> bool:
     return path.name.lower().endswith(".gz")
 
 
-def _header(image: nib.Nifti1Image) -> ImageHeader:
-    # The lowest three bits of xyzt_units; nibabel knows no unit for the codes that the standard leaves open.
-    unit = _UNITS.get(int(image.header["xyzt_units"]) & 7, "unknown")
-    raw = np.asarray(image.affine, dtype=np.float64)
-    factor, ignored = unit_in_mm(unit, np.linalg.norm(raw[:3, :3], axis=0))
-    to_mm = np.diag([factor, factor, factor, 1.0])
-    forms = [image.header.get_sform(coded=True)[0], image.header.get_qform(coded=True)[0]]
-    sform, qform = (None if form is None else to_mm @ np.asarray(form, dtype=np.float64) for form in forms)
-    shape = tuple(int(n) for n in image.shape)
-    return ImageHeader(shape, to_mm @ raw, image.get_data_dtype(), unit, ignored, sform, qform)
-
-
-def _check_gzip_claim(path: Path, header: ImageHeader, offset: int) -> None:
-    """Compares the claim with the size at the end of the gzip stream; counts the bytes where the two differ.
-
-    The trailer of a gzip member ends in the size of its content modulo 2³² (RFC 1952). Of a truncated file, one with
-    several members or with bytes after the voxels it says something else: then the stream is unpacked and counted, in
-    chunks, so that nothing large is allocated for a wrong claim.
-    """
-    claimed = int(np.prod(header.shape, dtype=object)) * header.dtype.itemsize
+def _first_bytes(path: Path) -> bytes:
+    """The unpacked bytes that hold the header."""
     with path.open("rb") as stream:
-        stream.seek(-4, 2)
-        trailer = int.from_bytes(stream.read(4), "little")
-    if trailer == (claimed + offset) % 2**32:
-        return
-    try:
-        with gzip.open(path) as stream:
-            held = 0
-            while chunk := stream.read(_CHUNK):
-                held += len(chunk)
-    except _READ_ERRORS as error:
-        raise refuse(path, f"is truncated or damaged ({error})", "a whole file", AGAIN) from error
-    check_claim(path, header.shape, header.dtype.itemsize, max(held - offset, 0))
+        if not _is_gzip(path):
+            return stream.read(_HEADER_BYTES)
+        try:
+            return zlib.decompressobj(31).decompress(stream.read(8 * _HEADER_BYTES), _HEADER_BYTES)
+        except zlib.error as error:
+            raise refuse(path, f"cannot be read ({error})", "a whole NIfTI file", AGAIN) from error
 
 
-def nifti_array(path: Path, image: nib.Nifti1Image, header: ImageHeader, frame: int | None) -> NDArray:
+def _raw_header(path: Path, block: bytes) -> nib.Nifti1Header:
+    second = int.from_bytes(block[:4], "little") == 540 or int.from_bytes(block[:4], "big") == 540
+    magic = block[4:7] if second else block[344:347]
+    if magic in (b"n+1", b"n+2"):
+        kind = nib.Nifti2Header if second else nib.Nifti1Header
+    elif magic in (b"ni1", b"ni2"):
+        kind = Nifti2PairHeader if second else Nifti1PairHeader
+    else:
+        analyze = path.suffix.lower() == ".hdr" and len(block) >= 348
+        found = "is an Analyze file, which does not say where left and right are" if analyze else "cannot be read"
+        raise refuse(path, found, "a whole NIfTI file", "convert it to NIfTI" if analyze else AGAIN)
+    if kind.is_single != (path.suffix.lower() != ".hdr"):
+        raise refuse(path, "has the wrong suffix for its content", "a single file or a pair", "convert it to .nii.gz")
+    return kind(block[: kind.template_dtype.itemsize])
+
+
+def _header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
+    # The lowest three bits of xyzt_units; nibabel knows no unit for the codes that the standard leaves open.
+    unit = _UNITS.get(int(raw["xyzt_units"]) & 7, "unknown")
+    sform, _ = raw.get_sform(coded=True)
+    qform = _qform(raw)
+    if qform is None and sform is None and int(raw["qform_code"]) > 0:
+        raise refuse(path, "its qform is no rotation, and it has no sform", "a valid orientation", "correct its header")
+    best = next((form for form in (sform, qform) if form is not None), raw.get_base_affine())
+    best = np.asarray(best, dtype=np.float64)
+    factor, ignored = unit_in_mm(unit, np.linalg.norm(best[:3, :3], axis=0))
+    to_mm = np.diag([factor, factor, factor, 1.0])
+    sform, qform = (None if form is None else to_mm @ np.asarray(form, dtype=np.float64) for form in (sform, qform))
+    shape = tuple(int(n) for n in raw.get_data_shape())
+    return ImageHeader(shape, to_mm @ best, raw.get_data_dtype(), unit, ignored, sform, qform)
+
+
+def _qform(raw: nib.Nifti1Header) -> NDArray[np.float64] | None:
+    """The affine of the qform; `None` if there is none, or if its quaternion is that of no rotation."""
+    if int(raw["qform_code"]) <= 0:
+        return None
+    fields = ("quatern_b", "quatern_c", "quatern_d")
+    vector = np.array([float(raw[field]) for field in fields])
+    length = float(np.linalg.norm(vector))
+    if not length <= 1 + _QUATERNION_ROUNDING:
+        return None
+    if length > 1:
+        raw = raw.copy()
+        for field, value in zip(fields, vector / length, strict=True):
+            raw[field] = value
+    return np.asarray(raw.get_qform(coded=False), dtype=np.float64)
+
+
+def nifti_array(path: Path, source: NiftiSource, header: ImageHeader, frame: int | None) -> tuple[NDArray, int]:
     """Reads the voxels of one frame, or all of them, with the scale factors applied.
 
     Returns:
-        `[X, Y, Z]`, or `[X, Y, Z, frames]` for all frames of a series.
+        `[X, Y, Z]`, or `[X, Y, Z, frames]` for all frames of a series, and the number of bytes after the voxels or
+        after the gzip stream, which were ignored.
 
     Raises:
         DataError: the file is truncated or damaged (the checksum of a gzip stream is verified), or lacks the frame.
     """
-    shape = header.volume_shape
-    index: tuple[slice | int, ...] = (slice(None),) * len(header.shape)
-    if frame is not None and len(shape) in (3, 4):
-        frames = shape[3] if len(shape) == 4 else 1
-        if not 0 <= frame < frames:
-            found = f"has {frames} channel{'s' if frames > 1 else ''}"
-            raise refuse(path, found, f"a channel number {frame}", "correct the dataset's channels")
-        if len(shape) == 4:
-            index = (slice(None), slice(None), slice(None), frame) + (0,) * (len(header.shape) - 4)
-            shape = shape[:3]
+    count = math.prod(header.shape)
+    wanted = source.offset + count * header.dtype.itemsize
+    after = 0
+    content = source.voxels.read_bytes()
+    held = len(content)
     try:
-        if not _is_gzip(path):
-            return np.asarray(image.dataobj[index]).reshape(shape)
-        with gzip.open(path) as stream, LoggingOutputSuppressor():
-            array = np.asarray(type(image).from_stream(stream).dataobj[index]).reshape(shape)
-            while stream.read(_CHUNK):  # To the end of the stream, where gzip compares its checksum.
-                pass
-        return array
-    except (*_READ_ERRORS, MemoryError) as error:
-        raise refuse(path, f"is truncated or damaged ({error})", "a whole file", AGAIN) from error
+        if _is_gzip(source.voxels):
+            content, held, after = inflate(content, wanted, gzip_only=True)
+    except DamagedStreamError as error:
+        raise damaged(path, error) from error
+    check_claim(path, header.shape, header.dtype.itemsize, max(held - source.offset, 0))
+    array = np.frombuffer(content, header.dtype, count, source.offset).reshape(header.volume_shape, order="F")
+    array = chosen_frame(path, array, frame)
+    try:
+        slope, intercept = source.raw.get_slope_inter()
+    except HeaderDataError as error:
+        raise refuse(path, f"has an impossible scale factor ({error})", "a finite one", "correct its header") from error
+    if slope is not None:
+        array = apply_read_scaling(array, slope, intercept)
+    return array, held - wanted + after
 
 
 def storable(array: NDArray, path: Path) -> NDArray:

@@ -102,6 +102,19 @@ def reorient(volume: Volume, orientation: str) -> Volume:
     return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(transform, volume.shape))
 
 
+def turned_like(volume: Volume, reference: Volume) -> Volume:
+    """Returns the same voxels with the array axes permuted and flipped to run along those of a reference.
+
+    The volume itself is returned where they do. Axes are compared with each other and not with the patient's, so that
+    rounding cannot tell apart two grids that lie askew.
+    """
+    axes = nib.orientations.io_orientation(np.linalg.inv(reference.affine) @ volume.affine)
+    if (axes == [[0, 1], [1, 1], [2, 1]]).all():
+        return volume
+    array = np.ascontiguousarray(nib.orientations.apply_orientation(volume.array, axes))
+    return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(axes, volume.shape))
+
+
 def snap(volume: Volume, reference: Volume) -> Volume:
     """Puts a volume that lies almost on the grid of another onto exactly that grid; no voxel value changes.
 
@@ -111,14 +124,13 @@ def snap(volume: Volume, reference: Volume) -> Volume:
     Raises:
         ValueError: the shapes differ, or a corner lies farther away than that.
     """
-    if volume.orientation != reference.orientation:
-        volume = reorient(volume, reference.orientation)
-    if volume.shape != reference.shape:
-        raise ValueError(f"the grids have the shapes {volume.shape} and {reference.shape}")
-    displacement = corner_displacement(volume, reference)
-    allowed = SNAP_TOLERANCE * float(reference.spacing.min())
+    turned = turned_like(volume, reference)
+    if turned.shape != reference.shape:
+        raise ValueError(f"the grids have the shapes {turned.shape} and {reference.shape}")
+    displacement = corner_displacement(turned, reference)
+    allowed = SNAP_TOLERANCE * float(min(turned.spacing.min(), reference.spacing.min()))
     if displacement > allowed:
         raise ValueError(
             f"the grids are {displacement:.3g} mm apart, more than the {allowed:.3g} mm that count as rounding"
         )
-    return Volume(volume.array, reference.affine)
+    return Volume(turned.array, reference.affine)

@@ -11,13 +11,11 @@ import numpy as np
 
 from data.case import Case
 from data.errors import DataError
-from data.image_file import read_label
-from data.volume import Volume, corner_displacement, corners
+from data.image_header import LEAST_VOXELS, thinness
+from data.shared_grid import place
+from data.volume import Volume
 
 logger = logging.getLogger(__name__)
-
-GRID_TOLERANCE = 0.1
-"""Largest corner displacement in mm between a label and its image that is taken for rounding in a header."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,16 @@ class Subject:
         return replace(self, channels=dict(channels))
 
 
-def load_subject(case: Case, channels: Sequence[str] | None = None, tolerance: float = GRID_TOLERANCE) -> Subject:
+def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
     """Reads the files of a case.
 
     Args:
         case: the case to read.
         channels: the channels to read, in the order wanted; all by default.
-        tolerance: corner displacement in mm up to which a label or mask is snapped to its image.
 
     Raises:
-        DataError: a file cannot be read, holds NaN or infinite values, is constant, a channel is missing, or label or
-            brain mask lie on another grid than every channel.
+        DataError: a file cannot be read, holds NaN or infinite values, is constant or too thin, a channel is missing,
+            or label or brain mask lie on another grid than every channel.
     """
     names = list(case.channels) if channels is None else list(channels)
     missing = [name for name in names if name not in case.channels]
@@ -85,18 +82,33 @@ def load_subject(case: Case, channels: Sequence[str] | None = None, tolerance: f
     volumes = {name: case.channels[name].read() for name in names}
     for name, volume in volumes.items():
         _check_values(case, case.channels[name].path, volume)
-    paths = {name: case.channels[name].path for name in names}
-    label = None
-    if case.label is not None:
-        label = _snap(case, case.label, case.read_label(), volumes, paths, tolerance)
-    mask = None
-    if case.brain_mask is not None:
-        mask = _snap(case, case.brain_mask, read_label(case.brain_mask), volumes, paths, tolerance)
-        mask = mask.with_array((mask.array > 0).astype(np.uint8))
+    label = None if case.label is None else _placed(case, f"label {case.label}", case.read_label(), volumes)
+    mask = (
+        None
+        if case.brain_mask is None
+        else _placed(case, f"brain mask {case.brain_mask}", case.read_brain_mask(), volumes)
+    )
     return Subject(case.name, volumes, label, mask)
 
 
+def _placed(case: Case, name: str, volume: Volume, channels: Mapping[str, Volume]) -> Volume:
+    """Puts a label or mask on the grid of the channel that it was drawn on, and logs what was done to it."""
+    try:
+        placement = place(volume, channels, name)
+    except DataError as error:
+        raise DataError(f"case {case.name}: {error.found}", expected=error.expected, fix=error.fix) from error
+    for change in placement.changes:
+        logger.info("case %s: %s", case.name, change)
+    return placement.volume
+
+
 def _check_values(case: Case, path: Path, volume: Volume) -> None:
+    if thin := thinness(volume.shape):
+        raise DataError(
+            f"case {case.name}: {path} {thin}",
+            expected=f"{LEAST_VOXELS} voxels or more along each axis",
+            fix="give the whole volume, or leave the case out",
+        )
     bad = int(volume.array.size - np.count_nonzero(np.isfinite(volume.array)))
     if bad:
         raise DataError(
@@ -110,35 +122,3 @@ def _check_values(case: Case, path: Path, volume: Volume) -> None:
             expected="an image with contrast",
             fix="export the image again or leave the case out",
         )
-
-
-def _displacement(first: Volume, second: Volume) -> float:
-    """Largest distance in mm between like corners of two grids, of whatever shapes."""
-    return float(np.linalg.norm(corners(first) - corners(second), axis=1).max())
-
-
-def _snap(
-    case: Case,
-    path: Path,
-    volume: Volume,
-    channels: Mapping[str, Volume],
-    paths: Mapping[str, Path],
-    tolerance: float,
-) -> Volume:
-    """Puts a label or mask on the grid of the channel that it was drawn on."""
-    for name, channel in channels.items():
-        if channel.shape != volume.shape:
-            continue
-        displacement = corner_displacement(channel, volume)
-        if displacement <= tolerance:
-            if displacement > 1e-6:
-                logger.info("%s: %s snapped to the grid of %s (%.4f mm off)", case.name, path, name, displacement)
-            return Volume(volume.array, channel.affine)
-    name, distance = min(((n, _displacement(c, volume)) for n, c in channels.items()), key=lambda item: item[1])
-    shapes = " and ".join("×".join(map(str, v.shape)) for v in (volume, channels[name]))
-    raise DataError(
-        f"case {case.name}: {path} lies on another grid than {paths[name]} "
-        f"(shapes {shapes}, corners {distance:.2f} mm apart)",
-        expected=f"the grid of a channel, to {tolerance:g} mm",
-        fix="resample the label to the image, or give the image that it was drawn on",
-    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -11,7 +13,13 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from data.case import Case
 from data.checks.cohort import check_completeness, check_names, check_patients, check_spacing, check_split
 from data.checks.duplicates import check_duplicates, check_near_duplicates
-from data.checks.files import check_dimensions, check_header, check_missing_file, check_unreadable
+from data.checks.files import (
+    check_dimensions,
+    check_header,
+    check_ignored_bytes,
+    check_missing_file,
+    check_unreadable,
+)
 from data.checks.finding import Finding, Level
 from data.checks.geometry import (
     check_affine,
@@ -26,17 +34,19 @@ from data.checks.labels import check_empty_label, check_label_values
 from data.checks.mirroring import check_mirrored
 from data.checks.observation import CaseObservation, observe_case
 from data.checks.report import Presence, Report, ordered
-from data.checks.summary import CaseSummary, summarise
+from data.checks.summary import CaseSummary, presence_of, summarise
 from data.dataset import Dataset
 from data.errors import GraftError
 
 CaseCheck = Callable[[CaseObservation], Iterator[Finding]]
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_missing_file,
     check_unreadable,
     check_header,
+    check_ignored_bytes,
     check_dimensions,
     check_affine,
     check_forms,
@@ -52,10 +62,24 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_mirrored,
 )
 
-# What reading and measuring a strange file can raise beside our own errors; a bug (TypeError, KeyError) still shows.
-_CASE_ERRORS = (GraftError, OSError, ValueError, ArithmeticError, MemoryError)
-
 _log = logging.getLogger(__name__)
+
+
+def _guarded(case: str | None, name: str, run: Callable[[], T], otherwise: T) -> tuple[T, list[Finding]]:
+    """Runs a part of the battery; where it raises, that is a finding about Graft and not about the data."""
+    try:
+        return run(), []
+    except Exception as error:
+        found = f"internal error in check {name} ({type(error).__name__}: {error})"
+        fix = "the other checks were carried out; please report it, with the output of --debug"
+        return otherwise, [Finding(Level.WARNING, case, "internal_error", found, fix, traceback.format_exc())]
+
+
+def _findings_of(case: str | None, check: Callable[..., Iterator[Finding]], *arguments: Any) -> list[Finding]:
+    name = check.__name__.removeprefix("check_")
+    none: list[Finding] = []
+    findings, failure = _guarded(case, name, lambda: list(check(*arguments)), none)
+    return findings + failure
 
 
 def check_case(
@@ -67,10 +91,12 @@ def check_case(
     """Runs all checks of one case; each file is read once, and nothing that is wrong with it raises."""
     try:
         observation = observe_case(case, channels, declared, foreground)
-        findings = [finding for check in CASE_CHECKS for finding in check(observation)]
-        return summarise(observation, channels), tuple(findings)
-    except _CASE_ERRORS as error:
-        return _failed(case, channels, f"cannot be checked ({type(error).__name__}: {error})")
+    except (GraftError, OSError, ValueError, ArithmeticError, MemoryError) as error:
+        return _failed(case, channels, f"cannot be read ({type(error).__name__}: {error})")
+    findings = [finding for check in CASE_CHECKS for finding in _findings_of(case.name, check, observation)]
+    bare = CaseSummary(case.name, case.patient, presence_of(observation, channels))
+    summary, failure = _guarded(case.name, "summary", lambda: summarise(observation, channels), bare)
+    return summary, (*findings, *failure)
 
 
 def _failed(case: Case, channels: tuple[str, ...], found: str) -> tuple[CaseSummary, tuple[Finding, ...]]:
@@ -94,6 +120,7 @@ def _check_cases(
         tasks = (delayed(check_case)(case, channels, declared, foreground) for case in cases)
         for result in Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
             results[result[0].name] = result
+            _tell_traces(result[1])
             if progress is not None:
                 progress(len(results), len(dataset.cases))
 
@@ -111,6 +138,12 @@ def _check_cases(
             except TerminatedWorkerError:
                 results[case.name] = _failed(case, channels, "its check was killed, most likely for lack of memory")
     return [results[case.name] for case in dataset.cases]
+
+
+def _tell_traces(findings: Sequence[Finding]) -> None:
+    for finding in findings:
+        if finding.trace:
+            _log.debug("%s: %s\n%s", finding.case or "dataset", finding.found, finding.trace)
 
 
 def check_dataset(
@@ -141,13 +174,19 @@ def check_dataset(
     results = _check_cases(dataset, known, values, jobs, progress)
     summaries = [summary for summary, _ in results]
     findings = [finding for _, of_case in results for finding in of_case]
-    findings += check_names(dataset, used, foreground)
-    findings += check_patients(dataset)
-    findings += check_completeness(summaries, required=channels is not None)
-    findings += check_spacing(summaries)
-    findings += check_duplicates(summaries)
-    findings += check_near_duplicates(summaries, splits or {})
-    findings += check_split(dataset, splits or {})
+    cohort: list[Finding] = []
+    for check, arguments in (
+        (check_names, (dataset, used, foreground)),
+        (check_patients, (dataset,)),
+        (check_completeness, (summaries, channels is not None)),
+        (check_spacing, (summaries,)),
+        (check_duplicates, (summaries,)),
+        (check_near_duplicates, (summaries, splits or {})),
+        (check_split, (dataset, splits or {})),
+    ):
+        cohort += _findings_of(None, check, *arguments)
+    _tell_traces(cohort)
+    findings += cohort
     return Report(
         root=dataset.root,
         layout=dataset.layout,

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.checks.report import Presence
-from data.image_file import NIFTI_SUFFIXES, image_suffix
-from data.image_header import format_shape
+from data.image_file import NIFTI_SUFFIXES, PAIR_SUFFIXES, image_suffix
+from data.image_header import format_shape, thinness
 from data.nifti_file import diagnose_nifti
+
+# Voxels that a filter spans.
+_FILTER = 3
 
 
 def check_missing_file(case: CaseObservation) -> Iterator[Finding]:
@@ -35,12 +38,21 @@ def check_unreadable(case: CaseObservation) -> Iterator[Finding]:
 def check_header(case: CaseObservation) -> Iterator[Finding]:
     """A NIfTI header has faults that readers fix silently, each in its own way."""
     for path, file in case.files.items():
-        if file.presence is Presence.PRESENT and image_suffix(path) in NIFTI_SUFFIXES:
+        if file.presence is Presence.PRESENT and image_suffix(path) in NIFTI_SUFFIXES + PAIR_SUFFIXES:
             faults = diagnose_nifti(path)
             if faults:
                 found = f"{case.roles[path]}: the header of {path.name} is not valid: {', '.join(faults)}"
                 fix = "check the spacing and the orientation in a viewer, and export the file again"
                 yield Finding(Level.WARNING, case.case.name, "header", found, fix)
+
+
+def check_ignored_bytes(case: CaseObservation) -> Iterator[Finding]:
+    """Something follows the voxels of a file; readers ignore it."""
+    for path, file in case.files.items():
+        if file.header is not None and file.header.ignored_bytes:
+            found = f"{case.roles[path]}: {path.name} holds {file.header.ignored_bytes:,} bytes after its voxels"
+            fix = "they are ignored; if the file was patched together, export it again"
+            yield Finding(Level.WARNING, case.case.name, "trailing_bytes", found, fix)
 
 
 def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
@@ -65,6 +77,9 @@ def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
         elif len(shape) == 4 and shape[3] > max(wanted) + 1:
             text += f", more frames than the {len(wanted)} channels that the dataset names"
             yield Finding(Level.WARNING, case.case.name, "frames", text, "name all channels in dataset.json")
-        if not fix and min(shape[:3]) < 3:
+        if not fix and (thin := thinness(shape)):
+            text = f"{role}: {path.name} {thin}"
+            yield Finding(Level.ERROR, case.case.name, "thin", text, "give the whole volume, or leave the case out")
+        elif not fix and min(shape[:3]) < _FILTER:
             text = f"{role}: {path.name} has the shape {format_shape(shape)}, too thin for 3D filters"
             yield Finding(Level.WARNING, case.case.name, "thin", text, "leave the case out, or check that it is whole")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
 
@@ -32,6 +32,7 @@ class Finding:
         check: name of the check, e.g. `label_grid`.
         found: what was found, with numbers and the channel or file.
         fix: what to do about it.
+        trace: where the program failed, if it did; told with `--debug` alone, and never stored.
     """
 
     level: Level
@@ -39,7 +40,10 @@ class Finding:
     check: str
     found: str
     fix: str
+    trace: str = field(default="", compare=False, repr=False)
 
     def as_json(self) -> dict[str, str | None]:
         """Returns the fields as plain text."""
-        return {**asdict(self), "level": self.level.value}
+        content = {**asdict(self), "level": self.level.value}
+        del content["trace"]
+        return content

@@ -10,11 +10,10 @@ from scipy.linalg import polar
 
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
+from data.errors import DataError
 from data.image_header import LARGEST_SPACING, SMALLEST_SPACING, format_shape
-from data.volume import SNAP_TOLERANCE, Volume, affine_displacement, corner_displacement, reorient, snap
-
-# Below this the grids of two files count as the same, in mm.
-_SAME_GRID = 1e-3
+from data.shared_grid import SAME_GRID, place
+from data.volume import SNAP_TOLERANCE, affine_displacement
 
 
 def _without_shear(affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -97,51 +96,29 @@ def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_label_grid(case: CaseObservation) -> Iterator[Finding]:
-    """Label or brain mask lie on another grid than the image; measured as displacement of the corners in mm."""
+    """Label or brain mask lie on another grid than the image, or were brought onto it."""
     if not case.images:
         return
     first = next(iter(case.images))
-    for name, check, volume in (("label", "label_grid", case.label), ("brain mask", "mask_grid", case.brain_mask)):
+    for name, check, path in (
+        ("label", "label_grid", case.case.label),
+        ("brain mask", "mask_grid", case.case.brain_mask),
+    ):
+        volume = case.values(path)
         if volume is None:
             continue
-        fitting = next((c for c, image in case.images.items() if _fits(volume, image)), first)
-        if fitting != first:
-            found = f"{name}: on the grid of {fitting}, not on that of the first channel {first}"
-            fix = f"if the channels are not co-registered yet, name {fitting} first: the {name} was drawn on it"
+        try:
+            placement = place(volume, case.images, name)
+        except DataError as error:
+            yield Finding(Level.ERROR, case.case.name, check, error.found, error.fix)
+            continue
+        if placement.channel != first:
+            found = f"{name}: on the grid of {placement.channel}, not on that of the first channel {first}"
+            fix = f"if the channels are not co-registered yet, name {placement.channel} first: "
+            fix += f"the {name} was drawn on it"
             yield Finding(Level.WARNING, case.case.name, check, found, fix)
-        yield from _compare(case, check, name, volume, fitting, case.images[fitting])
-
-
-def _fits(volume: Volume, image: Volume) -> bool:
-    try:
-        snap(volume, image)
-    except ValueError:
-        return False
-    return True
-
-
-def _compare(
-    case: CaseObservation, check: str, name: str, volume: Volume, channel: str, image: Volume
-) -> Iterator[Finding]:
-    stored = volume.orientation
-    turned = reorient(volume, image.orientation) if stored != image.orientation else volume
-    fix = f"export the {name} on the grid of the image, or check that both belong to one scan"
-    if turned.shape != image.shape:
-        found = f"{name}: {format_shape(turned.shape)} voxels, {channel}: {format_shape(image.shape)}"
-        yield Finding(Level.ERROR, case.case.name, check, found, fix)
-        return
-    moved = corner_displacement(turned, image)
-    allowed = SNAP_TOLERANCE * float(image.spacing.min())
-    found = f"{name}: a corner lies {moved:.3g} mm from that of {channel}"
-    if moved > allowed:
-        found += f" (up to {allowed:.3g} mm count as rounding)"
-        yield Finding(Level.ERROR, case.case.name, check, found, fix)
-    elif moved > _SAME_GRID:
-        found += ", which counts as rounding: it is put on the image's grid"
-        yield Finding(Level.INFO, case.case.name, check, found, "nothing to do")
-    if stored != image.orientation and moved <= allowed:
-        found = f"{name}: stored as {stored}, {channel} as {image.orientation}, in the same place: its axes are turned"
-        yield Finding(Level.INFO, case.case.name, check, found, "nothing to do")
+        for change in placement.changes:
+            yield Finding(Level.INFO, case.case.name, check, change, "nothing to do")
 
 
 def check_channel_grids(case: CaseObservation) -> Iterator[Finding]:
@@ -150,7 +127,7 @@ def check_channel_grids(case: CaseObservation) -> Iterator[Finding]:
         return
     (first, reference), *others = case.images.items()
     for name, volume in others:
-        if not reference.same_grid(volume, _SAME_GRID):
+        if not reference.same_grid(volume, SAME_GRID):
             shapes = format_shape(volume.shape), format_shape(reference.shape)
             found = f"{name} ({shapes[0]} voxels) lies on another grid than {first} ({shapes[1]} voxels)"
             fix = "nothing, if channel co-registration is part of the preprocessing"

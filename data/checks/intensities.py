@@ -11,8 +11,8 @@ from data.checks.observation import CaseObservation
 
 
 def check_finite(case: CaseObservation) -> Iterator[Finding]:
-    """An image, label or mask holds NaN or Inf."""
-    for name, volume in case.named_volumes():
+    """An image holds NaN or Inf."""
+    for name, volume in case.images.items():
         wrong = volume.array.size - int(np.isfinite(volume.array).sum())
         if wrong:
             nan = int(np.isnan(volume.array).sum())
@@ -31,13 +31,14 @@ def check_constant(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_brain_mask(case: CaseObservation) -> Iterator[Finding]:
-    """A brain mask is empty, covers everything, or has other values than 0 and one more."""
-    if case.brain_mask is None:
+    """A brain mask covers everything or nothing, or has other values than 0 and one more."""
+    if fault := case.faults.get("brain mask"):
+        yield Finding(Level.ERROR, case.case.name, "brain_mask", fault.found, fault.fix)
+    stored = case.values(case.case.brain_mask)
+    if case.brain_mask is None or stored is None:
         return
-    values = np.unique(case.brain_mask.array)
-    if len(values) == 1:
-        found = f"brain mask: every voxel is {values[0]:g}"
-        yield Finding(Level.ERROR, case.case.name, "brain_mask", found, "make the mask again, or remove it")
-    elif len(values) > 2 or values[0] != 0:
-        found = f"brain mask: {len(values)} values from {values[0]:g} to {values[-1]:g}; all above 0 count as brain"
-        yield Finding(Level.WARNING, case.case.name, "brain_mask", found, "write it as 0 and 1")
+    values = np.unique(stored.array)
+    if len(values) > 2 or values[0] != 0:
+        found = f"brain mask: {len(values):,} values from {values[0]:g} to {values[-1]:g}; all above 0.5 count as brain"
+        fix = "nothing, if that is what they mean"
+        yield Finding(Level.WARNING, case.case.name, "brain_mask", found, fix)

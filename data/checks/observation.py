@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from data.case import Case
 from data.checks.report import Presence
 from data.errors import DataError
-from data.image_file import ImageHeader, read_frames, read_header
+from data.image_file import ImageHeader, image_parts, read_header, read_image
+from data.label_map import as_brain_mask, as_label_map
 from data.volume import Volume
 
 
@@ -21,7 +24,7 @@ class FileObservation:
         path: the file.
         presence: whether it is there and readable.
         header: what it claims, if that could be read.
-        frames: its volumes, one for each frame; empty if the voxels could not be read.
+        frames: its volumes, one for each frame, as they are stored; empty if the voxels could not be read.
         error: why something could not be read.
     """
 
@@ -44,9 +47,10 @@ class CaseObservation:
     Attributes:
         case: the case.
         files: path → observation, each file once.
-        images: channel → volume, for the channels that are one readable 3D volume.
-        label: the label map as float32, if it is one readable 3D volume.
+        images: channel → volume as float32, for the channels that are one readable 3D volume.
+        label: the label map, if it is one readable 3D volume and its values are labels.
         brain_mask: the brain mask, likewise.
+        faults: `label` and `brain mask` → why their values are none.
         foreground: label values that the study uses; `None` means all that are declared.
         declared: label values that the dataset declares.
     """
@@ -59,26 +63,30 @@ class CaseObservation:
     declared: tuple[int, ...]
     foreground: tuple[int, ...] | None = None
     roles: dict[Path, str] = field(default_factory=dict)
+    faults: dict[str, DataError] = field(default_factory=dict)
 
-    def named_volumes(self) -> list[tuple[str, Volume]]:
-        """All volumes of the case with their channel, `label` or `brain mask`."""
-        named = [*self.images.items(), ("label", self.label), ("brain mask", self.brain_mask)]
-        return [(name, volume) for name, volume in named if volume is not None]
+    def values(self, path: Path | None) -> Volume | None:
+        """The values of a label or mask as they are stored, if it is one readable 3D volume."""
+        return None if path is None else _single(self.files.get(path))
 
 
 def observe_file(path: Path) -> FileObservation:
     """Reads the header and all frames of a file; never raises for what is wrong with the file."""
-    if not path.exists():
-        try:
-            read_header(path)
-        except DataError as error:
-            return FileObservation(path, Presence.MISSING, error=error)
     header = None
     try:
         header = read_header(path)
-        return FileObservation(path, Presence.PRESENT, header, tuple(read_frames(path)))
+        image = read_image(path)
+        return FileObservation(path, Presence.PRESENT, image.header, image.frames)
     except DataError as error:
-        return FileObservation(path, Presence.UNREADABLE, header, error=error)
+        presence = Presence.UNREADABLE if _is_there(path) else Presence.MISSING
+        return FileObservation(path, presence, header, error=error)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return all(part.exists() for part in image_parts(path)[:1])
+    except OSError:  # In a folder that may not be looked into.
+        return True
 
 
 def _single(observation: FileObservation | None, frame: int | None = None) -> Volume | None:
@@ -105,13 +113,36 @@ def observe_case(
             roles.setdefault(path, role)
     files = {path: observe_file(path) for path in roles}
     images = {name: _single(files[source.path], source.frame) for name, source in sources.items()}
-    return CaseObservation(
+    observation = CaseObservation(
         case=case,
         files=files,
-        images={name: volume for name, volume in images.items() if volume is not None},
-        label=_single(files.get(case.label)) if case.label else None,
-        brain_mask=_single(files.get(case.brain_mask)) if case.brain_mask else None,
+        images={name: _as_image(volume) for name, volume in images.items() if volume is not None},
+        label=None,
+        brain_mask=None,
         declared=tuple(declared),
         foreground=None if foreground is None else tuple(foreground),
         roles=roles,
     )
+    return _with_meaning(observation)
+
+
+def _as_image(volume: Volume) -> Volume:
+    # What exceeds float32 becomes Inf, as it does when the case is read for preprocessing.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return volume.with_array(np.ascontiguousarray(volume.array, np.float32))
+
+
+def _with_meaning(case: CaseObservation) -> CaseObservation:
+    """Reads label and brain mask by the rules that preprocessing reads them by."""
+    found: dict[str, Volume | None] = {}
+    faults: dict[str, DataError] = {}
+    for name, path, rule in (
+        ("label", case.case.label, as_label_map),
+        ("brain mask", case.case.brain_mask, as_brain_mask),
+    ):
+        volume = case.values(path)
+        try:
+            found[name] = None if volume is None else rule(volume, name)
+        except DataError as error:
+            found[name], faults[name] = None, error
+    return replace(case, label=found["label"], brain_mask=found["brain mask"], faults=faults)

@@ -47,14 +47,20 @@ class CaseSummary:
     intensity_step: float | None = None
 
 
-def summarise(case: CaseObservation, channels: tuple[str, ...]) -> CaseSummary:
-    """Boils a case down."""
+def presence_of(case: CaseObservation, channels: tuple[str, ...]) -> dict[str, Presence]:
+    """Channel, `label`, `brain_mask` → what there is of it."""
     presence = {}
     for name in channels:
         source = case.case.channels.get(name)
         presence[name] = case.files[source.path].presence if source else Presence.ABSENT
     for name, path in (("label", case.case.label), ("brain_mask", case.case.brain_mask)):
         presence[name] = case.files[path].presence if path else Presence.ABSENT
+    return presence
+
+
+def summarise(case: CaseObservation, channels: tuple[str, ...]) -> CaseSummary:
+    """Boils a case down."""
+    presence = presence_of(case, channels)
     if not case.images:
         return CaseSummary(case.case.name, case.case.patient, presence)
     turned = {name: reorient(volume, "RAS") for name, volume in case.images.items()}
@@ -110,8 +116,10 @@ def intensity_step(array: NDArray) -> float | None:
     values = values[np.isfinite(values)]
     if len(values) < 16:
         return None
-    offsets = values - values[0]
-    step = float(np.diff(values).min())
+    gaps = np.diff(values)
+    step = float(gaps.min())
+    # Counted from where two values are one step apart: the lowest may be that of the padding, far from all others.
+    offsets = np.abs(values - values[int(gaps.argmin())])
     # float32 rounds by up to 6e-8 of the value, a difference by twice that; the step has to stay well above it.
     rounding = 4e-7 * float(np.abs(values).max())
     if step <= 20 * rounding:

@@ -12,15 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from data.case import Case
-from data.errors import WorkspaceError
-from data.volume import Volume, corner_displacement
+from data.errors import DataError, WorkspaceError
+from data.shared_grid import place
+from data.volume import Volume, snap
 from pipeline.inference.native_maps import NativeMaps
 from pipeline.inference.native_mask import native_mask
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.coregistration import moved
 from preprocessing.grid import resample
 from preprocessing.step import Interpolation, Record
-from preprocessing.subject import GRID_TOLERANCE
 
 RECORD = "record.json"
 """What the preprocess stage wrote about each case, beside its arrays."""
@@ -72,7 +72,8 @@ def in_native_space(
     """Makes the mask of a prediction as `graft predict` does, and reads the reference it is to be compared with.
 
     The probabilities are carried to the grid of the first channel, and the mask is made there. Where the label was
-    drawn on another channel, the mask goes on to that channel's grid, by the registration that preprocessing found.
+    drawn on another channel, the mask goes on to that channel's grid, by the registration that preprocessing found. A
+    label whose axes are stored in another order gets the mask in that order.
 
     Args:
         probability: `[K, X, Y, Z]` of the classes but the background, on the preprocessed grid.
@@ -87,6 +88,7 @@ def in_native_space(
     Raises:
         WorkspaceError: the raw label or the record is missing or damaged.
         PreprocessingError: the record is of another chain.
+        DataError: the label lies on the grid of no channel.
     """
     native.require_label()
     records = _records(folder / RECORD)
@@ -95,11 +97,9 @@ def in_native_space(
     maps = NativeMaps(Chain(native.preprocessing), records, affine)
     classes = range(1, len(probability) + 1)
     carried = native_mask((maps(torch.from_numpy(own)) for own in probability), classes, thresholds)
-    if _same_place(carried, reference):
-        return Volume(carried.array, reference.affine), reference
-    target = _in_first_channels_world(reference, native, records)
-    array = resample(carried, target.shape, target.affine, Interpolation.NEAREST).array
-    return reference.with_array(array), reference
+    grid, affine = _drawn_on(reference, carried, native, records)
+    array = resample(carried, grid.shape, affine, Interpolation.NEAREST).array
+    return snap(Volume(array, grid.affine), reference), reference
 
 
 def _records(path: Path) -> list[Record]:
@@ -121,15 +121,22 @@ def _as_classes(array: NDArray[np.integer], classes: Mapping[str, Sequence[int]]
     return numbers
 
 
-def _same_place(first: Volume, second: Volume) -> bool:
-    return first.shape == second.shape and corner_displacement(first, second) <= GRID_TOLERANCE
+def _drawn_on(
+    label: Volume, carried: Volume, native: NativeCase, records: Sequence[Record]
+) -> tuple[Volume, NDArray[np.float64]]:
+    """The grid of the channel that a label was drawn on, and its affine in the world of the first channel.
 
-
-def _in_first_channels_world(label: Volume, native: NativeCase, records: Sequence[Record]) -> Volume:
-    """Moves a label that was drawn on a further channel as coregistration moved that channel."""
+    The two differ where coregistration moved that channel.
+    """
+    first, *others = native.channels
+    try:
+        place(label, {first: carried}, "label")
+        return carried, carried.affine
+    except DataError:
+        grids = {name: native.case.channels[name].read() for name in others}
+    name = place(label, {first: carried, **grids}, "label").channel
     registered: dict[str, Record] = next((r["channels"] for r in records if r["step"] == "coregistration"), {})
-    for name in native.channels[1:]:
-        facts = registered.get(name, {})
-        if facts.get("moved") and _same_place(native.case.channels[name].read(), label):
-            return moved(label, np.asarray(facts["matrix"], dtype=np.float64))
-    return label
+    facts, grid = registered.get(name, {}), grids[name]
+    if not facts.get("moved"):
+        return grid, grid.affine
+    return grid, moved(grid, np.asarray(facts["matrix"], dtype=np.float64)).affine

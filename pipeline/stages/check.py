@@ -171,7 +171,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "version": 3},
+        {"plan": plan, "files": files, "version": 4},
         write_plan,
         {
             "datasets": datasets,

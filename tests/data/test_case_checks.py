@@ -163,7 +163,11 @@ ERRORS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "2D image": ("not_3d", "9×9", two_dimensional),
     "NaN": ("nan_inf", "T1: 1 voxels are NaN", lambda root: rewrite(image_of(root), set_voxel(np.nan))),
     "Inf": ("nan_inf", "1 are Inf", lambda root: rewrite(image_of(root), set_voxel(np.inf))),
-    "NaN label": ("nan_inf", "label: 1 voxels", lambda root: rewrite(label_of(root), set_voxel(np.nan))),
+    "NaN label": (
+        "label_values",
+        "label: 1 of 1,680 voxels are NaN",
+        lambda root: rewrite(label_of(root), set_voxel(np.nan)),
+    ),
     "empty image": (
         "constant_image",
         "every voxel is 0",
@@ -173,17 +177,21 @@ ERRORS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "sheared affine": ("shear", "axes at right angles would move a corner by", shear),
     "mirrored forms": ("sform_qform", "one mirrors the other", mirrored_forms),
     "label elsewhere": ("label_grid", "3 mm from that of T1", lambda root: rewrite(label_of(root), moved_by(3))),
-    "label of another shape": ("label_grid", "label: 11×14×10 voxels, T1: 12×14×10", other_shape),
-    "brain mask elsewhere": ("mask_grid", "brain mask: a corner lies 3 mm", mask_elsewhere),
+    "label of another shape": (
+        "label_grid",
+        "on another grid than T1: it has 11×14×10 voxels, T1 12×14×10",
+        other_shape,
+    ),
+    "brain mask elsewhere": ("mask_grid", "brain mask: on another grid than T1: a corner lies 3 mm", mask_elsewhere),
     "empty brain mask": ("brain_mask", "every voxel is 0", brain_mask((0,))),
     "undeclared value": (
         "label_values",
         "not declared: 9 (declared: 0, 1, 2)",
         lambda root: rewrite(label_of(root), set_voxel(9)),
     ),
-    "negative value": ("label_values", "not declared: -4", lambda root: rewrite(label_of(root), set_voxel(-4))),
+    "negative value": ("label_values", "values from -4 to 2", lambda root: rewrite(label_of(root), set_voxel(-4))),
     "fraction": (
-        "label_integers",
+        "label_values",
         "not whole numbers: 0.25",
         lambda root: rewrite(label_of(root), set_voxel(0.25)),
     ),

@@ -19,7 +19,7 @@ from data.errors import DataError
 from data.image_file import (
     image_stem,
     image_suffix,
-    read_frames,
+    read_image,
     read_header,
     read_label,
     read_volume,
@@ -86,7 +86,7 @@ def test_frames_become_channels_and_one_frame_is_accepted(tmp_path: Path) -> Non
     assert read_header(path).shape == (5, 6, 7, 2)
     for i, frame in enumerate(frames):
         np.testing.assert_array_equal(read_volume(path, i).array, frame.array)
-        np.testing.assert_array_equal(read_frames(path)[i].array, frame.array)
+        np.testing.assert_array_equal(read_image(path).frames[i].array, frame.array)
     with pytest.raises(DataError, match=r"shape 5×6×7×2.*one 3D volume"):
         read_volume(path)
     with pytest.raises(DataError, match=r"has 2 channels.*channel number 2"):
@@ -273,7 +273,7 @@ def test_micrometres_are_converted_where_that_is_possible(
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [(0.5, "not whole"), (np.nan, "not whole"), (-1, "from -1 to"), (40000, "to 40000")]
+    ("value", "message"), [(0.5, "not whole"), (np.nan, "are NaN"), (-1, "from -1 to"), (40000, "to 40000")]
 )
 def test_labels_are_whole_numbers_of_16_bits(tmp_path: Path, value: float, message: str) -> None:
     array = np.zeros((3, 3, 3), np.float32)

@@ -1,0 +1,77 @@
+"""Compressed bytes, unpacked once, in memory, and verified: every stream has to end, with its checksum and length."""
+
+from __future__ import annotations
+
+import bz2
+import zlib
+
+GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 20
+# Window sizes of zlib: a gzip stream alone, and gzip or zlib, whichever it is.
+_GZIP, _EITHER = 31, 47
+
+
+class DamagedStreamError(ValueError):
+    """A compressed stream does not end, or its checksum or length is wrong."""
+
+
+def inflate(packed: bytes, wanted: int, *, gzip_only: bool = False) -> tuple[bytes, int, int]:
+    """Unpacks gzip members, or one zlib stream, and verifies their checksums.
+
+    Nothing is allocated for what is only claimed, and of what goes beyond the wanted bytes only the length is kept.
+
+    Args:
+        packed: the compressed bytes.
+        wanted: number of unpacked bytes to return, where there are as many.
+        gzip_only: whether a bare zlib stream is no compressed file of this kind.
+
+    Returns:
+        At most the wanted bytes, how many bytes there are in all (counting stops at twice the wanted ones), and how
+        many bytes follow the last stream.
+
+    Raises:
+        DamagedStreamError: a stream does not end, or is not what its checksum says.
+    """
+    view = memoryview(packed)
+    pieces: list[bytes] = []
+    held = 0
+    while True:
+        stream = zlib.decompressobj(_GZIP if gzip_only else _EITHER)
+        position = 0
+        while not stream.eof and (position < len(view) or stream.unconsumed_tail):
+            fed = stream.unconsumed_tail or view[position : position + _CHUNK]
+            position += 0 if stream.unconsumed_tail else len(fed)
+            try:
+                piece = stream.decompress(fed, 8 * _CHUNK)
+            except zlib.error as error:
+                raise DamagedStreamError(str(error).partition(": ")[2] or str(error)) from error
+            if held < wanted:
+                pieces.append(piece[: wanted - held])
+            held += len(piece)
+            if held > 2 * wanted + _CHUNK:
+                return b"".join(pieces), held, 0
+        if not stream.eof:
+            raise DamagedStreamError("the compressed stream does not end")
+        view = view[position - len(stream.unused_data) :]
+        if view[:2] != GZIP_MAGIC:
+            return b"".join(pieces), held, len(view)
+
+
+def unpack_bzip2(packed: bytes, wanted: int) -> tuple[bytes, int, int]:
+    """Unpacks a bzip2 stream as `inflate` does.
+
+    Raises:
+        DamagedStreamError: the stream does not end, or is not what its checksum says.
+    """
+    stream = bz2.BZ2Decompressor()
+    content = bytearray()
+    fed = packed
+    try:
+        while not stream.eof and len(content) <= wanted and (fed or not stream.needs_input):
+            content += stream.decompress(fed, wanted + 1 - len(content) or 1)
+            fed = b""
+    except (OSError, ValueError) as error:
+        raise DamagedStreamError(str(error)) from error
+    if len(content) <= wanted and not stream.eof:
+        raise DamagedStreamError("the compressed stream does not end")
+    return bytes(content[:wanted]), len(content), len(stream.unused_data)
