@@ -20,6 +20,8 @@ _MM_PER_UNIT = {"micron": 1e-3, "meter": 1e3}
 # Distances between voxel centres that a clinical or small-animal scanner can have, in mm.
 SMALLEST_SPACING, LARGEST_SPACING = 0.02, 50.0
 
+# What a scan can span along an axis, in mm: from a biopsy to a whole body with room to spare.
+_LEAST_EXTENT, _LARGEST_EXTENT = 0.1, 5000.0
 LEAST_VOXELS = 2
 """Fewer voxels than this along an axis are no volume: there is nothing to interpolate, smooth or filter along it."""
 
@@ -81,6 +83,15 @@ def format_shape(shape: tuple[int, ...]) -> str:
 def thinness(shape: tuple[int, ...]) -> str:
     """Returns what makes a volume `[X, Y, Z]` a single slice, or an empty string."""
     return "" if min(shape[:3]) >= LEAST_VOXELS else f"has the shape {format_shape(shape)}, a single slice"
+
+
+def impossible_extent(shape: tuple[int, ...], spacing: NDArray[np.float64]) -> str:
+    """Returns what makes a spacing impossible for a volume `[X, Y, Z]`, or an empty string."""
+    extent = np.array(shape[:3]) * spacing
+    if extent.min() >= _LEAST_EXTENT and extent.max() <= _LARGEST_EXTENT:
+        return ""
+    own, whole = (" × ".join(f"{s:.4g}" for s in sizes) for sizes in (spacing, extent))
+    return f"has a spacing of {own} mm, which makes it {whole} mm large"
 
 
 def refuse(path: Path, found: str, expected: str, fix: str) -> DataError:

@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data.errors import PreprocessingError
+from data.image_header import format_shape
 from data.volume import Volume, corners
 from preprocessing.step import Interpolation
 
 Shape = tuple[int, int, int]
+
+
+LARGEST_GRID = 2**29
+"""The most voxels of a new grid, 2 GB as float32, unless the scan itself has more."""
 
 
 def background_value(volume: Volume) -> float:
@@ -23,12 +29,16 @@ def background_value(volume: Volume) -> float:
 
 
 def isotropic_grid(volume: Volume, spacing: float, margin: float = 0.0) -> tuple[Shape, NDArray[np.float64]]:
-    """Returns the world-aligned grid of one spacing in mm that covers a volume and a margin in mm around it."""
+    """Returns the world-aligned grid of one spacing in mm that covers a volume and a margin in mm around it.
+
+    Raises:
+        PreprocessingError: that grid would be too large to be made.
+    """
     half = np.abs(volume.affine[:3, :3]).sum(axis=1) / 2
     points = corners(volume)
     low = points.min(axis=0) - half - margin
     extent = points.max(axis=0) + half + margin - low
-    x, y, z = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int).tolist()
+    x, y, z = _countable(volume, np.ceil(extent / spacing - 1e-6), np.array([spacing] * 3))
     affine = np.diag([spacing, spacing, spacing, 1.0])
     # The grid is centred on the volume, so that rounding up is shared by both ends.
     affine[:3, 3] = low + extent / 2 - (np.array([x, y, z]) - 1) * spacing / 2
@@ -36,14 +46,37 @@ def isotropic_grid(volume: Volume, spacing: float, margin: float = 0.0) -> tuple
 
 
 def respaced_grid(volume: Volume, spacing: NDArray[np.float64]) -> tuple[Shape, NDArray[np.float64]]:
-    """Returns the grid of another spacing `[3]` in mm with the axes and the field of view of a volume."""
+    """Returns the grid of another spacing `[3]` in mm with the axes and the field of view of a volume.
+
+    Raises:
+        PreprocessingError: that grid would be too large to be made.
+    """
     old = volume.spacing
-    x, y, z = np.maximum(1, np.rint(np.array(volume.shape) * old / spacing)).astype(int).tolist()
+    x, y, z = _countable(volume, np.rint(np.array(volume.shape) * old / spacing), spacing)
     affine = volume.affine.copy()
     affine[:3, :3] = volume.affine[:3, :3] / old * spacing
     centre = volume.affine[:3, :3] @ ((np.array(volume.shape) - 1) / 2) + volume.affine[:3, 3]
     affine[:3, 3] = centre - affine[:3, :3] @ ((np.array([x, y, z]) - 1) / 2)
     return (x, y, z), affine
+
+
+def _countable(volume: Volume, counts: NDArray[np.float64], spacing: NDArray[np.float64]) -> Shape:
+    """Returns the numbers of voxels of a new grid as integers, one at least along each axis.
+
+    Raises:
+        PreprocessingError: there are too many, as a wrong spacing in a header makes them.
+    """
+    counts = np.maximum(1, counts)
+    if not float(counts.prod()) <= max(LARGEST_GRID, volume.array.size):
+        old, new = (" × ".join(f"{s:g}" for s in sizes) for sizes in (volume.spacing, spacing))
+        raise PreprocessingError(
+            f"{format_shape(volume.shape)} voxels of {old} mm would become {'×'.join(f'{n:,.0f}' for n in counts)} "
+            f"voxels of {new} mm",
+            expected=f"at most {LARGEST_GRID:,} voxels",
+            fix="correct the spacing in the scan's header, or preprocess to a larger spacing",
+        )
+    x, y, z = counts.astype(int).tolist()
+    return x, y, z
 
 
 def resample(

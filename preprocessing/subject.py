@@ -11,7 +11,7 @@ import numpy as np
 
 from data.case import Case
 from data.errors import DataError
-from data.image_header import LEAST_VOXELS, thinness
+from data.image_header import LEAST_VOXELS, impossible_extent, thinness
 from data.shared_grid import place
 from data.volume import Volume
 
@@ -81,7 +81,7 @@ def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
         )
     volumes = {name: case.channels[name].read() for name in names}
     for name, volume in volumes.items():
-        _check_values(case, case.channels[name].path, volume)
+        _check_image(case, case.channels[name].path, volume)
     label = None if case.label is None else _placed(case, f"label {case.label}", case.read_label(), volumes)
     mask = (
         None
@@ -102,7 +102,13 @@ def _placed(case: Case, name: str, volume: Volume, channels: Mapping[str, Volume
     return placement.volume
 
 
-def _check_values(case: Case, path: Path, volume: Volume) -> None:
+def _check_image(case: Case, path: Path, volume: Volume) -> None:
+    if impossible := impossible_extent(volume.shape, volume.spacing):
+        raise DataError(
+            f"case {case.name}: {path} {impossible}",
+            expected="the size of a scan",
+            fix="correct the spacing in the header, or export the image again",
+        )
     if thin := thinness(volume.shape):
         raise DataError(
             f"case {case.name}: {path} {thin}",

@@ -17,13 +17,16 @@ def coarsen(volume: Volume, step: float) -> Volume:
     parts = whole.reshape(counts[0], block[0], counts[1], block[1], counts[2], block[2])
     affine = turned.affine @ np.diag([*block, 1.0])
     affine[:3, 3] = (turned.affine @ [*((block - 1) / 2), 1.0])[:3]
-    return Volume(parts.mean(axis=(1, 3, 5), dtype=np.float32), affine)
+    # The mean of values near the end of the range becomes Inf, which counts as no value.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Volume(parts.mean(axis=(1, 3, 5), dtype=np.float32), affine)
 
 
 def clipped(array: NDArray, low: float = 0.5, high: float = 99.5) -> NDArray[np.float32]:
     """Returns the values scaled to 0…1 between two percentiles, what is not finite as 0."""
-    finite = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.nan_to_num(array.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     bottom, top = np.percentile(finite, [low, high])
     if top <= bottom:
         bottom, top = float(finite.min()), float(finite.max())
-    return np.clip((finite - bottom) / max(top - bottom, np.finfo(np.float32).tiny), 0.0, 1.0)
+    scaled = (finite - bottom) / max(top - bottom, np.finfo(np.float32).tiny)
+    return np.clip(scaled, 0.0, 1.0).astype(np.float32)

@@ -11,7 +11,7 @@ from scipy.linalg import polar
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.errors import DataError
-from data.image_header import LARGEST_SPACING, SMALLEST_SPACING, format_shape
+from data.image_header import LARGEST_SPACING, SMALLEST_SPACING, format_shape, impossible_extent
 from data.shared_grid import SAME_GRID, place
 from data.volume import SNAP_TOLERANCE, affine_displacement
 
@@ -86,9 +86,13 @@ def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
     """The spacing is one that no scanner has."""
     for path, file in case.files.items():
         header = file.header
-        if header is None or header.affine_fault:
+        if header is None or header.affine_fault or len(header.shape) < 3:
             continue
-        if header.spacing.min() < SMALLEST_SPACING or header.spacing.max() > LARGEST_SPACING:
+        if impossible := impossible_extent(header.shape, header.spacing):
+            fix = "correct the spacing in the header, or export the image again"
+            found = f"{case.roles[path]}: {path.name} {impossible}"
+            yield Finding(Level.ERROR, case.case.name, "implausible_spacing", found, fix)
+        elif header.spacing.min() < SMALLEST_SPACING or header.spacing.max() > LARGEST_SPACING:
             spacing = " × ".join(f"{s:.3g}" for s in header.spacing)
             found = f"{case.roles[path]}: {path.name} has a spacing of {spacing} mm"
             fix = f"correct the header: {SMALLEST_SPACING:g} to {LARGEST_SPACING:g} mm are usual"

@@ -77,7 +77,7 @@ def _coarse(volume: Volume) -> Volume:
 
 def check_mirrored(case: CaseObservation) -> Iterator[Finding]:
     """A channel fits the first one better when left and right are swapped."""
-    usable = [(name, v) for name, v in case.images.items() if np.ptp(np.nan_to_num(v.array)) > 0]
+    usable = [(name, v) for name, v in case.images.items() if v.array.min() != v.array.max()]
     if len(usable) < 2:
         return
     (first, image), *others = usable

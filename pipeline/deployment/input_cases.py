@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +13,13 @@ from pathlib import Path
 from data.case import Case, ImageSource
 from data.dataset import Dataset
 from data.errors import DataError
-from data.image_file import SUFFIXES, image_stem, image_suffix, read_header
+from data.image_file import SUFFIXES, image_parts, image_stem, image_suffix, read_header
 from data.layouts.detection import LAYOUTS, detect_layout
 
+logger = logging.getLogger(__name__)
+
 BIDS = "bids"
+_SHOWN = 10
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _SYNONYMS = {"t1w": "t1", "t2w": "t2", "pdw": "pd"}
 
@@ -61,6 +65,7 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
             images = _images(path) if path.is_dir() else []
             if images and not any(layout.matches(path) for layout in LAYOUTS):
                 files += images
+                _tell_skipped(path, images)
             else:
                 found += _dataset_cases(detect_layout(path).read(path), channels)
         else:
@@ -76,8 +81,29 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
 
 
 def _images(folder: Path) -> list[Path]:
-    # A link to nothing, as of a file that a version control of data has not fetched, is a case that cannot be read.
-    return sorted(p for p in folder.iterdir() if not p.is_dir() and image_suffix(p) and not p.name.startswith("."))
+    """The images of a folder, each once: of one in several files the file with the header.
+
+    What is named like an image and is none, such as a folder or a link to a file that was not fetched, is a case that
+    cannot be read.
+    """
+    return _each_once(sorted(p for p in folder.iterdir() if image_suffix(p) and not p.name.startswith(".")))
+
+
+def _each_once(files: Sequence[Path]) -> list[Path]:
+    """Drops files that are parts of an image whose header is among the files, too."""
+    whole = [parts for parts in map(image_parts, files) if parts[0] in files]
+    halves = {part for parts in whole for part in parts[1:]}
+    return [file for file in dict.fromkeys(files) if file not in halves]
+
+
+def _tell_skipped(folder: Path, images: Sequence[Path]) -> None:
+    """Logs what lies beside the images of a folder and is not predicted."""
+    known = {part for image in images for part in image_parts(image)}
+    skipped = sorted(p.name for p in folder.iterdir() if p not in known and not p.name.startswith("."))
+    if skipped:
+        names = ", ".join(skipped[:_SHOWN]) + (f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else "")
+        kinds = ", ".join(SUFFIXES)
+        logger.warning("%s: skipped, because Graft reads images in the files %s alone: %s", folder, kinds, names)
 
 
 def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]:
@@ -111,7 +137,7 @@ def _without_label(case: Case, sources: Mapping[str, ImageSource]) -> Case:
 def _file_cases(files: Iterable[Path], channels: Sequence[str]) -> list[InputCase]:
     found = []
     grouped: dict[Path, list[Path]] = {}
-    for file in dict.fromkeys(files):
+    for file in _each_once(list(files)):
         first = _first_channel(file)
         if first is None:
             found.append(_unnumbered_case(file, channels))
@@ -145,7 +171,7 @@ def _unnumbered_case(file: Path, channels: Sequence[str]) -> InputCase:
     if len(channels) == 1:
         return _unnamed_case(name, [ImageSource(file)], channels)
     frames: Sequence[int | None] = (None,)
-    if image_suffix(file) in SUFFIXES and file.is_file():
+    if image_suffix(file) and file.is_file():
         try:
             shape = read_header(file).volume_shape
         except DataError as error:

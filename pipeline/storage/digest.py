@@ -53,11 +53,19 @@ class FileDigests:
         return str(entry[2])
 
     def of_files(self, paths: Iterable[Path]) -> list[tuple[str, str]]:
-        """Returns name and digest of each file; a missing file counts as such, so that its return is noticed.
+        """Returns name and digest of each file; one that is missing or cannot be read counts as such.
+
+        So its return is noticed, and one bad file stops no batch: reading it says what is wrong.
 
         Pairs and no mapping, because files of one case share a name where folders tell image and label apart.
         """
-        return [(path.name, self(path) if path.is_file() else "missing") for path in paths]
+        return [(path.name, self._or_fault(path)) for path in paths]
+
+    def _or_fault(self, path: Path) -> str:
+        try:
+            return self(path) if path.is_file() else "missing"
+        except OSError:
+            return "unreadable"
 
     def save(self) -> None:
         """Writes what was learned, atomically."""

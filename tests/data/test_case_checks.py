@@ -124,9 +124,17 @@ def zero_spacing(root: Path) -> None:
     image_of(root).write_bytes(gzip.compress(content))
 
 
-def tiny_spacing(root: Path) -> None:
+def one_slice(root: Path) -> None:
     for path in (image_of(root), label_of(root)):
-        rewrite(path, lambda array, affine: (array, np.diag([1e-21, 1e-21, 1e-21, 1])))
+        rewrite(path, lambda array, affine: (array[:, :, 4:5], affine))
+
+
+def spaced(mm: float) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        for path in (image_of(root), label_of(root)):
+            rewrite(path, lambda array, affine: (array, np.diag([mm, mm, mm, 1])))
+
+    return write
 
 
 def empty_label(root: Path) -> None:
@@ -168,6 +176,8 @@ ERRORS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
         "label: 1 of 1,680 voxels are NaN",
         lambda root: rewrite(label_of(root), set_voxel(np.nan)),
     ),
+    "spacing of no scan": ("implausible_spacing", "1e-21 × 1e-21", spaced(1e-21)),
+    "one slice": ("thin", "12×14×1, a single slice", one_slice),
     "empty image": (
         "constant_image",
         "every voxel is 0",
@@ -201,7 +211,7 @@ WARNINGS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "forms apart": ("sform_qform", "8.66 mm apart; the sform is used", disagreeing_forms),
     "micrometres": ("unit", "declares µm as its unit; which is impossible; mm are assumed", micrometres),
     "zero spacing": ("header", "pixdim[1,2,3] should be non-zero", zero_spacing),
-    "spacing of no scanner": ("implausible_spacing", "1e-21 × 1e-21", tiny_spacing),
+    "spacing of no scanner": ("implausible_spacing", "0.0125 × 0.0125", spaced(0.0125)),
     "empty label": ("empty_label", "every voxel is background", empty_label),
     "thin": ("thin", "12×14×2", thin),
     "brain mask of three values": ("brain_mask", "3 values from 0 to 2", brain_mask((0, 1, 2))),

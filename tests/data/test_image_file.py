@@ -19,8 +19,8 @@ from data.errors import DataError
 from data.image_file import (
     image_stem,
     image_suffix,
-    read_image,
     read_header,
+    read_image,
     read_label,
     read_volume,
     write_frames,
