@@ -14,6 +14,7 @@ import pytest
 from data.case import Case, ImageSource
 from data.errors import WorkspaceError
 from data.splits import Split
+from data.volume import Volume, reorient, turned_like
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.case_evaluation import Trained
 from pipeline.evaluation.metrics import count_voxels, dice
@@ -66,13 +67,15 @@ def prepare(tmp_path: Path) -> Callable[..., Prepared]:
         label_affine: np.ndarray = AFFINE,
         label_shape: tuple[int, ...] = SHAPE,
         options: PreprocessingOptions | None = None,
+        stored: Callable[[Volume], Volume] = lambda label: label,
     ) -> Prepared:
         generator = np.random.default_rng(0)
         channels = {}
         for name, affine, shape in (("T1", AFFINE, SHAPE), ("T2", label_affine, label_shape)):
             image = generator.normal(0, 0.2, shape) + label_map(affine, shape)
             channels[name] = ImageSource(write(tmp_path / f"{name}.nii.gz", image.astype(np.float32), affine))
-        drawn = write(tmp_path / "label.nii.gz", label_map(label_affine, label_shape), label_affine)
+        label = stored(Volume(label_map(label_affine, label_shape), label_affine))
+        drawn = write(tmp_path / "label.nii.gz", label.array, label.affine)
         case = Case("c", "p", channels, label=drawn)
         chosen = default_options(Modality.MR).model_copy(
             update={"resampling": ResamplingOptions(spacing=(1.5, 1.5, 1.5)), "padding": PaddingOptions(multiple=8)}
@@ -105,6 +108,28 @@ def test_a_perfect_prediction_is_nearly_perfect_on_the_raw_grid(prepare: Callabl
     np.testing.assert_array_equal(reference.array, np.select([np.isin(raw, (2, 5)), raw == 3], [1, 2]))
     for number in (1, 2):
         assert dice(count_voxels(carried.array == number, reference.array == number)) > 0.9
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "PIR", "ASL", "SRA"])
+@pytest.mark.parametrize("drawn_on", [(AFFINE, SHAPE), (np.diag([2.0, 2.0, 2.0, 1.0]), (20, 22, 20))])
+def test_a_turned_label_off_by_rounding_is_met_on_its_own_grid_voxel_for_voxel(
+    prepare: Callable[..., Prepared], orientation: str, drawn_on: tuple[np.ndarray, tuple[int, ...]]
+) -> None:
+    def turned(label: Volume) -> Volume:
+        affine = label.affine.copy()
+        affine[:3, 3] += 0.12
+        return reorient(Volume(label.array, affine), orientation)
+
+    native, cached = prepare(*drawn_on)
+    prediction = certain(cached)
+    carried, reference = in_native_space(prediction, cached.affine, native, cached.folder)
+    native, cached = prepare(*drawn_on, stored=turned)
+    np.testing.assert_array_equal(certain(cached), prediction)
+    found, drawn = in_native_space(prediction, cached.affine, native, cached.folder)
+    assert drawn.orientation == orientation
+    np.testing.assert_array_equal(found.affine, drawn.affine)
+    for new, old in ((found, carried), (drawn, reference)):
+        np.testing.assert_array_equal(turned_like(new, old).array, old.array)
 
 
 def test_a_shifted_prediction_is_shifted_on_the_raw_grid(prepare: Callable[..., Prepared]) -> None:
