@@ -50,6 +50,8 @@ class BiasField(Step):
         inside = foreground_mask(small)
         if mask is not None:
             inside = resample(mask, shape, affine, Interpolation.NEAREST).array > 0
+        if min(shape) < 2:
+            return volume, {"corrected": False, "reason": "the scan is too thin for a field"}
         if np.count_nonzero(inside) < 100:
             return volume, {"corrected": False, "reason": "too little of the scan is tissue"}
         if np.percentile(small.array[inside], 5) <= 0:

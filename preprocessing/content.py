@@ -36,7 +36,9 @@ def foreground_mask(volume: Volume) -> NDArray[np.bool_]:
 
 
 def otsu_threshold(values: NDArray, bins: int = 256) -> float:
-    """Returns the threshold that maximises the between-class variance of the values."""
+    """Returns the threshold that maximises the between-class variance; of values all alike, these themselves."""
+    if values.min() == values.max():
+        return float(values.flat[0])
     counts, edges = np.histogram(values, bins=bins)
     centres = (edges[:-1] + edges[1:]) / 2
     below = np.cumsum(counts)
