@@ -46,12 +46,12 @@ class BiasField(Step):
 
     def _correct(self, volume: Volume, mask: Volume | None) -> tuple[Volume, dict[str, Any]]:
         shape, affine = isotropic_grid(volume, self.options.working_spacing)
+        if min(shape) < 2:
+            return volume, {"corrected": False, "reason": "the scan is too thin for a field"}
         small = resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
         inside = foreground_mask(small)
         if mask is not None:
             inside = resample(mask, shape, affine, Interpolation.NEAREST).array > 0
-        if min(shape) < 2:
-            return volume, {"corrected": False, "reason": "the scan is too thin for a field"}
         if np.count_nonzero(inside) < 100:
             return volume, {"corrected": False, "reason": "too little of the scan is tissue"}
         if np.percentile(small.array[inside], 5) <= 0:

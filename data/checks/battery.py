@@ -30,6 +30,7 @@ from data.checks.geometry import (
     check_units,
 )
 from data.checks.intensities import check_brain_mask, check_constant, check_finite
+from data.checks.interrupted_copy import check_interrupted_copy
 from data.checks.labels import check_empty_label, check_label_values
 from data.checks.mirroring import check_mirrored
 from data.checks.observation import CaseObservation, observe_case
@@ -47,6 +48,7 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_unreadable,
     check_header,
     check_ignored_bytes,
+    check_interrupted_copy,
     check_dimensions,
     check_affine,
     check_forms,

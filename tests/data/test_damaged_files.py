@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from data.case import Case, ImageSource
+from data.checks import Level, check_case
+from data.checks.interrupted_copy import zeros_from
 from data.errors import DataError
 from data.image_file import image_parts, read_header, read_image, read_volume, write_volume
 from data.packed_stream import DamagedStreamError, inflate, unpack_bzip2
@@ -226,3 +229,37 @@ def test_bytes_and_lines_before_the_voxels_are_skipped(tmp_path: Path) -> None:
     path = nrrd(tmp_path, "all.raw")
     path.write_text(path.read_text().replace("data file", "line skip: 2\nbyte skip: 3\ndata file"))
     np.testing.assert_array_equal(read_volume(path).array, VOXELS)
+
+
+@pytest.mark.parametrize("kind", [".nii", "_raw.mhd", "_raw.nhdr", "_raw.mha", ".img", ".mgh"])
+def test_an_interrupted_copy_of_an_unpacked_file_is_a_warning(tmp_path: Path, kind: str) -> None:
+    path, voxels = written(tmp_path, kind)
+    case = Case("a", "a", {"T1": ImageSource(path)})
+
+    def found() -> list[str]:
+        _, findings = check_case(case, ("T1",), (0,))
+        assert not [finding for finding in findings if finding.level is Level.ERROR]
+        return [finding.found for finding in findings if finding.check == "interrupted_copy"]
+
+    assert found() == []
+    content = voxels.read_bytes()
+    kept = 8 * 4096
+    voxels.write_bytes(content[:kept] + bytes(len(content) - kept))
+    (sentence,) = found()
+    assert f"the last {1 - kept / len(content):.0%} of {voxels.name} are zeros" in sentence
+    # Background that ends anywhere else is none.
+    voxels.write_bytes(content[: kept + 100] + bytes(len(content) - kept - 100))
+    assert found() == []
+
+
+def test_where_the_zeros_at_the_end_begin(tmp_path: Path) -> None:
+    for content in (
+        b"",
+        b"abc",
+        b"abc" + bytes(5),
+        bytes(10),
+        b"a" + bytes(3_000_000),
+        bytes(5000) + b"a" + bytes(9000),
+    ):
+        (tmp_path / "a").write_bytes(content)
+        assert zeros_from(tmp_path / "a") == len(content.rstrip(b"\0"))

@@ -167,3 +167,16 @@ def test_a_scan_that_was_zscored_before_is_left_alone():
     same, record = BiasField(BiasFieldOptions()).apply(subject)
     assert not record["channels"]["T1"]["corrected"]
     np.testing.assert_array_equal(same.reference.array, subject.reference.array)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (40, 2, 40), (40, 44, 3)])
+def test_a_scan_too_thin_for_a_field_is_left_alone(shape):
+    subject = _subject(np.random.default_rng(0).normal(300, 50, shape), affine=np.diag([1.0, 1.0, 1.0, 1.0]))
+    corrected, record = BiasField(BiasFieldOptions()).apply(subject)
+    assert record["channels"]["T1"]["corrected"] is False
+    assert "too thin" in record["channels"]["T1"]["reason"]
+    np.testing.assert_array_equal(corrected.reference.array, subject.reference.array)
+
+
+def test_values_all_alike_are_on_one_side_of_the_threshold():
+    assert otsu_threshold(np.full((3, 3, 3), 5.0)) == 5.0
