@@ -20,8 +20,8 @@ FEWEST_PATIENTS_FOR_P = 12
 """With fewer test patients than this only effects and intervals are given, no p-value."""
 
 FEWEST_PATIENTS_FOR_INTERVAL = 5
-"""With fewer test patients than this means are given alone: a bootstrap of one patient always draws that patient, one of
-two to four has so few different draws that its percentiles are the patients themselves."""
+"""With fewer test patients than this means are given alone: a bootstrap of one patient always draws that patient, and
+one of two to four has so few different draws that its percentiles are the patients themselves."""
 
 _MOST_FOR_ENUMERATION = 16
 """With ties, up to so many patients the signed-rank test enumerates all signs (65,536 patterns)."""

@@ -114,7 +114,8 @@ class SummaryRow:
         reason = why_no_interval(patients)
         if reason is None and self.metric.startswith(WORST_TENTH):
             tail = patients_in_worst_tenth(patients)
-            return f"the worst tenth is {tail} of {patients} patients, {why_no_interval(tail)}" if why_no_interval(tail) else None
+            reason = why_no_interval(tail)
+            return reason and f"the worst tenth is {tail} of {patients} patients, {reason}"
         return reason
 
     def with_honest_interval(self) -> SummaryRow:

@@ -19,8 +19,9 @@ from pipeline.report.case_pages import (
     remove_stale_pages,
 )
 from pipeline.report.case_readings import CaseReadings
+from pipeline.report.number_text import number
 from pipeline.report.overlay_section import arms_to_show, best_median_worst, ranked_cases
-from pipeline.report.section import Material, number
+from pipeline.report.section import Material
 
 
 def read_cases(material: Material, folder: Path, jobs: int) -> CaseReadings:

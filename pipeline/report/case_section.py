@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.report.section import Material, Section, number
+from pipeline.report.number_text import number
+from pipeline.report.section import Material, Section
 
 
 def case_section(material: Material) -> Section:

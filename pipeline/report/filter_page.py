@@ -27,6 +27,7 @@ from pipeline.report.filter_change_figures import (
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
 from pipeline.report.filter_files import read_filters, read_prior, read_trained_pairs, sample_rows
 from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
+from pipeline.report.number_text import plain
 from pipeline.report.page import page_environment
 from pipeline.report.picture import Picture
 from pipeline.report.section import Material, listing
@@ -89,7 +90,7 @@ def build_filter_page(
             groups=[_pictures(material, group, of_group.get(group.name)) for group in shown],
             left_out=listing([group.name for group in rest]),
             sampled=options.filters_sampled,
-            hardly_moved=f"{100 * options.hardly_moved:g} %",
+            hardly_moved=f"{plain(100 * options.hardly_moved)} %",
             scored=bool(scores),
             notice=notice,
         )
@@ -218,9 +219,9 @@ def _walk(material: Material, group: _Group, name: str, prior: FilterVAE) -> dic
         "explained": _percent(max(walk.explained, 0.0)),
         "one_layer": prior.needs_positions,
         "interpolation": interpolation,
-        "factor": f"{factor:g}",
+        "factor": plain(float(factor)),
     }
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"
+    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{plain(round(100 * share, 2))} %"

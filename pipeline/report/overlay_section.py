@@ -12,8 +12,9 @@ from pipeline.evaluation.comparison import best_rival
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
+from pipeline.report.number_text import number
 from pipeline.report.overlay_figure import PLANES, slice_figure
-from pipeline.report.section import Material, Section, number
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import InferredUnit
 
 

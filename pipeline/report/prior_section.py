@@ -16,7 +16,8 @@ from pipeline.report.density_scores import (
 )
 from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
-from pipeline.report.section import Material, Section, listing, number, signed
+from pipeline.report.number_text import number, plain, signed
+from pipeline.report.section import Material, Section, listing
 from pipeline.report.study_files import read_mapping
 
 
@@ -61,7 +62,7 @@ def _group(summary: Mapping[str, Any]) -> dict[str, Any]:
         "filters": summary.get("filters", 0),
         "kept": summary.get("kept", 0),
         "share": f"{100 * float(summary.get('share_kept', 0)):.1f}\N{NO-BREAK SPACE}%",
-        "threshold": f"{float(summary.get('norm_threshold', 0)):.3g}",
+        "threshold": plain(float(summary.get("norm_threshold", 0))),
         "norms": f"{quantiles[0]:.3f} / {middle:.3f} / {quantiles[-1]:.3f}" if middle is not None else "–",
         "moved": None if moved is None else f"{float(moved):.2f}",
     }
@@ -75,7 +76,11 @@ def not_moved(summaries: Mapping[str, Mapping[str, Any]], limit: float) -> str |
         limit: least median distance from the initialisation, as a share of its norm, that counts as moved.
     """
     moved = {group: s.get("moved_from_initial") for group, s in summaries.items()}
-    still = [f"{group} ({100 * float(m):.2g} %)" for group, m in moved.items() if m is not None and float(m) < limit]
+    still = [
+        f"{group} ({plain(round(100 * float(m), 2))} %)"
+        for group, m in moved.items()
+        if m is not None and float(m) < limit
+    ]
     if not still:
         return None
     where = "every group" if len(still) == len(moved) else "some groups"

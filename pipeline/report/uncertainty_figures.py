@@ -60,6 +60,9 @@ def errors_found(
     figure = new_figure(height=3.4 + 0.22 * ((len(curves) + 2) // 3))
     axes = figure.add_subplot()
     for arm, (shares, found) in curves.items():
+        # An arm without a wrong voxel has nothing to find.
+        if not np.isfinite(found).any():
+            continue
         style = styles[arm]
         axes.plot(shares, found, color=style.colour, linestyle=style.dash, linewidth=1.6, label=arm,
                   marker=style.marker, markersize=6, markevery=0.15)  # fmt: skip

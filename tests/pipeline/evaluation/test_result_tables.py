@@ -27,7 +27,7 @@ from pipeline.evaluation.tables import (
     write_cases_csv,
     write_summary_csv,
 )
-from pipeline.report.result_section import result_table
+from pipeline.report.score_table import metric_table
 
 
 def row(
@@ -109,7 +109,7 @@ def test_a_size_that_one_arm_has_alone_is_summarised_and_not_compared() -> None:
     assert {c.n for c in compare_arms(study, study.draws(seed=0, resamples=100))} == {5, 10}
     summary = summarise(rows, 0, 100)
     assert {s.n for s in summary} == {5, 10, 40}
-    best = [[cell and cell["best"] for cell in line["cells"]] for line in result_table(summary, "dice")["lines"]]
+    best = [[cell and cell["best"] for cell in line["cells"]] for line in metric_table(summary, study.arms, "dice")["lines"]]
     assert [any(column) for column in zip(*best, strict=True)] == [True, True, False]
     alone = StudyRows([r for r in rows if r.arm == "random"])
     assert alone.sizes == (5, 10, 40)
