@@ -16,17 +16,17 @@ from pipeline.evaluation.calibration_tables import (
     COVERAGE,
     RELIABILITY,
     CalibrationRow,
-    read_calibration_csv,
     read_reliability_csv,
 )
 from pipeline.evaluation.comparison import read_comparisons_csv
+from pipeline.evaluation.expected_dice_error import expected_dice_error
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.evaluation.study_results import COMPARISONS
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_summary_csv
 from pipeline.evaluation.temperature_scaling import SCALED
 from pipeline.report.calibration_figures import coverage_plot, reliability_plot, review_plot
-from pipeline.report.figure_style import ArmStyle, arm_styles
+from pipeline.report.figure_style import DOTTED, ArmStyle, arm_styles
 from pipeline.report.number_text import interval_text, number, p_text, signed
 from pipeline.report.picture import Picture
 from pipeline.report.score_table import mean_dice, score_table
@@ -57,7 +57,8 @@ def calibration_section(material: Material) -> Section:
         )
         return Section("calibration", TITLE, missing=(text,))
     summary = read_summary_csv(results / CALIBRATION_SUMMARY)
-    rows = read_calibration_csv(results / CALIBRATION)
+    judged = material.files.calibration
+    rows = judged.rows if judged is not None else []
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
     chosen = nested(material.files.config, "evaluation", "calibration")
@@ -73,7 +74,7 @@ def calibration_section(material: Material) -> Section:
         "differences": _differences(results / COMPARISONS),
         "volumes": volume_table(summary, rows, arms),
         "coverage": _coverage(material, summary, arms, styles, options.level),
-        "review": review_table(summary, arms),
+        "review": review_table(summary, arms, judged),
         "review_plots": _review_plots(material, rows, styles),
         "temperatures": temperatures(summary),
         "scaled_suffix": SCALED,
@@ -94,7 +95,7 @@ def _styles(material: Material, arms: Sequence[str]) -> dict[str, ArmStyle]:
     """The styles that the arms have in every other figure; scaled, an arm keeps colour and marker and is dotted."""
     known = arm_styles(list(dict.fromkeys([*material.files.arms(), *(a.removesuffix(SCALED) for a in arms)])))
     return {
-        arm: replace(known[arm.removesuffix(SCALED)], dash=(0, (1, 1.2))) if arm.endswith(SCALED) else known[arm]
+        arm: replace(known[arm.removesuffix(SCALED)], dash=DOTTED) if arm.endswith(SCALED) else known[arm]
         for arm in arms
     }
 
@@ -161,8 +162,13 @@ def _coverage(
     return material.pictures.add("volume-coverage", figure, "Coverage of the volume intervals, by arm and size")
 
 
-def review_table(summary: Sequence[SummaryRow], arms: Sequence[str]) -> dict[str, Any]:
-    """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm."""
+def review_table(
+    summary: Sequence[SummaryRow], arms: Sequence[str], judged: StudyRows[CalibrationRow] | None
+) -> dict[str, Any]:
+    """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm.
+
+    The expected Dice stands beside the Dice and its error on the test patients, or is not shown.
+    """
     columns = {
         "spearman_entropy": "Entropy",
         "spearman_mutual_information": "Mutual information",
@@ -174,10 +180,12 @@ def review_table(summary: Sequence[SummaryRow], arms: Sequence[str]) -> dict[str
             found = [_find(summary, arm, n, metric) for metric in columns]
             if any(found):
                 cells = [r and {"mean": signed(r.mean, 2), "interval": _interval(r, with_sign=True)} for r in found]
-                promised = _find(summary, arm, n, "expected_dice")
-                lines.append(
-                    {"n": n, "arm": arm, "cells": cells, "expected": number(promised.mean) if promised else "–"}
-                )
+                held = None if judged is None else expected_dice_error(judged, arm, n)
+                expected = held and {
+                    "mean": f"{number(held.expected)} ± {number(held.error)}",
+                    "dice": number(held.dice),
+                }
+                lines.append({"n": n, "arm": arm, "cells": cells, "expected": expected})
     return {"titles": list(columns.values()), "lines": lines}
 
 

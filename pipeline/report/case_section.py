@@ -18,7 +18,14 @@ def case_section(material: Material) -> Section:
     lines: list[dict[str, Any]] = []
     for case in reversed(readings.order):
         found = [at.get((case, arm)) for arm in readings.arms]
-        cells = [number(q.dice) if q else "–" for q in found]
+        cells = [(number(q.dice), q.confidence) if q else ("–", "") for q in found]
         lines.append({"case": case, "page": readings.pages.get(case), "cells": cells})
-    content = {"arms": readings.arms, "n": readings.n, "lines": lines, "pages": len(readings.pages)}
+    expected = any(q.confidence for q in readings.qualities)
+    content = {
+        "expected": expected,
+        "arms": readings.arms,
+        "n": readings.n,
+        "lines": lines,
+        "pages": len(readings.pages),
+    }
     return Section("cases", title, content, readings.missing)

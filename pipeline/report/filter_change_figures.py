@@ -91,7 +91,7 @@ def distance_figure(groups: Mapping[str, GroupFilters]) -> Figure:
         _histogram(axes, distances[name], limits, "filters", TRAINED)
         axes.axvline(median, color=INK, linewidth=1.2, label="median")
         _log_ticks(axes.xaxis, limits, lambda value: f"{plain(100 * value)} %")
-        _note(axes, f"median {100 * median:.3g} %")
+        _note(axes, f"median {plain(round(100 * median, 1))} %")
 
     return _small_multiples(list(distances), draw, "distance from the start (logarithmic)", "share of filters")
 

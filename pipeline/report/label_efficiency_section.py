@@ -12,7 +12,7 @@ from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.label_efficiency import LabelEfficiency, why_no_efficiency
 from pipeline.evaluation.study_results import LABEL_EFFICIENCY
-from pipeline.report.figure_style import INK, ArmStyle, arm_styles, new_figure
+from pipeline.report.figure_style import INK, ArmStyle, arm_styles, new_figure, wrapped
 from pipeline.report.number_text import number, plain
 from pipeline.report.section import Material, Section
 
@@ -89,7 +89,7 @@ def efficiency_plot(rows: Sequence[LabelEfficiency], styles: Mapping[str, ArmSty
                 if relation != "=":
                     axes.plot(end, y, marker=9 if relation == ">" else 8, color=style.colour, markersize=7)
             ticks.append(y)
-            names.append(row.arm)
+            names.append(wrapped(row.arm))
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_yticks(ticks, names)
     axes.set_ylim(y + 0.8, 0.7)

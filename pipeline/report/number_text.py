@@ -25,10 +25,11 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """Prints a difference with its sign."""
+    """Prints a difference with its sign; what rounds to zero has none."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    return f"{value:+,.{digits}f}".replace("-", "−")
+    text = f"{value:+,.{digits}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text[1:]
 
 
 def interval_text(interval: Interval, digits: int = 3, *, with_sign: bool = False) -> str:

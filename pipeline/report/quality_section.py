@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.report.number_text import plain
 from pipeline.report.picture import thumbnail
@@ -78,4 +79,5 @@ def _pictured(material: Material, case: CaseQuality) -> dict[str, Any]:
     alt = f"quality control picture of case {case.folder.name}"
     picture = thumbnail(case.folder / "qc.png", material.options.thumbnail_width, alt)
     numbers = [(k, plain(v)) for k, v in case.numbers.items()]
-    return _named(case) | {"picture": picture, "numbers": numbers}
+    address = f"../preprocess/{quote(case.folder.parent.name)}/{quote(case.folder.name)}/qc.png"
+    return _named(case) | {"picture": picture, "numbers": numbers, "address": address}

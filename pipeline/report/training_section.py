@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.figure_style import arm_styles
-from pipeline.report.number_text import number, plain
+from pipeline.report.number_text import NOTHING, number, plain
 from pipeline.report.section import Material, Section
 from pipeline.report.study_files import History, folders, read_history, read_mapping
 from pipeline.report.training_figures import source_training, target_training
@@ -82,8 +82,14 @@ def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
     differ = [key for key in keys if key == "objective" or len({p[key] for p in printed.values()}) > 1]
     first = next(iter(printed.values()), {})
     return {
-        "keys": differ,
-        "lines": [(arm, [settings[key] for key in differ]) for arm, settings in printed.items()],
+        "lines": [
+            {
+                "name": arm,
+                "objective": settings.get("objective", NOTHING),
+                "settings": [(key, settings[key]) for key in differ if key != "objective"],
+            }
+            for arm, settings in printed.items()
+        ],
         "common": [(key, first[key]) for key in keys if key not in differ],
     }
 

@@ -109,7 +109,9 @@ def test_a_size_that_one_arm_has_alone_is_summarised_and_not_compared() -> None:
     assert {c.n for c in compare_arms(study, study.draws(seed=0, resamples=100))} == {5, 10}
     summary = summarise(rows, 0, 100)
     assert {s.n for s in summary} == {5, 10, 40}
-    best = [[cell and cell["best"] for cell in line["cells"]] for line in metric_table(summary, study.arms, "dice")["lines"]]
+    best = [
+        [cell and cell["best"] for cell in line["cells"]] for line in metric_table(summary, study.arms, "dice")["lines"]
+    ]
     assert [any(column) for column in zip(*best, strict=True)] == [True, True, False]
     alone = StudyRows([r for r in rows if r.arm == "random"])
     assert alone.sizes == (5, 10, 40)

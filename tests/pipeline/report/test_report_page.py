@@ -260,7 +260,7 @@ def test_the_first_table_sets_distance_and_volume_beside_overlap_and_sentences_s
 
 @pytest.mark.parametrize(
     ("synthetic", "text"),
-    [(("ms", "tumour"), "These are synthetic scans: the figures show"), (("ms",), "The source scans are synthetic: the"),
+    [(("ms", "tumour"), "These are synthetic scans: the figures"), (("ms",), "The source scans are synthetic: the"),
      ((), None)],
 )  # fmt: skip
 def test_a_banner_says_that_scans_are_synthetic(tmp_path: Path, synthetic: tuple[str, ...], text: str | None) -> None:
