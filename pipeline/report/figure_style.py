@@ -96,7 +96,7 @@ def new_figure(width: float = WIDTH, height: float = 3.4) -> Figure:
 
 def line_widths(count: int) -> list[float]:
     """Returns widths of lines that are drawn one over another: the lower ones are wider and show beside the upper."""
-    return [4.0 - 2.6 * place / max(count - 1, 1) for place in range(count)] if count > 1 else [1.6] * count
+    return [3.2 - 1.9 * place / (count - 1) for place in range(count)] if count > 1 else [1.6] * count
 
 
 def wrapped(name: str, width: int = _WRAP) -> str:

@@ -67,11 +67,11 @@ def plain(value: Any) -> str:
         return NOTHING
     if value == 0:
         return "0"
-    exponent = math.floor(math.log10(abs(value)))
     if abs(value) < _SMALLEST:
-        mantissa = f"{value / 10**exponent:.2f}".rstrip("0").rstrip(".").replace("-", "−")
-        return f"{mantissa} × 10{str(exponent).translate(_RAISED)}"
-    text = number(value, max(0, _SIGNIFICANT - 1 - exponent))
+        mantissa, _, power = f"{value:.2e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".").replace("-", "−")
+        return f"{mantissa} × 10{str(int(power)).translate(_RAISED)}"
+    text = number(value, max(0, _SIGNIFICANT - 1 - math.floor(math.log10(abs(value)))))
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 

@@ -96,8 +96,8 @@ def unused_latents(vae: str, groups: Sequence[str], count: int) -> str:
     """Says in which groups of layers a VAE uses none of its latents, and what it is worth there."""
     where = "every group" if len(groups) == count else listing(groups)
     return (
-        f"The VAE “{vae}” uses none of its latents in {where}: there its decoder gives the same for every filter, and "
-        "it is no more than a normal density with independent weights."
+        f"The VAE “{vae}” uses none of its latents in {where}: its decoder gives one density for "
+        "all filters there, and it has learned nothing of how they differ."
     )
 
 
