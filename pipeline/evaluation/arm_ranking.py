@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from pipeline.evaluation.statistics import why_no_interval
+
 LEAST_SHARE_OF_BEST_DICE = 0.5
 """An arm whose Dice is below this share of the best one is the best in nothing: empty masks are well calibrated."""
 
@@ -20,6 +22,16 @@ def arms_that_segment(dice: Mapping[str, float]) -> set[str]:
     """
     best = max((value for value in dice.values() if math.isfinite(value)), default=math.nan)
     return {arm for arm, value in dice.items() if not value < LEAST_SHARE_OF_BEST_DICE * best}
+
+
+def arms_with_patients_enough(patients: Mapping[str, int]) -> set[str]:
+    """Names the arms that were measured on enough test patients to be compared; all of them where none was.
+
+    Args:
+        patients: arm → test patients measured at one size.
+    """
+    enough = {arm for arm, count in patients.items() if why_no_interval(count) is None}
+    return enough or set(patients)
 
 
 def best_arms(means: Mapping[str, float], *, less_is_better: bool, digits: int) -> set[str]:

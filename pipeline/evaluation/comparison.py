@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.arms.presets import PRESETS
-from pipeline.evaluation.arm_ranking import arms_that_segment
+from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
@@ -83,7 +83,8 @@ def best_rival(
     """Returns the rival with the best mean of a metric at one size, or None where no rival was run.
 
     It is chosen on the very patients it is then compared on, which favours the rival, never the arm compared with it.
-    In another metric than Dice, no rival counts that segments next to nothing.
+    In another metric than Dice, no rival counts that segments next to nothing, and none that was measured on too few
+    patients where others were not.
 
     Args:
         study: all rows.
@@ -97,8 +98,9 @@ def best_rival(
     means = {arm: sign * mean for arm, mean in table.means().items() if arm in rivals and np.isfinite(mean)}
     if not means:
         return None
-    dice = study.table("dice", n).means()
+    dice, patients = study.table("dice", n).means(), table.patients_measured()
     worthy = arms_that_segment({arm: dice.get(arm, np.nan) for arm in means})
+    worthy &= arms_with_patients_enough({arm: patients[arm] for arm in worthy})
     return max((arm for arm in means if arm in worthy), key=lambda arm: means[arm])
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipeline.evaluation.arm_ranking import arms_with_patients_enough
 from pipeline.evaluation.statistics import PairedDifference, Resamples, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
 
@@ -61,7 +62,8 @@ def leading_arms(study: StudyRows[RowT], draws: Resamples, *, metric: str = "dic
         means = {arm: mean for arm, mean in table.means().items() if math.isfinite(mean)}
         if len(means) < 2:
             continue
-        order = sorted(means, key=lambda arm: -means[arm])
+        enough = arms_with_patients_enough({arm: table.patients_measured()[arm] for arm in means})
+        order = sorted(means, key=lambda arm: (arm not in enough, -means[arm]))
         best = order[0]
         differences = {arm: paired_difference(table.of(best), table.of(arm), draws) for arm in order[1:]}
         leading.append(LeadingArm(n, best, means[best], differences))

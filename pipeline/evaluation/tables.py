@@ -113,13 +113,15 @@ class SummaryRow:
         patients = self.patients or self.cases
         reason = why_no_interval(patients)
         if reason is None and self.metric.startswith(WORST_TENTH):
-            tail = patients_in_worst_tenth(patients)
-            reason = why_no_interval(tail)
-            return reason and f"the worst tenth is {tail} of {patients} patients, {reason}"
+            tail = why_no_interval(patients_in_worst_tenth(patients))
+            reason = tail and f"the worst tenth is {patients_in_worst_tenth(patients)} of {patients} patients, {tail}"
+        if reason is None and math.isfinite(self.mean) and not self.ci_low < self.ci_high:
+            # All resamples have one mean; an interval without width would promise certainty.
+            reason = "all test patients have the same value"
         return reason
 
     def with_honest_interval(self) -> SummaryRow:
-        """Returns the row without the interval that tables of earlier versions hold of too few patients."""
+        """Returns the row without an interval that `no_interval` has a reason against."""
         return replace(self, ci_low=math.nan, ci_high=math.nan) if self.no_interval else self
 
 
@@ -240,6 +242,10 @@ class PatientTable:
             measured = values[np.isfinite(values)]
             found[arm] = float(measured.mean()) if len(measured) else math.nan
         return found
+
+    def patients_measured(self) -> dict[str, int]:
+        """Arm → patients measured in any repeat."""
+        return {arm: measured_patients(values) for arm, values in zip(self.arms, self.values, strict=True)}
 
     def patient_means(self, arm: str) -> Values:
         """Returns `[P]` means over repeats, NaN for a patient never measured."""
@@ -364,4 +370,5 @@ def summarise(
 
 def summary_row(arm: str, n: int, metric: str, interval: Interval, cases: int, patients: int) -> SummaryRow:
     """Makes a row of an interval."""
-    return SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)
+    row = SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)
+    return row.with_honest_interval()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.arm_ranking import best_arms
+from pipeline.evaluation.arm_ranking import arms_with_patients_enough, best_arms
 from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow, compared_sizes
 from pipeline.report.calibration_section import calibration_section
@@ -122,6 +122,8 @@ def highest_dice(summary: list[SummaryRow], differences: dict[int, dict[str, str
     best: list[dict[str, Any]] = []
     for n in compared_sizes(summary):
         rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
+        enough = arms_with_patients_enough({r.arm: r.patients or r.cases for r in rows})
+        rows = [r for r in rows if r.arm in enough]
         if rows:
             row = max(rows, key=lambda r: r.mean)
             tied = best_arms({r.arm: r.mean for r in rows}, less_is_better=False, digits=3)

@@ -52,7 +52,8 @@ def _line(row: LabelEfficiency) -> dict[str, Any]:
         "value": number(row.value),
         "patients": _bound(row.patients, row.relation, 1),
         "efficiency": _bound(row.efficiency, row.relation),
-        "interval": f"[{low}, {high}]",
+        # Of a bound alone there is no interval to speak of.
+        "interval": "" if low == high else f"[{low}, {high}]",
     }
 
 

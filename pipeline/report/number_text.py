@@ -33,8 +33,12 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def interval_text(interval: Interval, digits: int = 3, *, with_sign: bool = False) -> str:
-    """Prints the ends of an interval in brackets; empty where there is none."""
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+    """Prints the ends of an interval in brackets; empty where there is none.
+
+    Without any width there is none either: where all patients have the same value, all resamples have it, too, and
+    that is no certainty.
+    """
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)) or interval.low == interval.high:
         return ""
     one = signed if with_sign else number
     return f"[{one(interval.low, digits)}, {one(interval.high, digits)}]"

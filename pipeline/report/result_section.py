@@ -19,7 +19,7 @@ from pipeline.report.number_text import interval_text, p_text, signed
 from pipeline.report.picture import Picture
 from pipeline.report.result_figures import difference_limits, difference_plot, learning_curve, patient_plot
 from pipeline.report.score_table import metric_table, overview_table
-from pipeline.report.section import Material, Section, listing
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import nested
 from pipeline.report.verdict import far_off, told_apart
 
@@ -69,9 +69,15 @@ def _summary_content(material: Material, summary: list[SummaryRow]) -> dict[str,
     return {
         "overview": overview_table(summary, arms, OVERVIEW),
         "tables": [metric_table(summary, arms, metric) for metric in metrics],
-        "no_interval": listing(sorted({r.no_interval for r in curve if r.no_interval})),
+        "no_interval": _no_interval_at_all(curve),
         "learning_curve": picture,
     }
+
+
+def _no_interval_at_all(rows: list[SummaryRow]) -> str:
+    """Says why no arm has an interval; empty where one has."""
+    reasons = [row.no_interval for row in rows if np.isfinite(row.mean)]
+    return max((r for r in reasons if r), default="") if reasons and all(reasons) else ""
 
 
 def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:

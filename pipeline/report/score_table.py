@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.evaluation.arm_ranking import arms_that_segment, best_arms
+from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough, best_arms
 from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow
@@ -48,7 +48,8 @@ def score_column(
         Arm → its cell. All arms that tie for the best mean are marked; none where one arm stands alone.
     """
     worthy = arms_that_segment({r.arm: dice.get(r.arm.removesuffix(SCALED), math.nan) for r in rows})
-    means = {r.arm: r.mean for r in rows if r.arm in worthy}
+    enough = arms_with_patients_enough({r.arm: r.patients or r.cases for r in rows if math.isfinite(r.mean)})
+    means = {r.arm: r.mean for r in rows if r.arm in worthy & enough}
     best = best_arms(means, less_is_better=less_is_better, digits=digits) if len(rows) > 1 else set()
     return {
         r.arm: {

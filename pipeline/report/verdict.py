@@ -87,8 +87,8 @@ def far_off(study: StudyRows, n: int) -> str | None:
     ]
     if not found:
         return None
-    more = len(found) - _MOST_NAMED
-    arms = listing(found) if more <= 1 else f"{', '.join(found[:_MOST_NAMED])} and {more} more arms"
+    more = len(found) - 1
+    arms = found[0] + (f" and {more} more arm{'s' if more > 1 else ''}" if more else "")
     return (
         f"At n = {n}, HD95 is large beside a decent Dice for {arms}: there are distant false positives, or parts that "
         f"were missed far from the rest. A sphere of the structure's median volume is {number(width, 0)} mm wide. Look "

@@ -16,6 +16,7 @@ from pipeline.evaluation.comparison import (
     read_comparisons_csv,
     write_comparisons_csv,
 )
+from pipeline.evaluation.leading_arm import leading_arms
 from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
@@ -237,3 +238,26 @@ def test_an_arm_that_segments_next_to_nothing_is_no_rival_in_another_metric() ->
     study = StudyRows(rows)
     assert best_rival(study, "hd95", 5, ("random", "fine_tune")) == "fine_tune"
     assert best_rival(study, "hd95", 5, ("random",)) == "random"
+
+
+def test_the_same_value_in_all_patients_gives_no_interval_of_no_width() -> None:
+    rows = [row(case=f"p{i}", dice=1.0) for i in range(8)]
+    found = next(s for s in summarise(rows, 0, 100) if s.metric == "dice")
+    assert found.mean == 1.0
+    assert math.isnan(found.ci_low)
+    assert found.no_interval == "all test patients have the same value"
+
+
+def test_an_arm_of_few_patients_leads_nothing_where_others_have_enough() -> None:
+    dice = {"random": 0.5, "fine_tune": 0.6, "dwp": 0.9}
+    rows = [
+        row(arm, case=f"p{i}", dice=d + 0.01 * i) for arm, d in dice.items() for i in range(2 if arm == "dwp" else 8)
+    ]
+    rows += [row("swa", case=f"p{i}", dice=0.95) for i in range(2)]
+    study = StudyRows(rows)
+    (leading,) = leading_arms(study, study.draws(seed=0, resamples=100))
+    assert leading.arm == "fine_tune"
+    assert set(leading.not_compared()) == {"dwp", "swa"}
+    assert best_rival(study, "dice", 5, ("random", "fine_tune", "swa")) == "fine_tune"
+    table = metric_table(summarise(rows, 0, 100), study.arms, "dice")
+    assert {line["arm"] for line in table["lines"] if line["cells"][0]["best"]} == {"fine_tune"}

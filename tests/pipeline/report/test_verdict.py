@@ -75,6 +75,11 @@ def test_a_distance_larger_than_the_structure_beside_a_decent_dice_is_remarked_o
     assert "39 mm wide" in text
     assert "good" not in text
     assert "poor" not in text
+    assert "more arm" not in text
+    both = far_off(StudyRows([replace(r, hd95=90.0) for r in study.rows]), 5)
+    assert both is not None
+    assert "“good” (Dice 0.8" in both
+    assert " and 1 more arm:" in both
     assert far_off(StudyRows([replace(r, hd95=5.0) for r in study.rows]), 5) is None
     # Without volumes there is nothing to hold a distance against.
     assert far_off(StudyRows([replace(r, reference_ml=float("nan")) for r in study.rows]), 5) is None
