@@ -11,8 +11,8 @@ import numpy as np
 
 from pipeline.evaluation.case_review import rank_correlation
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
-from pipeline.evaluation.statistics import Interval
-from pipeline.evaluation.tables import PatientTable, StudyRows, SummaryRow, sorted_rows, summarise
+from pipeline.evaluation.statistics import Interval, measured_patients, why_no_interval
+from pipeline.evaluation.tables import PatientTable, StudyRows, SummaryRow, sorted_rows, summarise, summary_row
 from pipeline.evaluation.volume_interval import coverage_interval
 
 
@@ -177,7 +177,7 @@ def summarise_calibration(rows: Sequence[CalibrationRow], seed: int, resamples: 
         for column in RANKED:
             doubt = study.table(column, n)
             summary += [
-                SummaryRow(arm, n, f"spearman_{column}", found.mean, found.low, found.high, cases)
+                summary_row(arm, n, f"spearman_{column}", found, cases, measured_patients(quality.of(arm)))
                 for arm, cases in zip(quality.arms, quality.cases, strict=True)
                 for found in [rank_correlation(doubt.of(arm), quality.of(arm), draws)]
                 if math.isfinite(found.mean)
@@ -189,8 +189,8 @@ def summarise_calibration(rows: Sequence[CalibrationRow], seed: int, resamples: 
 def _by_arm(table: PatientTable, n: int, metric: str, measure: Callable[[np.ndarray], Interval]) -> list[SummaryRow]:
     rows = []
     for arm, cases in zip(table.arms, table.cases, strict=True):
-        found = measure(table.of(arm))
-        rows.append(SummaryRow(arm, n, metric, found.mean, found.low, found.high, cases))
+        values = table.of(arm)
+        rows.append(summary_row(arm, n, metric, measure(values), cases, measured_patients(values)))
     return rows
 
 
@@ -198,4 +198,5 @@ def _coverage(covered: np.ndarray) -> Interval:
     """Coverage over `[P, R]`: repeats of a patient are averaged, and each patient is one trial."""
     measured = np.isfinite(covered)
     of_patient = [float(values[m].mean()) for values, m in zip(covered, measured, strict=True) if m.any()]
-    return coverage_interval(sum(of_patient), len(of_patient))
+    found = coverage_interval(sum(of_patient), len(of_patient))
+    return Interval(found.mean, math.nan, math.nan) if why_no_interval(len(of_patient)) else found

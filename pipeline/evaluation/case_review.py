@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.evaluation.calibration import class_probabilities
-from pipeline.evaluation.statistics import Interval, Resamples, Values
+from pipeline.evaluation.statistics import Interval, Resamples, Values, measured_patients, why_no_interval
 from pipeline.inference.boundary_band import boundary_band
 from pipeline.inference.expected_dice import expected_dice
 
@@ -86,11 +86,11 @@ def rank_correlation(uncertainty: Values, quality: Values, draws: Resamples, *, 
 
     Returns:
         Correlation and percentile interval over patients × repeats; −1 is best: the most uncertain are the worst (for
-        a promise, such as expected Dice, 1). NaN with fewer than three patients or without any uncertainty.
+        a promise, such as expected Dice, 1). NaN without any uncertainty, or with too few patients for an interval.
     """
     nothing = Interval(math.nan, math.nan, math.nan)
     measured = np.isfinite(quality)
-    if measured.any(axis=1).sum() < 3 or not np.isfinite(uncertainty).any():
+    if why_no_interval(measured_patients(quality)) or not np.isfinite(uncertainty).any():
         return nothing
     doubt = np.where(measured, np.where(np.isfinite(uncertainty), uncertainty, np.inf), np.nan)
     whole = [_spearman(doubt[None, :, r], quality[None, :, r])[0] for r in range(quality.shape[1])]

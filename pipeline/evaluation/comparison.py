@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.arms.presets import PRESETS
+from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
@@ -82,6 +83,8 @@ def best_rival(
     """Returns the rival with the best mean of a metric at one size, or None where no rival was run.
 
     It is chosen on the very patients it is then compared on, which favours the rival, never the arm compared with it.
+    In another metric than Dice, no rival counts that segments next to nothing, and none that was measured on too few
+    patients where others were not.
 
     Args:
         study: all rows.
@@ -92,12 +95,13 @@ def best_rival(
     """
     table = study.table(metric, n)
     sign = -1 if (metric in LESS_IS_BETTER if less_is_better is None else less_is_better) else 1
-    means = {
-        arm: sign * float(np.nanmean(table.of(arm)))
-        for arm in table.arms
-        if arm in rivals and np.isfinite(table.of(arm)).any()
-    }
-    return max(means, key=lambda arm: means[arm]) if means else None
+    means = {arm: sign * mean for arm, mean in table.means().items() if arm in rivals and np.isfinite(mean)}
+    if not means:
+        return None
+    dice, patients = study.table("dice", n).means(), table.patients_measured()
+    worthy = arms_that_segment({arm: dice.get(arm, np.nan) for arm in means})
+    worthy &= arms_with_patients_enough({arm: patients[arm] for arm in worthy})
+    return max((arm for arm in means if arm in worthy), key=lambda arm: means[arm])
 
 
 def compare_arms(

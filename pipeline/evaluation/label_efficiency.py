@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from pipeline.arms.presets import REFERENCE_ARM
-from pipeline.evaluation.statistics import Resamples, Values
+from pipeline.evaluation.statistics import Resamples, Values, why_no_interval
 from pipeline.evaluation.tables import RowT, StudyRows
 
 
@@ -83,6 +83,17 @@ def _reached(logs: Values, fit: Values, target: float) -> float:
     return float(np.exp(logs[after - 1] + share * (logs[after] - logs[after - 1])))
 
 
+def why_no_efficiency(study: StudyRows[RowT], *, metric: str = "dice") -> str | None:
+    """Says why no label efficiency can be measured: too few test patients, or the baseline has no curve; else None."""
+    if len(_baseline_sizes(study, metric)) < 2:
+        return f"it needs the learning curve of {REFERENCE_ARM}, which has fewer than two sizes"
+    return why_no_interval(len(study.patients))
+
+
+def _baseline_sizes(study: StudyRows[RowT], metric: str) -> list[int]:
+    return [n for n in study.every_size if np.isfinite(study.table(metric, n).means().get(REFERENCE_ARM, np.nan))]
+
+
 def label_efficiencies(
     study: StudyRows[RowT], draws: Resamples, *, metric: str = "dice", confidence: float = 0.95
 ) -> list[LabelEfficiency]:
@@ -97,14 +108,11 @@ def label_efficiencies(
         confidence: coverage of the interval.
 
     Returns:
-        One entry for each arm and size but the baseline's; empty where the baseline has fewer than two sizes.
+        One entry for each arm and size but the baseline's; empty where `why_no_efficiency` has a reason.
     """
-    tables = {n: study.table(metric, n) for n in study.every_size}
-    sizes = [
-        n for n, table in tables.items() if REFERENCE_ARM in table.arms and np.isfinite(table.of(REFERENCE_ARM)).any()
-    ]
-    if len(sizes) < 2:
+    if why_no_efficiency(study, metric=metric):
         return []
+    tables, sizes = {n: study.table(metric, n) for n in study.every_size}, _baseline_sizes(study, metric)
     baseline = np.stack([_means(tables[n].of(REFERENCE_ARM), draws) for n in sizes], axis=1)
     found = []
     for n, table in tables.items():

@@ -19,15 +19,38 @@ from data.random_streams import random_stream
 FEWEST_PATIENTS_FOR_P = 12
 """With fewer test patients than this only effects and intervals are given, no p-value."""
 
+FEWEST_PATIENTS_FOR_INTERVAL = 5
+"""With fewer test patients than this means are given alone: a bootstrap of one patient always draws that patient, and
+one of two to four has so few different draws that its percentiles are the patients themselves."""
+
 _MOST_FOR_ENUMERATION = 16
 """With ties, up to so many patients the signed-rank test enumerates all signs (65,536 patterns)."""
 
 Values = NDArray[np.float64]
 
 
+def why_no_interval(patients: int) -> str | None:
+    """Says why so few test patients give neither an interval nor a difference between arms.
+
+    The one rule of tables, figures, text and JSON.
+
+    Args:
+        patients: test patients that were measured.
+
+    Returns:
+        The reason in words; None where there are enough.
+    """
+    if patients >= FEWEST_PATIENTS_FOR_INTERVAL:
+        return None
+    return f"too few test patients for an interval (n = {patients})"
+
+
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its bootstrap percentile interval; all NaN where there was nothing to average."""
+    """An estimate with its bootstrap percentile interval.
+
+    All NaN where there was nothing to average, the ends NaN where `why_no_interval` has a reason.
+    """
 
     mean: float
     low: float
@@ -107,14 +130,21 @@ def crossed_interval(values: Values, draws: Resamples, *, confidence: float = 0.
         confidence: coverage of the interval.
 
     Returns:
-        Mean over all measured cells, and the interval.
+        Mean over all measured cells, and the interval; its ends are NaN with too few patients.
     """
     measured = np.isfinite(values)
     if not measured.any():
         return Interval(np.nan, np.nan, np.nan)
+    if why_no_interval(measured_patients(values)):
+        return Interval(float(values[measured].mean()), np.nan, np.nan)
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(draws.means(values), [tail, 1 - tail])
     return Interval(float(values[measured].mean()), float(low), float(high))
+
+
+def measured_patients(values: Values) -> int:
+    """Number of patients of `[P, R]` values that were measured in any repeat."""
+    return int(np.isfinite(values).any(axis=1).sum())
 
 
 def grouped_means(values: Values, owner: NDArray[np.integer], groups: int | None = None) -> Values:
@@ -140,7 +170,8 @@ class PairedDifference:
     """One arm minus another on the same patients and repeats.
 
     Attributes:
-        interval: mean difference and its percentile interval.
+        interval: mean difference and its percentile interval; all NaN with too few patients, whose mean difference
+            alone would be read as a finding.
         patients: number of patients measured in both arms.
         p_value: two-sided Wilcoxon signed-rank test on per-patient means over repeats; None with too few patients.
     """
@@ -166,6 +197,8 @@ def paired_difference(first: Values, second: Values, draws: Resamples, *, confid
     cells = np.isfinite(difference)
     per_patient = grouped_means(difference[cells], np.nonzero(cells)[0], len(difference))
     per_patient = per_patient[np.isfinite(per_patient)]
+    if why_no_interval(len(per_patient)):
+        return PairedDifference(Interval(np.nan, np.nan, np.nan), len(per_patient), None)
     return PairedDifference(
         crossed_interval(difference, draws, confidence=confidence), len(per_patient), wilcoxon_p(per_patient)
     )

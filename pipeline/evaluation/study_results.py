@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     CALIBRATION_SUMMARY,
@@ -20,7 +19,7 @@ from pipeline.evaluation.calibration_tables import (
 from pipeline.evaluation.comparison import Comparison, compare_arms, write_comparisons_csv
 from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount, count_empty_masks
-from pipeline.evaluation.label_efficiency import LabelEfficiency, label_efficiencies
+from pipeline.evaluation.label_efficiency import LabelEfficiency, label_efficiencies, why_no_efficiency
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
     CaseRow,
@@ -70,8 +69,8 @@ def write_study_results(
         for metric in study.metrics():
             comparisons += compare_arms(study, draws, metric=metric, rivals=rivals)
         efficiencies = label_efficiencies(study, draws)
-        if not efficiencies:
-            logger.info("label efficiency is not available: it needs the arm %s at two sizes or more", REFERENCE_ARM)
+        if reason := why_no_efficiency(study):
+            logger.info("label efficiency is not available: %s", reason)
     if calibration:
         judged = StudyRows(list(calibration))
         draws = judged.draws(seed=seed, resamples=options.resamples)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -12,8 +12,16 @@ import numpy as np
 
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import EmptyMask
-from pipeline.evaluation.statistics import Interval, Resamples, Values, crossed_interval, grouped_means
-from pipeline.evaluation.worst_patients import worst_tenth
+from pipeline.evaluation.statistics import (
+    Interval,
+    Resamples,
+    Values,
+    crossed_interval,
+    grouped_means,
+    measured_patients,
+    why_no_interval,
+)
+from pipeline.evaluation.worst_patients import patients_in_worst_tenth, worst_tenth
 
 
 @dataclass(frozen=True)
@@ -84,9 +92,10 @@ class SummaryRow:
         n: number of target patients learned from.
         metric: name of the metric; with several labels also `metric[label]` beside the mean over labels.
         mean: over patients (cases of a patient and labels of a case averaged first) and repeats.
-        ci_low: lower end of the 95 % interval over patients × repeats.
+        ci_low: lower end of the 95 % interval over patients × repeats; NaN where `no_interval` has a reason.
         ci_high: upper end.
         cases: number of test cases with a defined value.
+        patients: number of test patients with one; 0 in tables of earlier versions, which do not tell.
     """
 
     arm: str
@@ -96,6 +105,24 @@ class SummaryRow:
     ci_low: float
     ci_high: float
     cases: int
+    patients: int = 0
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why the row has no interval; None where it has one."""
+        patients = self.patients or self.cases
+        reason = why_no_interval(patients)
+        if reason is None and self.metric.startswith(WORST_TENTH):
+            tail = why_no_interval(patients_in_worst_tenth(patients))
+            reason = tail and f"the worst tenth is {patients_in_worst_tenth(patients)} of {patients} patients, {tail}"
+        if reason is None and math.isfinite(self.mean) and not self.ci_low < self.ci_high:
+            # All resamples have one mean; an interval without width would promise certainty.
+            reason = "all test patients have the same value"
+        return reason
+
+    def with_honest_interval(self) -> SummaryRow:
+        """Returns the row without an interval that `no_interval` has a reason against."""
+        return replace(self, ci_low=math.nan, ci_high=math.nan) if self.no_interval else self
 
 
 METRICS = (
@@ -183,7 +210,7 @@ def read_summary_csv(path: Path) -> list[SummaryRow]:
     Raises:
         WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
     """
-    return read_rows(path, SummaryRow)
+    return [row.with_honest_interval() for row in read_rows(path, SummaryRow)]
 
 
 @dataclass(frozen=True)
@@ -207,6 +234,18 @@ class PatientTable:
     def of(self, arm: str) -> Values:
         """Returns the `[P, R]` values of one arm."""
         return self.values[self.arms.index(arm)]
+
+    def means(self) -> dict[str, float]:
+        """Arm → mean over patients and repeats; NaN where nothing was measured."""
+        found = {}
+        for arm, values in zip(self.arms, self.values, strict=True):
+            measured = values[np.isfinite(values)]
+            found[arm] = float(measured.mean()) if len(measured) else math.nan
+        return found
+
+    def patients_measured(self) -> dict[str, int]:
+        """Arm → patients measured in any repeat."""
+        return {arm: measured_patients(values) for arm, values in zip(self.arms, self.values, strict=True)}
 
     def patient_means(self, arm: str) -> Values:
         """Returns `[P]` means over repeats, NaN for a patient never measured."""
@@ -318,15 +357,18 @@ def summarise(
                 part = "" if label is None else f"[{label}]"
                 for arm, cases in zip(table.arms, table.cases, strict=True):
                     values = table.of(arm)
-                    summary.append(_summary_row(arm, n, metric + part, crossed_interval(values, draws), cases))
+                    about = (cases, measured_patients(values))
+                    summary.append(summary_row(arm, n, metric + part, crossed_interval(values, draws), *about))
                     if metric == "dice":
                         worst = worst_tenth(values, draws)
-                        summary.append(_summary_row(arm, n, f"{WORST_TENTH}{part}", worst, cases))
+                        summary.append(summary_row(arm, n, f"{WORST_TENTH}{part}", worst, *about))
     order = list(dict.fromkeys(r.metric for r in summary))
     # Not between Dice and IoU: readers look for the overlaps first.
     order.sort(key=lambda metric: metric.startswith(WORST_TENTH))
     return sorted(summary, key=lambda r: (r.n, study.arms.index(r.arm), order.index(r.metric)))
 
 
-def _summary_row(arm: str, n: int, metric: str, interval: Interval, cases: int) -> SummaryRow:
-    return SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases)
+def summary_row(arm: str, n: int, metric: str, interval: Interval, cases: int, patients: int) -> SummaryRow:
+    """Makes a row of an interval."""
+    row = SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)
+    return row.with_honest_interval()

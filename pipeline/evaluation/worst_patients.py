@@ -6,16 +6,22 @@ import math
 
 import numpy as np
 
-from pipeline.evaluation.statistics import Interval, Resamples, Values, grouped_means
+from pipeline.evaluation.statistics import Interval, Resamples, Values, grouped_means, why_no_interval
 
 WORST_SHARE = 0.1
+
+
+def patients_in_worst_tenth(patients: int) -> int:
+    """⌈P / 10⌉: how many of P measured patients the worst tenth holds."""
+    return math.ceil(WORST_SHARE * patients - 1e-9)
 
 
 def worst_tenth(values: Values, draws: Resamples, *, confidence: float = 0.95) -> Interval:
     """Returns the mean of the worst tenth of patients and its percentile interval over patients × repeats.
 
     A patient's value is the mean over the repeats. Of P measured patients the ⌈P / 10⌉ with the lowest values count, so
-    with up to ten patients it is the worst one, and the interval is then of little worth.
+    with up to ten patients it is the worst one. A bootstrap never draws a patient worse than the worst, so the interval
+    of a tail of one or two begins at the estimate itself: the tail has to hold as many patients as any mean needs.
 
     Args:
         values: `[P, R]` of a metric of which more is better; NaN where not measured.
@@ -23,13 +29,16 @@ def worst_tenth(values: Values, draws: Resamples, *, confidence: float = 0.95) -
         confidence: coverage of the interval.
 
     Returns:
-        The mean over the tail, and the interval.
+        The mean over the tail, and the interval; its ends are NaN with too few patients in the tail.
     """
     patients, repeats = np.nonzero(np.isfinite(values))
     if not len(patients):
         return Interval(math.nan, math.nan, math.nan)
     means = grouped_means(values[patients, repeats], patients, len(values))
-    count = math.ceil(WORST_SHARE * int(np.isfinite(means).sum()) - 1e-9)
+    count = patients_in_worst_tenth(int(np.isfinite(means).sum()))
+    worst = float(np.sort(means)[:count].mean())
+    if why_no_interval(count):
+        return Interval(worst, math.nan, math.nan)
     drawn = patient_means(values, draws)
     # NaN sorts last, so a patient that was not measured is never among the worst.
     tails = np.sort(drawn, axis=1)[:, :count]
@@ -38,7 +47,7 @@ def worst_tenth(values: Values, draws: Resamples, *, confidence: float = 0.95) -
     tail_means = np.divide(totals, measured.sum(axis=1), out=np.full(len(tails), np.nan), where=measured.any(axis=1))
     tail = (1 - confidence) / 2
     low, high = np.nanquantile(tail_means, [tail, 1 - tail])
-    return Interval(float(np.sort(means)[:count].mean()), float(low), float(high))
+    return Interval(worst, float(low), float(high))
 
 
 def patient_means(values: Values, draws: Resamples) -> Values:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.arm_ranking import arms_with_patients_enough, best_arms
+from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow, compared_sizes
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.case_plan import read_cases
@@ -16,7 +18,8 @@ from pipeline.report.figure_style import figure_style
 from pipeline.report.label_efficiency_section import label_efficiency_section
 from pipeline.report.measures_section import measures_section
 from pipeline.report.method_section import method_section
-from pipeline.report.methods_data import dataset_title, roles
+from pipeline.report.methods_data import dataset_title, roles, synthetic_warning
+from pipeline.report.number_text import interval_text, number
 from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_section import overlay_section
 from pipeline.report.page import page_environment
@@ -25,7 +28,7 @@ from pipeline.report.prior_section import prior_section
 from pipeline.report.provenance_section import provenance_section
 from pipeline.report.quality_section import quality_section
 from pipeline.report.result_section import result_section
-from pipeline.report.section import Material, Section, listing, number
+from pipeline.report.section import Material, Section, listing
 from pipeline.report.study_files import StudyFiles
 from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
@@ -107,25 +110,30 @@ def headline(material: Material, results: Section) -> dict[str, Any]:
         "facts": facts,
         "arms": listing(files.arms()) if study else "",
         "finished": str(files.provenance.get("finished") or "").replace("T", " ").replace("+00:00", " UTC"),
-        "best": best_arms(files.summary, differences),
+        "best": highest_dice(files.summary, differences),
         "compared": bool(differences),
+        "no_interval": results.content.get("no_interval", ""),
+        "synthetic": synthetic_warning(files),
     }
 
 
-def best_arms(summary: list[SummaryRow], differences: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
-    """Names the arm with the highest mean Dice at every size, with the paired difference of the best Bayesian arm."""
+def highest_dice(summary: list[SummaryRow], differences: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
+    """Names the arms with the highest mean Dice at every size, with the paired difference of the best Bayesian arm."""
     best: list[dict[str, Any]] = []
     for n in compared_sizes(summary):
         rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
+        enough = arms_with_patients_enough({r.arm: r.patients or r.cases for r in rows})
+        rows = [r for r in rows if r.arm in enough]
         if rows:
             row = max(rows, key=lambda r: r.mean)
-            interval = f"[{number(row.ci_low)}, {number(row.ci_high)}]"
+            tied = best_arms({r.arm: r.mean for r in rows}, less_is_better=False, digits=3)
             best.append(
                 {
                     "n": n,
-                    "arm": row.arm,
+                    "arm": listing([r.arm for r in rows if r.arm in tied]),
                     "mean": number(row.mean),
-                    "interval": interval,
+                    # Arms that tie in the mean have intervals of their own, in the table below.
+                    "interval": interval_text(Interval(row.mean, row.ci_low, row.ci_high)) if len(tied) == 1 else "",
                     "difference": differences.get(n),
                 }
             )

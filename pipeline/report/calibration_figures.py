@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.calibration_tables import ReliabilityRow
 from pipeline.evaluation.statistics import Interval
-from pipeline.report.figure_style import INK, MUTED, ArmStyle, legend_below, new_figure
+from pipeline.report.figure_style import INK, MUTED, ArmStyle, legend_below, line_widths, new_figure, wrapped
 
 _SMALLEST_SHARE = 1e-4
 """Bins with a smaller share of the voxels are not drawn: their frequency is noise."""
@@ -54,16 +54,16 @@ def reliability_plot(curves: Mapping[str, Sequence[ReliabilityRow]], styles: Map
     Returns:
         The figure; on the diagonal probabilities are honest, flatter than it they are too extreme.
     """
-    figure = new_figure(height=4.8 + 0.22 * ((len(curves) + 2) // 3))
+    figure = new_figure(height=4.8)
     _leave_room_above(figure)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
-    for arm, rows in curves.items():
+    for (arm, rows), width in zip(curves.items(), line_widths(len(curves)), strict=True):
         predicted, observed = reliability_points(rows)
         style = styles[arm]
         axes.plot(
             predicted, observed, color=style.colour, linestyle=style.dash, marker=style.marker, markersize=4.5,
-            linewidth=1.5, label=arm,
+            linewidth=width, label=arm,
         )  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
@@ -92,7 +92,7 @@ def review_plot(
     Returns:
         The figure; points that rise to the right mean that uncertainty finds the cases to review.
     """
-    figure = new_figure(height=4.0 + 0.22 * ((len(points) + 2) // 3))
+    figure = new_figure(height=4.0)
     _leave_room_above(figure)
     axes = figure.add_subplot()
     for arm, (uncertainty, error) in points.items():
@@ -136,7 +136,7 @@ def coverage_plot(
             axes.plot([interval.low, interval.high], [y, y], color=style.colour, linewidth=2)
             axes.plot(interval.mean, y, marker=style.marker, color=style.colour, markersize=6.5)
             ticks.append(y)
-            names.append(arm)
+            names.append(wrapped(arm))
     axes.axvline(level, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(ticks, names)
     axes.set_ylim(y + 0.8, 0.7)

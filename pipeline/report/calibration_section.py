@@ -16,19 +16,21 @@ from pipeline.evaluation.calibration_tables import (
     COVERAGE,
     RELIABILITY,
     CalibrationRow,
-    read_calibration_csv,
     read_reliability_csv,
 )
 from pipeline.evaluation.comparison import read_comparisons_csv
+from pipeline.evaluation.expected_dice_error import expected_dice_error
 from pipeline.evaluation.options import CalibrationOptions
-from pipeline.evaluation.statistics import Interval
+from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.evaluation.study_results import COMPARISONS
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_summary_csv
 from pipeline.evaluation.temperature_scaling import SCALED
 from pipeline.report.calibration_figures import coverage_plot, reliability_plot, review_plot
-from pipeline.report.figure_style import ArmStyle, arm_styles
+from pipeline.report.figure_style import DOTTED, ArmStyle, arm_styles
+from pipeline.report.number_text import interval_text, number, p_text, signed
 from pipeline.report.picture import Picture
-from pipeline.report.section import Material, Section, number, signed
+from pipeline.report.score_table import mean_dice, score_table
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import nested
 
 TITLE = "Calibration"
@@ -55,19 +57,24 @@ def calibration_section(material: Material) -> Section:
         )
         return Section("calibration", TITLE, missing=(text,))
     summary = read_summary_csv(results / CALIBRATION_SUMMARY)
-    rows = read_calibration_csv(results / CALIBRATION)
+    judged = material.files.calibration
+    rows = judged.rows if judged is not None else []
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
     chosen = nested(material.files.config, "evaluation", "calibration")
     options = CalibrationOptions.model_validate(chosen or {})
+    dice = mean_dice(material.files.summary)
     content = {
         "options": options,
-        "tables": [score_table(summary, arms, *score) for score in SCORES],
+        "tables": [
+            score_table(summary, arms, metric, dice, title=title, less_is_better=True, digits=digits)
+            for metric, title, digits in SCORES
+        ],
         "reliability": _reliability(material, styles),
         "differences": _differences(results / COMPARISONS),
         "volumes": volume_table(summary, rows, arms),
         "coverage": _coverage(material, summary, arms, styles, options.level),
-        "review": review_table(summary, arms),
+        "review": review_table(summary, arms, judged),
         "review_plots": _review_plots(material, rows, styles),
         "temperatures": temperatures(summary),
         "scaled_suffix": SCALED,
@@ -88,36 +95,17 @@ def _styles(material: Material, arms: Sequence[str]) -> dict[str, ArmStyle]:
     """The styles that the arms have in every other figure; scaled, an arm keeps colour and marker and is dotted."""
     known = arm_styles(list(dict.fromkeys([*material.files.arms(), *(a.removesuffix(SCALED) for a in arms)])))
     return {
-        arm: replace(known[arm.removesuffix(SCALED)], dash=(0, (1, 1.2))) if arm.endswith(SCALED) else known[arm]
+        arm: replace(known[arm.removesuffix(SCALED)], dash=DOTTED) if arm.endswith(SCALED) else known[arm]
         for arm in arms
     }
 
 
+def _interval(row: SummaryRow, *, with_sign: bool = False) -> str:
+    return interval_text(Interval(row.mean, row.ci_low, row.ci_high), 2, with_sign=with_sign)
+
+
 def _find(summary: Sequence[SummaryRow], arm: str, n: int, metric: str) -> SummaryRow | None:
     return next((r for r in summary if (r.arm, r.n, r.metric) == (arm, n, metric)), None)
-
-
-def score_table(
-    summary: Sequence[SummaryRow], arms: Sequence[str], metric: str, title: str, digits: int
-) -> dict[str, Any]:
-    """Arranges one score as arm × size in the form of the result tables; the smallest of every column is marked."""
-    rows = [r for r in summary if r.metric == metric]
-    sizes = sorted({r.n for r in summary})
-    best = {n: min((r.mean for r in rows if r.n == n), default=None) for n in sizes}
-    lines = []
-    for arm in arms:
-        found = [_find(rows, arm, n, metric) for n in sizes]
-        cells = [
-            row
-            and {
-                "mean": number(row.mean, digits),
-                "interval": f"[{number(row.ci_low, digits)}, {number(row.ci_high, digits)}]",
-                "best": row.mean == best[row.n],
-            }
-            for row in found
-        ]
-        lines.append({"arm": arm, "cells": cells})
-    return {"metric": metric, "title": title, "sizes": sizes, "lines": lines}
 
 
 def _reliability(material: Material, styles: dict[str, ArmStyle]) -> list[Picture]:
@@ -151,7 +139,7 @@ def volume_table(
                 line |= {
                     "available": True,
                     "coverage": number(coverage.mean, 2),
-                    "interval": f"[{number(coverage.ci_low, 2)}, {number(coverage.ci_high, 2)}]",
+                    "interval": _interval(coverage),
                     "nominal": number(nominal.mean, 3) if nominal else "–",
                     "width": number(width.mean, 2) if width else "–",
                     "relative": f"{100 * relative.mean:.0f} %" if relative else "–",
@@ -174,8 +162,13 @@ def _coverage(
     return material.pictures.add("volume-coverage", figure, "Coverage of the volume intervals, by arm and size")
 
 
-def review_table(summary: Sequence[SummaryRow], arms: Sequence[str]) -> dict[str, Any]:
-    """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm."""
+def review_table(
+    summary: Sequence[SummaryRow], arms: Sequence[str], judged: StudyRows[CalibrationRow] | None
+) -> dict[str, Any]:
+    """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm.
+
+    The expected Dice stands beside the Dice and its error on the test patients, or is not shown.
+    """
     columns = {
         "spearman_entropy": "Entropy",
         "spearman_mutual_information": "Mutual information",
@@ -186,14 +179,13 @@ def review_table(summary: Sequence[SummaryRow], arms: Sequence[str]) -> dict[str
         for arm in arms:
             found = [_find(summary, arm, n, metric) for metric in columns]
             if any(found):
-                cells = [
-                    r and {"mean": signed(r.mean, 2), "interval": f"[{signed(r.ci_low, 2)}, {signed(r.ci_high, 2)}]"}
-                    for r in found
-                ]
-                promised = _find(summary, arm, n, "expected_dice")
-                lines.append(
-                    {"n": n, "arm": arm, "cells": cells, "expected": number(promised.mean) if promised else "–"}
-                )
+                cells = [r and {"mean": signed(r.mean, 2), "interval": _interval(r, with_sign=True)} for r in found]
+                held = None if judged is None else expected_dice_error(judged, arm, n)
+                expected = held and {
+                    "mean": f"{number(held.expected)} ± {number(held.error)}",
+                    "dice": number(held.dice),
+                }
+                lines.append({"n": n, "arm": arm, "cells": cells, "expected": expected})
     return {"titles": list(columns.values()), "lines": lines}
 
 
@@ -206,10 +198,11 @@ def _differences(path: Path) -> list[dict[str, Any]]:
             "arm": r.arm,
             "rival": r.rival,
             "mean": signed(r.difference),
-            "interval": f"[{signed(r.ci_low)}, {signed(r.ci_high)}]",
-            "p": "" if math.isnan(r.p_holm) else "p < 0.001" if r.p_holm < 0.001 else f"p = {r.p_holm:.3f}",
+            "interval": interval_text(Interval(r.difference, r.ci_low, r.ci_high), with_sign=True),
+            "p": p_text(r.p_holm),
         }
         for r in rows
+        if math.isfinite(r.difference) and not why_no_interval(r.patients)
     ]
 
 

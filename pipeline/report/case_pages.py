@@ -20,9 +20,9 @@ from joblib import Parallel, delayed
 from pipeline.report.case_readings import PredictionQuality
 from pipeline.report.case_scene import ShownCase, read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
+from pipeline.report.number_text import number
 from pipeline.report.options import ReportOptions
 from pipeline.report.page import page_environment
-from pipeline.report.section import number
 from pipeline.report.viewer_volume import (
     ENTROPY_LEVELS,
     ViewerGrid,
@@ -46,11 +46,13 @@ class ArmPrediction:
         arm: preset name.
         path: the file.
         dice: mean over labels that the tables hold; NaN where there is none.
+        confidence: expected Dice with its error, ready for printing; empty where the error is not known.
     """
 
     arm: str
     path: Path
     dice: float
+    confidence: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,9 @@ def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQualit
         scene = read.scene
         wrong = scene.prediction != scene.reference
         errors = VoxelErrors.count(scene.entropy, wrong, read.inside)
-        records.append(PredictionQuality(task.case, prediction.arm, prediction.dice, read.draws, errors))
+        records.append(
+            PredictionQuality(task.case, prediction.arm, prediction.dice, read.draws, errors, prediction.confidence)
+        )
         if task.page is not None:
             if grid is None or first is None:
                 grid, first = ViewerGrid.around(scene, options.viewer_voxels), read
@@ -120,7 +124,8 @@ def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQualit
                     "name": prediction.arm,
                     "mask": packed(grid.labels(scene.prediction)),
                     "entropy": packed_entropy(scene, grid),
-                    "note": _note(prediction.dice, read),
+                    "window": [round(end, 3) for end in scene.entropy_window],
+                    "note": _note(prediction, read),
                 }
             )
     if task.page is not None and grid is not None and first is not None:
@@ -128,9 +133,12 @@ def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQualit
     return records
 
 
-def _note(dice: float, read: ShownCase) -> str:
+def _note(prediction: ArmPrediction, read: ShownCase) -> str:
     draws = f"{read.draws} posterior draws" if read.draws > 1 else "a single network"
-    return f"Dice {number(dice)}, {draws}"
+    expected = (
+        f", expected Dice {prediction.confidence} (± error on the test patients)" if prediction.confidence else ""
+    )
+    return f"Dice {number(prediction.dice)}{expected}, {draws}"
 
 
 def _page(
@@ -164,6 +172,7 @@ def _page(
             channel=first.channel,
             arms=[arm["name"] for arm in arms],
             planes=[("sagittal", 0), ("coronal", 1), ("axial", 2)],
+            radiological=options.radiological,
             spacing=" × ".join(f"{mm:.3g}" for mm in spacing),
             coarser=bool((grid.factor > 1).any()),
             shape=grid.shape,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.tables import CaseRow, StudyRows
+from pipeline.report.case_confidence import case_confidence
 from pipeline.report.case_pages import (
     FOLDER,
     ArmPrediction,
@@ -19,8 +20,9 @@ from pipeline.report.case_pages import (
     remove_stale_pages,
 )
 from pipeline.report.case_readings import CaseReadings
+from pipeline.report.number_text import number
 from pipeline.report.overlay_section import arms_to_show, best_median_worst, ranked_cases
-from pipeline.report.section import Material, number
+from pipeline.report.section import Material
 
 
 def read_cases(material: Material, folder: Path, jobs: int) -> CaseReadings:
@@ -58,6 +60,7 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
     rows = {
         arm: [r for r in study.rows if (r.arm, r.n, r.repeat) == (arm, n, unit.repeat)] for arm, unit in units.items()
     }
+    confidence = {arm: case_confidence(material.files, arm, n, unit.repeat) for arm, unit in units.items()}
     lead = next(iter(units))
     order = ranked_cases(rows[lead], predictions[lead])
     arrays = {case: f / "arrays.safetensors" for case in order if (f := material.files.preprocessed(case))}
@@ -75,7 +78,12 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
             arrays=arrays[case],
             class_values=material.files.class_values(arrays[case].parent.parent.name),
             predictions=tuple(
-                ArmPrediction(arm, predictions[arm][case], mean_dice(r for r in rows[arm] if r.case == case))
+                ArmPrediction(
+                    arm,
+                    predictions[arm][case],
+                    mean_dice(r for r in rows[arm] if r.case == case),
+                    confidence[arm].get(case, ""),
+                )
                 for arm in units
                 if case in predictions[arm]
             ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.report.section import Material, Section, number
+from pipeline.report.number_text import number
+from pipeline.report.section import Material, Section
 
 
 def case_section(material: Material) -> Section:
@@ -17,7 +18,14 @@ def case_section(material: Material) -> Section:
     lines: list[dict[str, Any]] = []
     for case in reversed(readings.order):
         found = [at.get((case, arm)) for arm in readings.arms]
-        cells = [number(q.dice) if q else "–" for q in found]
+        cells = [(number(q.dice), q.confidence) if q else ("–", "") for q in found]
         lines.append({"case": case, "page": readings.pages.get(case), "cells": cells})
-    content = {"arms": readings.arms, "n": readings.n, "lines": lines, "pages": len(readings.pages)}
+    expected = any(q.confidence for q in readings.qualities)
+    content = {
+        "expected": expected,
+        "arms": readings.arms,
+        "n": readings.n,
+        "lines": lines,
+        "pages": len(readings.pages),
+    }
     return Section("cases", title, content, readings.missing)

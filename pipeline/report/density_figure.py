@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.report.density_scores import GroupScores
-from pipeline.report.figure_style import INK, MUTED, arm_styles, legend_below, new_figure
+from pipeline.report.figure_style import INK, MUTED, arm_styles, legend_below, new_figure, wrapped
+from pipeline.report.number_text import plain
 
 _LINEAR = 1.0
 """Nats up to which the axis is linear where differences span more than ten times as much."""
@@ -27,7 +28,7 @@ def density_figure(groups: Sequence[GroupScores], reference: str | None) -> Figu
     everyone = dict.fromkeys(name for group in groups for name in group.densities)
     names = [name for name in everyone if name != reference]
     styles = arm_styles(names)
-    figure = new_figure(height=3.3 + 0.22 * ((len(names) + 4) // 3))
+    figure = new_figure(height=3.3)
     axes = figure.add_subplot()
     axes.axhline(0.0, color=MUTED, linewidth=1.2, label=reference or "full-covariance Gaussian")
     width = 0.7 / max(len(names), 2)
@@ -59,10 +60,14 @@ def density_figure(groups: Sequence[GroupScores], reference: str | None) -> Figu
         axes.set_yscale("symlog", linthresh=_LINEAR)
         ticks = [s * t + 0.0 for t in (0.0, 0.5, 1.0, 3.0, 10.0, 30.0, 100.0) for s in (-1, 1)]
         shown = sorted({t for t in ticks if min(ends) * 1.2 - 0.2 <= t <= max(ends) * 1.2 + 0.2})
-        axes.set_yticks(shown, [f"{t:g}".replace("-", "−") for t in shown], minor=False)
+        axes.set_yticks(shown, [plain(t) for t in shown], minor=False)
         axes.set_yticks([], minor=True)
     axes.set_xticks(
-        np.arange(len(groups)), [group.group for group in groups], rotation=30, ha="right", rotation_mode="anchor"
+        np.arange(len(groups)),
+        [wrapped(group.group) for group in groups],
+        rotation=30,
+        ha="right",
+        rotation_mode="anchor",
     )
     axes.set_xlim(-0.5, len(groups) - 0.5)
     axes.grid(axis="x", visible=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ WIDTH = 5.2
 
 # Okabe & Ito, "Color universal design" (2008); their yellow is too pale for lines on white and is darkened.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b08a00", "#e69f00", "#333333")
+_WRAP = 22
+"""Characters of a name beside an axis; longer ones would leave no room for the data."""
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h", "p")
 Dash = str | tuple[int, tuple[float, ...]]
-_DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)))
+_DASHES: tuple[Dash, ...] = ("-", (0, (5, 2)), (0, (6, 2, 1, 2)))
+DOTTED: Dash = (0, (1, 1.2))
+"""Of no arm as it is, so that it can mark a variant of one."""
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -50,6 +55,9 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": MUTED,
     "xtick.labelcolor": INK,
     "ytick.labelcolor": INK,
+    # No powers of ten beside an axis.
+    "axes.formatter.limits": (-6, 7),
+    "axes.formatter.useoffset": False,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "figure.facecolor": "white",
@@ -69,7 +77,7 @@ def arm_styles(arms: Sequence[str]) -> dict[str, ArmStyle]:
     """Gives every arm its style, in the order of the list."""
     count = len(_COLOURS)
     return {
-        arm: ArmStyle(_COLOURS[i % count], _MARKERS[i % len(_MARKERS)], _DASHES[i // count % len(_DASHES)])
+        arm: ArmStyle(_COLOURS[i % count], _MARKERS[i % len(_MARKERS)], _DASHES[i % len(_DASHES)])
         for i, arm in enumerate(arms)
     }
 
@@ -86,11 +94,39 @@ def new_figure(width: float = WIDTH, height: float = 3.4) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def line_widths(count: int) -> list[float]:
+    """Returns widths of lines that are drawn one over another: the lower ones are wider and show beside the upper."""
+    return [3.2 - 1.9 * place / (count - 1) for place in range(count)] if count > 1 else [1.6] * count
+
+
+def wrapped(name: str, width: int = _WRAP) -> str:
+    """Breaks a long name of an arm into lines, after an underscore, a hyphen or a plus where it can."""
+    lines = [""]
+    for part in re.findall(r"[^_+\- ]*[_+\- ]?", name):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
+            lines.append("")
+        while len(lines[-1]) + len(part) > width:
+            room = width - len(lines[-1])
+            lines[-1] += part[:room]
+            lines.append("")
+            part = part[room:]
+        lines[-1] += part
+    return "\n".join(lines)
+
+
 def legend_below(figure: Figure, axes: Axes, *, columns: int = 3) -> None:
-    """Puts the legend of the axes under the figure, where it covers no data, in as many columns as fit."""
+    """Puts the legend of the axes under the figure, where it covers no data, and makes the figure higher by it.
+
+    It has as many columns as fit.
+    """
     handles, labels = axes.get_legend_handles_labels()
-    for number in range(min(columns, max(len(labels), 1)), 0, -1):
+    if not labels:
+        return
+    labels = [wrapped(label, 2 * _WRAP) for label in labels]
+    for number in range(min(columns, len(labels)), 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower center", ncols=number)
-        if number == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        extent = legend.get_window_extent()
+        if number == 1 or extent.width <= figure.bbox.width:
+            figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
             return
         legend.remove()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pipeline.report.figure_style import INK, MUTED, new_figure
 from pipeline.report.filter_files import Filters, TrainedPairs
+from pipeline.report.number_text import plain
 
 TRAINED = "#0072b2"
 INITIAL = "#b08a00"
@@ -71,7 +72,7 @@ def norm_figure(groups: Mapping[str, GroupFilters]) -> Figure:
         threshold = groups[name].threshold
         if threshold > 0:
             axes.axvline(threshold, color=THRESHOLD, linewidth=1.2, linestyle=(0, (3, 2)), label="threshold")
-        _log_ticks(axes.xaxis, limits, "{:g}".format)
+        _log_ticks(axes.xaxis, limits, plain)
         _note(axes, f"{100 * groups[name].share_kept:.1f} % kept")
 
     return _small_multiples(list(groups), draw, "norm of a filter (logarithmic)", "share of filters")
@@ -89,8 +90,8 @@ def distance_figure(groups: Mapping[str, GroupFilters]) -> Figure:
         median = float(np.median(distances[name]))
         _histogram(axes, distances[name], limits, "filters", TRAINED)
         axes.axvline(median, color=INK, linewidth=1.2, label="median")
-        _log_ticks(axes.xaxis, limits, lambda value: f"{100 * value:g} %")
-        _note(axes, f"median {100 * median:.3g} %")
+        _log_ticks(axes.xaxis, limits, lambda value: f"{plain(100 * value)} %")
+        _note(axes, f"median {plain(round(100 * median, 1))} %")
 
     return _small_multiples(list(distances), draw, "distance from the start (logarithmic)", "share of filters")
 
@@ -114,7 +115,7 @@ def spectrum_figure(groups: Mapping[str, GroupFilters]) -> Figure:
             number = np.arange(1, len(values) + 1)
             axes.plot(number, values, color=colour, marker=marker, markersize=2.5, linewidth=1.1, label=label)
         axes.set_xticks([1, 9, 18, 27])
-        _log_ticks(axes.yaxis, limits, "{:g}".format)
+        _log_ticks(axes.yaxis, limits, plain)
 
     return _small_multiples(list(groups), draw, "number of the eigenvalue", "eigenvalue (logarithmic)")
 

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from pipeline.report.figure_style import WIDTH
@@ -135,6 +136,8 @@ def mosaic_figure(panels: Sequence[MosaicPanel], limit: float, margin: float = 0
         image = _show(axes, panel, limit)
     bar = figure.add_axes((margin / WIDTH, (_BAR - 0.2) / total, width / WIDTH, 0.09 / total))
     figure.colorbar(image, cax=bar, orientation="horizontal", extend="both").set_label("weight", fontsize=9, labelpad=2)
+    # Five numbers at most, or those of small weights would run into each other.
+    bar.xaxis.set_major_locator(MaxNLocator(4, symmetric=True))
     bar.tick_params(labelsize=8)
     bar.grid(False)
     return figure

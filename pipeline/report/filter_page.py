@@ -27,6 +27,7 @@ from pipeline.report.filter_change_figures import (
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
 from pipeline.report.filter_files import read_filters, read_prior, read_trained_pairs, sample_rows
 from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
+from pipeline.report.number_text import plain
 from pipeline.report.page import page_environment
 from pipeline.report.picture import Picture
 from pipeline.report.section import Material, listing
@@ -34,6 +35,21 @@ from pipeline.storage.atomic import write_text
 
 PAGE = "filters.html"
 _PAIRS = 2
+
+
+@dataclass(frozen=True)
+class FilterPage:
+    """What became of the page.
+
+    Attributes:
+        address: as seen from `index.html`; None where there is no page.
+        unreadable: what could not be read, one sentence each: results are worth a report without pictures of filters.
+        unused: VAE → groups in which it uses none of its latents.
+    """
+
+    address: str | None
+    unreadable: tuple[str, ...]
+    unused: Mapping[str, list[str]]
 
 
 @dataclass
@@ -50,7 +66,7 @@ def build_filter_page(
     summaries: Mapping[str, Mapping[str, Any]],
     scores: Sequence[GroupScores],
     notice: str | None = None,
-) -> tuple[str | None, list[str]]:
+) -> FilterPage:
     """Writes the page, or removes one of an earlier report where there are no filters to show.
 
     Args:
@@ -60,8 +76,7 @@ def build_filter_page(
         notice: says which filters have not moved, so that there is nothing to learn from them.
 
     Returns:
-        Address of the page as seen from `index.html`, None where there is none; and what could not be read, one
-        sentence each: results are worth a report without pictures of filters.
+        Where it is and what was found.
     """
     path = material.pictures.folder.parent / PAGE
     options = material.options
@@ -75,9 +90,15 @@ def build_filter_page(
         groups += [group] if group is not None else []
     if not groups:
         path.unlink(missing_ok=True)
-        return None, unreadable
+        return FilterPage(None, tuple(unreadable), {})
     shown, rest = groups[: options.filter_groups], groups[options.filter_groups :]
     of_group = {score.group: score for score in scores}
+    pictures = [_pictures(material, group, of_group.get(group.name)) for group in shown]
+    unused: dict[str, list[str]] = {}
+    for pictured in pictures:
+        for walk in pictured["walks"]:
+            if walk["used"] == 0:
+                unused.setdefault(walk["name"], []).append(pictured["name"])
     page = (
         page_environment()
         .get_template("filters.html.j2")
@@ -86,16 +107,16 @@ def build_filter_page(
                 material.files.config.get("title") or material.files.config.get("name") or material.files.root.name
             ),
             change=_change(material, shown),
-            groups=[_pictures(material, group, of_group.get(group.name)) for group in shown],
+            groups=pictures,
             left_out=listing([group.name for group in rest]),
             sampled=options.filters_sampled,
-            hardly_moved=f"{100 * options.hardly_moved:g} %",
+            hardly_moved=f"{plain(100 * options.hardly_moved)} %",
             scored=bool(scores),
             notice=notice,
         )
     )
     write_text(path, page)
-    return PAGE, unreadable
+    return FilterPage(PAGE, tuple(unreadable), unused)
 
 
 def _read_group(material: Material, name: str, summary: Mapping[str, Any]) -> _Group | None:
@@ -218,9 +239,9 @@ def _walk(material: Material, group: _Group, name: str, prior: FilterVAE) -> dic
         "explained": _percent(max(walk.explained, 0.0)),
         "one_layer": prior.needs_positions,
         "interpolation": interpolation,
-        "factor": f"{factor:g}",
+        "factor": plain(float(factor)),
     }
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{100 * share:.2g} %"
+    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{plain(round(100 * share, 2))} %"

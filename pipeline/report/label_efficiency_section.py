@@ -10,10 +10,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.csv_rows import read_rows
-from pipeline.evaluation.label_efficiency import LabelEfficiency
+from pipeline.evaluation.label_efficiency import LabelEfficiency, why_no_efficiency
 from pipeline.evaluation.study_results import LABEL_EFFICIENCY
-from pipeline.report.figure_style import INK, ArmStyle, arm_styles, new_figure
-from pipeline.report.section import Material, Section, number
+from pipeline.report.figure_style import INK, ArmStyle, arm_styles, new_figure, wrapped
+from pipeline.report.number_text import number, plain
+from pipeline.report.section import Material, Section
 
 TITLE = "Label efficiency"
 
@@ -25,8 +26,10 @@ def label_efficiency_section(material: Material) -> Section:
         text = f"results/{LABEL_EFFICIENCY} is missing: the evaluate stage writes it."
         return Section("label_efficiency", TITLE, missing=(text,))
     rows = read_rows(path, LabelEfficiency)
-    if not rows:
-        text = f"Not available: the measure is the learning curve of {REFERENCE_ARM}, which has fewer than two sizes."
+    study = material.files.study
+    reason = why_no_efficiency(study) if study is not None else None
+    if reason is not None or not rows:
+        text = f"Not available: {reason or 'the table is empty'}."
         return Section("label_efficiency", TITLE, missing=(text,))
     arms = material.files.arms()
     rows.sort(key=lambda r: (r.n, arms.index(r.arm) if r.arm in arms else len(arms)))
@@ -49,7 +52,8 @@ def _line(row: LabelEfficiency) -> dict[str, Any]:
         "value": number(row.value),
         "patients": _bound(row.patients, row.relation, 1),
         "efficiency": _bound(row.efficiency, row.relation),
-        "interval": f"[{low}, {high}]",
+        # Of a bound alone there is no interval to speak of.
+        "interval": "" if low == high else f"[{low}, {high}]",
     }
 
 
@@ -86,7 +90,7 @@ def efficiency_plot(rows: Sequence[LabelEfficiency], styles: Mapping[str, ArmSty
                 if relation != "=":
                     axes.plot(end, y, marker=9 if relation == ">" else 8, color=style.colour, markersize=7)
             ticks.append(y)
-            names.append(row.arm)
+            names.append(wrapped(row.arm))
     axes.axvline(1, color=INK, linewidth=1)
     axes.set_yticks(ticks, names)
     axes.set_ylim(y + 0.8, 0.7)
@@ -94,7 +98,7 @@ def efficiency_plot(rows: Sequence[LabelEfficiency], styles: Mapping[str, ArmSty
     axes.set_xlim(min(values) / 1.25, max(values) * 1.25)
     marks = [m for m in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if min(values) / 1.25 <= m <= max(values) * 1.25]
     axes.set_xticks(marks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: plain(float(value))))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)

@@ -22,6 +22,9 @@ _STRIPPING = {
 }
 
 
+_ROLES = ("source", "target")
+
+
 def roles(files: StudyFiles) -> dict[str, int]:
     """Number of patients by role (`source`, `pool`, `test`), from the plan that `check` wrote; empty without one."""
     split = nested(read_mapping(files.root / "check/study/study.json"), "split", default={})
@@ -35,6 +38,17 @@ def dataset_title(files: StudyFiles, role: str) -> str | None:
         return None
     foreground = nested(files.config, "datasets", name, "foreground", default=())
     return f"{name} ({', '.join(str(label) for label in foreground)})" if foreground else str(name)
+
+
+def synthetic_warning(files: StudyFiles) -> str | None:
+    """Says that scans of this study are synthetic, and what its figures are worth then; None where all are real."""
+    about = {role: nested(files.config, "datasets", nested(files.config, role, "dataset")) for role in _ROLES}
+    synthetic = [role for role, options in about.items() if nested(options or {}, "synthetic")]
+    if not synthetic:
+        return None
+    which = "These" if len(synthetic) == len(_ROLES) else f"The {synthetic[0]} scans"
+    scans = " are synthetic scans" if len(synthetic) == len(_ROLES) else " are synthetic"
+    return f"{which}{scans}: the figures show that the software works, not how good the method is."
 
 
 def data_sentences(files: StudyFiles) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.report.number_text import plain
 from pipeline.report.section import listing
 from pipeline.report.study_files import StudyFiles, folders, nested
 
@@ -77,7 +78,7 @@ def source_sentences(files: StudyFiles) -> list[str]:
     if source.get("cycles"):
         text += f" for {source['cycles']} cosine cycles of the learning rate"
         text += f" of {steps} steps" if steps else ""
-        text += f" (peak {source['peak_rate']:g})" if source.get("peak_rate") else ""
+        text += f" (peak {plain(source['peak_rate'])})" if source.get("peak_rate") else ""
         text += ", with a snapshot at the end of each cycle"
     text = text.rstrip(",") + _loss(source) + "."
     return [text]
@@ -120,7 +121,7 @@ def _density(options: Mapping[str, Any]) -> str:
         return "a mixture of the source network's own filter and a density of filter shapes"
     if kind == "vae":
         text = "a variational auto-encoder"
-        text = f"a β-VAE (β = {options['beta']:g})" if options.get("beta", 1) != 1 else text
+        text = f"a β-VAE (β = {plain(options['beta'])})" if options.get("beta", 1) != 1 else text
         latent = f" with {options['latent']} latent dimensions" if options.get("latent") else ""
         boosted = " and a boosted latent prior" if options.get("latent_prior") == "boosted" else ""
         return text + latent + boosted
@@ -152,7 +153,7 @@ def _effort(inference: Mapping[str, Any]) -> str:
     text = "Every arm saw the same patients, augmentation and number of optimiser steps"
     text += f" ({steps})" if steps else ""
     decay = nested(inference, "optimiser", "weight_decay")
-    text += f", with AdamW (weight decay {decay:g})" if decay is not None else ""
+    text += f", with AdamW (weight decay {plain(decay)})" if decay is not None else ""
     return text + "."
 
 
@@ -174,13 +175,13 @@ def _arm(name: str, options: Mapping[str, Any]) -> str:
     else:
         parts.append("weights were point estimates" + (" without a prior term" if prior != "none" else ""))
     if options.get("peak_rate"):
-        parts.append(f"the peak learning rate was {options['peak_rate']:g}")
+        parts.append(f"the peak learning rate was {plain(options['peak_rate'])}")
     if float(options.get("logit_temperature", 1)) != 1:
-        parts.append(f"logits were divided by {options['logit_temperature']:g}, a number fixed beforehand")
+        parts.append(f"logits were divided by {plain(options['logit_temperature'])}, a number fixed beforehand")
     if options.get("mask") == "expected_dice":
         parts.append("the mask of each structure was the one of the best expected Dice")
     if options.get("voxel_correlation") is not None:
-        correlation = f"ρ = {options['voxel_correlation']:g}, fixed beforehand"
+        correlation = f"ρ = {plain(options['voxel_correlation'])}, fixed beforehand"
         parts.append(f"volume intervals took voxels as correlated ({correlation})")
     members = int(options.get("members", 1))
     if members > 1:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from pipeline.evaluation.metrics import EmptyMaskPolicy
-from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P
+from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
+from pipeline.report.number_text import plain
 from pipeline.report.section import Material, listing
 from pipeline.report.study_files import StudyFiles
 
@@ -53,12 +54,15 @@ def statistics_sentences(material: Material) -> list[str]:
     """Describes averages, intervals and tests as they were carried out."""
     files, study = material.files, material.files.study
     resamples = (files.config.get("evaluation") or {}).get("resamples")
-    text = (
-        "Metrics were averaged over the labels of a case, the cases of a patient, then patients and repeats; "
-        "95\N{NO-BREAK SPACE}% intervals are percentiles of a bootstrap that resamples patients and repeats "
+    text = "Metrics were averaged over the labels of a case, the cases of a patient, then patients and repeats"
+    few = None if study is None else why_no_interval(len(study.patients))
+    if few is not None:
+        return [f"{text}; {few}, so that arms were not compared."]
+    text += (
+        "; 95\N{NO-BREAK SPACE}% intervals are percentiles of a bootstrap that resamples patients and repeats "
         "independently, with the same draws for every arm"
     )
-    sentences = [text + (f" ({resamples} resamples)." if resamples else ".")]
+    sentences = [text + (f" ({plain(resamples)} resamples)." if resamples else ".")]
     if study is None:
         return sentences
     rivals = [f"“{arm}”" for arm in material.rivals() if arm in study.arms]

@@ -19,13 +19,16 @@ class ReportOptions(Options):
     """Arms whose segmentations are shown: the best at the largest size, then the best rival, then by mean Dice."""
     overlay_margin_mm: float = Field(default=20.0, ge=0, le=500)
     """Anatomy in mm shown around the structure on each side."""
+    radiological: bool = False
+    """Show the subject's left on the right of coronal and axial slices, as radiologists do, instead of on the left. The
+    pages of the cases have a switch for it."""
     case_arms: int = Field(default=4, ge=1, le=64)
     """Arms on the pages of the test cases and in the comparison of uncertainty with error, chosen as above."""
     case_pages: int = Field(default=60, ge=0, le=10_000)
     """Test cases that get a page with a slice viewer: the best, the median, and then from the worst one up."""
     viewer_voxels: int = Field(default=1_000_000, ge=1000, le=64_000_000)
     """Voxels of a case in its viewer; finer grids are joined to fit. A million make a page of about 0.2 MB."""
-    quality_cases: int = Field(default=8, ge=1, le=200)
+    quality_cases: int = Field(default=4, ge=1, le=200)
     """Preprocessing pictures shown for each dataset, suspect cases first."""
     thumbnail_width: int = Field(default=960, ge=100, le=2000)
     """Width in pixels of the preprocessing pictures."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import nibabel as nib
@@ -12,11 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
+from data.volume import Volume
 from pipeline.report.figure_style import PREDICTION, REFERENCE
+from preprocessing.content import fill_holes, foreground_mask
 
 Array = NDArray[Any]
 PLANES = ("sagittal", "coronal", "axial")
 _LETTERS = {"sagittal": ("P", "A"), "coronal": ("L", "R"), "axial": ("L", "R")}
+_LEAST_RANGE = 0.1
+"""Of the drawn uncertainties; a narrower one would show noise."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,26 @@ class Scene:
         """Mm along each axis."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
+    @cached_property
+    def tissue(self) -> NDArray[np.bool_]:
+        """`[X, Y, Z]`, where there is anatomy or a prediction: inside the mask, without one inside head or body."""
+        seen = np.isfinite(self.image)
+        if seen.all() and np.ptp(self.image) > 0:
+            seen = fill_holes(foreground_mask(Volume(self.image.astype(np.float32), self.affine)))
+        return np.asarray(seen | (self.prediction > 0))
+
+    @cached_property
+    def entropy_window(self) -> tuple[float, float]:
+        """The uncertainties that are drawn clear and full: the median of the tissue and nearly the largest.
+
+        Calibrated probabilities are a little uncertain everywhere, which would lie over all the anatomy like fog.
+        """
+        inside = self.entropy[self.tissue].astype(np.float32)
+        if not inside.size:
+            return 0.0, 1.0
+        low, high = np.quantile(inside, [0.5, 0.999])
+        return float(low), float(max(high, low + _LEAST_RANGE))
+
     def centre(self) -> NDArray[np.intp]:
         """The slice of each axis with the largest section of the reference (else the prediction, else the middle)."""
         for mask in (self.reference > 0, self.prediction > 0):
@@ -77,18 +102,27 @@ class Scene:
         return (low + high) / 2, float(side)
 
 
-def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = False, inches: float = 2.2) -> Figure:
+def slice_figure(
+    scene: Scene,
+    plane: str,
+    margin: float,
+    *,
+    entropy: bool = False,
+    radiological: bool = False,
+    inches: float = 2.2,
+) -> Figure:
     """Draws one slice with the contours of every label.
 
     Args:
         scene: the case.
         plane: one of `PLANES`.
         margin: mm of anatomy around the structure.
-        entropy: show the entropy map instead of the image.
+        entropy: show the entropy map instead of the image, with a bar of its scale.
+        radiological: show the subject's left on the right, as radiologists do.
         inches: side of the square figure.
 
     Returns:
-        The figure, without frame: the subject's left, or back, is on the left.
+        The figure, without frame; letters say which side is which.
     """
     axis = PLANES.index(plane)
     across, up = (a for a in range(3) if a != axis)
@@ -96,12 +130,12 @@ def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = Fal
     figure = Figure(figsize=(inches, inches), facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    whole = scene.entropy if entropy else scene.image
+    low, high = scene.entropy_window if entropy else grey_window(scene.image)
+    whole = np.where(scene.tissue, scene.entropy, low) if entropy else scene.image
     shown = np.take(whole, index, axis=axis).astype(np.float32).T
     # Pixel edges in mm, the centre of voxel 0 at 0, so that anisotropic voxels keep their shape.
     (width, height), (dx, dy) = (whole.shape[across], whole.shape[up]), scene.spacing[[across, up]]
     extent = (-dx / 2, (width - 0.5) * dx, -dy / 2, (height - 0.5) * dy)
-    low, high = (0.0, 1.0) if entropy else grey_window(scene.image)
     axes.imshow(
         shown, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
         interpolation="nearest" if max(dx, dy) > 1.5 else "bilinear",
@@ -111,10 +145,15 @@ def slice_figure(scene: Scene, plane: str, margin: float, *, entropy: bool = Fal
     _contours(axes, np.take(scene.prediction, index, axis=axis).T, x, y, PREDICTION, 1.3)
     middle, side = scene.window(margin)
     cx, cy = middle[across] * dx, middle[up] * dy
-    axes.set_xlim(cx - side / 2, cx + side / 2)
+    ends = (cx - side / 2, cx + side / 2)
+    mirrored = radiological and plane != "sagittal"
+    axes.set_xlim(ends[::-1] if mirrored else ends)
     axes.set_ylim(cy - side / 2, cy + side / 2)
     axes.set_aspect("equal")
-    _annotate(axes, plane, side)
+    left, right = _LETTERS[plane]
+    _annotate(axes, (right, left) if mirrored else (left, right), side)
+    if entropy:
+        _scale_bar(axes, low, high)
     return figure
 
 
@@ -132,8 +171,25 @@ def _contours(axes: Axes, mask: Array, x: Array, y: Array, colour: str, width: f
         axes.contour(x, y, (mask == label).astype(np.float32), levels=[0.5], colors=[colour], linewidths=width)
 
 
-def _annotate(axes: Axes, plane: str, side: float) -> None:
-    left, right = _LETTERS[plane]
+def _scale_bar(axes: Axes, low: float, high: float) -> None:
+    """Draws what black and white of the uncertainty mean, in per cent of its largest value."""
+    bar = axes.inset_axes((0.60, 0.055, 0.35, 0.03))
+    bar.imshow(np.linspace(0, 1, 64)[None], cmap="gray", aspect="auto")
+    bar.set_xticks([])
+    bar.set_yticks([])
+    bar.grid(False)
+    bar.spines[:].set_visible(True)
+    bar.spines[:].set_color("white")
+    outline = withStroke(linewidth=2.5, foreground="black")
+    for place, value, align in ((0.60, low, "left"), (0.95, high, "right")):
+        axes.text(
+            place, 0.095, f"{100 * value:.0f} %", transform=axes.transAxes, color="white", fontsize=8, ha=align,
+            va="bottom", path_effects=[outline],
+        )  # fmt: skip
+
+
+def _annotate(axes: Axes, letters: tuple[str, str], side: float) -> None:
+    left, right = letters
     # White on white matter would vanish.
     outline = withStroke(linewidth=2.5, foreground="black")
     for place, letter, align in ((0.03, left, "left"), (0.97, right, "right")):

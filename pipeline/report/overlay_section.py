@@ -12,8 +12,9 @@ from pipeline.evaluation.comparison import best_rival
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
+from pipeline.report.number_text import number
 from pipeline.report.overlay_figure import PLANES, slice_figure
-from pipeline.report.section import Material, Section, number
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import InferredUnit
 
 
@@ -46,7 +47,8 @@ def overlay_section(material: Material) -> Section:
         shown.append({"arm": arm, "n": n, "repeat": unit.repeat, "cases": cases})
     content: dict[str, Any] = {}
     if any(arm["cases"] for arm in shown):
-        content = {"arms": shown, "reference_colour": REFERENCE, "prediction_colour": PREDICTION}
+        content = {"arms": shown, "reference_colour": REFERENCE, "prediction_colour": PREDICTION,
+                   "radiological": material.options.radiological}  # fmt: skip
     return Section("overlays", title, content, tuple(dict.fromkeys(missing)))
 
 
@@ -99,7 +101,13 @@ def _case(material: Material, unit: InferredUnit, rank: str, case: str, rows: li
     panels = []
     for kind in ("image", "entropy"):
         for plane in PLANES:
-            figure = slice_figure(read.scene, plane, material.options.overlay_margin_mm, entropy=kind == "entropy")
+            figure = slice_figure(
+                read.scene,
+                plane,
+                material.options.overlay_margin_mm,
+                entropy=kind == "entropy",
+                radiological=material.options.radiological,
+            )
             of = "slice" if kind == "image" else "map of predictive entropy"
             alt = f"{plane} {of} of {about}, with contours of reference and prediction"
             name = f"overlay-{unit.arm}-{rank}-{plane}" + ("" if kind == "image" else "-entropy")

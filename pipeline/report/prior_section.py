@@ -16,7 +16,8 @@ from pipeline.report.density_scores import (
 )
 from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
-from pipeline.report.section import Material, Section, listing, number, signed
+from pipeline.report.number_text import number, plain, signed
+from pipeline.report.section import Material, Section, listing
 from pipeline.report.study_files import read_mapping
 
 
@@ -38,13 +39,14 @@ def prior_section(material: Material) -> Section:
         )
     content: dict[str, Any] = {}
     still = not_moved(summaries, material.options.hardly_moved)
-    page, unreadable = build_filter_page(material, summaries, scores, still)
-    missing += unreadable
+    page = build_filter_page(material, summaries, scores, still)
+    missing += page.unreadable
     if summaries:
         content |= {
             "groups": [_group(summary) for summary in summaries.values()],
             "not_moved": still,
-            "page": page,
+            "page": page.address,
+            "unused": [unused_latents(vae, groups, len(summaries)) for vae, groups in page.unused.items()],
         }
     if scores:
         content |= _scores(material, scores)
@@ -58,10 +60,10 @@ def _group(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": summary.get("group", "?"),
         "layers": summary.get("layers") or [],
-        "filters": summary.get("filters", 0),
-        "kept": summary.get("kept", 0),
+        "filters": plain(summary.get("filters", 0)),
+        "kept": plain(summary.get("kept", 0)),
         "share": f"{100 * float(summary.get('share_kept', 0)):.1f}\N{NO-BREAK SPACE}%",
-        "threshold": f"{float(summary.get('norm_threshold', 0)):.3g}",
+        "threshold": plain(float(summary.get("norm_threshold", 0))),
         "norms": f"{quantiles[0]:.3f} / {middle:.3f} / {quantiles[-1]:.3f}" if middle is not None else "–",
         "moved": None if moved is None else f"{float(moved):.2f}",
     }
@@ -75,7 +77,11 @@ def not_moved(summaries: Mapping[str, Mapping[str, Any]], limit: float) -> str |
         limit: least median distance from the initialisation, as a share of its norm, that counts as moved.
     """
     moved = {group: s.get("moved_from_initial") for group, s in summaries.items()}
-    still = [f"{group} ({100 * float(m):.2g} %)" for group, m in moved.items() if m is not None and float(m) < limit]
+    still = [
+        f"{group} ({plain(round(100 * float(m), 2))} %)"
+        for group, m in moved.items()
+        if m is not None and float(m) < limit
+    ]
     if not still:
         return None
     where = "every group" if len(still) == len(moved) else "some groups"
@@ -83,6 +89,15 @@ def not_moved(summaries: Mapping[str, Mapping[str, Any]], limit: float) -> str |
         f"In {where}, filters have hardly moved from their random initialisation, so there is nothing to learn from "
         f"them: {listing(still)} of their norm in the median. A prior fitted to them describes the initialisation; "
         "train the source networks longer."
+    )
+
+
+def unused_latents(vae: str, groups: Sequence[str], count: int) -> str:
+    """Says in which groups of layers a VAE uses none of its latents, and what it is worth there."""
+    where = "every group" if len(groups) == count else listing(groups)
+    return (
+        f"The VAE “{vae}” uses none of its latents in {where}: its decoder gives one density for "
+        "all filters there, and it has learned nothing of how they differ."
     )
 
 
@@ -122,7 +137,7 @@ def score_table(groups: Sequence[GroupScores]) -> dict[str, Any]:
             and _cell(group.densities[name]) | {"best": name == group.best, "auto": name == group.auto}
             for name in names
         ]
-        lines.append({"group": group.group, "held_out": group.held_out, "fitted_on": group.fitted_on,
+        lines.append({"group": group.group, "held_out": plain(group.held_out), "fitted_on": plain(group.fitted_on),
                       "networks": group.networks, "cells": cells})  # fmt: skip
     return {"names": names, "lines": lines}
 

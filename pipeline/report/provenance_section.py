@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.report.section import Material, Section, duration, number
+from pipeline.report.number_text import duration, number, plain
+from pipeline.report.section import Material, Section
 
 _FACTS = {
     "graft_version": "Graft", "git_commit": "commit", "command": "command", "seed": "seed", "started": "started",
@@ -24,7 +25,7 @@ def provenance_section(material: Material) -> Section:
         return Section("provenance", "Provenance", missing=(text,))
     machine = record.get("machine") or {}
     facts = [(name, record[key]) for key, name in _FACTS.items() if record.get(key) not in (None, "")]
-    facts += [(name, machine[key]) for key, name in _MACHINE.items() if machine.get(key) not in (None, "")]
+    facts += [(name, plain(machine[key])) for key, name in _MACHINE.items() if machine.get(key) not in (None, "")]
     missing = (
         [] if record.get("stages") else ["provenance.json names no stages, so their time and memory are not known."]
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pipeline.report.number_text import plain
 from pipeline.report.quality_section import CaseQuality, case_quality
 from pipeline.report.study_files import folders, natural
 from pipeline.storage.atomic import write_text
@@ -57,11 +58,7 @@ def _worst_first(case: CaseQuality) -> tuple[bool, float, list[Any]]:
 
 
 def _row(case: CaseQuality, preprocess: Path) -> dict[str, Any]:
-    numbers = {
-        key.replace("_", " "): f"{value:.4g}" if isinstance(value, float) else str(value)
-        for key, value in case.numbers.items()
-        if key != "case"
-    }
+    numbers = {key.replace("_", " "): plain(value) for key, value in case.numbers.items() if key != "case"}
     picture = case.folder / "qc.png"
     return {
         "name": f"{case.folder.parent.name}/{case.folder.name}",

@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from pipeline.report.number_text import plain
 from pipeline.report.picture import thumbnail
 from pipeline.report.section import Material, Section
 from pipeline.report.study_files import folders, natural, read_json, read_mapping
@@ -76,5 +78,6 @@ def _named(case: CaseQuality) -> dict[str, Any]:
 def _pictured(material: Material, case: CaseQuality) -> dict[str, Any]:
     alt = f"quality control picture of case {case.folder.name}"
     picture = thumbnail(case.folder / "qc.png", material.options.thumbnail_width, alt)
-    numbers = [(k, f"{v:.4g}" if isinstance(v, float) else str(v)) for k, v in case.numbers.items()]
-    return _named(case) | {"picture": picture, "numbers": numbers}
+    numbers = [(k, plain(v)) for k, v in case.numbers.items()]
+    address = f"../preprocess/{quote(case.folder.parent.name)}/{quote(case.folder.name)}/qc.png"
+    return _named(case) | {"picture": picture, "numbers": numbers, "address": address}

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.statistics import why_no_interval
 from pipeline.evaluation.tables import PatientTable, SummaryRow
-from pipeline.report.figure_style import INK, MUTED, ArmStyle, legend_below, new_figure
+from pipeline.report.figure_style import INK, MUTED, ArmStyle, legend_below, line_widths, new_figure, wrapped
 
 _FEW_ARMS = 6
 
@@ -28,11 +29,11 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     """
     sizes = sorted({r.n for r in rows})
     arms = [arm for arm in styles if any(r.arm == arm for r in rows)]
-    figure = new_figure(height=3.3 + (0.2 if len(arms) <= _FEW_ARMS else 0.45) * ((len(arms) + 2) // 3))
+    figure = new_figure(height=3.4)
     axes = figure.add_subplot()
     # Bars on the same n would hide each other: each arm is moved a little aside on the logarithmic axis.
     step = 0.10 if len(sizes) == 1 else 0.018
-    for i, arm in enumerate(arms):
+    for i, (arm, width) in enumerate(zip(arms, line_widths(len(arms)), strict=True)):
         style, of_arm = styles[arm], sorted((r for r in rows if r.arm == arm), key=lambda r: r.n)
         x = np.array([r.n for r in of_arm]) * np.exp(step * (i - (len(arms) - 1) / 2))
         mean = np.array([r.mean for r in of_arm])
@@ -50,7 +51,8 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
             linestyle=style.dash,
             marker=style.marker,
             markersize=6,
-            linewidth=1.6,
+            linewidth=width,
+            markeredgecolor="white",
             label=arm,
         )
     if len(sizes) > 1:
@@ -61,7 +63,8 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([str(n) for n in sizes])
     axes.set_xlabel("target patients with annotations (n)")
-    axes.set_ylabel(f"{ylabel}, mean and 95 % interval")
+    known = any(np.isfinite(r.ci_low) for r in rows)
+    axes.set_ylabel(f"{ylabel}, mean and 95 % interval" if known else f"{ylabel}, mean")
     legend_below(figure, axes)
     return figure
 
@@ -107,7 +110,7 @@ def difference_plot(
             axes.plot([interval.low, interval.high], [y, y], color=style.colour, linewidth=2)
             axes.plot(interval.mean, y, marker=style.marker, color=style.colour, markersize=6.5)
             ticks.append(y)
-            names.append(c.arm)
+            names.append(wrapped(c.arm))
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(ticks, names)
     axes.set_ylim(y + 0.8, 0.7)
@@ -144,7 +147,17 @@ def patient_plot(table: PatientTable, styles: Mapping[str, ArmStyle], metric: st
         style = styles[arm]
         # A fixed spiral of offsets, not random jitter: the same table gives the same picture.
         aside = 0.30 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)
-        axes.scatter(values, row + aside, s=13, color=style.colour, alpha=0.65, linewidths=0, zorder=3)
+        axes.scatter(
+            values,
+            row + aside,
+            s=13 if len(values) > 30 else 26,
+            color=style.colour,
+            alpha=0.65,
+            linewidths=0,
+            zorder=3,
+        )
+        if why_no_interval(len(values)):
+            continue
         axes.boxplot(
             values,
             positions=[row],
@@ -157,7 +170,7 @@ def patient_plot(table: PatientTable, styles: Mapping[str, ArmStyle], metric: st
             capprops={"color": MUTED},
             manage_ticks=False,
         )
-    axes.set_yticks(range(len(arms)), arms)
+    axes.set_yticks(range(len(arms)), [wrapped(arm) for arm in arms])
     axes.set_ylim(len(arms) - 0.4, -0.6)
     axes.set_title(f"n = {n}")
     axes.xaxis.set_major_locator(MaxNLocator(6))

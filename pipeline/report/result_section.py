@@ -10,14 +10,18 @@ import numpy as np
 
 from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.comparison import Comparison, compare_arms
+from pipeline.evaluation.leading_arm import leading_arms
 from pipeline.evaluation.metrics import EmptyMask
-from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P
-from pipeline.evaluation.tables import StudyRows, SummaryRow, compared_sizes
+from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
+from pipeline.evaluation.tables import StudyRows, SummaryRow
 from pipeline.report.figure_style import ArmStyle, arm_styles
+from pipeline.report.number_text import interval_text, p_text, signed
 from pipeline.report.picture import Picture
 from pipeline.report.result_figures import difference_limits, difference_plot, learning_curve, patient_plot
-from pipeline.report.section import LESS_IS_BETTER, METRIC_NAMES, Material, Section, number, signed
+from pipeline.report.score_table import metric_table, overview_table
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import nested
+from pipeline.report.verdict import far_off, told_apart
 
 EMPTY_NAMES = {
     EmptyMask.BOTH.value: "reference and prediction both empty",
@@ -25,6 +29,8 @@ EMPTY_NAMES = {
     EmptyMask.PREDICTION.value: "prediction empty: the structure was missed",
 }
 
+OVERVIEW = ("dice", "iou", "hd95", "relative_volume_error", "lesion_sensitivity", "lesion_precision")
+"""Metrics that stand side by side: an arm with the best Dice may err far away, or find lesions where there are none."""
 _MOST_ROWS = 16
 """Rows of paired differences that one figure holds."""
 
@@ -52,8 +58,7 @@ def result_section(material: Material) -> Section:
 
 def _summary_content(material: Material, summary: list[SummaryRow]) -> dict[str, Any]:
     arms = material.files.arms()
-    summary = sorted(summary, key=lambda r: arms.index(r.arm))
-    tables = [result_table(summary, metric) for metric in dict.fromkeys(r.metric for r in summary)]
+    metrics = list(dict.fromkeys(r.metric for r in summary))
     curve = [r for r in summary if r.metric == "dice"]
     picture = None
     if curve:
@@ -62,44 +67,17 @@ def _summary_content(material: Material, summary: list[SummaryRow]) -> dict[str,
             "learning-curve", figure, "Mean Dice against the number of target patients, by arm"
         )
     return {
-        "tables": [t for t in tables if t["metric"] in {"dice", "iou"}],
-        "more_tables": [t for t in tables if t["metric"] not in {"dice", "iou"}],
+        "overview": overview_table(summary, arms, OVERVIEW),
+        "tables": [metric_table(summary, arms, metric) for metric in metrics],
+        "no_interval": _no_interval_at_all(curve),
         "learning_curve": picture,
     }
 
 
-def metric_title(metric: str) -> str:
-    """Prints a metric of the summary, e.g. `dice[spleen]` as `Dice, spleen`."""
-    name, _, label = metric.partition("[")
-    return METRIC_NAMES.get(name, name) + (f", {label[:-1]}" if label else "")
-
-
-def result_table(summary: list[SummaryRow], metric: str) -> dict[str, Any]:
-    """Arranges one metric as arm × size; the best mean of every column is marked."""
-    rows = [r for r in summary if r.metric == metric]
-    sizes = sorted({r.n for r in rows})
-    sign = -1 if metric.partition("[")[0] in LESS_IS_BETTER else 1
-    best = {
-        n: max((r for r in rows if r.n == n and np.isfinite(r.mean)), key=lambda r: sign * r.mean, default=None)
-        for n in compared_sizes(rows)
-    }
-    digits = 2 if sign < 0 else 3
-    lines = []
-    for arm in dict.fromkeys(r.arm for r in rows):
-        cells = []
-        for n in sizes:
-            row = next((r for r in rows if r.arm == arm and r.n == n), None)
-            cells.append(
-                row
-                and {
-                    "mean": number(row.mean, digits),
-                    "interval": f"[{number(row.ci_low, digits)}, {number(row.ci_high, digits)}]",
-                    "cases": row.cases,
-                    "best": row is best.get(n),
-                }
-            )
-        lines.append({"arm": arm, "cells": cells})
-    return {"metric": metric, "title": metric_title(metric), "sizes": sizes, "lines": lines}
+def _no_interval_at_all(rows: list[SummaryRow]) -> str:
+    """Says why no arm has an interval; empty where one has."""
+    reasons = [row.no_interval for row in rows if np.isfinite(row.mean)]
+    return max((r for r in reasons if r), default="") if reasons and all(reasons) else ""
 
 
 def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
@@ -116,7 +94,10 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
             material.pictures.add(f"patients-n{n:02d}", figure, f"Dice of every test patient at n = {n}, by arm")
         )
     return {
+        "verdicts": [told_apart(leading) for leading in leading_arms(study, draws)],
+        "remarks": [remark for n in study.sizes if (remark := far_off(study, n))],
         "differences": difference_table(comparisons, arms),
+        "no_difference": why_no_interval(len(study.patients)),
         "best_bayesian": best_bayesian(material, comparisons),
         "difference_plots": differences,
         "patient_plots": plots,
@@ -133,6 +114,7 @@ def difference_pictures(
     material: Material, comparisons: list[Comparison], styles: Mapping[str, ArmStyle]
 ) -> list[Picture]:
     """Draws the paired differences: in one figure if they fit, else in one for each size on the same axis."""
+    comparisons = [c for c in comparisons if np.isfinite(c.difference.interval.mean)]
     if not comparisons:
         return []
     alt = "Paired differences of Dice to the best rival, by arm"
@@ -169,13 +151,12 @@ def _difference_cell(comparison: Comparison) -> dict[str, Any]:
     # A bootstrap over a handful of patients gives intervals that are too narrow to call a winner from.
     enough = comparison.difference.patients >= FEWEST_PATIENTS_FOR_P
     verdict = "" if not enough else "better" if interval.low > 0 else "worse" if interval.high < 0 else ""
-    p = comparison.p_holm
     return {
         "rival": False,
         "mean": signed(interval.mean),
-        "interval": f"[{signed(interval.low)}, {signed(interval.high)}]",
+        "interval": interval_text(interval, with_sign=True),
         "verdict": verdict,
-        "p": None if p is None else ("p < 0.001" if p < 0.001 else f"p = {p:.3f}"),
+        "p": p_text(comparison.p_holm),
     }
 
 

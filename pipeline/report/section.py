@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,26 +72,6 @@ METRIC_NAMES = {
 """Metric → how it is printed."""
 
 
-def number(value: float, digits: int = 3) -> str:
-    """Prints a number; a dash where it is undefined."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """Prints a difference with its sign; a true minus, not a hyphen."""
-    return "–" if not math.isfinite(value) else f"{value:+.{digits}f}".replace("-", "−")
-
-
-def duration(seconds: float) -> str:
-    """Prints a duration, e.g. `2 h 05 min`, `3 min 20 s`, `4.2 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def listing(names: list[str]) -> str:
+def listing(names: Sequence[str]) -> str:
     """Joins words as prose does: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

@@ -17,6 +17,7 @@ import yaml
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
+from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
 
 History = dict[str, NDArray[np.float64]]
@@ -137,6 +138,7 @@ class StudyFiles:
     provenance: dict[str, Any] = field(init=False)
     study: StudyRows | None = field(init=False)
     summary: list[SummaryRow] = field(init=False)
+    calibration: StudyRows[CalibrationRow] | None = field(init=False)
     units: list[InferredUnit] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -150,6 +152,9 @@ class StudyFiles:
         rows = read_cases_csv(cases) if cases.is_file() else []
         self.study = StudyRows(rows) if rows else None
         self.summary = read_summary_csv(summary) if summary.is_file() else []
+        calibration = self.root / "results" / CALIBRATION
+        judged = read_calibration_csv(calibration) if calibration.is_file() else []
+        self.calibration = StudyRows(judged) if judged else None
         units = [_unit(path) for path in sorted(self.root.glob("infer/*/n*/repeat-*/unit.json"))]
         named = {*self._configured(), *self._tabled()}
         # Arms that were taken out of the configuration leave their folders behind.

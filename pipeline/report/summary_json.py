@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 from pipeline.evaluation.comparison import Comparison, compare_arms
+from pipeline.evaluation.leading_arm import LeadingArm, leading_arms
+from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.report.section import Material
+from pipeline.report.verdict import told_apart
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file; raised when a key changes its meaning or goes."""
 _PROVENANCE = ("graft_version", "git_commit", "command", "seed", "started", "finished", "machine", "versions", "inputs")
 
@@ -17,13 +20,16 @@ def study_summary(material: Material) -> dict[str, Any]:
     """Gathers arms, sizes, metrics with intervals, paired differences and provenance.
 
     Returns:
-        A JSON-able mapping; `null` stands for what is undefined, as an empty field does in `summary.csv`.
+        A JSON-able mapping; `null` stands for what is undefined, as an empty field does in `summary.csv`. Where there
+        is no interval, `no_interval` says why.
     """
     files, study = material.files, material.files.study
     comparisons: list[Comparison] = []
+    leading: list[LeadingArm] = []
     if study is not None:
         draws = study.draws(seed=files.seed, resamples=material.options.resamples)
         comparisons = compare_arms(study, draws, rivals=material.rivals())
+        leading = leading_arms(study, draws)
     return {
         "format": FORMAT,
         "name": files.config.get("name"),
@@ -38,12 +44,24 @@ def study_summary(material: Material) -> dict[str, Any]:
                 "n": row.n,
                 "metric": row.metric,
                 "mean": _number(row.mean),
-                "interval": [_number(row.ci_low), _number(row.ci_high)],
+                "interval": _ends(Interval(row.mean, row.ci_low, row.ci_high)),
+                "no_interval": row.no_interval,
                 "cases": row.cases,
             }
             for row in files.summary
         ],
         "differences": [_difference(c) for c in comparisons],
+        "told_apart": [
+            {
+                "n": best.n,
+                "arm": best.arm,
+                "ahead_of": best.behind(),
+                "not_told_from": best.not_told_apart(),
+                "not_compared_with": best.not_compared(),
+                "sentence": told_apart(best),
+            }
+            for best in leading
+        ],
         "bootstrap": {"confidence": 0.95, "resamples": material.options.resamples, "unit": "patients × repeats"},
         "provenance": {key: files.provenance[key] for key in _PROVENANCE if key in files.provenance},
     }
@@ -57,11 +75,16 @@ def _difference(comparison: Comparison) -> dict[str, Any]:
         "n": comparison.n,
         "metric": comparison.metric,
         "mean": _number(difference.interval.mean),
-        "interval": [_number(difference.interval.low), _number(difference.interval.high)],
+        "interval": _ends(difference.interval),
+        "no_interval": why_no_interval(difference.patients),
         "patients": difference.patients,
         "p_wilcoxon": difference.p_value,
         "p_holm": comparison.p_holm,
     }
+
+
+def _ends(interval: Interval) -> list[float] | None:
+    return [interval.low, interval.high] if math.isfinite(interval.low) and math.isfinite(interval.high) else None
 
 
 def _number(value: float) -> float | None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pipeline.report.figure_style import ArmStyle, arm_styles, legend_below, new_figure
+from pipeline.report.figure_style import ArmStyle, arm_styles, legend_below, line_widths, new_figure
 from pipeline.report.study_files import History
 
 _POINTS = 150
@@ -58,19 +58,20 @@ def _stacked(
         for (column, label), height in zip(columns, heights, strict=True)
         if any(len(block_means(h, column)[0]) for h in histories.values())
     ]
-    figure = new_figure(height=0.9 + sum(h for *_, h in drawn) + 0.22 * ((len(histories) + 2) // 3))
+    figure = new_figure(height=0.9 + sum(h for *_, h in drawn))
     ratios = [h for *_, h in drawn] or [1.0]
     grid = figure.subplots(max(len(drawn), 1), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": ratios})
     panels: list[Axes] = list(grid[:, 0])
     for axes, (column, label, _) in zip(panels, drawn, strict=False):
-        for name, history in histories.items():
+        for (name, history), width in zip(histories.items(), line_widths(len(histories)), strict=True):
             step, value = block_means(history, column)
             style = styles[name]
             marker = style.marker if len(step) < 12 else ""
-            axes.plot(step, value, color=style.colour, linestyle=style.dash, marker=marker, markersize=4, linewidth=1.3,
-                      label=name)  # fmt: skip
+            axes.plot(
+                step, value, color=style.colour, linestyle=style.dash, marker=marker, markersize=4, linewidth=width,
+                label=name,
+            )  # fmt: skip
         axes.set_ylabel(label)
-        axes.ticklabel_format(axis="y", scilimits=(-3, 4))
     panels[-1].set_xlabel("step")
     figure.align_ylabels(panels)
     legend_below(figure, panels[0])

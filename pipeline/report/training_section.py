@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.figure_style import arm_styles
-from pipeline.report.section import Material, Section, number
+from pipeline.report.number_text import NOTHING, number, plain
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import History, folders, read_history, read_mapping
 from pipeline.report.training_figures import source_training, target_training
 
@@ -77,12 +78,18 @@ def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
             choices, objective = unit.about.get("choices") or {}, unit.about.get("objective") or {}
             of_arm[arm] = {**_flat(objective), **_flat(choices), "steps": unit.about.get("steps")}
     keys = list(dict.fromkeys(key for settings in of_arm.values() for key in settings))
-    printed = {arm: {key: _printed(settings.get(key)) for key in keys} for arm, settings in of_arm.items()}
+    printed = {arm: {key: plain(settings.get(key)) for key in keys} for arm, settings in of_arm.items()}
     differ = [key for key in keys if key == "objective" or len({p[key] for p in printed.values()}) > 1]
     first = next(iter(printed.values()), {})
     return {
-        "keys": differ,
-        "lines": [(arm, [settings[key] for key in differ]) for arm, settings in printed.items()],
+        "lines": [
+            {
+                "name": arm,
+                "objective": settings.get("objective", NOTHING),
+                "settings": [(key, settings[key]) for key in differ if key != "objective"],
+            }
+            for arm, settings in printed.items()
+        ],
         "common": [(key, first[key]) for key in keys if key not in differ],
     }
 
@@ -93,11 +100,3 @@ def _flat(settings: Any) -> dict[str, Any]:
     # Of a nested choice, e.g. the posterior, its kind is what names it; the details are in the configuration.
     flat = {k: v.get("kind") if isinstance(v, dict) else v for k, v in settings.items()}
     return {k: v for k, v in flat.items() if not isinstance(v, list)}
-
-
-def _printed(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from pipeline.report.figure_style import MUTED, ArmStyle, legend_below, new_figure
+from pipeline.report.figure_style import MUTED, ArmStyle, legend_below, line_widths, new_figure
 
 _FEWEST_VOXELS = 50
 """Ranges of entropy with fewer voxels than this are not drawn: their rate is noise."""
@@ -28,13 +28,13 @@ def error_rates(
     Returns:
         The figure; a line that rises means that uncertain voxels are wrong more often.
     """
-    figure = new_figure(height=3.4 + 0.22 * ((len(rates) + 2) // 3))
+    figure = new_figure(height=3.4)
     axes = figure.add_subplot()
-    for arm, (middle, rate, voxels) in rates.items():
+    for (arm, (middle, rate, voxels)), width in zip(rates.items(), line_widths(len(rates)), strict=True):
         style, keep = styles[arm], voxels >= _FEWEST_VOXELS
         axes.plot(
             middle[keep], rate[keep], color=style.colour, linestyle=style.dash, marker=style.marker, markersize=6,
-            linewidth=1.6, label=arm,
+            linewidth=width, label=arm,
         )  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(bottom=0)
@@ -57,11 +57,14 @@ def errors_found(
     Returns:
         The figure; dashed, what looking at random would find.
     """
-    figure = new_figure(height=3.4 + 0.22 * ((len(curves) + 2) // 3))
+    figure = new_figure(height=3.4)
     axes = figure.add_subplot()
-    for arm, (shares, found) in curves.items():
+    for (arm, (shares, found)), width in zip(curves.items(), line_widths(len(curves)), strict=True):
+        # An arm without a wrong voxel has nothing to find.
+        if not np.isfinite(found).any():
+            continue
         style = styles[arm]
-        axes.plot(shares, found, color=style.colour, linestyle=style.dash, linewidth=1.6, label=arm,
+        axes.plot(shares, found, color=style.colour, linestyle=style.dash, linewidth=width, label=arm,
                   marker=style.marker, markersize=6, markevery=0.15)  # fmt: skip
         axes.plot(shares, shares, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xlim(0, shares[-1])

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.report.case_readings import PredictionQuality
 from pipeline.report.figure_style import arm_styles
-from pipeline.report.section import Material, Section, number
+from pipeline.report.number_text import number
+from pipeline.report.section import Material, Section
 from pipeline.report.uncertainty_figures import error_rates, errors_found
 from pipeline.report.voxel_errors import VoxelErrors
 

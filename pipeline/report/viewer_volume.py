@@ -124,7 +124,8 @@ def packed(values: NDArray[np.uint8]) -> str:
 
 def packed_entropy(scene: Scene, grid: ViewerGrid) -> str:
     """Deflates the uncertainty in `ENTROPY_LEVELS` steps."""
-    levels = np.rint(ENTROPY_LEVELS * np.clip(grid.smooth(scene.entropy), 0, 1))
+    shown = np.where(scene.tissue, scene.entropy, 0)
+    levels = np.rint(ENTROPY_LEVELS * np.clip(grid.smooth(shown), 0, 1))
     return packed(levels.astype(np.uint8))
 
 

@@ -88,12 +88,13 @@
     const made = canvas(about.shape[right], about.shape[up]);
     const pen = made.getContext("2d");
     const pixels = pen.createImageData(made.width, made.height);
+    const [low, high] = about.arms[arm].window;
     eachVoxel(plane, (index, column, row) => {
       const place = 4 * (row * made.width + column);
       pixels.data[place] = 255;
       pixels.data[place + 1] = 40;
       pixels.data[place + 2] = 170;
-      pixels.data[place + 3] = (230 * doubt[index]) / about.levels;
+      pixels.data[place + 3] = 230 * Math.max(0, Math.min(1, (doubt[index] / about.levels - low) / (high - low)));
     });
     pen.putImageData(pixels, 0, 0);
     return made;
@@ -174,6 +175,22 @@
     pen.stroke();
   }
 
+  // The subject's left on the right: canvases are mirrored as a whole, since nothing is written on them.
+  const mirrored = (plane) => plane !== "sagittal" && byId("radiological").checked;
+
+  function turn() {
+    for (const plane of Object.keys(planes)) {
+      const screen = byId(plane).parentElement;
+      byId(plane).classList.toggle("mirrored", mirrored(plane));
+      if (plane === "sagittal") continue;
+      screen.querySelector(".side.left").textContent = mirrored(plane) ? "R" : "L";
+      screen.querySelector(".side.right").textContent = mirrored(plane) ? "L" : "R";
+    }
+    byId("convention").textContent = byId("radiological").checked
+      ? "Radiological display: the left of a coronal or axial slice is the subject's right (R)"
+      : "Neurological display: the left of a coronal or axial slice is the subject's left (L)";
+  }
+
   function describe() {
     const world = [0, 1, 2].map((r) => about.affine[r][3] + [0, 1, 2].reduce((s, c) => s + about.affine[r][c] * at[c], 0));
     const name = (value) => (value ? about.classes[value - 1] : "none");
@@ -209,7 +226,8 @@
     const [, right, up] = planes[plane];
     const [left, top, width, height] = view(plane);
     const clamp = (value, count) => Math.max(0, Math.min(count - 1, Math.floor(value)));
-    at[right] = clamp(left + ((event.clientX - box.left) / box.width) * width, about.shape[right]);
+    const across = (event.clientX - box.left) / box.width;
+    at[right] = clamp(left + (mirrored(plane) ? 1 - across : across) * width, about.shape[right]);
     at[up] = clamp(about.shape[up] - (top + ((event.clientY - box.top) / box.height) * height), about.shape[up]);
     later();
   }
@@ -238,7 +256,9 @@
     await choose(Number(event.target.value));
     later();
   });
+  byId("radiological").addEventListener("change", turn);
   addEventListener("resize", later);
+  turn();
   render();
   document.documentElement.dataset.viewer = "ready";
 })();

@@ -55,20 +55,22 @@ def test_resampled_correlations_are_those_of_the_drawn_patients() -> None:
 
 
 def test_an_empty_prediction_is_the_most_uncertain() -> None:
-    quality = np.array([[0.9], [0.8], [0.7], [0.0]])
-    doubt = np.array([[0.1], [0.2], [0.3], [np.nan]])
-    draws = Resamples.draw(4, 1, resamples=100, seed=0)
+    quality = np.array([[0.9], [0.8], [0.7], [0.6], [0.5], [0.0]])
+    doubt = np.array([[0.1], [0.2], [0.3], [0.4], [0.5], [np.nan]])
+    draws = Resamples.draw(6, 1, resamples=100, seed=0)
     assert rank_correlation(doubt, quality, draws).mean == pytest.approx(-1.0)
     # A case that was not measured at all is left out instead.
-    quality[3] = np.nan
-    doubt[2] = 0.15
-    assert rank_correlation(doubt, quality, draws).mean == pytest.approx(-0.5)
+    quality[5] = np.nan
+    doubt[4] = 0.35
+    assert rank_correlation(doubt, quality, draws).mean == pytest.approx(-0.9)
 
 
 def test_nothing_to_correlate_gives_nothing() -> None:
-    draws = Resamples.draw(4, 1, resamples=50, seed=0)
-    quality = np.array([[0.9], [0.8], [0.7], [0.6]])
-    assert math.isnan(rank_correlation(np.full((4, 1), np.nan), quality, draws).mean)
-    assert math.isnan(rank_correlation(np.ones((4, 1)), quality, draws).mean)
+    draws = Resamples.draw(6, 1, resamples=50, seed=0)
+    quality = np.array([[0.9], [0.8], [0.7], [0.6], [0.5], [0.4]])
+    doubt = np.random.default_rng(0).random((6, 1))
+    assert math.isfinite(rank_correlation(doubt, quality, draws).mean)
+    assert math.isnan(rank_correlation(np.full((6, 1), np.nan), quality, draws).mean)
+    assert math.isnan(rank_correlation(np.ones((6, 1)), quality, draws).mean)
     quality[:2] = np.nan
-    assert math.isnan(rank_correlation(np.random.default_rng(0).random((4, 1)), quality, draws).mean)
+    assert math.isnan(rank_correlation(doubt, quality, draws).mean)

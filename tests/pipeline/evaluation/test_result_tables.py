@@ -16,6 +16,7 @@ from pipeline.evaluation.comparison import (
     read_comparisons_csv,
     write_comparisons_csv,
 )
+from pipeline.evaluation.leading_arm import leading_arms
 from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
@@ -27,7 +28,7 @@ from pipeline.evaluation.tables import (
     write_cases_csv,
     write_summary_csv,
 )
-from pipeline.report.result_section import result_table
+from pipeline.report.score_table import metric_table
 
 
 def row(
@@ -54,7 +55,7 @@ def test_headers_are_those_promised(tmp_path: Path) -> None:
     write_summary_csv(summarise([row()], 0, 100), tmp_path / "summary.csv")
     header = (tmp_path / "cases.csv").read_text().splitlines()[0]
     assert header.startswith("arm,n,repeat,case,patient,label,dice,iou,")
-    assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "arm,n,metric,mean,ci_low,ci_high,cases"
+    assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "arm,n,metric,mean,ci_low,ci_high,cases,patients"
 
 
 def test_cases_come_back_exactly(tmp_path: Path) -> None:
@@ -80,15 +81,17 @@ def test_summary_comes_back_and_holds_the_averages(tmp_path: Path) -> None:
     rows = study_rows()
     summary = summarise(rows, 3, 300)
     write_summary_csv(summary, tmp_path / "summary.csv")
-    assert read_summary_csv(tmp_path / "summary.csv") == summary
+    # NaN is equal to nothing, so compare what is written.
+    assert repr(read_summary_csv(tmp_path / "summary.csv")) == repr(summary)
+    assert all(math.isnan(s.ci_low) == (s.no_interval is not None) for s in summary)
     found = next(s for s in summary if (s.arm, s.n, s.metric) == ("dwp", 10, "dice"))
     assert found.mean == pytest.approx(np.mean([r.dice for r in rows if (r.arm, r.n) == ("dwp", 10)]))
     assert found.ci_low < found.mean < found.ci_high
-    assert found.cases == 14
+    assert (found.cases, found.patients) == (14, 14)
     # Distances were not measured.
     assert {s.metric for s in summary} == {"dice", "iou", "dice_worst_tenth"}
-    assert summarise(rows, 3, 300) == summary
-    assert summarise(rows, 4, 300) != summary
+    assert repr(summarise(rows, 3, 300)) == repr(summary)
+    assert repr(summarise(rows, 4, 300)) != repr(summary)
 
 
 def test_labels_are_averaged_in_a_case_and_listed_beside() -> None:
@@ -107,7 +110,9 @@ def test_a_size_that_one_arm_has_alone_is_summarised_and_not_compared() -> None:
     assert {c.n for c in compare_arms(study, study.draws(seed=0, resamples=100))} == {5, 10}
     summary = summarise(rows, 0, 100)
     assert {s.n for s in summary} == {5, 10, 40}
-    best = [[cell and cell["best"] for cell in line["cells"]] for line in result_table(summary, "dice")["lines"]]
+    best = [
+        [cell and cell["best"] for cell in line["cells"]] for line in metric_table(summary, study.arms, "dice")["lines"]
+    ]
     assert [any(column) for column in zip(*best, strict=True)] == [True, True, False]
     alone = StudyRows([r for r in rows if r.arm == "random"])
     assert alone.sizes == (5, 10, 40)
@@ -177,7 +182,7 @@ def test_a_case_is_measured_label_by_label() -> None:
 
 def test_a_distance_is_compared_with_the_rival_of_the_smallest_mean() -> None:
     shift = {"random": 9.0, "fine_tune": 3.0, "dwp": 1.0}
-    rows = [replace(row(arm, case=f"p{i}"), hd95=up + 0.1 * i) for arm, up in shift.items() for i in range(4)]
+    rows = [replace(row(arm, case=f"p{i}"), hd95=up + 0.1 * i) for arm, up in shift.items() for i in range(5)]
     study = StudyRows(rows)
     found = {c.arm: c for c in compare_arms(study, study.draws(seed=0, resamples=200), metric="hd95")}
     assert {c.rival for c in found.values()} == {"fine_tune"}
@@ -186,10 +191,73 @@ def test_a_distance_is_compared_with_the_rival_of_the_smallest_mean() -> None:
 
 def test_comparisons_come_back_and_an_untested_p_is_empty(tmp_path: Path) -> None:
     study = StudyRows(
-        [row(arm, case=f"p{i}", dice=0.5 + 0.1 * (arm == "dwp")) for arm in ("random", "dwp") for i in "ab"]
+        [row(arm, case=f"p{i}", dice=0.5 + 0.1 * (arm == "dwp")) for arm in ("random", "dwp") for i in "abcde"]
     )
     write_comparisons_csv(compare_arms(study, study.draws(seed=0, resamples=100)), tmp_path / "comparisons.csv")
     (found,) = read_comparisons_csv(tmp_path / "comparisons.csv")
-    assert (found.arm, found.rival, found.n, found.patients) == ("dwp", "random", 5, 2)
+    assert (found.arm, found.rival, found.n, found.patients) == ("dwp", "random", 5, 5)
     assert found.difference == pytest.approx(0.1)
-    assert (tmp_path / "comparisons.csv").read_text().endswith(",2,,\n")
+    assert (tmp_path / "comparisons.csv").read_text().endswith(",5,,\n")
+
+
+@pytest.mark.parametrize("patients", [1, 2, 4])
+def test_few_test_patients_give_means_and_neither_intervals_nor_differences(tmp_path: Path, patients: int) -> None:
+    rows = [r for r in study_rows() if r.case in {f"p{i:02d}" for i in range(patients)}]
+    summary = summarise(rows, 0, 100)
+    assert all(math.isfinite(s.mean) and math.isnan(s.ci_low) and math.isnan(s.ci_high) for s in summary)
+    assert {s.no_interval for s in summary} == {f"too few test patients for an interval (n = {patients})"}
+    study = StudyRows(rows)
+    write_comparisons_csv(compare_arms(study, study.draws(seed=0, resamples=100)), tmp_path / "comparisons.csv")
+    for found in read_comparisons_csv(tmp_path / "comparisons.csv"):
+        assert found.patients == patients
+        assert all(map(math.isnan, (found.difference, found.ci_low, found.ci_high, found.p_value)))
+
+
+def test_the_arm_that_lacks_patients_has_no_interval_and_the_others_have() -> None:
+    rows = [r for r in study_rows() if r.arm != "dwp" or r.case in {"p00", "p01"}]
+    reasons = {s.arm: s.no_interval for s in summarise(rows, 0, 100) if s.metric == "dice"}
+    assert reasons == {"random": None, "fine_tune": None, "dwp": "too few test patients for an interval (n = 2)"}
+
+
+def test_an_interval_that_an_earlier_version_wrote_of_one_patient_is_not_read(tmp_path: Path) -> None:
+    header = "arm,n,metric,mean,ci_low,ci_high,cases\n"
+    (tmp_path / "summary.csv").write_text(
+        header + "dwp,5,dice,0.7,0.7,0.7,1\ndwp,5,dice_worst_tenth,0.7,0.7,0.74,8\ndwp,5,iou,0.6,0.5,0.7,8\n"
+    )
+    one, worst, iou = read_summary_csv(tmp_path / "summary.csv")
+    assert (one.mean, math.isnan(one.ci_low), math.isnan(one.ci_high)) == (0.7, True, True)
+    assert (worst.mean, math.isnan(worst.ci_low)) == (0.7, True)
+    assert "worst tenth is 1 of 8 patients" in str(worst.no_interval)
+    assert (iou.ci_low, iou.ci_high) == (0.5, 0.7)
+
+
+def test_an_arm_that_segments_next_to_nothing_is_no_rival_in_another_metric() -> None:
+    dice = {"random": 0.03, "fine_tune": 0.7, "dwp": 0.72}
+    away = {"random": 0.1, "fine_tune": 5.0, "dwp": 4.0}
+    rows = [replace(row(arm, case=f"p{i}", dice=d), hd95=away[arm]) for arm, d in dice.items() for i in range(6)]
+    study = StudyRows(rows)
+    assert best_rival(study, "hd95", 5, ("random", "fine_tune")) == "fine_tune"
+    assert best_rival(study, "hd95", 5, ("random",)) == "random"
+
+
+def test_the_same_value_in_all_patients_gives_no_interval_of_no_width() -> None:
+    rows = [row(case=f"p{i}", dice=1.0) for i in range(8)]
+    found = next(s for s in summarise(rows, 0, 100) if s.metric == "dice")
+    assert found.mean == 1.0
+    assert math.isnan(found.ci_low)
+    assert found.no_interval == "all test patients have the same value"
+
+
+def test_an_arm_of_few_patients_leads_nothing_where_others_have_enough() -> None:
+    dice = {"random": 0.5, "fine_tune": 0.6, "dwp": 0.9}
+    rows = [
+        row(arm, case=f"p{i}", dice=d + 0.01 * i) for arm, d in dice.items() for i in range(2 if arm == "dwp" else 8)
+    ]
+    rows += [row("swa", case=f"p{i}", dice=0.95) for i in range(2)]
+    study = StudyRows(rows)
+    (leading,) = leading_arms(study, study.draws(seed=0, resamples=100))
+    assert leading.arm == "fine_tune"
+    assert set(leading.not_compared()) == {"dwp", "swa"}
+    assert best_rival(study, "dice", 5, ("random", "fine_tune", "swa")) == "fine_tune"
+    table = metric_table(summarise(rows, 0, 100), study.arms, "dice")
+    assert {line["arm"] for line in table["lines"] if line["cells"][0]["best"]} == {"fine_tune"}

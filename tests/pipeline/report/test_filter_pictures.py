@@ -294,7 +294,7 @@ def test_not_moved_is_said_exactly_below_the_limit() -> None:
     some = not_moved({"a": summary(0.0999), "b": summary(0.7)}, 0.1)
     assert some is not None
     assert some.startswith("In some groups, filters have hardly moved")
-    assert "a (10 %)" in some
+    assert "a (9.99 %)" in some
     every = not_moved({"a": summary(0.01), "b": summary(0.02)}, 0.1)
     assert every is not None
     assert "In every group" in every

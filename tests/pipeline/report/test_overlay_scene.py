@@ -130,3 +130,54 @@ def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
     save_arrays(tmp_path / "p.safetensors", {"entropy": np.zeros((3, 3, 3), np.float16)})
     with pytest.raises(WorkspaceError, match="probability"):
         read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
+
+
+def blob_scene(*, masked: bool, fog: float) -> Scene:
+    """A head of tissue in air, with a structure in it, and a prediction far from the head."""
+    generator = np.random.default_rng(0)
+    head = np.zeros((30, 30, 30), bool)
+    head[5:25, 5:25, 5:25] = True
+    image = np.where(head, 100.0, 0.0) + generator.normal(0, 1, head.shape)
+    if masked:
+        image = np.where(head, image, np.nan)
+    structure = np.zeros(head.shape, np.int16)
+    structure[12:16, 12:16, 12:16] = 1
+    prediction = structure.copy()
+    prediction[1:3, 1:3, 1:3] = 1
+    entropy = np.full(head.shape, fog) + 0.5 * structure
+    return Scene(image, structure, prediction, entropy, np.eye(4))
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_uncertainty_is_shown_inside_the_anatomy_and_where_something_was_predicted(masked: bool) -> None:
+    scene = blob_scene(masked=masked, fog=0.3)
+    assert scene.tissue[8, 8, 8]
+    assert not scene.tissue[0, 15, 15]
+    assert scene.tissue[1, 1, 1]
+
+
+def test_an_uncertainty_that_is_everywhere_alike_is_not_drawn_as_fog() -> None:
+    low, high = blob_scene(masked=True, fog=0.3).entropy_window
+    assert low == pytest.approx(0.3)
+    assert high == pytest.approx(0.8)
+    sure = Scene(*(np.zeros((4, 4, 4)) for _ in range(4)), np.eye(4))
+    assert sure.entropy_window == (0.0, pytest.approx(0.1))
+
+
+def test_radiological_display_mirrors_all_planes_but_the_sagittal_and_the_letters_with_them() -> None:
+    scene = blob_scene(masked=True, fog=0.3)
+    for plane in PLANES:
+        shown = []
+        for radiological in (False, True):
+            figure = slice_figure(scene, plane, 2.0, radiological=radiological)
+            (axes,) = figure.axes
+            letters = {text.get_text(): text.get_position()[0] for text in axes.texts}
+            left = min((letter for letter in letters if letter in set("LRPA")), key=lambda letter: letters[letter])
+            shown.append((left, axes.xaxis_inverted()))
+        assert shown == ([("P", False)] * 2 if plane == "sagittal" else [("L", False), ("R", True)])
+
+
+def test_the_map_of_uncertainty_says_what_black_and_white_mean() -> None:
+    figure = slice_figure(blob_scene(masked=True, fog=0.3), "axial", 2.0, entropy=True)
+    words = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert {"30 %", "80 %"} <= set(words)

@@ -114,3 +114,18 @@ def test_a_script_that_is_not_the_viewer_does_not_run(page: Path, tmp_path: Path
     result = browse(copy, tmp_path / "look", "--dump-dom")
     assert "<title>taken over" not in result.stdout
     assert "Content Security Policy" in result.stderr
+
+
+def test_the_radiological_switch_mirrors_the_slices_and_says_so(page: Path, tmp_path: Path) -> None:
+    case = page.parent / "cases/case-01.html"
+    built, shown = case.read_text(), []
+    switched = built.replace('id="radiological"', 'id="radiological" checked')
+    for name, text in (("as-built", built), ("switched", switched)):
+        copy = tmp_path / f"{name}.html"
+        copy.write_text(text)
+        dumped = browse(copy, tmp_path / name, "--dump-dom").stdout
+        sides = re.findall(r'class="side (?:left|right)"[^>]*>(.)<', dumped)
+        convention = re.search(r'id="convention">(\w+)', dumped)
+        assert convention is not None
+        shown.append((convention[1], "".join(sides), dumped.count('class="mirrored"')))
+    assert shown == [("Neurological", "PALRLR", 0), ("Radiological", "PARLRL", 2)]

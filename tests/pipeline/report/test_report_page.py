@@ -153,8 +153,8 @@ def test_result_table_holds_the_numbers_of_the_summary(page: Page, whole_workspa
         cell = shown[row["arm"]][("5", "10").index(row["n"])]
         for number in ("mean", "ci_low", "ci_high"):
             assert f"{float(row[number]):.3f}" in cell
-        best = max((r for r in rows if r["n"] == row["n"]), key=lambda r: float(r["mean"]))
-        assert ("best" in cell) == (row is best)
+        best = max(float(r["mean"]) for r in rows if r["n"] == row["n"])
+        assert ("best" in cell) == (f"{float(row['mean']):.3f}" == f"{best:.3f}")
 
 
 def test_arms_are_in_the_order_of_the_configuration(page: Page) -> None:
@@ -215,7 +215,7 @@ def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) ->
 
 
 def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
-    root = workspace_builder(tmp_path, patients=3, repeats=1)
+    root = workspace_builder(tmp_path, patients=5, repeats=1)
     shutil.rmtree(root / "infer/random/n05")
     shutil.rmtree(root / "infer/fine_tune/n10/repeat-0/predictions")
     shutil.rmtree(root / "infer/dwp/n10/repeat-0/predictions")
@@ -226,6 +226,50 @@ def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspac
     assert "random at n = 5: not run" in text
     assert "holds no predictions" in text
     assert "no p-values" in text
+
+
+@pytest.mark.parametrize("patients", [1, 4])
+def test_few_test_patients_give_no_interval_and_no_difference_anywhere(
+    tmp_path: Path, workspace_builder: Callable[..., Path], patients: int
+) -> None:
+    root = workspace_builder(tmp_path, patients=patients, repeats=1)
+    page = Page(build_report(root, QUICK).read_text())
+    reason = f"too few test patients for an interval (n = {patients})"
+    assert page.text.count(reason) >= 4  # head, sentence on the arms, tables, label efficiency, methods
+    assert "At n = 10, the arms cannot be told apart" in page.text
+    assert not re.search(r"\[[−+]?\d", page.text)  # an interval
+    assert "Difference of" not in page.text
+    assert "no-differences" in page.ids()
+    assert not re.search(r"\bnan\b", page.text)
+    assert not list((root / "report/figures").glob("paired-differences*"))
+    summary = json.loads((root / "results/summary.json").read_text())
+    assert {row["interval"] for row in summary["metrics"]} == {None}
+    assert {row["no_interval"] for row in summary["metrics"]} == {reason}
+    assert {(d["mean"], d["interval"], d["no_interval"]) for d in summary["differences"]} == {(None, None, reason)}
+
+
+def test_the_first_table_sets_distance_and_volume_beside_overlap_and_sentences_say_what_can_be_told_apart(
+    page: Page,
+) -> None:
+    ids = [a.get("id") for tag, a in page.tags if tag == "table"]
+    assert [cell.strip() for cell in page.tables[ids.index("overview")][0]][:3] == ["Arm", "Dice", "IoU"]
+    assert "overview" in ids[:2]
+    for n in (5, 10):
+        assert f"At n = {n}, “" in page.text
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "text"),
+    [(("ms", "tumour"), "These are synthetic scans: the figures"), (("ms",), "The source scans are synthetic: the"),
+     ((), None)],
+)  # fmt: skip
+def test_a_banner_says_that_scans_are_synthetic(tmp_path: Path, synthetic: tuple[str, ...], text: str | None) -> None:
+    datasets = {name: {"synthetic": {"cohort": "ms"} if name in synthetic else None} for name in ("ms", "tumour")}
+    config = {"datasets": datasets, "source": {"dataset": "ms"}, "target": {"dataset": "tumour"}}
+    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+    page = Page(build_report(tmp_path).read_text())
+    assert ("synthetic" in page.ids()) == (text is not None)
+    assert text is None or text in page.text
 
 
 def test_names_are_escaped(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:

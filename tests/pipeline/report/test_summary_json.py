@@ -26,7 +26,12 @@ def test_holds_the_numbers_of_the_table_and_the_differences(whole_workspace: Pat
     for row, line in zip(summary["metrics"], table, strict=True):
         assert (row["arm"], str(row["n"]), row["metric"]) == (line["arm"], line["n"], line["metric"])
         assert row["mean"] == pytest.approx(float(line["mean"]))
-        assert row["interval"] == [pytest.approx(float(line["ci_low"])), pytest.approx(float(line["ci_high"]))]
+        if row["metric"] == "dice_worst_tenth":  # two of 13 patients
+            assert row["interval"] is None
+            assert "the worst tenth is 2 of 13 patients" in row["no_interval"]
+        else:
+            assert row["interval"] == [pytest.approx(float(line["ci_low"])), pytest.approx(float(line["ci_high"]))]
+            assert row["no_interval"] is None
     assert summary["arms"] == ["random", "fine_tune", "fine_tune_ends", "dwp"]
     assert (summary["sizes"], summary["repeats"], summary["test_patients"]) == ([5, 10], 2, 13)
     means = {(r["arm"], r["n"]): r["mean"] for r in summary["metrics"] if r["metric"] == "dice"}
@@ -35,6 +40,11 @@ def test_holds_the_numbers_of_the_table_and_the_differences(whole_workspace: Pat
         assert d["mean"] == pytest.approx(means[d["arm"], d["n"]] - means[d["rival"], d["n"]])
         assert d["interval"][0] <= d["mean"] <= d["interval"][1]
         assert 0 <= d["p_holm"] <= 1
+    for told in summary["told_apart"]:
+        assert means[told["arm"], told["n"]] == max(mean for (_, n), mean in means.items() if n == told["n"])
+        others = {*told["ahead_of"], *told["not_told_from"]}
+        assert others == {*summary["arms"]} - {told["arm"]}
+        assert told["sentence"].startswith(f"At n = {told['n']}, “{told['arm']}”")
     assert summary["provenance"]["git_commit"] == "0123abc"
 
 
@@ -47,5 +57,5 @@ def test_what_is_undefined_is_null(tmp_path: Path, workspace_builder: Callable[.
     path.write_text("\n".join(lines) + "\n")
     summary = json.loads(json.dumps(summary_of(root), allow_nan=False))
     assert summary["metrics"][0]["mean"] is None
-    assert summary["metrics"][0]["interval"] == [None, None]
+    assert summary["metrics"][0]["interval"] is None
     assert summary["differences"][0]["p_holm"] is None  # too few patients for a test

@@ -1,0 +1,89 @@
+"""How numbers are printed for people: thousands separated, never in scientific notation, a true minus."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pipeline.evaluation.statistics import Interval
+
+NOTHING = "–"
+"""Stands for what is undefined."""
+_SIGNIFICANT = 4
+_SMALLEST = 1e-5
+"""Below it a decimal fraction is mostly zeros, and a power of ten reads better."""
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Prints a number with so many decimals; a dash where it is undefined."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:,.{digits}f}"
+    # What rounds to zero has no sign.
+    return text.replace("-", "−") if float(text.replace(",", "")) else text.removeprefix("-")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """Prints a difference with its sign; what rounds to zero has none."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:+,.{digits}f}"
+    return text.replace("-", "−") if float(text.replace(",", "")) else text[1:]
+
+
+def interval_text(interval: Interval, digits: int = 3, *, with_sign: bool = False) -> str:
+    """Prints the ends of an interval in brackets; empty where there is none.
+
+    Without any width there is none either: where all patients have the same value, all resamples have it, too, and
+    that is no certainty.
+    """
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)) or interval.low == interval.high:
+        return ""
+    one = signed if with_sign else number
+    return f"[{one(interval.low, digits)}, {one(interval.high, digits)}]"
+
+
+def p_text(p: float | None) -> str:
+    """Prints a p-value as journals do: two significant digits, never zero; empty where there was no test."""
+    if p is None or not math.isfinite(p):
+        return ""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def plain(value: Any) -> str:
+    """Prints a number of any size to four significant digits, e.g. `1,754`, `0.0024`, `3 × 10⁻⁷`; other things as text.
+
+    Args:
+        value: a number, a truth value, a text, or None.
+    """
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
+    if not isinstance(value, float):
+        return str(value)
+    if not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
+    if abs(value) < _SMALLEST:
+        mantissa, _, power = f"{value:.2e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".").replace("-", "−")
+        return f"{mantissa} × 10{str(int(power)).translate(_RAISED)}"
+    text = number(value, max(0, _SIGNIFICANT - 1 - math.floor(math.log10(abs(value)))))
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def duration(seconds: float) -> str:
+    """Prints a duration, e.g. `2 h 05 min`, `3 min 20 s`, `4.2 s`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
