@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.case import Case
+from data.checks.finding import Finding
 from data.errors import DataError
 
 
@@ -21,6 +22,7 @@ class Dataset:
         channel_names: in the order of the channels.
         label_names: value in the label map → name, the background (0) included.
         has_patients: whether `patients.csv` (or the layout itself) groups the cases; without it each case is a patient.
+        findings: what the layout noticed and the checks report, such as files that are not used.
     """
 
     root: Path
@@ -29,6 +31,7 @@ class Dataset:
     channel_names: tuple[str, ...]
     label_names: Mapping[int, str]
     has_patients: bool
+    findings: tuple[Finding, ...] = ()
 
     def by_patient(self) -> dict[str, list[Case]]:
         """Patient → cases, patients in order of name."""
@@ -57,13 +60,22 @@ class Dataset:
         """Translates label names (in any case) or values into values, each once, in the given order.
 
         Raises:
-            DataError: a name or value that the dataset does not declare, or the background.
+            DataError: a name or value that the dataset does not declare, a name of several values, or the background.
         """
-        names = {name.lower(): value for value, name in self.label_names.items()}
+        named: dict[str, list[int]] = {}
+        for value, name in self.label_names.items():
+            named.setdefault(name.lower(), []).append(value)
         declared = ", ".join(f"{value} ({name})" for value, name in self.label_names.items() if value != 0)
         values = []
         for label in foreground:
-            value = names.get(label.lower()) if isinstance(label, str) else label
+            own = named.get(label.lower(), []) if isinstance(label, str) else [label]
+            if len(own) > 1:
+                raise DataError(
+                    f"{self.root}: label {label!r} is the name of several values",
+                    expected=f"one of the values {', '.join(str(value) for value in own)}",
+                    fix="use the value in the config, or give each value a name of its own in the dataset",
+                )
+            value = own[0] if own else None
             if value is None or value not in self.label_names or value == 0:
                 raise DataError(
                     f"{self.root}: label {label!r} is not declared",

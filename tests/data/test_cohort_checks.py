@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from data.checks import Finding, Level, check_dataset
+from data.checks.battery import check_dataset
+from data.checks.finding import Finding, Level
 from data.checks.duplicates import similar_pairs
 from data.checks.summary import intensity_step
 from data.dataset import Dataset
