@@ -60,22 +60,13 @@ class Dataset:
         """Translates label names (in any case) or values into values, each once, in the given order.
 
         Raises:
-            DataError: a name or value that the dataset does not declare, a name of several values, or the background.
+            DataError: a name or value that the dataset does not declare, or the background.
         """
-        named: dict[str, list[int]] = {}
-        for value, name in self.label_names.items():
-            named.setdefault(name.lower(), []).append(value)
+        names = {name.lower(): value for value, name in self.label_names.items()}
         declared = ", ".join(f"{value} ({name})" for value, name in self.label_names.items() if value != 0)
         values = []
         for label in foreground:
-            own = named.get(label.lower(), []) if isinstance(label, str) else [label]
-            if len(own) > 1:
-                raise DataError(
-                    f"{self.root}: label {label!r} is the name of several values",
-                    expected=f"one of the values {', '.join(str(value) for value in own)}",
-                    fix="use the value in the config, or give each value a name of its own in the dataset",
-                )
-            value = own[0] if own else None
+            value = names.get(label.lower()) if isinstance(label, str) else label
             if value is None or value not in self.label_names or value == 0:
                 raise DataError(
                     f"{self.root}: label {label!r} is not declared",

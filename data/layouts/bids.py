@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from data.case import Case, ImageSource
@@ -22,6 +23,7 @@ from data.layouts.bids_labels import (
     find_derivatives,
     label_findings,
     label_kind,
+    require_one,
     usable_kinds,
 )
 from data.layouts.bids_scans import DATATYPES, OTHER_DATATYPES, choose_channels, find_scans, session_folders
@@ -51,7 +53,8 @@ class BidsLayout:
         drawn = usable[kind] if kind else ()
         channels, chosen = choose_channels(root, scans, _named_by(drawn))
         findings += chosen
-        own_label, homeless = assign(drawn, channels)
+        assigned, homeless = assign(drawn, channels)
+        own_label = require_one(assigned)
         brain_kind = brain_mask_kind(usable_brains)
         own_brain, _ = assign(usable_brains[brain_kind] if brain_kind else (), channels)
         if labels:
@@ -62,7 +65,7 @@ class BidsLayout:
                 patient=name.split("_")[0],
                 channels={channel: ImageSource(scan.path) for channel, scan in found.items()},
                 label=own_label[name].path if name in own_label else None,
-                brain_mask=own_brain[name].path if name in own_brain else None,
+                brain_mask=own_brain[name][0].path if name in own_brain else None,
             )
             for name, found in channels.items()
         ]
@@ -91,7 +94,7 @@ def _named_by(labels: Sequence[BidsFile]) -> Callable[[BidsFile], bool]:
 
 def _label_names(root: Path, cases: Sequence[Case], labels: Sequence[BidsFile]) -> tuple[dict[int, str], list[Finding]]:
     """Names from `dseg.tsv` (columns index, name), of a mask from what it is, else as for any layout."""
-    tables = [] if (root / LABELS_FILE).is_file() else _tables(root, labels)
+    tables = [] if (root / LABELS_FILE).is_file() else _tables(root / DERIVATIVES, labels)
     if tables:
         names: dict[int, str] = {}
         for table in tables:
@@ -103,20 +106,21 @@ def _label_names(root: Path, cases: Sequence[Case], labels: Sequence[BidsFile]) 
     return label_names_of(root, cases)
 
 
-def _tables(root: Path, labels: Sequence[BidsFile]) -> list[Path]:
-    """Tables `…_dseg.tsv` that apply to the labels by BIDS' inheritance: in a folder above, no entity that differs."""
-    derivatives = root / DERIVATIVES
-    folders: dict[Path, BidsFile] = {}
-    for label in labels:
+def _tables(derivatives: Path, labels: Sequence[BidsFile]) -> list[Path]:
+    """The table `…_dseg.tsv` of each label by BIDS' inheritance: the nearest above whose entities the label has."""
+
+    @cache
+    def tables_in(folder: Path) -> list[Path]:
+        return sorted(table for table in folder.glob("*dseg.tsv") if not table.name.startswith("."))
+
+    def table_of(label: BidsFile) -> Path | None:
         for folder in label.path.parents:
-            if folder == derivatives or derivatives in folder.parents:
-                folders.setdefault(folder, label)
-    return [
-        table
-        for folder in sorted(folders, key=lambda folder: (len(folder.parts), folder))
-        for table in sorted(folder.glob("*dseg.tsv"), key=lambda table: (table.name.count("-"), table.name))
-        if not table.name.startswith(".") and _applies(table, folders[folder])
-    ]
+            fitting = [table for table in tables_in(folder) if _applies(table, label)]
+            if fitting or folder == derivatives:
+                return max(fitting, key=lambda table: table.name.count("-"), default=None)
+        return None
+
+    return sorted({table for label in labels if (table := table_of(label))})
 
 
 def _applies(table: Path, label: BidsFile) -> bool:

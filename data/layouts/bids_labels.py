@@ -82,14 +82,12 @@ def brain_mask_kind(usable: Kinds) -> Kind | None:
     return min(usable, key=lambda kind: (-len(usable[kind]), kind.own, str(kind)), default=None)
 
 
-def assign(files: Sequence[BidsFile], channels: Channels) -> tuple[dict[str, BidsFile], list[BidsFile]]:
+def assign(files: Sequence[BidsFile], channels: Channels) -> tuple[dict[str, list[BidsFile]], list[BidsFile]]:
     """Gives each case the file of one kind that belongs to its scans.
 
     Returns:
-        Case → file, and the files that belong to no scan that is used, of cases that got none.
-
-    Raises:
-        DataError: two files belong to the scans of a case equally well.
+        Case → the closest file, several where they are equally close; and the files that belong to no scan that is
+        used, of cases that got none.
     """
     sessions = _by_subject(scan for found in channels.values() for scan in found.values())
     candidates: dict[str, list[tuple[int, BidsFile]]] = defaultdict(list)
@@ -100,7 +98,7 @@ def assign(files: Sequence[BidsFile], channels: Channels) -> tuple[dict[str, Bid
             candidates[next(iter(cases))].append((next(iter(cases.values())), file))
         else:
             homeless.append(file)
-    assigned = {case: _closest(case, found) for case, found in candidates.items()}
+    assigned = {case: _closest(found) for case, found in candidates.items()}
     return assigned, [file for file in homeless if file.case not in assigned]
 
 
@@ -121,22 +119,33 @@ def _cases(file: BidsFile, sessions: Mapping[str, Mapping[str, Sequence[BidsFile
     return found
 
 
-def _closest(case: str, candidates: Sequence[tuple[int, BidsFile]]) -> BidsFile:
-    """The file that shares most entities with the scans; of one segmentation on several grids the plainest name."""
+def require_one(labels: Mapping[str, Sequence[BidsFile]]) -> dict[str, BidsFile]:
+    """The label of each case.
+
+    Raises:
+        DataError: several are equally close to the scans of a case.
+    """
+    for case, found in labels.items():
+        if len(found) > 1:
+            raise DataError(
+                f"{case}: both {found[0].path} and {found[1].path} could be its label",
+                expected="one of them, or names that hold the entities of the scan",
+                fix="rename them after their scans, or move one of them out of derivatives/",
+            )
+    return {case: found[0] for case, found in labels.items()}
+
+
+def _closest(candidates: Sequence[tuple[int, BidsFile]]) -> list[BidsFile]:
+    """The files that share most entities with the scans; of one segmentation on several grids the plainest name."""
 
     def order(candidate: tuple[int, BidsFile]) -> tuple[int, int, list[tuple[int, str]]]:
         shared, file = candidate
         return -shared, sum(key in file.entities for key in GRID_ENTITIES), natural(file.path.name)
 
     (most, first), *others = sorted(candidates, key=order)
-    for shared, other in others:
-        if shared == most and other.without(GRID_ENTITIES) != first.without(GRID_ENTITIES):
-            raise DataError(
-                f"{case}: both {first.path} and {other.path} could be its label",
-                expected="one of them, or names with the entities of the scan",
-                fix="rename them after their scans, or move one of them out of derivatives/",
-            )
-    return first
+    rivals = {other.without(GRID_ENTITIES): other for shared, other in reversed(others) if shared == most}
+    rivals.pop(first.without(GRID_ENTITIES), None)
+    return [first, *rivals.values()]
 
 
 def label_findings(

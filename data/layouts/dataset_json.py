@@ -89,8 +89,12 @@ def label_names(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
     if not isinstance(labels, dict) or not labels:
         found = "missing" if labels is None else "empty" if labels == {} else "not an object of names and values"
         raise _wrong(path, f"`labels` is {found}", '`"labels": {"0": "background", "1": "liver"}`', "correct `labels`")
-    if all(_whole_number(key) is not None and isinstance(name, str) for key, name in labels.items()):
-        pairs: list[tuple[object, str]] = list(labels.items())
+    pairs: list[tuple[object, str]]
+    if all(_whole_number(key) is not None for key in labels) and any(isinstance(n, str) for n in labels.values()):
+        for value, name in labels.items():
+            if not isinstance(name, str):
+                raise _wrong(path, f"label value {value} has the name {name!r}", "text", "correct `labels`")
+        pairs = list(labels.items())
     else:
         pairs = [(_single_value(path, name, value), name) for name, value in labels.items()]
     names: dict[int, str] = {}
