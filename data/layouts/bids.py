@@ -42,7 +42,7 @@ class BidsLayout:
 
     def matches(self, root: Path) -> bool:
         """Whether the folder has a participant with images."""
-        return root.is_dir() and bool(session_folders(root, (*DATATYPES, *OTHER_DATATYPES)))
+        return root.is_dir() and any(session_folders(root, (*DATATYPES, *OTHER_DATATYPES)))
 
     def read(self, root: Path, labels: bool = True) -> Dataset:
         """Reads the dataset; see `Layout.read`."""

@@ -7,7 +7,7 @@ in the extension proposal 24). Everything else beside the scans, masks above all
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from data.checks.finding import Finding, Level
@@ -40,10 +40,14 @@ Channels = dict[str, dict[str, BidsFile]]
 """Case → channel → scan."""
 
 
-def session_folders(root: Path, datatypes: Iterable[str]) -> list[Path]:
+def session_folders(root: Path, datatypes: Sequence[str]) -> Iterator[Path]:
     """The folders of these datatypes, in order: `sub-*/anat`, `sub-*/ses-*/anat`."""
-    patterns = [f"{session}/{kind}" for kind in datatypes for session in ("sub-*", "sub-*/ses-*")]
-    return sorted(folder for pattern in patterns for folder in root.glob(pattern) if folder.is_dir())
+    for subject in sorted(root.glob("sub-*")):
+        for session in (subject, *sorted(subject.glob("ses-*"))):
+            for datatype in datatypes:
+                folder = session / datatype
+                if folder.is_dir():
+                    yield folder
 
 
 def is_mask(file: BidsFile) -> bool:
@@ -115,8 +119,8 @@ def _no_scan(root: Path, masks: Sequence[BidsFile], findings: Sequence[Finding])
     if masks:
         found = f"{root}: there is no scan, only masks; {some_files(root, [mask.path for mask in masks])} no input"
         return DataError(found, expected=expected, fix="put the scans there")
-    kinds = [kind for kind in OTHER_DATATYPES if session_folders(root, [kind])]
-    if kinds and not session_folders(root, DATATYPES):
+    kinds = sorted({folder.name for folder in session_folders(root, OTHER_DATATYPES)})
+    if kinds and not any(session_folders(root, DATATYPES)):
         found = f"{root}: holds no images but those of {' and '.join(kinds)}"
         return DataError(found, expected=f"3D scans: {expected}", fix="add them, or write a CSV manifest")
     return DataError(f"{root}: there is no scan", expected=expected, fix="check the names with the BIDS validator")

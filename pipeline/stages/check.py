@@ -166,12 +166,13 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     plan = {"split": split.as_json(), "classes": classes, "channels": {k: list(v) for k, v in channels.items()}}
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
+    noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
     execution = resources.execution(config)
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "version": 3},
+        {"plan": plan, "files": files, "layout": noticed, "version": 3},
         write_plan,
         {
             "datasets": datasets,
