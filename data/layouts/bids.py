@@ -20,9 +20,9 @@ from data.layouts.bids_labels import (
     DERIVATIVES,
     assign,
     brain_mask_kind,
+    choose_label,
     find_derivatives,
     label_findings,
-    label_kind,
     require_one,
     usable_kinds,
 )
@@ -44,12 +44,18 @@ class BidsLayout:
         """Whether the folder has a participant with images."""
         return root.is_dir() and any(session_folders(root, (*DATATYPES, *OTHER_DATATYPES)))
 
-    def read(self, root: Path, labels: bool = True) -> Dataset:
-        """Reads the dataset; see `Layout.read`."""
+    def read(self, root: Path, labels: bool = True, label_kind: str | None = None) -> Dataset:
+        """Reads the dataset; see `Layout.read`.
+
+        Args:
+            root: the folder.
+            labels: whether labels are needed.
+            label_kind: which derivatives are the labels, such as `manual: dseg`, where there are several kinds.
+        """
         scans, masks, findings = find_scans(root)
         kinds, brains = find_derivatives(root)
         usable, usable_brains = usable_kinds(kinds, scans), usable_kinds(brains, scans)
-        kind = label_kind(root, usable) if labels else None
+        kind = choose_label(root, usable, label_kind) if labels else None
         drawn = usable[kind] if kind else ()
         channels, chosen = choose_channels(root, scans, _named_by(drawn))
         findings += chosen

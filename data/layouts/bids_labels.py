@@ -60,21 +60,36 @@ def usable_kinds(kinds: Kinds, scans: Iterable[BidsFile]) -> Kinds:
     return {kind: files for kind, files in kinds.items() if any(_cases(file, sessions) for file in files)}
 
 
-def label_kind(root: Path, usable: Kinds) -> Kind | None:
-    """The kind that is the label; what Graft predicted is one only if there is no other.
+def choose_label(root: Path, usable: Kinds, named: str | None) -> Kind | None:
+    """The kind that is the label; what Graft predicted is one only if there is no other, or if it is named.
+
+    Args:
+        root: of the dataset.
+        usable: kinds of which files belong to scans.
+        named: the kind that the user names (`manual: dseg`, or just `manual` or `dseg`), if they do.
 
     Raises:
-        DataError: several kinds could be it.
+        DataError: several kinds could be it, or none or several are named so.
     """
-    offered = [kind for kind in usable if not kind.own] or list(usable)
-    if len(offered) > 1:
-        offers = "; ".join(f"{kind} ({len({file.case for file in usable[kind]})} cases)" for kind in offered)
+    if named is None:
+        offered = [kind for kind in usable if not kind.own] or list(usable)
+        found = "several derivatives could be the label"
+    else:
+        offered = [kind for kind in usable if named in (str(kind), kind.pipeline, kind.what)]
+        found = f"{'several' if offered else 'no'} derivatives are the label kind {named!r}"
+    if len(offered) > 1 or (named is not None and not offered):
+        offers = "; ".join(f"{kind} ({_cases_of(usable[kind])})" for kind in offered or usable)
         raise DataError(
-            f"{root / DERIVATIVES}: several derivatives could be the label: {offers}",
+            f"{root / DERIVATIVES}: {found}: {offers or 'there is none'}",
             expected="one kind of label",
-            fix="move the others out of derivatives/, or name the label of each case in a CSV manifest",
+            fix="set `label_kind` of the dataset in the study, or name the label of each case in a CSV manifest",
         )
     return next(iter(offered), None)
+
+
+def _cases_of(files: Sequence[BidsFile]) -> str:
+    count = len({file.case for file in files})
+    return f"{count} case{'s' if count != 1 else ''}"
 
 
 def brain_mask_kind(usable: Kinds) -> Kind | None:

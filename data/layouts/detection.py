@@ -49,7 +49,7 @@ def detect_layout(path: Path) -> Layout:
     )
 
 
-def read_dataset(path: Path, labels: bool = True) -> Dataset:
+def read_dataset(path: Path, labels: bool = True, label_kind: str | None = None) -> Dataset:
     """Detects the layout of a folder (or of a CSV manifest) and reads it.
 
     Only names and paths are read, and label maps where nothing declares their values. Listed files that do not exist
@@ -58,11 +58,21 @@ def read_dataset(path: Path, labels: bool = True) -> Dataset:
     Args:
         path: the folder, or a CSV manifest.
         labels: whether labels are needed; without them nothing that is wrong with labels matters.
+        label_kind: which of several kinds of derivatives of a BIDS dataset are its labels.
 
     Raises:
         DataError: the path is missing, its layout unknown, or what describes the dataset is broken.
     """
-    return detect_layout(path).read(path, labels)
+    layout = detect_layout(path)
+    if label_kind is None:
+        return layout.read(path, labels)
+    if not isinstance(layout, BidsLayout):
+        raise DataError(
+            f"{path}: has the layout {layout.name}, which has no kinds of labels to choose {label_kind!r} from",
+            expected="a BIDS dataset",
+            fix="remove `label_kind` from the study",
+        )
+    return layout.read(path, labels, label_kind)
 
 
 def _holds_dicom(root: Path) -> bool:

@@ -286,9 +286,18 @@ def test_two_kinds_of_label_are_an_error_that_names_them(tmp_path: Path) -> None
     add(tmp_path, "sub-01_label-lesion_mask", pipeline="manual/rater1")
     with pytest.raises(DataError) as caught:
         read_dataset(tmp_path)
-    offers = "fmriprep: dseg (2 cases); fmriprep: desc-aseg_dseg (1 cases); manual/rater1: label-lesion_mask (1 cases)"
+    offers = "fmriprep: dseg (2 cases); fmriprep: desc-aseg_dseg (1 case); manual/rater1: label-lesion_mask (1 case)"
     assert offers in caught.value.found
-    assert "CSV manifest" in caught.value.fix
+    assert "`label_kind`" in caught.value.fix
+    for kind in ("manual/rater1: label-lesion_mask", "manual/rater1", "label-lesion_mask"):
+        dataset = read_dataset(tmp_path, label_kind=kind)
+        assert labels(dataset) == {"sub-01": "sub-01_label-lesion_mask", "sub-02": None}
+    with pytest.raises(
+        DataError, match=r"several derivatives are the label kind 'fmriprep': fmriprep: dseg \(2 cases\); "
+    ):
+        read_dataset(tmp_path, label_kind="fmriprep")
+    with pytest.raises(DataError, match="no derivatives are the label kind 'other': fmriprep: dseg"):
+        read_dataset(tmp_path, label_kind="other")
     assert [c.name for c in read_dataset(tmp_path, labels=False).cases] == ["sub-01", "sub-02"]
 
 
@@ -350,9 +359,11 @@ def test_masks_that_graft_predicted_are_labels_only_where_there_are_no_others(tm
     dataset = read_dataset(tmp_path)
     assert labels(dataset) == {"sub-01": "sub-01_label-lesion_mask", "sub-02": None}
     assert not findings(dataset, "predicted_labels")
+    named = read_dataset(tmp_path, label_kind="graft")
+    assert labels(named) == {s: f"{s}_desc-graft_dseg" for s in subjects}
     (tmp_path / "derivatives/manual/sub-01/anat/sub-01_label-lesion_mask.nii.gz").unlink()
     add(tmp_path, "sub-01_desc-graft_dseg", pipeline="graft-2")
-    with pytest.raises(DataError, match=r"graft: desc-graft_dseg \(2 cases\); graft-2: desc-graft_dseg \(1 cases\)"):
+    with pytest.raises(DataError, match=r"graft: desc-graft_dseg \(2 cases\); graft-2: desc-graft_dseg \(1 case\)"):
         read_dataset(tmp_path)
 
 

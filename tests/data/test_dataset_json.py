@@ -240,6 +240,11 @@ def test_links_in_the_folder_may_lead_anywhere(tmp_path: Path) -> None:
     assert [case.name for case in read_dataset(root).cases] == ["a"]
 
 
+def test_only_bids_has_kinds_of_labels(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has the layout msd, which has no kinds of labels to choose 'manual' from"):
+        read_dataset(write_msd(tmp_path), label_kind="manual")
+
+
 def test_a_dataset_json_of_no_layout_is_named(tmp_path: Path) -> None:
     refused(write(tmp_path, {"labels": LABELS}), "has neither `channel_names` nor `training`")
 
