@@ -144,8 +144,8 @@ def require_one(labels: Mapping[str, Sequence[BidsFile]]) -> dict[str, BidsFile]
         if len(found) > 1:
             raise DataError(
                 f"{case}: both {found[0].path} and {found[1].path} could be its label",
-                expected="one of them, or names that hold the entities of the scan",
-                fix="rename them after their scans, or move one of them out of derivatives/",
+                expected="one label of a kind for each session",
+                fix="name them after the scan that is used, or move one of them out of derivatives/",
             )
     return {case: found[0] for case, found in labels.items()}
 
@@ -158,9 +158,16 @@ def _closest(candidates: Sequence[tuple[int, BidsFile]]) -> list[BidsFile]:
         return -shared, sum(key in file.entities for key in GRID_ENTITIES), natural(file.path.name)
 
     (most, first), *others = sorted(candidates, key=order)
-    rivals = {other.without(GRID_ENTITIES): other for shared, other in reversed(others) if shared == most}
-    rivals.pop(first.without(GRID_ENTITIES), None)
-    return [first, *rivals.values()]
+    equal = [other for shared, other in others if shared == most]
+    # Another grid makes no rival; another scan, or the very same name in another folder or format, does.
+    return [
+        first,
+        *(
+            other
+            for other in equal
+            if other.without(GRID_ENTITIES) != first.without(GRID_ENTITIES) or other.without(()) == first.without(())
+        ),
+    ]
 
 
 def label_findings(

@@ -77,7 +77,7 @@ def find_scans(root: Path) -> tuple[list[BidsFile], list[BidsFile], list[Finding
                 masks.append(file)
             elif file.suffix not in SCAN_SUFFIXES or file.words:
                 others[file.suffix].append(path)
-            elif file.case != home:
+            elif file.case != home and not file.case.startswith(f"{home}_"):
                 found = f"{path.relative_to(root)} is named after {file.case} and not used"
                 fix = f"move it to the folder of {file.case}, or rename it"
                 findings.append(Finding(Level.ERROR, home, "misplaced_scan", found, fix))

@@ -10,8 +10,10 @@ from typing import Any
 
 from data.errors import DataError
 from data.layouts.ignored_labels import refuse_ignored
+from data.layouts.undeclared_labels import LARGEST_LABEL
 
 DATASET_FILE = "dataset.json"
+BACKGROUND = "background"
 
 
 def peek(root: Path) -> dict[str, Any] | None:
@@ -100,14 +102,15 @@ def label_names(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
     names: dict[int, str] = {}
     for value, name in pairs:
         number = _whole_number(value)
-        if number is None:
-            raise _wrong(
-                path, f"label {name!r} has the value {value!r}", "a whole number from 0 on", "correct `labels`"
-            )
+        if number is None or number > LARGEST_LABEL:
+            expected = f"a whole number from 0 to {LARGEST_LABEL}"
+            raise _wrong(path, f"label {name!r} has the value {value!r}", expected, "correct `labels`")
+        if number and name.strip().lower() == BACKGROUND:
+            raise _wrong(path, f"label {name!r} has the value {number}", "the value 0", "renumber the labels")
         if number in names:
             raise _wrong(path, f"label value {number} has two names", "one name for each value", "correct `labels`")
         names[number] = name or f"label {number}"
-    names.setdefault(0, "background")
+    names.setdefault(0, BACKGROUND)
     refuse_ignored(path, names)
     return dict(sorted(names.items()))
 

@@ -95,7 +95,7 @@ def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Cas
         if match is None or int(match["channel"]) >= len(channels):
             raise DataError(
                 f"{file}: the name does not end in the number of a channel",
-                expected=f"CASE_0000{ending} to CASE_{len(channels) - 1:04d}{ending}, as `channel_names` has it",
+                expected=f"CASE_0000{ending} and so on up to the last channel, {len(channels) - 1:04d}",
                 fix="rename the file, or correct `channel_names` in dataset.json",
             )
         names.add(match["case"])

@@ -16,6 +16,8 @@ from data.layouts.csv_table import read_table
 from data.layouts.ignored_labels import refuse_ignored
 
 LABELS_FILE = "labels.csv"
+LARGEST_LABEL = int(np.iinfo(np.int16).max)
+"""Label maps are read as int16."""
 
 _log = logging.getLogger(__name__)
 
@@ -29,10 +31,11 @@ def read_label_table(path: Path, value_column: str = "value", delimiter: str | N
     names: dict[int, str] = {}
     for number, row in read_table(path, required=(value_column, "name"), delimiter=delimiter).rows:
         text, name = row[value_column], row["name"]
-        if not text.isdecimal() or not name or names.setdefault(int(text), name) != name:
+        value = int(text) if text.isdecimal() and len(text) <= len(str(LARGEST_LABEL)) else -1
+        if not 0 <= value <= LARGEST_LABEL or not name or names.setdefault(value, name) != name:
             raise DataError(
                 f"{path}: line {number} gives the label value {text!r} the name {name!r}",
-                expected="a whole number and a name, each value once",
+                expected=f"a whole number from 0 to {LARGEST_LABEL} and a name, each value once",
                 fix="correct that line",
             )
     names.setdefault(0, "background")

@@ -169,6 +169,23 @@ def test_a_dataset_without_scans_is_refused_in_one_sentence(
     assert caught.value.fix
 
 
+def test_two_files_that_are_one_scan_are_refused(tmp_path: Path) -> None:
+    add(tmp_path, "sub-01_T1w", "sub-01_T1w.nii")
+    with pytest.raises(DataError, match=r"sub-01_T1w\.nii\.gz: the same image as .*sub-01_T1w\.nii;"):
+        read_dataset(tmp_path)
+
+
+def test_a_session_in_the_name_alone_is_a_session(tmp_path: Path) -> None:
+    for session in ("ses-1", "ses-2"):
+        add(tmp_path, f"sub-01_{session}_T1w")
+        found = tmp_path / "sub-01" / session / "anat" / f"sub-01_{session}_T1w.nii.gz"
+        (tmp_path / "sub-01" / "anat").mkdir(exist_ok=True)
+        found.rename(tmp_path / "sub-01" / "anat" / found.name)
+    dataset = read_dataset(tmp_path)
+    assert [case.name for case in dataset.cases] == ["sub-01_ses-1", "sub-01_ses-2"]
+    assert dataset.findings == ()
+
+
 def test_a_scan_in_the_folder_of_another_participant_is_an_error_of_that_case(tmp_path: Path) -> None:
     add(tmp_path, "sub-01_T1w", "sub-02_T1w")
     (tmp_path / "sub-01" / "anat" / "sub-02_acq-x_T1w.nii.gz").touch()
@@ -306,6 +323,16 @@ def test_two_labels_of_one_kind_that_fit_equally_well_are_refused(tmp_path: Path
     add(tmp_path, "sub-01_run-1_dseg", "sub-01_run-2_dseg", pipeline="manual")
     with pytest.raises(DataError, match=r"sub-01: both .*run-1_dseg.* and .*run-2_dseg.* could be its label"):
         read_dataset(tmp_path)
+
+
+def test_the_same_label_in_two_formats_or_folders_is_refused(tmp_path: Path) -> None:
+    add(tmp_path, "sub-01_T1w")
+    add(tmp_path, "sub-01_dseg", "sub-01_dseg.nii", pipeline="manual")
+    with pytest.raises(
+        DataError, match=r"sub-01: both .*sub-01_dseg\.nii and .*sub-01_dseg\.nii\.gz could be its label"
+    ):
+        read_dataset(tmp_path)
+    assert read_dataset(tmp_path, labels=False).cases[0].label is None
 
 
 def test_one_segmentation_on_several_grids_is_one_label(tmp_path: Path) -> None:
