@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.case import Case
+from data.checks.finding import Finding
 from data.errors import DataError
 
 
@@ -21,6 +22,7 @@ class Dataset:
         channel_names: in the order of the channels.
         label_names: value in the label map → name, the background (0) included.
         has_patients: whether `patients.csv` (or the layout itself) groups the cases; without it each case is a patient.
+        findings: what the layout noticed and the checks report, such as files that are not used.
     """
 
     root: Path
@@ -29,6 +31,7 @@ class Dataset:
     channel_names: tuple[str, ...]
     label_names: Mapping[int, str]
     has_patients: bool
+    findings: tuple[Finding, ...] = ()
 
     def by_patient(self) -> dict[str, list[Case]]:
         """Patient → cases, patients in order of name."""

@@ -98,9 +98,7 @@ def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: 
     """Refuses a draw that asks for more patients than there are."""
     negative = next((key for key, count in wanted.items() if count < 0), None)
     if negative is not None:
-        raise DataError(
-            f"`{negative}` is {wanted[negative]}", expected="0 or more patients", fix=f"raise `{negative}`"
-        )
+        raise DataError(f"`{negative}` is {wanted[negative]}", expected="0 or more patients", fix=f"raise `{negative}`")
     total = sum(wanted.values())
     if total <= available:
         return

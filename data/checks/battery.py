@@ -175,7 +175,7 @@ def check_dataset(
     values = None if foreground is None else tuple(foreground)
     results = _check_cases(dataset, known, values, jobs, progress)
     summaries = [summary for summary, _ in results]
-    findings = [finding for _, of_case in results for finding in of_case]
+    findings = [*dataset.findings, *(finding for _, of_case in results for finding in of_case)]
     cohort: list[Finding] = []
     for check, arguments in (
         (check_names, (dataset, used, foreground)),

@@ -1,163 +1,134 @@
-"""The Brain Imaging Data Structure: the subset for anatomical scans with masks or segmentations in `derivatives`.
+"""The Brain Imaging Data Structure: the subset for 3D scans with masks or segmentations in `derivatives`.
 
-Read are `sub-*/[ses-*/]anat/*_SUFFIX.nii[.gz]` and `derivatives/**/sub-*_{dseg,mask}.nii[.gz]`. A case is one session;
-the participant is the patient. Gorgolewski et al. 2016, Scientific Data 3, 160044; specification 1.10, "Magnetic
-Resonance Imaging" and "Imaging derivatives".
+Read are `sub-*/[ses-*/]{anat,ct,pet}/*_SUFFIX.nii[.gz]` and `derivatives/**/sub-*_{dseg,mask}.nii[.gz]`. A case is one
+session; the participant is the patient. Gorgolewski et al. 2016, Scientific Data 3, 160044; specification 1.10,
+"Magnetic Resonance Imaging" and "Imaging derivatives".
 """
 
 from __future__ import annotations
 
-import logging
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from data.case import Case, ImageSource
+from data.checks.finding import Finding
 from data.dataset import Dataset
-from data.errors import DataError
-from data.image_file import NIFTI_SUFFIXES, image_stem, image_suffix
+from data.layouts.bids_file import BidsFile, closeness
+from data.layouts.bids_labels import (
+    DERIVATIVES,
+    assign,
+    brain_mask_kind,
+    choose_label,
+    find_derivatives,
+    label_findings,
+    require_one,
+    usable_kinds,
+)
+from data.layouts.bids_scans import DATATYPES, OTHER_DATATYPES, choose_channels, find_scans, session_folders
 from data.layouts.patients import group_cases
 from data.layouts.undeclared_labels import LABELS_FILE, label_names_of, read_label_table
 
-_log = logging.getLogger(__name__)
-
-_NO_IMAGE = {"dseg", "probseg", "mask", "defacemask"}
-# Entities that make another kind of image; the rest (acq, run, rec, …) tells apart repeats of one kind.
-_CONTRAST_ENTITIES = ("ce", "part", "echo", "inv")
-_NATIVE_SPACES = {"orig", "native", "individual", "scanner"}
-
-
-@dataclass(frozen=True)
-class BidsFile:
-    """A file name, taken apart: `sub-01_ses-2_acq-high_T1w.nii.gz`."""
-
-    path: Path
-    entities: Mapping[str, str]
-    suffix: str
-
-    @property
-    def case(self) -> str:
-        """The session it belongs to, e.g. `sub-01_ses-2`."""
-        return "_".join(f"{key}-{self.entities[key]}" for key in ("sub", "ses") if key in self.entities)
-
-    def describe(self, *keys: str) -> str:
-        """The suffix with the given entities before it, or with all but `sub` and `ses`."""
-        chosen = [k for k in self.entities if (k in keys if keys else k not in ("sub", "ses"))]
-        return "_".join([*(f"{key}-{self.entities[key]}" for key in chosen), self.suffix])
-
-
-def parse_name(path: Path) -> BidsFile | None:
-    """Takes a BIDS file name apart; `None` if it is none."""
-    if image_suffix(path) not in NIFTI_SUFFIXES:
-        return None
-    *parts, suffix = image_stem(path).split("_")
-    pairs = [part.partition("-") for part in parts]
-    if not pairs or pairs[0][0] != "sub" or not all(value for _, _, value in pairs) or "-" in suffix:
-        return None
-    return BidsFile(path, {key: value for key, _, value in pairs}, suffix)
+# Entities that, named by a label, tell which of several scans of a session it was drawn on.
+_TELLING_ENTITIES = ("acq", "rec", "run", "proc", "chunk")
 
 
 class BidsLayout:
-    """`sub-*/anat` or `sub-*/ses-*/anat`, masks and segmentations in `derivatives`."""
+    """Scans in `sub-*/anat` or `sub-*/ses-*/anat`, masks and segmentations in `derivatives`."""
 
     name = "bids"
     description = "BIDS: sub-*/[ses-*/]anat/*_T1w.nii.gz, labels in derivatives/*/sub-*/…_dseg.nii.gz or _mask.nii.gz"
 
     def matches(self, root: Path) -> bool:
-        """Whether the folder has a participant with an anatomical scan."""
-        return root.is_dir() and any(any(root.glob(pattern)) for pattern in ("sub-*/anat", "sub-*/ses-*/anat"))
+        """Whether the folder has a participant with images."""
+        return root.is_dir() and any(session_folders(root, (*DATATYPES, *OTHER_DATATYPES)))
 
-    def read(self, root: Path) -> Dataset:
-        """Reads the dataset; see `Layout.read`."""
-        channels = _channels([*root.glob("sub-*/anat/*"), *root.glob("sub-*/ses-*/anat/*")])
-        if not channels:
-            raise DataError(
-                f"{root}: no anatomical scan has a BIDS name",
-                expected="sub-01/anat/sub-01_T1w.nii.gz and the like",
-                fix="check the names with the BIDS validator",
-            )
-        labels, masks, tables = _derivatives(root, channels)
+    def read(self, root: Path, labels: bool = True, label_kind: str | None = None) -> Dataset:
+        """Reads the dataset; see `Layout.read`.
+
+        Args:
+            root: the folder.
+            labels: whether labels are needed.
+            label_kind: which derivatives are the labels, such as `manual: dseg`, where there are several kinds.
+        """
+        scans, masks, findings = find_scans(root)
+        kinds, brains = find_derivatives(root)
+        usable, usable_brains = usable_kinds(kinds, scans), usable_kinds(brains, scans)
+        kind = choose_label(root, usable, label_kind) if labels else None
+        drawn = usable[kind] if kind else ()
+        channels, chosen = choose_channels(root, scans, _named_by(drawn))
+        findings += chosen
+        assigned, homeless = assign(drawn, channels)
+        own_label = require_one(assigned)
+        brain_kind = brain_mask_kind(usable_brains)
+        own_brain, _ = assign(usable_brains[brain_kind] if brain_kind else (), channels)
+        if labels:
+            findings += label_findings(root, kind, kinds, homeless, masks)
         cases = [
             Case(
                 name=name,
                 patient=name.split("_")[0],
-                channels={channel: ImageSource(sources[channel]) for channel in sorted(sources)},
-                label=labels.get(name),
-                brain_mask=masks.get(name),
+                channels={channel: ImageSource(scan.path) for channel, scan in found.items()},
+                label=own_label[name].path if name in own_label else None,
+                brain_mask=own_brain[name][0].path if name in own_brain else None,
             )
-            for name, sources in channels.items()
+            for name, found in channels.items()
         ]
         grouped, has_patients = group_cases(root, cases, grouped_by_layout=True)
-        names = tuple(sorted({channel for case in cases for channel in case.channels}))
-        return Dataset(root, self.name, grouped, names, _label_names(root, grouped, tables), has_patients)
+        channel_names = tuple(sorted({channel for case in cases for channel in case.channels}))
+        names, undeclared = _label_names(root, grouped, list(own_label.values())) if labels else ({}, [])
+        noticed = (*findings, *undeclared)
+        return Dataset(root, self.name, grouped, channel_names, names, has_patients, noticed)
 
 
-def _channels(paths: Iterable[Path]) -> dict[str, dict[str, Path]]:
-    """Case → channel → path. A channel is the suffix with contrast entities; with all, where that is ambiguous."""
-    files = [file for path in sorted(paths) if (file := parse_name(path)) and file.suffix not in _NO_IMAGE]
-    short = {file.path: file.describe(*_CONTRAST_ENTITIES) for file in files}
-    counts = Counter((file.case, short[file.path]) for file in files)
-    ambiguous = {channel for (_, channel), count in counts.items() if count > 1}
-    channels: dict[str, dict[str, Path]] = {}
-    for file in files:
-        name = short[file.path] if short[file.path] not in ambiguous else file.describe()
-        existing = channels.setdefault(file.case, {}).setdefault(name, file.path)
-        if existing != file.path:
-            raise DataError(
-                f"{file.path}: the same image as {existing}", expected="one of them", fix="remove the other"
-            )
-    return channels
+def _named_by(labels: Sequence[BidsFile]) -> Callable[[BidsFile], bool]:
+    """Whether a label says that it was drawn on a scan and not on another one of the session."""
+    by_subject: dict[str, list[BidsFile]] = defaultdict(list)
+    for label in labels:
+        by_subject[label.entities["sub"]].append(label)
 
-
-def _is_native(file: BidsFile, channels: Mapping[str, Path]) -> bool:
-    """Whether a mask lies on the grid of a scan of its session and not on that of a template."""
-    space = file.entities.get("space")
-    return space is None or space in _NATIVE_SPACES or any(space == c.split("_")[-1] for c in channels)
-
-
-def _derivatives(
-    root: Path, channels: Mapping[str, Mapping[str, Path]]
-) -> tuple[dict[str, Path], dict[str, Path], list[Path]]:
-    """Finds label and brain mask of each case, and the tables that may name the labels."""
-    labels: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
-    masks: dict[tuple[str, str], dict[str, Path]] = defaultdict(dict)
-    derivatives = root / "derivatives"
-    for path in sorted(derivatives.rglob("sub-*")):
-        file = parse_name(path)
-        if file is None or file.suffix not in ("dseg", "mask") or "task" in file.entities or path.is_dir():
-            continue
-        if file.case not in channels or not _is_native(file, channels[file.case]):
-            continue
-        pipeline = path.relative_to(derivatives).parts[0]
-        is_brain = file.suffix == "mask" and file.entities.get("desc") == "brain"
-        kinds = masks if is_brain else labels
-        kinds[pipeline, file.describe()].setdefault(file.case, path)
-    if len(labels) > 1:
-        offers = "; ".join(f"{p}: {what} ({len(files)} cases)" for (p, what), files in labels.items())
-        raise DataError(
-            f"{derivatives}: several derivatives could be the label: {offers}",
-            expected="one kind of label",
-            fix="keep one of them there, or choose with a CSV manifest",
+    def named(scan: BidsFile) -> bool:
+        return any(
+            any(key in label.entities and key in scan.entities for key in _TELLING_ENTITIES)
+            and closeness(label, scan) is not None
+            for label in by_subject[scan.entities["sub"]]
         )
-    if len(masks) > 1:
-        _log.warning("%s: several brain masks are offered; the kind with most cases is taken", derivatives)
-    brain = max(masks.values(), key=len, default={})
-    label_files = next(iter(labels.values()), {})
-    folders = {folder for path in label_files.values() for folder in path.parents if derivatives in folder.parents}
-    return label_files, brain, sorted({table for folder in folders for table in folder.glob("*dseg.tsv")})
+
+    return named
 
 
-def _label_names(root: Path, cases: Iterable[Case], tables: list[Path]) -> dict[int, str]:
-    """Names from `dseg.tsv` (columns index, name), of a mask from its entity `label`, else as for any layout."""
-    if (root / LABELS_FILE).is_file():
-        return label_names_of(root, cases)
+def _label_names(root: Path, cases: Sequence[Case], labels: Sequence[BidsFile]) -> tuple[dict[int, str], list[Finding]]:
+    """Names from `dseg.tsv` (columns index, name), of a mask from what it is, else as for any layout."""
+    tables = [] if (root / LABELS_FILE).is_file() else _tables(root / DERIVATIVES, labels)
     if tables:
         names: dict[int, str] = {}
         for table in tables:
             names.update(read_label_table(table, value_column="index", delimiter="\t"))
-        return dict(sorted(names.items()))
-    labels = [file for case in cases if case.label is not None and (file := parse_name(case.label))]
-    if labels and labels[0].suffix == "mask":
-        return {0: "background", 1: labels[0].entities.get("label", labels[0].entities.get("desc", "foreground"))}
+        return dict(sorted(names.items())), []
+    first = labels[0] if labels else None
+    if first is not None and first.suffix == "mask" and not (root / LABELS_FILE).is_file():
+        return {0: "background", 1: first.entities.get("label", first.entities.get("desc", "foreground"))}, []
     return label_names_of(root, cases)
+
+
+def _tables(derivatives: Path, labels: Sequence[BidsFile]) -> list[Path]:
+    """The table `…_dseg.tsv` of each label by BIDS' inheritance: the nearest above whose entities the label has."""
+
+    @cache
+    def tables_in(folder: Path) -> list[Path]:
+        return sorted(table for table in folder.glob("*dseg.tsv") if not table.name.startswith("."))
+
+    def table_of(label: BidsFile) -> Path | None:
+        for folder in label.path.parents:
+            fitting = [table for table in tables_in(folder) if _applies(table, label)]
+            if fitting or folder == derivatives:
+                return max(fitting, key=lambda table: table.name.count("-"), default=None)
+        return None
+
+    return sorted({table for label in labels if (table := table_of(label))})
+
+
+def _applies(table: Path, label: BidsFile) -> bool:
+    pairs = (part.partition("-") for part in table.stem.split("_")[:-1] if "-" in part)
+    return all(label.entities.get(key) == value for key, _, value in pairs)

@@ -31,7 +31,7 @@ class CsvManifestLayout:
         """Whether the path is a CSV file, or a folder that holds a CSV file with the column `case`."""
         return (root.is_file() and root.suffix.lower() == ".csv") or (root.is_dir() and bool(_manifests(root)))
 
-    def read(self, root: Path) -> Dataset:
+    def read(self, root: Path, labels: bool = True) -> Dataset:
         """Reads the dataset; see `Layout.read`."""
         path = root
         if root.is_dir():
@@ -65,7 +65,8 @@ class CsvManifestLayout:
             grouped, has_patients = tuple(sorted(cases.values(), key=lambda c: c.name)), True
         else:
             grouped, has_patients = group_cases(folder, list(cases.values()), grouped_by_layout=own_patients)
-        return Dataset(folder, self.name, grouped, channels, label_names_of(folder, grouped), has_patients)
+        label_names, findings = label_names_of(folder, grouped) if labels else ({}, [])
+        return Dataset(folder, self.name, grouped, channels, label_names, has_patients, tuple(findings))
 
 
 def _manifests(root: Path) -> list[Path]:
@@ -92,8 +93,6 @@ def _case(path: Path, number: int, row: dict[str, str], channels: tuple[str, ...
         )
     sources = {channel: ImageSource(folder / row[channel]) for channel in channels if row[channel]}
     if not sources:
-        raise DataError(
-            f"{path}: line {number} has no image", expected="a path for a channel", fix="fill in that line"
-        )
+        raise DataError(f"{path}: line {number} has no image", expected="a path for a channel", fix="fill in that line")
     label, mask = (folder / row[key] if row.get(key) else None for key in ("label", "brain_mask"))
     return Case(name, patient, sources, label, mask)

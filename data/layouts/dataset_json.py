@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.layouts.ignored_labels import refuse_ignored
+from data.layouts.undeclared_labels import LARGEST_LABEL
 
 DATASET_FILE = "dataset.json"
+BACKGROUND = "background"
 
 
 def peek(root: Path) -> dict[str, Any] | None:
@@ -62,9 +66,13 @@ def channel_names(path: Path, content: Mapping[str, Any], key: str) -> tuple[str
         channels = {str(number): name for number, name in enumerate(channels)}
     expected = f'`"{key}": {{"0": "T1"}}`'
     if not isinstance(channels, dict) or not channels:
-        raise _wrong(path, f"`{key}` is {'missing' if channels is None else 'not an object'}", expected, f"add `{key}`")
-    numbered = {_whole_number(number): str(name).strip() for number, name in channels.items()}
-    if set(numbered) != set(range(len(channels))) or not all(numbered.values()):
+        found = "missing" if channels is None else "empty" if channels == {} else "not an object"
+        raise _wrong(path, f"`{key}` is {found}", expected, f"correct `{key}`")
+    for number, name in channels.items():
+        if not isinstance(name, str) or not name.strip():
+            raise _wrong(path, f"`{key}` gives channel {number} the name {name!r}", expected, f"correct `{key}`")
+    numbered = {_whole_number(number): name.strip() for number, name in channels.items()}
+    if set(numbered) != set(range(len(channels))):
         raise _wrong(path, f"`{key}` has the keys {', '.join(channels)}", expected, "number the channels from 0 on")
     names = [numbered[i] for i in range(len(channels))]
     return tuple(name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names))
@@ -73,33 +81,67 @@ def channel_names(path: Path, content: Mapping[str, Any], key: str) -> tuple[str
 def label_names(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
     """Reads the labels, written value → name (MSD) or name → value (nnU-Net), as value → name.
 
-    nnU-Net's regions (name → list of values) declare their values: a value has the name of the region that is that
-    value alone, else `label VALUE`.
+    nnU-Net writes a region of one value as a list, too (`"core": [2]`).
 
     Raises:
-        DataError: the key is missing, or a value is not a whole number, or has two names.
+        DataError: the key is missing, or a value is not a whole number, or has two names; or a label is a region of
+            several values or says which voxels to ignore, which Graft does not know.
     """
     labels = content.get("labels")
     if not isinstance(labels, dict) or not labels:
-        found = f"`labels` is {'missing' if labels is None else 'not an object of names and values'}"
-        raise _wrong(path, found, '`"labels": {"0": "background", "1": "liver"}`', "add `labels`")
-    pairs: list[tuple[object, str]] = []
-    if all(_whole_number(key) is not None and isinstance(name, str) for key, name in labels.items()):
+        found = "missing" if labels is None else "empty" if labels == {} else "not an object of names and values"
+        raise _wrong(path, f"`labels` is {found}", '`"labels": {"0": "background", "1": "liver"}`', "correct `labels`")
+    pairs: list[tuple[object, str]]
+    if all(_whole_number(key) is not None for key in labels) and any(isinstance(n, str) for n in labels.values()):
+        for value, name in labels.items():
+            if not isinstance(name, str):
+                raise _wrong(path, f"label value {value} has the name {name!r}", "text", "correct `labels`")
         pairs = list(labels.items())
     else:
-        for name, value in labels.items():
-            pairs += (
-                [(v, name if len(value) == 1 else "") for v in value] if isinstance(value, list) else [(value, name)]
-            )
+        pairs = [(_single_value(path, name, value), name) for name, value in labels.items()]
     names: dict[int, str] = {}
     for value, name in pairs:
         number = _whole_number(value)
-        if number is None:
-            raise _wrong(
-                path, f"label {name!r} has the value {value!r}", "a whole number from 0 on", "correct `labels`"
-            )
-        if name and names.get(number):
+        if number is None or number > LARGEST_LABEL:
+            expected = f"a whole number from 0 to {LARGEST_LABEL}"
+            raise _wrong(path, f"label {name!r} has the value {value!r}", expected, "correct `labels`")
+        if number and name.strip().lower() == BACKGROUND:
+            raise _wrong(path, f"label {name!r} has the value {number}", "the value 0", "renumber the labels")
+        if number in names:
             raise _wrong(path, f"label value {number} has two names", "one name for each value", "correct `labels`")
-        names[number] = name or names.get(number, "")
-    names.setdefault(0, "background")
-    return {value: names[value] or f"label {value}" for value in sorted(names)}
+        names[number] = name or f"label {number}"
+    names.setdefault(0, BACKGROUND)
+    refuse_ignored(path, names)
+    return dict(sorted(names.items()))
+
+
+def _single_value(path: Path, name: str, value: object) -> object:
+    if not isinstance(value, list):
+        return value
+    if len(value) > 1:
+        found = f"label {name!r} is a region of the values {', '.join(str(v) for v in value)}"
+        fix = (
+            "name each value by itself and join them with `foreground` in the study; "
+            "regions that overlap come in a later version"
+        )
+        raise _wrong(path, found, "one value for each label", fix)
+    return value[0] if value else value
+
+
+def path_inside(root: Path, key: str, text: str) -> Path:
+    """The path of a file that `dataset.json` names, relative to it; it may be a link to anywhere.
+
+    Args:
+        root: folder of `dataset.json`.
+        key: that names the file, for messages.
+        text: as it is written there.
+
+    Raises:
+        DataError: the path leads out of the folder.
+    """
+    folder = os.path.abspath(root)
+    if "\0" in text or not Path(os.path.normpath(os.path.join(folder, text))).is_relative_to(folder):
+        fix = "move the file there or link to it, or write a CSV manifest, which may name files anywhere"
+        found = f"`{key}` names {text!r}, which is outside the dataset's folder"
+        raise _wrong(root / DATASET_FILE, found, "a path inside it", fix)
+    return root / text

@@ -8,6 +8,7 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.layouts.bids import BidsLayout
 from data.layouts.csv_manifest import CsvManifestLayout
+from data.layouts.dataset_json import DATASET_FILE
 from data.layouts.layout import Layout
 from data.layouts.msd import MsdLayout
 from data.layouts.nnunet import NnunetLayout
@@ -39,23 +40,39 @@ def detect_layout(path: Path) -> Layout:
             expected="NIfTI, MetaImage or NRRD volumes in a known layout",
             fix="convert it to NIfTI, for example with dcm2niix",
         )
+    described = path.is_dir() and (path / DATASET_FILE).is_file()
+    unknown = f"{path / DATASET_FILE}: has neither `channel_names` nor `training`"
     raise DataError(
-        f"{path}: is laid out in no known way",
+        unknown if described else f"{path}: is laid out in no known way",
         expected="; or ".join(layout.description for layout in LAYOUTS),
         fix="arrange the folder so, or write a CSV manifest with the columns case, one per channel, and label",
     )
 
 
-def read_dataset(path: Path) -> Dataset:
+def read_dataset(path: Path, labels: bool = True, label_kind: str | None = None) -> Dataset:
     """Detects the layout of a folder (or of a CSV manifest) and reads it.
 
     Only names and paths are read, and label maps where nothing declares their values. Listed files that do not exist
     stay in the dataset: reading them fails, and `check_dataset` reports them.
 
+    Args:
+        path: the folder, or a CSV manifest.
+        labels: whether labels are needed; without them nothing that is wrong with labels matters.
+        label_kind: which of several kinds of derivatives of a BIDS dataset are its labels.
+
     Raises:
         DataError: the path is missing, its layout unknown, or what describes the dataset is broken.
     """
-    return detect_layout(path).read(path)
+    layout = detect_layout(path)
+    if label_kind is None:
+        return layout.read(path, labels)
+    if not isinstance(layout, BidsLayout):
+        raise DataError(
+            f"{path}: has the layout {layout.name}, which has no kinds of labels to choose {label_kind!r} from",
+            expected="a BIDS dataset",
+            fix="remove `label_kind` from the study",
+        )
+    return layout.read(path, labels, label_kind)
 
 
 def _holds_dicom(root: Path) -> bool:

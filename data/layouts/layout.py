@@ -18,8 +18,12 @@ class Layout(Protocol):
         """Whether the folder (or file) is laid out this way; looks at names and at `dataset.json`, never at images."""
         ...
 
-    def read(self, root: Path) -> Dataset:
+    def read(self, root: Path, labels: bool = True) -> Dataset:
         """Reads names and paths. Files that are listed and do not exist stay in the dataset, for the checks to report.
+
+        Args:
+            root: the folder, or a CSV manifest.
+            labels: whether labels are needed; without them nothing that is wrong with labels matters.
 
         Raises:
             DataError: what describes the dataset is missing or contradicts itself.

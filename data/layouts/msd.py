@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from data.case import Case, ImageSource
+from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import image_stem
 from data.layouts.brain_masks import ready_made_mask
-from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, peek
+from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
 from data.layouts.patients import group_cases
+from data.layouts.unused_files import unused_files
 
 
 class MsdLayout:
@@ -29,7 +31,7 @@ class MsdLayout:
         content = peek(root) if root.is_dir() else None
         return content is not None and "training" in content
 
-    def read(self, root: Path) -> Dataset:
+    def read(self, root: Path, labels: bool = True) -> Dataset:
         """Reads the dataset; see `Layout.read`."""
         path = root / DATASET_FILE
         content = peek(root) or {}
@@ -52,7 +54,9 @@ class MsdLayout:
                 )
             cases[case.name] = case
         grouped, has_patients = group_cases(root, list(cases.values()))
-        return Dataset(root, self.name, grouped, channels, label_names(path, content), has_patients)
+        names = label_names(path, content) if labels else {}
+        findings = unused_files(root, grouped, Level.INFO, "list them in `training` if they are cases")
+        return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings))
 
 
 def _case(root: Path, entry: Any, channels: tuple[str, ...]) -> Case:
@@ -65,13 +69,13 @@ def _case(root: Path, entry: Any, channels: tuple[str, ...]) -> Case:
             expected='`{"image": PATH, "label": PATH}`, where `label` may be left out',
             fix="correct that entry",
         )
-    path = root / image
+    path = path_inside(root, "training", image)
     frames: list[int | None] = list(range(len(channels))) if len(channels) > 1 else [None]
     name = image_stem(path)
     return Case(
         name=name,
         patient=name,
         channels={channel: ImageSource(path, frame) for channel, frame in zip(channels, frames, strict=True)},
-        label=root / label if label else None,
+        label=path_inside(root, "training", label) if label else None,
         brain_mask=ready_made_mask(root, name),
     )

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from data.case import Case, ImageSource
+from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_stem, image_suffix
 from data.layouts.brain_masks import ready_made_mask
-from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, peek
+from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
 from data.layouts.patients import group_cases
+from data.layouts.unused_files import unused_files
 
 IMAGE_FOLDER = "imagesTr"
 LABEL_FOLDER = "labelsTr"
@@ -41,21 +43,24 @@ class NnunetLayout:
     def _is_version_1(self, root: Path, content: Mapping[str, Any]) -> bool:
         """Version 1 lists `imagesTr/CASE.nii.gz` like MSD, but the files are `imagesTr/CASE_0000.nii.gz`."""
         training = content.get("training")
-        entry = training[0] if isinstance(training, list) and training else None
-        image = entry.get("image") if isinstance(entry, dict) else None
-        if not isinstance(image, str):
-            return False
-        path = root / image
-        first_channel = path.with_name(f"{image_stem(path)}_0000{image_suffix(path)}")
-        return not path.exists() and first_channel.exists()
+        for entry in training if isinstance(training, list) else ():
+            image = entry.get("image") if isinstance(entry, dict) else None
+            if not isinstance(image, str) or not Path(image).name:
+                continue
+            path = root / image
+            if path.exists():
+                return False
+            if path.with_name(f"{image_stem(path)}_0000{image_suffix(path)}").exists():
+                return True
+        return False
 
-    def read(self, root: Path) -> Dataset:
+    def read(self, root: Path, labels: bool = True) -> Dataset:
         """Reads the dataset; see `Layout.read`."""
         path = root / DATASET_FILE
         content = peek(root) or {}
         key = "channel_names" if "channel_names" in content else "modality"
         channels = channel_names(path, content, key)
-        ending = str(content.get("file_ending", ".nii.gz"))
+        ending = content.get("file_ending", ".nii.gz")
         if ending not in SUFFIXES:
             raise DataError(
                 f"{path}: `file_ending` is {ending!r}",
@@ -63,12 +68,21 @@ class NnunetLayout:
                 fix="convert the images",
             )
         listed = content.get("dataset")
-        if isinstance(listed, dict):
+        if listed is None:
+            cases = _found_cases(root, channels, ending)
+        elif isinstance(listed, dict) and listed:
             cases = [_listed_case(root, name, entry, channels) for name, entry in listed.items()]
         else:
-            cases = _found_cases(root, channels, ending)
+            raise DataError(
+                f"{path}: `dataset` is {'empty' if listed == {} else 'not an object'}",
+                expected='`"dataset": {"CASE": {"images": [PATH, …], "label": PATH}}`',
+                fix="list the cases there, or remove the key to take those in imagesTr",
+            )
         grouped, has_patients = group_cases(root, cases)
-        return Dataset(root, self.name, grouped, channels, label_names(path, content), has_patients)
+        names = label_names(path, content) if labels else {}
+        fix = f"name them CASE_0000{ending} and CASE{ending}, as `file_ending` in dataset.json says"
+        findings = unused_files(root, grouped, Level.WARNING, fix) if listed is None else []
+        return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings))
 
 
 def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Case]:
@@ -81,7 +95,7 @@ def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Cas
         if match is None or int(match["channel"]) >= len(channels):
             raise DataError(
                 f"{file}: the name does not end in the number of a channel",
-                expected=f"CASE_0000{ending} to CASE_{len(channels) - 1:04d}{ending}, as `channel_names` has it",
+                expected=f"CASE_0000{ending} and so on up to the last channel, {len(channels) - 1:04d}",
                 fix="rename the file, or correct `channel_names` in dataset.json",
             )
         names.add(match["case"])
@@ -106,16 +120,18 @@ def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Cas
 def _listed_case(root: Path, name: str, entry: Any, channels: tuple[str, ...]) -> Case:
     """One entry of the key `dataset`: `{"images": [PATH, …], "label": PATH}`."""
     images, label = (entry.get("images"), entry.get("label")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(images, list) or len(images) != len(channels) or not isinstance(label, str | None):
+    names = [image for image in images if isinstance(image, str) and image] if isinstance(images, list) else []
+    if images != names or len(names) != len(channels) or not isinstance(label, str | None):
         raise DataError(
             f"{root / DATASET_FILE}: `dataset` has the entry {name!r}: {str(entry)[:100]}",
             expected=f"a list of {len(channels)} `images`, one for each channel, and a `label`",
             fix="correct that entry",
         )
+    paths = [path_inside(root, "dataset", image) for image in names]
     return Case(
         name=name,
         patient=name,
-        channels={c: ImageSource(root / str(image)) for c, image in zip(channels, images, strict=True)},
-        label=root / label if label else None,
+        channels={c: ImageSource(path) for c, path in zip(channels, paths, strict=True)},
+        label=path_inside(root, "dataset", label) if label else None,
         brain_mask=ready_made_mask(root, name),
     )

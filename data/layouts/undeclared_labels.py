@@ -9,11 +9,15 @@ from pathlib import Path
 import numpy as np
 
 from data.case import Case
+from data.checks.finding import Finding, Level
 from data.errors import DataError
 from data.image_file import read_label
 from data.layouts.csv_table import read_table
+from data.layouts.ignored_labels import refuse_ignored
 
 LABELS_FILE = "labels.csv"
+LARGEST_LABEL = int(np.iinfo(np.int16).max)
+"""Label maps are read as int16."""
 
 _log = logging.getLogger(__name__)
 
@@ -22,32 +26,37 @@ def read_label_table(path: Path, value_column: str = "value", delimiter: str | N
     """Reads a table of label values and names (columns `value` and `name`).
 
     Raises:
-        DataError: a column is missing, or a value is not a whole number or has two names.
+        DataError: a column is missing, a value is not a whole number or has two names, or a label is to be ignored.
     """
     names: dict[int, str] = {}
     for number, row in read_table(path, required=(value_column, "name"), delimiter=delimiter).rows:
         text, name = row[value_column], row["name"]
-        if not text.isdecimal() or not name or names.setdefault(int(text), name) != name:
+        value = int(text) if text.isdecimal() and len(text) <= len(str(LARGEST_LABEL)) else -1
+        if not 0 <= value <= LARGEST_LABEL or not name or names.setdefault(value, name) != name:
             raise DataError(
                 f"{path}: line {number} gives the label value {text!r} the name {name!r}",
-                expected="a whole number and a name, each value once",
+                expected=f"a whole number from 0 to {LARGEST_LABEL} and a name, each value once",
                 fix="correct that line",
             )
     names.setdefault(0, "background")
+    refuse_ignored(path, names)
     return dict(sorted(names.items()))
 
 
-def label_names_of(root: Path, cases: Iterable[Case]) -> dict[int, str]:
+def label_names_of(root: Path, cases: Iterable[Case]) -> tuple[dict[int, str], list[Finding]]:
     """Returns value → name from `labels.csv` in the folder, or, without one, the values in all label maps.
 
     A label map that cannot be read adds no values here; the checks report it.
+
+    Returns:
+        The names, and that they are not declared, for the checks to say.
 
     Raises:
         DataError: `labels.csv` is broken.
     """
     path = root / LABELS_FILE
     if path.is_file():
-        return read_label_table(path)
+        return read_label_table(path), []
     values: set[int] = set()
     for case in cases:
         if case.label is None:
@@ -56,5 +65,9 @@ def label_names_of(root: Path, cases: Iterable[Case]) -> dict[int, str]:
             values.update(int(v) for v in np.unique(read_label(case.label).array))
         except DataError as error:
             _log.debug("no label values taken from %s: %s", case.label, error)
-    _log.info("%s declares no label names; values found in the label maps: %s", root, sorted(values))
-    return {value: f"label {value}" if value else "background" for value in sorted(values | {0})}
+    names = {value: f"label {value}" if value else "background" for value in sorted(values | {0})}
+    if not values:
+        return names, []
+    found = f"the dataset does not name its label values, which are {', '.join(str(value) for value in sorted(values))}"
+    fix = f"name them in {LABELS_FILE} (columns value,name), or use them as `label 1` and so on"
+    return names, [Finding(Level.INFO, None, "label_names", found, fix)]

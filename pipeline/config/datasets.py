@@ -27,6 +27,8 @@ class DatasetOptions(Options):
     """Channel names in the order of the network's input; all of the dataset's by default."""
     foreground: tuple[Label, ...] | dict[str, tuple[Label, ...]] = Field(min_length=1)
     """Labels (names or values) that count as foreground, together one class; or class name → labels."""
+    label_kind: str | None = None
+    """Which of several kinds of labels of a BIDS dataset, such as `manual: dseg`; the only one by default."""
     preprocessing: PreprocessingOptions
     """The chain: the modality's defaults, then the study's `preprocessing`, then this dataset's own keys."""
 

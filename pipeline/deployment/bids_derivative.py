@@ -1,17 +1,25 @@
-"""What makes a folder of predictions a BIDS derivative: its description, the names of the labels, and what to ignore.
+"""What makes a folder of predictions a BIDS derivative: its description, sidecars, names of labels, and what to ignore.
 
-BIDS 1.10, "Derivatives": common data types, and imaging derivatives.
+BIDS 1.10, "Derivatives": common data types and imaging derivatives; "Common principles": BIDS URIs.
 """
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from pipeline.deployment.case_files import bids_label
+from pipeline.deployment.case_files import DEFAULT_LINK, CaseFiles, bids_label
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.provenance import graft_version
 
+DESCRIPTION = "dataset_description.json"
+_NIFTI = ".nii.gz"
 _IGNORED = (
     "predictions.csv",
     "prediction.json",
@@ -19,33 +27,115 @@ _IGNORED = (
     "**/done.json",
     "**/*_dseg.png",
     "**/*_uncertainty.nii.gz",
+    "**/*_uncertainty.json",
 )
+_MASK = "Mask; desc-graft_dseg.tsv names the values"
+_PROBABILITY = "Mean probability of the structure that the entity label names"
+_UNCERTAINTY = {
+    "entropy": "Predictive entropy in nats",
+    "mutual-information": "Mutual information of class and weights in nats",
+    "standard-deviation": "Standard deviation over draws of the probability of any structure",
+}
 
 
-def write_derivative_files(folder: Path, model: ModelDescription, digest: str) -> None:
+def dataset_links(output: Path, roots: Iterable[Path]) -> dict[str, str]:
+    """Names the BIDS datasets that a derivative is made from, those of earlier commands included.
+
+    Args:
+        output: folder of the derivative.
+        roots: of the datasets.
+
+    Returns:
+        Name in BIDS URIs → path from the derivative to the dataset.
+    """
+    links: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        earlier = json.loads((output / DESCRIPTION).read_text(encoding="utf-8"))["DatasetLinks"]
+        links = {str(name): str(path) for name, path in earlier.items()}
+    for root in roots:
+        path = _way(output, root)
+        if path not in links.values():
+            names = (DEFAULT_LINK if number == 1 else f"{DEFAULT_LINK}{number}" for number in count(1))
+            links[next(name for name in names if name not in links)] = path
+    return links
+
+
+def link_names(output: Path, roots: Iterable[Path], links: Mapping[str, str]) -> dict[Path, str]:
+    """Root of a dataset → its name in BIDS URIs."""
+    names = {path: name for name, path in links.items()}
+    return {root: names[_way(output, root)] for root in roots}
+
+
+def _way(output: Path, root: Path) -> str:
+    return Path(os.path.relpath(root.resolve(), output.resolve())).as_posix()
+
+
+def write_derivative_files(
+    folder: Path, model: ModelDescription, digest: str, links: Mapping[str, str], output: Path
+) -> None:
     """Writes `dataset_description.json`, `desc-graft_dseg.tsv` and `.bidsignore`.
 
     Args:
-        folder: of the prediction.
+        folder: where they are written.
         model: that predicts.
         digest: SHA-256 of the model.
+        links: name of a dataset in BIDS URIs → path to it.
+        output: folder of the derivative, from which these paths lead.
     """
-    generator = {
+    description = {
+        "Name": f"Segmentations of the study {model.study}",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [_generator(model, digest)],
+        "SourceDatasets": [_source_dataset(name, output / path) for name, path in links.items()],
+        "DatasetLinks": dict(links),
+    }
+    write_json(folder / DESCRIPTION, description)
+    lines = [f"{value}\t{name}\t{bids_label(name)}\n" for name, value in sorted(model.classes.items(), key=_by_value)]
+    write_text(folder / "desc-graft_dseg.tsv", "index\tname\tabbreviation\n" + "".join(lines))
+    write_text(folder / ".bidsignore", "".join(f"{pattern}\n" for pattern in _IGNORED))
+
+
+def write_sidecars(folder: Path, files: CaseFiles, model: ModelDescription, digest: str) -> None:
+    """Writes the sidecar of each map of a case, and adds its keys to the numbers, which are the mask's sidecar.
+
+    Args:
+        folder: that holds the files of the case; nothing is written if they are no BIDS derivatives.
+        files: their names.
+        model: that predicted.
+        digest: SHA-256 of the model.
+    """
+    if not files.bids:
+        return
+    common = {
+        "Sources": list(files.sources),
+        "SpatialReference": files.sources[0],
+        "GeneratedBy": [_generator(model, digest)],
+    }
+    described = {files.mask: _MASK} | {files.uncertainty(kind): text for kind, text in _UNCERTAINTY.items()}
+    for path in sorted(folder.glob(f"*{_NIFTI}")):
+        sidecar = path.with_name(path.name.removesuffix(_NIFTI) + ".json")
+        numbers = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}
+        write_json(sidecar, {"Description": described.get(path.name, _PROBABILITY), **common, **numbers})
+
+
+def _generator(model: ModelDescription, digest: str) -> dict[str, str]:
+    return {
         "Name": "graft",
         "Version": graft_version(),
         "Description": f"arm {model.arm_name} of the study {model.study}, {model.training_patients} training patients; "
         f"SHA-256 of the model {digest}",
     }
-    description = {
-        "Name": f"Segmentations of the study {model.study}",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [generator],
-    }
-    write_json(folder / "dataset_description.json", description)
-    lines = [f"{value}\t{name}\t{bids_label(name)}\n" for name, value in sorted(model.classes.items(), key=_by_value)]
-    write_text(folder / "desc-graft_dseg.tsv", "index\tname\tabbreviation\n" + "".join(lines))
-    write_text(folder / ".bidsignore", "".join(f"{pattern}\n" for pattern in _IGNORED))
+
+
+def _source_dataset(name: str, root: Path) -> dict[str, Any]:
+    """A source by its DOI, if it has one, else by its name in BIDS URIs."""
+    with suppress(OSError, ValueError):
+        about = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
+        if isinstance(about, dict) and isinstance(about.get("DatasetDOI"), str) and about["DatasetDOI"]:
+            doi = about["DatasetDOI"].removeprefix("doi:")
+            return {"DOI": f"doi:{doi}", "URL": f"https://doi.org/{doi}"}
+    return {"URL": f"bids:{name}:"}
 
 
 def _by_value(item: tuple[str, int]) -> int:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.deployment.input_cases import InputCase, bids_folder_and_prefix
+
+DEFAULT_LINK = "raw"
+"""Name of the first BIDS dataset in URIs: `bids:raw:sub-01/anat/sub-01_T1w.nii.gz`."""
 
 
 @dataclass(frozen=True)
@@ -16,18 +21,27 @@ class CaseFiles:
         key: folder of the case below that of the prediction.
         prefix: how the names begin.
         bids: whether they are BIDS derivatives.
+        sources: BIDS URIs of the files that BIDS derivatives are made from; they lie on the grid of the first.
     """
 
     key: str
     prefix: str
     bids: bool = False
+    sources: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, case: InputCase) -> CaseFiles:
-        """Names the files of a case."""
-        if case.bids and case.case is not None:
+    def of(cls, case: InputCase, links: Mapping[Path, str] | None = None) -> CaseFiles:
+        """Names the files of a case.
+
+        Args:
+            case: the scan.
+            links: root of a BIDS dataset → its name in BIDS URIs.
+        """
+        if case.bids is not None and case.case is not None:
             key, prefix = bids_folder_and_prefix(case.case)
-            return cls(key, prefix, True)
+            link = (links or {}).get(case.bids, DEFAULT_LINK)
+            sources = (path.relative_to(case.bids).as_posix() for path in case.case.files())
+            return cls(key, prefix, True, tuple(f"bids:{link}:{source}" for source in sources))
         return cls(case.name, case.name)
 
     @property

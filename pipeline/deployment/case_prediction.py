@@ -16,6 +16,7 @@ from data.case import Case
 from data.errors import ModelError
 from data.image_file import write_volume
 from data.volume import Volume
+from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.disk_space import full_disk_explained
@@ -106,6 +107,7 @@ def predict_input(
         if options.pictures:
             draw_case(folder / files.picture, raw.reference, mask, entropy, len(about.classes), structures, reasons)
         _write_facts(folder / files.facts, case, found, structures, reasons, records, len(flips), average.count, facts)
+        write_sidecars(folder, files, about, digest)
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.case import Case, ImageSource
+from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_parts, image_stem, image_suffix, read_header
@@ -32,13 +33,13 @@ class InputCase:
         name: of the case.
         case: its files, channels named and ordered as the model's; `None` if it cannot be predicted.
         fault: why it cannot.
-        bids: whether it comes from a BIDS dataset.
+        bids: root of the BIDS dataset that it comes from, if it does.
     """
 
     name: str
     case: Case | None
     fault: str = ""
-    bids: bool = False
+    bids: Path | None = None
 
 
 def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[InputCase]:
@@ -67,7 +68,7 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
                 files += images
                 _tell_skipped(path, images)
             else:
-                found += _dataset_cases(detect_layout(path).read(path), channels)
+                found += _dataset_cases(detect_layout(path).read(path, labels=False), channels)
         else:
             files.append(path)
     found += _file_cases(files, channels)
@@ -107,10 +108,14 @@ def _tell_skipped(folder: Path, images: Sequence[Path]) -> None:
 
 
 def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]:
-    return [_named_case(case, channels, bids=dataset.layout == BIDS) for case in dataset.cases]
+    for finding in dataset.findings:
+        if finding.level is not Level.INFO:
+            logger.warning("%s: %s (%s)", dataset.root, finding.found, finding.fix)
+    bids = dataset.root if dataset.layout == BIDS else None
+    return [_named_case(case, channels, bids) for case in dataset.cases]
 
 
-def _named_case(case: Case, channels: Sequence[str], *, bids: bool) -> InputCase:
+def _named_case(case: Case, channels: Sequence[str], bids: Path | None) -> InputCase:
     """Takes the model's channels from a case whose channels have names."""
     own = {_plain(name): source for name, source in case.channels.items()}
     if absent := [name for name in channels if _plain(name) not in own]:
@@ -199,4 +204,4 @@ def bids_folder_and_prefix(case: Case) -> tuple[str, str]:
     reference = next(iter(case.channels.values())).path
     prefix = image_stem(reference).rpartition("_")[0]
     folders = [part for part in prefix.split("_") if part.startswith(("sub-", "ses-"))]
-    return "/".join([*folders, "anat"]), prefix
+    return "/".join([*folders, reference.parent.name]), prefix

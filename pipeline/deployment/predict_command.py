@@ -13,7 +13,7 @@ import typer
 
 from data.errors import ConfigError, WorkspaceError
 from pipeline.config.reading import read_command_options
-from pipeline.deployment.bids_derivative import write_derivative_files
+from pipeline.deployment.bids_derivative import dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.case_prediction import predict_input
 from pipeline.deployment.disk_space import full_disk_explained, is_full
@@ -92,14 +92,19 @@ def predict(request: PredictRequest) -> list[Row]:
             # The cases lie beside each other in the output folder, and so does what a killed command left of one.
             remove_temporaries(request.output)
             write_json(request.output / CLAIM, _claim(request, description, digest))
-            if any(case.bids for case in cases):
-                write_derivative_files(request.output, description, digest)
+            roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
+            links = dataset_links(request.output, roots)
+            names = link_names(request.output, roots, links)
+            if roots:
+                write_derivative_files(request.output, description, digest, links, request.output)
             execution, device = _resources(request, len(cases))
-            units = {case.name: _unit(case, folder, digest, request, device, workspace) for case in cases if case.case}
+            usable = [case for case in cases if case.case is not None]
+            files = {case.name: CaseFiles.of(case, names) for case in usable}
+            units = {c.name: _unit(c, files[c.name], folder, digest, request, device, workspace) for c in usable}
             workspace.file_digests.save()
             run = run_units(PREDICT, list(units.values()), workspace, execution)
             outcomes = _outcomes(cases, units, run)
-            rows = prediction_rows(request.output, [(c.name, _files(c), outcomes[c.name]) for c in cases])
+            rows = prediction_rows(request.output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
             write_predictions(request.output / TABLE, rows)
     _show(rows)
     complete(PREDICT, StageRun(tuple(outcomes.values()), run.wall_seconds))
@@ -151,16 +156,17 @@ def _claim(request: PredictRequest, model: ModelDescription, digest: str) -> dic
     }
 
 
-def _files(case: InputCase) -> CaseFiles | None:
-    return CaseFiles.of(case) if case.case is not None else None
-
-
 def _unit(
-    case: InputCase, model: Path, digest: str, request: PredictRequest, device: str, workspace: Workspace
+    case: InputCase,
+    files: CaseFiles,
+    model: Path,
+    digest: str,
+    request: PredictRequest,
+    device: str,
+    workspace: Workspace,
 ) -> Unit:
     if case.case is None:
         raise ValueError(f"case {case.name} cannot be predicted")
-    files = CaseFiles.of(case)
     sources = [(source.path, source.frame) for source in case.case.channels.values()]
     recipe = {
         "model": digest,
@@ -168,7 +174,7 @@ def _unit(
         "frames": [frame for _, frame in sources],
         "options": request.options.model_dump(mode="json"),
         "version": 1,
-    }
+    } | ({"sources": list(files.sources)} if files.bids else {})
     arguments = {
         "case": case.case,
         "files": files,

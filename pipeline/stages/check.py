@@ -68,11 +68,11 @@ def write_plan(
 ) -> None:
     """Checks every dataset and writes what was found and who plays which role."""
     write_json(folder / "study.json", dict(plan))
-    # Two entries of one folder are looked at together, so that look-alikes on two sides of the split are seen.
+    # Two entries of one folder and kind of label are looked at together, so that look-alikes on two sides are seen.
     findings: list[dict[str, Any]] = []
-    folders: dict[Path, list[str]] = {}
+    folders: dict[tuple[Path, str | None], list[str]] = {}
     for name, dataset in datasets.items():
-        folders.setdefault(dataset.root.resolve(), []).append(name)
+        folders.setdefault((dataset.root.resolve(), config.datasets[name].label_kind), []).append(name)
     for position, names in enumerate(folders.values()):
         dataset = datasets[names[0]]
         roles = {role: cases for name in names for role, cases in _roles(name, config, split).items()}
@@ -166,12 +166,13 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     plan = {"split": split.as_json(), "classes": classes, "channels": {k: list(v) for k, v in channels.items()}}
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
+    noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
     execution = resources.execution(config)
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "version": 4},
+        {"plan": plan, "files": files, "layout": noticed, "version": 4},
         write_plan,
         {
             "datasets": datasets,

@@ -78,6 +78,6 @@ def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Datase
         DataError: a folder is missing or no known layout.
     """
     return {
-        name: read_dataset(dataset_root(name, config, workspace))
+        name: read_dataset(dataset_root(name, config, workspace), label_kind=config.datasets[name].label_kind)
         for name in dict.fromkeys([config.source.dataset, config.target.dataset])
     }

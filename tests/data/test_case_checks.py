@@ -13,8 +13,10 @@ import pytest
 from scipy.ndimage import gaussian_filter, zoom
 
 from data.case import Case, ImageSource
-from data.checks import Finding, Level, Presence, check_case, check_dataset
+from data.checks.battery import check_case, check_dataset
+from data.checks.finding import Finding, Level
 from data.checks.mirroring import mutual_information
+from data.checks.report import Presence
 from data.image_file import read_volume, write_frames, write_volume
 from data.layouts.detection import read_dataset
 from data.volume import Volume, reorient

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter, shift
 
-from data.checks import Finding, Level, check_dataset
+from data.checks.battery import check_dataset
 from data.checks.duplicates import similar_pairs
+from data.checks.finding import Finding, Level
 from data.checks.summary import intensity_step
 from data.dataset import Dataset
 from data.image_file import read_volume, write_volume
@@ -80,6 +81,7 @@ def test_missing_channels_are_warnings_until_they_are_asked_for(msd_folder: Writ
     assert {(f.level, f.case, f.check) for f in report.findings} == {
         (Level.WARNING, "b", "missing_channel"),
         (Level.WARNING, None, "missing_label"),
+        (Level.INFO, None, "label_names"),
     }
     assert report.table["b"] == {"T1": "present", "T2": "absent", "label": "absent", "brain_mask": "absent"}
     assert "1 of 2 cases have no label: b" in {f.found for f in report.findings}

@@ -266,10 +266,8 @@ def test_nnunet_keeps_a_label_whose_images_are_gone(tmp_path: Path) -> None:
     assert not any(source.path.exists() for source in case.channels.values())
 
 
-def test_nnunet_regions_listed_files_and_wrong_names(tmp_path: Path) -> None:
+def test_nnunet_listed_files_and_wrong_names(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path / "Dataset001")
-    edit_json(root, labels={"background": 0, "whole": [1, 2], "core": [2]}, regions_class_order=[1, 2])
-    assert read_dataset(root).label_names == {0: "background", 1: "label 1", 2: "core"}
     images = [f"imagesTr/sub-01_{i:04d}.nii.gz" for i in range(2)]
     edit_json(root, dataset={"first": {"images": images, "label": "labelsTr/sub-01.nii.gz"}})
     dataset = read_dataset(root)
@@ -300,7 +298,8 @@ def test_bids_sessions_contrasts_and_repeats(tmp_path: Path) -> None:
     mask = root / "derivatives" / "raters" / "sub-01" / "ses-b" / "anat" / "sub-01_ses-b_label-lesion_mask.nii.gz"
     put(label_volume("sub-01"), mask)
     dataset = read_dataset(root)
-    assert dataset.channel_names == ("FLAIR", "T1w", "ce-gadolinium_T1w", "run-1_T2w", "run-2_T2w")
+    assert dataset.channel_names == ("FLAIR", "T1w", "T2w", "ce-gadolinium_T1w")
+    assert dataset.cases[0].channels["T2w"].path.name == "sub-01_ses-a_run-1_T2w.nii.gz"
     assert [(case.name, case.patient) for case in dataset.cases] == [
         ("sub-01_ses-a", "sub-01"),
         ("sub-01_ses-b", "sub-01"),

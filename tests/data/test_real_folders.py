@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from data.checks import Level, check_dataset
+from data.checks.battery import check_dataset
+from data.checks.finding import Level
 from data.layouts.detection import read_dataset
 from data.splits import draw_split
 

@@ -88,6 +88,30 @@ def test_bids_sessions_keep_their_names(make_scan: Callable[..., Volume], tmp_pa
     assert bids_label("+") == "structure"
 
 
+def test_a_bids_scan_keeps_its_datatype_and_what_is_no_scan_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "sub-1" / "ct"
+    folder.mkdir(parents=True)
+    for name in ("sub-1_ct", "sub-1_label-lesion_roi"):
+        (folder / f"{name}.nii.gz").touch()
+    (folder / "sub-1_swi.nii.gz").touch()
+    (case,) = collect_cases([tmp_path], ["CT"])
+    assert CaseFiles.of(case).key == "sub-1/ct"
+    assert CaseFiles.of(case).sources == ("bids:raw:sub-1/ct/sub-1_ct.nii.gz",)
+    assert ["sub-1_swi.nii.gz is not used" in message for message in caplog.messages] == [True]
+
+
+def test_labels_of_a_dataset_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "a_0000.nii.gz").touch()
+    labels = {"background": 0, "whole": [1, 2], "ignore": 3}
+    content = {"channel_names": {"0": "T1"}, "labels": labels, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    (case,) = collect_cases([tmp_path], ["T1"])
+    assert case.case is not None
+
+
 def test_what_cannot_be_read_later_is_still_a_case(tmp_path: Path) -> None:
     missing = tmp_path / "gone.nii.gz"
     (case,) = collect_cases([missing], ["T1"])

@@ -355,16 +355,49 @@ def test_bids_in_bids_derivatives_out(model: Path, make_scan: MakeScan, tmp_path
         path = tmp_path / "bids" / f"{stem}.nii.gz"
         path.parent.mkdir(parents=True)
         write_volume(make_scan(number), path)
+    mask = tmp_path / "bids" / "derivatives" / "tool" / "sub-2" / "anat" / "sub-2_desc-brain_mask.nii.gz"
+    mask.parent.mkdir(parents=True)
+    write_volume(Volume(np.ones(make_scan(0).shape, np.uint8), make_scan(0).affine), mask)
+    # Labels are not needed: what is wrong with them does not matter.
+    for kind in ("dseg", "desc-other_dseg"):
+        shutil.copy(mask, mask.with_name(f"sub-2_{kind}.nii.gz"))
     out = tmp_path / "out"
     run(model, tmp_path / "bids", output=out, probabilities=True)
+    for kind in ("dseg", "desc-other_dseg"):
+        mask.with_name(f"sub-2_{kind}.nii.gz").unlink()
     about = json.loads((out / "dataset_description.json").read_text())
     assert about["DatasetType"] == "derivative"
     assert about["GeneratedBy"][0]["Name"] == "graft"
+    assert about["DatasetLinks"] == {"raw": "../bids"}
+    assert about["SourceDatasets"] == [{"URL": "bids:raw:"}]
+    maps = sorted(out.rglob("*.nii.gz"))
+    assert len(maps) == 3 * 5
+    for path in maps:
+        sidecar = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        stem = next(stem for stem in stems if path.is_relative_to(out / Path(stem).parent))
+        scan = f"bids:raw:{stem}.nii.gz"
+        drawn = (
+            ["bids:raw:derivatives/tool/sub-2/anat/sub-2_desc-brain_mask.nii.gz"] if stem.startswith("sub-2") else []
+        )
+        assert sidecar["Sources"] == [scan, *drawn]
+        assert sidecar["SpatialReference"] == scan
+        assert sidecar["GeneratedBy"] == about["GeneratedBy"]
+        assert sidecar["Description"]
+        assert all(
+            (out / about["DatasetLinks"]["raw"] / uri.removeprefix("bids:raw:")).is_file() for uri in [scan, *drawn]
+        )
     assert (out / "desc-graft_dseg.tsv").read_text().splitlines()[1] == "3\tcube\tcube"
     assert (out / "sub-2" / "anat" / "sub-2_label-cube_desc-graft_probseg.nii.gz").is_file()
     ignored = (out / ".bidsignore").read_text().split()
     loose = [p for p in out.rglob("*") if p.is_file() and p.name[0] != "." and not any(map(p.match, ignored))]
-    allowed = ("_dseg.nii.gz", "_dseg.json", "_probseg.nii.gz", "dataset_description.json", "desc-graft_dseg.tsv")
+    allowed = (
+        "_dseg.nii.gz",
+        "_dseg.json",
+        "_probseg.nii.gz",
+        "_probseg.json",
+        "dataset_description.json",
+        "_dseg.tsv",
+    )
     assert [p.name for p in loose if not p.name.endswith(allowed)] == []
     # Put into the dataset's derivatives, the masks are its labels.
     shutil.copytree(out, tmp_path / "bids" / "derivatives" / "graft")
@@ -374,3 +407,23 @@ def test_bids_in_bids_derivatives_out(model: Path, make_scan: MakeScan, tmp_path
         label = case.read_label()
         assert label.same_grid(case.channels["T1w"].read(), 1e-6)
         assert set(np.unique(label.array)) == {0, 3}
+
+
+def test_bids_datasets_of_several_commands_keep_their_links(model: Path, make_scan: MakeScan, tmp_path: Path) -> None:
+    for number, name in enumerate(("one", "two")):
+        path = tmp_path / name / f"sub-{name}" / "anat" / f"sub-{name}_T1w.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_volume(make_scan(number), path)
+    (tmp_path / "two" / "dataset_description.json").write_text(json.dumps({"DatasetDOI": "10.1/x"}))
+    out = tmp_path / "one" / "derivatives" / "graft"
+    run(model, tmp_path / "one", output=out)
+    run(model, tmp_path / "two", output=out)
+    about = json.loads((out / "dataset_description.json").read_text())
+    assert about["DatasetLinks"] == {"raw": "../..", "raw2": "../../../two"}
+    assert about["SourceDatasets"] == [{"URL": "bids:raw:"}, {"DOI": "doi:10.1/x", "URL": "https://doi.org/10.1/x"}]
+    facts = {name: out / f"sub-{name}" / "anat" / f"sub-{name}_desc-graft_dseg.json" for name in ("one", "two")}
+    sources = {name: json.loads(path.read_text())["Sources"] for name, path in facts.items()}
+    assert sources == {
+        "one": ["bids:raw:sub-one/anat/sub-one_T1w.nii.gz"],
+        "two": ["bids:raw2:sub-two/anat/sub-two_T1w.nii.gz"],
+    }
