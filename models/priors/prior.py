@@ -93,9 +93,7 @@ class FilterPrior(nn.Module, ABC):
                 fix="lower the norm threshold or choose a coarser grouping of layers",
             )
         if not torch.isfinite(bank.filters).all():
-            raise ModelError(
-                "the filter bank holds numbers that are not finite", fix="train the source networks again"
-            )
+            raise ModelError("the filter bank holds numbers that are not finite", fix="train the source networks again")
 
     @abstractmethod
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport: ...

@@ -81,9 +81,7 @@ def set_key(raw: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise ConfigError(
-                f"--set {override}: `{part}` holds no keys", expected="a key that does", fix="correct it"
-            )
+            raise ConfigError(f"--set {override}: `{part}` holds no keys", expected="a key that does", fix="correct it")
         node = child
     try:
         node[last] = yaml.safe_load(value)

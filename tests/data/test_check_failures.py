@@ -12,8 +12,10 @@ import pytest
 
 import data.checks.battery as battery
 from data.case import Case, ImageSource
-from data.checks import Finding, Level, Presence, check_case, check_dataset
+from data.checks.battery import check_case, check_dataset
+from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
+from data.checks.report import Presence
 from data.checks.summary import intensity_step
 from data.image_file import read_volume, write_volume
 from data.layouts.detection import read_dataset

@@ -16,7 +16,8 @@ import pytest
 import SimpleITK as sitk
 
 from data.case import Case, ImageSource
-from data.checks import Level, check_case
+from data.checks.battery import check_case
+from data.checks.finding import Level
 from data.checks.interrupted_copy import zeros_from
 from data.errors import DataError
 from data.image_file import image_parts, read_header, read_image, read_volume, write_volume

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data.case import Case, ImageSource
-from data.checks import Level, check_case
+from data.checks.battery import check_case
+from data.checks.finding import Level
 from data.errors import DataError
 from data.image_file import read_brain_mask, read_label, write_volume
 from data.label_map import above_half, as_brain_mask, as_label_map

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data.case import Case, ImageSource
-from data.checks import Level, check_case
+from data.checks.battery import check_case
+from data.checks.finding import Level
 from data.errors import DataError
 from data.image_file import write_volume
 from data.shared_grid import place
