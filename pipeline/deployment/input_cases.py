@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,7 +101,7 @@ def _each_once(files: Sequence[Path]) -> list[Path]:
 def _tell_skipped(folder: Path, images: Sequence[Path]) -> None:
     """Logs what lies beside the images of a folder and is not predicted."""
     known = {part for image in images for part in image_parts(image)}
-    skipped = sorted(p.name for p in folder.iterdir() if p not in known and not p.name.startswith("."))
+    skipped = sorted(_printable(p.name) for p in folder.iterdir() if p not in known and not p.name.startswith("."))
     if skipped:
         names = ", ".join(skipped[:_SHOWN]) + (f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else "")
         kinds = ", ".join(SUFFIXES)
@@ -163,6 +164,11 @@ def _first_channel(file: Path) -> Path | None:
     return first if first.is_file() else None
 
 
+def _printable(name: str) -> str:
+    """The name of a file with bytes that are no UTF-8 spelt out."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
 def _numbered_files(first: Path) -> list[Path]:
     """The files of all channels, in order."""
     case = image_stem(first).removesuffix("_0000")
@@ -186,6 +192,12 @@ def _unnumbered_case(file: Path, channels: Sequence[str]) -> InputCase:
 
 
 def _unnamed_case(name: str, sources: Sequence[ImageSource], channels: Sequence[str]) -> InputCase:
+    if _printable(name) != name:
+        # No table, record or log could hold such a name.
+        found = f"{_printable(str(sources[0].path))}: its name is not valid UTF-8"
+        return InputCase(
+            _printable(name), None, str(DataError(found, expected="a name in UTF-8", fix="rename the file"))
+        )
     if len(sources) != len(channels):
         fault = DataError(
             f"{sources[0].path}: the scan has {len(sources)} channel{'s' if len(sources) != 1 else ''}",

@@ -166,6 +166,21 @@ def test_bad_scans_are_named_and_the_others_are_predicted(
         assert "to fix it" in rows[name]["message"]
 
 
+def test_a_name_that_is_not_utf8_costs_its_case_alone(
+    model: Path, write_scans: WriteScans, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (sound,) = write_scans(tmp_path / "in", ["a"])
+    for name in (b"odd\xff.nii.gz", b"odd\xfe.mha", b"odd\xfe.dcm"):
+        (tmp_path / "in" / os.fsdecode(name)).write_bytes(sound.read_bytes())
+    code, rows = predicted(model, tmp_path / "in", output=tmp_path / "out")
+    assert code == 2
+    assert {name: row["state"] for name, row in rows.items()} == {
+        "a": "done", "odd\\xff": "failed", "odd\\xfe": "failed",
+    }  # fmt: skip
+    assert "odd\\xff.nii.gz: its name is not valid UTF-8" in rows["odd\\xff"]["message"]
+    assert "odd\\xfe.dcm" in caplog.text
+
+
 def test_what_is_skipped_in_a_folder_is_named(
     write_scans: WriteScans, make_scan: MakeScan, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
