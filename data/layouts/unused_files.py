@@ -8,9 +8,14 @@ from pathlib import Path
 
 from data.case import Case
 from data.checks.finding import Finding, Level
-from data.image_file import image_suffix
+from data.image_file import PAIR_SUFFIXES, image_suffix
+from data.nifti_file import pair_of
 
 _SHOWN = 3
+
+
+def _parts(path: Path) -> tuple[Path, ...]:
+    return pair_of(path) if image_suffix(path) in PAIR_SUFFIXES else (path,)
 
 
 def unused_files(root: Path, cases: Sequence[Case], level: Level, fix: str) -> list[Finding]:
@@ -22,7 +27,7 @@ def unused_files(root: Path, cases: Sequence[Case], level: Level, fix: str) -> l
         level: of the finding.
         fix: what to do about it.
     """
-    used = {Path(os.path.abspath(path)) for case in cases for path in case.files()}
+    used = {Path(os.path.abspath(part)) for case in cases for path in case.files() for part in _parts(path)}
     unused = [
         os.path.relpath(file, root)
         for folder in sorted({path.parent for path in used})

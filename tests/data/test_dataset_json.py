@@ -280,6 +280,14 @@ def test_files_that_no_case_uses_are_named_and_those_of_other_programs_passed_ov
     assert checks(dataset)["unused_files"] == "no case uses imagesTr/z_0000.nii, labelsTr/z.mha"
 
 
+@pytest.mark.parametrize("ending", [".hdr", ".img"])
+def test_both_files_of_a_pair_are_used(tmp_path: Path, ending: str) -> None:
+    root = write_nnunet(tmp_path, ending)
+    for file in [*root.rglob(f"*{ending}")]:
+        touch(file.with_suffix(".img" if ending == ".hdr" else ".hdr"))
+    assert read_dataset(root).findings == ()
+
+
 def test_images_without_label_and_labels_without_image_are_found(tmp_path: Path) -> None:
     root = write_nnunet(tmp_path)
     (root / "labelsTr" / "a.nii.gz").unlink()
