@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from pipeline.arms.presets import REFERENCE_ARM
-from pipeline.evaluation.statistics import Resamples, Values, why_no_interval
+from pipeline.evaluation.statistics import Resamples, Values, measured_patients, why_no_interval
 from pipeline.evaluation.tables import RowT, StudyRows
 
 
@@ -118,7 +118,7 @@ def label_efficiencies(
     for n, table in tables.items():
         for arm in table.arms:
             values = table.of(arm)
-            if arm != REFERENCE_ARM and np.isfinite(values).any():
+            if arm != REFERENCE_ARM and why_no_interval(measured_patients(values)) is None:
                 targets = _means(values, draws)
                 needed = patients_needed(sizes, baseline, targets)
                 found.append(_efficiency(arm, n, sizes, float(targets[0]), needed, confidence))

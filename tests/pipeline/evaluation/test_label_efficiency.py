@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.evaluation.label_efficiency import label_efficiencies, patients_needed
+from pipeline.evaluation.label_efficiency import label_efficiencies, patients_needed, why_no_efficiency
 from pipeline.evaluation.tables import CaseRow, StudyRows
 
 SIZES = (5, 10, 20, 40)
@@ -91,3 +91,18 @@ def test_without_a_curve_of_random_there_is_none() -> None:
     shift = np.zeros((3, 1))
     study = StudyRows([*rows("random", 5, 0.5, shift), *rows("dwp", 5, 0.6, shift)])
     assert label_efficiencies(study, study.draws(seed=0, resamples=100)) == []
+
+
+def test_with_too_few_test_patients_there_is_none_and_the_reason_is_said() -> None:
+    rows = [
+        CaseRow(arm, n, 0, f"p{p}", f"p{p}", "core", 0.5 + 0.01 * n + 0.1 * (arm == "dwp") + 0.02 * p, 0.5)
+        for arm in ("random", "dwp")
+        for n in (5, 10)
+        for p in range(5)
+    ]
+    enough, few = StudyRows(rows), StudyRows([r for r in rows if r.patient != "p4"])
+    for study, reason in ((enough, None), (few, "too few test patients for an interval (n = 4)")):
+        assert why_no_efficiency(study) == reason
+        assert bool(label_efficiencies(study, study.draws(seed=0, resamples=100))) == (reason is None)
+    lacking = StudyRows([r for r in rows if r.arm == "random" or r.patient < "p2"])
+    assert label_efficiencies(lacking, lacking.draws(seed=0, resamples=100)) == []

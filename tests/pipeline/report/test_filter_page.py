@@ -206,6 +206,15 @@ def test_says_which_filters_have_not_moved_exactly_when_they_have_not(pages: Map
     assert "In every group" in write_pages(copy, hardly_moved=0.6)[0]
 
 
+@pytest.mark.parametrize(("least", "unused"), [(1e9, True), (-1.0, False)])
+def test_a_vae_that_uses_none_of_its_latents_is_named_on_the_index(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, least: float, unused: bool
+) -> None:
+    monkeypatch.setattr("pipeline.report.latent_traversal.USED", least)
+    text = _plain(write_pages(workspace)[0])
+    assert ("The VAE “vae” uses none of its latents in every group" in text) == unused
+
+
 def test_difference_figure_shows_the_numbers_of_the_files(workspace: Path) -> None:
     config = yaml.safe_load((workspace / "config.resolved.yaml").read_text())
     axes = density_figure(read_scores(workspace, config), "gaussian_full").axes[0]

@@ -201,8 +201,8 @@ def test_only_conventional_point_estimates_are_rivals(tmp_path: Path) -> None:
 def test_suspect_cases_come_first_with_their_reason(page: Page) -> None:
     assert "brain volume 400 ml is below 700 ml" in page.text
     alts = [str(a["alt"]) for tag, a in page.tags if tag == "img" and "quality control" in str(a["alt"])]
-    assert len(alts) == 16
-    assert "case-03" in alts[8]  # the first picture of the second dataset
+    assert len(alts) == 8
+    assert "case-03" in alts[4]  # the first picture of the second dataset
 
 
 def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) -> None:
@@ -240,6 +240,8 @@ def test_few_test_patients_give_no_interval_and_no_difference_anywhere(
     assert not re.search(r"\[[−+]?\d", page.text)  # an interval
     assert "Difference of" not in page.text
     assert "no-differences" in page.ids()
+    # What cannot be held against enough patients is not shown.
+    assert "± error" not in (root / "report/cases/case-00.html").read_text()
     assert not re.search(r"\bnan\b", page.text)
     assert not list((root / "report/figures").glob("paired-differences*"))
     summary = json.loads((root / "results/summary.json").read_text())
@@ -256,6 +258,23 @@ def test_the_first_table_sets_distance_and_volume_beside_overlap_and_sentences_s
     assert "overview" in ids[:2]
     for n in (5, 10):
         assert f"At n = {n}, “" in page.text
+
+
+def test_expected_dice_stands_beside_its_error_on_the_test_patients(page: Page, built: Path) -> None:
+    ids = [a.get("id") for tag, a in page.tags if tag == "table"]
+    with (built.parent.parent / "results/calibration.csv").open() as stream:
+        rows = [r for r in csv.DictReader(stream) if (r["arm"], r["n"]) == ("dwp", "10")]
+    by_case: dict[str, list[float]] = {}
+    for r in rows:
+        by_case.setdefault(r["case"], []).append(abs(float(r["expected_dice"]) - float(r["dice"])))
+    error = sum(sum(v) / len(v) for v in by_case.values()) / len(by_case)
+    (line,) = [line for line in page.tables[ids.index("review")] if [c.strip() for c in line[:2]] == ["10", "dwp"]]
+    assert f"± {error:.3f}" in line[-1]
+    case = next(r for r in rows if r["case"] == "case-01" and r["repeat"] == "0")
+    shown = f"expected Dice {float(case['expected_dice']):.2f} ± {error:.2f} (± error on the test patients)"
+    html = (built.parent / "cases/case-01.html").read_text()
+    data = json.loads(html.partition('id="viewer-data">')[2].partition("</script>")[0])
+    assert shown in next(arm["note"] for arm in data["arms"] if arm["name"] == "dwp")
 
 
 @pytest.mark.parametrize(
