@@ -28,6 +28,7 @@ import torch
 import pipeline.deployment.case_prediction as case_prediction
 import pipeline.inference.scan_prediction as scan_prediction
 from data.image_file import write_volume
+from data.modality import Modality
 from data.volume import Volume
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
@@ -40,7 +41,7 @@ from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from preprocessing.chain import Modality, default_options
+from preprocessing.chain import default_options
 
 
 def write_scan(path: Path, shape: tuple[int, ...]) -> None:

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from data.case import Case, ImageSource
 from data.image_file import read_label, read_volume
+from data.modality import Modality
 from data.volume import Volume
-from preprocessing.chain import Chain, Modality, default_options
+from preprocessing.chain import Chain, default_options
 from preprocessing.content import overlap
 from preprocessing.coregistration import Coregistration, CoregistrationOptions
 from preprocessing.grid import resample

@@ -23,6 +23,7 @@ from data.itk_header import read_itk_header
 from data.label_map import as_brain_mask, as_label_map
 from data.mgh_file import mgh_array, open_mgh
 from data.nifti_file import nifti_array, open_nifti, pair_of, storable, write_nifti
+from data.nifti_geometry import NiftiGeometry
 from data.volume import Volume
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -37,10 +38,12 @@ __all__ = [
     "SUFFIXES",
     "Image",
     "ImageHeader",
+    "NiftiGeometry",
     "image_parts",
     "image_stem",
     "image_suffix",
     "read_brain_mask",
+    "read_geometry",
     "read_header",
     "read_image",
     "read_label",
@@ -229,14 +232,32 @@ def read_brain_mask(path: Path) -> Volume:
     return as_brain_mask(_read_values(path, None), str(path))
 
 
-def write_volume(volume: Volume, path: Path) -> None:
+def read_geometry(path: Path) -> NiftiGeometry | None:
+    """Reads the geometry fields of a NIfTI file; `None` for other files, which have one way to say where voxels lie.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    return NiftiGeometry.read(path) if image_suffix(path) in NIFTI_SUFFIXES + PAIR_SUFFIXES else None
+
+
+def write_volume(volume: Volume, path: Path, geometry: NiftiGeometry | None = None) -> None:
     """Writes one volume; NIfTI files get sform and qform in scanner space and mm as unit.
+
+    Args:
+        volume: what to write.
+        path: the file.
+        geometry: of the NIfTI file on whose grid the volume lies; its fields are taken over, whatever they are.
 
     Raises:
         DataError: the file type is unknown or cannot hold the volume.
     """
     if image_suffix(path) in ITK_SUFFIXES:
         write_itk(storable(volume.array, path), volume.affine, path)
+    elif geometry is not None:
+        if geometry.shape != volume.shape:
+            raise ValueError(f"the geometry is one of {geometry.shape} voxels, the volume has {volume.shape}")
+        write_nifti(volume.array, volume.affine, path, geometry.header())
     else:
         write_frames([volume], path)
 

@@ -215,9 +215,24 @@ def storable(array: NDArray, path: Path) -> NDArray:
     return array
 
 
-def write_nifti(array: NDArray, affine: NDArray[np.float64], path: Path) -> None:
-    """Writes a 3D or 4D array with sform and qform in scanner space and mm as unit."""
-    image = nib.Nifti1Image(storable(array, path), affine)
+def write_nifti(
+    array: NDArray, affine: NDArray[np.float64], path: Path, header: nib.Nifti1Header | None = None
+) -> None:
+    """Writes a 3D or 4D array with sform and qform in scanner space and mm as unit.
+
+    Args:
+        array: `[X, Y, Z]` or `[X, Y, Z, frames]`.
+        affine: `[4, 4]`, voxel indices to RAS+ mm.
+        path: the file.
+        header: its geometry fields are taken over as they are, instead of the affine.
+    """
+    stored = storable(array, path)
+    if header is not None:
+        header.set_data_dtype(stored.dtype)
+        # Without an affine nibabel leaves the fields as they are.
+        nib.Nifti1Image(stored, None, header).to_filename(path)
+        return
+    image = nib.Nifti1Image(stored, affine)
     image.header.set_xyzt_units("mm")
     # A sheared affine has no qform: nibabel then stores the nearest one, and the sform stays exact.
     image.set_qform(affine, code="scanner", strip_shears=True)

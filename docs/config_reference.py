@@ -19,9 +19,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from data.modality import Modality
 from pipeline.arms.presets import PRESETS
 from pipeline.config.study import StudyConfig
-from preprocessing.chain import Modality, PreprocessingOptions, default_options
+from preprocessing.chain import PreprocessingOptions, default_options
 
 NAME = "NAME"
 """Stands in keys for a name that the user chooses."""

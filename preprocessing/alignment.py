@@ -28,6 +28,7 @@ from preprocessing.registration import (
 from preprocessing.step import Interpolation, Record, Step, grid_record, recorded_grid, require_grid
 from preprocessing.subject import Subject
 from preprocessing.template import load_template
+from preprocessing.tissue_contrast import tissue_contrast
 
 
 class AlignmentKind(StrEnum):
@@ -100,6 +101,9 @@ class Alignment(Step):
             "angle_degrees": rotation_angle(found.matrix),
             "stretches": stretches(found.matrix).tolist(),
         }
+        brain = Volume(mask.astype(np.uint8), moved.reference.affine)
+        contrasts = {name: tissue_contrast(volume, brain) for name, volume in moved.channels.items()}
+        facts["tissues"] = {name: contrast for name, contrast in contrasts.items() if contrast is not None}
         geometry = {"before": grid_record(before), "grid": grid_record(moved.reference)}
         return moved, self.record(self._implausible(facts), **facts, **geometry)
 

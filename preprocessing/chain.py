@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.errors import PreprocessingError
+from data.modality import Modality
 from data.volume import Volume
 from preprocessing.alignment import Alignment, AlignmentKind, AlignmentOptions
 from preprocessing.bias_field import BiasField, BiasFieldOptions
@@ -24,19 +24,6 @@ from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
 
 logger = logging.getLogger(__name__)
-
-
-class Modality(StrEnum):
-    """What kind of scan a dataset holds; it decides the default chain."""
-
-    MR_HEAD = "mr_head"
-    """Raw MR of a head, skull and scalp in view."""
-    MR_BRAIN = "mr_brain"
-    """MR of a brain that is skull-stripped already; the background is one value, not always 0."""
-    MR = "mr"
-    """Any other MR, such as a small region or another organ."""
-    CT = "ct"
-    """CT in Hounsfield units."""
 
 
 class PreprocessingOptions(BaseModel):

@@ -25,7 +25,7 @@ _MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR = "#ffb000", "#00d0ff", "#ff3060"
 
 
 def case_picture(
-    raw: Subject, processed: Subject, records: Sequence[Record], path: Path
+    raw: Subject, processed: Subject, records: Sequence[Record], path: Path, doubts: Sequence[str] = ()
 ) -> dict[str, float | str | list[str]]:
     """Draws one case and returns its numbers.
 
@@ -37,15 +37,16 @@ def case_picture(
         processed: the subject after the chain.
         records: what the chain returned with it.
         path: the PNG to write.
+        doubts: what the checks say against the scan itself.
 
     Returns:
-        `case`, `suspect` (reasons, each after its step's name), and where the steps ran: `mask_volume_ml`,
+        `case`, `doubts`, `suspect` (reasons, each after its step's name), and where the steps ran: `mask_volume_ml`,
         `registration_metric` (mutual information in nats), `template_overlap` (Dice of brain mask and template mask).
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    numbers = case_numbers(raw, records)
+    numbers = case_numbers(raw, records) | {"doubts": list(doubts)}
     figure = Figure(figsize=(12, 7.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 4)
@@ -62,7 +63,9 @@ def case_picture(
     axes[1, 0].set_ylabel("result, template and label")
     _draw_histogram(axes[0, 3], raw, raw.mask, "before")
     _draw_histogram(axes[1, 3], processed, processed.mask, "after")
-    figure.suptitle(_headline(numbers), fontsize=10, color="#b00020" if numbers["suspect"] else "black", wrap=True)
+    figure.suptitle(
+        _headline(numbers), fontsize=10, color="#b00020" if numbers["suspect"] or doubts else "black", wrap=True
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the software's name and version the same case gives the same bytes.
     figure.savefig(path, dpi=80, metadata={"Software": None})
@@ -93,7 +96,7 @@ def _headline(numbers: dict[str, Any]) -> str:
     if "template_overlap" in numbers:
         parts.append(f"overlap with template {numbers['template_overlap']:.3f}")
         parts.append(f"mutual information {numbers['registration_metric']:.2f} nats")
-    return "   ".join(parts) + "".join(f"\nSUSPECT  {reason}" for reason in numbers["suspect"])
+    return "   ".join(parts) + "".join(f"\nSUSPECT  {reason}" for reason in [*numbers["doubts"], *numbers["suspect"]])
 
 
 def _native_mask(native: Volume, processed: Subject, records: Sequence[Record]) -> Volume | None:

@@ -11,6 +11,7 @@ from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from data.case import Case
+from data.checks import stripped_head, value_range
 from data.checks.cohort import check_completeness, check_names, check_patients, check_spacing, check_split
 from data.checks.duplicates import check_duplicates, check_near_duplicates
 from data.checks.files import (
@@ -26,6 +27,7 @@ from data.checks.geometry import (
     check_channel_grids,
     check_forms,
     check_label_grid,
+    check_no_form,
     check_spacing_range,
     check_units,
 )
@@ -35,9 +37,12 @@ from data.checks.labels import check_empty_label, check_label_values
 from data.checks.mirroring import check_mirrored
 from data.checks.observation import CaseObservation, observe_case
 from data.checks.report import Presence, Report, ordered
+from data.checks.stripped_head import check_stripped_head
 from data.checks.summary import CaseSummary, presence_of, summarise
+from data.checks.value_range import check_value_range, check_value_ranges
 from data.dataset import Dataset
 from data.errors import GraftError
+from data.modality import Modality
 
 CaseCheck = Callable[[CaseObservation], Iterator[Finding]]
 Progress = Callable[[int, int], None]
@@ -52,6 +57,7 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_dimensions,
     check_affine,
     check_forms,
+    check_no_form,
     check_units,
     check_spacing_range,
     check_label_grid,
@@ -62,7 +68,12 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_label_values,
     check_empty_label,
     check_mirrored,
+    check_value_range,
+    check_stripped_head,
 )
+
+CONTENT_CHECKS = (value_range.CHECK, stripped_head.CHECK)
+"""Names of the checks that doubt what a scan shows: a case that they name is done, and suspect."""
 
 _log = logging.getLogger(__name__)
 
@@ -84,18 +95,24 @@ def _findings_of(case: str | None, check: Callable[..., Iterator[Finding]], *arg
     return findings + failure
 
 
+def case_findings(case: CaseObservation) -> list[Finding]:
+    """Returns what all checks of a case find in what was read of it."""
+    return [finding for check in CASE_CHECKS for finding in _findings_of(case.case.name, check, case)]
+
+
 def check_case(
     case: Case,
     channels: tuple[str, ...],
     declared: tuple[int, ...],
     foreground: tuple[int, ...] | None = None,
+    modality: Modality | None = None,
 ) -> tuple[CaseSummary, tuple[Finding, ...]]:
     """Runs all checks of one case; each file is read once, and nothing that is wrong with it raises."""
     try:
-        observation = observe_case(case, channels, declared, foreground)
+        observation = observe_case(case, channels, declared, foreground, modality)
     except (GraftError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         return _failed(case, channels, f"cannot be read ({type(error).__name__}: {error})")
-    findings = [finding for check in CASE_CHECKS for finding in _findings_of(case.name, check, observation)]
+    findings = case_findings(observation)
     bare = CaseSummary(case.name, case.patient, presence_of(observation, channels))
     summary, failure = _guarded(case.name, "summary", lambda: summarise(observation, channels), bare)
     return summary, (*findings, *failure)
@@ -111,6 +128,7 @@ def _check_cases(
     dataset: Dataset,
     channels: tuple[str, ...],
     foreground: tuple[int, ...] | None,
+    modality: Modality | None,
     jobs: int,
     progress: Progress | None,
 ) -> list[tuple[CaseSummary, tuple[Finding, ...]]]:
@@ -119,7 +137,7 @@ def _check_cases(
     results: dict[str, tuple[CaseSummary, tuple[Finding, ...]]] = {}
 
     def collect(cases: Sequence[Case], workers: int) -> None:
-        tasks = (delayed(check_case)(case, channels, declared, foreground) for case in cases)
+        tasks = (delayed(check_case)(case, channels, declared, foreground, modality) for case in cases)
         for result in Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
             results[result[0].name] = result
             _tell_traces(result[1])
@@ -155,6 +173,7 @@ def check_dataset(
     splits: Mapping[str, Collection[str]] | None = None,
     jobs: int = 1,
     progress: Progress | None = None,
+    modality: Modality | None = None,
 ) -> Report:
     """Checks all cases of a dataset, then the cohort.
 
@@ -166,6 +185,7 @@ def check_dataset(
         splits: side of a split → names of its cases; a patient on two sides is an error.
         jobs: worker processes.
         progress: called with the number of checked cases and of all cases.
+        modality: of the scans, where it is known; otherwise their values are compared with each other.
 
     Returns:
         The findings, and which case has which channels. Results do not depend on `jobs`.
@@ -173,7 +193,7 @@ def check_dataset(
     used = tuple(channels) if channels is not None else dataset.channel_names
     known = tuple(channel for channel in used if channel in dataset.channel_names)
     values = None if foreground is None else tuple(foreground)
-    results = _check_cases(dataset, known, values, jobs, progress)
+    results = _check_cases(dataset, known, values, modality, jobs, progress)
     summaries = [summary for summary, _ in results]
     findings = [*dataset.findings, *(finding for _, of_case in results for finding in of_case)]
     cohort: list[Finding] = []
@@ -182,6 +202,7 @@ def check_dataset(
         (check_patients, (dataset,)),
         (check_completeness, (summaries, channels is not None)),
         (check_spacing, (summaries,)),
+        (check_value_ranges, (summaries, modality)),
         (check_duplicates, (summaries,)),
         (check_near_duplicates, (summaries, splits or {})),
         (check_split, (dataset, splits or {})),

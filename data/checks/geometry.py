@@ -11,7 +11,9 @@ from scipy.linalg import polar
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.errors import DataError
+from data.image_file import NIFTI_SUFFIXES, PAIR_SUFFIXES, image_suffix
 from data.image_header import LARGEST_SPACING, SMALLEST_SPACING, format_shape, impossible_extent
+from data.plain_number import plain_number
 from data.shared_grid import SAME_GRID, place
 from data.volume import SNAP_TOLERANCE, affine_displacement
 
@@ -44,7 +46,7 @@ def check_affine(case: CaseObservation) -> Iterator[Finding]:
         if moved > allowed:
             found = (
                 f"{role}: {path.name}: the affine is sheared; axes at right angles would move a corner by "
-                f"{moved:.3g} mm (allowed: {allowed:.3g} mm)"
+                f"{plain_number(moved)} mm (allowed: {plain_number(allowed)} mm)"
             )
             fix = "resample it to axes at right angles (CT with a tilted gantry: convert with dcm2niix)"
             yield Finding(Level.ERROR, case.case.name, "shear", found, fix)
@@ -61,11 +63,26 @@ def check_forms(case: CaseObservation) -> Iterator[Finding]:
         moved = affine_displacement(header.sform, header.qform, header.shape[:3])
         mirrored = np.linalg.det(header.sform[:3, :3]) * np.linalg.det(header.qform[:3, :3]) < 0
         if mirrored or moved > SNAP_TOLERANCE * float(header.spacing.min()):
-            found = f"{case.roles[path]}: {path.name}: sform and qform put a corner {moved:.3g} mm apart"
+            found = f"{case.roles[path]}: {path.name}: sform and qform put a corner {plain_number(moved)} mm apart"
             found += ", and one mirrors the other (left and right are in doubt)" if mirrored else "; the sform is used"
             level = Level.ERROR if mirrored else Level.WARNING
             fix = "find out which is right and write it into both (nibabel: set_sform, set_qform)"
             yield Finding(level, case.case.name, "sform_qform", found, fix)
+
+
+def check_no_form(case: CaseObservation) -> Iterator[Finding]:
+    """A NIfTI file says nowhere how its voxels lie in the scanner (sform and qform of code 0)."""
+    for path, file in case.files.items():
+        header = file.header
+        if header is None or image_suffix(path) not in NIFTI_SUFFIXES + PAIR_SUFFIXES or header.affine_fault:
+            continue
+        if header.sform is None and header.qform is None:
+            found = (
+                f"{case.roles[path]}: {path.name}: neither sform nor qform is set (both codes are 0), so where right "
+            )
+            found += "and left are is a guess, and viewers guess differently"
+            fix = "export the file again with its orientation, or write sform and qform (nibabel: set_sform, set_qform)"
+            yield Finding(Level.WARNING, case.case.name, "no_form", found, fix)
 
 
 def check_units(case: CaseObservation) -> Iterator[Finding]:

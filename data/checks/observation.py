@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from data.checks.report import Presence
 from data.errors import DataError
 from data.image_file import ImageHeader, image_parts, read_header, read_image
 from data.label_map import as_brain_mask, as_label_map
+from data.modality import Modality
 from data.volume import Volume
 
 
@@ -51,8 +52,10 @@ class CaseObservation:
         label: the label map, if it is one readable 3D volume and its values are labels.
         brain_mask: the brain mask, likewise.
         faults: `label` and `brain mask` → why their values are none.
-        foreground: label values that the study uses; `None` means all that are declared.
         declared: label values that the dataset declares.
+        foreground: label values that the study uses; `None` means all that are declared.
+        roles: path → channels, `label` or `brain mask`.
+        modality: what the scan is said to be, where somebody says it.
     """
 
     case: Case
@@ -64,6 +67,7 @@ class CaseObservation:
     foreground: tuple[int, ...] | None = None
     roles: dict[Path, str] = field(default_factory=dict)
     faults: dict[str, DataError] = field(default_factory=dict)
+    modality: Modality | None = None
 
     def values(self, path: Path | None) -> Volume | None:
         """The values of a label or mask as they are stored, if it is one readable 3D volume."""
@@ -97,11 +101,31 @@ def _single(observation: FileObservation | None, frame: int | None = None) -> Vo
     return observation.frames[index] if index < len(observation.frames) else None
 
 
+def observe_scan(case: Case, images: Mapping[str, Volume], modality: Modality) -> CaseObservation:
+    """Observes a scan whose channels were read already; its label, if there is one, plays no part.
+
+    Args:
+        case: the case.
+        images: channel → volume.
+        modality: what the scan is said to be.
+
+    Raises:
+        DataError: a header cannot be read.
+    """
+    roles: dict[Path, str] = {}
+    for name in images:
+        path = case.channels[name].path
+        roles[path] = f"{roles[path]}, {name}" if path in roles else name
+    files = {path: FileObservation(path, Presence.PRESENT, read_header(path)) for path in roles}
+    return CaseObservation(case, files, dict(images), None, None, (), roles=roles, modality=modality)
+
+
 def observe_case(
     case: Case,
     channels: Sequence[str],
     declared: Sequence[int],
     foreground: Sequence[int] | None = None,
+    modality: Modality | None = None,
 ) -> CaseObservation:
     """Reads the given channels, the label and the brain mask of a case."""
     sources = {name: case.channels[name] for name in channels if name in case.channels}
@@ -122,6 +146,7 @@ def observe_case(
         declared=tuple(declared),
         foreground=None if foreground is None else tuple(foreground),
         roles=roles,
+        modality=modality,
     )
     return _with_meaning(observation)
 

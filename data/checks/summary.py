@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 from data.checks.coarse import clipped, coarsen
 from data.checks.observation import CaseObservation
 from data.checks.report import Presence
+from data.hounsfield import ValueScale
 from data.volume import Volume, reorient
 
 _THUMBNAIL = 24
@@ -35,6 +36,7 @@ class CaseSummary:
         thumbnail: `[24³]` band-pass filtered first channel, centred, of mean 0 and norm 1.
         thumbnail_step: its spacing in mm; thumbnails of different spacing are not compared.
         intensity_step: distance between neighbouring grey values if it is no simple number, else `None`.
+        scales: channel → what its values look like.
     """
 
     name: str
@@ -45,6 +47,7 @@ class CaseSummary:
     thumbnail: NDArray[np.float32] | None = None
     thumbnail_step: float = 0.0
     intensity_step: float | None = None
+    scales: Mapping[str, ValueScale] = field(default_factory=dict)
 
 
 def presence_of(case: CaseObservation, channels: tuple[str, ...]) -> dict[str, Presence]:
@@ -75,6 +78,7 @@ def summarise(case: CaseObservation, channels: tuple[str, ...]) -> CaseSummary:
         thumbnail=thumbnail,
         thumbnail_step=step,
         intensity_step=intensity_step(first.array),
+        scales={name: ValueScale.of(volume.array) for name, volume in case.images.items()},
     )
 
 

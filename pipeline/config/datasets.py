@@ -7,9 +7,10 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from data.dataset import Dataset
+from data.modality import Modality
 from data.synthetic.cohort import CohortOptions
 from pipeline.config.options import Options
-from preprocessing.chain import Modality, PreprocessingOptions
+from preprocessing.chain import PreprocessingOptions
 
 Label = int | str
 

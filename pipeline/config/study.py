@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from data.modality import Modality
 from models.networks.factory import NetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import centred_on_network, network_of
@@ -24,7 +25,7 @@ from pipeline.training.computing import ComputingOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.tracking import TrackingOptions
-from preprocessing.chain import Modality, default_options
+from preprocessing.chain import default_options
 
 
 class ExecutionOptions(Options):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from data.modality import Modality
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.study_evidence import StudyEvidence
-from preprocessing.chain import Modality
 
 _NEEDED = ("nibabel", "pytorch-ignite", "fire", "safetensors")
 _NEEDED_BY_COPIES = ("scipy", "pydantic")

@@ -1,4 +1,8 @@
-"""The picture of a predicted case: three planes through the structure, with the mask and its uncertainty."""
+"""The picture of a predicted case: three planes through the largest piece of it, and the whole field of view.
+
+The upper rows show the scan and the entropy around the structure. The lowest one shows the whole field of view, and the
+mask as a shadow from all slices: what was found far away, rightly or not, is not out of view.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,16 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from data.plain_number import plain_number
 from data.volume import Volume
-from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
+from pipeline.deployment.dice_calibration import DiceEstimate
+from pipeline.report.overlay_figure import PLANES, Scene, shadow_figure, slice_figure
 
 _DPI = 110
 _INCHES = 2.6
 _MARGIN = 25.0
 _WARNING = "#ffb000"
+_ROWS = "rows: scan; predictive entropy; whole field of view with the mask of all slices"
 
 
 def draw_case(
@@ -44,8 +51,12 @@ def draw_case(
     nothing = np.broadcast_to(np.zeros((), dtype=np.uint8), mask.shape)
     share = entropy.array / np.float32(math.log(classes + 1))
     scene = Scene.oriented(image.array, nothing, mask.array, share, image.affine)
-    rows = [np.hstack([_tile(scene, plane, below) for plane in PLANES]) for below in (False, True)]
-    tiles = np.vstack(rows)
+    rows = [
+        [_tile(slice_figure(scene, plane, _MARGIN, entropy=below, inches=_INCHES)) for plane in PLANES]
+        for below in (False, True)
+    ]
+    rows.append([_tile(shadow_figure(scene, plane, inches=_INCHES)) for plane in PLANES])
+    tiles = np.vstack([np.hstack(row) for row in rows])
     headline, warnings = _texts(path.stem.removesuffix("_desc-graft_dseg"), structures, reasons)
     height, width = tiles.shape[0] / _DPI, tiles.shape[1] / _DPI
     room = 0.2 * (len(headline) + len(warnings)) + 0.15
@@ -58,8 +69,7 @@ def draw_case(
     figure.savefig(path, dpi=_DPI, facecolor="black", metadata={"Software": None})
 
 
-def _tile(scene: Scene, plane: str, uncertainty: bool) -> Any:
-    figure = slice_figure(scene, plane, _MARGIN, entropy=uncertainty, inches=_INCHES)
+def _tile(figure: Figure) -> Any:
     figure.set_dpi(_DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -72,7 +82,7 @@ def _texts(
     """The headline and the warnings, in lines that fit."""
     parts = [case]
     for name, own in structures.items():
-        dice = own["expected_dice"]
-        parts.append(f"{name} {own['volume_ml']:.3g} ml" + ("" if dice is None else f", expected Dice {dice:.2f}"))
-    headline = wrap("   ".join(parts) + "   (upper row: scan; lower row: predictive entropy)", 125)
+        dice = DiceEstimate(**own["dice"]).words(suspect=bool(reasons)) if own["dice"] else ""
+        parts.append(f"{name} {plain_number(own['volume_ml'])} ml" + (f", {dice}" if dice else ""))
+    headline = wrap("   ".join(parts) + f"   ({_ROWS})", 125)
     return headline, [line for reason in reasons for line in wrap(f"LOOK: {reason}", 125)]

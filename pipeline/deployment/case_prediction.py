@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.case import Case
 from data.errors import ModelError
-from data.image_file import write_volume
+from data.image_file import read_geometry, write_volume
 from data.volume import Volume
 from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
@@ -24,7 +24,7 @@ from pipeline.deployment.fingerprint import case_facts, voxel_ml
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.structure_facts import structure_facts
-from pipeline.deployment.suspicion import chain_reasons, check_modality, implausible_structures, unlike_training
+from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
 from pipeline.deployment.weight_passes import pass_count, weight_passes
 from pipeline.inference.dice_thresholds import mask_thresholds
 from pipeline.inference.native_maps import NativeMaps
@@ -40,6 +40,7 @@ from preprocessing.subject import Subject, load_subject
 
 ENTROPY, MUTUAL_INFORMATION, STANDARD_DEVIATION = "entropy", "mutual-information", "standard-deviation"
 _PREPARED, _PREDICTED = 0.1, 0.9
+Write = Callable[[Volume, Path], None]
 
 
 def predict_input(
@@ -64,7 +65,8 @@ def predict_input(
         found = _model(model, digest, device)
         about = found.description
         raw = load_subject(case, about.channels)
-        reasons = check_modality(case.name, raw.channels, about.modality, options.limits)
+        reasons = scan_reasons(case, raw.channels, about.modality, options.limits)
+        geometry = read_geometry(case.channels[raw.reference_name].path)
         chain = Chain(about.preprocessing)
         processed, records = chain.apply(raw)
         reasons += chain_reasons(records)
@@ -89,8 +91,9 @@ def predict_input(
         native = NativeMaps(chain, records, affine)
         spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
         thresholds = mask_thresholds(about.arm.mask, average.probability[1:].cpu().numpy(), spacing)
-        mask = _write_mask(folder, files, native, average, about.classes, options, thresholds)
-        entropy = _write_uncertainty(folder, files, native, average)
+        write = partial(write_volume, geometry=geometry)
+        mask = _write_mask(folder, files, native, average, about.classes, options, thresholds, write)
+        entropy = _write_uncertainty(folder, files, native, average, write)
         structures = structure_facts(
             mask,
             about.classes,
@@ -139,6 +142,7 @@ def _write_mask(
     classes: dict[str, int],
     options: PredictOptions,
     thresholds: Sequence[float] | None,
+    write: Write,
 ) -> Volume:
     """Writes the mask and, if asked for, the probabilities."""
 
@@ -146,21 +150,23 @@ def _write_mask(
         for number, name in enumerate(classes, start=1):
             volume = native(average.probability[number])
             if options.probabilities:
-                write_volume(volume, folder / files.probability(name))
+                write(volume, folder / files.probability(name))
             yield volume
 
     mask = native_mask(maps(), list(classes.values()), thresholds)
-    write_volume(mask, folder / files.mask)
+    write(mask, folder / files.mask)
     return mask
 
 
-def _write_uncertainty(folder: Path, files: CaseFiles, native: NativeMaps, average: PosteriorAverage) -> Volume:
+def _write_uncertainty(
+    folder: Path, files: CaseFiles, native: NativeMaps, average: PosteriorAverage, write: Write
+) -> Volume:
     """Writes the maps of uncertainty: the entropy, and with several draws what they disagree on."""
     entropy = native(average.predictive_entropy)
-    write_volume(entropy, folder / files.uncertainty(ENTROPY))
+    write(entropy, folder / files.uncertainty(ENTROPY))
     if average.count > 1:
-        write_volume(native(average.mutual_information), folder / files.uncertainty(MUTUAL_INFORMATION))
-        write_volume(native(average.standard_deviation), folder / files.uncertainty(STANDARD_DEVIATION))
+        write(native(average.mutual_information), folder / files.uncertainty(MUTUAL_INFORMATION))
+        write(native(average.standard_deviation), folder / files.uncertainty(STANDARD_DEVIATION))
     return entropy
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.config.options import Options
+from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile
 from pipeline.training.cached_case import CachedCase
 from preprocessing.step import Record
 
@@ -49,6 +50,10 @@ class CaseFacts(Options):
     """Volume of the mask in ml, at the scan's own size; without a mask, of the field of view."""
     structure_ml: dict[str, float] = Field(default_factory=dict)
     """Class → volume in ml, at the scan's own size."""
+    histogram: dict[str, tuple[float, ...]] = Field(default_factory=dict)
+    """Channel → quantiles inside the mask, standard deviations from the mean."""
+    tissues: dict[str, dict[str, float]] = Field(default_factory=dict)
+    """Channel → tissue → mean, standard deviations from that of the brain; of scans aligned to the template."""
 
 
 class TrainingFingerprint(Options):
@@ -70,6 +75,10 @@ class TrainingFingerprint(Options):
     """Volume of the mask."""
     structure_ml: dict[str, Span]
     """Class → volume; cases without the structure do not count."""
+    histogram: dict[str, TrainingProfile] = Field(default_factory=dict)
+    """Channel → form of the histogram; empty in models of before it was kept."""
+    tissues: dict[str, TrainingProfile] = Field(default_factory=dict)
+    """Channel → means of the tissues; empty where not all training cases have them."""
 
     @classmethod
     def of(cls, facts: Sequence[CaseFacts]) -> TrainingFingerprint:
@@ -84,7 +93,15 @@ class TrainingFingerprint(Options):
             after=_nested_spans([f.after for f in facts]),
             mask_ml=Span.over(f.mask_ml for f in facts),
             structure_ml=_flat_spans([{k: v for k, v in f.structure_ml.items() if v > 0} for f in facts]),
+            histogram=_profiles([f.histogram for f in facts]),
+            tissues=_profiles([{name: tuple(of.values()) for name, of in f.tissues.items()} for f in facts]),
         )
+
+
+def _profiles(rows: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, TrainingProfile]:
+    """Of the channels that all cases have."""
+    names = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: TrainingProfile.of([row[name] for row in rows]) for name in names}
 
 
 def _spans(rows: NDArray[Any]) -> tuple[Span, Span, Span]:
@@ -126,10 +143,12 @@ def case_facts(
         for name, facts in scaling.get("channels", {}).items()
     }
     inside = mask if mask.any() else np.ones_like(mask)
-    after = {}
+    after, histogram = {}, {}
     for name, channel in zip(channels, image, strict=True):
         values = channel[inside]
         after[name] = {"mean": float(values.mean(dtype=np.float64)), "std": float(values.std(dtype=np.float64))}
+        deviation = max(after[name]["std"], 1e-12)
+        histogram[name] = tuple(((np.quantile(values, LEVELS) - after[name]["mean"]) / deviation).tolist())
         levels = np.percentile(values, _PERCENTILES)
         after[name] |= {f"p{p:02d}": float(level) for p, level in zip(_PERCENTILES, levels, strict=True)}
     shape, spacing = raw_geometry(records, mask.shape, affine)
@@ -142,6 +161,8 @@ def case_facts(
         after=after,
         mask_ml=float(np.count_nonzero(inside)) * millilitres,
         structure_ml=volumes,
+        histogram=histogram,
+        tissues=next((r["tissues"] for r in records if r.get("tissues")), {}),
     )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from data.modality import Modality
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.config.options import Options
 from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from preprocessing.chain import Modality, PreprocessingOptions
+from preprocessing.chain import PreprocessingOptions
 
 FORMAT = 1
 """Version of the model folder. To be raised when a folder of before could be read wrongly or not at all."""

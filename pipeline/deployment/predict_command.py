@@ -12,10 +12,12 @@ from typing import Any
 import typer
 
 from data.errors import ConfigError, WorkspaceError
+from data.plain_number import plain_number
 from pipeline.config.reading import read_command_options
 from pipeline.deployment.bids_derivative import dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.case_prediction import predict_input
+from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.deployment.disk_space import full_disk_explained, is_full
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
@@ -173,7 +175,7 @@ def _unit(
         "files": workspace.file_digests.of_files(case.case.files()),
         "frames": [frame for _, frame in sources],
         "options": request.options.model_dump(mode="json"),
-        "version": 1,
+        "version": 2,
     } | ({"sources": list(files.sources)} if files.bids else {})
     arguments = {
         "case": case.case,
@@ -230,8 +232,16 @@ def _show(rows: Sequence[Row]) -> None:
         if row["state"] != "done":
             typer.echo(f"{row['case']}  {row['state']}  {row['message']}")
             continue
-        dice = f"  expected Dice {float(row['expected_dice']):.2f}" if row["expected_dice"] else ""
         look = f"  LOOK: {row['suspect']}" if row["suspect"] else ""
-        typer.echo(f"{row['case']}  {row['structure']} {float(row['volume_ml']):.3g} ml{dice}{look}")
+        volume = plain_number(float(row["volume_ml"]))
+        typer.echo(f"{row['case']}  {row['structure']} {volume} ml{_dice_shown(row)}{look}")
     if len(rows) > _SHOWN:
         typer.echo(f"and {len(rows) - _SHOWN} more lines in {TABLE}")
+
+
+def _dice_shown(row: Row) -> str:
+    if not row["dice"]:
+        return ""
+    error = float(row["dice_error"]) if row["dice_error"] else None
+    estimate = DiceEstimate(float(row["dice"]), error, 0, row["dice_basis"])
+    return f"  {estimate.words(suspect=bool(row['suspect']))}"

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.deployment.case_files import CaseFiles
+from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.storage.atomic import write_text
 from pipeline.storage.units import Outcome
 
 COLUMNS = (
-    "case", "state", "structure", "label", "volume_ml", "volume_low_ml", "volume_high_ml", "expected_dice",
-    "calibrated_dice", "dice_between_draws", "suspect", "mask", "message",
+    "case", "state", "structure", "label", "volume_ml", "volume_low_ml", "volume_high_ml", "dice",
+    "dice_error", "dice_basis", "suspect", "mask", "message",
 )  # fmt: skip
 Row = dict[str, str]
 
@@ -34,6 +35,8 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
         facts = json.loads((folder / files.key / files.facts).read_text(encoding="utf-8"))
         for structure, own in facts["structures"].items():
             low, high = own["volume_90_percent_ml"] or (None, None)
+            estimate = DiceEstimate(**own["dice"]) if own["dice"] else None
+            basis = estimate.basis if estimate else ""
             rows.append(
                 _row(
                     case=name,
@@ -43,9 +46,9 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
                     volume_ml=own["volume_ml"],
                     volume_low_ml=low,
                     volume_high_ml=high,
-                    expected_dice=own["expected_dice"],
-                    calibrated_dice=(own["calibrated_dice"] or {}).get("dice"),
-                    dice_between_draws=own["dice_between_draws"],
+                    dice=estimate.dice if estimate else None,
+                    dice_error=estimate.error if estimate else None,
+                    dice_basis=f"NOT for a suspect case: {basis}" if basis and facts["suspect"] else basis,
                     suspect="; ".join(facts["suspect"]),
                     mask=f"{files.key}/{files.mask}",
                 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from data.volume import Volume
-from pipeline.deployment.dice_calibration import DiceCalibration
+from pipeline.deployment.dice_calibration import DiceCalibration, unchecked
 from pipeline.inference.boundary_band import BAND, boundary_band, possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
 from pipeline.inference.expected_dice import DrawMasks, expected_dice
@@ -81,17 +82,30 @@ def structure_facts(
             "voxels": voxels,
             "volume_ml": voxels * mask.voxel_volume / 1000,
             "volume_90_percent_ml": None if interval is None else list(interval),
+            "dice": _estimate(calibration.get(name), expected),
             "expected_dice": _known(expected),
             "dice_between_draws": _known(draws.agreement(number)),
-            "calibrated_dice": _calibrated(calibration.get(name), expected),
+            "calibrated_dice": _on_the_line(calibration.get(name), expected),
         }
     return facts
 
 
-def _calibrated(line: DiceCalibration | None, expected: float) -> dict[str, float | int] | None:
-    if line is None or math.isnan(expected):
+def _estimate(calibration: DiceCalibration | None, expected: float) -> dict[str, Any] | None:
+    """The one number that is shown, `DiceEstimate`; the others are for those who look into the file."""
+    if math.isnan(expected):
         return None
-    return {"dice": line(expected), "residual": line.residual, "test_cases": line.cases}
+    return asdict(unchecked(expected) if calibration is None else calibration.estimate(expected))
+
+
+def _on_the_line(calibration: DiceCalibration | None, expected: float) -> dict[str, float | int] | None:
+    if calibration is None or math.isnan(expected):
+        return None
+    return {
+        "dice": calibration.line(expected),
+        "residual": calibration.residual,
+        "slope": calibration.slope,
+        "test_cases": calibration.cases,
+    }
 
 
 def _known(value: float) -> float | None:

@@ -4,53 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
+from data.case import Case
+from data.checks import value_range
+from data.checks.battery import case_findings
+from data.checks.finding import Level
+from data.checks.observation import observe_scan
 from data.errors import DataError
+from data.modality import Modality
+from data.plain_number import plain_number, plain_span
 from data.volume import Volume
+from pipeline.deployment.contrast_profile import other_contrast
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint
 from pipeline.deployment.predict_options import SuspicionLimits
-from preprocessing.chain import Modality
 from preprocessing.step import Record
 
 _AXES = ("left-right", "back-front", "down-up")
-_AIR, _WATER = -900.0, 200.0
-_SHARE = 0.01
+_FLAGGED_ERRORS = ("sform_qform",)
+"""Errors that leave a mask usable on the voxels of its scan: they are told, and the case is predicted."""
 
 
-def looks_like_ct(volume: Volume) -> bool:
-    """Whether the values look like Hounsfield units: a part near or below air (−1000), another near water (0)."""
-    air = float(np.mean(volume.array <= _AIR))
-    water = float(np.mean(np.abs(volume.array) <= _WATER))
-    return air >= _SHARE and water >= _SHARE
+def scan_reasons(case: Case, channels: Mapping[str, Volume], modality: Modality, limits: SuspicionLimits) -> list[str]:
+    """Runs the checks of `graft check` on a scan that is to be predicted.
 
-
-def check_modality(case: str, channels: Mapping[str, Volume], modality: Modality, limits: SuspicionLimits) -> list[str]:
-    """Compares raw intensities with the model's modality.
+    Args:
+        case: its files.
+        channels: its volumes, as they were read.
+        modality: the model's.
+        limits: whether a CT is refused by a model for MR.
 
     Returns:
-        reasons for suspicion.
+        reasons for suspicion: warnings, and errors that do not make the mask useless, those first.
 
     Raises:
-        DataError: a CT was given to a model for MR, and the limits refuse it.
+        DataError: the scan cannot be used as it is, such as one with a sheared affine, or a CT was given to a model
+            for MR, and the limits refuse it.
     """
-    reasons = []
-    for name, volume in channels.items():
-        lowest = float(volume.array.min())
-        if modality is Modality.CT:
-            if lowest > _AIR / 2:
-                reasons.append(f"{name}: the lowest value is {lowest:g}, so this is no CT in Hounsfield units with air")
-        elif looks_like_ct(volume):
-            share = float(np.mean(volume.array <= _AIR))
-            found = f"{name} looks like CT in Hounsfield units ({share:.0%} of the voxels at {_AIR:g} or below)"
-            if limits.refuse_other_modality:
-                raise DataError(
-                    f"case {case}: {found}",
-                    expected=f"the model's modality, {modality.value}",
-                    fix="use a model for CT, or flag only with --set limits.refuse_other_modality=false",
-                )
-            reasons.append(f"{found}, the model is for {modality.value}")
-    return reasons
+    findings = case_findings(observe_scan(case, channels, modality))
+    for finding in findings:
+        other = finding.check == value_range.CHECK and modality is not Modality.CT and limits.refuse_other_modality
+        if other:
+            raise DataError(
+                f"case {case.name}: {finding.found}",
+                expected=f"the model's modality, {modality.value}",
+                fix="use a model for CT, or flag only with --set limits.refuse_other_modality=false",
+            )
+        if finding.level is Level.ERROR and finding.check not in _FLAGGED_ERRORS:
+            raise DataError(f"case {case.name}: {finding.found}", fix=finding.fix)
+    worst_first = sorted(findings, key=lambda finding: -finding.level.rank)
+    return [finding.found for finding in worst_first if finding.level is not Level.INFO]
 
 
 def chain_reasons(records: Sequence[Record]) -> list[str]:
@@ -60,19 +61,20 @@ def chain_reasons(records: Sequence[Record]) -> list[str]:
 
 def unlike_training(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> list[str]:
     """Numbers of a scan that lie far from those of the training cases, each with the training span."""
-    return [*_geometry(facts, training, limits), *_intensities(facts, training, limits)]
+    contrast = other_contrast(facts, training, limits.contrast)
+    return [*contrast, *_geometry(facts, training, limits), *_intensities(facts, training, limits)]
 
 
 def _geometry(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> Iterator[str]:
     for axis, spacing, span in zip(_AXES, facts.spacing, training.spacing, strict=True):
         if _beyond(spacing, span, limits.size):
-            yield f"spacing {axis} is {spacing:.3g} mm, in training {_shown(span)} mm"
+            yield f"spacing {axis} is {plain_number(spacing)} mm, in training {_shown(span)} mm"
     extents = [n * s for n, s in zip(facts.shape, facts.spacing, strict=True)]
     for axis, extent, span in zip(_AXES, extents, training.extent, strict=True):
         if _beyond(extent, span, limits.size):
-            yield f"the field of view {axis} is {extent:.0f} mm, in training {_shown(span)} mm"
+            yield f"the field of view {axis} is {plain_number(extent)} mm, in training {_shown(span)} mm"
     if _beyond(facts.mask_ml, training.mask_ml, limits.size):
-        yield f"the mask has {facts.mask_ml:.0f} ml, in training {_shown(training.mask_ml)} ml"
+        yield f"the mask has {plain_number(facts.mask_ml)} ml, in training {_shown(training.mask_ml)} ml"
 
 
 def _intensities(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> Iterator[str]:
@@ -87,7 +89,7 @@ def _intensities(facts: CaseFacts, training: TrainingFingerprint, limits: Suspic
             yield f"{channel}: the {what} after scaling is {own[worst]:.2f}, in training {_shown(spans[worst])}"
         raw, mean = training.before.get(channel, {}).get("mean"), facts.before.get(channel, {}).get("mean")
         if raw is not None and mean is not None and raw.low > 0 > mean:
-            yield f"{channel}: the mean before scaling is {mean:.3g}, in training {_shown(raw)}"
+            yield f"{channel}: the mean before scaling is {plain_number(mean)}, in training {_shown(raw)}"
 
 
 def implausible_structures(volumes: Mapping[str, float], spans: Mapping[str, Span], factor: float) -> list[str]:
@@ -98,7 +100,7 @@ def implausible_structures(volumes: Mapping[str, float], spans: Mapping[str, Spa
         if volume == 0:
             reasons.append(f"no {name} found")
         elif span is not None and _beyond(volume, span, factor):
-            reasons.append(f"{name} has {volume:.3g} ml, in training {_shown(span)} ml")
+            reasons.append(f"{name} has {plain_number(volume)} ml, in training {_shown(span)} ml")
     return reasons
 
 
@@ -111,4 +113,4 @@ def _distance(value: float, span: Span) -> float:
 
 
 def _shown(span: Span) -> str:
-    return f"{span.low:.3g} to {span.high:.3g}"
+    return plain_span(span.low, span.high)

@@ -124,27 +124,73 @@ def slice_figure(
     Returns:
         The figure, without frame; letters say which side is which.
     """
+    figure, axes, across, up = _bare_axes(plane, inches)
     axis = PLANES.index(plane)
-    across, up = (a for a in range(3) if a != axis)
     index = int(scene.centre()[axis])
-    figure = Figure(figsize=(inches, inches), facecolor="black")
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_axis_off()
     low, high = scene.entropy_window if entropy else grey_window(scene.image)
     whole = np.where(scene.tissue, scene.entropy, low) if entropy else scene.image
-    shown = np.take(whole, index, axis=axis).astype(np.float32).T
-    # Pixel edges in mm, the centre of voxel 0 at 0, so that anisotropic voxels keep their shape.
-    (width, height), (dx, dy) = (whole.shape[across], whole.shape[up]), scene.spacing[[across, up]]
-    extent = (-dx / 2, (width - 0.5) * dx, -dy / 2, (height - 0.5) * dy)
-    axes.imshow(
-        shown, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
-        interpolation="nearest" if max(dx, dy) > 1.5 else "bilinear",
-    )  # fmt: skip
-    x, y = np.arange(width) * dx, np.arange(height) * dy
+    x, y = _show(scene, axes, np.take(whole, index, axis=axis), (across, up), (low, high))
     _contours(axes, np.take(scene.reference, index, axis=axis).T, x, y, REFERENCE, 2.0)
     _contours(axes, np.take(scene.prediction, index, axis=axis).T, x, y, PREDICTION, 1.3)
     middle, side = scene.window(margin)
-    cx, cy = middle[across] * dx, middle[up] * dy
+    _frame(scene, axes, plane, middle, side, radiological=radiological)
+    if entropy:
+        _scale_bar(axes, low, high)
+    return figure
+
+
+def shadow_figure(scene: Scene, plane: str, *, radiological: bool = False, inches: float = 2.2) -> Figure:
+    """Draws the slice of `slice_figure` in the whole field of view, with the outline of the mask of all slices.
+
+    Args:
+        scene: the case.
+        plane: one of `PLANES`.
+        radiological: the subject's left is on the right.
+        inches: side of the square figure.
+
+    Returns:
+        The figure, without frame; what lies in other slices only is filled, too, so that single voxels are seen.
+    """
+    figure, axes, across, up = _bare_axes(plane, inches)
+    axis = PLANES.index(plane)
+    cut = np.take(scene.image, int(scene.centre()[axis]), axis=axis)
+    x, y = _show(scene, axes, cut, (across, up), grey_window(scene.image))
+    shadow = (scene.prediction > 0).any(axis=axis).T
+    if shadow.any():
+        axes.contourf(x, y, shadow.astype(np.float32), levels=[0.5, 1.5], colors=[PREDICTION], alpha=0.35)
+        axes.contour(x, y, shadow.astype(np.float32), levels=[0.5], colors=[PREDICTION], linewidths=1.3)
+    extent = float((np.array(scene.image.shape) * scene.spacing).max())
+    _frame(scene, axes, plane, (np.array(scene.image.shape) - 1) / 2, extent, radiological=radiological)
+    return figure
+
+
+def _bare_axes(plane: str, inches: float) -> tuple[Figure, Axes, int, int]:
+    """A black square, and the image axes that run to the right and upwards in it."""
+    across, up = (a for a in range(3) if a != PLANES.index(plane))
+    figure = Figure(figsize=(inches, inches), facecolor="black")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    return figure, axes, across, up
+
+
+def _show(
+    scene: Scene, axes: Axes, cut: Array, directions: tuple[int, int], window: tuple[float, float]
+) -> tuple[Array, Array]:
+    """Draws a slice in mm; returns the positions of its voxel centres along both directions."""
+    (width, height), (dx, dy) = cut.shape, scene.spacing[list(directions)]
+    # Pixel edges in mm, the centre of voxel 0 at 0, so that anisotropic voxels keep their shape.
+    extent = (-dx / 2, (width - 0.5) * dx, -dy / 2, (height - 0.5) * dy)
+    axes.imshow(
+        cut.astype(np.float32).T, cmap="gray", vmin=window[0], vmax=window[1], origin="lower", extent=extent,
+        interpolation="nearest" if max(dx, dy) > 1.5 else "bilinear",
+    )  # fmt: skip
+    return np.arange(width) * dx, np.arange(height) * dy
+
+
+def _frame(scene: Scene, axes: Axes, plane: str, middle: Array, side: float, *, radiological: bool) -> None:
+    """Limits the view to a square of a side in mm about a point in voxel indices, with letters and a scale."""
+    across, up = (a for a in range(3) if a != PLANES.index(plane))
+    cx, cy = middle[across] * scene.spacing[across], middle[up] * scene.spacing[up]
     ends = (cx - side / 2, cx + side / 2)
     mirrored = radiological and plane != "sagittal"
     axes.set_xlim(ends[::-1] if mirrored else ends)
@@ -152,9 +198,6 @@ def slice_figure(
     axes.set_aspect("equal")
     left, right = _LETTERS[plane]
     _annotate(axes, (right, left) if mirrored else (left, right), side)
-    if entropy:
-        _scale_bar(axes, low, high)
-    return figure
 
 
 def grey_window(image: Array) -> tuple[float, float]:

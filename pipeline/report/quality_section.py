@@ -13,6 +13,8 @@ from pipeline.report.picture import thumbnail
 from pipeline.report.section import Material, Section
 from pipeline.report.study_files import folders, natural, read_json, read_mapping
 
+_SCAN = "scan"
+
 
 @dataclass(frozen=True)
 class CaseQuality:
@@ -21,7 +23,7 @@ class CaseQuality:
     Attributes:
         folder: where it lies.
         steps: names of the steps, in order.
-        suspect: (step, reason) pairs.
+        suspect: (step, reason) pairs; the step of what the checks doubt is `scan`.
         numbers: scalars of `qc.json`.
     """
 
@@ -49,21 +51,25 @@ def quality_section(material: Material) -> Section:
 def case_quality(folder: Path) -> CaseQuality:
     """Reads record and numbers of one case."""
     records = read_json(folder / "record.json") or []
-    suspect = [(str(r.get("step", "?")), str(reason)) for r in records for reason in r.get("suspect") or ()]
-    numbers = {k: v for k, v in read_mapping(folder / "qc.json").items() if isinstance(v, int | float | str)}
+    written = read_mapping(folder / "qc.json")
+    suspect = [(_SCAN, str(doubt)) for doubt in written.get("doubts") or ()]
+    suspect += [(str(r.get("step", "?")), str(reason)) for r in records for reason in r.get("suspect") or ()]
+    numbers = {k: v for k, v in written.items() if isinstance(v, int | float | str)}
     return CaseQuality(folder, tuple(str(r.get("step", "?")) for r in records), tuple(suspect), numbers)
 
 
 def _dataset(material: Material, name: str, cases: list[CaseQuality]) -> dict[str, Any]:
     by_step = Counter(step for case in cases for step in {step for step, _ in case.suspect})
     steps = list(dict.fromkeys(step for case in cases for step in case.steps))
+    doubted = [{"name": _SCAN, "suspect": by_step[_SCAN], "cases": len(cases)}] if by_step[_SCAN] else []
     order = sorted(cases, key=lambda c: (not c.suspect, -len(c.suspect), natural(c.folder.name)))
     pictured = [c for c in order if (c.folder / "qc.png").is_file()][: material.options.quality_cases]
     return {
         "name": name,
         "cases": len(cases),
         "suspect": sum(bool(c.suspect) for c in cases),
-        "steps": [{"name": s, "suspect": by_step[s], "cases": sum(s in c.steps for c in cases)} for s in steps],
+        "steps": doubted
+        + [{"name": s, "suspect": by_step[s], "cases": sum(s in c.steps for c in cases)} for s in steps],
         "pictures": [_pictured(material, case) for case in pictured],
         "unpictured": len(cases) - len(pictured),
         # A suspect case is named even if there is no room for its picture.

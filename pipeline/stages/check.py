@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.checks.battery import check_dataset
+from data.checks.battery import CONTENT_CHECKS, check_dataset
 from data.checks.finding import Finding, Level
 from data.dataset import Dataset
 from data.errors import DataError
@@ -85,6 +85,7 @@ def write_plan(
             foreground=sorted(values),
             splits=roles,
             jobs=jobs,
+            modality=config.datasets[names[0]].modality,
         )
         write_json(folder / f"{names[0]}.json", report.as_json())
         findings += [{"root": str(dataset.root.resolve()), **finding.as_json()} for finding in report.findings]
@@ -117,6 +118,14 @@ class Examination:
         cases = {case for patient in patients for case in pool[patient]}
         empty = [(folder, f) for folder, f in self.findings if f.check == "empty_label" and f.case in cases]
         return [(folder, finding) for folder, finding in empty if folder == root]
+
+    def doubts(self, root: Path) -> dict[str, list[str]]:
+        """Case of a folder → what its content says against it, though it can be used."""
+        found: dict[str, list[str]] = {}
+        for folder, finding in self.findings:
+            if folder == root.resolve() and finding.case is not None and finding.check in CONTENT_CHECKS:
+                found.setdefault(finding.case, []).append(f"{finding.found}; to fix it, {finding.fix}")
+        return found
 
     def bad_cases(self, root: Path) -> dict[str, str]:
         """Case of a folder → why it is unusable, in one sentence."""
@@ -169,10 +178,11 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
     execution = resources.execution(config)
+    modalities = {name: config.datasets[name].modality.value for name in datasets}
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "layout": noticed, "version": 4},
+        {"plan": plan, "files": files, "layout": noticed, "modalities": modalities, "version": 5},
         write_plan,
         {
             "datasets": datasets,

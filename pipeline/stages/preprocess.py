@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from data.case import Case
 from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
 from pipeline.report.quality_index import build_quality_index
+from pipeline.report.quality_section import case_quality
 from pipeline.stages import check
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
@@ -40,8 +40,11 @@ def preprocess_case(
     case: Case,
     channels: Sequence[str],
     options: PreprocessingOptions,
+    doubts: Sequence[str] = (),
 ) -> None:
     """Carries out the chain on one case and writes arrays, record, picture and numbers for quality control.
+
+    What the checks doubt of the scan itself is written beside what the steps found suspect.
 
     Raises:
         GraftError: the case cannot be read, or a step cannot be carried out on it.
@@ -57,7 +60,7 @@ def preprocess_case(
     about = {"affine": volumes[0].affine.tolist(), "channels": list(processed.channels), "case": case.name}
     save_arrays(folder / ARRAYS, arrays, about)
     write_json(folder / RECORD, records)
-    write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png"))
+    write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png", doubts))
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
@@ -75,7 +78,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     refused: list[Outcome] = []
     for name, cases in plan.used_cases().items():
         options = config.datasets[name].preprocessing
-        bad = examination.bad_cases(datasets[name].root)
+        bad, doubts = examination.bad_cases(datasets[name].root), examination.doubts(datasets[name].root)
         for case in map(datasets[name].case, cases):
             if case.name in bad:
                 refused.append(Outcome(f"{name}/{case.name}", "failed", message=bad[case.name]))
@@ -84,9 +87,11 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
                 "files": workspace.file_digests.of_files(case.files()),
                 "channels": list(plan.channels[name]),
                 "chain": options.model_dump(mode="json"),
-                "version": 1,
+                "version": 2,
             }
             arguments = {"case": case, "channels": tuple(plan.channels[name]), "options": options}
+            if case.name in doubts:
+                recipe["doubts"] = arguments["doubts"] = doubts[case.name]
             units.append(Unit(STAGE, f"{name}/{case.name}", recipe, preprocess_case, arguments))
     workspace.file_digests.save()
     done = run_stage(STAGE, units, workspace, execution)
@@ -100,10 +105,9 @@ def _suspects(units: Sequence[Unit], workspace: Workspace) -> dict[str, list[str
     """Case → reasons why its outcome is implausible."""
     found: dict[str, list[str]] = {}
     for unit in units:
-        path = workspace.unit_folder(STAGE, unit.key) / RECORD
-        if path.is_file():
-            for record in json.loads(path.read_text()):
-                found.setdefault(unit.key, []).extend(f"{record['step']}: {reason}" for reason in record["suspect"])
+        folder = workspace.unit_folder(STAGE, unit.key)
+        if (folder / RECORD).is_file():
+            found[unit.key] = [f"{step}: {reason}" for step, reason in case_quality(folder).suspect]
     return {key: reasons for key, reasons in found.items() if reasons}
 
 

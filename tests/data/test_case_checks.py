@@ -112,6 +112,14 @@ def disagreeing_forms(root: Path) -> None:
     change_header(root, change)
 
 
+def no_forms(root: Path) -> None:
+    for path in (image_of(root), label_of(root)):
+        header = nib.load(path).header.copy()
+        header["sform_code"] = header["qform_code"] = 0
+        content = nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None, header).to_bytes()
+        path.write_bytes(gzip.compress(content))
+
+
 def mirrored_forms(root: Path) -> None:
     change_header(root, lambda image: image.set_qform(image.affine @ np.diag([-1, 1, 1, 1]), code=1))
 
@@ -211,6 +219,7 @@ ERRORS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 
 WARNINGS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "forms apart": ("sform_qform", "8.66 mm apart; the sform is used", disagreeing_forms),
+    "no forms": ("no_form", "neither sform nor qform is set", no_forms),
     "micrometres": ("unit", "declares µm as its unit; which is impossible; mm are assumed", micrometres),
     "zero spacing": ("header", "pixdim[1,2,3] should be non-zero", zero_spacing),
     "spacing of no scanner": ("implausible_spacing", "0.0125 × 0.0125", spaced(0.0125)),

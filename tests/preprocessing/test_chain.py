@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from data.errors import PreprocessingError
+from data.modality import Modality
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions
-from preprocessing.chain import Chain, Modality, PreprocessingOptions, default_options
+from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.orientation import OrientationOptions
 from preprocessing.padding import PaddingOptions
 from preprocessing.registration import rotation_about

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.modality import Modality
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions
-from preprocessing.chain import Chain, Modality, default_options
+from preprocessing.chain import Chain, default_options
 from preprocessing.quality_control import case_numbers, case_picture
 from preprocessing.resampling import ResamplingOptions
 from preprocessing.subject import Subject

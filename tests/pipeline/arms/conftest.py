@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.modality import Modality
 from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterGrouping, FilterLayer, filter_layers, group_layers
 from models.networks.factory import build_network
@@ -31,7 +32,7 @@ from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
 from pipeline.training.cached_case import CachedCase
 from pipeline.training.patches import PatchOptions, PatchSampler
-from preprocessing.chain import Modality, default_options
+from preprocessing.chain import default_options
 
 NETWORK = ResidualUNetOptions(channels=(4, 6, 8), encoder_blocks=(0, 1, 2))
 PATCHES = PatchOptions(size=(16, 16, 16), batch=1)

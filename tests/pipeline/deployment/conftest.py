@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from data.image_file import write_volume
+from data.modality import Modality
 from data.volume import Volume
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
@@ -22,7 +23,7 @@ from pipeline.deployment.fingerprint import TrainingFingerprint, case_facts
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from preprocessing.chain import Chain, Modality, PreprocessingOptions, default_options
+from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.subject import Subject
 
 SHAPE = (17, 20, 14)

@@ -17,6 +17,7 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 from monai.data import MetaTensor
 
 from data.image_file import write_volume
+from data.modality import Modality
 from data.volume import Volume, reorient
 from models.networks.factory import NetworkOptions, build_network
 from models.networks.monai_networks import DynUNetOptions, SegResNetOptions, UNetOptions
@@ -32,7 +33,7 @@ from pipeline.deployment.network_grid import ToNetworkGridd
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.inference.dice_thresholds import MaskRule
-from preprocessing.chain import Modality, PreprocessingOptions, default_options
+from preprocessing.chain import PreprocessingOptions, default_options
 from preprocessing.cropping import CroppingOptions
 from preprocessing.intensity import IntensityOptions, Scaling
 from preprocessing.padding import PaddingOptions

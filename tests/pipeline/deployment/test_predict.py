@@ -21,15 +21,17 @@ import pipeline.deployment.case_prediction as case_prediction
 from data.errors import ConfigError, GraftError
 from data.image_file import write_volume
 from data.layouts.detection import read_dataset
+from data.modality import Modality
 from data.volume import Volume, reorient
 from pipeline.arms.choices import ArmOptions
 from pipeline.cli import main
+from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.native_mask import native_mask
 from pipeline.stages.stage import StageError
-from preprocessing.chain import Modality, default_options
+from preprocessing.chain import default_options
 from preprocessing.resampling import ResamplingOptions
 
 MakeModel = Callable[..., Path]
@@ -119,6 +121,10 @@ def test_maps_lie_on_the_scan_and_agree_with_the_mask(model: Path, write_scans: 
     assert low <= high
     assert cube["expected_dice"] == pytest.approx(2 * p[mask > 0].sum() / ((mask > 0).sum() + p.sum()), rel=1e-5)
     assert 0 < cube["dice_between_draws"] < 1
+    # One number is shown; of a model without test cases it is what the prediction expects of itself.
+    assert float(row["dice"]) == pytest.approx(cube["expected_dice"], rel=1e-5)
+    assert row["dice_error"] == ""
+    assert "the model knows no error" in row["dice_basis"]
     assert float(row["volume_low_ml"]) == pytest.approx(low, rel=1e-5)
     assert (folder / "a.png").read_bytes().startswith(b"\x89PNG")
 
@@ -203,6 +209,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 import pipeline.deployment.case_prediction as case_prediction
+from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 write = case_prediction.write_json
@@ -278,7 +285,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     write_scans(tmp_path / "in", ["a", "b", "c"])
     write = case_prediction.write_volume
 
-    def full(volume: Volume, path: Path) -> None:
+    def full(volume: Volume, path: Path, geometry: object = None) -> None:
         if path.name == "b_entropy.nii.gz":
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -427,3 +434,22 @@ def test_bids_datasets_of_several_commands_keep_their_links(model: Path, make_sc
         "one": ["bids:raw:sub-one/anat/sub-one_T1w.nii.gz"],
         "two": ["bids:raw2:sub-two/anat/sub-two_T1w.nii.gz"],
     }
+
+
+def test_no_dice_is_shown_for_a_suspect_case_without_a_warning(
+    make_model: MakeModel, write_scans: WriteScans, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    line = DiceCalibration.fit([0.5, 0.6, 0.7, 0.8, 0.9], [0.3, 0.45, 0.5, 0.6, 0.75])
+    model = make_model(tmp_path / "model", calibration={"cube": line})
+    (sound,) = run(model, path, output=tmp_path / "sound")
+    image = load(path)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nib.Nifti1Image(image.get_fdata(), None, image.header).to_filename(tmp_path / "in" / "b.nii.gz")
+    (suspect,) = run(model, tmp_path / "in" / "b.nii.gz", output=tmp_path / "suspect")
+    assert "both codes are 0" in suspect["suspect"]
+    assert suspect["dice_basis"].startswith("NOT for a suspect case")
+    assert sound["suspect"] == ""
+    assert sound["dice_basis"].startswith("expected Dice, corrected by the mean error of 5 test cases")
+    assert float(sound["dice_error"]) > 0
+    assert "NOT for a suspect case" in capsys.readouterr().out

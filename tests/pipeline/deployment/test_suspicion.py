@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.case import Case, ImageSource
 from data.errors import DataError
+from data.image_file import write_volume
+from data.modality import Modality
 from data.volume import Volume
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint, case_facts
 from pipeline.deployment.predict_options import SuspicionLimits
-from pipeline.deployment.suspicion import check_modality, implausible_structures, looks_like_ct, unlike_training
-from preprocessing.chain import Modality
+from pipeline.deployment.suspicion import implausible_structures, scan_reasons, unlike_training
 
 LIMITS = SuspicionLimits()
 
@@ -59,28 +61,21 @@ def test_raw_intensities_of_the_other_sign(training: TrainingFingerprint) -> Non
     assert unlike_training(case, spans, LIMITS) == ["T1: the mean before scaling is -500, in training 90 to 110"]
 
 
-def hounsfield() -> Volume:
+def test_a_ct_is_refused_by_a_model_for_mr_unless_told_otherwise(tmp_path: Path) -> None:
     array = np.full((10, 10, 10), -1000, np.float32)
     array[3:7, 3:7, 3:7] = 40
-    return Volume(array, np.eye(4))
-
-
-def test_ct_is_told_from_mr(make_scan: Callable[..., Volume]) -> None:
-    assert looks_like_ct(hounsfield())
-    mr = make_scan(0)
-    assert not looks_like_ct(mr)
-    # A z-scored or shifted MR has negative values, and no air at −1000.
-    assert not looks_like_ct(mr.with_array(mr.array - mr.array.mean()))
+    ct = Volume(array, np.eye(4))
+    write_volume(ct, tmp_path / "a.nii.gz")
+    case = Case("a", "a", {"T1": ImageSource(tmp_path / "a.nii.gz")})
     with pytest.raises(
         DataError, match=r"looks like CT in Hounsfield units \(94% of .*expected the model's modality, mr"
     ):
-        check_modality("a", {"T1": hounsfield()}, Modality.MR, LIMITS)
-    (reason,) = check_modality("a", {"T1": hounsfield()}, Modality.MR, SuspicionLimits(refuse_other_modality=False))
+        scan_reasons(case, {"T1": ct}, Modality.MR, LIMITS)
+    (reason,) = scan_reasons(case, {"T1": ct}, Modality.MR, SuspicionLimits(refuse_other_modality=False))
     assert "looks like CT" in reason
-    assert check_modality("a", {"T1": mr}, Modality.MR, LIMITS) == []
-    assert check_modality("a", {"CT": hounsfield()}, Modality.CT, LIMITS) == []
-    (reason,) = check_modality("a", {"CT": mr}, Modality.CT, LIMITS)
-    assert "no CT" in reason
+    assert scan_reasons(case, {"T1": ct}, Modality.CT, LIMITS) == []
+    (reason,) = scan_reasons(case, {"T1": ct.with_array(array + 1024)}, Modality.CT, LIMITS)
+    assert "with 1,024 added" in reason
 
 
 def test_structures_that_are_missing_or_of_a_strange_size() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from data.case import Case, ImageSource
 from data.errors import WorkspaceError
+from data.modality import Modality
 from data.splits import Split
 from data.volume import Volume, reorient, turned_like
 from pipeline.config.study import StudyConfig
@@ -28,7 +29,7 @@ from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import ARRAYS, CachedCase
-from preprocessing.chain import Chain, Modality, PreprocessingOptions, default_options
+from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.padding import PaddingOptions
 from preprocessing.resampling import ResamplingOptions
 from preprocessing.subject import load_subject

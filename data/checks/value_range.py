@@ -1,0 +1,47 @@
+"""Checks of the scale of grey values, of a case and of a cohort; the rule is that of `data.hounsfield`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from data.checks.finding import Finding, Level
+from data.checks.observation import CaseObservation
+from data.checks.summary import CaseSummary
+from data.hounsfield import channel_modality, range_fault
+from data.modality import Modality
+
+CHECK = "value_range"
+
+
+def check_value_range(case: CaseObservation) -> Iterator[Finding]:
+    """The values of an image are not of the modality that the study, or the channel's name, gives it."""
+    for name, volume in case.images.items():
+        modality = channel_modality(name, case.modality)
+        fault = None if modality is None else range_fault(volume.array, modality)
+        if fault is not None:
+            yield Finding(Level.WARNING, case.case.name, CHECK, f"{name}: {fault.text}", fault.fix)
+
+
+def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) -> Iterator[Finding]:
+    """Some cases hold Hounsfield units and others do not, though nobody says that the channel is CT.
+
+    Where the modality is known, each case is judged by itself (`check_value_range`).
+    """
+    for channel in dict.fromkeys(name for case in cases for name in case.scales):
+        if channel_modality(channel, modality) is not None:
+            continue
+        scales = {case.name: case.scales[channel] for case in cases if channel in case.scales}
+        # What is neither is a crop without air, which says nothing.
+        sound = [name for name, scale in scales.items() if scale.is_ct]
+        others = {name: scale.fault for name, scale in scales.items() if scale.fault is not None}
+        if not sound or not others:
+            continue
+        mostly_ct = 2 * len(sound) >= len(scales)
+        for name, fault in others.items():
+            if fault.is_ct or mostly_ct:
+                found = f"{channel}: {fault.text}; {len(sound)} of the {len(scales)} cases hold Hounsfield units"
+                yield Finding(Level.WARNING, name, CHECK, found, fault.fix)
+        if not mostly_ct:
+            for name in sound:
+                found = f"{channel}: looks like CT in Hounsfield units; {len(others)} of the {len(scales)} cases do not"
+                yield Finding(Level.WARNING, name, CHECK, found, "check that the case belongs to this dataset")

@@ -1,0 +1,24 @@
+"""Numbers as people read them: no exponents, thousands set apart, no digits that say nothing."""
+
+from __future__ import annotations
+
+import math
+
+
+def plain_number(value: float, digits: int = 3) -> str:
+    """Returns a number with at least `digits` significant ones, whole from 10^(digits − 1) on, e.g. `1,754` or `0.036`.
+
+    Trailing zeros after the point are left out: `2` and not `2.00`.
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    text = f"{value:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def plain_span(low: float, high: float, digits: int = 3) -> str:
+    """Returns e.g. `1,750 to 2,240`."""
+    return f"{plain_number(low, digits)} to {plain_number(high, digits)}"

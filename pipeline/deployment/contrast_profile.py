@@ -1,0 +1,81 @@
+"""Whether a scan has the contrast of the training cases: the form of its histogram, and the order of its tissues.
+
+A profile is a few numbers of a case in standard deviations; the training cases are kept as their mean and the largest
+distance of one of them to the mean of the others, so that no case is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.plain_number import plain_number
+from pipeline.config.options import Options
+
+if TYPE_CHECKING:
+    from pipeline.deployment.fingerprint import CaseFacts, TrainingFingerprint
+
+LEVELS = tuple(float(level) for level in np.linspace(0.02, 0.98, 25))
+"""Quantiles that the form of a histogram is described by."""
+_LEAST_HISTOGRAM, _LEAST_TISSUES = 0.15, 0.25
+"""Distances that count as none, standard deviations: a few training cases may be alike by chance."""
+
+
+class TrainingProfile(Options):
+    """Profiles of the training cases."""
+
+    mean: tuple[float, ...]
+    """Mean of each number."""
+    spread: float
+    """Largest distance of a case to the mean of the others; 0 for one case."""
+
+    @classmethod
+    def of(cls, profiles: Sequence[Sequence[float]]) -> TrainingProfile:
+        """Summarises the profiles of at least one case."""
+        rows = np.asarray(profiles, dtype=np.float64)
+        others = (rows.sum(axis=0) - rows) / max(len(rows) - 1, 1)
+        spread = max(map(_distance, rows, others)) if len(rows) > 1 else 0.0
+        return cls(mean=tuple(rows.mean(axis=0).tolist()), spread=spread)
+
+    def distance(self, profile: Sequence[float]) -> float:
+        """Mean absolute difference to the mean; of quantiles, the 1-Wasserstein distance of the histograms."""
+        return _distance(np.asarray(profile), np.asarray(self.mean))
+
+
+def _distance(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).mean())
+
+
+def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: float) -> Iterator[str]:
+    """Says which channels have another contrast than those of the training cases.
+
+    Args:
+        facts: of the case.
+        training: of the training cases; of a model that lacks the profiles nothing can be said.
+        factor: how many times farther than the training cases from each other a case may be.
+    """
+    for channel, profile in training.tissues.items():
+        own = facts.tissues.get(channel)
+        if own and profile.distance(tuple(own.values())) > max(factor * profile.spread, _LEAST_TISSUES):
+            yield f"{channel}: another contrast than in training ({_order(own)}; in training {_order_of(own, profile)})"
+    for channel, profile in training.histogram.items():
+        if channel in training.tissues and channel in facts.tissues:
+            # Lesions change the histogram more than another contrast does.
+            continue
+        away = profile.distance(facts.histogram[channel]) if channel in facts.histogram else 0.0
+        if away > max(factor * profile.spread, _LEAST_HISTOGRAM):
+            yield (
+                f"{channel}: the form of the histogram lies {plain_number(away, 2)} standard deviations from the "
+                f"training cases, which lie at most {plain_number(profile.spread, 2)} from each other"
+            )
+
+
+def _order(tissues: Mapping[str, float]) -> str:
+    """Tissues with their means, the brightest first."""
+    return ", ".join(f"{name} {value:.1f}" for name, value in sorted(tissues.items(), key=lambda item: -item[1]))
+
+
+def _order_of(own: Mapping[str, float], profile: TrainingProfile) -> str:
+    return _order(dict(zip(own, profile.mean, strict=True)))
