@@ -123,7 +123,8 @@ def intensity_step(array: NDArray) -> float | None:
     gaps = np.diff(values)
     step = float(gaps.min())
     # Counted from where two values are one step apart: the lowest may be that of the padding, far from all others.
-    offsets = np.abs(values - values[int(gaps.argmin())])
+    anchor = values[int(gaps.argmin())]
+    offsets = np.abs(values - anchor)
     # float32 rounds by up to 6e-8 of the value, a difference by twice that; the step has to stay well above it.
     rounding = 4e-7 * float(np.abs(values).max())
     if step <= 20 * rounding:
@@ -132,6 +133,10 @@ def intensity_step(array: NDArray) -> float | None:
         near = offsets <= max(16 * step, step * step / rounding)
         multiples = np.rint(offsets[near] / step)
         step = float((multiples @ offsets[near]) / (multiples @ multiples))
+    # Over the whole range, through no point in particular, rounding weighs least.
+    multiples = np.rint((values - anchor) / step)
+    multiples -= multiples.mean()
+    step = float((multiples @ values) / (multiples @ multiples))
     residual = np.abs(offsets - np.rint(offsets / step) * step).max()
     if residual > max(2 * rounding, 0.02 * step):
         return None

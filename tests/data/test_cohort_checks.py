@@ -174,7 +174,7 @@ def test_two_crops_of_one_scan_share_their_steps(msd_folder: Write) -> None:
 def test_the_step_between_grey_values_is_measured(step: float) -> None:
     counts = np.random.default_rng(0).integers(0, 3000, 20_000)
     values = (counts * step).astype(np.float32)
-    assert intensity_step(values) == pytest.approx(step, rel=5e-7)
+    assert intensity_step(values) == pytest.approx(step, rel=1e-7)
 
 
 def test_whole_numbers_fractions_and_continuous_values_have_no_step_of_their_own() -> None:
