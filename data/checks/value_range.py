@@ -40,8 +40,10 @@ def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) 
         for name, fault in others.items():
             if fault.is_ct or mostly_ct:
                 found = f"{channel}: {fault.text}; {len(sound)} of the {len(scales)} cases hold Hounsfield units"
-                yield Finding(Level.WARNING, name, CHECK, found, fault.fix)
+                # Another modality among CTs may be meant where none is named; an offset never is.
+                level = Level.WARNING if fault.is_ct else Level.INFO
+                yield Finding(level, name, CHECK, found, fault.fix)
         if not mostly_ct:
             for name in sound:
                 found = f"{channel}: looks like CT in Hounsfield units; {len(others)} of the {len(scales)} cases do not"
-                yield Finding(Level.WARNING, name, CHECK, found, "check that the case belongs to this dataset")
+                yield Finding(Level.INFO, name, CHECK, found, "check that the case belongs to this dataset")
