@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.checks import Finding, Level, check_dataset
+from data.checks.battery import check_dataset
+from data.checks.finding import Finding, Level
 from data.checks.stripped_head import stripped_brain_ml
 from data.hounsfield import hounsfield_fault, looks_like_ct, range_fault
 from data.image_file import write_volume
