@@ -78,11 +78,13 @@ def choose_label(root: Path, usable: Kinds, named: str | None) -> Kind | None:
         offered = [kind for kind in usable if named in (str(kind), kind.pipeline, kind.what)]
         found = f"{'several' if offered else 'no'} derivatives are the label kind {named!r}"
     if len(offered) > 1 or (named is not None and not offered):
-        offers = "; ".join(f"{kind} ({_cases_of(usable[kind])})" for kind in offered or usable)
+        listed = offered or list(usable)
+        offers = "; ".join(f"{kind} ({_cases_of(usable[kind])})" for kind in listed)
+        example = f' (`label_kind: "{listed[-1]}"`, say)' if listed else ""
         raise DataError(
             f"{root / DERIVATIVES}: {found}: {offers or 'there is none'}",
             expected="one kind of label",
-            fix="set `label_kind` of the dataset in the study, or name the label of each case in a CSV manifest",
+            fix=f"name it as `label_kind` of the dataset in the study{example}, or list the labels in a CSV manifest",
         )
     return next(iter(offered), None)
 

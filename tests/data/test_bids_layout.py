@@ -305,7 +305,7 @@ def test_two_kinds_of_label_are_an_error_that_names_them(tmp_path: Path) -> None
         read_dataset(tmp_path)
     offers = "fmriprep: dseg (2 cases); fmriprep: desc-aseg_dseg (1 case); manual/rater1: label-lesion_mask (1 case)"
     assert offers in caught.value.found
-    assert "`label_kind`" in caught.value.fix
+    assert '`label_kind: "manual/rater1: label-lesion_mask"`' in caught.value.fix
     for kind in ("manual/rater1: label-lesion_mask", "manual/rater1", "label-lesion_mask"):
         dataset = read_dataset(tmp_path, label_kind=kind)
         assert labels(dataset) == {"sub-01": "sub-01_label-lesion_mask", "sub-02": None}
