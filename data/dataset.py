@@ -9,11 +9,12 @@ from pathlib import Path
 from data.case import Case
 from data.checks.finding import Finding
 from data.errors import DataError
+from data.names import check_name, check_names
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The cases of one folder.
+    """The cases of one folder. Whatever the layout, its names obey the rule of `data.names`.
 
     Attributes:
         root: the folder.
@@ -23,6 +24,9 @@ class Dataset:
         label_names: value in the label map → name, the background (0) included.
         has_patients: whether `patients.csv` (or the layout itself) groups the cases; without it each case is a patient.
         findings: what the layout noticed and the checks report, such as files that are not used.
+
+    Raises:
+        DataError: a name breaks the rule, or two names of a kind could be taken for one.
     """
 
     root: Path
@@ -32,6 +36,13 @@ class Dataset:
     label_names: Mapping[int, str]
     has_patients: bool
     findings: tuple[Finding, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_names("case", (case.name for case in self.cases), self.root)
+        check_names("patient", {case.patient: None for case in self.cases}, self.root)
+        check_names("channel", self.channel_names, self.root)
+        for name in self.label_names.values():
+            check_name("label", name, self.root)
 
     def by_patient(self) -> dict[str, list[Case]]:
         """Patient → cases, patients in order of name."""
@@ -60,18 +71,28 @@ class Dataset:
         """Translates label names (in any case) or values into values, each once, in the given order.
 
         Raises:
-            DataError: a name or value that the dataset does not declare, or the background.
+            DataError: a name or value that the dataset does not declare, a name of two values, or the background.
         """
-        names = {name.lower(): value for value, name in self.label_names.items()}
+        names: dict[str, int] = {}
+        shared = set()
+        for value, name in self.label_names.items():
+            if names.setdefault(name.lower(), value) != value:
+                shared.add(name.lower())
         declared = ", ".join(f"{value} ({name})" for value, name in self.label_names.items() if value != 0)
         values = []
         for label in foreground:
-            value = names.get(label.lower()) if isinstance(label, str) else label
-            if value is None or value not in self.label_names or value == 0:
+            if isinstance(label, str) and label.lower() in shared:
+                raise DataError(
+                    f"{self.root}: label {label!r} is the name of several values",
+                    expected=f"one of {declared}",
+                    fix="name the value in `foreground` in the config",
+                )
+            found = names.get(label.lower()) if isinstance(label, str) else label
+            if found is None or found not in self.label_names or found == 0:
                 raise DataError(
                     f"{self.root}: label {label!r} is not declared",
                     expected=f"one of {declared}",
                     fix="correct `foreground` in the config, or declare the label in the dataset",
                 )
-            values.append(value)
+            values.append(found)
         return list(dict.fromkeys(values))

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from data.errors import DataError
 from data.image_header import ImageHeader, format_shape, refuse
+from data.input_file import require_regular_file
 from data.itk_file import itk_array, open_itk, write_itk
 from data.itk_header import read_itk_header
 from data.label_map import as_brain_mask, as_label_map
@@ -127,12 +128,9 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _format_of(path: Path) -> _Format:
     converter = "convert it to NIfTI, for example with dcm2niix"
-    if path.is_dir():
+    if os.path.isdir(path):
         raise refuse(path, "is a folder (DICOM series?)", "one image file", converter)
-    if not os.path.lexists(path) or (path.is_symlink() and not path.exists()):
-        raise refuse(path, "there is no such file", "an image file", "correct the path or restore the file")
-    if not path.is_file():
-        raise refuse(path, "is not a regular file", "an image file", "correct the path")
+    require_regular_file(path, "an image file")
     suffix = image_suffix(path)
     if suffix:
         if path.stat().st_size == 0:

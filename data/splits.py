@@ -140,21 +140,92 @@ def draw_split(
     Raises:
         DataError: there are too few labelled patients.
     """
-    of_target = _labelled_patients(target)
-    _require(target, len(of_target), {"target.test": test_patients, "target.pool": pool_patients})
-    order = _shuffled(of_target, seed, "split", "target")
-    test = _take(of_target, order, 0, test_patients)
-    pool = _take(of_target, order, test_patients, pool_patients)
-    shared = same_root(source, target)
-    of_source = _labelled_patients(source, excluded={*test, *pool} if shared else ())
-    used = (
-        f" beside the {test_patients} of `target.test` and the {pool_patients} of `target.pool` in the same folder"
-        if shared
-        else ""
-    )
-    _require(source, len(of_source), {"source.patients": source_patients}, used)
-    order = _shuffled(of_source, seed, "split", "source")
-    return Split(_take(of_source, order, 0, source_patients), pool, test)
+    pool, test = _draw_target(target, pool_patients, test_patients, seed)
+    used = f" beside the {test_patients} of `target.test` and the {pool_patients} of `target.pool` in the same folder"
+    elsewhere = {*test, *pool} if same_root(source, target) else set()
+    return Split(_draw_source(source, source_patients, seed, elsewhere, used), pool, test)
+
+
+def draw_source(
+    source: Dataset,
+    target: Dataset,
+    *,
+    source_patients: int,
+    pool_cases: Sequence[str],
+    test_cases: Sequence[str],
+    seed: int,
+) -> Split:
+    """Draws the source patients beside listed target cases.
+
+    If both datasets are one folder, the source is drawn among the patients that no listed case is of.
+
+    Args:
+        source: the source dataset.
+        target: the target dataset; may be the same folder.
+        source_patients: how many source patients (config key `source.patients`).
+        pool_cases: cases of the target pool (`target.pool_cases`).
+        test_cases: cases of the test set (`target.test_cases`).
+        seed: the study's seed.
+
+    Raises:
+        DataError: as `draw_split` and `split_from_cases`.
+    """
+    listed = split_from_cases(source, target, source_cases=(), pool_cases=pool_cases, test_cases=test_cases)
+    used = " beside those of `target.pool_cases` and `target.test_cases` in the same folder"
+    elsewhere = {*listed.pool, *listed.test} if same_root(source, target) else set()
+    drawn = _draw_source(source, source_patients, seed, elsewhere, used)
+    return Split(drawn, listed.pool_cases, listed.test_cases)
+
+
+def draw_target(
+    source: Dataset,
+    target: Dataset,
+    *,
+    source_cases: Sequence[str],
+    pool_patients: int,
+    test_patients: int,
+    seed: int,
+) -> Split:
+    """Draws the pool and the test patients beside listed source cases.
+
+    If both datasets are one folder, they are drawn among the patients that no listed case is of.
+
+    Args:
+        source: the source dataset.
+        target: the target dataset; may be the same folder.
+        source_cases: cases of the source (config key `source.cases`).
+        pool_patients: how many patients the target subsets are taken from (`target.pool`).
+        test_patients: how many test patients (`target.test`).
+        seed: the study's seed.
+
+    Raises:
+        DataError: as `draw_split` and `split_from_cases`.
+    """
+    listed = split_from_cases(source, target, source_cases=source_cases, pool_cases=(), test_cases=())
+    used = " beside those of `source.cases` in the same folder"
+    elsewhere = set(listed.source) if same_root(source, target) else set()
+    pool, test = _draw_target(target, pool_patients, test_patients, seed, elsewhere, used)
+    return Split(listed.source_cases, pool, test)
+
+
+def _draw_target(
+    target: Dataset, pool_patients: int, test_patients: int, seed: int, elsewhere: Collection[str] = (), used: str = ""
+) -> tuple[PatientCases, PatientCases]:
+    """Draws pool and test; `elsewhere` are patients who play another role, `used` names it."""
+    labelled = _labelled_patients(target, excluded=elsewhere)
+    wanted = {"target.test": test_patients, "target.pool": pool_patients}
+    _require(target, len(labelled), wanted, used if elsewhere else "")
+    order = _shuffled(labelled, seed, "split", "target")
+    return _take(labelled, order, test_patients, pool_patients), _take(labelled, order, 0, test_patients)
+
+
+def _draw_source(
+    source: Dataset, source_patients: int, seed: int, elsewhere: Collection[str], used: str
+) -> PatientCases:
+    """Draws the source patients; `elsewhere` are patients who play another role, `used` names it."""
+    labelled = _labelled_patients(source, excluded=elsewhere)
+    _require(source, len(labelled), {"source.patients": source_patients}, used if elsewhere else "")
+    return _take(labelled, _shuffled(labelled, seed, "split", "source"), 0, source_patients)
 
 
 def _listed(dataset: Dataset, names: Sequence[str], role: str) -> list[Case]:

@@ -13,7 +13,6 @@ from enum import StrEnum
 
 import torch
 import torch.nn.functional as functional
-from monai.losses import DiceLoss
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -53,6 +52,9 @@ class SegmentationLoss(nn.Module):
     """
 
     def __init__(self, options: SegmentationLossOptions) -> None:
+        # MONAI takes seconds to import, and a configuration needs no more of this file than its options.
+        from monai.losses import DiceLoss
+
         super().__init__()
         self.options = options
         self.dice = DiceLoss(

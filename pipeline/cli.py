@@ -106,10 +106,13 @@ def _stoppable() -> Iterator[None]:
 
 def _run(stage_names: list[str], path: Path, options: GlobalOptions, strict: bool = False) -> None:
     from pipeline.config.reading import read_config
+
+    # Before the stages are imported, and torch with them: a slip in the file is told at once.
+    config = read_config(path, options.overrides, options.workspace)
+
     from pipeline.stages.resources import Resources
     from pipeline.stages.sequence import Stage, run_stages
 
-    config = read_config(path, options.overrides, options.workspace)
     resources = Resources(options.jobs, options.device.value, strict)
     with _stoppable():
         workspace = run_stages([Stage(name) for name in stage_names], config, resources)
@@ -272,6 +275,19 @@ def version() -> None:
     typer.echo(graft_version())
 
 
+class _Printable(logging.Filter):
+    """Shows control characters of paths and names in messages as escapes, so that no terminal obeys them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        from data.names import printable
+
+        record.msg, record.args = "\n".join(map(printable, record.getMessage().split("\n"))), ()
+        return True
+
+
+_PRINTABLE = _Printable()
+
+
 def _set_up_logging() -> None:
     if sys.stderr.isatty():
         from rich.console import Console
@@ -281,6 +297,8 @@ def _set_up_logging() -> None:
         logging.basicConfig(level=logging.INFO, format="%(message)s", datefmt="%H:%M:%S", handlers=[handler])
     else:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for set_up in logging.getLogger().handlers:
+        set_up.addFilter(_PRINTABLE)
     for chatty in ("matplotlib", "nibabel", "torch", "nilearn", "PIL"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
@@ -292,6 +310,7 @@ def main(arguments: list[str] | None = None) -> int:
         0; 2 for an error that the user can fix, 130 after Ctrl-C, 1 for a bug.
     """
     from data.errors import GraftError
+    from data.names import printable
 
     global _state
     _state = replace(GlobalOptions(), debug=bool(os.environ.get("GRAFT_DEBUG")))
@@ -301,7 +320,7 @@ def main(arguments: list[str] | None = None) -> int:
     except GraftError as error:
         if _state.debug:
             logging.getLogger(__name__).exception("stopped")
-        typer.echo(f"graft: {error}", err=True)
+        typer.echo(f"graft: {printable(str(error))}", err=True)
         return error.exit_code
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)

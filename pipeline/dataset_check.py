@@ -16,6 +16,7 @@ from data.checks.battery import check_dataset
 from data.checks.finding import Finding, Level
 from data.checks.report import Presence, Report
 from data.layouts.detection import read_dataset
+from data.names import printable
 
 _MARKS = {
     Presence.PRESENT: "yes",
@@ -39,7 +40,7 @@ def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -
     """
     report = check_dataset(read_dataset(path), jobs=jobs or os.cpu_count() or 1)
     if as_json:
-        typer.echo(json.dumps(report.as_json(), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(report.as_json(), indent=1))
     else:
         _show(report)
     return report.exit_code(strict)
@@ -52,7 +53,7 @@ def _show(report: Report) -> None:
     console = Console(highlight=False, soft_wrap=True)
     grouped = "" if report.has_patients else " (no patients.csv: each case counts as a patient)"
     console.print(
-        f"{escape(str(report.root))}: layout {report.layout}, "
+        f"{escape(printable(str(report.root)))}: layout {report.layout}, "
         f"{len(report.table)} cases of {report.patients} patients{grouped}"
     )
     _show_table(console, report)
@@ -63,19 +64,21 @@ def _show(report: Report) -> None:
 
 def _show_table(console: Console, report: Report) -> None:
     """Says what most cases have, and lists the cases that differ from them."""
+    from rich.markup import escape
+
     rows = {case: tuple(row.values()) for case, row in report.table.items()}
     if not rows:
         return
     columns = list(next(iter(report.table.values())))
     usual, count = Counter(rows.values()).most_common(1)[0]
     there = [name for name, what in zip(columns, usual, strict=True) if what is Presence.PRESENT]
-    console.print(f"{count} of {len(rows)} cases have: {', '.join(there) or 'nothing that can be read'}")
+    console.print(f"{count} of {len(rows)} cases have: {escape(', '.join(there)) or 'nothing that can be read'}")
     others = {case: row for case, row in rows.items() if row != usual}
     if not others:
         return
-    table = Table("case", *columns)
+    table = Table("case", *map(escape, columns))
     for case, row in list(others.items())[:_SHOWN_CASES]:
-        table.add_row(case, *(_MARKS[what] for what in row))
+        table.add_row(escape(case), *(_MARKS[what] for what in row))
     console.print(table)
     if len(others) > _SHOWN_CASES:
         console.print(f"and {len(others) - _SHOWN_CASES} more (see them all with --json)")
@@ -94,7 +97,7 @@ def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
             continue
         colour = _COLOURS[finding.level]
         where = f"{finding.case}: " if finding.case else ""
-        text = escape(f"{finding.check}: {where}{finding.found}; {finding.fix}")
+        text = escape(printable(f"{finding.check}: {where}{finding.found}; {finding.fix}"))
         console.print(f"[{colour}]{finding.level.value}[/{colour}] {text}")
     for (level, check), count in hidden.items():
         console.print(

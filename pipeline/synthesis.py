@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from data.errors import ConfigError
 from data.synthetic.cohort import CohortOptions, synthesize
 from data.synthetic.cohort_kind import CohortKind
+from pipeline.config.faults import fault_at
 from pipeline.config.reading import set_key
 from pipeline.progress import StageProgress
 
@@ -49,9 +50,7 @@ def synthesize_cohort(
     try:
         options = CohortOptions.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the cohort"
-        raise ConfigError(f"graft synthesize: `{key}`: {first['msg'].removeprefix('Value error, ')}") from error
+        raise ConfigError(f"graft synthesize: {fault_at(error)}") from error
     folder = out.parent / f".progress-{out.name}"
     keys = [str(index) for index in range(cases)]
     with StageProgress("synthesize", dict.fromkeys(keys, 1.0), folder) as bar:

@@ -63,9 +63,8 @@ def case_picture(
     axes[1, 0].set_ylabel("result, template and label")
     _draw_histogram(axes[0, 3], raw, raw.mask, "before")
     _draw_histogram(axes[1, 3], processed, processed.mask, "after")
-    figure.suptitle(
-        _headline(numbers), fontsize=10, color="#b00020" if numbers["suspect"] or doubts else "black", wrap=True
-    )
+    colour = "#b00020" if numbers["suspect"] or doubts else "black"
+    figure.suptitle(_literal(_headline(numbers)), fontsize=10, color=colour, wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the software's name and version the same case gives the same bytes.
     figure.savefig(path, dpi=80, metadata={"Software": None})
@@ -164,6 +163,11 @@ def _interesting(volume: Volume, overlays: list[NDArray]) -> list[int]:
     return index
 
 
+def _literal(text: str) -> str:
+    """A `$` in the name of a case or channel begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def _draw_histogram(axis: Axes, subject: Subject, mask: Volume | None, title: str) -> None:
     for name, volume in subject.channels.items():
         same = mask is not None and mask.shape == volume.shape and bool(mask.array.any())
@@ -172,7 +176,7 @@ def _draw_histogram(axis: Axes, subject: Subject, mask: Volume | None, title: st
         values = (volume.array[inside] if inside.any() else volume.array.ravel()).astype(np.float64)
         low, high = (float(p) for p in np.percentile(values, [0.5, 99.5]))
         counts, edges = np.histogram(values, bins=80, range=(low, max(high, low + 1e-3)), density=True)
-        axis.stairs(counts, edges, label=name)
+        axis.stairs(counts, edges, label=_literal(name))
     axis.set_title(f"intensities {title}", fontsize=8)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)

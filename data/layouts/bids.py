@@ -15,6 +15,7 @@ from pathlib import Path
 from data.case import Case, ImageSource
 from data.checks.finding import Finding
 from data.dataset import Dataset
+from data.input_file import is_there
 from data.layouts.bids_file import BidsFile, closeness
 from data.layouts.bids_labels import (
     DERIVATIVES,
@@ -100,7 +101,7 @@ def _named_by(labels: Sequence[BidsFile]) -> Callable[[BidsFile], bool]:
 
 def _label_names(root: Path, cases: Sequence[Case], labels: Sequence[BidsFile]) -> tuple[dict[int, str], list[Finding]]:
     """Names from `dseg.tsv` (columns index, name), of a mask from what it is, else as for any layout."""
-    tables = [] if (root / LABELS_FILE).is_file() else _tables(root / DERIVATIVES, labels)
+    tables = [] if is_there(root / LABELS_FILE) else _tables(root / DERIVATIVES, labels)
     if tables:
         names: dict[int, str] = {}
         for table in tables:

@@ -6,15 +6,16 @@ Relative paths are relative to the manifest. `labels.csv` (value,name) beside it
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 from data.case import Case, ImageSource
 from data.dataset import Dataset
 from data.errors import DataError
-from data.layouts.csv_table import read_table
+from data.input_file import is_there
+from data.layouts.csv_table import has_columns, read_table
 from data.layouts.patients import PATIENTS_FILE, group_cases
 from data.layouts.undeclared_labels import LABELS_FILE, label_names_of
+from data.names import check_name
 
 _NO_CHANNEL = ("case", "patient", "label", "brain_mask")
 
@@ -43,12 +44,11 @@ class CsvManifestLayout:
                 )
             path = manifests[0]
         folder = path.parent
-        table = read_table(path, required=("case",))
+        table = read_table(path, required=("case",), optional=_NO_CHANNEL)
         channels = tuple(column for column in table.columns if column not in _NO_CHANNEL)
-        if not channels or "" in channels or not table.rows:
-            found = "no column for a channel" if not channels else "no case, or a column without a name"
+        if not channels or not table.rows:
             raise DataError(
-                f"{path}: has {found}",
+                f"{path}: has {'no case' if channels else 'no column for a channel'}",
                 expected="a column with the paths for each channel, and a line for each case",
                 fix="see the CSV layout in the documentation",
             )
@@ -61,7 +61,7 @@ class CsvManifestLayout:
                 )
             cases[case.name] = case
         own_patients = "patient" in table.columns
-        if own_patients and (folder / PATIENTS_FILE).is_file():
+        if own_patients and is_there(folder / PATIENTS_FILE):
             grouped, has_patients = tuple(sorted(cases.values(), key=lambda c: c.name)), True
         else:
             grouped, has_patients = group_cases(folder, list(cases.values()), grouped_by_layout=own_patients)
@@ -69,28 +69,31 @@ class CsvManifestLayout:
         return Dataset(folder, self.name, grouped, channels, label_names, has_patients, tuple(findings))
 
 
+    def explain(self, root: Path) -> None:
+        """Says why the CSV files of a folder that has no layout are no manifest; nothing where there are none.
+
+        Raises:
+            DataError: the fault of the first one, as if the file itself were named.
+        """
+        for file in _tables(root):
+            read_table(file, required=("case",), optional=_NO_CHANNEL)
+
+
+def _tables(root: Path) -> list[Path]:
+    """CSV files in the folder other than the tables of patients and labels."""
+    return [f for f in sorted(root.glob("[!.]*.csv")) if f.name not in (PATIENTS_FILE, LABELS_FILE)]
+
+
 def _manifests(root: Path) -> list[Path]:
-    """CSV files in the folder that have the column `case`, other than the tables of patients and labels."""
-    found = []
-    for file in sorted(root.glob("[!.]*.csv")):
-        if file.name in (PATIENTS_FILE, LABELS_FILE):
-            continue
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            first = stream.readline()
-        if any("case" in [cell.strip() for cell in row] for d in ",;\t" for row in csv.reader([first], delimiter=d)):
-            found.append(file)
-    return found
+    """Those that have the column `case`."""
+    return [file for file in _tables(root) if file.is_file() and has_columns(file, ("case",))]
 
 
 def _case(path: Path, number: int, row: dict[str, str], channels: tuple[str, ...]) -> Case:
     folder = path.parent
     name, patient = row["case"], row.get("patient", row["case"])
-    if not name or not patient or "/" in name:
-        raise DataError(
-            f"{path}: line {number} has the case {name!r} and the patient {patient!r}",
-            expected="names of cases and patients that are not empty, cases without `/`",
-            fix="correct that line",
-        )
+    check_name("case", name, f"{path}, line {number}")
+    check_name("patient", patient, f"{path}, line {number}")
     sources = {channel: ImageSource(folder / row[channel]) for channel in channels if row[channel]}
     if not sources:
         raise DataError(f"{path}: line {number} has no image", expected="a path for a channel", fix="fill in that line")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.input_file import is_there, read_json
 from data.layouts.ignored_labels import refuse_ignored
 from data.layouts.undeclared_labels import LARGEST_LABEL
 
@@ -20,17 +20,12 @@ def peek(root: Path) -> dict[str, Any] | None:
     """Returns the content of `dataset.json` if the folder has one.
 
     Raises:
-        DataError: it is not a JSON object.
+        DataError: it is no regular file, or not a JSON object.
     """
     path = root / DATASET_FILE
-    if not path.is_file():
+    if not is_there(path):
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error})", expected="a JSON file in UTF-8", fix="correct it at that place"
-        ) from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise _wrong(path, f"holds a {type(content).__name__}", "a JSON object", "see the layouts in the documentation")
     return content

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data.dataset import Dataset
 from data.errors import DataError
+from data.input_file import is_there, require_regular_file
 from data.layouts.bids import BidsLayout
 from data.layouts.csv_manifest import CsvManifestLayout
 from data.layouts.dataset_json import DATASET_FILE
@@ -14,7 +15,8 @@ from data.layouts.msd import MsdLayout
 from data.layouts.nnunet import NnunetLayout
 
 # The first that matches is taken: nnU-Net before MSD, whose key `training` nnU-Net 1 writes too.
-LAYOUTS: tuple[Layout, ...] = (NnunetLayout(), MsdLayout(), BidsLayout(), CsvManifestLayout())
+_CSV = CsvManifestLayout()
+LAYOUTS: tuple[Layout, ...] = (NnunetLayout(), MsdLayout(), BidsLayout(), _CSV)
 
 _DICOM_SUFFIXES = {".dcm", ".ima", ".dicom"}
 
@@ -25,12 +27,14 @@ def detect_layout(path: Path) -> Layout:
     Raises:
         DataError: there is no such path, or it is laid out in no known way.
     """
-    if not path.exists():
+    if not is_there(path):
         raise DataError(
             f"{path}: there is no such folder",
             expected="a dataset folder or a CSV manifest",
             fix="correct the path, or put the dataset there",
         )
+    if not path.is_dir():
+        require_regular_file(path, "a dataset folder or a CSV manifest")
     for layout in LAYOUTS:
         if layout.matches(path):
             return layout
@@ -40,6 +44,8 @@ def detect_layout(path: Path) -> Layout:
             expected="NIfTI, MetaImage or NRRD volumes in a known layout",
             fix="convert it to NIfTI, for example with dcm2niix",
         )
+    if path.is_dir():
+        _CSV.explain(path)
     described = path.is_dir() and (path / DATASET_FILE).is_file()
     unknown = f"{path / DATASET_FILE}: has neither `channel_names` nor `training`"
     raise DataError(

@@ -16,6 +16,7 @@ from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_stem, image_suffix
+from data.input_file import is_there
 from data.layouts.brain_masks import ready_made_mask
 from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
 from data.layouts.patients import group_cases
@@ -48,9 +49,9 @@ class NnunetLayout:
             if not isinstance(image, str) or not Path(image).name:
                 continue
             path = root / image
-            if path.exists():
+            if is_there(path):
                 return False
-            if path.with_name(f"{image_stem(path)}_0000{image_suffix(path)}").exists():
+            if is_there(path.with_name(f"{image_stem(path)}_0000{image_suffix(path)}")):
                 return True
         return False
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.case import Case
 from data.errors import DataError
+from data.input_file import is_there
 from data.layouts.csv_table import read_table
 
 PATIENTS_FILE = "patients.csv"
@@ -53,7 +54,7 @@ def group_cases(root: Path, cases: Sequence[Case], grouped_by_layout: bool = Fal
     """
     ordered = sorted(cases, key=lambda case: case.name)
     path = root / PATIENTS_FILE
-    if not path.is_file():
+    if not is_there(path):
         return tuple(ordered), grouped_by_layout
     patients = read_patients(path)
     missing = [case.name for case in ordered if case.name not in patients]

@@ -12,6 +12,7 @@ from data.case import Case
 from data.checks.finding import Finding, Level
 from data.errors import DataError
 from data.image_file import read_label
+from data.input_file import is_there
 from data.layouts.csv_table import read_table
 from data.layouts.ignored_labels import refuse_ignored
 
@@ -55,7 +56,7 @@ def label_names_of(root: Path, cases: Iterable[Case]) -> tuple[dict[int, str], l
         DataError: `labels.csv` is broken.
     """
     path = root / LABELS_FILE
-    if path.is_file():
+    if is_there(path):
         return read_label_table(path), []
     values: set[int] = set()
     for case in cases:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from data.errors import DataError
 from data.image_file import write_frames, write_volume
+from data.input_file import read_json
 from data.random_streams import random_stream
 from data.synthetic.abdomen import AbdomenOptions, make_abdomen
 from data.synthetic.anatomy import Head
@@ -227,8 +228,8 @@ def claim_folder(options: CohortOptions, out: Path) -> None:
     fix = "give another folder, or delete this one"
     if record.exists():
         try:
-            found = json.loads(record.read_text())["options_digest"]
-        except (ValueError, KeyError, TypeError) as error:
+            found = read_json(record)["options_digest"]
+        except (DataError, KeyError, TypeError) as error:
             raise DataError(
                 f"{record} is damaged ({error})", expected="the record of a synthetic cohort", fix=fix
             ) from error

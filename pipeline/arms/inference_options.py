@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -10,6 +10,7 @@ from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
+from pipeline.config.names import Apart, Name
 from pipeline.config.options import Options
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.training.loop import OptimiserOptions
@@ -18,7 +19,7 @@ from pipeline.training.loop import OptimiserOptions
 class InferenceOptions(Options):
     """Arms × target sizes × repeats."""
 
-    arms: dict[str, ArmOptions] = Field(
+    arms: Annotated[dict[Name, ArmOptions], Apart] = Field(
         default_factory=lambda: {
             name: ArmOptions.model_validate(resolve_arm(name, None))
             for name in (REFERENCE_ARM, "fine_tune", "dwp", DEFAULT_ARM)

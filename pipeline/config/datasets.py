@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
 from data.dataset import Dataset
 from data.modality import Modality
+from data.names import alike_fault, name_fault
 from data.synthetic.cohort import CohortOptions
+from pipeline.config.names import Apart, Name
 from pipeline.config.options import Options
 from preprocessing.chain import PreprocessingOptions
 
@@ -24,7 +27,7 @@ class DatasetOptions(Options):
     """Instead of a path: a synthetic cohort, made in the workspace."""
     modality: Modality
     """Chooses the default chain of preprocessing steps."""
-    channels: tuple[str, ...] | None = None
+    channels: Annotated[tuple[Name, ...], Field(min_length=1), Apart] | None = None
     """Channel names in the order of the network's input; all of the dataset's by default."""
     foreground: tuple[Label, ...] | dict[str, tuple[Label, ...]] = Field(min_length=1)
     """Labels (names or values) that count as foreground, together one class; or class name → labels."""
@@ -44,6 +47,19 @@ class DatasetOptions(Options):
     def _one_origin(self) -> DatasetOptions:
         if (self.path is None) == (self.synthetic is None):
             raise ValueError("a dataset has either `path` or `synthetic`")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_have_names_and_labels(self) -> DatasetOptions:
+        for name, labels in self.classes.items():
+            if not labels:
+                raise ValueError(f"the class {name!r} of `foreground` has no labels")
+            if fault := name_fault(name):
+                raise ValueError(
+                    f"the class name {name[:60]!r} {fault}: name the class, as in `foreground: {{lesion: [1, 2]}}`"
+                )
+        if fault := alike_fault(self.classes, "class"):
+            raise ValueError(fault)
         return self
 
     @property
@@ -69,7 +85,7 @@ class SourceOptions(Options):
     """Name of a dataset of this study."""
     patients: int | None = Field(default=None, ge=2)
     """Number of patients, drawn by the seed."""
-    cases: tuple[str, ...] | None = None
+    cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases by name."""
 
     @model_validator(mode="after")
@@ -88,14 +104,25 @@ class TargetOptions(Options):
     """Number of patients from whom the small training sets are drawn."""
     test: int | None = Field(default=None, ge=1)
     """Number of patients, the same for all arms, on whom every arm is tested."""
-    pool_cases: tuple[str, ...] | None = None
+    pool_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the pool by name."""
-    test_cases: tuple[str, ...] | None = None
+    test_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the test set by name."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> TargetOptions:
-        numbers, names = (self.pool, self.test), (self.pool_cases, self.test_cases)
-        if not (None not in numbers and names == (None, None)) and not (None not in names and numbers == (None, None)):
-            raise ValueError("give either `pool` and `test` (numbers) or `pool_cases` and `test_cases` (names)")
-        return self
+        given = {key for key in ("pool", "test", "pool_cases", "test_cases") if getattr(self, key) is not None}
+        if given in ({"pool", "test"}, {"pool_cases", "test_cases"}):
+            return self
+        for pool, test, example in (("pool", "test", "5"), ("pool_cases", "test_cases", "[case_07, case_08]")):
+            if given == {pool}:
+                raise ValueError(
+                    f"`{test}` is missing: the arms learn from patients of the pool and are measured on others, whom "
+                    f"none of them has seen; set some annotated patients aside, as in `{test}: {example}`"
+                )
+            if given == {test}:
+                raise ValueError(f"`{pool}` is missing: it says which patients the arms may learn from")
+        raise ValueError(
+            "give either the numbers `pool` and `test`, and the patients are drawn, or the lists `pool_cases` and "
+            "`test_cases`"
+        )

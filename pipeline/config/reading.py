@@ -1,4 +1,8 @@
-"""Reading a configuration: YAML, environment variables, overrides, and errors that name the key."""
+"""Reading a configuration: YAML, environment variables, overrides, and errors that name the key.
+
+The models of the options import torch, which takes seconds, so they are imported only when all that can be told without
+them is told.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,27 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from data.errors import ConfigError
-from pipeline.config.study import StudyConfig
+from data.input_file import DEEPEST
+from pipeline.config.faults import fault_at, first_fault
+from pipeline.config.yaml_file import parse_yaml, problem, read_yaml
+
+if TYPE_CHECKING:
+    from pipeline.config.study import StudyConfig
 
 CommandOptions = TypeVar("CommandOptions", bound=BaseModel)
+
+STUDY_KEYS = (
+    "name", "title", "seed", "workspace", "datasets", "source", "target", "preprocessing", "network", "patches",
+    "augmentation", "source_training", "computing", "tracking", "filters", "priors", "inference", "evaluation",
+    "report", "execution",
+)  # fmt: skip
+"""The keys of `StudyConfig`, known before it is imported."""
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -31,27 +47,21 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
     Raises:
         ConfigError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
     """
-    if not path.is_file():
-        raise ConfigError(
-            f"{path}: there is no such configuration",
-            expected="a YAML file",
-            fix="name one, such as configs/demo.yaml",
-        )
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise ConfigError(f"{path}{line}: is not valid YAML", expected="key: value pairs", fix="correct it") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: holds no keys", expected="key: value pairs", fix="start from configs/demo.yaml")
+    raw = read_yaml(path)
     _name_arms(raw)
     for override in overrides:
         set_key(raw, override)
     if workspace is not None:
         raw["workspace"] = str(workspace)
+    unknown = [str(key) for key in raw if key not in STUDY_KEYS]
+    if unknown:
+        raise _unknown(path, unknown[0], unknown[0], STUDY_KEYS, len(unknown))
+    filled_in = _filled_in(raw, path)
+
+    from pipeline.config.study import StudyConfig
+
     try:
-        return StudyConfig.model_validate(_filled_in(raw, path))
+        return StudyConfig.model_validate(filled_in)
     except ValidationError as error:
         raise _explained(error, path) from error
 
@@ -72,21 +82,22 @@ def set_key(raw: dict[str, Any], override: str) -> None:
         ConfigError: the text is no such assignment, or leads through a key that holds none.
     """
     key, sign, value = override.partition("=")
-    if not sign or not key:
-        raise ConfigError(f"--set {override}: is no assignment", expected="a.b=value", fix="correct it")
-    node = raw
+    shown = override if len(override) <= 200 else f"{override[:200]}…"
     *parents, last = key.split(".")
+    if not sign or not key or len(parents) > DEEPEST:
+        raise ConfigError(f"--set {shown}: is no assignment", expected="a.b=value", fix="correct it")
+    node = raw
     for part in parents:
         child = node.get(part)
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override}: `{part}` holds no keys", expected="a key that does", fix="correct it")
+            raise ConfigError(f"--set {shown}: `{part}` holds no keys", expected="a key that does", fix="correct it")
         node = child
     try:
-        node[last] = yaml.safe_load(value)
+        node[last] = parse_yaml(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML", fix="quote it") from error
+        raise ConfigError(f"--set {shown}: the value is not valid YAML ({problem(error)})", fix="quote it") from error
 
 
 def read_command_options(
@@ -109,9 +120,7 @@ def read_command_options(
     try:
         return model.model_validate(raw | dict(given or {}))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"graft {command}: `{key}`: {first['msg']}", fix=f"see docs/how-to/{command}.md") from error
+        raise ConfigError(f"graft {command}: {fault_at(error)}", fix=f"see docs/how-to/{command}.md") from error
 
 
 def _filled_in(value: Any, path: Path) -> Any:
@@ -149,6 +158,8 @@ def _follow(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
     Returns:
         the parts that a user writes (no tags of alternatives), and the keys that are known where all but the last lead.
     """
+    from pipeline.config.study import StudyConfig
+
     annotation: Any = StudyConfig
     written: list[str] = []
     known: list[str] = []
@@ -170,20 +181,26 @@ def _follow(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
 
 def _explained(error: ValidationError, path: Path) -> ConfigError:
     first = error.errors()[0]
-    location, known = _follow(first["loc"])
+    place, message = first_fault(error)
+    location, known = _follow(place)
     key = ".".join(location) or "the configuration"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(location[-1], known, n=1)
-        fix = f"write `{near[0]}`" if near else "remove or correct it"
-        expected = f"one of {', '.join(known)}" if known else "a known key"
-        return ConfigError(f"{path}: the key `{key}` is unknown{more}", expected=expected, fix=fix)
+        return _unknown(path, key, location[-1], known, error.error_count())
     if first["type"] == "missing":
         return ConfigError(f"{path}: the key `{key}` is missing{more}", expected="a value for it", fix="add it")
-    message = first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" is {value!r}" if isinstance(value, str | int | float | bool) else ""
     return ConfigError(f"{path}: `{key}`{shown}{more}: {message}", fix="correct the value")
+
+
+def _unknown(path: Path, key: str, last: str, known: Sequence[str], count: int) -> ConfigError:
+    near = difflib.get_close_matches(last, known, n=1)
+    return ConfigError(
+        f"{path}: the key `{key}` is unknown{f' (and {count - 1} more)' if count > 1 else ''}",
+        expected=f"one of {', '.join(known)}" if known else "a known key",
+        fix=f"write `{near[0]}`" if near else "remove or correct it",
+    )
 
 
 def as_yaml(config: StudyConfig) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from data.modality import Modality
 from models.networks.factory import NetworkOptions
@@ -16,6 +17,7 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
+from pipeline.config.names import Apart, Name
 from pipeline.config.options import Options
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.report.options import ReportOptions
@@ -28,13 +30,22 @@ from pipeline.training.tracking import TrackingOptions
 from preprocessing.chain import default_options
 
 
+class Backend(StrEnum):
+    """Where units are carried out, as joblib names it."""
+
+    LOKY = "loky"
+    """Processes on this machine."""
+    THREADING = "threading"
+    """Threads of the command's own process; for debuggers."""
+
+
 class ExecutionOptions(Options):
     """How units of work are carried out."""
 
     threads: int = Field(default=1, ge=1)
     """Threads of each unit. The results depend on it in the last bits; they never depend on the number of jobs."""
-    backend: str = "loky"
-    """Backend of joblib that the units go to."""
+    backend: Backend = Backend.LOKY
+    """Where the units are carried out."""
     workers: int | None = Field(default=None, ge=0)
     """Background processes of each training that draw its batches ahead; by default the cores that are left over."""
     checkpoint_steps: int = Field(default=500, ge=0)
@@ -46,7 +57,7 @@ class ExecutionOptions(Options):
 class StudyConfig(Options):
     """A study: arms × target sizes × repeats, and how its source networks and priors are made."""
 
-    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9._-]+$")
+    name: Name
     """Names the study and, by default, its workspace."""
     title: str = ""
     """A line for the report."""
@@ -54,7 +65,7 @@ class StudyConfig(Options):
     """All randomness of the study is a function of it."""
     workspace: Path | None = None
     """Folder of the results; `workspaces/NAME` by default."""
-    datasets: dict[str, DatasetOptions] = Field(min_length=1)
+    datasets: Annotated[dict[Name, DatasetOptions], Apart] = Field(min_length=1)
     """The datasets by name."""
     source: SourceOptions
     target: TargetOptions
@@ -102,24 +113,12 @@ class StudyConfig(Options):
             priors["densities"] = with_densities_of_arms(densities or {}, named_priors(arms))
         return {**raw, "priors": priors}
 
-    @field_validator("datasets")
-    @classmethod
-    def _plain_names(cls, value: dict[str, DatasetOptions]) -> dict[str, DatasetOptions]:
-        for name in value:
-            if not name.replace("_", "").replace("-", "").isalnum():
-                raise ValueError(f"the dataset name {name!r} must consist of letters, digits, - and _")
-        return value
-
     @model_validator(mode="after")
     def _known_references(self) -> StudyConfig:
         for role in ("source", "target"):
             dataset = getattr(self, role).dataset
             if dataset not in self.datasets:
                 raise ValueError(f"`{role}.dataset` is {dataset!r}, which is not one of {', '.join(self.datasets)}")
-        if (self.source.cases is None) != (self.target.pool_cases is None):
-            raise ValueError(
-                "list the cases of both source and target (`source.cases`, `target.pool_cases`), or of none"
-            )
         return self
 
     @model_validator(mode="after")

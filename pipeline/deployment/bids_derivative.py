@@ -13,10 +13,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from pipeline.deployment.case_files import DEFAULT_LINK, CaseFiles, bids_label
+from pipeline.deployment.case_files import DEFAULT_LINK, CaseFiles
+from pipeline.deployment.class_words import file_words
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.provenance import graft_version
+from pipeline.storage.spreadsheet_cell import escaped
 
 DESCRIPTION = "dataset_description.json"
 _NIFTI = ".nii.gz"
@@ -91,7 +93,9 @@ def write_derivative_files(
         "DatasetLinks": dict(links),
     }
     write_json(folder / DESCRIPTION, description)
-    lines = [f"{value}\t{name}\t{bids_label(name)}\n" for name, value in sorted(model.classes.items(), key=_by_value)]
+    words = file_words(model.classes, bids=True)
+    ordered = sorted(model.classes.items(), key=_by_value)
+    lines = [f"{value}\t{escaped(name)}\t{words[name]}\n" for name, value in ordered]
     write_text(folder / "desc-graft_dseg.tsv", "index\tname\tabbreviation\n" + "".join(lines))
     write_text(folder / ".bidsignore", "".join(f"{pattern}\n" for pattern in _IGNORED))
 

@@ -65,7 +65,7 @@ def draw_case(
     figure.figimage(tiles, 0, 0, origin="upper")
     for line, (text, colour) in enumerate([(t, "white") for t in headline] + [(t, _WARNING) for t in warnings]):
         top = 1 - (0.12 + 0.2 * line) / (height + room)
-        figure.text(0.1 / width, top, text, color=colour, fontsize=8, va="top")
+        figure.text(0.1 / width, top, text, color=colour, fontsize=8, va="top", parse_math=False)
     figure.savefig(path, dpi=_DPI, facecolor="black", metadata={"Software": None})
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from data.errors import DataError
+from pipeline.deployment.class_words import file_words
 from pipeline.deployment.input_cases import InputCase, bids_folder_and_prefix
 
 DEFAULT_LINK = "raw"
@@ -59,11 +60,12 @@ class CaseFiles:
         """Three planes with the mask and its uncertainty."""
         return f"{self.prefix}_desc-graft_dseg.png" if self.bids else f"{self.prefix}.png"
 
-    def probability(self, name: str) -> str:
-        """Probability of a class."""
+    def probabilities(self, classes: Iterable[str]) -> dict[str, str]:
+        """Class → its probability."""
+        words = file_words(classes, bids=self.bids)
         if self.bids:
-            return f"{self.prefix}_label-{bids_label(name)}_desc-graft_probseg.nii.gz"
-        return f"{self.prefix}_probability-{re.sub(r'[^A-Za-z0-9+-]+', '-', name)}.nii.gz"
+            return {name: f"{self.prefix}_label-{word}_desc-graft_probseg.nii.gz" for name, word in words.items()}
+        return {name: f"{self.prefix}_probability-{word}.nii.gz" for name, word in words.items()}
 
     def uncertainty(self, kind: str) -> str:
         """A map of uncertainty: `entropy`, `mutual-information` or `standard-deviation`."""
@@ -73,6 +75,18 @@ class CaseFiles:
         return f"{self.prefix}_{kind}.nii.gz"
 
 
-def bids_label(name: str) -> str:
-    """Returns a class name as a BIDS label: letters and digits alone."""
-    return re.sub(r"[^A-Za-z0-9]", "", name) or "structure"
+def require_apart(cases: Iterable[CaseFiles]) -> None:
+    """Refuses cases of which one would lie in the folder of another, which is replaced as a whole.
+
+    Raises:
+        DataError: names the two folders.
+    """
+    keys = {files.key for files in cases}
+    for key in sorted(keys):
+        for parent in PurePosixPath(key).parents:
+            if str(parent) in keys:
+                raise DataError(
+                    f"the results of {key!r} would lie in the folder of those of {str(parent)!r}",
+                    expected="names of cases that differ from those of folders of a BIDS dataset",
+                    fix="predict them into two folders",
+                )

@@ -145,12 +145,13 @@ def _write_mask(
     write: Write,
 ) -> Volume:
     """Writes the mask and, if asked for, the probabilities."""
+    names = files.probabilities(classes)
 
     def maps() -> Iterator[Volume]:
         for number, name in enumerate(classes, start=1):
             volume = native(average.probability[number])
             if options.probabilities:
-                write(volume, folder / files.probability(name))
+                write(volume, folder / names[name])
             yield volume
 
     mask = native_mask(maps(), list(classes.values()), thresholds)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_parts, image_stem, image_suffix, read_header
 from data.layouts.detection import LAYOUTS, detect_layout
+from data.names import RULE, alike, name_fault, printable
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
     found: list[InputCase] = []
     files: list[Path] = []
     for path in inputs:
-        if path.is_dir() or path.suffix.lower() == ".csv":
-            images = _images(path) if path.is_dir() else []
+        if os.path.isdir(path) or path.suffix.lower() == ".csv":
+            images = _images(path) if os.path.isdir(path) else []
             if images and not any(layout.matches(path) for layout in LAYOUTS):
                 files += images
                 _tell_skipped(path, images)
@@ -72,11 +72,12 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
                 found += _dataset_cases(detect_layout(path).read(path, labels=False), channels)
         else:
             files.append(path)
-    found += _file_cases(files, channels)
-    if twice := [name for name, count in Counter(case.name for case in found).items() if count > 1]:
+    found += [_plainly_named(case) for case in _file_cases(files, channels)]
+    if twice := alike(case.name for case in found):
+        both = f"both named {twice[0]!r}" if twice[0] == twice[1] else f"named {twice[0]!r} and {twice[1]!r}"
         raise DataError(
-            f"two inputs are both named {twice[0]!r}",
-            expected="names that differ, because results are named after them",
+            f"two inputs are {both}",
+            expected="names that differ in more than capital letters, because results are named after them",
             fix="predict them into two folders, or name them in a CSV manifest",
         )
     return sorted(found, key=lambda case: case.name)
@@ -101,7 +102,7 @@ def _each_once(files: Sequence[Path]) -> list[Path]:
 def _tell_skipped(folder: Path, images: Sequence[Path]) -> None:
     """Logs what lies beside the images of a folder and is not predicted."""
     known = {part for image in images for part in image_parts(image)}
-    skipped = sorted(_printable(p.name) for p in folder.iterdir() if p not in known and not p.name.startswith("."))
+    skipped = sorted(printable(p.name) for p in folder.iterdir() if p not in known and not p.name.startswith("."))
     if skipped:
         names = ", ".join(skipped[:_SHOWN]) + (f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else "")
         kinds = ", ".join(SUFFIXES)
@@ -113,7 +114,24 @@ def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]
         if finding.level is not Level.INFO:
             logger.warning("%s: %s (%s)", dataset.root, finding.found, finding.fix)
     bids = dataset.root if dataset.layout == BIDS else None
-    return [_named_case(case, channels, bids) for case in dataset.cases]
+    named = [_named_case(case, channels, bids) for case in dataset.cases]
+    return [_briefly_named(case) for case in named] if bids else named
+
+
+def _briefly_named(case: InputCase) -> InputCase:
+    """The results of a BIDS session begin with the name of its scan, whose entities may be many."""
+    fault = case.case and name_fault(bids_folder_and_prefix(case.case)[1])
+    return dataclasses.replace(case, case=None, fault=_odd_file_name(case, fault)) if fault else case
+
+
+def _plainly_named(case: InputCase) -> InputCase:
+    """Results are named after the file, so an odd file name is a fault of this case, and only of it."""
+    fault = name_fault(case.name)
+    return InputCase(case.name, None, _odd_file_name(case, fault)) if fault else case
+
+
+def _odd_file_name(case: InputCase, fault: str) -> str:
+    return str(DataError(f"{printable(case.name)}: the file name {fault}", expected=RULE, fix="rename the file"))
 
 
 def _named_case(case: Case, channels: Sequence[str], bids: Path | None) -> InputCase:
@@ -161,12 +179,7 @@ def _first_channel(file: Path) -> Path | None:
     if match is None:
         return None
     first = file.with_name(f"{match['case']}_0000{image_suffix(file)}")
-    return first if first.is_file() else None
-
-
-def _printable(name: str) -> str:
-    """The name of a file with bytes that are no UTF-8 spelt out."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+    return first if os.path.isfile(first) else None
 
 
 def _numbered_files(first: Path) -> list[Path]:
@@ -182,7 +195,7 @@ def _unnumbered_case(file: Path, channels: Sequence[str]) -> InputCase:
     if len(channels) == 1:
         return _unnamed_case(name, [ImageSource(file)], channels)
     frames: Sequence[int | None] = (None,)
-    if image_suffix(file) and file.is_file():
+    if image_suffix(file) and os.path.isfile(file):
         try:
             shape = read_header(file).volume_shape
         except DataError as error:
@@ -192,12 +205,6 @@ def _unnumbered_case(file: Path, channels: Sequence[str]) -> InputCase:
 
 
 def _unnamed_case(name: str, sources: Sequence[ImageSource], channels: Sequence[str]) -> InputCase:
-    if _printable(name) != name:
-        # No table, record or log could hold such a name.
-        found = f"{_printable(str(sources[0].path))}: its name is not valid UTF-8"
-        return InputCase(
-            _printable(name), None, str(DataError(found, expected="a name in UTF-8", fix="rename the file"))
-        )
     if len(sources) != len(channels):
         fault = DataError(
             f"{sources[0].path}: the scan has {len(sources)} channel{'s' if len(sources) != 1 else ''}",

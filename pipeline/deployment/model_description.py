@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, model_validator
 
 from data.modality import Modality
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
+from pipeline.config.names import Apart, Name
 from pipeline.config.options import Options
 from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint
@@ -20,11 +23,11 @@ FORMAT = 1
 class ModelOrigin(Options):
     """Where a model comes from: what the arm itself does not know of its study."""
 
-    study: str
+    study: Name
     """Name of the study."""
     modality: Modality
     """What kind of scan the target dataset holds."""
-    channels: tuple[str, ...] = Field(min_length=1)
+    channels: Annotated[tuple[Name, ...], Apart] = Field(min_length=1)
     """Channel names in the order of the network's input."""
     preprocessing: PreprocessingOptions
     """The chain of the target dataset."""
@@ -37,7 +40,7 @@ class ModelDescription(ModelOrigin):
     """Version of the format."""
     graft_version: str
     """Version of the program that wrote it."""
-    arm_name: str
+    arm_name: Name
     """Name of the arm in its study."""
     arm: ArmOptions
     """Its choices."""
@@ -49,7 +52,7 @@ class ModelDescription(ModelOrigin):
     """Which repeat of the study."""
     network: NetworkOptions
     """The network."""
-    classes: dict[str, int] = Field(min_length=1)
+    classes: Annotated[dict[Name, int], Apart] = Field(min_length=1)
     """Class name → its value in the masks; class number k of the network (from 1) is the k-th name."""
     patch: tuple[int, int, int]
     """Size of the sliding window in voxels."""
@@ -67,6 +70,12 @@ class ModelDescription(ModelOrigin):
     """What the training cases looked like."""
     calibration: dict[str, DiceCalibration] = Field(default_factory=dict)
     """Class → how the expected Dice relates to the real one on the study's test cases, where there were enough."""
+
+    @model_validator(mode="after")
+    def _one_seed_for_each_member(self) -> ModelDescription:
+        if len(self.seeds) != len(self.members):
+            raise ValueError(f"there are {len(self.members)} `members` and {len(self.seeds)} `seeds`")
+        return self
 
 
 def label_values(classes: dict[str, list[int]]) -> dict[str, int]:

@@ -10,7 +10,7 @@ Loading executes nothing: safetensors hold numbers, and the JSON is validated by
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,10 @@ import torch
 from pydantic import ValidationError
 
 from data.errors import ModelError
+from data.input_file import is_there, read_json, read_text
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
+from pipeline.config.faults import fault_at
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import temporary_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
@@ -80,9 +82,9 @@ def find_model(path: Path) -> Path:
         ModelError: there is no model.
     """
     for folder in (path, path / MODEL_FOLDER):
-        if (folder / DESCRIPTION).is_file():
+        if is_there(folder / DESCRIPTION):
             return folder
-    found = "there is no such folder" if not path.exists() else "holds no model"
+    found = "there is no such folder" if not os.path.exists(path) else "holds no model"
     raise ModelError(
         f"{path}: {found}",
         expected=f"a model folder with {DESCRIPTION}, such as workspaces/STUDY/infer/ARM/n05/repeat-0/model",
@@ -101,18 +103,13 @@ def read_description(path: Path) -> tuple[ModelDescription, str]:
     """
     folder = find_model(path)
     file = folder / DESCRIPTION
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: is damaged ({error})", expected="JSON", fix=_AGAIN) from error
+    raw = read_json(file, ModelError, _AGAIN)
     _require_format(file, raw)
     listed = _verify(folder)
     try:
         description = ModelDescription.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ModelError(f"{file}: `{key}`: {first['msg']}", expected="a valid description", fix=_AGAIN) from error
+        raise ModelError(f"{file}: {fault_at(error)}", expected="a valid description", fix=_AGAIN) from error
     if unlisted := set(description.members) - listed:
         raise ModelError(f"{folder / CHECKSUMS}: does not list {', '.join(sorted(unlisted))}", fix=_AGAIN)
     return description, file_digest(folder / CHECKSUMS)
@@ -168,10 +165,7 @@ def _verify(folder: Path) -> set[str]:
         ModelError: a file is missing, damaged or not listed.
     """
     path = folder / CHECKSUMS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: cannot be read ({error})", expected="checksums of all files", fix=_AGAIN) from error
+    lines = read_text(path, "checksums of all files", ModelError, fix=_AGAIN).splitlines()
     matches = [_LINE.fullmatch(line) for line in lines]
     listed = {match["name"]: match["digest"] for match in matches if match}
     if len(listed) != len(lines) or DESCRIPTION not in listed:

@@ -15,7 +15,7 @@ from data.errors import ConfigError, WorkspaceError
 from data.plain_number import plain_number
 from pipeline.config.reading import read_command_options
 from pipeline.deployment.bids_derivative import dataset_links, link_names, write_derivative_files
-from pipeline.deployment.case_files import CaseFiles
+from pipeline.deployment.case_files import CaseFiles, require_apart
 from pipeline.deployment.case_prediction import predict_input
 from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.deployment.disk_space import full_disk_explained, is_full
@@ -86,6 +86,7 @@ def predict(request: PredictRequest) -> list[Row]:
     cases = collect_cases(request.inputs, description.channels)
     if not cases:
         raise ConfigError("there is no scan to predict", expected="files, folders or datasets", fix="name some")
+    require_apart(CaseFiles.of(case) for case in cases if case.case is not None)
     with full_disk_explained(request.output):
         _refuse_foreign(request.output)
         _make_folder(request.output)

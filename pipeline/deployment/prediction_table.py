@@ -8,9 +8,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.storage.atomic import write_text
+from pipeline.storage.spreadsheet_cell import escaped
 from pipeline.storage.units import Outcome
 
 COLUMNS = (
@@ -58,7 +60,7 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
 
 def _row(**values: object) -> Row:
     def shown(value: object) -> str:
-        return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+        return "" if value is None else f"{value:.6g}" if isinstance(value, float) else printable(str(value))
 
     return {column: shown(values.get(column)) for column in COLUMNS}
 
@@ -68,5 +70,5 @@ def write_predictions(path: Path, rows: Sequence[Row]) -> None:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: escaped(cell) for column, cell in row.items()} for row in rows)
     write_text(path, stream.getvalue())

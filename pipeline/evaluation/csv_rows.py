@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from data.errors import WorkspaceError
 from pipeline.storage.atomic import write_text
+from pipeline.storage.spreadsheet_cell import escaped, unescaped
 
 Row = TypeVar("Row")
 
@@ -23,7 +24,7 @@ def _read_cell(kind: str, cell: str) -> object:
         return float(cell) if cell else math.nan
     if kind == "int | None":
         return int(cell) if cell else None
-    return int(cell) if kind == "int" else cell
+    return int(cell) if kind == "int" else unescaped(cell)
 
 
 def _cell(value: object) -> str:
@@ -31,7 +32,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, float):
         return "" if math.isnan(value) else repr(float(value))
-    return str(value)
+    return escaped(value) if isinstance(value, str) else str(value)
 
 
 def columns(row_type: type[Any]) -> tuple[str, ...]:
@@ -40,7 +41,10 @@ def columns(row_type: type[Any]) -> tuple[str, ...]:
 
 
 def write_rows(path: Path, row_type: type[Row], rows: Iterable[Row]) -> None:
-    """Writes a table atomically, in the order given; NaN and None become empty fields, infinity `inf`."""
+    """Writes a table atomically, in the order given; NaN and None become empty fields, infinity `inf`.
+
+    Text that looks like a formula is marked as text (`pipeline.storage.spreadsheet_cell`).
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     names = columns(row_type)

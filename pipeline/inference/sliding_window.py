@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from monai.inferers import SlidingWindowInferer
 from pydantic import Field
 
 from pipeline.config.options import Options
@@ -37,6 +36,9 @@ def predict_logits(
     Returns:
         logits `[K + 1, X, Y, Z]`, windows blended with Gaussian weights.
     """
+    # MONAI takes seconds to import, and a configuration needs no more of this file than its options.
+    from monai.inferers import SlidingWindowInferer
+
     window = SlidingWindowInferer(
         roi_size=tuple(patch),
         sw_batch_size=options.batch,

@@ -37,6 +37,8 @@ _STYLE: dict[Any, Any] = {
     # Text stays text in an SVG, so that it can be edited; fixed ids make equal figures equal bytes.
     "svg.fonttype": "none",
     "svg.hashsalt": "graft",
+    # Names of arms and classes may hold a `$`, which would otherwise begin a formula.
+    "text.parse_math": False,
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,

@@ -35,7 +35,7 @@ def traversal_figure(traversal: Traversal) -> Figure:
     """
     shown = traversal.filters[:MOST_AXES]
     rows = [
-        f"$z_{{{axis + 1}}}$" + ("" if activity > USED else "\nunused")
+        f"z{axis + 1}" + ("" if activity > USED else "\nunused")
         for axis, activity in zip(traversal.axes, traversal.activity, strict=True)
     ][:MOST_AXES]
     columns = [_step(step) for step in traversal.steps]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from data.errors import WorkspaceError
+from data import input_file
+from data.errors import ConfigError, WorkspaceError
+from pipeline.config.yaml_file import read_yaml
 from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
 
+_AGAIN = "delete its folder and run its stage again"
 History = dict[str, NDArray[np.float64]]
 
 
@@ -41,12 +42,7 @@ def read_json(path: Path) -> Any:
     Raises:
         WorkspaceError: the file is damaged.
     """
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+    return input_file.read_json(path, WorkspaceError, _AGAIN) if path.is_file() else None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -59,8 +55,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         value = read_json(path)
     else:
         try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            value = read_yaml(path) if path.is_file() else None
+        except ConfigError as error:
             raise _damaged(path, error) from error
     if value is not None and not isinstance(value, dict):
         raise _damaged(path, TypeError(f"it holds a {type(value).__name__}, not a mapping"))
@@ -87,9 +83,7 @@ def read_history(path: Path) -> History:
 
 
 def _damaged(path: Path, error: Exception) -> WorkspaceError:
-    return WorkspaceError(
-        f"{path}: cannot be read ({error})", expected="a whole file", fix="delete its folder and run its stage again"
-    )
+    return WorkspaceError(f"{path}: cannot be read ({error})", expected="a whole file", fix=_AGAIN)
 
 
 def nested(mapping: Mapping[str, Any], *keys: str, default: Any = None) -> Any:

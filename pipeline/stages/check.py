@@ -30,6 +30,8 @@ from pipeline.storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 FINDINGS = "findings.json"
+DATASETS = "datasets"
+"""Folder of the reports, so that no dataset has the name of another file."""
 
 
 def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str, tuple[str, ...]]:
@@ -87,7 +89,7 @@ def write_plan(
             jobs=jobs,
             modality=config.datasets[names[0]].modality,
         )
-        write_json(folder / f"{names[0]}.json", report.as_json())
+        write_json(folder / DATASETS / f"{names[0]}.json", report.as_json())
         findings += [{"root": str(dataset.root.resolve()), **finding.as_json()} for finding in report.findings]
         progress((position + 1) / len(folders))
     write_json(folder / FINDINGS, findings)

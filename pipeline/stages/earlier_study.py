@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from data.errors import ConfigError, ModelError, WorkspaceError
+from data.errors import ConfigError, DataError, ModelError, WorkspaceError
+from data.input_file import read_json
 from models.filters import FilterLayer
 from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.latent_prior import LatentPriorKind
 from pipeline.config.study import StudyConfig
+from pipeline.config.yaml_file import read_yaml
 from pipeline.stages import collect_filters
 from pipeline.storage.digest import file_digest
 from pipeline.storage.tensors import load_tensors
@@ -92,14 +92,13 @@ def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLa
 def _resolved(root: Path) -> dict[str, Any]:
     path = Workspace(root).resolved_config if root.is_dir() else root / "config.resolved.yaml"
     try:
-        resolved = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        return read_yaml(path)
+    except ConfigError as error:
         raise WorkspaceError(
             f"{path}: cannot be read, so {root} is no workspace to update priors from",
             expected="the workspace of a study whose `fit-priors` is done",
             fix="correct `priors.update_from`, or run the earlier study first",
         ) from error
-    return resolved if isinstance(resolved, dict) else {}
 
 
 def _require_same_layers(
@@ -114,8 +113,8 @@ def _require_same_layers(
         )
     path = root / collect_filters.STAGE / group / "summary.json"
     try:
-        found = list(json.loads(path.read_text())["layers"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = list(read_json(path)["layers"])
+    except (DataError, KeyError, TypeError) as error:
         raise WorkspaceError(
             f"{path}: this summary of the earlier study is missing or damaged",
             expected=f"its filters of the group {group!r}",

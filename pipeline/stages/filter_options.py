@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_validator
 
@@ -13,6 +13,7 @@ from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
+from pipeline.config.names import Apart, Name
 from pipeline.config.options import Options
 
 AUTO = "auto"
@@ -48,7 +49,7 @@ def _densities() -> dict[str, PriorOptions]:
 class PriorFitOptions(Options):
     """Which densities are fitted to each group, and what they are tested on."""
 
-    densities: dict[str, PriorOptions] = Field(default_factory=_densities, min_length=1)
+    densities: Annotated[dict[Name, PriorOptions], Apart] = Field(default_factory=_densities, min_length=1)
     """Name → density; an arm's `prior` is one of the names. What is given adds to the default ones or changes single
     settings of them; `null` removes one."""
     scaling: Scaling = Scaling.NONE

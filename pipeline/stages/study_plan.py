@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.dataset import Dataset
-from data.splits import Split, draw_split, nested_subsets, split_from_cases
+from data.splits import Split, draw_source, draw_split, draw_target, nested_subsets, split_from_cases
 from pipeline.config.study import StudyConfig
 from pipeline.storage.units import require_done
 from pipeline.storage.workspace import Workspace
@@ -80,28 +80,22 @@ class StudyPlan:
 
 
 def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
-    """Draws the split, or takes the listed one.
+    """Draws the patients of each side whose cases the study does not list.
 
     Raises:
         DataError: too few patients, unknown cases, or a patient on both sides.
     """
     source, target = datasets[config.source.dataset], datasets[config.target.dataset]
-    if config.source.cases is not None:
-        return split_from_cases(
-            source,
-            target,
-            source_cases=config.source.cases,
-            pool_cases=config.target.pool_cases or (),
-            test_cases=config.target.test_cases or (),
-        )
-    return draw_split(
-        source,
-        target,
-        source_patients=config.source.patients or 0,
-        pool_patients=config.target.pool or 0,
-        test_patients=config.target.test or 0,
-        seed=config.seed,
-    )
+    source_cases, source_patients = config.source.cases, config.source.patients or 0
+    listed = {"pool_cases": config.target.pool_cases or (), "test_cases": config.target.test_cases or ()}
+    drawn = {"pool_patients": config.target.pool or 0, "test_patients": config.target.test or 0, "seed": config.seed}
+    if config.target.pool_cases is None:
+        if source_cases is None:
+            return draw_split(source, target, source_patients=source_patients, **drawn)
+        return draw_target(source, target, source_cases=source_cases, **drawn)
+    if source_cases is None:
+        return draw_source(source, target, source_patients=source_patients, seed=config.seed, **listed)
+    return split_from_cases(source, target, source_cases=source_cases, **listed)
 
 
 def plan_folder(workspace: Workspace) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import accumulate, islice
 from pathlib import Path
 
 from data.errors import WorkspaceError
@@ -34,8 +36,26 @@ class Workspace:
         self.file_digests = FileDigests(root / "file-digests.json")
 
     def unit_folder(self, stage: str, key: str) -> Path:
-        """The folder of a unit, e.g. `infer/dwp/n05/repeat-0`."""
-        return self.root / stage / key
+        """The folder of a unit, e.g. `infer/dwp/n05/repeat-0`.
+
+        A unit replaces its folder, so this is the last defence against names that lead elsewhere (`data.names` is the
+        first): neither the workspace itself nor anything outside it is ever the folder of a unit.
+
+        Raises:
+            WorkspaceError: the folder would lie somewhere else, by its name or through a link.
+        """
+        folder = self.root / stage / key
+        steps = [*(stage.split("/") if stage else ()), *key.split("/")]
+        plain = all(step not in ("", ".", "..") for step in steps)
+        ways = accumulate(steps, os.path.join, initial=os.fspath(self.root))
+        # The workspace itself may be a link; `resolve` would follow it again for each of thousands of units.
+        if not plain or any(os.path.islink(way) for way in islice(ways, 1, None)):
+            raise WorkspaceError(
+                f"{folder}: does not lie in {self.root}",
+                expected="a folder of its own in there, and no link to another place",
+                fix="rename what it is named after, or remove the link",
+            )
+        return folder
 
     def synthetic_folder(self, cohort: str) -> Path:
         """Where the raw scans of a synthetic cohort lie."""

@@ -5,17 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-from monai.transforms import (
-    Compose,
-    Rand3DElasticd,
-    RandAdjustContrastd,
-    RandAffined,
-    RandFlipd,
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandScaleIntensityd,
-    RandSimulateLowResolutiond,
-)
 from pydantic import Field
 
 from pipeline.config.options import Options
@@ -61,6 +50,19 @@ class Augmentation:
     """
 
     def __init__(self, options: AugmentationOptions) -> None:
+        # MONAI takes seconds to import, and a configuration needs no more of this file than its options.
+        from monai.transforms import (
+            Compose,
+            Rand3DElasticd,
+            RandAdjustContrastd,
+            RandAffined,
+            RandFlipd,
+            RandGaussianNoised,
+            RandGaussianSmoothd,
+            RandScaleIntensityd,
+            RandSimulateLowResolutiond,
+        )
+
         both, image = ["image", "label"], ["image"]
         modes = ("bilinear", "nearest")
         transforms = []

@@ -350,7 +350,7 @@ def test_undeclared_labels_are_found_in_the_label_maps(tmp_path: Path) -> None:
     [
         ("case,label\na,b.nii\n", "no column for a channel"),
         ("case,T1\n", "no case"),
-        ("case,T1\n,a.nii\n", "line 2 has the case ''"),
+        ("case,T1\n,a.nii\n", "line 2: the case name '' is empty"),
         ("case,T1\na,\n", "line 2 has no image"),
         ("case,T1\na,x.nii\na,y.nii\n", "line 3 lists case 'a' again"),
         ("name,T1\na,x.nii\n", "no column `case`"),

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from data.case import Case
 from data.dataset import Dataset
 from data.errors import DataError
-from data.splits import Split, bootstrap_sample, draw_split, nested_subsets, split_from_cases
+from data.splits import (
+    Split,
+    bootstrap_sample,
+    draw_source,
+    draw_split,
+    draw_target,
+    nested_subsets,
+    split_from_cases,
+)
 
 LABEL = Path("label.nii.gz")
 
@@ -172,3 +180,29 @@ def test_networks_get_their_own_samples_with_the_expected_share_out_of_bag() -> 
 def test_no_patients_is_an_error() -> None:
     with pytest.raises(DataError, match="no patients"):
         bootstrap_sample([], 0, 0)
+
+
+def test_the_source_is_drawn_beside_listed_target_cases() -> None:
+    one = cohort("/data/one", 8, unlabelled=("c07_1",))
+    target = {"pool_cases": ["c01_0", "c02_0"], "test_cases": ["c03_1"]}
+    split = draw_source(one, one, source_patients=4, seed=3, **target)
+    assert (split.pool_cases, split.test_cases) == ({"P01": ("c01_0",), "P02": ("c02_0",)}, {"P03": ("c03_1",)})
+    assert {*split.source} == {"P00", "P04", "P05", "P06"}
+    assert split.source_cases["P00"] == ("c00_0", "c00_1")
+    assert draw_source(one, one, source_patients=3, seed=3, **target).source == split.source[:3]
+    with pytest.raises(DataError, match=r"only 4 labelled .* beside those of `target.pool_cases` and"):
+        draw_source(one, one, source_patients=5, seed=3, **target)
+    assert len(draw_source(cohort("/data/two", 8), one, source_patients=8, seed=3, **target).source) == 8
+    with pytest.raises(DataError, match="is on both sides"):
+        draw_source(one, one, source_patients=1, pool_cases=["c01_0"], test_cases=["c01_1"], seed=3)
+
+
+def test_the_target_is_drawn_beside_listed_source_cases() -> None:
+    one = cohort("/data/one", 6)
+    split = draw_target(one, one, source_cases=["c01_0", "c02_0"], pool_patients=2, test_patients=2, seed=3)
+    assert split.source_cases == {"P01": ("c01_0",), "P02": ("c02_0",)}
+    assert {*split.pool, *split.test} == {"P00", "P03", "P04", "P05"}
+    with pytest.raises(DataError, match=r"only 4 labelled .* beside those of `source.cases`"):
+        draw_target(one, one, source_cases=["c01_0", "c02_0"], pool_patients=3, test_patients=2, seed=3)
+    other = draw_target(cohort("/b", 6), one, source_cases=["c01_0"], pool_patients=3, test_patients=3, seed=3)
+    assert len({*other.pool, *other.test}) == 6

@@ -255,3 +255,61 @@ def test_a_batch_goes_on_without_the_cases_that_are_damaged(
     assert len(expected - done) == 2
     page = (tmp_path / "workspace" / "preprocess" / "index.html").read_text(encoding="utf-8")
     assert "2 failed" in page
+
+
+@pytest.mark.parametrize("name", [".", "..", "../../victim"])
+def test_a_case_whose_name_leads_elsewhere(
+    refused: Refused, checked: dict, cohort: Path, tmp_path: Path, name: str
+) -> None:
+    path = cohort / "dataset.json"
+    content = json.loads(path.read_text())
+    entries = {
+        f"case_{i}": {"images": [f"imagesTr/case_{i}.nii.gz"], "label": f"labelsTr/case_{i}.nii.gz"} for i in range(8)
+    }
+    entries[name] = {"images": ["imagesTr/case_8.nii.gz"], "label": "labelsTr/case_8.nii.gz"}
+    labels = {label: int(value) for value, label in content["labels"].items()}
+    path.write_text(json.dumps({"channel_names": {"0": "T1"}, "labels": labels, "dataset": entries}))
+    (cohort / "patients.csv").unlink()
+    before = sorted(tmp_path.rglob("*"))
+    for command in ("check", "preprocess", "run"):
+        sentence = refused(command=command)
+        assert f"the case name {name!r}" in sentence
+    assert kept(checked, tmp_path)
+    assert [p for p in before if not p.exists()] == []
+
+
+def test_the_source_is_drawn_beside_listed_target_cases(
+    cohort: Path, write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    target = {"dataset": "right", "pool_cases": ["case_0", "case_1", "case_2"], "test_cases": ["case_3", "case_4"]}
+    config = write_study(tmp_path / "tiny.yaml", cohort)
+    override = f"target={json.dumps(target)}"
+    workspace = tmp_path / "workspace"
+    arguments = [str(config), "--set", override, "--workspace", str(workspace), "--jobs", "1"]
+    assert main(["check", *arguments]) == 0
+    split = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
+    assert set(split["pool"]) | set(split["test"]) == {"P0", "P1", "P2", "P3", "P4"}
+    assert len(split["source"]) == 3
+    assert set(split["source"]) <= {"P5", "P6", "P7", "P8"}
+
+
+def test_a_dataset_named_like_a_file_of_the_check(
+    cohort: Path, write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    entry = {"path": str(cohort), "modality": "mr", "foreground": ["left"]}
+    config = write_study(tmp_path / "tiny.yaml", cohort, datasets={"study": entry}, source={"dataset": "study"})
+    arguments = [str(config), "--workspace", str(tmp_path / "workspace"), "--jobs", "1"]
+    assert main(["check", *arguments]) == 0
+    assert "split" in json.loads((tmp_path / "workspace" / "check" / "study" / "study.json").read_text())
+    assert main(["check", *arguments]) == 0
+
+
+def test_names_of_cases_and_channels_are_no_markup(cohort: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [f"[red]{i},imagesTr/case_{i}.nii.gz,labelsTr/case_{i}.nii.gz" for i in range(3)]
+    table = cohort / "cases.csv"
+    table.write_text("\n".join(["case,T1[red],label", *rows, "[red]3,imagesTr/none.nii.gz,"]) + "\n")
+    (cohort / "patients.csv").unlink()
+    assert main(["check", str(table)]) == 2
+    shown = capsys.readouterr().out
+    assert "[red]3" in shown
+    assert "T1[red]" in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -249,3 +250,15 @@ def test_the_version_is_that_of_the_distribution(capsys: pytest.CaptureFixture) 
     assert main(["version"]) == 0
     assert capsys.readouterr().out.strip() == importlib.metadata.version("graft-seg")
     assert cli.app.info.name == "graft"
+
+
+def test_control_characters_of_a_path_do_not_reach_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main(["check", str(tmp_path / "a\x1b[31m\nb")]) == 2
+    error = capsys.readouterr().err
+    assert "a\\x1b[31m\\nb: there is no such folder" in error
+    assert "\x1b" not in error
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s\nsecond line", ("\x1b[31m",), None)
+    assert all(handler.filter(record) for handler in logging.getLogger().handlers)
+    assert record.getMessage() == "\\x1b[31m\nsecond line"

@@ -126,9 +126,25 @@ def test_reference_sizes_need_the_arm_that_has_them(write: Write) -> None:
     assert (inference.sizes_of("random"), inference.sizes_of("dwp")) == ((1, 2), (1,))
 
 
-def test_listed_cases_are_for_both_sides(write: Write) -> None:
-    path = write(source={"patients": None, "cases": ["x", "y"]})
-    assert "`source.cases`, `target.pool_cases`" in refused(path)
+def test_cases_may_be_listed_on_one_side(write: Write) -> None:
+    assert read_config(write(source={"patients": None, "cases": ["x", "y"]})).target.pool == 2
+    target = {"pool": None, "test": None, "pool_cases": ["x", "y"], "test_cases": ["z"]}
+    assert read_config(write(target=target)).source.patients == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"test": None}, ["`test` is missing", "measured on others", "`test: 5`"]),
+        ({"pool": None, "test": None, "pool_cases": ["a", "b"]}, ["`test_cases` is missing", "`test_cases: [case_07"]),
+        ({"pool": None}, ["`pool` is missing", "may learn from"]),
+        ({"pool": None, "test": None}, ["either the numbers `pool` and `test`", "or the lists"]),
+        ({"test_cases": ["z"]}, ["either the numbers `pool` and `test`"]),
+    ],
+)
+def test_what_is_missing_of_the_target_is_said(write: Write, target: dict, words: list[str]) -> None:
+    sentence = refused(write(target=target))
+    assert all(word in sentence for word in words), sentence
 
 
 def test_overrides_win_over_the_file_and_later_over_earlier(write: Write) -> None:
@@ -186,7 +202,7 @@ def test_a_file_that_is_no_study_is_refused(tmp_path: Path, text: str, words: li
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert f"{tmp_path / 'none.yaml'}: there is no such configuration" in refused(tmp_path / "none.yaml")
+    assert f"{tmp_path / 'none.yaml'}: there is no such file" in refused(tmp_path / "none.yaml")
 
 
 def test_the_resolved_study_reads_back_equal(write: Write, tmp_path: Path) -> None:

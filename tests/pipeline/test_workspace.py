@@ -100,3 +100,35 @@ def test_damaged_provenance_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text('{"stages": ')
     start_provenance(Workspace(tmp_path), seed=1, device="cpu")
     assert read_provenance(Workspace(tmp_path))["seed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "key"),
+    [
+        ("", "."),
+        ("", ".."),
+        ("", ""),
+        ("infer", "../../victim"),
+        ("infer", "a/../../.."),
+        ("infer", "/tmp"),
+        ("infer", "a//n05"),
+        ("..", "victim"),
+        ("", "link"),
+        ("link", "a"),
+        ("infer", "inner/a"),
+    ],
+)
+def test_the_folder_of_a_unit_lies_in_the_workspace(tmp_path: Path, stage: str, key: str) -> None:
+    workspace = Workspace(tmp_path / "w")
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "w" / "link").symlink_to(tmp_path / "victim")
+    (tmp_path / "w" / "infer").mkdir()
+    (tmp_path / "w" / "infer" / "inner").symlink_to(tmp_path / "w")
+    with pytest.raises(WorkspaceError, match="does not lie in"):
+        workspace.unit_folder(stage, key)
+
+
+def test_the_workspace_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "w").symlink_to(tmp_path / "disk")
+    assert Workspace(tmp_path / "w").unit_folder("infer", "Läsion/n05") == tmp_path / "w" / "infer" / "Läsion" / "n05"

@@ -72,3 +72,10 @@ def test_a_case_without_mask_and_template_is_drawn_too(case, tmp_path):
     numbers = case_picture(raw, *Chain(options).apply(raw), tmp_path / "ct.png")
     assert set(numbers) == {"case", "suspect"}
     assert (tmp_path / "ct.png").stat().st_size > 10_000
+
+
+def test_a_name_with_signs_of_a_formula_is_drawn(case, tmp_path):
+    raw, processed, records = case
+    named = Subject("$a_$", {"$T_$": raw.reference}, raw.label)
+    case_picture(named, processed, records, tmp_path / "qc.png")
+    assert (tmp_path / "qc.png").is_file()

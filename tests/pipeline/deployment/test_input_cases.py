@@ -12,7 +12,8 @@ import pytest
 from data.errors import DataError
 from data.image_file import write_frames, write_volume
 from data.volume import Volume
-from pipeline.deployment.case_files import CaseFiles, bids_label
+from pipeline.deployment.case_files import CaseFiles, require_apart
+from pipeline.deployment.class_words import file_words
 from pipeline.deployment.input_cases import collect_cases
 
 WriteScans = Callable[[Path, list[str]], list[Path]]
@@ -84,8 +85,7 @@ def test_bids_sessions_keep_their_names(make_scan: Callable[..., Volume], tmp_pa
     one, two = (CaseFiles.of(case) for case in collect_cases([tmp_path], ["T1"]))
     assert (one.key, one.mask) == ("sub-1/ses-a/anat", "sub-1_ses-a_acq-fast_desc-graft_dseg.nii.gz")
     assert (two.key, two.facts) == ("sub-2/anat", "sub-2_acq-fast_desc-graft_dseg.json")
-    assert two.probability("left core") == "sub-2_acq-fast_label-leftcore_desc-graft_probseg.nii.gz"
-    assert bids_label("+") == "structure"
+    assert two.probabilities(["left core"]) == {"left core": "sub-2_acq-fast_label-leftcore_desc-graft_probseg.nii.gz"}
 
 
 def test_a_bids_scan_keeps_its_datatype_and_what_is_no_scan_is_told(
@@ -131,3 +131,54 @@ def test_names_must_differ_and_folders_must_hold_scans(write_scans: WriteScans, 
     with pytest.raises(DataError, match="laid out in no known way"):
         collect_cases([tmp_path / "empty"], ["T1"])
     np.testing.assert_equal(len(collect_cases([tmp_path / "1"], ["T1"])), 1)
+
+
+@pytest.mark.parametrize("name", [".", "..", "-x", "a\x1b[31m", "a\udcff", "x" * 200, "predictions.csv"])
+def test_an_odd_file_name_is_the_fault_of_its_case(write_scans: WriteScans, tmp_path: Path, name: str) -> None:
+    write_scans(tmp_path / "in", ["fine", name])
+    files = [tmp_path / "in" / f"{stem}.nii.gz" for stem in ("fine", name)]
+    odd, fine = sorted(collect_cases(files, ["T1"]), key=lambda case: case.name == "fine")
+    assert fine.case is not None
+    assert odd.case is None
+    assert ": the file name " in odd.fault
+
+
+def test_names_must_differ_in_more_than_capitals(write_scans: WriteScans, tmp_path: Path) -> None:
+    write_scans(tmp_path / "in", ["a", "A"])
+    with pytest.raises(DataError, match="two inputs are named 'A' and 'a'"):
+        collect_cases([tmp_path / "in"], ["T1"])
+
+
+def test_no_case_lies_in_the_folder_of_another(write_scans: WriteScans, tmp_path: Path) -> None:
+    write_scans(tmp_path / "bids" / "sub-1" / "ses-a" / "anat", ["sub-1_ses-a_T1w"])
+    write_scans(tmp_path / "in", ["sub-1", "sub-2"])
+    bids, one, two = collect_cases([tmp_path / "bids", tmp_path / "in"], ["T1"])[::-1]
+    assert sorted(case.name for case in (bids, one, two)) == ["sub-1", "sub-1_ses-a", "sub-2"]
+    files = {case.name: CaseFiles.of(case) for case in (bids, one, two)}
+    require_apart([files["sub-1_ses-a"], files["sub-2"]])
+    with pytest.raises(DataError, match="'sub-1/ses-a/anat' would lie in the folder of those of 'sub-1'"):
+        require_apart(files.values())
+
+
+@pytest.mark.parametrize(
+    ("names", "plain", "bids"),
+    [
+        (["left core", "T1+C"], ["left-core", "T1+C"], ["leftcore", "T1C"]),
+        (["Läsion", "肿瘤", "опухоль"], ["Läsion", "肿瘤", "опухоль"], ["Lasion", "structure2", "structure3"]),
+        (["a b", "a-b", "a/b"], ["a-b-1", "a-b-2", "a-b-3"], ["ab1", "ab2", "ab3"]),
+        (["A", "a"], ["A-1", "a-2"], ["A1", "a2"]),
+        (["a", "a ", "a-1"], ["a-1", "a-2", "a-1-3"], ["a1", "a2", "a13"]),
+        (["+", "!"], ["+", "structure2"], ["structure1", "structure2"]),
+        (["../x", "$(y)"], ["x", "y"], ["x", "y"]),
+    ],
+)
+def test_classes_have_words_of_their_own_in_file_names(names: list[str], plain: list[str], bids: list[str]) -> None:
+    assert list(file_words(names).values()) == plain
+    assert list(file_words(names, bids=True).values()) == bids
+
+
+def test_long_classes_fit_into_file_names() -> None:
+    names = [f"{'肿' * 50}{number}" for number in range(3)]
+    words = file_words(names)
+    assert len({*words.values()}) == 3
+    assert all(len(word.encode()) < 50 for word in words.values())

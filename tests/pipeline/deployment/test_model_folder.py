@@ -131,10 +131,10 @@ def test_every_damaged_or_missing_file_is_named(folder: Path) -> None:
     with pytest.raises(ModelError, match=f"{CHECKSUMS}: is damaged"):
         read_model(folder)
     (folder / CHECKSUMS).unlink()
-    with pytest.raises(ModelError, match=f"{CHECKSUMS}: cannot be read"):
+    with pytest.raises(ModelError, match=f"{CHECKSUMS}: there is no such file"):
         read_model(folder)
     (folder / DESCRIPTION).write_text("{")
-    with pytest.raises(ModelError, match=f"{DESCRIPTION}: is damaged"):
+    with pytest.raises(ModelError, match=f"{DESCRIPTION}: is not valid JSON"):
         read_model(folder)
 
 

@@ -177,7 +177,7 @@ def test_a_name_that_is_not_utf8_costs_its_case_alone(
     assert {name: row["state"] for name, row in rows.items()} == {
         "a": "done", "odd\\xff": "failed", "odd\\xfe": "failed",
     }  # fmt: skip
-    assert "odd\\xff.nii.gz: its name is not valid UTF-8" in rows["odd\\xff"]["message"]
+    assert "odd\\xff: the file name is not valid UTF-8" in rows["odd\\xff"]["message"]
     assert "odd\\xfe.dcm" in caplog.text
 
 

@@ -1,0 +1,151 @@
+"""Files that a user hands in: only regular ones are opened; every fault of text and JSON is a sentence."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from data.errors import DataError, GraftError
+
+LARGEST_TEXT = 200 * 2**20
+"""Bytes of the largest text file that is read."""
+
+DEEPEST = 50
+"""Levels of lists and objects within each other. What a user means has a handful."""
+
+_KINDS = {
+    stat.S_IFDIR: "is a folder",
+    stat.S_IFIFO: "is a named pipe",
+    stat.S_IFSOCK: "is a socket",
+    stat.S_IFCHR: "is a device",
+    stat.S_IFBLK: "is a device",
+}
+
+
+def require_regular_file(path: Path, expected: str, error: type[GraftError] = DataError, fix: str = "") -> int:
+    """Refuses what is no regular file (or a link to one), without opening it: reading a named pipe would never end.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message.
+        error: the class of the error.
+        fix: what the user can do about it, where that is not the usual.
+
+    Returns:
+        its size in bytes.
+
+    Raises:
+        GraftError: it is missing, cannot be looked at, or is a folder, a pipe, a socket or a device.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError as cause:
+        gone = "is a link to a file that is not there" if path.is_symlink() else "there is no such file"
+        raise error(f"{path}: {gone}", expected=expected, fix=fix or "correct the path, or restore the file") from cause
+    except OSError as cause:
+        raise error(
+            f"{path}: cannot be read ({cause.strerror})", expected=expected, fix=fix or "correct the path"
+        ) from cause
+    except ValueError as cause:
+        raise error(f"{path}: is no name of a file", expected=expected, fix=fix or "correct the path") from cause
+    if not stat.S_ISREG(found.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is no regular file")
+        raise error(f"{path}: {kind}", expected=expected, fix=fix or "name the file itself, or rename what is there")
+    return found.st_size
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name, a link to nothing included: what is unusable must not be passed over."""
+    return os.path.lexists(path)
+
+
+def read_text(
+    path: Path, expected: str, error: type[GraftError] = DataError, largest: int = LARGEST_TEXT, fix: str = ""
+) -> str:
+    """Reads a text file in UTF-8, or in UTF-16 with the mark that spreadsheets put in front of it.
+
+    Args:
+        path: the file.
+        expected: what it should be, for the message.
+        error: the class of the error.
+        largest: bytes that it may have.
+        fix: what the user can do where it cannot be read.
+
+    Raises:
+        GraftError: it is no regular file, too large, not readable or not text.
+    """
+    size = require_regular_file(path, expected, error, fix)
+    if size > largest:
+        raise error(
+            f"{path}: has {size / 2**20:.0f} MiB",
+            expected=f"{expected} of at most {largest / 2**20:.0f} MiB",
+            fix=fix or "split it",
+        )
+    try:
+        return decode(path.read_bytes())
+    except UnicodeDecodeError as cause:
+        raise error(
+            f"{path}: cannot be read ({cause.reason})", expected=f"{expected} in UTF-8", fix=fix or "save it so"
+        ) from cause
+    except OSError as cause:
+        raise error(f"{path}: cannot be read ({cause.strerror})", expected=expected, fix=fix or "allow it") from cause
+
+
+def decode(content: bytes, errors: str = "strict") -> str:
+    """Decodes UTF-8, or UTF-16 with its mark; the mark is dropped.
+
+    Raises:
+        UnicodeDecodeError: with `errors="strict"`, it is neither.
+    """
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if wide else "utf-8-sig", errors)
+
+
+def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        error: the class of the error.
+        fix: what the user can do about a damaged file.
+
+    Raises:
+        GraftError: it cannot be read as text, is not JSON, or is nested too deeply to be meant.
+    """
+    text = read_text(path, "a JSON file", error, fix=fix)
+    try:
+        value = json.loads(text)
+        too_deep = _deeper_than(value, DEEPEST)
+    except RecursionError:
+        too_deep = True
+    except ValueError as cause:
+        raise error(
+            f"{path}: is not valid JSON ({cause})",
+            expected="a JSON file in UTF-8",
+            fix=fix or "correct it at that place",
+        ) from cause
+    if too_deep:
+        raise error(
+            f"{path}: is nested more than {DEEPEST} levels deep",
+            expected="a JSON file of a few levels",
+            fix=fix or "correct it",
+        )
+    return value
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        layer = [
+            child
+            for node in layer
+            if isinstance(node, list | dict)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not layer:
+            return False
+    return any(isinstance(node, list | dict) for node in layer)
