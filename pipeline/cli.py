@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from data.errors import GraftError
 from data.synthetic.cohort_kind import CohortKind
 
 app = typer.Typer(
@@ -46,6 +49,8 @@ class GlobalOptions:
     jobs: int | None = None
     device: Device = Device.AUTO
     debug: bool = False
+    place: Path | None = None
+    """Where the results of the command go."""
 
 
 _state = GlobalOptions()
@@ -92,7 +97,10 @@ def _options(
 
 
 @contextmanager
-def _stoppable() -> Iterator[None]:
+def _working(place: Path) -> Iterator[None]:
+    """Carries out a command that can be stopped, whose results go to `place`."""
+    global _state
+    _state = replace(_state, place=place)
     from pipeline.stopping import REQUEUE, StopSignal, ends_on_signal
 
     try:
@@ -114,7 +122,7 @@ def _run(stage_names: list[str], path: Path, options: GlobalOptions, strict: boo
     from pipeline.stages.sequence import Stage, run_stages
 
     resources = Resources(options.jobs, options.device.value, strict)
-    with _stoppable():
+    with _working(config.workspace_folder):
         workspace = run_stages([Stage(name) for name in stage_names], config, resources)
     if "report" in stage_names:
         typer.echo(f"The report is {workspace.root / 'report' / 'index.html'}")
@@ -154,7 +162,7 @@ def synthesize(
     from pipeline.synthesis import synthesize_cohort
 
     options = _take(overrides, workspace, jobs, device, debug)
-    with _stoppable():
+    with _working(out):
         synthesize_cohort(out, cohort, cases, seed, channels, options.overrides, options.jobs)
 
 
@@ -177,7 +185,8 @@ def check(
         return
     from pipeline.dataset_check import check_folder
 
-    code = check_folder(path, as_json=as_json, strict=strict, jobs=options.jobs)
+    with _working(path):
+        code = check_folder(path, as_json=as_json, strict=strict, jobs=options.jobs)
     if code:
         raise typer.Exit(code)
 
@@ -235,7 +244,7 @@ def predict(
 
     given = {"samples": samples, "tta": tta, "probabilities": probabilities}
     chosen = predict_options(options.overrides, {key: value for key, value in given.items() if value})
-    with _stoppable():
+    with _working(output):
         predict_scans(PredictRequest(model, tuple(inputs), output, chosen, options.jobs, options.device.value, resume))
     typer.echo(f"The results are in {output}, with a line for each structure in {output / 'predictions.csv'}")
 
@@ -252,7 +261,7 @@ def export(
         list[Path] | None,
         typer.Option("--example", metavar="SCAN", help="Put a scan and its mask into the bundle; repeatable."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a bundle that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export wrote there.")] = False,
     overrides: Override = None,
     debug: Debug = False,
 ) -> None:
@@ -262,7 +271,7 @@ def export(
     from pipeline.deployment.export_command import export as export_bundle
 
     request = ExportRequest(model, output, export_options(options.overrides), study, tuple(example or ()), force)
-    with _stoppable():
+    with _working(output):
         for line in export_bundle(request).lines():
             typer.echo(line)
 
@@ -288,7 +297,13 @@ class _Printable(logging.Filter):
 _PRINTABLE = _Printable()
 
 
-def _set_up_logging() -> None:
+def _set_up_output() -> None:
+    # Told by us, where workers are asked for.
+    warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that is no UTF-8, or that the terminal cannot show, must not stop a command.
+            stream.reconfigure(errors="backslashreplace")
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.logging import RichHandler
@@ -309,22 +324,31 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 2 for an error that the user can fix, 130 after Ctrl-C, 1 for a bug.
     """
-    from data.errors import GraftError
-    from data.names import printable
-
     global _state
     _state = replace(GlobalOptions(), debug=bool(os.environ.get("GRAFT_DEBUG")))
-    _set_up_logging()
+    _set_up_output()
     try:
         app(arguments)
     except GraftError as error:
-        if _state.debug:
-            logging.getLogger(__name__).exception("stopped")
-        typer.echo(f"graft: {printable(str(error))}", err=True)
-        return error.exit_code
+        return _refused(error)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        from pipeline.storage.machine_faults import machine_fault
+
+        if fault := machine_fault(error, _state.place):
+            return _refused(fault)
+        raise
     return 0
+
+
+def _refused(error: GraftError) -> int:
+    from data.names import printable
+
+    if _state.debug:
+        logging.getLogger(__name__).exception("stopped")
+    typer.echo(f"graft: {printable(str(error))}", err=True)
+    return error.exit_code
 
 
 if __name__ == "__main__":

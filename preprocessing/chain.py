@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -96,8 +96,14 @@ class Chain:
         self.options = options
         self.steps = _steps(options)
 
-    def apply(self, subject: Subject) -> tuple[Subject, list[Record]]:
+    def apply(
+        self, subject: Subject, progress: Callable[[float], None] = lambda share: None
+    ) -> tuple[Subject, list[Record]]:
         """Runs the chain.
+
+        Args:
+            subject: the raw scan.
+            progress: called before each step with the share of steps that are done; may raise to stop there.
 
         Returns:
             The subject with all volumes on one grid, and one JSON-able record per step: `step`, `suspect` (reasons why
@@ -108,7 +114,8 @@ class Chain:
         """
         use_itk_threads(self.options.threads)
         records: list[Record] = []
-        for step in self.steps:
+        for number, step in enumerate(self.steps):
+            progress(number / len(self.steps))
             if isinstance(step, _ON_ONE_GRID) and not subject.one_grid():
                 subject = onto_reference(subject)
             subject, record = step.apply(subject)

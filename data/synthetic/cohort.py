@@ -6,7 +6,7 @@ parallel, and added later. The truth that only tests may see lies in the folder 
 
 from __future__ import annotations
 
-import csv
+import filecmp
 import hashlib
 import json
 import logging
@@ -38,6 +38,7 @@ GROUND_TRUTH = "ground_truth"
 _OPTIONS_FILE = "synthetic.json"
 # To be raised when the same options come to give other cases, so that old folders are not taken for new ones.
 _FORM = 1
+_MOST_CASES = 999
 
 LABELS: Mapping[CohortKind, Mapping[int, str]] = {
     CohortKind.MS: {0: "background", 1: "lesion"},
@@ -63,7 +64,7 @@ class CohortOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     cohort: CohortKind = Field(description="anatomy and disease: ms, tumour or abdomen")
-    cases: int = Field(ge=1, le=999, description="number of cases, each of its own patient")
+    cases: int = Field(ge=1, le=_MOST_CASES, description="number of cases, each of its own patient")
     seed: int = Field(0, ge=0, description="seed of the cohort; the same seed gives the same bytes")
     channels: tuple[str, ...] | None = Field(
         None, description="contrasts of a brain (T1, T2, FLAIR; FLAIR by default), or CT for the abdomen"
@@ -133,16 +134,20 @@ def make_case(options: CohortOptions, index: int) -> SyntheticScan:
 
 
 def write_case(options: CohortOptions, index: int, out: Path) -> None:
-    """Writes one case, each file under a temporary name first; the truth, which marks the case as whole, comes last."""
+    """Writes one case, each file under a temporary name first; the truth, which marks the case as whole, comes last.
+
+    Raises:
+        DataError: a file of the case is there and was changed.
+    """
     scan = make_case(options, index)
     files = case_files(options, index, out)
     for path in files.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-    _write(files["image"], lambda path: write_frames(scan.images, path))
-    _write(files["label"], lambda path: write_volume(scan.label, path))
+    _write(files["image"], lambda path: write_frames(scan.images, path), same=True)
+    _write(files["label"], lambda path: write_volume(scan.label, path), same=True)
     if scan.brain_mask is not None:
         mask = scan.brain_mask
-        _write(files["brain_mask"], lambda path: write_volume(mask, path))
+        _write(files["brain_mask"], lambda path: write_volume(mask, path), same=True)
     truth = {
         "case": case_name(options, index),
         "affine": scan.affine.tolist(),
@@ -157,8 +162,28 @@ def write_case(options: CohortOptions, index: int, out: Path) -> None:
 
 
 def write_dataset_description(options: CohortOptions, out: Path) -> None:
-    """Writes `dataset.json` (Medical Segmentation Decathlon) and `patients.csv` for all cases of the options."""
-    names = [case_name(options, index) for index in range(options.cases)]
+    """Writes `dataset.json` (Medical Segmentation Decathlon) and `patients.csv` for all cases of the options.
+
+    Raises:
+        DataError: one is there and was changed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for name, text in _descriptions(options, options.cases).items():
+        path = out / name
+        found = path.read_bytes().decode(errors="replace") if path.exists() else text
+        # A cohort may grow, so that what is there may be of another number of cases.
+        if found != text and not any(found == _descriptions(options, n)[name] for n in range(1, _MOST_CASES + 1)):
+            raise _changed(path)
+        _write(path, _text_writer(text))
+
+
+def _text_writer(text: str) -> Callable[[Path], object]:
+    return lambda path: path.write_bytes(text.encode())
+
+
+def _descriptions(options: CohortOptions, cases: int) -> dict[str, str]:
+    """Name of a file that describes the cohort → its text."""
+    names = [case_name(options, index) for index in range(cases)]
     description = {
         "name": f"synthetic_{options.cohort}",
         "description": _DESCRIPTION[options.cohort],
@@ -173,16 +198,16 @@ def write_dataset_description(options: CohortOptions, out: Path) -> None:
         "training": [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names],
         "test": [],
     }
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "dataset.json", lambda path: path.write_text(json.dumps(description, indent=1) + "\n"))
+    patients = "".join(f"{name},{name.replace('_', '_patient_')}\n" for name in names)
+    return {"dataset.json": json.dumps(description, indent=1) + "\n", "patients.csv": "case,patient\n" + patients}
 
-    def write_patients(path: Path) -> None:
-        with path.open("w", newline="") as stream:
-            table = csv.writer(stream, lineterminator="\n")
-            table.writerow(["case", "patient"])
-            table.writerows([name, name.replace("_", "_patient_")] for name in names)
 
-    _write(out / "patients.csv", write_patients)
+def _changed(path: Path) -> DataError:
+    return DataError(
+        f"{path}: is not what these options give, so it was changed or made with other versions of the libraries",
+        expected="to replace only what was made here",
+        fix="move or rename it, or make the cohort in another folder",
+    )
 
 
 def synthesize(options: CohortOptions, out: Path, jobs: int = 1, progress: Callable[[], None] | None = None) -> None:
@@ -195,7 +220,7 @@ def synthesize(options: CohortOptions, out: Path, jobs: int = 1, progress: Calla
         progress: called once per case, when it is done or found.
 
     Raises:
-        DataError: the folder holds something else, or a cohort made with other options.
+        DataError: the folder holds something else, a cohort made with other options, or files that were changed.
     """
     claim_folder(options, out)
     missing = []
@@ -259,8 +284,22 @@ def is_whole(options: CohortOptions, index: int, out: Path) -> bool:
         return False
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes through a hidden name in the same folder, so that a name never holds half a file."""
+def _write(path: Path, write: Callable[[Path], object], *, same: bool = False) -> None:
+    """Writes through a hidden name in the same folder, so that a name never holds half a file.
+
+    Args:
+        path: of the file.
+        write: writes it.
+        same: refuse to replace a file by another one: a person may have corrected it.
+
+    Raises:
+        DataError: the file is there and differs.
+    """
     partial = path.with_name(f".partial.{path.name}")
-    write(partial)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        if same and path.exists() and not filecmp.cmp(path, partial, shallow=False):
+            raise _changed(path)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

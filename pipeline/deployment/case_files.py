@@ -12,6 +12,7 @@ from pipeline.deployment.input_cases import InputCase, bids_folder_and_prefix
 
 DEFAULT_LINK = "raw"
 """Name of the first BIDS dataset in URIs: `bids:raw:sub-01/anat/sub-01_T1w.nii.gz`."""
+_BIDS_FACTS = "_desc-graft_dseg.json"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,18 @@ class CaseFiles:
             return cls(key, prefix, True, tuple(f"bids:{link}:{source}" for source in sources))
         return cls(case.name, case.name)
 
+    @classmethod
+    def of_facts(cls, key: str, name: str) -> CaseFiles:
+        """Names the files of a finished case from the file of its numbers.
+
+        Args:
+            key: folder of the case below that of the prediction.
+            name: of the file.
+        """
+        if name.endswith(_BIDS_FACTS):
+            return cls(key, name.removesuffix(_BIDS_FACTS), True)
+        return cls(key, name.removesuffix(".json"))
+
     @property
     def mask(self) -> str:
         """The label map."""
@@ -53,7 +66,7 @@ class CaseFiles:
     @property
     def facts(self) -> str:
         """Numbers of the case."""
-        return f"{self.prefix}_desc-graft_dseg.json" if self.bids else f"{self.prefix}.json"
+        return f"{self.prefix}{_BIDS_FACTS}" if self.bids else f"{self.prefix}.json"
 
     @property
     def picture(self) -> str:

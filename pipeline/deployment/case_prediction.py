@@ -19,7 +19,6 @@ from data.volume import Volume
 from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
 from pipeline.deployment.case_files import CaseFiles
-from pipeline.deployment.disk_space import full_disk_explained
 from pipeline.deployment.fingerprint import case_facts, voxel_ml
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.predict_options import PredictOptions
@@ -58,59 +57,57 @@ def predict_input(
 
     Raises:
         GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
-            the model is damaged, or the disk is full.
+            or the model is damaged.
     """
-    # The folder itself is a temporary one, which means nothing to the user.
-    with full_disk_explained(folder.parent):
-        found = _model(model, digest, device)
-        about = found.description
-        raw = load_subject(case, about.channels)
-        reasons = scan_reasons(case, raw.channels, about.modality, options.limits)
-        geometry = read_geometry(case.channels[raw.reference_name].path)
-        chain = Chain(about.preprocessing)
-        processed, records = chain.apply(raw)
-        reasons += chain_reasons(records)
-        # The other channels of the raw scan are no longer needed.
-        raw = Subject(raw.name, {raw.reference_name: raw.reference})
-        image, inside, affine = _arrays(processed)
-        del processed
-        facts = case_facts(image, inside, affine, about.channels, records)
-        reasons += unlike_training(facts, about.fingerprint, options.limits)
-        progress(_PREPARED)
+    found = _model(model, digest, device)
+    about = found.description
+    raw = load_subject(case, about.channels)
+    reasons = scan_reasons(case, raw.channels, about.modality, options.limits)
+    geometry = read_geometry(case.channels[raw.reference_name].path)
+    chain = Chain(about.preprocessing)
+    processed, records = chain.apply(raw, lambda share: progress(_PREPARED * share))
+    reasons += chain_reasons(records)
+    # The other channels of the raw scan are no longer needed.
+    raw = Subject(raw.name, {raw.reference_name: raw.reference})
+    image, inside, affine = _arrays(processed)
+    del processed
+    facts = case_facts(image, inside, affine, about.channels, records)
+    reasons += unlike_training(facts, about.fingerprint, options.limits)
+    progress(_PREPARED)
 
-        flips = mirrorings(about.flip_axes if options.tta else ())
-        average, draws = predict_scan(
-            weight_passes(found, options.samples, device),
-            pass_count(found, options.samples),
-            torch.from_numpy(image).to(device),
-            about.patch,
-            about.window,
-            flips,
-            lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
-        )
-        native = NativeMaps(chain, records, affine)
-        spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-        thresholds = mask_thresholds(about.arm.mask, average.probability[1:].cpu().numpy(), spacing)
-        write = partial(write_volume, geometry=geometry)
-        mask = _write_mask(folder, files, native, average, about.classes, options, thresholds, write)
-        entropy = _write_uncertainty(folder, files, native, average, write)
-        structures = structure_facts(
-            mask,
-            about.classes,
-            average,
-            draws,
-            spacing,
-            voxel_ml(affine, records),
-            about.calibration,
-            thresholds,
-            about.arm.voxel_correlation,
-        )
-        volumes = {name: own["volume_ml"] for name, own in structures.items()}
-        reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
-        if options.pictures:
-            draw_case(folder / files.picture, raw.reference, mask, entropy, len(about.classes), structures, reasons)
-        _write_facts(folder / files.facts, case, found, structures, reasons, records, len(flips), average.count, facts)
-        write_sidecars(folder, files, about, digest)
+    flips = mirrorings(about.flip_axes if options.tta else ())
+    average, draws = predict_scan(
+        weight_passes(found, options.samples, device),
+        pass_count(found, options.samples),
+        torch.from_numpy(image).to(device),
+        about.patch,
+        about.window,
+        flips,
+        lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
+    )
+    native = NativeMaps(chain, records, affine)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+    thresholds = mask_thresholds(about.arm.mask, average.probability[1:].cpu().numpy(), spacing)
+    write = partial(write_volume, geometry=geometry)
+    mask = _write_mask(folder, files, native, average, about.classes, options, thresholds, write)
+    entropy = _write_uncertainty(folder, files, native, average, write)
+    structures = structure_facts(
+        mask,
+        about.classes,
+        average,
+        draws,
+        spacing,
+        voxel_ml(affine, records),
+        about.calibration,
+        thresholds,
+        about.arm.voxel_correlation,
+    )
+    volumes = {name: own["volume_ml"] for name, own in structures.items()}
+    reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
+    if options.pictures:
+        draw_case(folder / files.picture, raw.reference, mask, entropy, len(about.classes), structures, reasons)
+    _write_facts(folder / files.facts, case, found, structures, reasons, records, len(flips), average.count, facts)
+    write_sidecars(folder, files, about, digest)
 
 
 @lru_cache(maxsize=1)

@@ -21,7 +21,6 @@ from pipeline.deployment.bundle_inference import inference_config, weights_name
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.bundle_metadata import bundle_metadata
 from pipeline.deployment.bundle_network import network_modules
-from pipeline.deployment.disk_space import full_disk_explained
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.input_cases import collect_cases
 from pipeline.deployment.mean_network import mean_networks
@@ -31,13 +30,16 @@ from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
 from pipeline.deployment.study_evidence import find_evidence
 from pipeline.deployment.vendored_source import copy_modules
-from pipeline.storage.atomic import temporary_folder, write_json, write_text
+from pipeline.storage.atomic import remove_temporaries_of, write_json, write_text
+from pipeline.storage.owned_folder import is_empty, owned_folder, read_manifest, require_ours
 from pipeline.storage.provenance import graft_version
 from pipeline.storage.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 
 METADATA, INFERENCE, CARD = "configs/metadata.json", "configs/inference.json", "docs/README.md"
+FILES = "files.json"
+"""Lists what Graft wrote into a bundle: nothing else is ever replaced."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class ExportRequest:
         options: what the owner says.
         study: workspace of the model's study; by default the one that the model lies in.
         examples: scans that go into the bundle with their masks.
-        force: replace a bundle that is there.
+        force: replace the files of a bundle that is there.
     """
 
     model: Path
@@ -115,13 +117,14 @@ def export(request: ExportRequest) -> ExportedBundle:
     if request.options.onnx:
         require_onnx()
     _require_free(request.output, request.force)
+    require_ours(request.output, FILES)
     model = read_model(request.model)
     evidence = find_evidence(model.folder, model.description, request.study)
     cases = _example_cases(request.examples, model.description)
     networks = mean_networks(model)
     takes = BundleInput.of(model.description)
-    _make_parent(request.output)
-    with full_disk_explained(request.output), temporary_folder(request.output) as folder:
+    _make_place(request.output)
+    with owned_folder(request.output, FILES) as folder:
         onnx = _write_networks(folder / "models", networks, model.description, request.options)
         copies = _write_source(folder, model, takes)
         facts = BundleFacts(model.description, model.digest, takes, copies, onnx, request.options, evidence, len(cases))
@@ -144,35 +147,40 @@ def _require_free(output: Path, force: bool) -> None:
     Raises:
         WorkspaceError: something lies there that may not be replaced.
     """
-    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+    remove_temporaries_of(output)
+    if not output.is_dir() or is_empty(output):
         return
-    if output.is_dir() and (output / METADATA).is_file():
-        if force:
-            return
+    written = read_manifest(output / FILES)
+    if written is None:
         raise WorkspaceError(
-            f"{output}: holds a bundle already", expected="a new or empty folder", fix="name another, or add --force"
+            f"{output}: holds files that are no bundle of Graft (there is no {FILES})",
+            expected="a new or empty folder, or a bundle that `graft export` wrote",
+            fix="name another with --output",
         )
-    raise WorkspaceError(
-        f"{output}: {'holds files that are no bundle' if output.is_dir() else 'is a file'}",
-        expected="a new or empty folder",
-        fix="name another with --output",
-    )
+    # One that lists no files is what a killed command left unfinished.
+    if "files" in written and not force:
+        raise WorkspaceError(
+            f"{output}: holds a bundle already",
+            expected="a new or empty folder",
+            fix="name another, or add --force to replace the files that Graft wrote",
+        )
 
 
-def _make_parent(output: Path) -> None:
-    """Makes the folder that the bundle goes into.
+def _make_place(output: Path) -> None:
+    """Makes the folder that the bundle is written in: its own if it is there, else that around it.
 
     Raises:
         WorkspaceError: it cannot be made, or not be written.
     """
+    place = output if output.is_dir() else output.parent
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(output.parent, os.W_OK | os.X_OK) else "no right to write"
+        place.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(place, os.W_OK | os.X_OK) else "no right to write"
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
         raise WorkspaceError(
-            f"{output.parent}: no folder can be made in it ({reason})",
+            f"{place}: nothing can be written in it ({reason})",
             expected="a folder that can be written",
             fix="name another with --output",
         )

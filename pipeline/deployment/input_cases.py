@@ -63,15 +63,20 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
     found: list[InputCase] = []
     files: list[Path] = []
     for path in inputs:
-        if os.path.isdir(path) or path.suffix.lower() == ".csv":
-            images = _images(path) if os.path.isdir(path) else []
-            if images and not any(layout.matches(path) for layout in LAYOUTS):
-                files += images
-                _tell_skipped(path, images)
+        try:
+            if os.path.isdir(path) or path.suffix.lower() == ".csv":
+                images = _images(path) if os.path.isdir(path) else []
+                if images and not any(layout.matches(path) for layout in LAYOUTS):
+                    files += images
+                    _tell_skipped(path, images)
+                else:
+                    found += _dataset_cases(detect_layout(path).read(path, labels=False), channels)
             else:
-                found += _dataset_cases(detect_layout(path).read(path, labels=False), channels)
-        else:
-            files.append(path)
+                files.append(path)
+        except OSError as error:
+            # No right to read it, or a disk that is gone: a bad case, which does not stop the others.
+            fault = DataError(f"{path}: cannot be read ({error.strerror})", fix="change its rights, or leave it out")
+            found.append(InputCase(path.name, None, str(fault)))
     found += [_plainly_named(case) for case in _file_cases(files, channels)]
     if twice := alike(case.name for case in found):
         both = f"both named {twice[0]!r}" if twice[0] == twice[1] else f"named {twice[0]!r} and {twice[1]!r}"

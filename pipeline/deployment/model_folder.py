@@ -26,7 +26,7 @@ from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
 from pipeline.config.faults import fault_at
 from pipeline.deployment.model_description import FORMAT, ModelDescription
-from pipeline.storage.atomic import temporary_folder, write_json, write_text
+from pipeline.storage.atomic import new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
 from pipeline.storage.tensors import load_tensors, save_tensors
 
@@ -60,14 +60,14 @@ def member_name(number: int) -> str:
 
 
 def write_model(folder: Path, description: ModelDescription, states: Sequence[Mapping[str, torch.Tensor]]) -> None:
-    """Writes a model, whole or not at all; what was there is replaced.
+    """Writes a model into a new folder, whole or not at all.
 
     Args:
         folder: the model's folder.
         description: what it is; its `members` are the names of the files.
         states: state dict of each member.
     """
-    with temporary_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         for name, state in zip(description.members, states, strict=True):
             save_tensors(temporary / name, state, {"arm": description.arm_name})
         write_json(temporary / DESCRIPTION, description.model_dump(mode="json"))

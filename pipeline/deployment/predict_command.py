@@ -14,18 +14,26 @@ import typer
 from data.errors import ConfigError, WorkspaceError
 from data.plain_number import plain_number
 from pipeline.config.reading import read_command_options
-from pipeline.deployment.bids_derivative import dataset_links, link_names, write_derivative_files
+from pipeline.deployment.bids_derivative import DESCRIPTION, dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles, require_apart
 from pipeline.deployment.case_prediction import predict_input
 from pipeline.deployment.dice_calibration import DiceEstimate
-from pipeline.deployment.disk_space import full_disk_explained, is_full
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import find_model, read_description
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.deployment.prediction_table import Row, prediction_rows, write_predictions
+from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
 from pipeline.stages.stage import complete
-from pipeline.storage.atomic import remove_temporaries, write_json
+from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
+from pipeline.storage.owned_folder import (
+    Changed,
+    contents,
+    listed_files,
+    read_manifest,
+    require_unchanged,
+    set_aside,
+    settle,
+)
 from pipeline.storage.provenance import graft_version
 from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
@@ -34,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 PREDICT = "predict"
 CLAIM = "prediction.json"
-"""Says that a folder is one of predictions, whose cases may be replaced."""
+"""Says that a folder is one of predictions, and lists what Graft wrote beside the cases."""
 TABLE = "predictions.csv"
 _SHOWN = 40
 
@@ -75,7 +83,7 @@ def predict(request: PredictRequest) -> list[Row]:
     """Predicts the scans; finished ones are kept, and a bad one does not stop the others.
 
     Returns:
-        the rows of `predictions.csv`.
+        the rows of these scans in `predictions.csv`.
 
     Raises:
         GraftError: the model or an input as a whole is not usable.
@@ -87,28 +95,36 @@ def predict(request: PredictRequest) -> list[Row]:
     if not cases:
         raise ConfigError("there is no scan to predict", expected="files, folders or datasets", fix="name some")
     require_apart(CaseFiles.of(case) for case in cases if case.case is not None)
-    with full_disk_explained(request.output):
-        _refuse_foreign(request.output)
-        _make_folder(request.output)
-        workspace = Workspace(request.output)
-        with workspace.lock():
-            # The cases lie beside each other in the output folder, and so does what a killed command left of one.
-            remove_temporaries(request.output)
-            write_json(request.output / CLAIM, _claim(request, description, digest))
-            roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
-            links = dataset_links(request.output, roots)
-            names = link_names(request.output, roots, links)
-            if roots:
-                write_derivative_files(request.output, description, digest, links, request.output)
-            execution, device = _resources(request, len(cases))
-            usable = [case for case in cases if case.case is not None]
-            files = {case.name: CaseFiles.of(case, names) for case in usable}
-            units = {c.name: _unit(c, files[c.name], folder, digest, request, device, workspace) for c in usable}
-            workspace.file_digests.save()
-            run = run_units(PREDICT, list(units.values()), workspace, execution)
-            outcomes = _outcomes(cases, units, run)
-            rows = prediction_rows(request.output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
-            write_predictions(request.output / TABLE, rows)
+    _refuse_foreign(request.output)
+    _make_folder(request.output)
+    workspace = Workspace(request.output)
+    about = _about(request, description, digest)
+    with workspace.lock():
+        # The cases lie beside each other in the output folder, and so does what a killed command left of one.
+        remove_temporaries(request.output)
+        require_unchanged(request.output, CLAIM, [TABLE])
+        roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
+        links = dataset_links(request.output, roots)
+        names = link_names(request.output, roots, links)
+        bids = bool(roots) or DESCRIPTION in listed_files(request.output, CLAIM)
+        known = read_manifest(request.output / CLAIM) or {"files": {}, "sha256": {}}
+        write_json(request.output / CLAIM, known | about)
+        execution, device = _resources(request, len(cases))
+        usable = [case for case in cases if case.case is not None]
+        files = {case.name: CaseFiles.of(case, names) for case in usable}
+        units = {c.name: _unit(c, files[c.name], folder, digest, request, device, workspace) for c in usable}
+        workspace.file_digests.save()
+        run = run_units(PREDICT, list(units.values()), workspace, execution)
+        outcomes = _outcomes(cases, units, run)
+        rows = prediction_rows(request.output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
+        earlier = earlier_rows(request.output, request.output / TABLE, outcomes)
+        with temporary_room(request.output) as room:
+            write_predictions(room / TABLE, sorted([*rows, *earlier], key=lambda row: row["case"]))
+            if bids:
+                write_derivative_files(room, description, digest, links, request.output)
+            write_json(room / CLAIM, contents(room, CLAIM) | about)
+            require_unchanged(request.output, CLAIM, [TABLE])
+            settle(room, request.output, CLAIM, Changed.KEEP)
     _show(rows)
     complete(PREDICT, StageRun(tuple(outcomes.values()), run.wall_seconds))
     return rows
@@ -140,8 +156,6 @@ def _make_folder(output: Path) -> None:
     except FileExistsError:
         reason = "a file is there"
     except OSError as error:
-        if is_full(error):
-            raise
         reason = error.strerror or str(error)
     if reason:
         raise WorkspaceError(
@@ -151,7 +165,7 @@ def _make_folder(output: Path) -> None:
         )
 
 
-def _claim(request: PredictRequest, model: ModelDescription, digest: str) -> dict[str, Any]:
+def _about(request: PredictRequest, model: ModelDescription, digest: str) -> dict[str, Any]:
     return {
         "graft_version": graft_version(),
         "model": {"study": model.study, "arm": model.arm_name, "sha256": digest},
@@ -187,9 +201,9 @@ def _unit(
         "device": device,
     }
     # The stage has no folder of its own: the cases lie in the output folder.
-    unit = Unit("", files.key, recipe, predict_input, arguments)
+    unit = Unit("", files.key, recipe, predict_input, arguments, changed=Changed.REFUSE)
     if not request.resume:
-        (workspace.unit_folder(unit.stage, unit.key) / MARKER).unlink(missing_ok=True)
+        set_aside(workspace.unit_folder(unit.stage, unit.key), MARKER)
     return unit
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.storage.atomic import write_text
+from pipeline.storage.owned_folder import read_manifest
 from pipeline.storage.spreadsheet_cell import escaped
-from pipeline.storage.units import Outcome
+from pipeline.storage.units import MARKER, Outcome
 
 COLUMNS = (
     "case", "state", "structure", "label", "volume_ml", "volume_low_ml", "volume_high_ml", "dice",
@@ -56,6 +58,38 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
                 )
             )
     return rows
+
+
+def earlier_rows(folder: Path, table: Path, cases: Collection[str]) -> list[Row]:
+    """Collects the rows of what earlier commands did in the folder.
+
+    Args:
+        folder: of the prediction.
+        table: as the last command left it; it alone knows of cases that failed.
+        cases: of this command, which have rows of their own.
+    """
+    rows = [row for row in _finished_rows(folder) if row["case"] not in cases]
+    known = {row["case"] for row in rows} | set(cases)
+    return rows + [row for row in _read(table) if row["state"] == "failed" and row["case"] not in known]
+
+
+def _finished_rows(folder: Path) -> Iterator[Row]:
+    for path in sorted(folder.rglob(MARKER)):
+        for name in (read_manifest(path) or {}).get("files", ()):
+            # A case may hold further JSON files, and a person may have changed what is in them.
+            if not name.endswith(".json"):
+                continue
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                case = str(json.loads((path.parent / name).read_text(encoding="utf-8"))["case"])
+                files = CaseFiles.of_facts(path.parent.relative_to(folder).as_posix(), name)
+                yield from prediction_rows(folder, [(case, files, Outcome(case, "done"))])
+
+
+def _read(table: Path) -> list[Row]:
+    if not table.is_file():
+        return []
+    with table.open(encoding="utf-8", newline="") as stream:
+        return [{column: row.get(column) or "" for column in COLUMNS} for row in csv.DictReader(stream)]
 
 
 def _row(**values: object) -> Row:

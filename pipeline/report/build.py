@@ -34,8 +34,12 @@ from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
 from pipeline.report.uncertainty_section import uncertainty_section
 from pipeline.storage.atomic import write_json, write_text
+from pipeline.storage.owned_folder import owned_folder
 
 logger = logging.getLogger(__name__)
+
+FILES = "files.json"
+"""Lists what the report consists of: nothing else in its folder is ever replaced."""
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
     result_section,
@@ -67,19 +71,19 @@ def build_report(workspace: Path, options: ReportOptions | None = None, *, jobs:
         cases in `cases/`, and the numbers in `results/summary.json`.
 
     Raises:
-        WorkspaceError: the folder is missing, or a file in it is damaged.
+        WorkspaceError: the folder is missing, a file in it is damaged, or a file of an earlier report was changed.
     """
     chosen = options or ReportOptions()
-    folder = workspace / "report"
-    material = Material(StudyFiles(workspace), chosen, PictureFolder(folder / "figures", chosen.dpi))
-    material = replace(material, readings=read_cases(material, folder, jobs))
-    with figure_style():
-        sections = [build(material) for build in SECTIONS]
-    head = headline(material, sections[0])
-    page = page_environment().get_template("report.html.j2").render(head=head, sections=sections)
-    path = folder / "index.html"
-    write_text(path, page)
-    material.pictures.remove_stale()
+    files = StudyFiles(workspace)
+    with owned_folder(workspace / "report", FILES) as folder:
+        material = Material(files, chosen, PictureFolder(folder / "figures", chosen.dpi))
+        material = replace(material, readings=read_cases(material, folder, jobs))
+        with figure_style():
+            sections = [build(material) for build in SECTIONS]
+        head = headline(material, sections[0])
+        page = page_environment().get_template("report.html.j2").render(head=head, sections=sections)
+        write_text(folder / "index.html", page)
+    path = workspace / "report" / "index.html"
     if material.files.summary:
         write_json(workspace / "results/summary.json", study_summary(material))
     logger.info("report of %s written to %s (%.1f MB)", workspace, path, len(page.encode()) / 1e6)

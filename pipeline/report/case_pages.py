@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -191,10 +191,3 @@ def _page(
 def _script() -> str:
     # As the browser hashes it for the page's policy: the text between the tags, unchanged.
     return (files("pipeline.report") / "templates/viewer.js").read_text(encoding="utf-8")
-
-
-def remove_stale_pages(folder: Path, cases: Collection[str]) -> None:
-    """Removes the pages of an earlier report that are not of these cases."""
-    for path in folder.glob("*.html"):
-        if path.stem not in cases:
-            path.unlink()

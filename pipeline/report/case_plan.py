@@ -17,7 +17,6 @@ from pipeline.report.case_pages import (
     CaseTask,
     build_case_pages,
     page_name,
-    remove_stale_pages,
 )
 from pipeline.report.case_readings import CaseReadings
 from pipeline.report.number_text import number
@@ -40,9 +39,7 @@ def read_cases(material: Material, folder: Path, jobs: int) -> CaseReadings:
         WorkspaceError: a file is damaged.
     """
     study = material.files.study
-    readings = CaseReadings() if study is None else _read(material, study, folder, jobs)
-    remove_stale_pages(folder / FOLDER, readings.pages)
-    return readings
+    return CaseReadings() if study is None else _read(material, study, folder, jobs)
 
 
 def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> CaseReadings:

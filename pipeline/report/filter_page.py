@@ -67,7 +67,7 @@ def build_filter_page(
     scores: Sequence[GroupScores],
     notice: str | None = None,
 ) -> FilterPage:
-    """Writes the page, or removes one of an earlier report where there are no filters to show.
+    """Writes the page, where there are filters to show.
 
     Args:
         material: what the report is made from.
@@ -89,7 +89,6 @@ def build_filter_page(
             continue
         groups += [group] if group is not None else []
     if not groups:
-        path.unlink(missing_ok=True)
         return FilterPage(None, tuple(unreadable), {})
     shown, rest = groups[: options.filter_groups], groups[options.filter_groups :]
     of_group = {score.group: score for score in scores}

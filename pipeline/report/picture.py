@@ -39,14 +39,10 @@ class PictureFolder:
     Attributes:
         folder: where figures are also written, as PNG and SVG.
         dpi: resolution of figures.
-        written: names of the files written so far.
     """
 
     folder: Path
     dpi: int
-
-    def __post_init__(self) -> None:
-        self.written: set[str] = set()
 
     def add(self, name: str, figure: Figure, alt: str, *, colours: int | None = None) -> Picture:
         """Draws a figure, writes it as `NAME.png` and `NAME.svg` and returns the PNG for inlining.
@@ -76,14 +72,7 @@ class PictureFolder:
         for suffix, content in ((".png", data), (".svg", vector.getvalue())):
             with temporary_sibling(self.folder / f"{name}{suffix}") as temporary:
                 temporary.write_bytes(content)
-            self.written.add(f"{name}{suffix}")
         return Picture(_uri(data, "image/png"), alt, *flat.size)
-
-    def remove_stale(self) -> None:
-        """Removes figures of an earlier report that this one does not have."""
-        for path in self.folder.glob("*.[ps][nv]g"):
-            if path.name not in self.written:
-                path.unlink()
 
 
 def thumbnail(path: Path, width: int, alt: str) -> Picture:

@@ -90,7 +90,7 @@ def write_plan(
             modality=config.datasets[names[0]].modality,
         )
         write_json(folder / DATASETS / f"{names[0]}.json", report.as_json())
-        findings += [{"root": str(dataset.root.resolve()), **finding.as_json()} for finding in report.findings]
+        findings += [{"dataset": names[0], **finding.as_json()} for finding in report.findings]
         progress((position + 1) / len(folders))
     write_json(folder / FINDINGS, findings)
 
@@ -184,7 +184,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     unit = Unit(
         STAGE,
         KEY,
-        {"plan": plan, "files": files, "layout": noticed, "modalities": modalities, "version": 5},
+        {"plan": plan, "files": files, "layout": noticed, "modalities": modalities, "version": 6},
         write_plan,
         {
             "datasets": datasets,
@@ -196,14 +196,19 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
         },
     )
     inputs = {
-        name: {"root": str(d.root), "layout": d.layout, "cases": len(d.cases), "sha256": digest(files[name])}
+        name: {
+            "root": _root(name, config, d, workspace),
+            "layout": d.layout,
+            "cases": len(d.cases),
+            "sha256": digest(files[name]),
+        }
         for name, d in datasets.items()
     }
     # The battery has workers of its own, so its one unit runs in this process.
     done = run_stage(STAGE, [unit], workspace, replace(execution, jobs=1))
     complete(STAGE, done)
     record_inputs(workspace, inputs)
-    findings = tuple(_read_findings(workspace))
+    findings = tuple(_read_findings(workspace, datasets))
     if done.count("done"):
         for root, finding in findings:
             if finding.level is Level.WARNING:
@@ -214,9 +219,16 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     return examination
 
 
-def _read_findings(workspace: Workspace) -> Iterator[tuple[Path, Finding]]:
+def _root(name: str, config: StudyConfig, dataset: Dataset, workspace: Workspace) -> str:
+    """Names the folder of a dataset as the configuration does: where this machine keeps it is not for the report."""
+    path = config.datasets[name].path
+    return str(path) if path is not None else dataset.root.relative_to(workspace.root).as_posix()
+
+
+def _read_findings(workspace: Workspace, datasets: Mapping[str, Dataset]) -> Iterator[tuple[Path, Finding]]:
     for raw in json.loads((plan_folder(workspace) / FINDINGS).read_text()):
-        yield Path(raw["root"]), Finding(Level(raw["level"]), raw["case"], raw["check"], raw["found"], raw["fix"])
+        finding = Finding(Level(raw["level"]), raw["case"], raw["check"], raw["found"], raw["fix"])
+        yield datasets[raw["dataset"]].root.resolve(), finding
 
 
 def _file_digests(dataset: Dataset, workspace: Workspace) -> dict[str, list[tuple[str, str]]]:

@@ -18,7 +18,8 @@ from pipeline.config.study import StudyConfig
 from pipeline.progress import ProgressFile
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
-from pipeline.storage.units import Unit
+from pipeline.storage.owned_folder import set_aside
+from pipeline.storage.units import MARKER, Unit
 from pipeline.storage.workspace import Workspace
 
 STAGE = "synthesize"
@@ -51,7 +52,7 @@ def make_cohorts(config: StudyConfig, workspace: Workspace, resources: Resources
                 {"options": entry.synthetic, "index": index, "out": out},
             )
             if not is_whole(entry.synthetic, index, out):
-                (workspace.unit_folder(STAGE, unit.key) / "done.json").unlink(missing_ok=True)
+                set_aside(workspace.unit_folder(STAGE, unit.key), MARKER)
             units.append(unit)
         write_dataset_description(entry.synthetic, out)
     if units:

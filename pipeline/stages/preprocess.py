@@ -50,7 +50,7 @@ def preprocess_case(
         GraftError: the case cannot be read, or a step cannot be carried out on it.
     """
     raw = load_subject(case, channels)
-    processed, records = Chain(options).apply(raw)
+    processed, records = Chain(options).apply(raw, progress)
     volumes = list(processed.channels.values())
     arrays = {"image": np.stack([v.array.astype(np.float32) for v in volumes])}
     if processed.label is not None:

@@ -15,6 +15,9 @@ from pipeline.storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
+_SHOWN = 5
+
+
 class StageError(GraftError):
     """Some units of a stage failed; the others are done and kept."""
 
@@ -47,11 +50,22 @@ def complete(stage: str, run: StageRun) -> None:
         return
     if len(run.outcomes) == 1:
         raise StageError(failures[0].message.rstrip("."))
-    reasons = "; ".join(f"{f.key}: {f.message.rstrip('.')}" for f in failures[:5])
-    more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+    # A full disk is one reason, however many units it stops.
+    alike: dict[str, list[str]] = {}
+    for failure in failures:
+        alike.setdefault(failure.message.rstrip("."), []).append(failure.key)
+    shown = list(alike.items())[:_SHOWN]
+    reasons = "; ".join(f"{_named(keys)}: {message}" for message, keys in shown)
+    hidden = len(failures) - sum(len(keys) for _, keys in shown)
+    more = f"; and {hidden} more" if hidden else ""
     others = len(run.outcomes) - len(failures)
     kept = f"; the other {others} {'is' if others == 1 else 'are'} kept" if others else ""
     raise StageError(
         f"{stage}: {len(failures)} of {len(run.outcomes)} units failed ({reasons}{more}){kept}",
         fix=f"correct the cause and run `graft {stage}` again (`--debug` shows tracebacks)",
     )
+
+
+def _named(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more

@@ -1,24 +1,44 @@
-"""Atomic writes: a file or folder is either whole under its name or not there."""
+"""Atomic writes: a file or a new folder is either whole under its name or not there."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".graft-tmp-"
+"""How the name of everything unfinished begins; process, target and a random part follow."""
+_NAME = re.compile(re.escape(TEMPORARY) + r"(?P<process>\d+)-(?P<target>[0-9a-f]{8})-[a-z0-9_]{8}")
+
+
+def _prefix(path: Path) -> str:
+    # Not the name itself: with one of 250 letters the temporary one would be too long for the system.
+    return f"{TEMPORARY}{os.getpid()}-{_target(path)}-"
+
+
+def _target(path: Path) -> str:
+    return hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+
+
+def followed(path: Path) -> Path:
+    """Where a link leads, so that what is written takes the place of its target and not of the link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextmanager
 def temporary_sibling(path: Path) -> Iterator[Path]:
     """Yields a temporary name in the same folder; on success it is renamed to `path`, on failure removed."""
+    path = followed(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{TEMPORARY}{path.name}-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
     os.close(handle)
     temporary = Path(name)
     try:
@@ -37,9 +57,13 @@ def _umask() -> int:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file atomically (UTF-8)."""
+    r"""Writes a text file atomically (UTF-8).
+
+    Names of files that are no UTF-8 reach Python as lone surrogates; they are written as `\udcXX`, which JSON reads
+    back as what it was.
+    """
     with temporary_sibling(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -48,37 +72,79 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextmanager
-def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder beside `folder`; on success it takes that name, replacing what was there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{TEMPORARY}{folder.name}-"))
+def _temporary_folder(where: Path, target: Path) -> Iterator[Path]:
+    where.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=where, prefix=_prefix(target)))
     try:
+        # mkdtemp makes folders private; the group that the parent hands down (setgid) stays.
+        temporary.chmod(0o777 & ~_umask() | temporary.stat().st_mode & stat.S_ISGID)
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        replace_folder(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_folder(new: Path, folder: Path) -> None:
-    """Gives a folder the name `folder`, replacing what was there."""
-    if folder.exists():
-        # A folder cannot be replaced in one step. Killed between these two renames the unit is missing, not half
-        # there, and the next run does it again.
-        old = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f"{TEMPORARY}old-"))
-        os.rename(folder, old / folder.name)
-        os.rename(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(new, folder)
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder; on success it takes the name `folder`, where nothing but an empty folder may be.
+
+    Raises:
+        OSError: something lies there.
+    """
+    with _temporary_folder(folder.parent, folder) as temporary:
+        yield temporary
+        os.rename(temporary, folder)
+
+
+@contextmanager
+def temporary_room(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder for what goes into `folder`; what is left in it at the end is removed.
+
+    It lies inside the folder if that exists, whose parent may be another disk or not be writable, and else beside it.
+    """
+    folder = followed(folder)
+    with _temporary_folder(folder if folder.is_dir() else folder.parent, folder) as temporary:
+        yield temporary
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a name is one that this module gives to what is unfinished."""
+    return _NAME.fullmatch(path.name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what interrupted writes have left anywhere below a folder."""
-    if not folder.is_dir():
-        return
-    for path in list(folder.rglob(f"{TEMPORARY}*")):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Removes what interrupted writes have left anywhere below a folder that the command holds alone."""
+    if folder.is_dir():
+        for path in list(folder.rglob(f"{TEMPORARY}*")):
+            if is_temporary(path):
+                _remove(path)
+
+
+def remove_temporaries_of(folder: Path) -> None:
+    """Removes what killed commands have left of one folder, beside it and inside it.
+
+    Those of a process that lives are another command's and stay.
+    """
+    folder = followed(folder)
+    for where in (folder.parent, folder):
+        for path in list(where.glob(f"{TEMPORARY}*")):
+            match = _NAME.fullmatch(path.name)
+            if match and match["target"] == _target(folder) and not process_lives(int(match["process"])):
+                _remove(path)
+
+
+def process_lives(process: int) -> bool:
+    """Whether a process of this machine is there."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ def file_digest(path: Path) -> str:
 class FileDigests:
     """Digests of files, remembered by path, size and modification time so that a second run need not read them again.
 
+    A path is remembered as its own digest, because names of people and places in it are nobody's business.
+
     Args:
         memory: a JSON file that keeps what was computed; it may be missing or damaged, then it starts empty.
     """
@@ -45,10 +48,11 @@ class FileDigests:
         """Returns the SHA-256 (hex) of the file's content."""
         stat = path.stat()
         stamp = [stat.st_size, stat.st_mtime_ns]
-        entry = self._known.get(str(path))
+        key = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
+        entry = self._known.get(key)
         if entry is None or entry[:2] != stamp:
             entry = [*stamp, file_digest(path)]
-            self._known[str(path)] = entry
+            self._known[key] = entry
             self._changed = True
         return str(entry[2])
 

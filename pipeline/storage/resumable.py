@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.storage.atomic import remove_temporaries, replace_folder
+from pipeline.storage.atomic import remove_temporaries
 
 _PARTIAL = ".partial-"
 
@@ -21,7 +21,7 @@ def partial_folder(folder: Path, digest: str) -> Path:
 def resumable_folder(folder: Path, digest: str) -> Iterator[Path]:
     """Yields the folder of unfinished work, with what an earlier try left if its recipe was the same.
 
-    On success it takes the name of `folder`. On failure it stays, so that the next try goes on there.
+    On success its files are to be moved to `folder`. On failure it stays, so that the next try goes on there.
 
     Args:
         folder: where the finished work goes.
@@ -34,4 +34,4 @@ def resumable_folder(folder: Path, digest: str) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     remove_temporaries(partial)
     yield partial
-    replace_folder(partial, folder)
+    shutil.rmtree(partial, ignore_errors=True)

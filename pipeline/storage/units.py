@@ -8,10 +8,10 @@ of the stage); a unit whose marker agrees is not done again.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import resource
+import shutil
 import sys
 import threading
 import time
@@ -31,8 +31,10 @@ from data.errors import GraftError, WorkspaceError
 from pipeline.processes import rank, world_size
 from pipeline.progress import STOP, ProgressFile, StageProgress
 from pipeline.stopping import StopFile, StopRequestedError, listen_in_worker, stops_on_signal
-from pipeline.storage.atomic import remove_temporaries, temporary_folder, write_json
+from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.digest import digest
+from pipeline.storage.machine_faults import machine_fault
+from pipeline.storage.owned_folder import Changed, changed_since, contents, read_manifest, require_ours, settle
 from pipeline.storage.resumable import partial_folder, resumable_folder
 from pipeline.storage.workspace import Workspace
 
@@ -40,6 +42,10 @@ logger = logging.getLogger(__name__)
 
 MARKER = "done.json"
 _POOL_RESTARTS = 3
+_KILLED = (
+    "its worker process was killed again and again; expected one that lives (did the machine run out of memory?); "
+    "to fix it, use --jobs 1, or smaller patches"
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Unit:
         arguments: what `work` gets, picklable.
         size: how long it takes, in any measure common to the stage; large ones start first.
         resumable: whether the work saves checkpoints in its folder and goes on from them.
+        changed: what becomes of its files that somebody changed.
     """
 
     stage: str
@@ -63,6 +70,7 @@ class Unit:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     size: float = 1.0
     resumable: bool = False
+    changed: Changed = Changed.REPLACE
 
     @property
     def digest(self) -> str:
@@ -130,20 +138,22 @@ class StageRun:
 
 def read_marker(folder: Path) -> dict[str, Any] | None:
     """Returns the marker of a finished unit whose files are all there in their size, else `None`."""
+    marker = read_manifest(folder / MARKER)
     try:
-        marker = json.loads((folder / MARKER).read_text())
-        for name, size in marker["files"].items():
-            if (folder / name).stat().st_size != size:
-                return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        if marker is None or any((folder / n).stat().st_size != size for n, size in marker["files"].items()):
+            return None
+    except (OSError, KeyError):
         return None
     return marker
 
 
 def is_done(unit: Unit, workspace: Workspace) -> bool:
-    """Whether the unit was finished with this very recipe."""
-    marker = read_marker(workspace.unit_folder(unit.stage, unit.key))
-    return marker is not None and marker.get("digest") == unit.digest
+    """Whether the unit was finished with this very recipe, and its files are as they were written."""
+    folder = workspace.unit_folder(unit.stage, unit.key)
+    marker = read_marker(folder)
+    if marker is None or marker.get("digest") != unit.digest:
+        return False
+    return unit.changed is not Changed.REFUSE or not changed_since(folder, MARKER)
 
 
 def require_done(workspace: Workspace, stage: str, key: str) -> dict[str, Any]:
@@ -203,7 +213,7 @@ def _room(unit: Unit, folder: Path) -> AbstractContextManager[Path]:
     """Where a unit works; of processes that train together, the first one writes and the others only read there."""
     if rank() > 0:
         return nullcontext(partial_folder(folder, unit.digest))
-    return resumable_folder(folder, unit.digest) if unit.resumable else temporary_folder(folder)
+    return resumable_folder(folder, unit.digest) if unit.resumable else temporary_room(folder)
 
 
 def _carry_out(unit: Unit, folder: Path, progress: Path, threads: int, parent: int) -> Outcome:
@@ -214,22 +224,26 @@ def _carry_out(unit: Unit, folder: Path, progress: Path, threads: int, parent: i
     if told.stop_requested:
         return Outcome(unit.key, "stopped")
     try:
+        if rank() == 0:
+            require_ours(folder, MARKER, unit.changed)
         _limit_threads(threads)
         with threadpool_limits(threads), _room(unit, folder) as temporary:
             unit.work(temporary, told, **unit.arguments)
             seconds, peak = time.perf_counter() - start, _peak_memory()
             if rank() > 0:
                 return Outcome(unit.key, "done", seconds, peak)
-            files = {str(p.relative_to(temporary)): p.stat().st_size for p in temporary.rglob("*") if p.is_file()}
-            marker = {"digest": unit.digest, "files": files, "seconds": round(seconds, 3), "peak_memory": peak}
-            write_json(temporary / MARKER, marker)
+            marker = {"digest": unit.digest, "seconds": round(seconds, 3), "peak_memory": peak}
+            write_json(temporary / MARKER, contents(temporary, MARKER) | marker)
+            settle(temporary, folder, MARKER, unit.changed)
     except StopRequestedError:
         return Outcome(unit.key, "stopped", time.perf_counter() - start, _peak_memory())
     except GraftError as error:
         return Outcome(unit.key, "failed", time.perf_counter() - start, _peak_memory(), str(error))
-    except Exception as error:  # any other failure is a bug or the machine's; it is reported with its trace
-        message = f"{type(error).__name__}: {error}"
-        return Outcome(unit.key, "failed", time.perf_counter() - start, _peak_memory(), message, traceback.format_exc())
+    except Exception as error:  # any other failure is the machine's or a bug; that one is reported with its trace
+        fault = machine_fault(error, progress.parent.parent)
+        message = str(fault) if fault else f"{type(error).__name__}: {error}"
+        trace = "" if fault else traceback.format_exc()
+        return Outcome(unit.key, "failed", time.perf_counter() - start, _peak_memory(), message, trace)
     finally:
         progress.unlink(missing_ok=True)
     return Outcome(unit.key, "done", seconds, peak)
@@ -238,10 +252,8 @@ def _carry_out(unit: Unit, folder: Path, progress: Path, threads: int, parent: i
 def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
     """Does those units that are not done yet, several at a time, and shows progress.
 
-    A worker that is killed takes its pool with it; the pool is then started again with what is unfinished.
-
-    Raises:
-        WorkspaceError: workers keep being killed (out of memory, most often).
+    A worker that is killed takes its pool with it; the pool is then started again with what is unfinished. If that
+    happens again and again, the units are done one by one, and the one that kills its worker has failed.
     """
     start = time.perf_counter()
     if rank() == 0:
@@ -265,36 +277,41 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
     with stops_on_signal(stop.request), StageProgress(stage, sizes, progress_folder) as bar:
         while waiting:
             before = len(outcomes)
+            # Whose work kills the workers shows when each is done alone.
+            batch = waiting[:1] if restarts >= _POOL_RESTARTS else waiting
             try:
-                for outcome in _in_parallel(waiting, workspace, progress_folder, execution):
+                for outcome in _in_parallel(batch, workspace, progress_folder, execution):
                     outcomes[outcome.key] = outcome
                     if outcome.state != "stopped":
                         bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
-            except TerminatedWorkerError as error:
+            except TerminatedWorkerError:
                 killed = True
-                restarts = restarts + 1 if len(outcomes) == before else 1
-                for unit in waiting:
+                for unit in batch:
                     if unit.key not in outcomes and is_done(unit, workspace):
                         outcomes[unit.key] = Outcome(unit.key, "done")
                         bar.finished(unit.key, "done", 0.0, "")
-                if restarts > _POOL_RESTARTS:
-                    raise WorkspaceError(
-                        f"{stage}: the worker processes were killed {restarts} times in a row",
-                        expected="workers that live (did the machine run out of memory?)",
-                        fix="use fewer with --jobs 1, or smaller patches; what is finished is kept",
-                    ) from error
-                logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
+                if restarts >= _POOL_RESTARTS and batch[0].key not in outcomes:
+                    restarts = 0
+                    outcomes[batch[0].key] = Outcome(batch[0].key, "failed", message=_KILLED)
+                    bar.finished(batch[0].key, "failed", 0.0, _KILLED)
+                else:
+                    restarts = restarts + 1 if len(outcomes) == before else 1
+                    logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
             waiting = [u for u in waiting if u.key not in outcomes]
     if killed:
         remove_temporaries(workspace.root / stage)
+    shutil.rmtree(progress_folder, ignore_errors=True)
     return StageRun(tuple(outcomes[u.key] for u in units), time.perf_counter() - start)
 
 
 def _in_parallel(
     units: Sequence[Unit], workspace: Workspace, progress_folder: Path, execution: Execution
 ) -> Iterator[Outcome]:
-    if world_size() > 1:
-        # All of them take part in every unit, here and one after the other.
+    no_workers = execution.backend == "loky" and joblib.effective_n_jobs(2) == 1
+    if no_workers and execution.jobs > 1:
+        logger.warning("workers need shared memory, and /dev/shm cannot be written: one unit at a time")
+    # Processes that train together all take part in every unit, here and one after the other.
+    if world_size() > 1 or no_workers:
         for unit in units:
             folder = workspace.unit_folder(unit.stage, unit.key)
             yield _carry_out(unit, folder, progress_folder / digest(unit.key)[:16], execution.threads, 0)

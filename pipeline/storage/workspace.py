@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 
 from data.errors import WorkspaceError
 from pipeline.storage.digest import FileDigests
+from pipeline.storage.lock import only_command
+from pipeline.storage.shared_memory import remove_shared_memory
 
 
 class Workspace:
@@ -78,26 +79,10 @@ class Workspace:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the workspace for one command; the system frees it however the command ends.
+        """Holds the workspace for one command, and removes what one that was killed here left in memory.
 
         Raises:
             WorkspaceError: another command holds it.
         """
-        try:
-            stream = (self.root / ".lock").open("a")
-        except OSError as error:
-            raise WorkspaceError(
-                f"{self.root}: the workspace cannot be written ({error.strerror})",
-                expected="a folder that can be written",
-                fix="name another with --workspace",
-            ) from error
-        with stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise WorkspaceError(
-                    f"{self.root}: another graft command is at work in this workspace",
-                    expected="one command at a time",
-                    fix="wait for it, or name another workspace with --workspace",
-                ) from error
+        with only_command(self.root, remove_shared_memory):
             yield

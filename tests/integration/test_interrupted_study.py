@@ -72,7 +72,7 @@ def in_the_middle_of(stage: str) -> Callable[[Path], bool]:
 
     def ready(workspace: Path) -> bool:
         folder = workspace / stage
-        return any(folder.rglob("done.json")) and any(folder.rglob(".tmp-*"))
+        return any(folder.rglob("done.json")) and any(folder.rglob(".graft-tmp-*"))
 
     return ready
 
@@ -97,7 +97,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(study: Path, tmp_path: Pa
     assert main(run) == 0
     after = markers(workspace)
     assert {key: after[key] for key in before} == before
-    assert not list(workspace.rglob(".tmp-*"))
+    assert not list(workspace.rglob(".graft-tmp-*"))
     other = tmp_path / "whole"
     assert main(["run", str(study), "--workspace", str(other), "--jobs", "1"]) == 0
     assert set(markers(other)) == set(after)

@@ -62,6 +62,8 @@ def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsy
     _check_units(workspace)
     _check_tables(workspace)
     _check_records(config, workspace)
+    for name in ("file-digests.json", "check/study/findings.json"):
+        assert "/cohort" not in (workspace / name).read_text(), f"{name} says where this machine keeps the scans"
     page = (workspace / "report" / "index.html").read_text(encoding="utf-8")
     assert all(arm in page for arm in ARMS)
     assert "data:image/" in page

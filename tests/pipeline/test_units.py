@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +19,18 @@ import pytest
 from data.errors import DataError, WorkspaceError
 from pipeline.progress import ProgressFile
 from pipeline.stages.stage import StageError, complete
-from pipeline.storage.units import MARKER, Execution, StageRun, Unit, is_done, read_marker, require_done, run_units
+from pipeline.storage.owned_folder import Changed
+from pipeline.storage.units import (
+    MARKER,
+    Execution,
+    Outcome,
+    StageRun,
+    Unit,
+    is_done,
+    read_marker,
+    require_done,
+    run_units,
+)
 from pipeline.storage.workspace import Workspace
 
 STAGE = "stage"
@@ -125,7 +139,7 @@ def test_another_recipe_makes_a_unit_stale(workspace: Workspace) -> None:
     assert all(is_done(unit, workspace) for unit in stale)
 
 
-@pytest.mark.parametrize("damage", ["missing", "truncated", "longer", "no marker", "broken marker", "marker of a list"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "longer", "broken marker", "marker of a list"])
 def test_a_damaged_unit_is_done_again(workspace: Workspace, damage: str) -> None:
     units = numbers(workspace)
     run(units, workspace)
@@ -137,7 +151,6 @@ def test_a_damaged_unit_is_done_again(workspace: Workspace, damage: str) -> None
         "missing": file.unlink,
         "truncated": lambda: file.write_text("1"),
         "longer": lambda: file.write_text("1" * 11),
-        "no marker": marker.unlink,
         "broken marker": lambda: marker.write_text('{"digest": "'),
         "marker of a list": lambda: marker.write_text("[]"),
     }[damage]()
@@ -147,11 +160,51 @@ def test_a_damaged_unit_is_done_again(workspace: Workspace, damage: str) -> None
     assert contents(workspace) == whole
 
 
+def test_files_of_others_in_the_folder_of_a_unit_stay(workspace: Workspace) -> None:
+    run(numbers(workspace, 1), workspace)
+    folder = workspace.unit_folder(STAGE, "part/0")
+    (folder / "deep" / "notes.txt").write_text("mine")
+    assert run(numbers(workspace, 1, other=True), workspace).count("done") == 1
+    assert (folder / "deep" / "notes.txt").read_text() == "mine"
+    assert json.loads((folder / MARKER).read_text())["files"] == {"deep/number.txt": 10}
+
+
+def test_a_folder_without_a_marker_is_somebody_elses(workspace: Workspace) -> None:
+    folder = workspace.unit_folder(STAGE, "part/1")
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("three years")
+    outcomes = run(numbers(workspace), workspace).outcomes
+    assert [o.state for o in outcomes] == ["done", "failed", "done"]
+    assert f"{folder}: holds files and no {MARKER}" in outcomes[1].message
+    assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
+    assert done_by(workspace) == ["0", "2"], "the work was done in vain"
+
+
+def test_a_file_that_a_person_changed_stops_its_unit_alone(workspace: Workspace) -> None:
+    units = [dataclasses.replace(unit, changed=Changed.REFUSE) for unit in numbers(workspace)]
+    run(units, workspace)
+    done_by(workspace)
+    file = workspace.unit_folder(STAGE, "part/1") / "deep" / "number.txt"
+    file.write_text("2" * 10)  # of the same size
+    for again in (units, [dataclasses.replace(unit, recipe={"other": 1}) for unit in units]):
+        outcomes = run(again, workspace).outcomes
+        assert outcomes[1].state == "failed"
+        assert f"{file}: was changed since Graft wrote it" in outcomes[1].message
+        assert "failed" not in (outcomes[0].state, outcomes[2].state)
+        assert file.read_text() == "2" * 10
+    assert done_by(workspace) == ["0", "2"]
+    file.rename(file.with_name("corrected.txt"))
+    assert [o.state for o in run(again, workspace).outcomes] == ["reused", "done", "reused"]
+    assert file.read_text() == "1" * 10
+    assert file.with_name("corrected.txt").read_text() == "2" * 10
+
+
 def test_the_marker_lists_every_file_with_its_size(workspace: Workspace) -> None:
     units = numbers(workspace, 1)
     run(units, workspace)
     marker = json.loads((workspace.unit_folder(STAGE, "part/0") / MARKER).read_text())
     assert marker["files"] == {"deep/number.txt": 10}
+    assert marker["sha256"] == {"deep/number.txt": hashlib.sha256(b"0" * 10).hexdigest()}
     assert marker["digest"] == units[0].digest
     assert marker["seconds"] >= 0
     assert marker["peak_memory"] > 1_000_000
@@ -167,7 +220,7 @@ def test_the_digest_depends_on_stage_key_and_recipe() -> None:
 
 
 def test_temporary_folders_of_an_interrupted_run_are_removed(workspace: Workspace) -> None:
-    left = workspace.root / STAGE / "part" / ".tmp-0-abc"
+    left = workspace.root / STAGE / "part" / ".graft-tmp-1-0123abcd-abcdefgh"
     left.mkdir(parents=True)
     (left / "half").write_text("half")
     run(numbers(workspace, 1), workspace)
@@ -186,10 +239,21 @@ def test_a_failure_does_not_stop_the_others(workspace: Workspace, jobs: int, cap
     assert bug.message == "KeyError: 'a bug'"
     assert "in fail" in bug.trace
     assert not workspace.unit_folder(STAGE, "user").exists()
-    assert not list((workspace.root / STAGE).glob(".tmp-*"))
+    assert not list((workspace.root / STAGE).glob(".graft-tmp-*"))
     assert "user failed: /scans/a.nii: is corrupt" in caplog.text
     with pytest.raises(StageError, match=r"2 of 5 units failed \(user: /scans/a.nii.*bug: KeyError.*other 3 are kept"):
         complete(STAGE, result)
+
+
+def test_one_reason_is_told_once() -> None:
+    failed = [Outcome(f"case_{number}", "failed", message="/out: the disk is full.") for number in range(7)]
+    other = Outcome("other", "failed", message="is corrupt.")
+    with pytest.raises(StageError) as caught:
+        complete(STAGE, StageRun((*failed, other, Outcome("good", "done")), 1.0))
+    assert str(caught.value).startswith(
+        "stage: 8 of 9 units failed (case_0, case_1, case_2, case_3, case_4 and 2 more: /out: the disk is full; "
+        "other: is corrupt); the other 1 is kept"
+    )
 
 
 def test_a_failed_unit_keeps_what_was_there(workspace: Workspace) -> None:
@@ -219,17 +283,29 @@ def test_a_killed_worker_is_replaced(tmp_path: Path) -> None:
         units = [*numbers(workspace, 3), Unit(STAGE, "killed", {}, kill_once, settings)]
         result = run(units, workspace, jobs)
         assert [o.state for o in result.outcomes] == ["done"] * 4
-        assert [p.name for p in (workspace.root / STAGE).rglob(".tmp-*")] == []
+        assert [p.name for p in (workspace.root / STAGE).rglob(".graft-tmp-*")] == []
         results[name] = contents(workspace)
         assert run(units, workspace, jobs).count("reused") == 4
     assert results["one"] == results["two"]
     assert results["two"]["stage/killed/number.txt"] == b"7"
 
 
-def test_workers_that_keep_dying_end_with_a_sentence(workspace: Workspace) -> None:
-    unit = Unit(STAGE, "killed", {}, kill_always, {"command": os.getpid()})
-    with pytest.raises(WorkspaceError, match=r"killed 4 times in a row.*--jobs 1"):
-        run([unit], workspace, 2)
+def test_without_shared_memory_units_are_done_one_by_one(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # What joblib says where `/dev/shm` can only be read.
+    monkeypatch.setattr("joblib.effective_n_jobs", lambda jobs: 1)
+    monkeypatch.setattr("joblib.Parallel", None)
+    assert run(numbers(workspace), workspace, jobs=2).count("done") == 3
+    assert "/dev/shm cannot be written: one unit at a time" in caplog.text
+
+
+def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -> None:
+    unit = Unit(STAGE, "killed", {}, kill_always, {"command": os.getpid()}, size=9)
+    result = run([unit, *numbers(workspace, 2)], workspace, 2)
+    assert [o.state for o in result.outcomes] == ["failed", "done", "done"]
+    with pytest.raises(StageError, match=r"1 of 3 units failed.*killed again and again.*--jobs 1.*other 2 are kept"):
+        complete(STAGE, result)
     assert not workspace.unit_folder(STAGE, "killed").exists()
 
 
@@ -242,6 +318,39 @@ def test_a_worker_may_grow(workspace: Workspace) -> None:
     ]
     assert run(units, workspace, 2).count("done") == len(sizes)
     assert len(set(log.read_text().split())) == 2, "a worker was replaced"
+
+
+_LEFT = """
+import os, sys
+from pathlib import Path
+from pipeline.storage.workspace import Workspace
+for name in ("sem.loky-%d-abcdefgh", "sem.loky-1-abcdefgh", "joblib_memmapping_folder_%d_a_b/x"):
+    path = Path(sys.argv[2]) / (name % os.getpid() if "%" in name else name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("")
+with Workspace(Path(sys.argv[1])).lock():
+    os._exit(9)
+"""
+
+
+def test_what_a_killed_command_left_in_shared_memory_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = tmp_path / "shm"
+    shared.mkdir()
+    command = [sys.executable, "-c", _LEFT, str(tmp_path / "w"), str(shared)]
+    subprocess.run(command, check=False, cwd=Path(__file__).parents[2])
+    assert len(list(shared.iterdir())) == 3
+    monkeypatch.setattr("pipeline.storage.shared_memory.SHARED_MEMORY", shared)
+    with Workspace(tmp_path / "w").lock():
+        # That of another process is not ours to remove.
+        assert [p.name for p in shared.iterdir()] == ["sem.loky-1-abcdefgh"]
+
+
+def test_nothing_of_the_work_is_left_in_the_workspace(workspace: Workspace) -> None:
+    with workspace.lock():
+        run(numbers(workspace, 2), workspace, jobs=2)
+    assert {p.name for p in workspace.root.iterdir()} == {STAGE, "log"}
 
 
 def test_what_a_later_stage_needs_must_be_there(workspace: Workspace) -> None:

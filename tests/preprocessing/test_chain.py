@@ -147,3 +147,20 @@ def test_a_volume_from_elsewhere_is_refused():
     _, records = chain.apply(_oblique_brain())
     with pytest.raises(PreprocessingError, match="grid"):
         chain.invert(Volume(np.zeros((3, 3, 3), np.uint8), np.eye(4)), records)
+
+
+def test_a_chain_can_be_stopped_between_its_steps():
+    chain = Chain(_quick(Modality.MR).model_copy(update={"padding": PaddingOptions(multiple=8)}))
+    shares, carried_out = [], []
+    chain.apply(_oblique_brain(), shares.append)
+    assert shares == [number / len(chain.steps) for number in range(len(chain.steps))]
+    for step in chain.steps:
+        step.apply = lambda subject, step=step, apply=step.apply: (carried_out.append(step.name), apply(subject))[1]
+
+    def stop(share):
+        if share > 0:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        chain.apply(_oblique_brain(), stop)
+    assert carried_out == [chain.steps[0].name]

@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -197,3 +198,22 @@ def test_wrong_options_are_refused(wrong: dict) -> None:
 def test_files_open_in_nibabel_with_both_transforms(folder: Path) -> None:
     image = nib.load(case_files(options(), 0, folder)["image"])
     np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)  # type: ignore[attr-defined]
+
+
+def test_a_corrected_file_is_never_replaced(folder: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(folder, tmp_path / "out"))
+    files = case_files(options(), 0, out)
+    files["truth"].unlink()
+    files["label"].write_bytes(b"corrected")
+    with pytest.raises(GraftError, match=r"ms_001.nii.gz: is not what these options give.*move or rename it"):
+        synthesize(options(), out)
+    assert files["label"].read_bytes() == b"corrected"
+    assert not list(out.rglob(".partial*"))
+    files["label"].rename(tmp_path / "corrected.nii.gz")
+    synthesize(options(), out)
+    assert contents(out) == contents(folder)
+    patients = out / "patients.csv"
+    patients.write_text(patients.read_text().replace("ms_patient_002", "ms_patient_001"))
+    with pytest.raises(GraftError, match=r"patients.csv: is not what these options give"):
+        synthesize(options(), out)
+    assert "ms_patient_002" not in patients.read_text()

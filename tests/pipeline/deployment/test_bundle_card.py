@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -144,21 +146,80 @@ def test_what_lies_at_the_output_is_kept(model: Path, tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(WorkspaceError, match="is a file"):
         export(ExportRequest(model, tmp_path / "mine/thesis.txt", NO_ONNX, force=True))
-    with pytest.raises(WorkspaceError, match="no folder can be made"):
+    with pytest.raises(WorkspaceError, match="nothing can be written"):
         export(ExportRequest(model, tmp_path / "mine/thesis.txt/bundle", NO_ONNX))
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
     export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
-    (tmp_path / "empty/old.txt").touch()
     with pytest.raises(WorkspaceError, match="--force"):
         export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
-    assert (tmp_path / "empty/old.txt").exists()
-    export(ExportRequest(model, tmp_path / "empty", NO_ONNX, force=True))
-    assert not (tmp_path / "empty/old.txt").exists()
+
+
+def test_force_replaces_what_graft_wrote_and_nothing_else(model: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    export(ExportRequest(model, bundle, NO_ONNX))
+    (bundle / "LICENSE").write_text("my terms")
+    (bundle / "docs/data.md").write_text("my page")
+    export(ExportRequest(model, bundle, export_options(["onnx=false", "authors=Anna"]), force=True))
+    assert "Anna" in (bundle / CARD).read_text()
+    assert (bundle / "LICENSE").read_text() == "my terms"
+    assert (bundle / "docs/data.md").read_text() == "my page"
+    (bundle / CARD).write_text("my own card")
+    with pytest.raises(WorkspaceError, match=r"README.md: was changed since Graft wrote it.*move or rename it"):
+        export(ExportRequest(model, bundle, NO_ONNX, force=True))
+    assert (bundle / CARD).read_text() == "my own card"
+    # A folder of something else that happens to hold such a file.
+    (tmp_path / "other/configs").mkdir(parents=True)
+    (tmp_path / "other" / METADATA).write_text("{}")
+    with pytest.raises(WorkspaceError, match="holds files that are no bundle"):
+        export(ExportRequest(model, tmp_path / "other", NO_ONNX, force=True))
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_bundle_goes_into_a_folder_that_cannot_be_renamed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As an empty mount point: nothing can be renamed to its name, and the folder around it is another disk.
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    rename = os.rename
+
+    def busy(source: Path, target: Path) -> None:
+        if Path(target) == disk:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        if disk in Path(target).parents and disk not in Path(source).parents:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", busy)
+    export(ExportRequest(model, disk, NO_ONNX))
+    assert (disk / CARD).is_file()
+    assert [p.name for p in disk.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_killed_export_is_done_again_without_force(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+
+    def dies(source: Path, target: Path) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.storage.owned_folder.shutil.move", dies)
+        with pytest.raises(MemoryError):
+            export(ExportRequest(model, bundle, NO_ONNX))
+    export(ExportRequest(model, bundle, NO_ONNX))
+    assert (bundle / CARD).is_file()
 
 
 def test_a_failure_leaves_nothing_behind(
-    model: Path, write_scans: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: Path,
+    write_scans: Callable[..., list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     (scan,) = write_scans(tmp_path / "in", ["a"])
     scan.write_bytes(scan.read_bytes()[:200])
@@ -169,8 +230,9 @@ def test_a_failure_leaves_nothing_behind(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_command, "write_text", full)
-    with pytest.raises(WorkspaceError, match="the disk is full"):
-        export(ExportRequest(model, tmp_path / "out/bundle", NO_ONNX))
+    arguments = ["export", str(model), "--output", str(tmp_path / "out/bundle"), "--set", "onnx=false"]
+    assert main(arguments) == 2
+    assert f"{tmp_path / 'out/bundle'}: the disk is full" in capsys.readouterr().err
     assert list((tmp_path / "out").iterdir()) == []
 
 

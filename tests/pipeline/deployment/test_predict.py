@@ -236,7 +236,7 @@ def test_a_killed_command_goes_on_where_it_was(model: Path, write_scans: WriteSc
     rows = run(model, tmp_path / "in", output=out)
     assert [row["case"] for row in rows] == ["a", "b", "c"]
     assert (out / "a" / "a.nii.gz").stat().st_mtime_ns == before
-    assert not list(out.rglob(".tmp-*"))
+    assert not list(out.rglob(".graft-tmp-*"))
 
 
 def test_one_bad_file_does_not_stop_the_others(
@@ -298,7 +298,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     ):
         run(model, tmp_path / "in", output=out)
     assert not (out / "b").exists()
-    assert not list(out.rglob(".tmp-*"))
+    assert not list(out.rglob(".graft-tmp-*"))
     for name in ("a", "c"):
         done = json.loads((out / name / "done.json").read_text())
         assert all((out / name / file).stat().st_size == size for file, size in done["files"].items())
@@ -307,7 +307,11 @@ def test_a_full_disk_leaves_nothing_half_written(
 
 
 def test_a_full_disk_at_the_table_is_told(
-    model: Path, write_scans: WriteScans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path,
+    write_scans: WriteScans,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     write_scans(tmp_path / "in", ["a"])
 
@@ -315,8 +319,9 @@ def test_a_full_disk_at_the_table_is_told(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("pipeline.deployment.predict_command.write_predictions", full)
-    with pytest.raises(GraftError, match="the disk is full"):
-        run(model, tmp_path / "in", output=tmp_path / "out")
+    arguments = ["predict", str(model), str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(arguments) == 2
+    assert f"{tmp_path / 'out'}: the disk is full" in capsys.readouterr().err
     assert (tmp_path / "out" / "a" / "done.json").is_file()
 
 

@@ -312,8 +312,7 @@ def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_s
     assert "Trained filters and Samples of gaussian_full of group decoder_1, each" in page
 
 
-def test_without_banks_an_old_page_goes(copy: Path) -> None:
-    write_pages(copy)
+def test_without_banks_there_is_no_page(copy: Path) -> None:
     for path in copy.glob("collect-filters/*/filters.safetensors"):
         path.unlink()
     page, filters = write_pages(copy)

@@ -311,19 +311,28 @@ def test_a_picture_that_is_not_what_was_measured_says_so(
     assert differs == [[None] * 3, ["0.000"] * 3]
 
 
-def test_same_files_give_the_same_page_and_no_stale_figures(
+def test_same_files_give_the_same_page_and_only_own_files_go(
     tmp_path: Path, workspace_builder: Callable[..., Path]
 ) -> None:
     root = workspace_builder(tmp_path, patients=3, repeats=1)
     first = build_report(root, QUICK).read_bytes()
     folder = root / "report"
     written = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")}
-    stale = [folder / "figures/patients-n99.png", folder / "figures/patients-n99.svg", folder / "cases/gone.html"]
-    for path in stale:
-        path.write_bytes(b"old")
+    mine = [folder / "figures/mine.png", folder / "figures/mine.svg", folder / "cases/mine.html", folder / "mine.txt"]
+    for path in mine:
+        path.write_bytes(b"mine")
+    # Of a case that has no page any more.
+    build_report(root, QUICK.model_copy(update={"case_pages": 0}))
+    assert {p.name for p in (folder / "cases").iterdir()} == {"mine.html"}
     assert build_report(root, QUICK).read_bytes() == first
-    assert {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*")} == written
-    assert not list(root.rglob(".tmp-*"))
+    assert all(path.read_bytes() == b"mine" for path in mine)
+    found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*") if p not in mine}
+    assert found == written
+    (folder / "index.html").write_text("with my remarks")
+    with pytest.raises(WorkspaceError, match=r"report/index.html: was changed since Graft wrote it"):
+        build_report(root, QUICK)
+    assert (folder / "index.html").read_text() == "with my remarks"
+    assert not list(root.rglob(".graft-tmp-*"))
 
 
 def test_damaged_and_missing_workspaces_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""What the machine refuses, told as what it is: full disks, missing rights, killed workers."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from safetensors import SafetensorError
+
+from data.errors import GraftError, WorkspaceError
+from pipeline.storage.atomic import is_temporary
+
+_AGAIN = "run the same command again; what is finished is kept"
+_FULL = ("the disk is full", "room for the results", f"free some and {_AGAIN}")
+_RIGHTS = ("there is no right to read or to write it", "a place with the right to", "change the rights or name another")
+_FAULTS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: ("the quota of the disk is used up", "room for the results", f"free some and {_AGAIN}"),
+    errno.EFBIG: ("a file grew beyond the largest allowed size", "room for the results", f"raise it and {_AGAIN}"),
+    errno.EROFS: ("the disk can only be read", "one that can be written", "name a folder elsewhere"),
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EIO: ("the disk does not answer as it should", "a sound disk or network", f"look after it and {_AGAIN}"),
+    errno.ESTALE: ("the network disk was mounted anew", "a disk that stays", _AGAIN),
+    errno.EMFILE: ("too many files are open", "fewer at a time", f"raise `ulimit -n` or use --jobs 1, and {_AGAIN}"),
+    errno.ENAMETOOLONG: ("the name is too long for this disk", "a shorter one", "rename it or name another folder"),
+}
+_RUST = re.compile(r"\(os error (\d+)\)")
+
+
+def machine_fault(error: BaseException, place: Path | None = None) -> WorkspaceError | None:
+    """Explains an error that comes from the machine and neither from the user's data nor from a bug.
+
+    Args:
+        error: what was raised; what it was raised from counts too, because libraries wrap the system's errors.
+        place: where the results go, for errors that name no file.
+
+    Returns:
+        one sentence with the way out; `None` for any other error.
+    """
+    reason: BaseException | None = None if isinstance(error, GraftError) else error
+    while reason is not None:
+        if isinstance(reason, TerminatedWorkerError):
+            return WorkspaceError(
+                "a worker process was killed",
+                expected="workers that live (did the machine run out of memory?)",
+                fix=f"use fewer with --jobs 1, and {_AGAIN}",
+            )
+        if (number := _number(reason)) in _FAULTS:
+            found, expected, fix = _FAULTS[number]
+            named = getattr(reason, "filename", None)
+            path = _shown(Path(os.fsdecode(named))) if isinstance(named, str | bytes) else place
+            where = f"{path}: " if path is not None else ""
+            return WorkspaceError(f"{where}{found} ({os.strerror(number)})", expected=expected, fix=fix)
+        reason = reason.__cause__ or (None if reason.__suppress_context__ else reason.__context__)
+    return None
+
+
+def _shown(path: Path) -> Path:
+    """The path, or the folder of what is temporary: its name means nothing to the user."""
+    return next((whole.parent for whole in (path, *path.parents) if is_temporary(whole)), path)
+
+
+def _number(error: BaseException) -> int:
+    """The system's number of an error; 0 if it has none."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    # Its library is written in Rust and hands on the system's error as a text.
+    match = _RUST.search(str(error)) if isinstance(error, SafetensorError) else None
+    return int(match[1]) if match else 0

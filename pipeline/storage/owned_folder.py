@@ -1,0 +1,243 @@
+"""Folders that Graft fills: only what it wrote there itself is ever replaced or removed.
+
+A manifest in the folder lists the files that Graft wrote, with their sizes and SHA-256. What is not listed is somebody
+else's: it stays, and nothing is written over it. New content comes file by file, so that a folder which is a link, a
+mount point or shared stays what it is. Meanwhile the manifest lists what was there and what will be: killed in between,
+the folder counts as unfinished, and the next command can still tell Graft's files from others.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from data.errors import WorkspaceError
+from pipeline.storage.atomic import followed, is_temporary, remove_temporaries_of, temporary_room, write_json
+from pipeline.storage.digest import file_digest
+
+logger = logging.getLogger(__name__)
+
+_REPLACING = "replacing"
+
+
+class Changed(StrEnum):
+    """What becomes of a file that Graft wrote and somebody changed since."""
+
+    REFUSE = "refuse"
+    """The command stops: people work on these files, such as masks."""
+    KEEP = "keep"
+    """It stays as it is: nothing depends on it."""
+    REPLACE = "replace"
+    """It is made again: nobody works on these files, so that they can only be damaged."""
+
+
+def contents(folder: Path, manifest: str) -> dict[str, Any]:
+    """Returns what a manifest says of the other files in its folder: `files` (sizes) and `sha256`."""
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    paths.pop(manifest, None)
+    return {
+        "files": {name: path.stat().st_size for name, path in paths.items()},
+        "sha256": {name: file_digest(path) for name, path in paths.items()},
+    }
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """Returns the manifest of a folder, also of an unfinished one; `None` where there is none or it is damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        _listed(found)
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+    return dict(found)
+
+
+def listed_files(folder: Path, manifest: str) -> set[str]:
+    """Names of the files that Graft wrote into a folder; empty where it wrote none."""
+    found = read_manifest(folder / manifest)
+    return set(_listed(found)) if found is not None else set()
+
+
+def _listed(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """Name → the digests that Graft's file of that name may have."""
+    if _REPLACING in manifest:
+        return {str(name): set(digests) for name, digests in manifest[_REPLACING].items()}
+    known = manifest.get("sha256", {})
+    return {str(name): {known[name]} if name in known else set() for name in manifest["files"]}
+
+
+def set_aside(folder: Path, manifest: str) -> None:
+    """Makes a folder count as unfinished, so that its files are made again."""
+    if found := read_manifest(folder / manifest):
+        write_json(folder / manifest, _unfinished(_listed(found)))
+
+
+def changed_since(folder: Path, manifest: str) -> bool:
+    """Whether a file was changed after the manifest was written; only those that were touched since are read."""
+    written = (folder / manifest).stat().st_mtime_ns
+    listed = _known(folder, manifest)
+    return bool(_objections(folder, listed, [n for n in listed if (folder / n).stat().st_mtime_ns > written]))
+
+
+def _unfinished(listed: Mapping[str, set[str]]) -> dict[str, Any]:
+    return {_REPLACING: {name: sorted(digests) for name, digests in listed.items()}}
+
+
+def require_ours(folder: Path, manifest: str, changed: Changed = Changed.REFUSE) -> None:
+    """Refuses, before any work is done, a folder that Graft may not fill.
+
+    Args:
+        folder: the folder; it need not be there.
+        manifest: name of its manifest.
+        changed: what becomes of Graft's own files that were changed.
+
+    Raises:
+        WorkspaceError: the path is a file, the folder holds files and no manifest, or a file of Graft was changed and
+            that is refused.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (not os.path.lexists(folder / manifest) and not is_empty(folder)):
+        found = f"holds files and no {manifest}, so Graft did not write them" if folder.is_dir() else "is a file"
+        raise WorkspaceError(
+            f"{folder}: {found}",
+            expected="a new or empty folder, or one that Graft filled",
+            fix="move or rename it, and run the same command again",
+        )
+    if changed is Changed.REFUSE:
+        listed = _known(folder, manifest)
+        _refuse(folder, _objections(folder, listed, listed))
+
+
+def require_unchanged(folder: Path, manifest: str, names: Iterable[str]) -> None:
+    """Refuses files that are not as Graft wrote them, in a folder where others may have been changed.
+
+    Raises:
+        WorkspaceError: one was not written by Graft, or was changed since.
+    """
+    _refuse(folder, _objections(folder, _known(folder, manifest), names))
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but what killed commands left."""
+    return all(is_temporary(path) for path in folder.iterdir())
+
+
+def _known(folder: Path, manifest: str, assumed: Iterable[str] | None = None) -> dict[str, set[str]]:
+    """What the folder's manifest lists; nothing where there is none.
+
+    Args:
+        folder: that Graft filled.
+        manifest: name of its manifest.
+        assumed: what a damaged one is taken to have listed; it still says that Graft worked here.
+
+    Raises:
+        WorkspaceError: it is damaged, and nothing is assumed.
+    """
+    found = read_manifest(folder / manifest)
+    if found is not None or not os.path.lexists(folder / manifest):
+        return _listed(found) if found is not None else {}
+    if assumed is not None:
+        return {name: set() for name in assumed}
+    raise WorkspaceError(
+        f"{folder / manifest}: is damaged, so that Graft's own files in this folder cannot be told from others",
+        expected="the list of files as Graft wrote it",
+        fix="move or rename the folder, and run the same command again",
+    )
+
+
+def _objections(folder: Path, listed: Mapping[str, set[str]], names: Iterable[str]) -> dict[str, str]:
+    """Name → why this file may not be replaced, for those that are there and are not what Graft wrote."""
+    found = {}
+    for name in sorted(names):
+        path = folder / name
+        if not os.path.lexists(path):
+            continue
+        if name not in listed:
+            found[name] = "was not written by Graft"
+        elif not path.is_file() or file_digest(path) not in listed[name]:
+            found[name] = "was changed since Graft wrote it"
+    return found
+
+
+def _refuse(folder: Path, objections: Mapping[str, str]) -> None:
+    for name, objection in objections.items():
+        raise WorkspaceError(
+            f"{folder / name}: {objection}",
+            expected="to replace only what Graft itself wrote",
+            fix="move or rename it, and run the same command again",
+        )
+
+
+def settle(new: Path, folder: Path, manifest: str, changed: Changed) -> None:
+    """Moves the files of a temporary folder to where they are meant to be.
+
+    Args:
+        new: the files, with a manifest that lists them.
+        folder: where they go; its files that are not Graft's stay.
+        manifest: name of the manifest.
+        changed: what becomes of Graft's own files that were changed.
+
+    Raises:
+        WorkspaceError: something of somebody else's is in the way; nothing was changed.
+    """
+    folder = followed(folder)
+    if not os.path.lexists(folder):
+        os.rename(new, folder)
+        return
+    fresh = {str(name): str(own) for name, own in _read(new / manifest)["sha256"].items()}
+    if changed is Changed.REPLACE:
+        listed = _known(folder, manifest, assumed=fresh)
+        objections = _objections(folder, listed, set(fresh) - set(listed))
+    else:
+        listed = _known(folder, manifest)
+        objections = _objections(folder, listed, {*fresh, *listed})
+    if changed is Changed.KEEP:
+        for name, objection in objections.items():
+            logger.warning("%s %s, and is kept", folder / name, objection)
+    else:
+        _refuse(folder, objections)
+    both = dict(listed)
+    for name, own in fresh.items():
+        both[name] = both.get(name, set()) | {own}
+    write_json(folder / manifest, _unfinished(both))
+    _replace(new, folder, fresh, set(listed) - set(fresh), objections)
+    shutil.move(new / manifest, folder / manifest)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _replace(new: Path, folder: Path, fresh: Iterable[str], stale: Iterable[str], kept: Collection[str]) -> None:
+    for name in sorted(fresh):
+        if name not in kept:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(new / name, folder / name)
+    for name in sorted(stale):
+        if name not in kept:
+            (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                # Ends at the first folder that still holds something, at the latest at the one with the manifest.
+                os.removedirs((folder / name).parent)
+
+
+@contextmanager
+def owned_folder(folder: Path, manifest: str, changed: Changed = Changed.REFUSE) -> Iterator[Path]:
+    """Yields a temporary folder; on success its files go to `folder`, in whose manifest they are listed.
+
+    Raises:
+        WorkspaceError: something of somebody else's is in the way; nothing was changed.
+    """
+    remove_temporaries_of(folder)
+    require_ours(folder, manifest, changed)
+    with temporary_room(folder) as temporary:
+        yield temporary
+        write_json(temporary / manifest, contents(temporary, manifest))
+        settle(temporary, folder, manifest, changed)
