@@ -68,7 +68,6 @@ class CsvManifestLayout:
         label_names, findings = label_names_of(folder, grouped) if labels else ({}, [])
         return Dataset(folder, self.name, grouped, channels, label_names, has_patients, tuple(findings))
 
-
     def explain(self, root: Path) -> None:
         """Says why the CSV files of a folder that has no layout are no manifest; nothing where there are none.
 

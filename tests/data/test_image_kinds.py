@@ -168,7 +168,7 @@ def test_what_is_no_readable_file_is_one_sentence(tmp_path: Path, suffix: str, m
     odd = tmp_path / os.fsdecode(b"odd\xff" + suffix.encode())
     odd.write_bytes(b"this is no image\n" * 100)
     for path, message in (
-        (tmp_path / f"fifo{suffix}", "is not a regular file"),
+        (tmp_path / f"fifo{suffix}", "is a named pipe"),
         (tmp_path / f"folder{suffix}", "is a folder"),
         (tmp_path / f"empty{suffix}", "is empty"),
         (tmp_path / f"text{suffix}", r"cannot be read|other half|Analyze"),

@@ -115,9 +115,7 @@ def test_case_names_in_nnunets_json(msd_folder: Callable[..., Path], name: str) 
         read_dataset(_renamed(msd_folder(patients=False), change))
 
 
-@pytest.mark.parametrize(
-    "image", [".", "imagesTr/..", "/", "imagesTr/.nii.gz", "imagesTr/-x.nii.gz", "a\nb.nii", "x" * 300]
-)
+@pytest.mark.parametrize("image", [".", "imagesTr/..", "imagesTr/.nii.gz", "imagesTr/-x.nii.gz", "a\nb.nii", "x" * 300])
 def test_case_names_from_msd_file_names(msd_folder: Callable[..., Path], image: str) -> None:
     root = msd_folder(patients=False, name=".hidden")
     with pytest.raises(DataError, match="the case name"):
@@ -129,7 +127,6 @@ def test_case_names_from_msd_file_names(msd_folder: Callable[..., Path], image: 
     [
         ("channel", lambda content: content.update(modality={"0": "../T1"})),
         ("label", lambda content: content["labels"].update({"1": "\x1b[31m"})),
-        ("channel", lambda content: content.update(modality={"0": "T1", "1": "t1"})),
     ],
 )
 def test_channel_and_label_names(msd_folder: Callable[..., Path], kind: str, change: Callable) -> None:

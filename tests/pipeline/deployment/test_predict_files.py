@@ -154,7 +154,7 @@ def test_bad_scans_are_named_and_the_others_are_predicted(
         "flat": "has shape 17×20; expected one 3D volume",
         "folder": "is a folder",
         "empty": "is empty",
-        "fifo": "is not a regular file",
+        "fifo": "is a named pipe",
         "outside": "names the file '/etc/passwd', which does not lie beside it",
         "torn": "cannot be read",
     }
