@@ -21,6 +21,7 @@ _THUMBNAIL = 24
 _COARSE_MM, _FINE_MM, _LARGE_EXTENT_MM = 7.0, 2.0, 120.0
 # Voxels looked at to find the step between intensities; enough to meet neighbouring grey values many times.
 _STEP_VOXELS = 200_000
+_STEP_PASSES = 8
 
 
 @dataclass(frozen=True)
@@ -123,20 +124,22 @@ def intensity_step(array: NDArray) -> float | None:
     gaps = np.diff(values)
     step = float(gaps.min())
     # Counted from where two values are one step apart: the lowest may be that of the padding, far from all others.
-    anchor = values[int(gaps.argmin())]
-    offsets = np.abs(values - anchor)
+    offsets = values - values[int(gaps.argmin())]
     # float32 rounds by up to 6e-8 of the value, a difference by twice that; the step has to stay well above it.
     rounding = 4e-7 * float(np.abs(values).max())
     if step <= 20 * rounding:
         return None
-    for _ in range(3):  # Each pass estimates the step more exactly, so that large multiples can be counted.
-        near = offsets <= max(16 * step, step * step / rounding)
+    span = max(16 * step, step * step / rounding)
+    for _ in range(_STEP_PASSES):
+        near = np.abs(offsets) <= span
         multiples = np.rint(offsets[near] / step)
+        # The slope of a line that need not go through the first value, which is rounded as well.
+        multiples -= multiples.mean()
         step = float((multiples @ offsets[near]) / (multiples @ multiples))
-    # Over the whole range, through no point in particular, rounding weighs least.
-    multiples = np.rint((values - anchor) / step)
-    multiples -= multiples.mean()
-    step = float((multiples @ values) / (multiples @ multiples))
+        if near.all():
+            break
+        # The longer the line, the more exact its slope, and the larger the multiples that can be counted.
+        span *= step / (4 * rounding)
     residual = np.abs(offsets - np.rint(offsets / step) * step).max()
     if residual > max(2 * rounding, 0.02 * step):
         return None
