@@ -66,7 +66,7 @@ def _score(row: SummaryRow) -> dict[str, str]:
     return {
         "metric": title,
         "mean": f"{row.mean:.3f}",
-        "interval": f"{row.ci_low:.3f} to {row.ci_high:.3f}",
+        "interval": row.no_interval or f"{row.ci_low:.3f} to {row.ci_high:.3f}",
         "cases": str(row.cases),
     }
 

@@ -273,3 +273,10 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([*arguments, "--force"]) == 0
     assert main(["export", str(model), "--output", str(tmp_path / "b"), "--set", "colour=blue"]) == 2
     assert "`colour`" in capsys.readouterr().err
+
+
+def test_the_card_says_why_a_score_has_no_interval(study: Path, tmp_path: Path) -> None:
+    write_summary_csv([SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)], study / "results/summary.csv")
+    export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX))
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert "| Dice | 0.600 | too few test patients for an interval (n = 2) | 2 |" in card
