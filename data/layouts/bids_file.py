@@ -20,7 +20,7 @@ SCAN_ENTITIES = (
 GRID_ENTITIES = ("space", "cohort", "res", "den")
 """Entities that say on which grid a derivative lies. All others say what it is."""
 
-_NATIVE_SPACES = {"orig", "native", "individual", "scanner"}
+_NATIVE_SPACES = ("orig", "native", "individual", "scanner")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ def closeness(derivative: BidsFile, scan: BidsFile) -> int | None:
     if derivative.words and scan.suffix not in derivative.words:
         return None
     space = derivative.entities.get("space")
-    if space is not None and space not in {*_NATIVE_SPACES, scan.suffix, scan.entities.get("space")}:
+    own = (*_NATIVE_SPACES, scan.suffix, scan.entities.get("space", ""))
+    if space is not None and space.lower() not in {name.lower() for name in own}:
         return None
     return len(shared) + len(derivative.words)
 

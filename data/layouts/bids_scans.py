@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from data.checks.finding import Finding, Level
@@ -26,7 +27,7 @@ _MAPS = (
     *("MWFmap", "MTVmap", "Chimap", "S0map", "M0map"),
 )
 _COLLECTIONS = ("MESE", "MEGRE", "VFA", "IRT1", "MP2RAGE", "MPM", "MTS", "MTR")
-SCAN_SUFFIXES = frozenset((*_WEIGHTED, *_MAPS, *_COLLECTIONS, "ct", "CT", "pet"))
+SCAN_SUFFIXES = frozenset((*_WEIGHTED, *_MAPS, *_COLLECTIONS, "ct", "pet"))
 """Suffixes of images that become channels."""
 MASK_SUFFIXES = frozenset(("dseg", "mask", "roi", "seg", "lesion", "msk", "label", "labels", "segmentation"))
 """Suffixes of label maps: the first two are the standard's, the others are what people write."""
@@ -71,6 +72,8 @@ def find_scans(root: Path) -> tuple[list[BidsFile], list[BidsFile], list[Finding
             if path.name.startswith(".") or not image_suffix(path):
                 continue
             file = parse_name(path)
+            if file is not None and file.suffix == "CT":
+                file = replace(file, suffix="ct")  # Both are written; it is one channel.
             if file is None:
                 others[""].append(path)
             elif is_mask(file):

@@ -135,9 +135,12 @@ def test_every_suffix_of_the_schema_is_a_channel(tmp_path: Path) -> None:
 
 def test_ct_and_pet_have_folders_of_their_own(tmp_path: Path) -> None:
     add(tmp_path, "sub-01_ct", datatype="ct")
+    add(tmp_path, "sub-02_CT")
+    add(tmp_path, "sub-02_space-CT_label-bleeding_mask", pipeline="manual")
     add(tmp_path, "sub-01_trc-FDG_pet", "sub-01_label-lesion_mask", datatype="pet")
     dataset = read_dataset(tmp_path)
     assert dataset.channel_names == ("ct", "trc-FDG_pet")
+    assert labels(dataset) == {"sub-01": None, "sub-02": "sub-02_space-CT_label-bleeding_mask"}
     assert findings(dataset, "mask_beside_scan")
 
 

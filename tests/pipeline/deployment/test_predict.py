@@ -369,7 +369,8 @@ def test_bids_in_bids_derivatives_out(model: Path, make_scan: MakeScan, tmp_path
         write_volume(make_scan(number), path)
     mask = tmp_path / "bids" / "derivatives" / "tool" / "sub-2" / "anat" / "sub-2_desc-brain_mask.nii.gz"
     mask.parent.mkdir(parents=True)
-    write_volume(Volume(np.ones(make_scan(0).shape, np.uint8), make_scan(0).affine), mask)
+    inside = np.pad(np.ones([n - 2 for n in make_scan(0).shape], np.uint8), 1)
+    write_volume(Volume(inside, make_scan(0).affine), mask)
     # Labels are not needed: what is wrong with them does not matter.
     for kind in ("dseg", "desc-other_dseg"):
         shutil.copy(mask, mask.with_name(f"sub-2_{kind}.nii.gz"))
