@@ -26,7 +26,7 @@ class Dataset:
         findings: what the layout noticed and the checks report, such as files that are not used.
 
     Raises:
-        DataError: a name breaks the rule, or two names of cases or patients could be taken for one.
+        DataError: a name breaks the rule, or two names of cases, patients or channels could be taken for one.
     """
 
     root: Path
@@ -40,9 +40,9 @@ class Dataset:
     def __post_init__(self) -> None:
         check_names("case", (case.name for case in self.cases), self.root)
         check_names("patient", {case.patient: None for case in self.cases}, self.root)
-        # BIDS has scans `CT` and `ct`, and label tables may repeat a name: neither names a file.
-        for name in self.channel_names:
-            check_name("channel", name, self.root)
+        # A model's channels are found whatever the case of their letters.
+        check_names("channel", self.channel_names, self.root)
+        # Tables of labels may repeat a name; `label_values` refuses it where a study uses it.
         for name in self.label_names.values():
             check_name("label", name, self.root)
 

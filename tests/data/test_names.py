@@ -127,6 +127,7 @@ def test_case_names_from_msd_file_names(msd_folder: Callable[..., Path], image: 
     [
         ("channel", lambda content: content.update(modality={"0": "../T1"})),
         ("label", lambda content: content["labels"].update({"1": "\x1b[31m"})),
+        ("channel", lambda content: content.update(modality={"0": "T1", "1": "t1"})),
     ],
 )
 def test_channel_and_label_names(msd_folder: Callable[..., Path], kind: str, change: Callable) -> None:
