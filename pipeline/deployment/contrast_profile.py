@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 LEVELS = tuple(float(level) for level in np.linspace(0.02, 0.98, 25))
 """Quantiles that the form of a histogram is described by."""
-_LEAST_HISTOGRAM, _LEAST_TISSUES = 0.15, 0.25
+_LEAST_HISTOGRAM, _LEAST_TISSUES, _LEAST_WHITE_GREY = 0.15, 0.25, 0.4
 """Distances that count as none, standard deviations: a few training cases may be alike by chance."""
 
 
@@ -58,7 +58,11 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
     """
     for channel, profile in training.tissues.items():
         own = facts.tissues.get(channel)
-        if own and profile.distance(tuple(own.values())) > max(factor * profile.spread, _LEAST_TISSUES):
+        if not own:
+            continue
+        apart = training.white_over_grey[channel]
+        other = profile.distance(tuple(own.values())) > max(factor * profile.spread, _LEAST_TISSUES)
+        if other or apart.distance((white_over_grey(own),)) > max(factor * apart.spread, _LEAST_WHITE_GREY):
             yield f"{channel}: another contrast than in training ({_order(own)}; in training {_order_of(own, profile)})"
     for channel, profile in training.histogram.items():
         if channel in training.tissues and channel in facts.tissues:
@@ -70,6 +74,11 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
                 f"{channel}: the form of the histogram lies {plain_number(away, 2)} standard deviations from the "
                 f"training cases, which lie at most {plain_number(profile.spread, 2)} from each other"
             )
+
+
+def white_over_grey(tissues: Mapping[str, float]) -> float:
+    """Returns how much brighter white matter is than grey: fluid varies with age, this with the kind of scan alone."""
+    return tissues["white"] - tissues["grey"]
 
 
 def _order(tissues: Mapping[str, float]) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.config.options import Options
-from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile
+from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, white_over_grey
 from pipeline.training.cached_case import CachedCase
 from preprocessing.step import Record
 
@@ -79,6 +79,8 @@ class TrainingFingerprint(Options):
     """Channel → form of the histogram; empty in models of before it was kept."""
     tissues: dict[str, TrainingProfile] = Field(default_factory=dict)
     """Channel → means of the tissues; empty where not all training cases have them."""
+    white_over_grey: dict[str, TrainingProfile] = Field(default_factory=dict)
+    """Channel → how much brighter white matter is than grey; of the same channels as `tissues`."""
 
     @classmethod
     def of(cls, facts: Sequence[CaseFacts]) -> TrainingFingerprint:
@@ -95,6 +97,9 @@ class TrainingFingerprint(Options):
             structure_ml=_flat_spans([{k: v for k, v in f.structure_ml.items() if v > 0} for f in facts]),
             histogram=_profiles([f.histogram for f in facts]),
             tissues=_profiles([{name: tuple(of.values()) for name, of in f.tissues.items()} for f in facts]),
+            white_over_grey=_profiles(
+                [{name: (white_over_grey(of),) for name, of in f.tissues.items()} for f in facts]
+            ),
         )
 
 

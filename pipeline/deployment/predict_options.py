@@ -14,7 +14,7 @@ class SuspicionLimits(Options):
     """How far a percentile of the scaled intensities may leave the training span, in standard deviations of these."""
     size: float = Field(default=1.5, ge=1)
     """Factor by which spacing, field of view and mask volume may leave the training span."""
-    contrast: float = Field(default=2.0, ge=1)
+    contrast: float = Field(default=1.5, ge=1)
     """How many times farther than the training cases from each other the contrast of a scan may be from theirs."""
     structure: float = Field(default=3.0, ge=1)
     """Factor by which the volume of a structure may leave the training span."""

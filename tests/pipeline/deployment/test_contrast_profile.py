@@ -63,6 +63,17 @@ def test_another_contrast_is_told_and_the_same_one_is_not() -> None:
     assert list(other_contrast(facts(T1, 20), training, 50.0)) == []
 
 
+def test_a_weak_t1_is_told_though_fluid_is_as_in_training() -> None:
+    def tissues(white: float, grey: float, fluid: float) -> CaseFacts:
+        own = {"image": {"white": white, "grey": grey, "fluid": fluid}}
+        return facts(FLAIR, 0).model_copy(update={"tissues": own})
+
+    training = TrainingFingerprint.of([tissues(0.24, 0.14, -1.2), tissues(0.43, 0.04, -1.0), tissues(0.45, 0.07, -1.2)])
+    assert list(other_contrast(tissues(0.28, -0.02, -0.71), training, 1.5)) == []
+    (reason,) = other_contrast(tissues(0.68, -0.09, -0.95), training, 1.5)
+    assert "another contrast" in reason
+
+
 def test_without_alignment_the_form_of_the_histogram_tells() -> None:
     def scan(seed: int, power: float) -> CaseFacts:
         values = np.random.default_rng(seed).gamma(2.0, size=(1, 16, 16, 16)) ** power
@@ -86,5 +97,7 @@ def test_spread_is_the_largest_distance_of_a_case_to_the_others() -> None:
 def test_a_model_without_profiles_says_nothing_of_contrast() -> None:
     training = TrainingFingerprint.of([facts(FLAIR, seed) for seed in range(3)])
     raw = training.model_dump(mode="json")
-    old = TrainingFingerprint.model_validate({k: v for k, v in raw.items() if k not in ("histogram", "tissues")})
+    old = TrainingFingerprint.model_validate(
+        {k: v for k, v in raw.items() if k not in ("histogram", "tissues", "white_over_grey")}
+    )
     assert list(other_contrast(facts(T1, 9), old, 2.0)) == []
