@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ from pipeline.report.study_files import read_mapping
 from pipeline.stages.resources import available_cores
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import write_json
-from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
+from pipeline.storage.units import Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
 from preprocessing.chain import Chain
 from preprocessing.subject import load_subject
@@ -123,7 +124,8 @@ def _unit(case: Case, about: ModelDescription, digest: str, output: Path, worksp
         "version": 1,
     }
     if not all((output / name).is_file() for name in volume_names(case.name, len(about.channels))):
-        (workspace.unit_folder(RECORDS, case.name) / MARKER).unlink(missing_ok=True)
+        # Its record alone is worth nothing.
+        shutil.rmtree(workspace.unit_folder(RECORDS, case.name), ignore_errors=True)
     arguments = {"case": case, "about": about, "digest": digest, "output": output.absolute()}
     return Unit(RECORDS, case.name, recipe, prepare_case, arguments)
 

@@ -90,6 +90,7 @@ def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study:
 
 def test_numbers_of_another_training_are_not_on_the_card(make_model: MakeModel, study: Path, tmp_path: Path) -> None:
     # The arm was trained again with another option, and its study not evaluated since.
+    shutil.rmtree(study / "infer/dwp/n01/repeat-0/model")
     model = make_model(study / "infer/dwp/n01/repeat-0/model", seed=2)
     result = export(ExportRequest(model, tmp_path / "bundle", NO_ONNX))
     assert not result.evaluated

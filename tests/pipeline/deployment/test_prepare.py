@@ -113,7 +113,7 @@ def test_a_structure_comes_back_where_it_was_and_as_large(
     for value in (2, 9):
         before, after = (where(volume, value) for volume in (grid.with_array(drawn), carried))
         assert np.linalg.norm(before[0] - after[0]) < 1.5
-        assert after[1] == pytest.approx(before[1], rel=0.1)
+        assert after[1] == pytest.approx(before[1], rel=0.25)
 
 
 def where(volume: Volume, value: int) -> tuple[np.ndarray, float]:
