@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,8 @@ from pipeline.report.study_files import read_mapping
 from pipeline.stages.resources import available_cores
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import write_json
-from pipeline.storage.units import Execution, Outcome, StageRun, Unit, run_units
+from pipeline.storage.owned_folder import set_aside
+from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
 from preprocessing.chain import Chain
 from preprocessing.subject import load_subject
@@ -125,7 +125,7 @@ def _unit(case: Case, about: ModelDescription, digest: str, output: Path, worksp
     }
     if not all((output / name).is_file() for name in volume_names(case.name, len(about.channels))):
         # Its record alone is worth nothing.
-        shutil.rmtree(workspace.unit_folder(RECORDS, case.name), ignore_errors=True)
+        set_aside(workspace.unit_folder(RECORDS, case.name), MARKER)
     arguments = {"case": case, "about": about, "digest": digest, "output": output.absolute()}
     return Unit(RECORDS, case.name, recipe, prepare_case, arguments)
 
