@@ -192,7 +192,6 @@ def check(
 
 
 for _name, _text in {
-    "preprocess": "Take every case from raw scan to network input.",
     "train-source": "Train networks on bootstrap samples of the source patients.",
     "collect-filters": "Collect all 3x3x3 filters of the snapshots by group of layers.",
     "fit-priors": "Fit densities over the filters of every group.",
@@ -217,6 +216,63 @@ def run(
     from pipeline.stages.sequence import Stage
 
     _run([stage.value for stage in Stage], config, _take(overrides, workspace, jobs, device, debug), strict)
+
+
+@app.command()
+def preprocess(
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="CONFIG|INPUT...", help="The study; with --model: scans, folders, datasets.")
+    ],
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="MODEL", help="Prepare new scans as this model takes them.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="With --model: folder of the results.")
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            "--masks",
+            metavar="DIR",
+            help="With --model: masks of its bundle, to be carried back to the scans; INPUT is the folder of the "
+            "prepared scans.",
+        ),
+    ] = None,
+    overrides: Override = None,
+    workspace: WorkspaceFolder = None,
+    jobs: Jobs = None,
+    device: OnDevice = None,
+    debug: Debug = False,
+    strict: Strict = False,
+) -> None:
+    """Take every case of a study from raw scan to network input; or new scans as a trained model takes them."""
+    options = _take(overrides, workspace, jobs, device, debug)
+    from data.errors import ConfigError
+
+    if model is None:
+        if len(inputs) != 1 or output is not None or masks is not None:
+            raise ConfigError(
+                f"graft preprocess: {len(inputs)} inputs and no --model",
+                expected="one configuration, or --model MODEL INPUT... --output DIR",
+                fix="name the model, or the configuration alone",
+            )
+        _run(["preprocess"], inputs[0], options, strict)
+        return
+    if output is None or (masks is not None and len(inputs) != 1):
+        raise ConfigError(
+            "graft preprocess --model: " + ("no --output" if output is None else f"{len(inputs)} inputs with --masks"),
+            expected="--model MODEL INPUT... --output DIR, with --masks one INPUT, the folder of the prepared scans",
+            fix="add --output DIR" if output is None else "name that folder alone",
+        )
+    from pipeline.deployment.prepare_command import PrepareRequest, carry_back, prepare
+
+    with _working(output):
+        if masks is not None:
+            count = carry_back(model, inputs[0], masks, output)
+            typer.echo(f"{count} mask{'s' * (count != 1)} on the grids of their scans: {output}")
+        else:
+            count = prepare(PrepareRequest(model, tuple(inputs), output, options.jobs))
+            typer.echo(f"{count} scan{'s' * (count != 1)} as the model's bundle takes them: {output}")
 
 
 @app.command()

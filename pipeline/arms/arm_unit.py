@@ -29,7 +29,7 @@ from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.cached_case import CachedCase
-from pipeline.training.computing import ComputingOptions
+from pipeline.training.computing import ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 _TRAINING_SHARE = 0.9
@@ -111,7 +111,7 @@ class ArmSettings:
     origin: ModelOrigin
     seed: int
     device: str
-    computing: ComputingOptions = field(default_factory=ComputingOptions)
+    computing: ComputingOptions = field(default_factory=lambda: ComputingOptions(precision=Precision.FLOAT32))
     workers: int = 0
 
 

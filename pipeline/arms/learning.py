@@ -25,7 +25,7 @@ from pipeline.arms.pursuit import pursue
 from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
 from pipeline.arms.target_loss import TargetLoss
-from pipeline.training.computing import Computing, ComputingOptions
+from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.loop import History, StepLoss, train
 from pipeline.training.patches import BatchSampler
 from pipeline.training.schedule import cosine_cycles
@@ -79,7 +79,7 @@ def learn_member(
     Raises:
         TrainingError: the loss is not finite.
     """
-    steps = Computing(computing or ComputingOptions(), device)
+    steps = Computing(computing or ComputingOptions(precision=Precision.FLOAT32), device)
     networks, anew = _starting_networks(arm, network_options, channels, classes, knowledge, seed)
     states = [network.state_dict() for network in networks]
     # SWAG collects the iterates of a point estimate.

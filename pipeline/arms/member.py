@@ -107,23 +107,42 @@ def rebuild_member(
     Raises:
         ModelError: if the state does not belong to these options.
     """
-    built = build_network(without_deep_supervision(network), channels, classes, 0)
+    plain = without_deep_supervision(network)
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in build_network(plain, channels, classes, 0).parameters())
+    if wanted > sum(tensor.numel() for tensor in state.values()):
+        # Before memory is taken for a network that the file cannot fill.
+        raise _unfitting(f"they are fewer than the {wanted} of the network")
+    built = build_network(plain, channels, classes, 0)
     options: PosteriorOptions = arm.posterior
     components = 1
     # An incremental update turns a mean-field posterior into a mixture, and adds components to a mixture.
     weights = state.get("posterior.log_weights")
     if weights is not None and isinstance(options, MeanFieldOptions | MixtureOptions):
-        components = len(weights)
+        # Each has tensors of its own: a claim of more is not believed, however many numbers it has.
+        components = max(1, min(weights.numel(), len(state)))
         component = options.component if isinstance(options, MixtureOptions) else options
         options = MixtureOptions(components=components, component=component)
     member = assemble_member(arm, built, [built.state_dict()] * components, options)
+    for name, own in member.state_dict().items():
+        if name in state and state[name].dtype != own.dtype:
+            # Torch would convert them, and what was rounded or cut is not what was trained.
+            raise _unfitting(f"`{name}` holds {_kind(state[name])} numbers, not {_kind(own)}")
     try:
         member.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise ModelError(
-            f"the weights of a trained member do not fit its options: {error}",
-            expected="the network, channels, classes and arm that it was trained with",
-            fix="use the folder as `graft infer` wrote it",
-        ) from error
+        raise _unfitting(str(error)) from error
     member.logit_temperature = arm.logit_temperature
     return member.requires_grad_(False).eval()
+
+
+def _unfitting(reason: str) -> ModelError:
+    return ModelError(
+        f"the weights of a trained member do not fit its options: {reason}",
+        expected="the network, channels, classes and arm that it was trained with",
+        fix="use the folder as `graft infer` wrote it",
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

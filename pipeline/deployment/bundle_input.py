@@ -53,7 +53,7 @@ class BundleInput:
         if not self.chain:
             return []
         target = f"{vendored_name(NETWORK_GRID)}.ToNetworkGridd"
-        return [{"_target_": target, "keys": "image", "channels": list(about.channels), "chain": self.chain}]
+        return [{"_target_": target, "keys": "image", "channels": len(about.channels), "chain": self.chain}]
 
     def to_mask(self, about: ModelDescription) -> list[dict[str, Any]]:
         """Transforms that turn probabilities into masks of the model's label values on the grid of the input."""

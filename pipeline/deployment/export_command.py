@@ -21,6 +21,7 @@ from pipeline.deployment.bundle_inference import inference_config, weights_name
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.bundle_metadata import bundle_metadata
 from pipeline.deployment.bundle_network import network_modules
+from pipeline.deployment.bundle_text import require_words
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.input_cases import collect_cases
 from pipeline.deployment.mean_network import mean_networks
@@ -28,7 +29,7 @@ from pipeline.deployment.model_card import model_card
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
-from pipeline.deployment.study_evidence import find_evidence
+from pipeline.deployment.study_evidence import OF_ANOTHER, find_evidence
 from pipeline.deployment.vendored_source import copy_modules
 from pipeline.storage.atomic import remove_temporaries_of, write_json, write_text
 from pipeline.storage.owned_folder import is_empty, owned_folder, read_manifest, require_ours
@@ -72,6 +73,7 @@ class ExportedBundle:
         missing_steps: of the model's chain that the bundle cannot carry out; none where it takes raw scans.
         unfilled: what the owner still has to say.
         evaluated: whether the card holds numbers.
+        of_another: whether the study's tables are there, but of another training than this model.
         examples: scans that it holds.
     """
 
@@ -79,6 +81,7 @@ class ExportedBundle:
     missing_steps: tuple[str, ...]
     unfilled: tuple[str, ...]
     evaluated: bool
+    of_another: bool
     examples: int
 
     def lines(self) -> list[str]:
@@ -91,7 +94,9 @@ class ExportedBundle:
             )
         if self.examples:
             lines.append(f"It holds {self.examples} scan{'s' * (self.examples > 1)}: give it away only if you may")
-        if not self.evaluated:
+        if self.of_another:
+            lines.append(f"The card holds no numbers: {OF_ANOTHER}")
+        elif not self.evaluated:
             lines.append("The card holds no numbers: the study's results were not found (--study WORKSPACE names it)")
         if self.unfilled:
             lines.append(f"Only you can fill in: {', '.join(self.unfilled)} (--set {self.unfilled[0]}=…), file LICENSE")
@@ -119,7 +124,7 @@ def export(request: ExportRequest) -> ExportedBundle:
     _require_free(request.output, request.force)
     require_ours(request.output, FILES)
     model = read_model(request.model)
-    evidence = find_evidence(model.folder, model.description, request.study)
+    evidence = find_evidence(model.folder, model.description, model.digest, request.study)
     cases = _example_cases(request.examples, model.description)
     networks = mean_networks(model)
     takes = BundleInput.of(model.description)
@@ -137,6 +142,7 @@ def export(request: ExportRequest) -> ExportedBundle:
         takes.missing,
         tuple(request.options.unfilled()),
         evidence is not None and bool(evidence.scores),
+        evidence is not None and not evidence.evaluated,
         len(cases),
     )
 
@@ -231,6 +237,9 @@ def _write_source(folder: Path, model: Model, takes: BundleInput) -> bool:
 
 
 def _write_texts(folder: Path, facts: BundleFacts) -> None:
-    write_json(folder / METADATA, bundle_metadata(facts))
+    metadata = bundle_metadata(facts)
+    # The inference configuration consists of our expressions and holds no words of anybody.
+    require_words(metadata, METADATA)
+    write_json(folder / METADATA, metadata)
     write_json(folder / INFERENCE, inference_config(facts.model, facts.takes))
     write_text(folder / CARD, model_card(facts))

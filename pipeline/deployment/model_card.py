@@ -7,7 +7,9 @@ from functools import cache
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.deployment.bundle_facts import BundleFacts
+from pipeline.deployment.bundle_text import in_markdown
 from pipeline.deployment.export_options import UNFILLED
+from pipeline.deployment.study_evidence import OF_ANOTHER
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.storage.provenance import graft_version
 
@@ -29,8 +31,9 @@ _METRICS = {
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("pipeline.deployment"),
-        # Markdown, not HTML.
+        # Markdown, not HTML: what is filled in is escaped for it.
         autoescape=False,
+        finalize=in_markdown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -56,6 +59,7 @@ def model_card(facts: BundleFacts) -> str:
             shape=" × ".join(_span(span.low, span.high) for span in spans.shape),
             structures={name: _span(span.low, span.high) for name, span in spans.structure_ml.items()},
             unfilled=UNFILLED,
+            of_another=OF_ANOTHER,
         )
     )
 

@@ -112,7 +112,12 @@ def read_description(path: Path) -> tuple[ModelDescription, str]:
         raise ModelError(f"{file}: {fault_at(error)}", expected="a valid description", fix=_AGAIN) from error
     if unlisted := set(description.members) - listed:
         raise ModelError(f"{folder / CHECKSUMS}: does not list {', '.join(sorted(unlisted))}", fix=_AGAIN)
-    return description, file_digest(folder / CHECKSUMS)
+    return description, model_digest(folder)
+
+
+def model_digest(folder: Path) -> str:
+    """Returns the SHA-256 of a model folder's checksums, and so of all of it: its identity wherever it is copied."""
+    return file_digest(folder / CHECKSUMS)
 
 
 def read_model(path: Path, device: str = "cpu") -> Model:
@@ -133,9 +138,10 @@ def read_model(path: Path, device: str = "cpu") -> Model:
         state = load_tensors(folder / name)
         try:
             member = rebuild_member(description.arm, description.network, len(description.channels), classes, state)
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ModelError) as error:
+            reason = error.found if isinstance(error, ModelError) else str(error)
             raise ModelError(
-                f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({error})", fix=_AGAIN
+                f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({reason})", fix=_AGAIN
             ) from error
         members.append(member.to(device).eval().requires_grad_(False))
     return Model(folder, description, tuple(members), digest)

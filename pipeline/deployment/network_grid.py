@@ -54,13 +54,13 @@ class ToNetworkGridd(MapTransform):
 
     Args:
         keys: of the scans.
-        channels: their names, for messages.
+        channels: how many there are.
         chain: step → its options.
     """
 
-    def __init__(self, keys: Hashable | Sequence[Hashable], channels: Sequence[str], chain: Mapping[str, Any]) -> None:
+    def __init__(self, keys: Hashable | Sequence[Hashable], channels: int, chain: Mapping[str, Any]) -> None:
         super().__init__(keys)
-        self.channels = tuple(channels)
+        self.channels = channels
         self.steps = portable_steps(chain)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -68,11 +68,11 @@ class ToNetworkGridd(MapTransform):
         found = dict(data)
         for key in self.keys:
             scan = found[key]
-            if len(scan) != len(self.channels):
-                raise ValueError(f"{scan.meta.get('filename_or_obj')}: {len(scan)} channels, not {len(self.channels)}")
+            if len(scan) != self.channels:
+                raise ValueError(f"{scan.meta.get('filename_or_obj')}: {len(scan)} channels, not {self.channels}")
             affine = np.asarray(scan.affine.cpu(), dtype=np.float64)
             arrays = np.asarray(scan.cpu(), dtype=np.float32)
-            volumes = {name: Volume(array, affine) for name, array in zip(self.channels, arrays, strict=True)}
+            volumes = {str(number): Volume(array, affine) for number, array in enumerate(arrays)}
             subject = Subject(str(key), volumes)
             records = []
             for step in self.steps:

@@ -7,13 +7,20 @@ from pathlib import Path
 
 from data.errors import WorkspaceError
 from pipeline.deployment.model_description import ModelDescription
+from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.report.methods_data import data_sentences, preprocessing_sentences, roles
-from pipeline.report.study_files import StudyFiles
+from pipeline.report.source_use import SourceUse
+from pipeline.report.study_files import StudyFiles, nested
 
 _CONFIG = "config.resolved.yaml"
 _UNIT_DEPTH = 4
 """Folders between a workspace and a model in it: `infer/ARM/nNN/repeat-R/model`."""
+
+OF_ANOTHER = (
+    "the study's tables are not of this model, but of another training of the arm or of none (`graft evaluate` of the "
+    "study measures the models that it has now)"
+)
 
 
 class OtherStudyError(WorkspaceError):
@@ -28,8 +35,10 @@ class StudyEvidence:
         data: sentences on source and target.
         preprocessing: sentences on the chains.
         patients: role (`source`, `pool`, `test`) → number of patients.
-        scores: rows of the summary of this arm at this number of patients; empty where it was not evaluated.
+        scores: rows of the summary of this arm at this number of patients; empty where the tables are not of this
+            very model.
         repeats: trainings that the rows average over.
+        evaluated: whether the tables are of this very model.
     """
 
     data: tuple[str, ...]
@@ -37,14 +46,16 @@ class StudyEvidence:
     patients: dict[str, int]
     scores: tuple[SummaryRow, ...]
     repeats: int
+    evaluated: bool
 
 
-def find_evidence(model: Path, about: ModelDescription, given: Path | None) -> StudyEvidence | None:
+def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path | None) -> StudyEvidence | None:
     """Reads what the study that the user named, or the one that the model lies in, found about its arm.
 
     Args:
         model: folder of the model.
         about: the model.
+        digest: SHA-256 of the model's checksums.
         given: the workspace that the user named.
 
     Returns:
@@ -60,19 +71,22 @@ def find_evidence(model: Path, about: ModelDescription, given: Path | None) -> S
                 expected="the workspace of the model's study",
                 fix="name it with --study",
             )
-        return read_evidence(given, about)
+        return read_evidence(given, about, digest)
     parents = model.resolve().parents
     if len(parents) <= _UNIT_DEPTH or not (parents[_UNIT_DEPTH] / _CONFIG).is_file():
         return None
     try:
-        return read_evidence(parents[_UNIT_DEPTH], about)
+        return read_evidence(parents[_UNIT_DEPTH], about, digest)
     except OtherStudyError:
         # A copy that happens to lie in another study's workspace.
         return None
 
 
-def read_evidence(workspace: Path, about: ModelDescription) -> StudyEvidence:
+def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> StudyEvidence:
     """Reads what a study found about the arm of a model.
+
+    Numbers are taken only from tables that are of this very model: another training of the same name, from before an
+    option was changed, has other numbers.
 
     Raises:
         OtherStudyError: the workspace is of another study.
@@ -87,13 +101,23 @@ def read_evidence(workspace: Path, about: ModelDescription) -> StudyEvidence:
             fix="name its workspace with --study",
         )
     n = about.training_patients
-    scores = tuple(row for row in files.summary if (row.arm, row.n) == (about.arm_name, n))
-    rows = files.study.rows if files.study is not None else []
-    repeats = {row.repeat for row in rows if (row.arm, row.n) == (about.arm_name, n)}
+    tables = read_evaluated(workspace / "results")
+    evaluated = tables is not None and tables.holds(digest)
+    of_arm = (about.arm_name, n)
+    scores = tuple(row for row in files.summary if (row.arm, row.n) == of_arm) if evaluated else ()
+    rows = files.study.rows if files.study is not None and evaluated else []
+    repeats = {row.repeat for row in rows if (row.arm, row.n) == of_arm}
     return StudyEvidence(
-        tuple(data_sentences(files)),
-        tuple(preprocessing_sentences(files)),
+        tuple(data_sentences(files, SourceUse.of([about.arm]))),
+        tuple(preprocessing_sentences(files)) if _of_this_chain(files, about) else (),
         roles(files),
         scores,
         len(repeats),
+        evaluated,
     )
+
+
+def _of_this_chain(files: StudyFiles, about: ModelDescription) -> bool:
+    """Whether the workspace's configuration, which a later command may have changed, still has the model's chain."""
+    chain = nested(files.config, "datasets", str(files.target_dataset()), "preprocessing")
+    return chain is None or chain == about.preprocessing.model_dump(mode="json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,10 @@ class NativeCase:
     channels: Sequence[str]
     preprocessing: PreprocessingOptions
     classes: Mapping[str, Sequence[int]]
+
+    def label_files(self) -> list[Path]:
+        """Files of the label as it was drawn."""
+        return dataclasses.replace(self.case, channels={}, brain_mask=None).files()
 
     def require_label(self) -> None:
         """Checks that the raw label is at hand.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,13 +58,16 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
 )
 
 
-def build_report(workspace: Path, options: ReportOptions | None = None, *, jobs: int = 1) -> Path:
+def build_report(
+    workspace: Path, options: ReportOptions | None = None, *, jobs: int = 1, stale: Sequence[str] = ()
+) -> Path:
     """Writes the report of a study from the files of its workspace.
 
     Args:
         workspace: the folder of the study; stages that have not run yet leave a section that says what is missing.
         options: what to show.
         jobs: pages of cases made at a time.
+        stale: sentences on results that were made with other settings or inputs than the configuration at hand.
 
     Returns:
         Path of `report/index.html`; figures also lie beside it in `figures/` as PNG and SVG, the pages of the test
@@ -81,7 +84,7 @@ def build_report(workspace: Path, options: ReportOptions | None = None, *, jobs:
         with figure_style():
             sections = [build(material) for build in SECTIONS]
         head = headline(material, sections[0])
-        page = page_environment().get_template("report.html.j2").render(head=head, sections=sections)
+        page = page_environment().get_template("report.html.j2").render(head=head, sections=sections, stale=stale)
         write_text(folder / "index.html", page)
     path = workspace / "report" / "index.html"
     if material.files.summary:

@@ -14,6 +14,7 @@ from pipeline.report.methods_learning import (
 )
 from pipeline.report.methods_statistics import measure_sentences, software_sentences, statistics_sentences
 from pipeline.report.section import Material, Section
+from pipeline.report.source_use import source_use
 
 
 def method_section(material: Material) -> Section:
@@ -23,7 +24,7 @@ def method_section(material: Material) -> Section:
         text = "config.resolved.yaml is missing: every command writes it, so the settings of this study are not known."
         return Section("methods", "Methods", missing=(text,))
     paragraphs = {
-        "Data and preprocessing": [*data_sentences(files), *preprocessing_sentences(files)],
+        "Data and preprocessing": [*data_sentences(files, source_use(files)), *preprocessing_sentences(files)],
         "Networks and filter priors": [
             *network_sentences(files), *source_sentences(files), *prior_sentences(files),
         ],

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.report.section import listing
+from pipeline.report.source_use import SourceUse
 from pipeline.report.study_files import StudyFiles, nested, read_mapping
 
 _MODALITIES = {
@@ -51,12 +52,20 @@ def synthetic_warning(files: StudyFiles) -> str | None:
     return f"{which}{scans}: the figures show that the software works, not how good the method is."
 
 
-def data_sentences(files: StudyFiles) -> list[str]:
-    """Describes source and target, and who was trained and tested on."""
+def data_sentences(files: StudyFiles, use: SourceUse) -> list[str]:
+    """Describes source and target, and who was trained and tested on.
+
+    Args:
+        files: of the study.
+        use: what the arms that are described use of the source.
+    """
     source, target, counts = _dataset(files, "source"), _dataset(files, "target"), roles(files)
     if source is None or target is None:
         return []
-    sentences = [f"Filter priors were learned on the source dataset {source}, and used on the target dataset {target}."]
+    if learned := use.learned():
+        sentences = [f"{learned} on the source dataset {source}, and used on the target dataset {target}."]
+    else:
+        sentences = [f"The target dataset is {target}; nothing was taken from the source dataset {source}."]
     if counts:
         sentences.append(
             f"The source comprised {_patients(counts.get('source', 0))}; target training sets were drawn from a pool "

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.arms.choices import UNFITTED_PRIORS
 from pipeline.report.number_text import plain
 from pipeline.report.section import listing
+from pipeline.report.source_use import source_use
 from pipeline.report.study_files import StudyFiles, folders, nested
 
 _NETWORKS = {
@@ -68,8 +70,10 @@ def network_sentences(files: StudyFiles) -> list[str]:
 def source_sentences(files: StudyFiles) -> list[str]:
     """Describes the training of the source networks."""
     source = files.config.get("source_training") or {}
-    networks = source.get("networks") or len(folders(files.root / "train-source"))
-    if not networks:
+    made = len(folders(files.root / "train-source"))
+    networks = source.get("networks") or made
+    use = source_use(files)
+    if not networks or not (made or use.networks or use.priors):
         return []
     each = "networks were" if networks != 1 else "network was"
     text = f"On the source, {networks} {each} trained"
@@ -105,7 +109,7 @@ def prior_sentences(files: StudyFiles) -> list[str]:
 
 def _used_priors(arms: Mapping[str, Any]) -> list[str]:
     names = [str(arm.get("prior")) for arm in arms.values() if isinstance(arm, Mapping)]
-    return list(dict.fromkeys(n for n in names if n not in {"none", "None"}))
+    return list(dict.fromkeys(n for n in names if n not in {*UNFITTED_PRIORS, "None"}))
 
 
 def _density(options: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
 from pipeline.report.number_text import number, plain, signed
 from pipeline.report.section import Material, Section, listing
+from pipeline.report.source_use import source_use
 from pipeline.report.study_files import read_mapping
 
 
@@ -31,6 +32,9 @@ def prior_section(material: Material) -> Section:
         f.name: s for f in group_folders(files.root, "collect-filters") if (s := read_mapping(f / "summary.json"))
     }
     scores = read_scores(files.root, files.config)
+    if not summaries and not scores and not source_use(files).priors:
+        text = "No arm of this study uses a filter prior, so no filters were collected and no densities fitted to them."
+        return Section("priors", "Filters and priors", missing=(text,))
     if not summaries:
         missing.append("collect-filters/ holds no summaries: the collect-filters stage writes them.")
     if not scores:

@@ -26,6 +26,8 @@ def provenance_section(material: Material) -> Section:
     machine = record.get("machine") or {}
     facts = [(name, record[key]) for key, name in _FACTS.items() if record.get(key) not in (None, "")]
     facts += [(name, plain(machine[key])) for key, name in _MACHINE.items() if machine.get(key) not in (None, "")]
+    trained_in = {stage["precision"] for stage in (record.get("stages") or {}).values() if stage.get("precision")}
+    facts += [("trained in", ", ".join(sorted(trained_in)))] if trained_in else []
     missing = (
         [] if record.get("stages") else ["provenance.json names no stages, so their time and memory are not known."]
     )

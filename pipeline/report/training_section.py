@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.report.figure_style import arm_styles
 from pipeline.report.number_text import NOTHING, number, plain
 from pipeline.report.section import Material, Section
+from pipeline.report.source_use import source_use
 from pipeline.report.study_files import History, folders, read_history, read_mapping
 from pipeline.report.training_figures import source_training, target_training
 
@@ -25,6 +26,10 @@ def source_section(material: Material) -> Section:
         histories[folder.name] = history
         sample = read_mapping(folder / "sample.json")
         rows.append(_network(folder.name, history, sample.get("drawn") or [], sample.get("out_of_bag") or []))
+    use = source_use(material.files)
+    if not histories and not (use.networks or use.priors):
+        text = "No arm of this study uses anything of the source, so no networks were trained on it."
+        return Section("source", title, missing=(text,))
     if not histories:
         text = "train-source/ holds no histories: the train-source stage writes them, so there are no training curves."
         return Section("source", title, missing=(text,))

@@ -160,15 +160,12 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     _refuse(examination.empty_targets())
 
 
-def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> Examination:
-    """Makes synthetic cohorts, checks the datasets, draws the split and writes the plan.
-
-    Single cases that are not usable are told, not refused, so that a batch can go on without them.
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """The one unit of the stage: who plays which role in which files, and what the checks find in them.
 
     Raises:
         GraftError: a dataset as a whole is not usable, or a split is not possible.
     """
-    make_cohorts(config, workspace, resources)
     datasets = read_datasets(config, workspace)
     channels = _channels(config, datasets)
     split = make_split(config, datasets)
@@ -179,33 +176,41 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
-    execution = resources.execution(config)
+    arguments = {
+        "datasets": datasets,
+        "plan": plan,
+        "split": split,
+        "channels": channels,
+        "config": config,
+        "jobs": resources.execution(config).jobs,
+    }
     modalities = {name: config.datasets[name].modality.value for name in datasets}
-    unit = Unit(
-        STAGE,
-        KEY,
-        {"plan": plan, "files": files, "layout": noticed, "modalities": modalities, "version": 6},
-        write_plan,
-        {
-            "datasets": datasets,
-            "plan": plan,
-            "split": split,
-            "channels": channels,
-            "config": config,
-            "jobs": execution.jobs,
-        },
-    )
+    recipe = {"plan": plan, "files": files, "layout": noticed, "modalities": modalities, "version": 6}
+    return [Unit(STAGE, KEY, recipe, write_plan, arguments)]
+
+
+def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> Examination:
+    """Makes synthetic cohorts, checks the datasets, draws the split and writes the plan.
+
+    Single cases that are not usable are told, not refused, so that a batch can go on without them.
+
+    Raises:
+        GraftError: a dataset as a whole is not usable, or a split is not possible.
+    """
+    make_cohorts(config, workspace, resources)
+    [unit] = units(config, workspace, resources)
+    datasets = unit.arguments["datasets"]
     inputs = {
         name: {
             "root": _root(name, config, d, workspace),
             "layout": d.layout,
             "cases": len(d.cases),
-            "sha256": digest(files[name]),
+            "sha256": digest(unit.recipe["files"][name]),
         }
         for name, d in datasets.items()
     }
     # The battery has workers of its own, so its one unit runs in this process.
-    done = run_stage(STAGE, [unit], workspace, replace(execution, jobs=1))
+    done = run_stage(STAGE, [unit], workspace, replace(resources.execution(config), jobs=1))
     complete(STAGE, done)
     record_inputs(workspace, inputs)
     findings = tuple(_read_findings(workspace, datasets))
@@ -223,6 +228,15 @@ def _root(name: str, config: StudyConfig, dataset: Dataset, workspace: Workspace
     """Names the folder of a dataset as the configuration does: where this machine keeps it is not for the report."""
     path = config.datasets[name].path
     return str(path) if path is not None else dataset.root.relative_to(workspace.root).as_posix()
+
+
+def read_examination(config: StudyConfig, workspace: Workspace) -> Examination:
+    """Reads what `check` wrote.
+
+    Raises:
+        WorkspaceError: it has not been run.
+    """
+    return Examination(read_plan(config, workspace), tuple(_read_findings(workspace, read_datasets(config, workspace))))
 
 
 def _read_findings(workspace: Workspace, datasets: Mapping[str, Dataset]) -> Iterator[tuple[Path, Finding]]:

@@ -82,3 +82,10 @@ def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Datase
         name: read_dataset(dataset_root(name, config, workspace), label_kind=config.datasets[name].label_kind)
         for name in dict.fromkeys([config.source.dataset, config.target.dataset])
     }
+
+
+def datasets_at_hand(config: StudyConfig, workspace: Workspace) -> bool:
+    """Whether the raw scans of the study are where the configuration says: a workspace may be carried elsewhere."""
+    return all(
+        dataset_root(name, config, workspace).exists() for name in (config.source.dataset, config.target.dataset)
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 from data.errors import DataError
 from pipeline.arms.unit_files import PREDICTIONS
 from pipeline.config.study import StudyConfig
+from pipeline.deployment.model_folder import MODEL_FOLDER, model_digest
 from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
@@ -18,6 +19,7 @@ from pipeline.evaluation.calibration_tables import (
     write_reliability_csv,
 )
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
+from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import write_study_results
@@ -152,6 +154,9 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     plan = read_plan(config, workspace)
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
     native = native_cases(config, workspace, plan)
+    # Labels as they were drawn are read from the dataset; those on the preprocessed grid are part of the predictions.
+    labels = {name: workspace.file_digests.of_files(own.label_files()) for name, own in native.items()}
+    workspace.file_digests.save()
     planned = []
     for arm in config.inference.arms:
         for n in config.inference.sizes_of(arm):
@@ -161,6 +166,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                     "predictions": require_done(workspace, infer.STAGE, key)["digest"],
                     "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
                     "seed": config.seed,
+                    # A study on the preprocessed grid has none, and keeps what it evaluated before.
+                    **({"labels": labels} if labels else {}),
                     "version": 5,
                 }
                 arguments = {
@@ -191,6 +198,8 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     measured = units(config, workspace, resources)
     complete(STAGE, run_stage(STAGE, measured, workspace, resources.execution(config)))
     folders = [workspace.unit_folder(STAGE, unit.key) for unit in measured]
+    # While the tables are written, nothing may be taken for theirs.
+    (workspace.results / EVALUATED).unlink(missing_ok=True)
     judged = folders if config.evaluation.calibration is not None else []
     write_study_results(
         workspace.results,
@@ -200,4 +209,17 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         options=config.evaluation,
         rivals=rivals(config),
         seed=config.seed,
+    )
+    evaluated_models(config, workspace, measured).write(workspace.results)
+
+
+def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequence[Unit]) -> EvaluatedModels:
+    """What tables made of these evaluations are of."""
+    models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
+    settings = {"resamples": config.evaluation.resamples, "rivals": list(rivals(config)), "seed": config.seed}
+    return EvaluatedModels(
+        units={
+            unit.key: EvaluatedModel(model=model_digest(models[unit.key]), evaluation=unit.digest) for unit in measured
+        },
+        settings=settings,
     )

@@ -13,6 +13,7 @@ from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.stages import collect_filters, fit_priors, train_source
 from pipeline.stages.resources import Resources
+from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan, target_subsets
 from pipeline.stages.target_checks import compare_grids, compare_with_source, refuse_empty_labels, require_kernel_size
@@ -80,7 +81,7 @@ def _settings(plan: StudyPlan, device: str, workers: int) -> ArmSettings:
         origin,
         config.seed,
         device,
-        config.computing,
+        settled_computing(config, plan.workspace, device),
         workers,
     )
 
@@ -106,7 +107,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         "network": config.network.model_dump(mode="json"),
         "patches": config.patches.model_dump(mode="json"),
         "augmentation": config.augmentation.model_dump(mode="json"),
-        "computing": config.computing.model_dump(mode="json"),
+        "computing": settings.computing.model_dump(mode="json"),
         "seed": config.seed,
         "threads": execution.threads,
         "version": 4,

@@ -18,6 +18,7 @@ from pipeline.stages import check
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
+from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.units import Outcome, StageRun, Unit
@@ -63,6 +64,44 @@ def preprocess_case(
     write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png", doubts))
 
 
+def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """One unit for each case that plays a role and that the checks found usable.
+
+    Raises:
+        GraftError: `check` has not been run, or a dataset as a whole is not usable.
+    """
+    return _planned(check.read_examination(config, workspace))[0]
+
+
+def _planned(examination: check.Examination) -> tuple[list[Unit], list[Outcome]]:
+    """The units of the cases that are usable, and the failures of the others."""
+    plan = examination.plan
+    datasets = read_datasets(plan.config, plan.workspace)
+    usable: list[Unit] = []
+    refused: list[Outcome] = []
+    for name, cases in plan.used_cases().items():
+        bad, doubts = examination.bad_cases(datasets[name].root), examination.doubts(datasets[name].root)
+        refused += [Outcome(f"{name}/{case}", "failed", message=bad[case]) for case in cases if case in bad]
+        sound = [datasets[name].case(case) for case in cases if case not in bad]
+        usable += [_unit(name, case, plan, doubts.get(case.name, [])) for case in sound]
+    plan.workspace.file_digests.save()
+    return usable, refused
+
+
+def _unit(dataset: str, case: Case, plan: StudyPlan, doubts: Sequence[str]) -> Unit:
+    options, channels = plan.config.datasets[dataset].preprocessing, tuple(plan.channels[dataset])
+    told = {"doubts": list(doubts)} if doubts else {}
+    recipe = {
+        "files": plan.workspace.file_digests.of_files(case.files()),
+        "channels": list(channels),
+        "chain": options.model_dump(mode="json"),
+        "version": 2,
+        **told,
+    }
+    arguments = {"case": case, "channels": channels, "options": options, **told}
+    return Unit(STAGE, f"{dataset}/{case.name}", recipe, preprocess_case, arguments)
+
+
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
     """Preprocesses all cases of the plan; one that the checks found unusable counts as failed, and the others are done.
 
@@ -70,33 +109,10 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         GraftError: a dataset as a whole is not usable.
         StageError: cases failed; the others are done and kept.
     """
-    examination = check.examine(config, workspace, resources)
-    plan = examination.plan
-    datasets = read_datasets(config, workspace)
-    execution = resources.execution(config)
-    units = []
-    refused: list[Outcome] = []
-    for name, cases in plan.used_cases().items():
-        options = config.datasets[name].preprocessing
-        bad, doubts = examination.bad_cases(datasets[name].root), examination.doubts(datasets[name].root)
-        for case in map(datasets[name].case, cases):
-            if case.name in bad:
-                refused.append(Outcome(f"{name}/{case.name}", "failed", message=bad[case.name]))
-                continue
-            recipe = {
-                "files": workspace.file_digests.of_files(case.files()),
-                "channels": list(plan.channels[name]),
-                "chain": options.model_dump(mode="json"),
-                "version": 2,
-            }
-            arguments = {"case": case, "channels": tuple(plan.channels[name]), "options": options}
-            if case.name in doubts:
-                recipe["doubts"] = arguments["doubts"] = doubts[case.name]
-            units.append(Unit(STAGE, f"{name}/{case.name}", recipe, preprocess_case, arguments))
-    workspace.file_digests.save()
-    done = run_stage(STAGE, units, workspace, execution)
+    usable, refused = _planned(check.examine(config, workspace, resources))
+    done = run_stage(STAGE, usable, workspace, resources.execution(config))
     done = replace(done, outcomes=(*done.outcomes, *refused))
-    suspects = _suspects(units, workspace)
+    suspects = _suspects(usable, workspace)
     _tell(done, suspects, workspace)
     complete(STAGE, done)
 

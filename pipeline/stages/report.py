@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from pipeline.config.study import StudyConfig
 from pipeline.report.build import build_report
@@ -13,12 +14,20 @@ from pipeline.storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 
-def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+def run(config: StudyConfig, workspace: Workspace, resources: Resources, stale: Sequence[str] = ()) -> None:
     """Builds `report/index.html` and the pages of the cases; sections whose files are missing say so.
+
+    Args:
+        config: of the study.
+        workspace: of the study.
+        resources: workers.
+        stale: sentences on results that were made with other settings or inputs; the page shows them first.
 
     Raises:
         WorkspaceError: the tables are missing or damaged.
     """
     start = time.perf_counter()
-    path = build_report(workspace.root, config.report, jobs=resources.execution(config).jobs)
+    for sentence in stale:
+        logger.warning("%s", sentence)
+    path = build_report(workspace.root, config.report, jobs=resources.execution(config).jobs, stale=stale)
     logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)

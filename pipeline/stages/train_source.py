@@ -9,6 +9,7 @@ from data.splits import bootstrap_sample
 from pipeline.config.study import StudyConfig
 from pipeline.processes import world_size
 from pipeline.stages.resources import Resources
+from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import read_plan
 from pipeline.storage.units import Unit, is_done
@@ -35,6 +36,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """
     plan = read_plan(config, workspace)
     execution, device = resources.training(config)
+    computing = settled_computing(config, workspace, device)
     patients = list(plan.patients("source"))
     digests = plan.digests("source", patients)
     planned = []
@@ -50,7 +52,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             config.source_training,
             config.patches,
             config.augmentation,
-            config.computing,
+            computing,
         )
         recipe = {
             "sample": [list(sample.drawn), list(sample.out_of_bag)],
@@ -62,7 +64,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "options": config.source_training.model_dump(mode="json", exclude={"networks"}),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
-            "computing": config.computing.model_dump(mode="json"),
+            "computing": computing.model_dump(mode="json"),
             "threads": execution.threads,
             "version": 2,
         }
@@ -110,7 +112,7 @@ def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device
         len(plan.channels[dataset]),
         len(plan.classes[dataset]) + 1,
         share,
-        precision=config.computing.precision,
+        precision=settled_computing(config, workspace, device).precision,
         device=device,
     )
     at_a_time = world_size() if device == "cpu" and world_size() > 1 else min(jobs, config.source_training.networks)

@@ -149,6 +149,9 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
         device = stages.get(stage, {}).get("device")
     else:
         record.setdefault("machine", {})["device"] = device
+    precisions = sorted(
+        {str(m["recipe"]["computing"]["precision"]) for m in finished if "computing" in m.get("recipe", {})}
+    )
     stages[stage] = {
         "wall_seconds": round((0.0 if fresh else before) + (run.wall_seconds if worked or fresh else 0.0), 2),
         "work_seconds": round(sum(m["seconds"] for m in finished), 2),
@@ -158,6 +161,7 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
         "units_reused": run.count("reused"),
         "units_failed": run.count("failed"),
         **({"device": device} if device else {}),
+        **({"precision": ", ".join(precisions)} if precisions else {}),
     }
     record["finished"] = _now()
     write_json(workspace.provenance, record)

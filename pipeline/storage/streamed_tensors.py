@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pipeline.storage.atomic import temporary_sibling
-from pipeline.storage.tensors import damaged, metadata
+from pipeline.storage.tensors import metadata, reading, require_finite
 
 _TYPES = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
 
@@ -127,25 +126,20 @@ def count_rows(path: Path, name: str) -> int:
     Raises:
         WorkspaceError: the file is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="pt") as stream:
-            return int(stream.get_slice(name).get_shape()[0])
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
+    with reading(path, "pt") as stream:
+        return int(stream.get_slice(name).get_shape()[0])
 
 
 def read_rows(path: Path, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
     """Reads the rows from `start` to `stop` of some columns.
 
     Raises:
-        WorkspaceError: the file is missing, damaged, or lacks a column.
+        WorkspaceError: the file is missing, damaged, lacks a column, or holds numbers that are not finite.
     """
-    try:
-        # Opened anew for each call: a file kept open keeps every page that was read in the memory of the process.
-        with safe_open(path, framework="pt") as stream:
-            return {name: stream.get_slice(name)[start:stop].clone() for name in names}
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
+    # Opened anew for each call: a file kept open keeps every page that was read in the memory of the process.
+    with reading(path, "pt") as stream:
+        rows = {name: stream.get_slice(name)[start:stop].clone() for name in names}
+    return {name: require_finite(path, name, column) for name, column in rows.items()}
 
 
 def read_chunks(

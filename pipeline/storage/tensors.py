@@ -6,7 +6,8 @@ Several metadata keys come back in random order and would break the equality of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,46 @@ def damaged(path: Path, error: Exception) -> WorkspaceError:
     )
 
 
+@contextmanager
+def reading(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
+    """Opens a file; nothing in it is trusted.
+
+    Raises:
+        WorkspaceError: it is missing, damaged, or holds numbers of a kind that cannot be read.
+    """
+    try:
+        with safe_open(path, framework=framework, device=device) as stream:
+            yield stream
+    except (SafetensorError, OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
+        # Kinds of numbers that numpy lacks are an AttributeError or a TypeError of the library.
+        raise damaged(path, error) from error
+
+
+def require_finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Returns a tensor that was read, all of whose numbers are finite.
+
+    Raises:
+        WorkspaceError: a number is not; a network with it predicts nothing, without a word.
+    """
+    # Numbers of a byte know no `isfinite`.
+    known = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+    if (known.is_floating_point() or known.is_complex()) and not bool(torch.isfinite(known).all()):
+        raise WorkspaceError(
+            f"{path}: `{name}` holds numbers that are infinite or not numbers (NaN)",
+            expected="finite numbers",
+            fix="copy the file again, or delete its folder and run its stage again",
+        )
+    return tensor
+
+
 def load_arrays(path: Path) -> dict[str, NDArray]:
     """Reads all arrays of a file.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="numpy") as stream:
-            return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iteration over the stream)
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
+    with reading(path, "numpy") as stream:
+        return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iteration over the stream)
 
 
 def load_tensors(
@@ -67,14 +97,12 @@ def load_tensors(
     """Reads tensors of a file to a device: those named, or all of them.
 
     Raises:
-        WorkspaceError: the file is missing or damaged.
+        WorkspaceError: the file is missing or damaged, lacks a tensor, or holds numbers that are not finite.
     """
-    try:
-        with safe_open(path, framework="pt", device=str(device)) as stream:
-            keys = stream.keys() if names is None else names
-            return {key: stream.get_tensor(key) for key in keys}
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
+    with reading(path, "pt", str(device)) as stream:
+        keys = list(stream.keys() if names is None else names)
+        found = {key: stream.get_tensor(key) for key in keys}
+    return {key: require_finite(path, key, tensor) for key, tensor in found.items()}
 
 
 def load_about(path: Path) -> dict[str, Any]:
@@ -83,8 +111,8 @@ def load_about(path: Path) -> dict[str, Any]:
     Raises:
         WorkspaceError: the file is missing or damaged.
     """
-    try:
-        with safe_open(path, framework="numpy") as stream:
-            return json.loads((stream.metadata() or {}).get(_KEY, "{}"))
-    except (SafetensorError, OSError) as error:
-        raise damaged(path, error) from error
+    with reading(path, "numpy") as stream:
+        about = json.loads((stream.metadata() or {}).get(_KEY, "{}"))
+        if not isinstance(about, dict):
+            raise ValueError(f"its description is a {type(about).__name__}, not a mapping")
+        return about

@@ -232,7 +232,7 @@ def _carry_out(unit: Unit, folder: Path, progress: Path, threads: int, parent: i
             seconds, peak = time.perf_counter() - start, _peak_memory()
             if rank() > 0:
                 return Outcome(unit.key, "done", seconds, peak)
-            marker = {"digest": unit.digest, "seconds": round(seconds, 3), "peak_memory": peak}
+            marker = {"digest": unit.digest, "seconds": round(seconds, 3), "peak_memory": peak, "recipe": unit.recipe}
             write_json(temporary / MARKER, contents(temporary, MARKER) | marker)
             settle(temporary, folder, MARKER, unit.changed)
     except StopRequestedError:

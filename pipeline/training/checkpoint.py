@@ -6,6 +6,7 @@ of steps done are all there is to save; the log is cut back to that number. Safe
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from data.errors import WorkspaceError
 from pipeline.stopping import StopRequestedError
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.safetensors"
 _OPTIMISER, _MODULE = "optimiser", "module"
@@ -65,11 +68,15 @@ class Checkpoints:
         """Puts the last checkpoint into the state.
 
         Returns:
-            The number of steps done; 0 where there is no checkpoint or it cannot be read.
+            The number of steps done; 0 where there is no checkpoint, or none that can be gone on from.
         """
-        if not self._readable():
+        if not self.path.is_file():
             return 0
-        about, tensors = load_about(self.path), load_tensors(self.path)
+        try:
+            about, tensors = load_about(self.path), load_tensors(self.path)
+        except WorkspaceError as error:
+            logger.warning("the training starts from its beginning, because its checkpoint is not usable: %s", error)
+            return 0
         for name, module in state.modules.items():
             start = f"{_MODULE}.{name}."
             module.load_state_dict({k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)})
@@ -84,13 +91,6 @@ class Checkpoints:
         if state.scaler is not None and about["scaler"]:
             state.scaler.load_state_dict(about["scaler"])
         return int(about["step"])
-
-    def _readable(self) -> bool:
-        try:
-            with safe_open(self.path, framework="pt"):
-                return True
-        except (SafetensorError, OSError):
-            return False
 
     def save(self, step: int, state: TrainingState) -> None:
         """Writes a checkpoint after `step` steps: to a temporary name, then renamed."""

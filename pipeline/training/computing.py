@@ -16,10 +16,13 @@ from pipeline.config.options import Options
 class Precision(StrEnum):
     """Numbers that the network computes with; weights and losses are float32 in any case."""
 
+    AUTO = "auto"
+    """`bfloat16` where the processor or GPU has instructions for it, else `float32`; a study goes on in what it began
+    with, also on another machine."""
     FLOAT32 = "float32"
     """Single precision."""
     BFLOAT16 = "bfloat16"
-    """Half the memory and, where the processor has it, faster; the range of float32."""
+    """Half the memory and, where the processor has it, faster; on others much slower. The range of float32."""
     FLOAT16 = "float16"
     """For GPUs without bfloat16; the loss is scaled against underflow."""
 
@@ -27,10 +30,27 @@ class Precision(StrEnum):
 _ACCELERATE_NAMES = {Precision.FLOAT32: "no", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "fp16"}
 
 
+def has_bfloat16(device: str) -> bool:
+    """Whether the processor or GPU has instructions for bfloat16.
+
+    Without them the numbers are converted back and forth, and a step of the residual U-Net takes longer than in float32
+    (benchmarks/precision_step.py).
+    """
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Every processor with AMX has AVX-512 for bfloat16 too. Others than x86 were not measured.
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def fastest_precision(device: str) -> Precision:
+    """What `auto` stands for on a device."""
+    return Precision.BFLOAT16 if has_bfloat16(device) else Precision.FLOAT32
+
+
 class ComputingOptions(Options):
     """How networks compute in `train-source` and `infer`; the results depend on it in the last digits."""
 
-    precision: Precision = Precision.FLOAT32
+    precision: Precision = Precision.AUTO
     """Numbers of the forward and backward passes."""
     channels_last: bool = Field(default=False)
     """Source networks store volumes with the channels last (`channels_last_3d`); pays on some GPUs, not on a CPU."""
@@ -55,13 +75,14 @@ class Computing:
 
         if options.precision is Precision.FLOAT16 and device == "cpu":
             raise ConfigError(
-                "`computing.precision: float16` on a CPU", expected="a GPU", fix="set it to bfloat16 or float32"
+                "`computing.precision: float16` on a CPU", expected="a GPU", fix="set it to auto or float32"
             )
+        precision = fastest_precision(device) if options.precision is Precision.AUTO else options.precision
         self._options = options
         # accelerate keeps one precision per process, and a worker process may train for one study after another.
         AcceleratorState._reset_state()
         threads = torch.get_num_threads()
-        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision=_ACCELERATE_NAMES[options.precision])
+        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision=_ACCELERATE_NAMES[precision])
         torch.set_num_threads(threads)
 
     @property

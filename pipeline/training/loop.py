@@ -18,7 +18,7 @@ from data.random_streams import stream_seed
 from pipeline.config.options import Options
 from pipeline.storage.atomic import temporary_sibling
 from pipeline.training.checkpoint import Checkpoints, TrainingState
-from pipeline.training.computing import Computing, ComputingOptions
+from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.training_log import TrainingLog
 
 
@@ -101,7 +101,9 @@ def train(
     """
     optimised = [{"rate_factor": 1.0, **g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
     learned = [p for group in optimised for p in group["params"]]
-    computing = computing or Computing(ComputingOptions(), learned[0].device.type if learned else "cpu")
+    computing = computing or Computing(
+        ComputingOptions(precision=Precision.FLOAT32), learned[0].device.type if learned else "cpu"
+    )
     optimiser = computing.optimiser(
         torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay, fused=True)
     )

@@ -36,7 +36,7 @@ def task(make_case) -> SourceTask:
         options=SourceTrainingOptions(networks=1, cycles=2, steps_per_cycle=4, warm_up=1, validation_cases=1),
         patches=PatchOptions(size=(8, 8, 8)),
         augmentation=AugmentationOptions(affine=0.5, noise=1.0),
-        computing=ComputingOptions(),
+        computing=ComputingOptions(precision=Precision.FLOAT32),
     )
 
 

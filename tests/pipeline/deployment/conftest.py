@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,20 @@ MakeScan = Callable[..., Volume]
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Predictions see one core: their threads follow from it, and the last bits of the results from the threads."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0}, raising=False)
+
+
+@pytest.fixture
+def own_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every bundle has a package `scripts`; none may see that of another."""
+
+    def forget() -> None:
+        for name in [n for n in sys.modules if n == "scripts" or n.startswith("scripts.")]:
+            del sys.modules[name]
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    forget()
+    yield
+    forget()
 
 
 def _scan(number: int = 0, shape: tuple[int, int, int] = SHAPE) -> Volume:

@@ -19,12 +19,21 @@ from data.errors import ConfigError, DataError, ModelError, WorkspaceError
 from pipeline.cli import main
 from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, ExportRequest, export, export_options
 from pipeline.deployment.export_options import UNFILLED, ExportOptions
+from pipeline.deployment.model_folder import model_digest
 from pipeline.deployment.vendored_source import copy_modules
+from pipeline.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, read_evaluated
 from pipeline.evaluation.tables import CaseRow, SummaryRow, write_cases_csv, write_summary_csv
 from pipeline.storage.atomic import write_json
 
 MakeModel = Callable[..., Path]
 NO_ONNX = ExportOptions(onnx=False)
+
+
+def evaluated(study: Path, model: Path, key: str) -> None:
+    """Notes that the tables of a study are of a model."""
+    tables = read_evaluated(study / "results") or EvaluatedModels()
+    own = EvaluatedModel(model=model_digest(model), evaluation="0" * 64)
+    EvaluatedModels(units={**tables.units, key: own}).write(study / "results")
 
 
 @pytest.fixture
@@ -47,6 +56,7 @@ def study(model: Path, tmp_path: Path) -> Path:
     write_summary_csv(rows, root / "results/summary.csv")
     cases = [CaseRow("dwp", 1, repeat, "t0", "t0", "cube", 0.6, 0.4) for repeat in range(3)]
     write_cases_csv(cases, root / "results/cases.csv")
+    evaluated(root, model, "dwp/n01/repeat-0")
     return root
 
 
@@ -70,11 +80,29 @@ def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) ->
 
 def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study: Path, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", bayesian=False, arm_name="random")
+    evaluated(study, model, "random/n01/repeat-0")
     export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, study=study))
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "nothing of the source went into it" in card
     assert "| Dice | 0.123 | 0.100 to 0.200 | 7 |" in card
     assert "draws" not in card
+
+
+def test_numbers_of_another_training_are_not_on_the_card(make_model: MakeModel, study: Path, tmp_path: Path) -> None:
+    # The arm was trained again with another option, and its study not evaluated since.
+    shutil.rmtree(study / "infer/dwp/n01/repeat-0/model")
+    model = make_model(study / "infer/dwp/n01/repeat-0/model", seed=2)
+    result = export(ExportRequest(model, tmp_path / "bundle", NO_ONNX))
+    assert not result.evaluated
+    assert "not of this model" in "\n".join(result.lines())
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert "0.612" not in card
+    assert "not of this model" in card
+    assert "“tumour”" in card
+    assert json.loads((tmp_path / "bundle" / METADATA).read_text())["eval_metrics"] == {}
+    # Tables of a version that did not write down of what are no evidence either.
+    (study / "results/evaluated.json").unlink()
+    assert not export(ExportRequest(model, tmp_path / "again", NO_ONNX)).evaluated
 
 
 def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,6 @@ MakeModel = Callable[..., Path]
 MakeScan = Callable[..., Volume]
 ROOT = Path(__file__).parents[3]
 NO_ONNX = ExportOptions(onnx=False)
-
-
-@pytest.fixture
-def own_scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every bundle has a package `scripts`; none may see that of another."""
-
-    def forget() -> None:
-        for name in [n for n in sys.modules if n == "scripts" or n.startswith("scripts.")]:
-            del sys.modules[name]
-
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    forget()
-    yield
-    forget()
 
 
 def compare(expected: Path, found: Path) -> None:
@@ -229,9 +215,9 @@ def test_masks_of_real_scans_in_two_orientations(make_model: MakeModel, tmp_path
 def test_another_number_of_channels_is_refused() -> None:
     scan = MetaTensor(torch.rand(2, 6, 6, 6), affine=torch.eye(4), meta={"filename_or_obj": "anna.nii.gz"})
     with pytest.raises(ValueError, match=r"anna\.nii\.gz: 2 channels, not 1"):
-        ToNetworkGridd("image", ["T1"], {})({"image": scan})
+        ToNetworkGridd("image", 1, {})({"image": scan})
     with pytest.raises(ValueError, match="cannot carry out skull_strip"):
-        ToNetworkGridd("image", ["T1"], {"skull_strip": {}})
+        ToNetworkGridd("image", 1, {"skull_strip": {}})
 
 
 NETWORKS: list[NetworkOptions] = [

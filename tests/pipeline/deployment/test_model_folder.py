@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from data.errors import ModelError, WorkspaceError
 from models.posteriors.mean_field import MeanField
@@ -148,9 +150,76 @@ def test_a_description_that_is_signed_but_wrong_is_refused(folder: Path) -> None
         read_model(folder)
 
 
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "-Infinity"])
+def test_numbers_of_the_description_are_finite(folder: Path, number: str) -> None:
+    text = (folder / DESCRIPTION).read_text()
+    assert '"logit_temperature": 1.0' in text
+    (folder / DESCRIPTION).write_text(text.replace('"logit_temperature": 1.0', f'"logit_temperature": {number}'))
+    sign(folder)
+    with pytest.raises(ModelError, match=r"`arm\.logit_temperature`"):
+        read_model(folder)
+
+
 def test_weights_of_another_network_are_refused(folder: Path) -> None:
     rewrite(folder, lambda raw: raw["network"].update(channels=[4, 8]))
     with pytest.raises(ModelError, match="do not fit"):
+        read_model(folder)
+
+
+def respoil(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    """Changes the tensors of the first member and gives them a right checksum."""
+    state = load_file(folder / member_name(0))
+    change(state)
+    save_file(state, folder / member_name(0))
+    sign(folder)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["posterior.means", "posterior.log_variances", "network."])
+def test_numbers_that_are_none_are_refused(folder: Path, value: float, part: str) -> None:
+    def spoil(state: dict[str, torch.Tensor]) -> None:
+        name = next(name for name in state if name.startswith(part))
+        state[name].view(-1)[-1] = value
+
+    respoil(folder, spoil)
+    with pytest.raises(WorkspaceError, match=rf"{member_name(0)}: `{part}.*NaN"):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64, torch.int32, torch.float8_e4m3fn])
+def test_other_kinds_of_numbers_are_refused(folder: Path, kind: torch.dtype) -> None:
+    respoil(folder, lambda state: state.update({"posterior.means": state["posterior.means"].to(kind)}))
+    with pytest.raises(ModelError, match=r"member-00\.safetensors: .*`posterior\.means` holds \w+ numbers, not "):
+        read_model(folder)
+
+
+def test_missing_additional_and_misshapen_tensors_are_refused(folder: Path) -> None:
+    whole = load_file(folder / member_name(0))
+    changes: list[Callable[[dict[str, torch.Tensor]], object]] = [
+        lambda state: state.pop("posterior.log_variances"),
+        lambda state: state.update(more=torch.zeros(3)),
+        lambda state: state.update({"posterior.means": whole["posterior.means"][:-1].clone()}),
+        lambda state: state.update({"posterior.log_weights": torch.zeros(10**6)}),
+        lambda state: state.update({"posterior.log_weights": torch.tensor(0.0)}),
+    ]
+    for change in changes:
+        respoil(folder, lambda state, change=change: (state.clear(), state.update(whole), change(state)))  # type: ignore[misc]
+        with pytest.raises(ModelError, match=r"member-00\.safetensors: its weights do not fit"):
+            read_model(folder)
+
+
+def test_a_network_that_the_file_cannot_fill_is_never_built(folder: Path) -> None:
+    rewrite(folder, lambda raw: raw["network"].update(channels=[100_000, 100_000]))
+    with pytest.raises(ModelError, match="fewer than the"):
+        read_model(folder)
+
+
+@pytest.mark.parametrize("length", [2**63, 10**9, 0])
+def test_headers_that_lie_about_their_length_are_refused(folder: Path, length: int) -> None:
+    path = folder / member_name(0)
+    path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
+    sign(folder)
+    with pytest.raises(WorkspaceError, match="expected a whole safetensors file"):
         read_model(folder)
 
 

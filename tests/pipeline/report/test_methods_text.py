@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.arms.presets import PRESETS
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.report.method_section import method_section
 from pipeline.report.options import ReportOptions
@@ -116,3 +117,20 @@ def test_software_and_device_come_from_the_provenance(demo: dict[str, Any], tmp_
     record["machine"] = {"device": "auto"}
     (tmp_path / "provenance.json").write_text(json.dumps(record))
     assert "trained on auto" not in paragraphs(tmp_path, demo)
+
+
+def test_what_was_learned_on_the_source_follows_from_the_arms(demo: dict[str, Any], tmp_path: Path) -> None:
+    def text(*arms: str) -> str:
+        config = copy.deepcopy(demo)
+        config["inference"]["arms"] = {arm: PRESETS[arm].model_dump(mode="json") for arm in arms}
+        return paragraphs(tmp_path, config)
+
+    assert "Filter priors were learned on the source dataset “ms”" in text("random", "dwp")
+    fine_tuned = text("fine_tune", "fine_tune_l2sp")
+    assert "Networks were trained on the source dataset “ms”" in fine_tuned
+    assert "ilter priors" not in fine_tuned
+    assert "were fitted" not in fine_tuned
+    assert "Networks were trained and filter priors were learned on the source" in text("fine_tune", "dwp")
+    alone = text("random")
+    assert "nothing was taken from the source dataset “ms”" in alone
+    assert "On the source, " not in alone

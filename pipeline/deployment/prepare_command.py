@@ -1,0 +1,235 @@
+"""`graft preprocess --model`: new scans through a model's own chain, ready for its bundle, and masks back again.
+
+DIR/
+NAME.nii.gz               a scan as the network takes it; NAME_0000.nii.gz and so on of several channels
+records/NAME/record.json  what the chain did, so that a mask can go back to the scan
+prepared.json             says that the folder is one of prepared scans, and of which model
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.case import Case
+from data.errors import ConfigError, DataError, WorkspaceError
+from data.image_file import read_label, write_volume
+from data.volume import Volume
+from pipeline.deployment.bundle_example import input_names
+from pipeline.deployment.input_cases import InputCase, collect_cases
+from pipeline.deployment.model_description import ModelDescription
+from pipeline.deployment.model_folder import read_description
+from pipeline.deployment.predict_options import SuspicionLimits
+from pipeline.deployment.suspicion import chain_reasons, scan_reasons
+from pipeline.inference.native_maps import NativeMaps
+from pipeline.inference.native_mask import native_mask
+from pipeline.progress import ProgressFile
+from pipeline.report.study_files import read_mapping
+from pipeline.stages.resources import available_cores
+from pipeline.stages.stage import complete
+from pipeline.storage.atomic import write_json
+from pipeline.storage.owned_folder import set_aside
+from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
+from pipeline.storage.workspace import Workspace
+from preprocessing.chain import Chain
+from preprocessing.subject import load_subject
+
+logger = logging.getLogger(__name__)
+
+PREPARE, CLAIM, RECORDS, RECORD = "preprocess", "prepared.json", "records", "record.json"
+_MASK = "_mask"
+_SUFFIX = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class PrepareRequest:
+    """What the command was asked for.
+
+    Attributes:
+        model: folder of the model.
+        inputs: files, folders and datasets.
+        output: folder of the prepared scans.
+        jobs: scans at a time.
+    """
+
+    model: Path
+    inputs: tuple[Path, ...]
+    output: Path
+    jobs: int | None = None
+
+
+def prepare(request: PrepareRequest) -> int:
+    """Takes scans through the chain of a model; finished ones are kept, and a bad one does not stop the others.
+
+    Returns:
+        how many there are.
+
+    Raises:
+        GraftError: the model or an input as a whole is not usable, or the output folder holds something else.
+        StageError: scans failed; the others are done.
+    """
+    about, digest = read_description(request.model)
+    cases = collect_cases(request.inputs, about.channels)
+    if not cases:
+        raise ConfigError("there is no scan to preprocess", expected="files, folders or datasets", fix="name some")
+    _claim(request.output, about, digest)
+    workspace = Workspace(request.output)
+    with workspace.lock():
+        units = [_unit(case.case, about, digest, request.output, workspace) for case in cases if case.case is not None]
+        workspace.file_digests.save()
+        jobs = min(request.jobs or 1, len(cases))
+        run = run_units(RECORDS, units, workspace, Execution(jobs, max(available_cores() // jobs, 1)))
+    _tell(cases, request.output)
+    refused = tuple(Outcome(c.name, "failed", message=c.fault) for c in cases if c.case is None)
+    complete(PREPARE, StageRun((*run.outcomes, *refused), run.wall_seconds))
+    return len(cases)
+
+
+def _claim(output: Path, about: ModelDescription, digest: str) -> None:
+    """Marks the folder as one of prepared scans.
+
+    Raises:
+        WorkspaceError: it holds something else, or scans that were prepared for another model.
+    """
+    if output.is_dir() and any(p.name[0] != "." for p in output.iterdir()):
+        claimed = read_mapping(output / CLAIM).get("model", {}).get("sha256")
+        if claimed != digest:
+            other = "holds files that are no prepared scans" if claimed is None else "is of another model"
+            raise WorkspaceError(
+                f"{output}: {other}",
+                expected="a new or empty folder, or one of this model",
+                fix="name another with --output",
+            )
+    model = {"study": about.study, "arm": about.arm_name, "sha256": digest}
+    write_json(Workspace(output).root / CLAIM, {"model": model})
+
+
+def volume_names(case: str, channels: int) -> list[str]:
+    """Names of the files of a prepared scan, as the bundle of a model takes them."""
+    return [f"{name}{_SUFFIX}" for name in input_names(case, channels)]
+
+
+def _unit(case: Case, about: ModelDescription, digest: str, output: Path, workspace: Workspace) -> Unit:
+    recipe = {
+        "model": digest,
+        "files": workspace.file_digests.of_files(case.files()),
+        "frames": [source.frame for source in case.channels.values()],
+        "version": 1,
+    }
+    if not all((output / name).is_file() for name in volume_names(case.name, len(about.channels))):
+        # Its record alone is worth nothing.
+        set_aside(workspace.unit_folder(RECORDS, case.name), MARKER)
+    arguments = {"case": case, "about": about, "digest": digest, "output": output.absolute()}
+    return Unit(RECORDS, case.name, recipe, prepare_case, arguments)
+
+
+def prepare_case(
+    folder: Path, progress: ProgressFile, *, case: Case, about: ModelDescription, digest: str, output: Path
+) -> None:
+    """Takes a scan through the chain and writes its volumes and what was done to it.
+
+    Args:
+        folder: gets the record.
+        progress: where to tell how far it is.
+        case: the scan.
+        about: the model.
+        digest: SHA-256 of the model's checksums.
+        output: gets the volumes.
+
+    Raises:
+        GraftError: the scan cannot be read or is of another modality, or a step cannot be carried out on it.
+    """
+    raw = load_subject(case, about.channels)
+    reasons = scan_reasons(case, raw.channels, about.modality, SuspicionLimits())
+    processed, records = Chain(about.preprocessing).apply(raw)
+    reasons += chain_reasons(records)
+    for name, volume in zip(volume_names(case.name, len(about.channels)), processed.channels.values(), strict=True):
+        # The unit's folder takes its name when it is whole; its volumes go where the bundle looks for them.
+        write_volume(volume.with_array(volume.array.astype(np.float32, copy=False)), folder / name)
+        os.replace(folder / name, output / name)
+    content = {
+        "model": digest,
+        "affine": processed.reference.affine.tolist(),
+        "records": records,
+        "suspect": reasons,
+        "sources": {name: source.path.name for name, source in case.channels.items()},
+    }
+    write_json(folder / RECORD, content)
+
+
+def _tell(cases: Sequence[InputCase], output: Path) -> None:
+    """Names the scans to look at, also those that an earlier command prepared."""
+    for case in cases:
+        for reason in read_mapping(output / RECORDS / case.name / RECORD).get("suspect", ()):
+            logger.warning("suspect %s: %s", case.name, reason)
+
+
+def carry_back(model: Path, prepared: Path, masks: Path, output: Path) -> int:
+    """Carries masks that the bundle made of prepared scans to the grids of the scans.
+
+    Each structure is interpolated linearly, and a voxel goes to the one that fills most of it.
+
+    Args:
+        model: folder of the model.
+        prepared: the folder that `prepare` wrote.
+        masks: folder of the bundle's masks, `NAME_mask.nii.gz`.
+        output: gets masks of the same names.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        GraftError: the model is not usable, a mask has no record or another grid, or the output would be overwritten.
+    """
+    about, digest = read_description(model)
+    files = sorted(masks.glob(f"*{_MASK}{_SUFFIX}"))
+    if not files:
+        raise DataError(
+            f"{masks}: holds no masks",
+            expected=f"NAME{_MASK}{_SUFFIX}, as the bundle writes them",
+            fix="name the folder",
+        )
+    if there := [file.name for file in files if (output / file.name).exists()]:
+        raise WorkspaceError(
+            f"{output / there[0]}: is there already", expected="a new or empty folder", fix="name another with --output"
+        )
+    records = {file: _record(file, prepared, about, digest) for file in files}
+    for file, record in records.items():
+        carried = _in_scan_space(file, record, about)
+        output.mkdir(parents=True, exist_ok=True)
+        write_volume(carried, output / file.name)
+    return len(files)
+
+
+def _record(mask: Path, prepared: Path, about: ModelDescription, digest: str) -> dict[str, Any]:
+    stem = mask.name.removesuffix(f"{_MASK}{_SUFFIX}")
+    name = stem if len(about.channels) == 1 else stem.removesuffix("_0000")
+    path = prepared / RECORDS / name / RECORD
+    record = read_mapping(path)
+    if record.get("model") != digest:
+        raise DataError(
+            f"{path}: {'is of another model' if record else 'is missing'}, so {mask.name} cannot be carried back",
+            expected="the folder that `graft preprocess --model` of this model wrote",
+            fix="name it as the input",
+        )
+    return record
+
+
+def _in_scan_space(file: Path, record: dict[str, Any], about: ModelDescription) -> Volume:
+    mask, affine = read_label(file), np.asarray(record["affine"], dtype=np.float64)
+    if not np.allclose(mask.affine, affine, atol=1e-3):
+        raise DataError(
+            f"{file}: lies on another grid than the prepared scan",
+            expected="the mask as the bundle wrote it",
+            fix="run the bundle on the prepared scans again",
+        )
+    native = NativeMaps(Chain(about.preprocessing), record["records"], affine)
+    values = list(about.classes.values())
+    return native_mask((native(torch.from_numpy(mask.array == value)) for value in values), values)

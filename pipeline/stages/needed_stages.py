@@ -1,0 +1,23 @@
+"""Stages that a study has no use for: `graft run` leaves them out and says why; asked for by name, they run."""
+
+from __future__ import annotations
+
+from pipeline.config.study import StudyConfig
+from pipeline.stages.filter_options import PriorFitOptions
+from pipeline.stages.stage_names import Stage
+
+
+def needless_stages(config: StudyConfig) -> dict[Stage, str]:
+    """Stage → why a study does not need it.
+
+    Densities that the study chooses itself are fitted though no arm uses them: they are compared with each other.
+    """
+    arms = config.inference.arms.values()
+    chosen = config.priors.densities != PriorFitOptions().densities or config.priors.update_from is not None
+    if chosen or any(arm.needs_prior for arm in arms):
+        return {}
+    reason = "no arm of the study uses a filter prior, and `priors` names no density of its own"
+    needless = dict.fromkeys((Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), reason)
+    if not any(arm.needs_source or arm.needs_references for arm in arms):
+        needless[Stage.TRAIN_SOURCE] = "no arm of the study uses anything that was learned on the source"
+    return needless

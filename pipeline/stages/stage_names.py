@@ -1,0 +1,26 @@
+"""The names of the stages, in their order."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """A stage of a study; in this order each needs those before it."""
+
+    CHECK = "check"
+    """Are the datasets usable, and who plays which role?"""
+    PREPROCESS = "preprocess"
+    """From raw scans to network input."""
+    TRAIN_SOURCE = "train-source"
+    """Networks on bootstrap samples of the source patients."""
+    COLLECT_FILTERS = "collect-filters"
+    """All 3×3×3 filters of all snapshots, by group of layers."""
+    FIT_PRIORS = "fit-priors"
+    """Densities over the filters of every group."""
+    INFER = "infer"
+    """Every arm × size × repeat learns the target."""
+    EVALUATE = "evaluate"
+    """Dice and IoU of every prediction."""
+    REPORT = "report"
+    """One page with tables, curves and pictures."""

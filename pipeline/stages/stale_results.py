@@ -1,0 +1,180 @@
+"""Which results of a workspace were not made with the configuration at hand, and in what they differ."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from data.errors import GraftError, WorkspaceError
+from pipeline.config.study import StudyConfig
+from pipeline.evaluation.evaluated_models import read_evaluated
+from pipeline.evaluation.study_results import SUMMARY
+from pipeline.stages.cohorts import datasets_at_hand
+from pipeline.stages.needed_stages import needless_stages
+from pipeline.stages.resources import Resources
+from pipeline.stages.stage_names import Stage
+from pipeline.storage.units import Unit, read_marker
+from pipeline.storage.workspace import Workspace
+
+COMPARED = (
+    Stage.CHECK,
+    Stage.PREPROCESS,
+    Stage.TRAIN_SOURCE,
+    Stage.COLLECT_FILTERS,
+    Stage.FIT_PRIORS,
+    Stage.INFER,
+    Stage.EVALUATE,
+)
+"""Stages whose results can be compared with a configuration, in their order."""
+_OF_RAW_SCANS = (Stage.CHECK, Stage.PREPROCESS)
+"""Those that can be compared only where the raw scans are; a workspace may have been carried elsewhere."""
+_SHOWN = 3
+_LONG = 40
+"""Characters of a value that is told; digests are longer."""
+
+
+@dataclass(frozen=True)
+class StaleResult:
+    """A result that is missing, or was made with other settings or inputs.
+
+    Attributes:
+        stage: which stage.
+        key: of its unit.
+        missing: whether there is none.
+        differences: in what settings and inputs differ; empty where that was not recorded.
+    """
+
+    stage: str
+    key: str
+    missing: bool
+    differences: tuple[str, ...] = ()
+
+    def why(self) -> str:
+        """Says what is wrong with it."""
+        if self.missing:
+            return "is missing"
+        if not self.differences:
+            return "was made with other settings or inputs"
+        more = f" and {len(self.differences) - _SHOWN} more" if len(self.differences) > _SHOWN else ""
+        return f"was made with other settings or inputs ({'; '.join(self.differences[:_SHOWN])}{more})"
+
+
+def stage_module(stage: Stage) -> ModuleType:
+    """Imports a stage; one by one, so that a stage which only trains runs where SimpleITK and nilearn are missing."""
+    return importlib.import_module(f"pipeline.stages.{stage.value.replace('-', '_')}")
+
+
+def stale_results(
+    stages: Sequence[Stage], config: StudyConfig, workspace: Workspace, resources: Resources
+) -> Iterator[StaleResult]:
+    """Yields the results of stages that are missing or were made with another configuration or other inputs.
+
+    Raises:
+        GraftError: what a stage needs is not there.
+    """
+    at_hand = datasets_at_hand(config, workspace)
+    for stage in stages:
+        of_raw_scans = stage in _OF_RAW_SCANS
+        if of_raw_scans and not at_hand:
+            continue
+        for unit in stage_module(stage).units(config, workspace, resources):
+            for found in _compared(unit, workspace):
+                # A case that could not be preprocessed stops only those who need it.
+                if not (found.missing and of_raw_scans):
+                    yield found
+
+
+def refuse_stale(first: Stage, config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    """Refuses to build on results that were made with another configuration; used before a stage that runs alone.
+
+    The report is not refused: it shows what there is and names what is missing or stale.
+
+    Raises:
+        WorkspaceError: a result of an earlier stage is missing, or was made with other settings or inputs.
+    """
+    if first in _OF_RAW_SCANS or first not in COMPARED:
+        return
+    # Who asks for the filters or the priors needs them, whatever the arms do.
+    needless = {} if first in (Stage.COLLECT_FILTERS, Stage.FIT_PRIORS) else needless_stages(config)
+    before = [stage for stage in COMPARED[: COMPARED.index(first)] if stage not in needless]
+    for stale in stale_results(before, config, workspace, resources):
+        folder = workspace.unit_folder(stale.stage, stale.key)
+        raise WorkspaceError(
+            f"{folder}: this result of `{stale.stage}` {stale.why()}",
+            expected="results of this configuration",
+            fix=f"run `graft {stale.stage} CONFIG`, or `graft run CONFIG` for all stages",
+        )
+
+
+def stale_for_report(config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[str, ...]:
+    """Says which results that are there were made with other settings or inputs, stage by stage.
+
+    A stage that cannot be compared because what it needs is missing is left out: the report names what is missing.
+    """
+    found: list[str] = []
+    for stage in COMPARED:
+        try:
+            stale = [own for own in stale_results([stage], config, workspace, resources) if not own.missing]
+        except GraftError:
+            continue
+        found += _told(stale)
+    return (*found, *_stale_tables(config, workspace, resources))
+
+
+def _told(stale: Sequence[StaleResult]) -> Iterator[str]:
+    """One sentence for all results of a stage that differ in the same."""
+    for why in dict.fromkeys(own.why() for own in stale):
+        keys = [own.key for own in stale if own.why() == why]
+        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+        yield f"{stale[0].stage} of {', '.join(keys[:_SHOWN])}{more} {why}"
+
+
+def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resources) -> Iterator[str]:
+    """Says whether the tables are of other evaluations than those of the configuration."""
+    if not (workspace.results / SUMMARY).is_file():
+        return
+    evaluate = stage_module(Stage.EVALUATE)
+    try:
+        recorded = read_evaluated(workspace.results)
+        now = evaluate.evaluated_models(config, workspace, evaluate.units(config, workspace, resources))
+    except GraftError:
+        return
+    if recorded is None:
+        yield "results: the tables do not say which models they are of; `graft evaluate CONFIG` writes them anew"
+        return
+    differences = [*_differences(recorded.settings, now.settings)]
+    differences += [f"`{key}` is not among them" for key in now.units if key not in recorded.units]
+    differences += [f"`{key}` is not in the configuration" for key in recorded.units if key not in now.units]
+    both = [key for key in now.units if key in recorded.units]
+    differences += [f"`{key}` differs" for key in both if recorded.units[key] != now.units[key]]
+    if differences:
+        stale = StaleResult("results", "the tables", missing=False, differences=tuple(differences))
+        yield f"results: the tables {stale.why().replace('was made', 'were made')}"
+
+
+def _compared(unit: Unit, workspace: Workspace) -> Iterator[StaleResult]:
+    marker = read_marker(workspace.unit_folder(unit.stage, unit.key))
+    if marker is None:
+        yield StaleResult(unit.stage, unit.key, missing=True)
+    elif marker.get("digest") != unit.digest:
+        recorded, wanted = marker.get("recipe"), json.loads(json.dumps(unit.recipe))
+        differences = tuple(_differences(recorded, wanted)) if recorded else ()
+        yield StaleResult(unit.stage, unit.key, missing=False, differences=differences)
+
+
+def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
+    """Says what differs between two recipes, key by key."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for name in dict.fromkeys([*before, *now]):
+            yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)
+    elif before != now:
+        plain = all(isinstance(v, str | int | float | bool | None) and len(str(v)) < _LONG for v in (before, now))
+        yield f"`{key}`: {_shown(before)}, now {_shown(now)}" if plain else f"`{key}` differs"
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else str(value)
