@@ -205,6 +205,20 @@ def test_every_subcommand_was_carried_out(outcomes: list[Outcome]) -> None:
     assert {outcome.name for outcome in outcomes} == set(typer.main.get_command(app).commands)
 
 
+def test_the_python_of_the_pages_runs(
+    outcomes: list[Outcome], pages: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outcomes
+    monkeypatch.chdir(place)
+    blocks = {name: page.blocks("python") for name, page in pages.items() if page.blocks("python")}
+    assert "docs/how-to/use-from-python.md" in blocks
+    for name, own in blocks.items():
+        # The blocks of a page follow each other, as a reader would type them.
+        with redirect_stdout(StringIO()) as printed:
+            exec(compile("\n".join(own), name, "exec"), {"__name__": name})
+        assert printed.getvalue().strip()
+
+
 def _layout(text: str) -> dict[str, bool]:
     """Regular expression of each path of the workspace page → whether it is a folder whose files are not listed."""
     block = text.split("```")[1]
