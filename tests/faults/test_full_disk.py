@@ -12,7 +12,7 @@ import pytest
 
 _STAGES = ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer", "evaluate", "report")
 _FOLDERS = {"evaluate": ("evaluate", "results")}
-_QUICK = {"preprocess", "report"}
+_QUICK = {"preprocess"}
 _PAGE = 4096
 
 

@@ -22,11 +22,12 @@ _LAUNCH = [
 
 @pytest.fixture
 def study(write_cohort: Callable[..., Path], write_study: Callable[..., Path], tmp_path: Path) -> Path:
-    # Of the loss only the cross-entropy is a mean over patches, which two processes can share exactly.
+    # Of the loss only the cross-entropy is a mean over patches, which two processes can share exactly, in float32.
     return write_study(
         tmp_path / "tiny.yaml",
         write_cohort(tmp_path / "cohort"),
         patches={"batch": 2},
+        computing={"precision": "float32"},
         source_training={"networks": 1, "cycles": 1, "steps_per_cycle": 2, "likelihood": "cross_entropy"},
     )
 

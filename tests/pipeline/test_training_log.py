@@ -192,7 +192,7 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch, package: s
     monkeypatch.setitem(sys.modules, package, None)
     off = {"tensorboard": Use.OFF, "mlflow": Use.OFF}
     assert open_trackers(TrackingOptions(**{**off, package: Use.AUTO}), tmp_path) == []
-    with pytest.raises(ConfigError, match=rf"tracking\.{package}: on.*graft-seg\[tracking\]"):
+    with pytest.raises(ConfigError, match=rf"tracking\.{package}: on.*\.\[tracking\]"):
         open_trackers(TrackingOptions(**{**off, package: Use.ON}), tmp_path)
 
 
