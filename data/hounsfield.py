@@ -23,7 +23,7 @@ _PADDING = -3100.0
 """Below this no scanner pads."""
 _SHARE = 0.01
 """Share of the voxels that a tissue or air has to have."""
-_COMMON_SHIFTS = (-1024, 1000, 1024, 2048, 8192, 31744, 32768, 33792)
+_COMMON_SHIFTS = (-1024, -1000, 1000, 1024, 2048, 8192, 31744, 32768, 33792)
 _FACTORS = (10, 100)
 _FAT = -20.0
 _VOXELS = 200_000
@@ -94,6 +94,12 @@ def _unknown(low: float, high: float) -> RangeFault:
     )
 
 
+def lowest_value(array: NDArray) -> float:
+    """The lowest value but for one in a thousand voxels; NaN where no value is finite."""
+    values = _sample(array)
+    return float(np.percentile(values, 0.1)) if values.size else float("nan")
+
+
 def _sample(array: NDArray) -> NDArray[np.float64]:
     flat = array.ravel()
     # An odd step does not stay in a few columns of the usual sizes.
@@ -155,13 +161,15 @@ class ValueScale:
     Attributes:
         is_ct: whether they look like Hounsfield units, air included.
         fault: why they are none.
+        lowest: the lowest value but for a few voxels.
     """
 
     is_ct: bool
     fault: RangeFault | None
+    lowest: float = float("nan")
 
     @classmethod
     def of(cls, array: NDArray) -> ValueScale:
         """Looks at an image."""
         fault = hounsfield_fault(array)
-        return cls(fault is None and looks_like_ct(array), fault)
+        return cls(fault is None and looks_like_ct(array), fault, lowest_value(array))

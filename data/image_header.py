@@ -38,6 +38,7 @@ class ImageHeader:
         unit_ignored: whether the declared unit would make an impossible spacing, so that mm are assumed.
         sform: `[4, 4]` affine of the sform in mm, if the NIfTI file has one.
         qform: `[4, 4]` affine of the qform in mm, if the NIfTI file has one that is valid.
+        unplaced: what the file lacks to say where right and left are, as a sentence; empty where it says so.
         ignored_bytes: bytes after the voxels that mean nothing; known once the voxels were read.
     """
 
@@ -48,6 +49,7 @@ class ImageHeader:
     unit_ignored: bool = False
     sform: NDArray[np.float64] | None = None
     qform: NDArray[np.float64] | None = None
+    unplaced: str = ""
     ignored_bytes: int = 0
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 import os
 import stat
@@ -66,7 +65,7 @@ def is_there(path: Path) -> bool:
 def read_text(
     path: Path, expected: str, error: type[GraftError] = DataError, largest: int = LARGEST_TEXT, fix: str = ""
 ) -> str:
-    """Reads a text file in UTF-8, or in UTF-16 with the mark that spreadsheets put in front of it.
+    """Reads a text file in UTF-8, or in UTF-16 as spreadsheets write it.
 
     Args:
         path: the file.
@@ -96,13 +95,13 @@ def read_text(
 
 
 def decode(content: bytes, errors: str = "strict") -> str:
-    """Decodes UTF-8, or UTF-16 with its mark; the mark is dropped.
+    """Decodes UTF-8, or UTF-16 and UTF-32 with or without their mark; the mark is dropped.
 
     Raises:
-        UnicodeDecodeError: with `errors="strict"`, it is neither.
+        UnicodeDecodeError: with `errors="strict"`, it is none of these.
     """
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    return content.decode("utf-16" if wide else "utf-8-sig", errors)
+    # What it says of JSON is true of all text that begins with two ASCII characters: where zero bytes stand tells.
+    return content.decode(json.detect_encoding(content), errors)
 
 
 def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") -> Any:

@@ -73,7 +73,7 @@ def open_itk(path: Path) -> tuple[ItkSource, ImageHeader]:
         found = f"has a spacing of {' × '.join(f'{s:g}' for s in spacing)} mm"
         raise refuse(path, found, "distances above 0", "correct the header or export it again")
     check_claim(path, shape, dtype.itemsize, _most_bytes(stored, dtype.itemsize))
-    return source, ImageHeader(shape, _affine(reader), dtype)
+    return source, ImageHeader(shape, _affine(reader), dtype, unplaced=stored.unplaced)
 
 
 def _dtype(path: Path, pixel_type: str, big_endian: bool) -> np.dtype:

@@ -7,7 +7,7 @@ memory that it has not filled where a compressed stream is damaged, and follows 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -60,6 +60,7 @@ class StoredVoxels:
         byte_skip: unpacked bytes to skip; −1 if the voxels are the last bytes.
         sizes: of an NRRD file, along all axes, the fastest first.
         kinds: of these axes, in lower case, if the header says so.
+        unplaced: which fields on the place of the voxels the header lacks, as a sentence.
     """
 
     files: tuple[Path, ...]
@@ -70,6 +71,7 @@ class StoredVoxels:
     byte_skip: int = 0
     sizes: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ()
+    unplaced: str = ""
 
     @property
     def component_axes(self) -> list[int]:
@@ -131,6 +133,7 @@ def _nrrd(path: Path, stream: BinaryIO) -> StoredVoxels:
         byte_skip=int(fields.get("byteskip", 0)),
         sizes=tuple(int(n) for n in fields.get("sizes", "").split()),
         kinds=tuple(kinds),
+        unplaced=_unplaced(fields, {"space": ("space",), "space directions": ("spacedirections",)}),
     )
 
 
@@ -160,7 +163,20 @@ def _meta_image(path: Path, stream: BinaryIO) -> StoredVoxels:
         encoding=encoding,
         big_endian=yes("BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
         byte_skip=int(fields.get("HeaderSize", 0)),
+        unplaced=_unplaced(
+            fields,
+            {
+                "ElementSpacing": ("ElementSpacing", "ElementSize"),
+                "TransformMatrix": ("TransformMatrix", "Rotation", "Orientation"),
+            },
+        ),
     )
+
+
+def _unplaced(fields: Mapping[str, str], needed: Mapping[str, tuple[str, ...]]) -> str:
+    """Says which of the needed fields a header lacks under all of their names."""
+    absent = [f"`{name}`" for name, keys in needed.items() if not any(fields.get(key) for key in keys)]
+    return f"its header has no {' and no '.join(absent)}" if absent else ""
 
 
 def _named_files(path: Path, named: str, lines: Iterator[str]) -> tuple[Path, ...]:

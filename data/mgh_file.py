@@ -26,6 +26,8 @@ from data.image_header import (
 from data.packed_stream import DamagedStreamError, inflate
 
 _OFFSET = 284
+_VALID = slice(28, 30)
+"""Where the header says whether its orientation is valid."""
 
 
 def open_mgh(path: Path) -> tuple[MGHHeader, ImageHeader]:
@@ -42,7 +44,10 @@ def open_mgh(path: Path) -> tuple[MGHHeader, ImageHeader]:
             raise refuse(path, "cannot be read", "a whole MGH file", AGAIN)
         raw = nib.MGHImage.header_class.from_fileobj(io.BytesIO(block))
         shape = tuple(int(n) for n in raw.get_data_shape())
-        header = ImageHeader(shape, np.asarray(raw.get_affine(), np.float64), raw.get_data_dtype())
+        valid = int.from_bytes(block[_VALID], "big") == 1
+        unplaced = "" if valid else "it calls its own orientation invalid (goodRASFlag)"
+        affine = np.asarray(raw.get_affine(), np.float64)
+        header = ImageHeader(shape, affine, raw.get_data_dtype(), unplaced=unplaced)
     except (zlib.error, HeaderDataError, ValueError, KeyError) as error:
         raise refuse(path, f"cannot be read ({error})", "a whole MGH file", AGAIN) from error
     require_numbers(path, header.dtype)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 from nibabel.filebasedimages import ImageFileError
-from nibabel.imageglobals import LoggingOutputSuppressor
 from nibabel.nifti1 import Nifti1PairHeader
 from nibabel.nifti2 import Nifti2PairHeader
 from nibabel.spatialimages import HeaderDataError
@@ -28,7 +30,7 @@ from data.image_header import (
     require_numbers,
     unit_in_mm,
 )
-from data.packed_stream import DamagedStreamError, inflate
+from data.packed_stream import GZIP_MAGIC, DamagedStreamError, inflate
 
 _HEADER_BYTES = 540
 _UNITS = {1: "meter", 2: "mm", 3: "micron"}
@@ -60,6 +62,16 @@ def pair_of(path: Path) -> tuple[Path, Path]:
     return path.with_suffix(header), path.with_suffix(voxels)
 
 
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """Keeps nibabel from logging what the checks report (zero spacing and the like); handlers of its users included."""
+    imageglobals.logger.disabled = True
+    try:
+        yield
+    finally:
+        imageglobals.logger.disabled = False
+
+
 def open_nifti(path: Path) -> tuple[NiftiSource, ImageHeader]:
     """Opens a file and reads its header.
 
@@ -71,8 +83,7 @@ def open_nifti(path: Path) -> tuple[NiftiSource, ImageHeader]:
         if not file.is_file():
             raise refuse(path, f"its other half {file.name} is missing", "a pair of .hdr and .img", "restore that file")
     try:
-        # What nibabel would log here (zero spacing and the like) is what the checks report.
-        with LoggingOutputSuppressor():
+        with _without_log():
             raw = _raw_header(named, _first_bytes(named))
             header = _header(path, raw)
     except (ImageFileError, HeaderDataError, KeyError, ValueError, OverflowError) as error:
@@ -111,8 +122,14 @@ def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as stream:
         if not _is_gzip(path):
             return stream.read(_HEADER_BYTES)
+        packed = stream.read(8 * _HEADER_BYTES)
+        if not packed.startswith(GZIP_MAGIC):
+            found = "cannot be read (it is not compressed, although its name ends in .gz)"
+            raise refuse(
+                path, found, "a NIfTI file packed by gzip", "rename it if it is a NIfTI file, or fetch it again"
+            )
         try:
-            return zlib.decompressobj(31).decompress(stream.read(8 * _HEADER_BYTES), _HEADER_BYTES)
+            return zlib.decompressobj(31).decompress(packed, _HEADER_BYTES)
         except zlib.error as error:
             raise refuse(path, f"cannot be read ({error})", "a whole NIfTI file", AGAIN) from error
 
@@ -146,7 +163,8 @@ def _header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
     to_mm = np.diag([factor, factor, factor, 1.0])
     sform, qform = (None if form is None else to_mm @ np.asarray(form, dtype=np.float64) for form in (sform, qform))
     shape = tuple(int(n) for n in raw.get_data_shape())
-    return ImageHeader(shape, to_mm @ best, raw.get_data_dtype(), unit, ignored, sform, qform)
+    unplaced = "neither sform nor qform is set (both codes are 0)" if sform is None and qform is None else ""
+    return ImageHeader(shape, to_mm @ best, raw.get_data_dtype(), unit, ignored, sform, qform, unplaced)
 
 
 def _qform(raw: nib.Nifti1Header) -> NDArray[np.float64] | None:

@@ -6,6 +6,7 @@ import bz2
 import zlib
 
 GZIP_MAGIC = b"\x1f\x8b"
+BZIP2_MAGIC = b"BZh"
 _CHUNK = 1 << 20
 # Window sizes of zlib: a gzip stream alone, and gzip or zlib, whichever it is.
 _GZIP, _EITHER = 31, 47
@@ -58,20 +59,26 @@ def inflate(packed: bytes, wanted: int, *, gzip_only: bool = False) -> tuple[byt
 
 
 def unpack_bzip2(packed: bytes, wanted: int) -> tuple[bytes, int, int]:
-    """Unpacks a bzip2 stream as `inflate` does.
+    """Unpacks bzip2 streams, which parallel packers write one after another, as `inflate` does.
 
     Raises:
-        DamagedStreamError: the stream does not end, or is not what its checksum says.
+        DamagedStreamError: a stream does not end, or is not what its checksum says.
     """
-    stream = bz2.BZ2Decompressor()
     content = bytearray()
-    fed = packed
-    try:
-        while not stream.eof and len(content) <= wanted and (fed or not stream.needs_input):
-            content += stream.decompress(fed, wanted + 1 - len(content) or 1)
-            fed = b""
-    except (OSError, ValueError) as error:
-        raise DamagedStreamError(str(error)) from error
-    if len(content) <= wanted and not stream.eof:
-        raise DamagedStreamError("the compressed stream does not end")
-    return bytes(content[:wanted]), len(content), len(stream.unused_data)
+    rest = packed
+    while True:
+        stream = bz2.BZ2Decompressor()
+        fed = rest
+        try:
+            while not stream.eof and len(content) <= wanted and (fed or not stream.needs_input):
+                content += stream.decompress(fed, wanted + 1 - len(content))
+                fed = b""
+        except (OSError, ValueError) as error:
+            raise DamagedStreamError(str(error)) from error
+        if not stream.eof:
+            if len(content) > wanted:
+                return bytes(content[:wanted]), len(content), 0
+            raise DamagedStreamError("the compressed stream does not end")
+        rest = stream.unused_data
+        if not rest.startswith(BZIP2_MAGIC):
+            return bytes(content[:wanted]), len(content), len(rest)

@@ -356,6 +356,8 @@ _PRINTABLE = _Printable()
 def _set_up_output() -> None:
     # Told by us, where workers are asked for.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
+    # A name in letters that the font of a picture lacks; its file carries the name itself.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A name that is no UTF-8, or that the terminal cannot show, must not stop a command.

@@ -11,7 +11,6 @@ from scipy.linalg import polar
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.errors import DataError
-from data.image_file import NIFTI_SUFFIXES, PAIR_SUFFIXES, image_suffix
 from data.image_header import LARGEST_SPACING, SMALLEST_SPACING, format_shape, impossible_extent
 from data.plain_number import plain_number
 from data.shared_grid import SAME_GRID, place
@@ -71,17 +70,13 @@ def check_forms(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_no_form(case: CaseObservation) -> Iterator[Finding]:
-    """A NIfTI file says nowhere how its voxels lie in the scanner (sform and qform of code 0)."""
+    """A file says nowhere how its voxels lie in the scanner (NIfTI: sform and qform of code 0)."""
     for path, file in case.files.items():
         header = file.header
-        if header is None or image_suffix(path) not in NIFTI_SUFFIXES + PAIR_SUFFIXES or header.affine_fault:
-            continue
-        if header.sform is None and header.qform is None:
-            found = (
-                f"{case.roles[path]}: {path.name}: neither sform nor qform is set (both codes are 0), so where right "
-            )
-            found += "and left are is a guess, and viewers guess differently"
-            fix = "export the file again with its orientation, or write sform and qform (nibabel: set_sform, set_qform)"
+        if header is not None and header.unplaced and not header.affine_fault:
+            found = f"{case.roles[path]}: {path.name}: {header.unplaced}, so where right and left are is a guess, "
+            found += "and viewers guess differently"
+            fix = "export the file again with its orientation, or write it into the header (NIfTI: sform and qform)"
             yield Finding(Level.WARNING, case.case.name, "no_form", found, fix)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.checks.summary import CaseSummary
-from data.hounsfield import channel_modality, range_fault
+from data.hounsfield import ValueScale, channel_modality, range_fault
 from data.modality import Modality
+from data.plain_number import plain_number
 
 CHECK = "value_range"
+_FEWEST, _MANY = 3, 4
+"""A CT without air is odd among at least so many with air, and so many times as many."""
 
 
 def check_value_range(case: CaseObservation) -> Iterator[Finding]:
@@ -25,12 +28,14 @@ def check_value_range(case: CaseObservation) -> Iterator[Finding]:
 def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) -> Iterator[Finding]:
     """Some cases hold Hounsfield units and others do not, though nobody says that the channel is CT.
 
-    Where the modality is known, each case is judged by itself (`check_value_range`).
+    Where the modality is known, each case is judged by itself (`check_value_range`), and of CT only what a single case
+    cannot tell is left: whether it is a crop without air, or on a scale that makes air look like tissue.
     """
     for channel in dict.fromkeys(name for case in cases for name in case.scales):
-        if channel_modality(channel, modality) is not None:
-            continue
         scales = {case.name: case.scales[channel] for case in cases if channel in case.scales}
+        if (known := channel_modality(channel, modality)) is not None:
+            yield from _airless(channel, scales) if known is Modality.CT else ()
+            continue
         # What is neither is a crop without air, which says nothing.
         sound = [name for name, scale in scales.items() if scale.is_ct]
         others = {name: scale.fault for name, scale in scales.items() if scale.fault is not None}
@@ -47,3 +52,16 @@ def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) 
             for name in sound:
                 found = f"{channel}: looks like CT in Hounsfield units; {len(others)} of the {len(scales)} cases do not"
                 yield Finding(Level.INFO, name, CHECK, found, "check that the case belongs to this dataset")
+
+
+def _airless(channel: str, scales: Mapping[str, ValueScale]) -> Iterator[Finding]:
+    """CTs without air among CTs with it: crops, or values cut off, divided or moved by an unusual number."""
+    sound = [name for name, scale in scales.items() if scale.is_ct]
+    airless = {name: scale for name, scale in scales.items() if not scale.is_ct and scale.fault is None}
+    if len(sound) < max(_FEWEST, _MANY * len(airless)):
+        return
+    for name, scale in airless.items():
+        found = f"{channel}: the lowest value is {plain_number(scale.lowest)}, and {len(sound)} of the {len(scales)} "
+        found += "cases hold air near -1,000"
+        fix = "nothing, if it is a crop within the body; else check that the values are Hounsfield units, not cut off"
+        yield Finding(Level.WARNING, name, CHECK, found, fix)

@@ -108,7 +108,8 @@ def _label_names(root: Path, cases: Sequence[Case], labels: Sequence[BidsFile]) 
             names.update(read_label_table(table, value_column="index", delimiter="\t"))
         return dict(sorted(names.items())), []
     first = labels[0] if labels else None
-    if first is not None and first.suffix == "mask" and not (root / LABELS_FILE).is_file():
+    single = first is not None and first.suffix != "dseg" and (first.suffix == "mask" or "label" in first.entities)
+    if first is not None and single and not (root / LABELS_FILE).is_file():
         return {0: "background", 1: first.entities.get("label", first.entities.get("desc", "foreground"))}, []
     return label_names_of(root, cases)
 

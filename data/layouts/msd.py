@@ -42,7 +42,8 @@ class MsdLayout:
                 expected='`"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]`',
                 fix="list the images that have or await a label",
             )
-        channels = channel_names(path, content, "modality")
+        key = "channel_names" if "channel_names" in content and "modality" not in content else "modality"
+        channels = channel_names(path, content, key)
         cases: dict[str, Case] = {}
         for entry in training:
             case = _case(root, entry, channels)

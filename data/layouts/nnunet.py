@@ -35,25 +35,33 @@ class NnunetLayout:
     description = "nnU-Net raw: dataset.json with `channel_names`, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz"
 
     def matches(self, root: Path) -> bool:
-        """Whether `dataset.json` names channels as nnU-Net 2 does, or as version 1 with numbered images."""
-        content = peek(root) if root.is_dir() else None
-        if content is None:
-            return False
-        return "channel_names" in content or ("modality" in content and self._is_version_1(root, content))
+        """Whether `dataset.json` names channels, unless it lists images as MSD does.
 
-    def _is_version_1(self, root: Path, content: Mapping[str, Any]) -> bool:
-        """Version 1 lists `imagesTr/CASE.nii.gz` like MSD, but the files are `imagesTr/CASE_0000.nii.gz`."""
+        Version 1 lists `imagesTr/CASE.nii.gz` like MSD, but the files are `imagesTr/CASE_0000.nii.gz`; and files for
+        MSD are found with the key `channel_names` beside `modality`. So the first listed image that exists decides,
+        unless nnU-Net's own list `dataset` is there.
+        """
+        content = peek(root) if root.is_dir() else None
+        if content is None or not {"channel_names", "modality"} & set(content):
+            return False
+        if "channel_names" in content and "dataset" in content:
+            return True
+        numbered = self._lists_numbered(root, content)
+        return "channel_names" in content if numbered is None else numbered
+
+    def _lists_numbered(self, root: Path, content: Mapping[str, Any]) -> bool | None:
+        """Whether the images that `training` lists are files with a channel number; `None` if it lists no image."""
         training = content.get("training")
         for entry in training if isinstance(training, list) else ():
-            image = entry.get("image") if isinstance(entry, dict) else None
+            image = entry.get("image") if isinstance(entry, dict) else entry
             if not isinstance(image, str) or not Path(image).name:
                 continue
             path = root / image
             if is_there(path):
-                return False
+                return "channel_names" in content and _NUMBERED.fullmatch(image_stem(path)) is not None
             if is_there(path.with_name(f"{image_stem(path)}_0000{image_suffix(path)}")):
                 return True
-        return False
+        return None
 
     def read(self, root: Path, labels: bool = True) -> Dataset:
         """Reads the dataset; see `Layout.read`."""

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from data.label_map import LARGEST_LABEL
 from data.modality import Modality
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
@@ -15,6 +16,9 @@ from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from preprocessing.chain import PreprocessingOptions
+
+Side = Annotated[int, Field(ge=1, le=2048)]
+"""Voxels of a sliding window along an axis: none is larger than what scanners make."""
 
 FORMAT = 1
 """Version of the model folder. To be raised when a folder of before could be read wrongly or not at all."""
@@ -52,9 +56,9 @@ class ModelDescription(ModelOrigin):
     """Which repeat of the study."""
     network: NetworkOptions
     """The network."""
-    classes: Annotated[dict[Name, int], Apart] = Field(min_length=1)
+    classes: Annotated[dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], Apart] = Field(min_length=1)
     """Class name → its value in the masks; class number k of the network (from 1) is the k-th name."""
-    patch: tuple[int, int, int]
+    patch: tuple[Side, Side, Side]
     """Size of the sliding window in voxels."""
     window: SlidingWindowOptions
     """How the sliding window moves."""
@@ -75,6 +79,21 @@ class ModelDescription(ModelOrigin):
     def _one_seed_for_each_member(self) -> ModelDescription:
         if len(self.seeds) != len(self.members):
             raise ValueError(f"there are {len(self.members)} `members` and {len(self.seeds)} `seeds`")
+        return self
+
+    @model_validator(mode="after")
+    def _one_value_for_each_class(self) -> ModelDescription:
+        if len(set(self.classes.values())) != len(self.classes):
+            raise ValueError("two `classes` have one value")
+        return self
+
+    @model_validator(mode="after")
+    def _fingerprint_of_its_channels(self) -> ModelDescription:
+        if set(self.fingerprint.after) != set(self.channels):
+            raise ValueError(
+                f"`channels` are {', '.join(self.channels)}, and the fingerprint is one of "
+                f"{', '.join(self.fingerprint.after) or 'none'}"
+            )
         return self
 
 

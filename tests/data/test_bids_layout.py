@@ -71,13 +71,24 @@ def test_a_mask_beside_the_scan_is_never_an_input(tmp_path: Path, mask: str) -> 
     assert finding.level is Level.INFO
 
 
-@pytest.mark.parametrize("mask", ["label-lesion_roi", "desc-lesion_seg", "lesion", "msk", "mask"])
-def test_a_mask_that_is_moved_as_the_finding_says_is_the_label(tmp_path: Path, mask: str) -> None:
+@pytest.mark.parametrize(
+    ("mask", "name"),
+    [
+        ("label-lesion_roi", "lesion"),
+        ("label-lesion_mask", "lesion"),
+        ("desc-lesion_mask", "lesion"),
+        ("desc-lesion_seg", "label 1"),
+        ("lesion", "label 1"),
+        ("msk", "label 1"),
+        ("mask", "foreground"),
+    ],
+)
+def test_a_mask_that_is_moved_as_the_finding_says_is_the_label(tmp_path: Path, mask: str, name: str) -> None:
     add(tmp_path, "sub-01_T1w")
     add(tmp_path, f"sub-01_{mask}", pipeline="manual")
     dataset = read_dataset(tmp_path)
     assert labels(dataset) == {"sub-01": f"sub-01_{mask}"}
-    assert set(dataset.label_names) == {0, 1}
+    assert dataset.label_names == {0: "background", 1: name}
 
 
 @pytest.mark.parametrize("suffix", ["bold", "dwi", "epi", "asl", "T1", "t1w", "brain", "adc", "lesions2"])

@@ -143,6 +143,12 @@ def test_inflating_keeps_what_is_wanted_and_counts_the_rest() -> None:
         inflate(b"", 10)
     assert unpack_bzip2(bz2.compress(content) + b"xyz", len(content)) == (content, len(content), 3)
     assert unpack_bzip2(bz2.compress(content), 1000)[1] > 1000
+    # Parallel packers write one stream after another.
+    several = b"".join(bz2.compress(content[i : i + 700_000]) for i in range(0, len(content), 700_000))
+    assert unpack_bzip2(several + b"xyz", len(content)) == (content, len(content), 3)
+    assert unpack_bzip2(several, len(content) - 1)[1] == len(content)
+    with pytest.raises(DamagedStreamError):
+        unpack_bzip2(several[:-20], len(content))
 
 
 def meta_image(folder: Path, named: str, *more: str) -> Path:

@@ -14,7 +14,7 @@ from nibabel.affines import apply_affine
 from data.case import Case, ImageSource
 from data.checks.battery import check_case
 from data.errors import DataError
-from data.image_file import SUFFIXES, image_parts, image_stem, read_header, read_image, read_volume
+from data.image_file import SUFFIXES, image_parts, image_stem, read_geometry, read_header, read_image, read_volume
 from data.nifti_file import diagnose_nifti
 
 AFFINE = np.array([[-1.0, 0, 0, 12], [0, 1.5, 0, -14], [0, 0, 2.0, -10], [0, 0, 0, 1]])
@@ -99,6 +99,23 @@ def test_components_of_a_voxel_may_lie_along_any_axis(tmp_path: Path, axis: int)
         np.testing.assert_array_equal(read_volume(tmp_path / "a.nrrd", frame).array, np.take(voxels, frame, axis))
 
 
+def test_nothing_but_the_checks_tells_of_a_fault_in_a_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image = nib.Nifti1Image(VOXELS, AFFINE)
+    image.header["pixdim"][1:4] *= -1
+    image.to_filename(tmp_path / "a.nii")
+    caplog.clear()
+    read_volume(tmp_path / "a.nii")
+    read_geometry(tmp_path / "a.nii")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("content", [b"<html>404</html>" * 100, b"version https://git-lfs.github.com/spec/v1\n"])
+def test_a_name_in_gz_on_what_is_not_packed(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.nii\.gz: cannot be read \(it is not compressed, although its name"):
+        read_volume(tmp_path / "a.nii.gz")
+
+
 def test_text_hex_and_big_endian_voxels(tmp_path: Path) -> None:
     header = "NRRD0004\ntype: short\ndimension: 3\nsizes: 3 4 5\nencoding: {}\nendian: {}\n\n"
     big = VOXELS.astype(">i2").tobytes(order="F")
@@ -119,6 +136,24 @@ def test_text_hex_and_big_endian_voxels(tmp_path: Path) -> None:
     text = " ".join(map(str, VOXELS.ravel(order="F")))
     (tmp_path / "a.mha").write_text(lines.format(False) + text)
     np.testing.assert_array_equal(read_volume(tmp_path / "a.mha").array, VOXELS)
+
+
+def test_a_file_that_does_not_say_where_left_and_right_are(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS.T.copy()), str(tmp_path / "a.mha"))
+    sitk.WriteImage(sitk.GetImageFromArray(VOXELS.T.copy()), str(tmp_path / "a.nrrd"))
+    nib.MGHImage(VOXELS, AFFINE).to_filename(tmp_path / "a.mgh")
+    matrix, spacing = b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b"ElementSpacing = 1 1 1\n"
+    for name, before, after, words in (
+        ("a.mha", matrix, b"", "its header has no `TransformMatrix`"),
+        ("a.mha", spacing, b"", "its header has no `ElementSpacing` and no `TransformMatrix`"),
+        ("a.nrrd", b"space: left-posterior-superior\n", b"space dimension: 3\n", "its header has no `space`"),
+        ("a.mgh", b"\0\1?\x80", b"\0\0?\x80", "it calls its own orientation invalid"),
+    ):
+        content = (tmp_path / name).read_bytes()
+        assert before in content
+        assert bool(read_header(tmp_path / name).unplaced) == (before == spacing)
+        (tmp_path / name).write_bytes(content.replace(before, after, 1))
+        assert words in read_header(tmp_path / name).unplaced
 
 
 @pytest.mark.parametrize("spacing", ["nan", "0", "-1"])

@@ -250,6 +250,18 @@ def test_nnunet_version_1_is_told_from_msd(tmp_path: Path) -> None:
     assert dataset.channel_names == CHANNELS
 
 
+@pytest.mark.parametrize("also", [{"channel_names": {"0": "MR", "1": "MR2"}}, {"channel_names": ["MR", "MR2"]}])
+def test_the_listed_images_tell_msd_from_nnunet_where_the_keys_do_not(tmp_path: Path, also: dict[str, Any]) -> None:
+    root = write_msd(tmp_path / "msd")
+    edit_json(root, **also)
+    assert (read_dataset(root).layout, read_dataset(root).channel_names) == ("msd", CHANNELS)
+    edit_json(root, modality=None)
+    assert (read_dataset(root).layout, read_dataset(root).channel_names) == ("msd", ("MR", "MR2"))
+    root = write_nnunet(tmp_path / "Dataset001")
+    edit_json(root, training=[{"image": f"./imagesTr/{case}_0000.nii.gz"} for case in CASES])
+    assert read_dataset(root).layout == "nnunet"
+
+
 @pytest.mark.parametrize("name", ["nnunet", "csv"])
 def test_hidden_files_are_not_taken_for_cases(tmp_path: Path, name: str) -> None:
     root = WRITERS[name](tmp_path / "cohort")

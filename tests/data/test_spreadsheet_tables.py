@@ -29,6 +29,8 @@ def lines(separator: str, ending: str = "\r\n") -> str:
         ("SEP=\t\n" + lines("\t"), "utf-8"),
         ("sep=|\n" + lines("|"), "utf-8"),
         (lines("\t"), "utf-16"),
+        (lines(","), "utf-16-le"),
+        ("sep=;\r\n" + lines(";"), "utf-16-be"),
         ("sep=;\r\n" + lines(";"), "utf-16"),
         (lines(",").replace("case,patient", "Case,PATIENT").replace("label", "Label"), "utf-8"),
         (lines(",").replace("\r\n", ",,\r\n"), "utf-8"),
@@ -67,7 +69,7 @@ def test_the_table_of_patients_is_read_the_same_way(tmp_path: Path) -> None:
         (lines(",").replace("\r\n", ",\r\n").replace("bl.nii.gz,", "bl.nii.gz,x").encode(), "line 3 .*'x'"),
         (b"case,T1,Case\na,b,c\n", "names a column twice"),
         (b"sep=;\n" + lines(";").replace("b;P2", "b").encode(), "line 4 has 3 cells"),
-        (lines(",").encode("utf-16-le"), "no column `case`"),
+        (b"PK\x03\x04\0\0\0\x08workbook", "no column `case`"),
         (b"case,T1\na,\xff\xfe\n", "UTF-8"),
     ],
 )

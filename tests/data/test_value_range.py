@@ -45,6 +45,7 @@ WRONG: dict[str, tuple[Scale, str]] = {
     "1024 added, cut at 0": (lambda a: (a + 1024).clip(0), "with 1,024 added"),
     "32768 added": (lambda a: a + 32768, "with 32,768 added"),
     "1024 taken away twice": (lambda a: a - 1024, "with -1,024 added"),
+    "1000 taken away twice": (lambda a: a - 1000, "with -1,000 added"),
     "times 10": (lambda a: a * 10, "10 × Hounsfield units"),
     "0 to 255": (grey_levels, "grey levels from 0 to 255"),
     "0 to 1": (lambda a: grey_levels(a) / 255, "grey levels from 0 to 1"),
@@ -108,6 +109,16 @@ def test_all_of_them_are_told_where_ct_is_known(tmp_path: Path) -> None:
     assert findings(tmp_path, arrays) == []
     assert [f.case for f in findings(tmp_path, arrays, Modality.CT)] == ["c0", "c1", "c2"]
     assert [f.case for f in findings(tmp_path, arrays, channel="CT")] == ["c0", "c1", "c2"]
+
+
+@pytest.mark.parametrize("scale", [lambda a: a + 500, lambda a: a / 10, lambda a: a.clip(-160, 240)])
+def test_a_ct_without_air_is_odd_among_those_with_air(tmp_path: Path, scale: Scale) -> None:
+    arrays = {f"c{i}": scale(body(i)) if i == 2 else body(i) for i in range(5)}
+    (found,) = findings(tmp_path, arrays, Modality.CT)
+    assert (found.level, found.case) == (Level.WARNING, "c2")
+    assert "4 of the 5 cases hold air" in found.found
+    # Where that is usual, it is nothing to tell.
+    assert findings(tmp_path, arrays | {"c1": scale(body(1))}, Modality.CT) == []
 
 
 def test_one_ct_among_mr_is_the_odd_one(tmp_path: Path) -> None:

@@ -86,6 +86,40 @@ def test_a_case_that_is_a_formula_is_text_in_the_table(model: Path, write_scans:
 def test_a_model_with_such_a_name_is_refused(
     model: Path, predicted: Path, tmp_path: Path, capsys: pytest.CaptureFixture, key: str, value: object
 ) -> None:
+    error = refusal(model, predicted, tmp_path, capsys, key, value)
+    assert f"model.json: `{key}" in error
+    assert "name" in error
+    assert "\x1b" not in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("classes", {"left": 0}, "`classes.left`: Input should be greater than or equal to 1"),
+        ("classes", {"left": -1}, "`classes.left`: Input should be greater than or equal to 1"),
+        ("classes", {"left": 70_000}, "`classes.left`: Input should be less than or equal to 32767"),
+        ("classes", {"left": 1, "right": 1}, "two `classes` have one value"),
+        ("channels", ["another"], "`channels` are another"),
+        ("patch", [0, 8, 8], "`patch.0`: Input should be greater than or equal to 1"),
+        ("patch", [8, 100_000, 8], "`patch.1`: Input should be less than or equal to 2048"),
+    ],
+)
+def test_a_model_that_contradicts_itself_is_refused(
+    model: Path,
+    predicted: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    key: str,
+    value: object,
+    words: str,
+) -> None:
+    assert f"model.json: {words}" in refusal(model, predicted, tmp_path, capsys, key, value)
+
+
+def refusal(
+    model: Path, predicted: Path, tmp_path: Path, capsys: pytest.CaptureFixture, key: str, value: object
+) -> str:
+    """What `predict` says of a model with another value of a key, which changes nothing."""
     import hashlib
     import shutil
 
@@ -99,10 +133,8 @@ def test_a_model_with_such_a_name_is_refused(
     capsys.readouterr()
     assert main(["predict", str(folder), str(predicted / "in"), "--output", str(predicted / "out")]) == 2
     error = capsys.readouterr().err
-    assert f"model.json: `{key}" in error
-    assert "name" in error
-    assert "\x1b" not in error
     assert everything(predicted) == before
+    return error
 
 
 @pytest.mark.parametrize(
