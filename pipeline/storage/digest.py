@@ -27,7 +27,7 @@ def file_digest(path: Path) -> str:
 
 
 class FileDigests:
-    """Digests of files, remembered by path, size and modification time so that a second run need not read them again.
+    """Digests of files, remembered by path, size and times so that a second run need not read them again.
 
     A path is remembered as its own digest, because names of people and places in it are nobody's business.
 
@@ -47,14 +47,15 @@ class FileDigests:
     def __call__(self, path: Path) -> str:
         """Returns the SHA-256 (hex) of the file's content."""
         stat = path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns]
+        # Whoever copies with times, or restores them, leaves the time of modification as it was, never that of change.
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         key = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
         entry = self._known.get(key)
-        if entry is None or entry[:2] != stamp:
+        if entry is None or entry[:-1] != stamp:
             entry = [*stamp, file_digest(path)]
             self._known[key] = entry
             self._changed = True
-        return str(entry[2])
+        return str(entry[-1])
 
     def of_files(self, paths: Iterable[Path]) -> list[tuple[str, str]]:
         """Returns name and digest of each file; one that is missing or cannot be read counts as such.

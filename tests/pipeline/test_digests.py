@@ -56,6 +56,15 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytes
     assert FileDigests(memory)(path) == hashlib.sha256(b"two").hexdigest() == file_digest(path)
 
 
+def test_a_file_replaced_with_its_size_and_time_kept_is_another(tmp_path: Path) -> None:
+    path, digests = tmp_path / "scan", FileDigests(tmp_path / "memory.json")
+    path.write_bytes(b"one")
+    first, kept = digests(path), path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(kept.st_atime_ns, kept.st_mtime_ns))
+    assert digests(path) != first
+
+
 def test_a_damaged_memory_starts_empty(tmp_path: Path) -> None:
     (tmp_path / "scan").write_bytes(b"one")
     for content in ("{", "[1]"):
