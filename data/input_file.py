@@ -117,7 +117,7 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
     """
     text = read_text(path, "a JSON file", error, fix=fix)
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_each_key_once)
         too_deep = _deeper_than(value, DEEPEST)
     except RecursionError:
         too_deep = True
@@ -133,6 +133,15 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
             expected="a JSON file of a few levels",
             fix=fix or "correct it",
         )
+    return value
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Keeps the last of two equal keys from replacing the first without a word."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is given twice")
     return value
 
 

@@ -66,7 +66,7 @@ class Scene:
     def tissue(self) -> NDArray[np.bool_]:
         """`[X, Y, Z]`, where there is anatomy or a prediction: inside the mask, without one inside head or body."""
         seen = np.isfinite(self.image)
-        if seen.all() and np.ptp(self.image) > 0:
+        if seen.all() and self.image.max() > self.image.min():
             seen = fill_holes(foreground_mask(Volume(self.image.astype(np.float32), self.affine)))
         return np.asarray(seen | (self.prediction > 0))
 

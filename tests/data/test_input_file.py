@@ -97,6 +97,13 @@ def test_other_faults_of_json(tmp_path: Path) -> None:
         read_json(path)
 
 
+def test_a_key_that_is_given_twice(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text('{"labels": {"a": 1, "b": 2, "a": 3}}')
+    with pytest.raises(DataError, match="the key 'a' is given twice"):
+        read_json(path)
+
+
 def test_text_that_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_text("x" * 3000)
