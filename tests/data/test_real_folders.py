@@ -26,7 +26,8 @@ def linked_without_patients(folder: Path, copy: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "cases", "patients"), [("Task04_Hippocampus", 200, 130), ("OASIS_Subcortex_2mm", 26, 21)]
+    ("name", "cases", "patients"),
+    [("Task04_Hippocampus", 200, 130), ("OASIS_Subcortex_2mm", 26, 21), ("ACDC_cardiac", 60, 60)],
 )
 def test_sound_sets_have_no_findings(real_data: Path, name: str, cases: int, patients: int) -> None:
     dataset = read_dataset(real_data / name)
