@@ -53,14 +53,10 @@ def case_picture(
     native = to_canonical(raw.reference)
     mask, label = _native_mask(native, processed, records), raw.label
     native_label = None if label is None else _on(to_canonical(label), native)
-    _draw_planes(axes[0, :3], native, [(mask, _MASK_COLOUR), (native_label, _LABEL_COLOUR)])
-    axes[0, 0].set_ylabel("raw scan, mask")
-    _draw_planes(
-        axes[1, :3],
-        processed.reference,
-        [(_template_edges(processed, records), _TEMPLATE_COLOUR), (_foreground(processed.label), _LABEL_COLOUR)],
-    )
-    axes[1, 0].set_ylabel("result, template and label")
+    _draw_row(axes[0, :3], "raw scan", native, {"mask": (mask, _MASK_COLOUR), "label": (native_label, _LABEL_COLOUR)})
+    edges, foreground = _template_edges(processed, records), _foreground(processed.label)
+    overlays = {"template": (edges, _TEMPLATE_COLOUR), "label": (foreground, _LABEL_COLOUR)}
+    _draw_row(axes[1, :3], "result", processed.reference, overlays)
     _draw_histogram(axes[0, 3], raw, raw.mask, "before")
     _draw_histogram(axes[1, 3], processed, processed.mask, "after")
     colour = "#b00020" if numbers["suspect"] or doubts else "black"
@@ -131,8 +127,15 @@ def _foreground(label: Volume | None) -> Volume | None:
     return None if label is None else label.with_array((label.array > 0).astype(np.float32))
 
 
-def _draw_planes(axes: Sequence[Axes], volume: Volume, overlays: list[tuple[Volume | None, str]]) -> None:
-    shown = [(overlay.array, colour) for overlay, colour in overlays if overlay is not None]
+def row_title(what: str, drawn: Sequence[str]) -> str:
+    """Says what a row shows, and which outlines lie over it."""
+    return what + (f", {' and '.join(drawn)}" if drawn else "")
+
+
+def _draw_row(axes: Sequence[Axes], what: str, volume: Volume, overlays: dict[str, tuple[Volume | None, str]]) -> None:
+    there = {name: (overlay.array, colour) for name, (overlay, colour) in overlays.items() if overlay is not None}
+    axes[0].set_ylabel(row_title(what, list(there)))
+    shown = list(there.values())
     index = _interesting(volume, [array for array, _ in shown])
     low, high = np.percentile(volume.array, [1, 99.5])
     for plane, axis in enumerate(axes):
@@ -180,4 +183,6 @@ def _draw_histogram(axis: Axes, subject: Subject, mask: Volume | None, title: st
     axis.set_title(f"intensities {title}", fontsize=8)
     axis.set_yticks([])
     axis.tick_params(labelsize=7)
+    # More numbers of six digits would run into each other.
+    axis.locator_params(axis="x", nbins=5)
     axis.legend(fontsize=7)

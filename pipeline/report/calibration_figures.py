@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from pipeline.evaluation.calibration_tables import ReliabilityRow
@@ -102,6 +103,9 @@ def review_plot(
         )
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
+    # Small values have long numbers, which would run into each other.
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3), useMathText=True)
     axes.set_title(f"n = {n}")
     axes.set_xlabel(measure)
     axes.set_ylabel("error (1 − Dice)")

@@ -28,14 +28,14 @@ def measures_section(material: Material) -> Section:
         text = f"results/{EMPTY_MASKS} is missing: the evaluate stage writes it."
         return Section("measures", TITLE, missing=(text,))
     content: dict[str, Any] = {"lines": [_line(count) for count in read_rows(path, EmptyMaskCount)]}
-    options = _options(material)
+    options = evaluation_options(material)
     if options is not None:
         content |= {"space": _SPACES[options.space], "tolerance": options.surface_tolerance, "lesions": options.lesions}
     return Section("measures", TITLE, content)
 
 
-def _options(material: Material) -> EvaluationOptions | None:
-    """The options of the evaluation, or None where the configuration is missing or of another version."""
+def evaluation_options(material: Material) -> EvaluationOptions | None:
+    """Returns the options of the evaluation, or None where the configuration is missing or of another version."""
     try:
         return EvaluationOptions.model_validate(nested(material.files.config, "evaluation", default=None))
     except ValidationError:

@@ -22,6 +22,8 @@ PLANES = ("sagittal", "coronal", "axial")
 _LETTERS = {"sagittal": ("P", "A"), "coronal": ("L", "R"), "axial": ("L", "R")}
 _LEAST_RANGE = 0.1
 """Of the drawn uncertainties; a narrower one would show noise."""
+_NARROWEST = 0.01
+"""Where the median itself is next to the largest value that there can be."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,9 @@ class Scene:
         inside = self.entropy[self.tissue].astype(np.float32)
         if not inside.size:
             return 0.0, 1.0
-        low, high = np.quantile(inside, [0.5, 0.999])
-        return float(low), float(max(high, low + _LEAST_RANGE))
+        low, high = (float(quantile) for quantile in np.quantile(inside, [0.5, 0.999]))
+        high = min(max(high, low + _LEAST_RANGE), 1.0)
+        return min(low, high - _NARROWEST), high
 
     def centre(self) -> NDArray[np.intp]:
         """The slice of each axis with the largest section of the reference (else the prediction, else the middle)."""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.evaluation.comparison import best_rival
+from pipeline.evaluation.options import EvaluationSpace
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
+from pipeline.report.measures_section import evaluation_options
 from pipeline.report.number_text import number
 from pipeline.report.overlay_figure import PLANES, slice_figure
 from pipeline.report.section import Material, Section
@@ -48,8 +50,14 @@ def overlay_section(material: Material) -> Section:
     content: dict[str, Any] = {}
     if any(arm["cases"] for arm in shown):
         content = {"arms": shown, "reference_colour": REFERENCE, "prediction_colour": PREDICTION,
-                   "radiological": material.options.radiological}  # fmt: skip
+                   "radiological": material.options.radiological, "native": _measured_elsewhere(material)}  # fmt: skip
     return Section("overlays", title, content, tuple(dict.fromkeys(missing)))
+
+
+def _measured_elsewhere(material: Material) -> bool:
+    """Whether the table was measured on the scans' own grids; the pictures are drawn on the preprocessed one."""
+    options = evaluation_options(material)
+    return options is not None and options.space is EvaluationSpace.NATIVE
 
 
 def arms_to_show(material: Material, study: StudyRows, n: int, count: int) -> list[str]:

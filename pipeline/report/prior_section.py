@@ -193,8 +193,9 @@ def vae_verdict(groups: Sequence[GroupScores], vaes: Sequence[str]) -> str | Non
         return None
     if not known:
         return (
-            "Whether a variational auto-encoder is better than the full-covariance Gaussian cannot be told: with fewer "
-            "than two networks held out, the paired difference has no standard error over networks."
+            "This study cannot tell whether a variational auto-encoder is better than the full-covariance "
+            "Gaussian: with fewer than two networks held out, the paired difference has no standard error over "
+            "networks."
         )
     text = (
         f"A variational auto-encoder is better than the full-covariance Gaussian by more than two standard errors of "

@@ -10,7 +10,7 @@ from data.modality import Modality
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions
 from preprocessing.chain import Chain, default_options
-from preprocessing.quality_control import case_numbers, case_picture
+from preprocessing.quality_control import case_numbers, case_picture, row_title
 from preprocessing.resampling import ResamplingOptions
 from preprocessing.subject import Subject
 from preprocessing.template import load_template
@@ -79,3 +79,11 @@ def test_a_name_with_signs_of_a_formula_is_drawn(case, tmp_path):
     named = Subject("$a_$", {"$T_$": raw.reference}, raw.label)
     case_picture(named, processed, records, tmp_path / "qc.png")
     assert (tmp_path / "qc.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("drawn", "title"),
+    [([], "result"), (["label"], "result, label"), (["template", "label"], "result, template and label")],
+)
+def test_a_row_names_only_the_outlines_that_are_drawn(drawn, title):
+    assert row_title("result", drawn) == title

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
+from pipeline.report.calibration_figures import review_plot
 from pipeline.report.figure_style import DOTTED, arm_styles, legend_below, line_widths, new_figure, wrapped
 
 
@@ -57,3 +59,15 @@ def test_long_names_are_broken_and_nothing_of_them_is_lost(name: str) -> None:
     assert "".join(lines) == name
     assert all(len(line) <= 22 for line in lines)
     assert len(lines) > 1 or len(name) <= 22
+
+
+def test_numbers_of_small_uncertainties_do_not_run_into_each_other() -> None:
+    style = arm_styles(["swag"])
+    points = {"swag": (np.array([0.00004, 0.00042]), np.array([0.4, 0.6]))}
+    figure = review_plot(points, style, 3, "mean mutual information (nats)")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+    assert len(boxes) > 2
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0

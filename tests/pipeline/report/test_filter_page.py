@@ -193,7 +193,7 @@ def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path) -> Non
     path = copy / "fit-priors/decoder_1/scores.json"
     path.write_text(json.dumps(_scores("decoder_1", "filters of one network")))
     text = _plain(write_pages(copy)[0])
-    assert "cannot be told: with fewer than two networks held out" in text
+    assert "cannot tell whether a variational auto-encoder is better" in text
     assert "A single network was held out for every group:" in text
 
 

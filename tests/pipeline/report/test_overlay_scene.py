@@ -164,6 +164,13 @@ def test_an_uncertainty_that_is_everywhere_alike_is_not_drawn_as_fog() -> None:
     assert sure.entropy_window == (0.0, pytest.approx(0.1))
 
 
+@pytest.mark.parametrize(("everywhere", "window"), [(0.93, (0.93, 1.0)), (1.0, (0.99, 1.0))])
+def test_no_uncertainty_is_drawn_above_the_largest_there_can_be(everywhere: float, window: tuple[float, float]) -> None:
+    empty = np.zeros((4, 4, 4))
+    unsure = Scene(empty, empty, empty, np.full((4, 4, 4), everywhere), np.eye(4))
+    assert unsure.entropy_window == pytest.approx(window)
+
+
 def test_radiological_display_mirrors_all_planes_but_the_sagittal_and_the_letters_with_them() -> None:
     scene = blob_scene(masked=True, fog=0.3)
     for plane in PLANES:

@@ -311,6 +311,22 @@ def test_a_picture_that_is_not_what_was_measured_says_so(
     assert differs == [[None] * 3, ["0.000"] * 3]
 
 
+@pytest.mark.parametrize("space", ["native", "preprocessed"])
+def test_where_the_table_was_measured_on_another_grid_than_is_drawn_the_page_says_so(
+    space: str, tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=3, repeats=1)
+    plan = root / "check/study/study.json"
+    plan.write_text(plan.read_text().replace('"core": [2]', '"core": [1]'))
+    config = root / "config.resolved.yaml"
+    settings = yaml.safe_load(config.read_text())
+    settings.setdefault("evaluation", {})["space"] = space
+    config.write_text(yaml.safe_dump(settings))
+    text = Page(build_report(root, QUICK).read_text()).text
+    assert ("the table was measured on the grid of the scan" in text) == (space == "native")
+    assert ("not the ones that the table was measured on" in text) == (space == "preprocessed")
+
+
 def test_same_files_give_the_same_page_and_only_own_files_go(
     tmp_path: Path, workspace_builder: Callable[..., Path]
 ) -> None:
