@@ -109,7 +109,7 @@ def diagnose_nifti(path: Path) -> list[str]:
     text: str = header_class.diagnose_binaryblock(block)
     faults = [line.split(";")[0].strip() for line in text.splitlines() if line.strip()]
     if int(source.raw["qform_code"]) > 0 and header.qform is None:
-        faults.append("its qform is no rotation, so the sform is used")
+        faults.append("its qform is not a rotation, so the sform is used")
     return faults
 
 
@@ -156,7 +156,9 @@ def _header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
     sform, _ = raw.get_sform(coded=True)
     qform = _qform(raw)
     if qform is None and sform is None and int(raw["qform_code"]) > 0:
-        raise refuse(path, "its qform is no rotation, and it has no sform", "a valid orientation", "correct its header")
+        raise refuse(
+            path, "its qform is not a rotation, and it has no sform", "a valid orientation", "correct its header"
+        )
     best = next((form for form in (sform, qform) if form is not None), raw.get_base_affine())
     best = np.asarray(best, dtype=np.float64)
     factor, ignored = unit_in_mm(unit, np.linalg.norm(best[:3, :3], axis=0))

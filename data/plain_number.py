@@ -20,5 +20,5 @@ def plain_number(value: float, digits: int = 3) -> str:
 
 
 def plain_span(low: float, high: float, digits: int = 3) -> str:
-    """Returns e.g. `1,750 to 2,240`."""
-    return f"{plain_number(low, digits)} to {plain_number(high, digits)}"
+    """Returns e.g. `1,750 to 2,240`, or one number where both would look alike."""
+    return " to ".join(dict.fromkeys((plain_number(low, digits), plain_number(high, digits))))

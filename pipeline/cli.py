@@ -272,7 +272,7 @@ def preprocess(
             typer.echo(f"{count} mask{'s' * (count != 1)} on the grids of their scans: {output}")
         else:
             count = prepare(PrepareRequest(model, tuple(inputs), output, options.jobs))
-            typer.echo(f"{count} scan{'s' * (count != 1)} as the model's bundle takes them: {output}")
+            typer.echo(f"{count} scan{'s' * (count != 1)} prepared for the model's bundle: {output}")
 
 
 @app.command()

@@ -205,7 +205,7 @@ def _descriptions(options: CohortOptions, cases: int) -> dict[str, str]:
 def _changed(path: Path) -> DataError:
     return DataError(
         f"{path}: is not what these options give, so it was changed or made with other versions of the libraries",
-        expected="to replace only what was made here",
+        expected="only files that Graft made, because it replaces them",
         fix="move or rename it, or make the cohort in another folder",
     )
 

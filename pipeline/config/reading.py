@@ -85,7 +85,7 @@ def set_key(raw: dict[str, Any], override: str) -> None:
     shown = override if len(override) <= 200 else f"{override[:200]}…"
     *parents, last = key.split(".")
     if not sign or not key or len(parents) > DEEPEST:
-        raise ConfigError(f"--set {shown}: is no assignment", expected="a.b=value", fix="correct it")
+        raise ConfigError(f"--set {shown}: is not an assignment", expected="a.b=value", fix="correct it")
     node = raw
     for part in parents:
         child = node.get(part)

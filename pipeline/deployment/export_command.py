@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 METADATA, INFERENCE, CARD = "configs/metadata.json", "configs/inference.json", "docs/README.md"
 FILES = "files.json"
 """Lists what Graft wrote into a bundle: nothing else is ever replaced."""
+LICENCE = "LICENSE"
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ExportedBundle:
         lines = [f"The bundle is {self.folder}; how to run it, and its model card: {self.folder / CARD}"]
         if self.missing_steps:
             lines.append(
-                "It takes preprocessed volumes, no raw scans, because a MONAI bundle cannot carry out "
+                "It takes preprocessed volumes, not raw scans, because a MONAI bundle cannot carry out "
                 f"{', '.join(self.missing_steps)}"
             )
         if self.examples:
@@ -99,7 +100,9 @@ class ExportedBundle:
         elif not self.evaluated:
             lines.append("The card holds no numbers: the study's results were not found (--study WORKSPACE names it)")
         if self.unfilled:
-            lines.append(f"Only you can fill in: {', '.join(self.unfilled)} (--set {self.unfilled[0]}=…), file LICENSE")
+            lines.append(f"Only you can fill in: {', '.join(self.unfilled)} (--set {self.unfilled[0]}=…)")
+        if not (self.folder / LICENCE).exists():
+            lines.append(f"The text of the licence goes into a file {self.folder / LICENCE}, which --force keeps")
         return lines
 
 
@@ -159,7 +162,7 @@ def _require_free(output: Path, force: bool) -> None:
     written = read_manifest(output / FILES)
     if written is None:
         raise WorkspaceError(
-            f"{output}: holds files that are no bundle of Graft (there is no {FILES})",
+            f"{output}: holds files that are not part of a bundle from Graft (there is no {FILES})",
             expected="a new or empty folder, or a bundle that `graft export` wrote",
             fix="name another with --output",
         )

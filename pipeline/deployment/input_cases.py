@@ -75,7 +75,9 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
                 files.append(path)
         except OSError as error:
             # No right to read it, or a disk that is gone: a bad case, which does not stop the others.
-            fault = DataError(f"{path}: cannot be read ({error.strerror})", fix="change its rights, or leave it out")
+            fault = DataError(
+                f"{path}: cannot be read ({error.strerror})", fix="change its permissions, or leave it out"
+            )
             found.append(InputCase(path.name, None, str(fault)))
     found += [_plainly_named(case) for case in _file_cases(files, channels)]
     if twice := alike(case.name for case in found):
@@ -111,7 +113,7 @@ def _tell_skipped(folder: Path, images: Sequence[Path]) -> None:
     if skipped:
         names = ", ".join(skipped[:_SHOWN]) + (f" and {len(skipped) - _SHOWN:,} more" if len(skipped) > _SHOWN else "")
         kinds = ", ".join(SUFFIXES)
-        logger.warning("%s: skipped, because Graft reads images in the files %s alone: %s", folder, kinds, names)
+        logger.warning("%s: skipped %s; Graft reads only %s files", folder, names, kinds)
 
 
 def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]:

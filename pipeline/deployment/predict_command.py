@@ -138,7 +138,7 @@ def _refuse_foreign(output: Path) -> None:
     """
     if output.is_dir() and not (output / CLAIM).is_file() and any(p.name[0] != "." for p in output.iterdir()):
         raise WorkspaceError(
-            f"{output}: holds files that are no predictions",
+            f"{output}: holds files that are not predictions of Graft",
             expected="a new or empty folder, or one that `graft predict` wrote",
             fix="name another with --output",
         )
@@ -159,7 +159,7 @@ def _make_folder(output: Path) -> None:
         reason = error.strerror or str(error)
     if reason:
         raise WorkspaceError(
-            f"{output}: is no folder for results ({reason})",
+            f"{output}: cannot hold the results ({reason})",
             expected="a folder that can be written",
             fix="name another with --output",
         )

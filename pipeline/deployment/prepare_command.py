@@ -198,7 +198,7 @@ def carry_back(model: Path, prepared: Path, masks: Path, output: Path) -> int:
         )
     if there := [file.name for file in files if (output / file.name).exists()]:
         raise WorkspaceError(
-            f"{output / there[0]}: is there already", expected="a new or empty folder", fix="name another with --output"
+            f"{output / there[0]}: already exists", expected="a new or empty folder", fix="name another with --output"
         )
     records = {file: _record(file, prepared, about, digest) for file in files}
     for file, record in records.items():

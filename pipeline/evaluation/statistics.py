@@ -19,6 +19,7 @@ from data.random_streams import random_stream
 FEWEST_PATIENTS_FOR_P = 12
 """With fewer test patients than this only effects and intervals are given, no p-value."""
 
+TOO_FEW = "too few for an interval"
 FEWEST_PATIENTS_FOR_INTERVAL = 5
 """With fewer test patients than this means are given alone: a bootstrap of one patient always draws that patient, and
 one of two to four has so few different draws that its percentiles are the patients themselves."""
@@ -42,7 +43,7 @@ def why_no_interval(patients: int) -> str | None:
     """
     if patients >= FEWEST_PATIENTS_FOR_INTERVAL:
         return None
-    return f"too few test patients for an interval (n = {patients})"
+    return f"{patients} test patient{'s are' if patients != 1 else ' is'} {TOO_FEW}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import EmptyMask
 from pipeline.evaluation.statistics import (
+    TOO_FEW,
     Interval,
     Resamples,
     Values,
@@ -113,8 +114,9 @@ class SummaryRow:
         patients = self.patients or self.cases
         reason = why_no_interval(patients)
         if reason is None and self.metric.startswith(WORST_TENTH):
-            tail = why_no_interval(patients_in_worst_tenth(patients))
-            reason = tail and f"the worst tenth is {patients_in_worst_tenth(patients)} of {patients} patients, {tail}"
+            tail = patients_in_worst_tenth(patients)
+            if why_no_interval(tail):
+                reason = f"the worst tenth is {tail} of {patients} test patients, {TOO_FEW}"
         if reason is None and math.isfinite(self.mean) and not self.ci_low < self.ci_high:
             # All resamples have one mean; an interval without width would promise certainty.
             reason = "all test patients have the same value"

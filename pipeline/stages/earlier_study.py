@@ -95,7 +95,7 @@ def _resolved(root: Path) -> dict[str, Any]:
         return read_yaml(path)
     except ConfigError as error:
         raise WorkspaceError(
-            f"{path}: cannot be read, so {root} is no workspace to update priors from",
+            f"{path}: cannot be read, so priors cannot be updated from {root}",
             expected="the workspace of a study whose `fit-priors` is done",
             fix="correct `priors.update_from`, or run the earlier study first",
         ) from error

@@ -155,5 +155,5 @@ def _in_use(folder: Path, owner: dict[str, Any]) -> WorkspaceError:
     if owner and owner["host"] != socket.gethostname():
         fix += f"; if that command is gone, delete {folder / OWNER}"
     return WorkspaceError(
-        f"{folder}: another graft command is at work in this folder{who}", expected="one command at a time", fix=fix
+        f"{folder}: another graft command is working in this folder{who}", expected="one command at a time", fix=fix
     )

@@ -46,7 +46,7 @@ def machine_fault(error: BaseException, place: Path | None = None) -> WorkspaceE
         if isinstance(reason, TerminatedWorkerError):
             return WorkspaceError(
                 "a worker process was killed",
-                expected="workers that live (did the machine run out of memory?)",
+                expected="workers that finish (did the machine run out of memory?)",
                 fix=f"use fewer with --jobs 1, and {_AGAIN}",
             )
         if (number := _number(reason)) in _FAULTS:

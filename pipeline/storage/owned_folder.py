@@ -162,7 +162,7 @@ def _objections(folder: Path, listed: Mapping[str, set[str]], names: Iterable[st
         if name not in listed:
             found[name] = "was not written by Graft"
         elif not path.is_file() or file_digest(path) not in listed[name]:
-            found[name] = "was changed since Graft wrote it"
+            found[name] = "has been changed since Graft wrote it"
     return found
 
 
@@ -170,7 +170,7 @@ def _refuse(folder: Path, objections: Mapping[str, str]) -> None:
     for name, objection in objections.items():
         raise WorkspaceError(
             f"{folder / name}: {objection}",
-            expected="to replace only what Graft itself wrote",
+            expected="only files that Graft wrote and nobody has changed, because it replaces them",
             fix="move or rename it, and run the same command again",
         )
 

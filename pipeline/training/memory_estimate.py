@@ -178,7 +178,7 @@ def require_memory(estimate: MemoryEstimate, available: int, units: int = 1) -> 
     if at_a_time:
         fix += f", or train {at_a_time} at a time (--jobs {at_a_time})"
     raise TrainingError(
-        f"a training takes about {estimate.describe()}, and {in_words(share)} are there{beside}",
+        f"a training takes about {estimate.describe()}, but only {in_words(share)} are free{beside}",
         expected=f"at most {in_words(share)}",
         fix=fix,
     )

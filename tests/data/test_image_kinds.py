@@ -49,8 +49,8 @@ def test_a_qform_of_no_rotation_leaves_the_sform(tmp_path: Path, bad: float) -> 
     path = nifti(tmp_path / "a.nii", (0, 0, bad), sform=1)
     np.testing.assert_allclose(read_volume(path).affine, AFFINE)
     assert read_header(path).qform is None
-    assert "its qform is no rotation, so the sform is used" in diagnose_nifti(path)
-    with pytest.raises(DataError, match="its qform is no rotation, and it has no sform"):
+    assert "its qform is not a rotation, so the sform is used" in diagnose_nifti(path)
+    with pytest.raises(DataError, match="its qform is not a rotation, and it has no sform"):
         read_header(nifti(tmp_path / "b.nii", (0, 0, bad), sform=0))
     # A quaternion that nothing refers to is not looked at.
     assert read_header(nifti(tmp_path / "c.nii", (0, 0, bad), sform=0, qform=0)).sform is None

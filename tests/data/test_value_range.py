@@ -169,3 +169,4 @@ def test_a_stripped_brain_given_as_a_head_is_said(tmp_path: Path) -> None:
 def test_numbers_are_written_for_people(value: float, text: str) -> None:
     assert plain_number(value) == text
     assert plain_span(1750, 2240.4) == "1,750 to 2,240"
+    assert plain_span(0.9999, 1) == "1"

@@ -188,7 +188,7 @@ def test_a_workspace_in_use_is_refused(study: Path, tmp_path: Path, capsys: pyte
 
     with Workspace(tmp_path / "w").lock():
         assert main(["run", str(study), "--workspace", str(tmp_path / "w")]) == 2
-    assert "another graft command is at work in this folder" in capsys.readouterr().err
+    assert "another graft command is working in this folder" in capsys.readouterr().err
 
 
 def test_cuda_that_is_not_there_is_refused(study: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

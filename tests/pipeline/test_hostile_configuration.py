@@ -94,7 +94,7 @@ def test_hostile_overrides_are_one_sentence(write: Write, value: str) -> None:
 
 
 def test_an_override_of_ten_thousand_levels(write: Write) -> None:
-    assert "is no assignment" in refused(write(), f"preprocessing.{'a.' * 10_000}b=1")
+    assert "is not an assignment" in refused(write(), f"preprocessing.{'a.' * 10_000}b=1")
 
 
 def test_aliases_of_a_reasonable_study_are_fine() -> None:

@@ -48,7 +48,7 @@ def test_a_changed_file_is_refused_before_any_work(tmp_path: Path, name: str) ->
     fill(folder, page="1", cases__a="1", stale="1")
     (folder / name).write_text("2")
     before = texts(folder)
-    with pytest.raises(WorkspaceError, match=rf"out/{name}: was changed since Graft wrote it.*move or rename it"):
+    with pytest.raises(WorkspaceError, match=rf"out/{name}: has been changed since Graft wrote it.*move or rename it"):
         fill(folder, page="1", cases__a="1")
     assert texts(folder) == before
     (folder / name).rename(folder / "mine")

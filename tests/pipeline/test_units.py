@@ -189,7 +189,7 @@ def test_a_file_that_a_person_changed_stops_its_unit_alone(workspace: Workspace)
     for again in (units, [dataclasses.replace(unit, recipe={"other": 1}) for unit in units]):
         outcomes = run(again, workspace).outcomes
         assert outcomes[1].state == "failed"
-        assert f"{file}: was changed since Graft wrote it" in outcomes[1].message
+        assert f"{file}: has been changed since Graft wrote it" in outcomes[1].message
         assert "failed" not in (outcomes[0].state, outcomes[2].state)
         assert file.read_text() == "2" * 10
     assert done_by(workspace) == ["0", "2"]

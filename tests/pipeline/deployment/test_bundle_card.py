@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -169,7 +170,7 @@ def test_what_lies_at_the_output_is_kept(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     for force in (False, True):
-        with pytest.raises(WorkspaceError, match="holds files that are no bundle"):
+        with pytest.raises(WorkspaceError, match="holds files that are not part of a bundle"):
             export(ExportRequest(model, tmp_path / "mine", NO_ONNX, force=force))
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(WorkspaceError, match="is a file"):
@@ -193,13 +194,13 @@ def test_force_replaces_what_graft_wrote_and_nothing_else(model: Path, tmp_path:
     assert (bundle / "LICENSE").read_text() == "my terms"
     assert (bundle / "docs/data.md").read_text() == "my page"
     (bundle / CARD).write_text("my own card")
-    with pytest.raises(WorkspaceError, match=r"README.md: was changed since Graft wrote it.*move or rename it"):
+    with pytest.raises(WorkspaceError, match=r"README.md: has been changed since Graft wrote it.*move or rename it"):
         export(ExportRequest(model, bundle, NO_ONNX, force=True))
     assert (bundle / CARD).read_text() == "my own card"
     # A folder of something else that happens to hold such a file.
     (tmp_path / "other/configs").mkdir(parents=True)
     (tmp_path / "other" / METADATA).write_text("{}")
-    with pytest.raises(WorkspaceError, match="holds files that are no bundle"):
+    with pytest.raises(WorkspaceError, match="holds files that are not part of a bundle"):
         export(ExportRequest(model, tmp_path / "other", NO_ONNX, force=True))
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
@@ -303,8 +304,16 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "`colour`" in capsys.readouterr().err
 
 
+def test_the_licence_file_is_asked_for_until_it_is_there(study: Path, tmp_path: Path) -> None:
+    request = ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)
+    assert "bundle/LICENSE" in "\n".join(export(request).lines())
+    (tmp_path / "bundle/LICENSE").write_text("terms")
+    assert "bundle/LICENSE" not in "\n".join(export(replace(request, force=True)).lines())
+
+
 def test_the_card_says_why_a_score_has_no_interval(study: Path, tmp_path: Path) -> None:
     write_summary_csv([SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)], study / "results/summary.csv")
     export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX))
     card = (tmp_path / "bundle" / CARD).read_text()
-    assert "| Dice | 0.600 | too few test patients for an interval (n = 2) | 2 |" in card
+    assert "| Dice | 0.600 | 2 test patients are too few for an interval | 2 |" in card
+    assert "\n\n## Owner\n" in card

@@ -327,11 +327,11 @@ def test_a_full_disk_at_the_table_is_told(
 
 def test_a_folder_of_something_else_is_not_written_into(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:
     (path,) = write_scans(tmp_path / "in", ["a"])
-    with pytest.raises(GraftError, match="holds files that are no predictions"):
+    with pytest.raises(GraftError, match="holds files that are not predictions of Graft"):
         run(model, path, output=tmp_path / "in")
     assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["a.nii.gz"]
     for output in (path, path / "below"):
-        with pytest.raises(GraftError, match=r"is no folder for results.*name another with --output"):
+        with pytest.raises(GraftError, match=r"cannot hold the results.*name another with --output"):
             run(model, path, output=output)
 
 

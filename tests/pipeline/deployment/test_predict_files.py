@@ -198,12 +198,12 @@ def test_what_is_skipped_in_a_folder_is_named(
     (record,) = caplog.records
     text = record.getMessage()
     assert text.startswith(f"{folder}: skipped")
-    assert text.endswith(": below, c.nii.bz2, d.npy, e.dcm, loose.raw")
+    assert "skipped below, c.nii.bz2, d.npy, e.dcm, loose.raw; Graft reads only .nii," in text
     for number in range(20):
         (folder / f"d{number:02d}.dcm").touch()
     caplog.clear()
     collect_cases([folder], ["T1"])
-    assert caplog.records[0].getMessage().endswith("and 15 more")
+    assert " and 15 more; " in caplog.records[0].getMessage()
 
 
 def test_files_of_one_image_named_together_are_one_case(make_scan: MakeScan, tmp_path: Path) -> None:

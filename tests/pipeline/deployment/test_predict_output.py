@@ -45,7 +45,7 @@ def test_a_corrected_mask_is_never_overwritten(
     run(model, tmp_path / "in", output=out)
     mask = out / "a" / "a.nii.gz"
     mask.write_bytes(b"hours of work")
-    with pytest.raises(StageError, match=r"1 of 2 units failed.*a\.nii\.gz: was changed since Graft wrote it.*move"):
+    with pytest.raises(StageError, match=r"1 of 2 units failed.*a\.nii\.gz: has been changed since Graft wrote.*move"):
         run(model, tmp_path / "in", output=out, resume=resume, samples=2)
     assert mask.read_bytes() == b"hours of work"
     assert table(out) == {"a": "failed", "b": "done"}
@@ -92,7 +92,7 @@ def test_a_changed_table_is_not_overwritten(model: Path, write_scans: WriteScans
     out = tmp_path / "out"
     run(model, path, output=out)
     (out / "predictions.csv").write_text("case,mine\na,good\n")
-    with pytest.raises(GraftError, match=r"predictions.csv: was changed since Graft wrote it"):
+    with pytest.raises(GraftError, match=r"predictions.csv: has been changed since Graft wrote it"):
         run(model, path, output=out)
     assert "good" in (out / "predictions.csv").read_text()
     (out / "predictions.csv").rename(out / "reviewed.csv")
@@ -114,7 +114,7 @@ def test_a_description_that_the_user_completed_is_kept(
     with caplog.at_level(logging.WARNING):
         run(model, *write_scans(tmp_path / "in", ["a"]), output=out)
     assert description.read_text() == text
-    assert f"{description} was changed since Graft wrote it, and is kept" in caplog.text
+    assert f"{description} has been changed since Graft wrote it, and is kept" in caplog.text
     assert (out / "desc-graft_dseg.tsv").is_file()
     assert table(out) == {"a": "done", "sub-1": "done"}
 

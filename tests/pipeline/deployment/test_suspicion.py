@@ -36,7 +36,7 @@ def test_a_scan_like_the_training_cases_raises_no_flag(training: TrainingFingerp
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        (facts(spacing=3.0, size=5), ("spacing left-right is 3 mm", "1 to 1 mm")),
+        (facts(spacing=3.0, size=5), ("spacing left-right is 3 mm", "in training 1 mm")),
         (facts(size=40), ("field of view back-front is 40 mm", "12 to 14 mm")),
         (facts(size=8), ("the mask has", "in training")),
         (facts(shift=2.0), ("T1: the", "after scaling")),

@@ -101,7 +101,7 @@ def test_with_too_few_test_patients_there_is_none_and_the_reason_is_said() -> No
         for p in range(5)
     ]
     enough, few = StudyRows(rows), StudyRows([r for r in rows if r.patient != "p4"])
-    for study, reason in ((enough, None), (few, "too few test patients for an interval (n = 4)")):
+    for study, reason in ((enough, None), (few, "4 test patients are too few for an interval")):
         assert why_no_efficiency(study) == reason
         assert bool(label_efficiencies(study, study.draws(seed=0, resamples=100))) == (reason is None)
     lacking = StudyRows([r for r in rows if r.arm == "random" or r.patient < "p2"])

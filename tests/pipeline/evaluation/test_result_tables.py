@@ -19,6 +19,7 @@ from pipeline.evaluation.comparison import (
 from pipeline.evaluation.leading_arm import leading_arms
 from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
+from pipeline.evaluation.statistics import why_no_interval
 from pipeline.evaluation.tables import (
     CaseRow,
     StudyRows,
@@ -205,7 +206,9 @@ def test_few_test_patients_give_means_and_neither_intervals_nor_differences(tmp_
     rows = [r for r in study_rows() if r.case in {f"p{i:02d}" for i in range(patients)}]
     summary = summarise(rows, 0, 100)
     assert all(math.isfinite(s.mean) and math.isnan(s.ci_low) and math.isnan(s.ci_high) for s in summary)
-    assert {s.no_interval for s in summary} == {f"too few test patients for an interval (n = {patients})"}
+    assert {s.no_interval for s in summary} == {why_no_interval(patients)}
+    subject = "1 test patient is" if patients == 1 else f"{patients} test patients are"
+    assert why_no_interval(patients) == f"{subject} too few for an interval"
     study = StudyRows(rows)
     write_comparisons_csv(compare_arms(study, study.draws(seed=0, resamples=100)), tmp_path / "comparisons.csv")
     for found in read_comparisons_csv(tmp_path / "comparisons.csv"):
@@ -216,7 +219,7 @@ def test_few_test_patients_give_means_and_neither_intervals_nor_differences(tmp_
 def test_the_arm_that_lacks_patients_has_no_interval_and_the_others_have() -> None:
     rows = [r for r in study_rows() if r.arm != "dwp" or r.case in {"p00", "p01"}]
     reasons = {s.arm: s.no_interval for s in summarise(rows, 0, 100) if s.metric == "dice"}
-    assert reasons == {"random": None, "fine_tune": None, "dwp": "too few test patients for an interval (n = 2)"}
+    assert reasons == {"random": None, "fine_tune": None, "dwp": "2 test patients are too few for an interval"}
 
 
 def test_an_interval_that_an_earlier_version_wrote_of_one_patient_is_not_read(tmp_path: Path) -> None:
@@ -227,7 +230,7 @@ def test_an_interval_that_an_earlier_version_wrote_of_one_patient_is_not_read(tm
     one, worst, iou = read_summary_csv(tmp_path / "summary.csv")
     assert (one.mean, math.isnan(one.ci_low), math.isnan(one.ci_high)) == (0.7, True, True)
     assert (worst.mean, math.isnan(worst.ci_low)) == (0.7, True)
-    assert "worst tenth is 1 of 8 patients" in str(worst.no_interval)
+    assert "worst tenth is 1 of 8 test patients, too few" in str(worst.no_interval)
     assert (iou.ci_low, iou.ci_high) == (0.5, 0.7)
 
 

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from data.errors import WorkspaceError
+from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
 from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_section import overlay_section
@@ -234,7 +235,7 @@ def test_few_test_patients_give_no_interval_and_no_difference_anywhere(
 ) -> None:
     root = workspace_builder(tmp_path, patients=patients, repeats=1)
     page = Page(build_report(root, QUICK).read_text())
-    reason = f"too few test patients for an interval (n = {patients})"
+    reason = why_no_interval(patients)
     assert page.text.count(reason) >= 4  # head, sentence on the arms, tables, label efficiency, methods
     assert "At n = 10, the arms cannot be told apart" in page.text
     assert not re.search(r"\[[−+]?\d", page.text)  # an interval
@@ -345,7 +346,7 @@ def test_same_files_give_the_same_page_and_only_own_files_go(
     found = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*.*") if p not in mine}
     assert found == written
     (folder / "index.html").write_text("with my remarks")
-    with pytest.raises(WorkspaceError, match=r"report/index.html: was changed since Graft wrote it"):
+    with pytest.raises(WorkspaceError, match=r"report/index.html: has been changed since Graft wrote it"):
         build_report(root, QUICK)
     assert (folder / "index.html").read_text() == "with my remarks"
     assert not list(root.rglob(".graft-tmp-*"))

@@ -49,7 +49,7 @@ def test_many_arms_are_counted_and_not_listed() -> None:
 
 def test_too_few_patients_tell_nothing_apart() -> None:
     assert sentence({"random": 0.3, "dwp": 0.8}, 2) == (
-        "At n = 5, the arms cannot be told apart: too few test patients for an interval (n = 2)."
+        "At n = 5, the arms cannot be told apart: 2 test patients are too few for an interval."
     )
     half_measured = [r for r in rows({"a": 0.5, "b": 0.4, "c": 0.3}, 14) if r.arm != "c" or r.patient < "p03"]
     study = StudyRows(half_measured)
