@@ -191,33 +191,6 @@ def check(
         raise typer.Exit(code)
 
 
-for _name, _text in {
-    "train-source": "Train networks on bootstrap samples of the source patients.",
-    "collect-filters": "Collect all 3x3x3 filters of the snapshots by group of layers.",
-    "fit-priors": "Fit densities over the filters of every group.",
-    "infer": "Let every arm learn the target on every subset and predict the test cases.",
-    "evaluate": "Measure every prediction: overlap, distances, volumes, lesions, calibration; compare the arms.",
-    "report": "Build the report from the files of the workspace.",
-}.items():
-    _add_stage_command(_name, _text)
-
-
-@app.command()
-def run(
-    config: Config,
-    overrides: Override = None,
-    workspace: WorkspaceFolder = None,
-    jobs: Jobs = None,
-    device: OnDevice = None,
-    debug: Debug = False,
-    strict: Strict = False,
-) -> None:
-    """Run all stages; what is finished is not done again."""
-    from pipeline.stages.sequence import Stage
-
-    _run([stage.value for stage in Stage], config, _take(overrides, workspace, jobs, device, debug), strict)
-
-
 @app.command()
 def preprocess(
     inputs: Annotated[
@@ -273,6 +246,33 @@ def preprocess(
         else:
             count = prepare(PrepareRequest(model, tuple(inputs), output, options.jobs))
             typer.echo(f"{count} scan{'s' * (count != 1)} prepared for the model's bundle: {output}")
+
+
+for _name, _text in {
+    "train-source": "Train networks on bootstrap samples of the source patients.",
+    "collect-filters": "Collect all 3x3x3 filters of the snapshots by group of layers.",
+    "fit-priors": "Fit densities over the filters of every group.",
+    "infer": "Let every arm learn the target on every subset and predict the test cases.",
+    "evaluate": "Measure every prediction: overlap, distances, volumes, lesions, calibration; compare the arms.",
+    "report": "Build the report from the files of the workspace.",
+}.items():
+    _add_stage_command(_name, _text)
+
+
+@app.command()
+def run(
+    config: Config,
+    overrides: Override = None,
+    workspace: WorkspaceFolder = None,
+    jobs: Jobs = None,
+    device: OnDevice = None,
+    debug: Debug = False,
+    strict: Strict = False,
+) -> None:
+    """Run all stages; what is finished is not done again."""
+    from pipeline.stages.sequence import Stage
+
+    _run([stage.value for stage in Stage], config, _take(overrides, workspace, jobs, device, debug), strict)
 
 
 @app.command()

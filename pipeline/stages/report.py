@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 
 from pipeline.config.study import StudyConfig
@@ -26,8 +25,6 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources, stale: 
     Raises:
         WorkspaceError: the tables are missing or damaged.
     """
-    start = time.perf_counter()
     for sentence in stale:
         logger.warning("%s", sentence)
-    path = build_report(workspace.root, config.report, jobs=resources.execution(config).jobs, stale=stale)
-    logger.info("report: %s (%.1f s)", path, time.perf_counter() - start)
+    build_report(workspace.root, config.report, jobs=resources.execution(config).jobs, stale=stale)

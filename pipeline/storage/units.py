@@ -270,7 +270,7 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
     if waiting or not units:
         logger.info("%s: %d to do, %d already done", stage, len(waiting), len(outcomes))
     else:
-        logger.info("%s: all %d already done", stage, len(outcomes))
+        logger.info("%s: nothing to do, %d already done", stage, len(outcomes))
     restarts, killed = 0, False
     stop = StopFile(progress_folder / STOP)
     sizes = {u.key: u.size for u in waiting}

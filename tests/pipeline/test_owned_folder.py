@@ -110,7 +110,7 @@ def test_what_is_kept_and_what_is_made_again(tmp_path: Path) -> None:
         fill(folder, changed, page="2", other="2")
         assert texts(folder) == {"page": page, "other": "2"}
     # What was kept once is still somebody's.
-    with pytest.raises(WorkspaceError, match="page: was changed"):
+    with pytest.raises(WorkspaceError, match="page: has been changed"):
         require_unchanged(tmp_path / "keep", LIST, ["page"])
     require_unchanged(tmp_path / "keep", LIST, ["other", "none"])
 
@@ -147,7 +147,7 @@ def test_killed_while_files_are_replaced_it_goes_on(
             fill(folder, a="2", b="2")
     assert "files" not in json.loads((folder / LIST).read_text()), "counts as finished"
     (folder / "b").write_text("mine")
-    with pytest.raises(WorkspaceError, match="b: was changed"):
+    with pytest.raises(WorkspaceError, match="b: has been changed"):
         fill(folder, a="3", b="3")
     (folder / "b").unlink()
     fill(folder, a="3", b="3")

@@ -367,4 +367,4 @@ def test_every_unit_says_that_it_is_done(workspace: Workspace, caplog: pytest.Lo
         run(numbers(workspace, 2), workspace)
     assert "stage: 2 to do, 0 already done" in caplog.text
     assert "stage 2/2 part/1" in caplog.text
-    assert "stage: all 2 already done" in caplog.text
+    assert "stage: nothing to do, 2 already done" in caplog.text
