@@ -158,7 +158,7 @@ def synthesize(
     device: OnDevice = None,
     debug: Debug = False,
 ) -> None:
-    """Make a synthetic cohort of raw scans with real anatomy, in MSD layout."""
+    """Make a synthetic cohort of raw scans. Real anatomy, in MSD layout."""
     from pipeline.synthesis import synthesize_cohort
 
     options = _take(overrides, workspace, jobs, device, debug)
@@ -177,7 +177,7 @@ def check(
     device: OnDevice = None,
     debug: Debug = False,
 ) -> None:
-    """Check a dataset, or the datasets and the split of a study."""
+    """Check a dataset, or the datasets and split of a study."""
     options = _take(overrides, workspace, jobs, device, debug)
     if path.suffix.lower() in {".yaml", ".yml"}:
         _run(["check"], path, options, strict)
@@ -218,7 +218,7 @@ def preprocess(
     debug: Debug = False,
     strict: Strict = False,
 ) -> None:
-    """Take every case of a study from raw scan to network input; or new scans as a trained model takes them."""
+    """Take scans from raw to network input. Those of a study, or with --model new ones as that model takes them."""
     options = _take(overrides, workspace, jobs, device, debug)
     from data.errors import ConfigError
 
@@ -249,11 +249,11 @@ def preprocess(
 
 
 for _name, _text in {
-    "train-source": "Train networks on bootstrap samples of the source patients.",
-    "collect-filters": "Collect all 3x3x3 filters of the snapshots by group of layers.",
+    "train-source": "Train networks on samples of the source. Bootstrap samples of its patients.",
+    "collect-filters": "Collect all 3x3x3 filters of the snapshots. They are kept by group of layers.",
     "fit-priors": "Fit densities over the filters of every group.",
-    "infer": "Let every arm learn the target on every subset and predict the test cases.",
-    "evaluate": "Measure every prediction: overlap, distances, volumes, lesions, calibration; compare the arms.",
+    "infer": "Train every arm on the target, predict the test cases. Each arm learns on every subset.",
+    "evaluate": "Measure every prediction and compare the arms. Overlap, distances, volumes, lesions, calibration.",
     "report": "Build the report from the files of the workspace.",
 }.items():
     _add_stage_command(_name, _text)
@@ -293,7 +293,7 @@ def predict(
     device: Annotated[Device | None, typer.Option("--device", help="Where to predict [default: auto].")] = None,
     debug: Debug = False,
 ) -> None:
-    """Segment new scans with a trained model: masks and uncertainty on their own grids."""
+    """Segment new scans with a trained model. Masks and uncertainty lie on their own grids."""
     options = _take(overrides, None, jobs, device, debug)
     from pipeline.deployment.predict_command import PredictRequest, predict_options
     from pipeline.deployment.predict_command import predict as predict_scans
@@ -321,7 +321,7 @@ def export(
     overrides: Override = None,
     debug: Debug = False,
 ) -> None:
-    """Write a trained model as a MONAI bundle, which runs where Graft is not installed."""
+    """Write a trained model as a MONAI bundle. It runs where Graft is not installed."""
     options = _take(overrides, None, None, None, debug)
     from pipeline.deployment.export_command import ExportRequest, export_options
     from pipeline.deployment.export_command import export as export_bundle

@@ -14,6 +14,7 @@ import yaml
 from data.errors import DataError
 from pipeline import cli
 from pipeline.cli import main
+from pipeline.stages.sequence import Stage
 
 COMMANDS = (
     "check",
@@ -63,6 +64,10 @@ def test_help_lists_all_commands_and_global_options(capsys: pytest.CaptureFixtur
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"\n  {command} " in text for command in COMMANDS)
+    # No sentence is cut off, and the stages stand in the order in which they run.
+    assert "..." not in text.split("Commands:")[1]
+    stages = [stage.value for stage in Stage]
+    assert sorted(stages, key=lambda stage: text.index(f"\n  {stage} ")) == stages
     assert all(option in text for option in ("--set", "--workspace", "--jobs", "--device", "--debug"))
 
 
