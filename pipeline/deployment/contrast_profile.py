@@ -61,7 +61,7 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
         if not own:
             continue
         apart = training.white_over_grey[channel]
-        other = profile.distance(tuple(own.values())) > max(factor * profile.spread, _LEAST_TISSUES)
+        other = profile.distance(tissue_profile(own)) > max(factor * profile.spread, _LEAST_TISSUES)
         if other or apart.distance((white_over_grey(own),)) > max(factor * apart.spread, _LEAST_WHITE_GREY):
             yield f"{channel}: another contrast than in training ({_order(own)}; in training {_order_of(own, profile)})"
     for channel, profile in training.histogram.items():
@@ -76,6 +76,11 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
             )
 
 
+def tissue_profile(tissues: Mapping[str, float]) -> tuple[float, ...]:
+    """Returns the means in the order of the tissues' names: a record that was stored comes back in another order."""
+    return tuple(tissues[name] for name in sorted(tissues))
+
+
 def white_over_grey(tissues: Mapping[str, float]) -> float:
     """Returns how much brighter white matter is than grey: fluid varies with age, this with the kind of scan alone."""
     return tissues["white"] - tissues["grey"]
@@ -87,4 +92,4 @@ def _order(tissues: Mapping[str, float]) -> str:
 
 
 def _order_of(own: Mapping[str, float], profile: TrainingProfile) -> str:
-    return _order(dict(zip(own, profile.mean, strict=True)))
+    return _order(dict(zip(sorted(own), profile.mean, strict=True)))

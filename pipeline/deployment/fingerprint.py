@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.config.options import Options
-from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, white_over_grey
+from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, tissue_profile, white_over_grey
 from pipeline.training.cached_case import CachedCase
 from preprocessing.step import Record
 
@@ -96,7 +96,7 @@ class TrainingFingerprint(Options):
             mask_ml=Span.over(f.mask_ml for f in facts),
             structure_ml=_flat_spans([{k: v for k, v in f.structure_ml.items() if v > 0} for f in facts]),
             histogram=_profiles([f.histogram for f in facts]),
-            tissues=_profiles([{name: tuple(of.values()) for name, of in f.tissues.items()} for f in facts]),
+            tissues=_profiles([{name: tissue_profile(of) for name, of in f.tissues.items()} for f in facts]),
             white_over_grey=_profiles(
                 [{name: (white_over_grey(of),) for name, of in f.tissues.items()} for f in facts]
             ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,17 @@ def test_another_contrast_is_told_and_the_same_one_is_not() -> None:
     assert "in training grey" in reason
     assert reason in unlike_training(facts(T1, 20), training, limits)
     assert list(other_contrast(facts(T1, 20), training, 50.0)) == []
+
+
+def test_a_scan_is_like_records_that_were_stored() -> None:
+    """A record of preprocessing is stored with sorted keys; a new scan has them as they were measured."""
+    stored = [json.loads(json.dumps(facts(FLAIR, seed).model_dump(), sort_keys=True)) for seed in range(4)]
+    training = TrainingFingerprint.of([CaseFacts.model_validate(case) for case in stored])
+    assert list(other_contrast(facts(FLAIR, 10), training, 1.5)) == []
+    (reason,) = other_contrast(facts(T1, 20), training, 1.5)
+    shown = reason.rsplit("in training ", 1)[1]
+    assert shown.startswith("grey")
+    assert shown.index("white") < shown.index("fluid")
 
 
 def test_a_weak_t1_is_told_though_fluid_is_as_in_training() -> None:
