@@ -88,7 +88,9 @@ def white_over_grey(tissues: Mapping[str, float]) -> float:
 
 def _order(tissues: Mapping[str, float]) -> str:
     """Tissues with their means, the brightest first."""
-    return ", ".join(f"{name} {value:.1f}" for name, value in sorted(tissues.items(), key=lambda item: -item[1]))
+    ordered = sorted(tissues.items(), key=lambda item: -item[1])
+    # A sum with 0 turns −0 into 0.
+    return ", ".join(f"{name} {round(value, 1) + 0.0:.1f}" for name, value in ordered)
 
 
 def _order_of(own: Mapping[str, float], profile: TrainingProfile) -> str:

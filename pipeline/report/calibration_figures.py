@@ -104,8 +104,8 @@ def review_plot(
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     # Small values have long numbers, which would run into each other.
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.ticklabel_format(axis="x", style="sci", scilimits=(-2, 3), useMathText=True)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.set_title(f"n = {n}")
     axes.set_xlabel(measure)
     axes.set_ylabel("error (1 − Dice)")

@@ -53,14 +53,15 @@ class StaleResult:
     missing: bool
     differences: tuple[str, ...] = ()
 
-    def why(self) -> str:
-        """Says what is wrong with it."""
+    def why(self, several: bool = False) -> str:
+        """Says what is wrong with it, or with several results alike."""
         if self.missing:
-            return "is missing"
+            return "are missing" if several else "is missing"
+        verb = "were" if several else "was"
         if not self.differences:
-            return "was made with other settings or inputs"
+            return f"{verb} made with other settings or inputs"
         more = f" and {len(self.differences) - _SHOWN} more" if len(self.differences) > _SHOWN else ""
-        return f"was made with other settings or inputs ({'; '.join(self.differences[:_SHOWN])}{more})"
+        return f"{verb} made with other settings or inputs ({'; '.join(self.differences[:_SHOWN])}{more})"
 
 
 def stage_module(stage: Stage) -> ModuleType:
@@ -127,10 +128,13 @@ def stale_for_report(config: StudyConfig, workspace: Workspace, resources: Resou
 
 def _told(stale: Sequence[StaleResult]) -> Iterator[str]:
     """One sentence for all results of a stage that differ in the same."""
-    for why in dict.fromkeys(own.why() for own in stale):
-        keys = [own.key for own in stale if own.why() == why]
-        more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-        yield f"{stale[0].stage} of {', '.join(keys[:_SHOWN])}{more} {why}"
+    alike: dict[str, list[StaleResult]] = {}
+    for own in stale:
+        alike.setdefault(own.why(), []).append(own)
+    for results in alike.values():
+        keys = ", ".join(own.key for own in results[:_SHOWN])
+        more = f" and {len(results) - _SHOWN} more" if len(results) > _SHOWN else ""
+        yield f"{results[0].stage} of {keys}{more} {results[0].why(len(results) > 1)}"
 
 
 def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resources) -> Iterator[str]:
@@ -153,7 +157,7 @@ def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resource
     differences += [f"`{key}` differs" for key in both if recorded.units[key] != now.units[key]]
     if differences:
         stale = StaleResult("results", "the tables", missing=False, differences=tuple(differences))
-        yield f"results: the tables {stale.why().replace('was made', 'were made')}"
+        yield f"results: the tables {stale.why(several=True)}"
 
 
 def _compared(unit: Unit, workspace: Workspace) -> Iterator[StaleResult]:

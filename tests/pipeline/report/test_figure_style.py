@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from pipeline.report.calibration_figures import review_plot
-from pipeline.report.figure_style import DOTTED, arm_styles, legend_below, line_widths, new_figure, wrapped
+from pipeline.report.figure_style import (
+    DOTTED,
+    arm_styles,
+    figure_style,
+    legend_below,
+    line_widths,
+    new_figure,
+    wrapped,
+)
 
 
 @pytest.mark.parametrize(("name", "columns"), [("dwp", 3), ("fine_tune+temperature", 2), ("x" * 50, 1)])
@@ -64,10 +72,12 @@ def test_long_names_are_broken_and_nothing_of_them_is_lost(name: str) -> None:
 def test_numbers_of_small_uncertainties_do_not_run_into_each_other() -> None:
     style = arm_styles(["swag"])
     points = {"swag": (np.array([0.00004, 0.00042]), np.array([0.4, 0.6]))}
-    figure = review_plot(points, style, 3, "mean mutual information (nats)")
-    figure.draw_without_rendering()
+    with figure_style():
+        figure = review_plot(points, style, 3, "mean mutual information (nats)")
+        figure.draw_without_rendering()
     (axes,) = figure.axes
     boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
     assert len(boxes) > 2
+    assert not any("$" in label.get_text() for label in axes.get_xticklabels())
     for left, right in itertools.pairwise(boxes):
         assert left.x1 < right.x0
