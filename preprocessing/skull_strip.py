@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage
 
 from data.errors import PreprocessingError
+from data.plain_number import plain_number, plain_span
 from data.volume import Volume
 from preprocessing.brain_extraction import ExtractionOptions, Opinion, extract_brain
 from preprocessing.content import content_mask
@@ -122,11 +123,12 @@ def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:
     reasons = []
     millilitres = float(inside.sum()) * mask.voxel_volume / 1000
     if not limits.smallest_volume <= millilitres <= limits.largest_volume:
-        reasons.append(f"the brain mask has {millilitres:.0f} ml")
+        usual = plain_span(limits.smallest_volume, limits.largest_volume)
+        reasons.append(f"the brain mask has a volume of {plain_number(millilitres)} ml; {usual} ml is plausible")
     pieces, count = ndimage.label(inside)
     share = float(np.bincount(pieces.ravel())[1:].max() / inside.sum())
     if share < limits.component_share:
-        reasons.append(f"the brain mask has {count} pieces, the largest with {share:.0%}")
+        reasons.append(f"the brain mask is in {count} pieces, the largest of which holds {share:.0%}")
     box = ndimage.find_objects(inside.astype(np.int8))[0]
     filled = float(inside[box].mean())
     if not limits.smallest_box_share <= filled <= limits.largest_box_share:

@@ -36,7 +36,7 @@ def test_a_mask_of_a_brains_size_and_form_is_plausible():
     ("change", "reason"),
     [
         (lambda a: a * 0, "empty"),
-        (lambda a: np.where(np.indices(a.shape)[0] < 18, a, 0), "ml"),
+        (lambda a: np.where(np.indices(a.shape)[0] < 18, a, 0), "ml is plausible"),
         (lambda a: np.ones_like(a), "fills 100%"),
         (lambda a: np.where(abs(np.indices(a.shape)[0] - 21) < 3, 0, a), "2 pieces"),
     ],
