@@ -242,7 +242,7 @@ def preprocess(
     with _working(output):
         if masks is not None:
             count = carry_back(model, inputs[0], masks, output)
-            typer.echo(f"{count} mask{'s' * (count != 1)} on the grids of their scans: {output}")
+            typer.echo(f"{count} mask{'s' * (count != 1)} carried back to the grids of the scans: {output}")
         else:
             count = prepare(PrepareRequest(model, tuple(inputs), output, options.jobs))
             typer.echo(f"{count} scan{'s' * (count != 1)} prepared for the model's bundle: {output}")
