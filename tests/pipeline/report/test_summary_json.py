@@ -28,7 +28,7 @@ def test_holds_the_numbers_of_the_table_and_the_differences(whole_workspace: Pat
         assert row["mean"] == pytest.approx(float(line["mean"]))
         if row["metric"] == "dice_worst_tenth":  # two of 13 patients
             assert row["interval"] is None
-            assert "the worst tenth is 2 of 13 patients" in row["no_interval"]
+            assert "the worst tenth is 2 of 13 test patients, too few" in row["no_interval"]
         else:
             assert row["interval"] == [pytest.approx(float(line["ci_low"])), pytest.approx(float(line["ci_high"]))]
             assert row["no_interval"] is None
