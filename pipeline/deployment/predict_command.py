@@ -27,6 +27,7 @@ from pipeline.stages.stage import complete
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.owned_folder import (
     Changed,
+    changed_files,
     contents,
     listed_files,
     read_manifest,
@@ -115,7 +116,7 @@ def predict(request: PredictRequest) -> list[Row]:
         units = {c.name: _unit(c, files[c.name], folder, digest, request, device, workspace) for c in usable}
         workspace.file_digests.save()
         run = run_units(PREDICT, list(units.values()), workspace, execution)
-        outcomes = _outcomes(cases, units, run)
+        outcomes = _outcomes(request.output, cases, units, run)
         rows = prediction_rows(request.output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
         earlier = earlier_rows(request.output, request.output / TABLE, outcomes)
         with temporary_room(request.output) as room:
@@ -226,13 +227,19 @@ def _resources(request: PredictRequest, cases: int) -> tuple[Execution, str]:
     return Execution(jobs, max(cores // jobs, 1)), device
 
 
-def _outcomes(cases: Sequence[InputCase], units: dict[str, Unit], run: StageRun) -> dict[str, Outcome]:
+def _outcomes(folder: Path, cases: Sequence[InputCase], units: dict[str, Unit], run: StageRun) -> dict[str, Outcome]:
     """Case → outcome, those included that could not be tried."""
     by_key = {outcome.key: outcome for outcome in run.outcomes}
     outcomes = {}
     for case in cases:
         unit = units.get(case.name)
         outcomes[case.name] = Outcome(case.name, "failed", message=case.fault) if unit is None else by_key[unit.key]
+        if unit is not None and outcomes[case.name].state == "reused":
+            # The table is made from it.
+            own = unit.arguments["files"].facts
+            if own in changed_files(folder / unit.key, MARKER):
+                fault = f"{folder / unit.key / own}: has been changed since Graft wrote it; move or rename it, and run again"
+                outcomes[case.name] = Outcome(unit.key, "failed", message=fault)
     for failure in run.failures:
         if failure.trace:
             logger.debug("%s %s\n%s", PREDICT, failure.key, failure.trace)
@@ -249,7 +256,8 @@ def _show(rows: Sequence[Row]) -> None:
             continue
         look = f"  LOOK: {row['suspect']}" if row["suspect"] else ""
         volume = plain_number(float(row["volume_ml"]))
-        typer.echo(f"{row['case']}  {row['structure']} {volume} ml{_dice_shown(row)}{look}")
+        kept = f"  ({row['message']})" if row["message"] else ""
+        typer.echo(f"{row['case']}  {row['structure']} {volume} ml{_dice_shown(row)}{look}{kept}")
     if len(rows) > _SHOWN:
         typer.echo(f"and {len(rows) - _SHOWN} more lines in {TABLE}")
 

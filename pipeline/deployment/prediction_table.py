@@ -13,7 +13,7 @@ from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.storage.atomic import write_text
-from pipeline.storage.owned_folder import read_manifest
+from pipeline.storage.owned_folder import changed_files, read_manifest
 from pipeline.storage.spreadsheet_cell import escaped
 from pipeline.storage.units import MARKER, Outcome
 
@@ -22,6 +22,7 @@ COLUMNS = (
     "dice_error", "dice_basis", "suspect", "mask", "message",
 )  # fmt: skip
 Row = dict[str, str]
+_KEPT = "changed since Graft wrote it, and kept: {}; the numbers are those of Graft's own mask"
 
 
 def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None, Outcome]]) -> list[Row]:
@@ -37,6 +38,7 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
             rows.append(_row(case=name, state=outcome.state, message=outcome.message))
             continue
         facts = json.loads((folder / files.key / files.facts).read_text(encoding="utf-8"))
+        changed = changed_files(folder / files.key, MARKER)
         for structure, own in facts["structures"].items():
             low, high = own["volume_90_percent_ml"] or (None, None)
             estimate = DiceEstimate(**own["dice"]) if own["dice"] else None
@@ -55,6 +57,7 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
                     dice_basis=f"NOT for a suspect case: {basis}" if basis and facts["suspect"] else basis,
                     suspect="; ".join(facts["suspect"]),
                     mask=f"{files.key}/{files.mask}",
+                    message=_KEPT.format(", ".join(changed)) if changed else "",
                 )
             )
     return rows

@@ -78,11 +78,12 @@ def set_aside(folder: Path, manifest: str) -> None:
         write_json(folder / manifest, _unfinished(_listed(found)))
 
 
-def changed_since(folder: Path, manifest: str) -> bool:
-    """Whether a file was changed after the manifest was written; only those that were touched since are read."""
+def changed_files(folder: Path, manifest: str) -> list[str]:
+    """Returns the files that were changed after the manifest was written; only those touched since are read."""
     written = (folder / manifest).stat().st_mtime_ns
     listed = _known(folder, manifest)
-    return bool(_objections(folder, listed, [n for n in listed if (folder / n).stat().st_mtime_ns > written]))
+    touched = [name for name in listed if (folder / name).exists() and (folder / name).stat().st_mtime_ns > written]
+    return list(_objections(folder, listed, touched))
 
 
 def _unfinished(listed: Mapping[str, set[str]]) -> dict[str, Any]:

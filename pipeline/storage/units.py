@@ -34,7 +34,7 @@ from pipeline.stopping import StopFile, StopRequestedError, listen_in_worker, st
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.digest import digest
 from pipeline.storage.machine_faults import machine_fault
-from pipeline.storage.owned_folder import Changed, changed_since, contents, read_manifest, require_ours, settle
+from pipeline.storage.owned_folder import Changed, contents, read_manifest, require_ours, settle
 from pipeline.storage.resumable import partial_folder, resumable_folder
 from pipeline.storage.workspace import Workspace
 
@@ -148,12 +148,18 @@ def read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def is_done(unit: Unit, workspace: Workspace) -> bool:
-    """Whether the unit was finished with this very recipe, and its files are as they were written."""
+    """Whether the unit was finished with this very recipe, and its files are there.
+
+    They have the size that they were written in, unless people work on them: what they changed stays as it is.
+    """
     folder = workspace.unit_folder(unit.stage, unit.key)
-    marker = read_marker(folder)
-    if marker is None or marker.get("digest") != unit.digest:
-        return False
-    return unit.changed is not Changed.REFUSE or not changed_since(folder, MARKER)
+    if unit.changed is Changed.REFUSE:
+        marker = read_manifest(folder / MARKER)
+        there = marker is not None and all((folder / name).exists() for name in marker.get("files", ()))
+    else:
+        marker = read_marker(folder)
+        there = marker is not None
+    return there and marker is not None and marker.get("digest") == unit.digest
 
 
 def require_done(workspace: Workspace, stage: str, key: str) -> dict[str, Any]:

@@ -56,6 +56,26 @@ def test_a_corrected_mask_is_never_overwritten(
     assert (out / "a" / "a_corrected.nii.gz").read_bytes() == b"hours of work"
 
 
+def test_a_corrected_mask_is_kept_where_nothing_has_to_be_done(
+    model: Path, write_scans: WriteScans, tmp_path: Path
+) -> None:
+    write_scans(tmp_path / "in", ["a", "b"])
+    out = tmp_path / "out"
+    run(model, tmp_path / "in", output=out)
+    mask = out / "a" / "a.nii.gz"
+    mask.write_bytes(b"hours of work")
+    rows = {row["case"]: row for row in run(model, tmp_path / "in", output=out)}
+    assert mask.read_bytes() == b"hours of work"
+    assert {name: row["state"] for name, row in rows.items()} == {"a": "done", "b": "done"}
+    assert "kept: a.nii.gz" in rows["a"]["message"]
+    assert rows["b"]["message"] == ""
+    # The table cannot be made of numbers that somebody else wrote.
+    (out / "a" / "a.json").write_text("{}")
+    with pytest.raises(StageError, match=r"a\.json: has been changed since Graft wrote it"):
+        run(model, tmp_path / "in", output=out)
+    assert table(out) == {"a": "failed", "b": "done"}
+
+
 def test_a_changed_option_removes_what_graft_wrote_and_nothing_else(
     model: Path, write_scans: WriteScans, tmp_path: Path
 ) -> None:
