@@ -180,7 +180,7 @@ def test_a_folder_without_a_marker_is_somebody_elses(workspace: Workspace) -> No
     assert done_by(workspace) == ["0", "2"], "the work was done in vain"
 
 
-def test_a_file_that_a_person_changed_stops_its_unit_alone_and_only_where_it_would_be_replaced(
+def test_a_changed_file_stops_its_unit_alone_and_only_where_it_would_be_replaced(
     workspace: Workspace,
 ) -> None:
     units = [dataclasses.replace(unit, changed=Changed.REFUSE) for unit in numbers(workspace)]
