@@ -238,7 +238,8 @@ def _outcomes(folder: Path, cases: Sequence[InputCase], units: dict[str, Unit], 
             # The table is made from it.
             own = unit.arguments["files"].facts
             if own in changed_files(folder / unit.key, MARKER):
-                fault = f"{folder / unit.key / own}: has been changed since Graft wrote it; move or rename it, and run again"
+                path = folder / unit.key / own
+                fault = f"{path}: has been changed since Graft wrote it; move or rename it, and run the command again"
                 outcomes[case.name] = Outcome(unit.key, "failed", message=fault)
     for failure in run.failures:
         if failure.trace:
