@@ -282,7 +282,7 @@ def test_a_boovae_goes_on_from_an_earlier_study(earlier_study: Path, tmp_path: P
 
 
 def test_an_earlier_study_that_does_not_fit_is_refused(earlier_study: Path, tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="no workspace to update priors from"):
+    with pytest.raises(WorkspaceError, match="cannot be read, so priors cannot be updated"):
         earlier_densities(config_of(tmp_path / "nowhere"), "g", [LAYER])
     with pytest.raises(ConfigError, match="no density of"):
         earlier_densities(config_of(earlier_study, densities={"boo": None}), "g", [LAYER])

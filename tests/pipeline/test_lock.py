@@ -54,7 +54,7 @@ def test_a_second_command_is_refused_and_nothing_is_left(disk: Path) -> None:
     for _ in range(2):
         with only_command(disk):
             sentence = (
-                rf"another graft command is at work.*process {os.getpid()} on {socket.gethostname()}.*wait for it"
+                rf"another graft command is working.*process {os.getpid()} on {socket.gethostname()}.*wait for it"
             )
             with pytest.raises(WorkspaceError, match=sentence), only_command(disk):
                 pass

@@ -36,7 +36,7 @@ def test_a_second_command_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        sentence = r"another graft command is at work.*wait for it"
+        sentence = r"another graft command is working.*wait for it"
         with pytest.raises(WorkspaceError, match=sentence) as caught, Workspace(tmp_path).lock():
             pass
         assert caught.value.exit_code == 2

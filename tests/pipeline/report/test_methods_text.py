@@ -57,7 +57,7 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
         "N4 correction of the bias field", "resampling to 3 mm isotropic voxels", "affine registration",
         "residual 3D U-Net", "8, 16, 32, 64 channels", "2 patches of 40 × 40 × 40 voxels",
         "2 networks were trained, each on its own bootstrap sample", "3 cosine cycles", "“vae”",
-        "n = 2 and 5 annotated target patients", "steps (160)",
+        "n = 2 and 5 annotated target patients", "steps (110)",
         "a Gaussian (SWAG) was fitted to the iterates", "logits were divided by 3.4",
         "(ρ = 0.1, fixed beforehand)", "masks were made of the probabilities",
         "a factorised normal posterior over the filters was learned under the prior “vae”",
