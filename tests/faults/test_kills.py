@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
+_ROUNDS = 30 if os.environ.get("GRAFT_FAULTS") == "all" else 1
 _GRACE = 20.0
 """Seconds in which the workers of a killed command notice that it is gone."""
 
 
-def _kill(victim: str, process: subprocess.Popen[str], commands: Any) -> None:
+def _kill(victim: str, process: subprocess.Popen[str], commands: Any, draw: random.Random) -> None:
     """Kills the command, one of its workers, or all of its processes."""
     workers = [number for number, line in commands.alive().items() if "LokyProcess" in line]
     if victim == "tree":
         os.killpg(process.pid, signal.SIGKILL)
     elif victim == "worker" and workers:
-        os.kill(random.choice(workers), signal.SIGKILL)
+        os.kill(draw.choice(workers), signal.SIGKILL)
     else:
         process.kill()
 
@@ -35,7 +36,8 @@ def _all_gone(commands: Any) -> bool:
     return not commands.alive()
 
 
-@pytest.mark.timeout(0 if os.environ.get("GRAFT_FAULTS") == "all" else 600)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("number", range(_ROUNDS))
 def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
     finished: Any,
     commands: Any,
@@ -43,35 +45,33 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
     leftovers: Callable[[Path], list[str]],
     thorough: bool,
     tmp_path: Path,
+    number: int,
 ) -> None:
-    kills = 100 if thorough else 1
     expected = contents(finished.workspace)
-    draw = random.Random(0)
-    killed, number = 0, 0
-    while killed < kills:
-        workspace = tmp_path / f"killed-{number}"
-        number += 1
-        ended = False
-        while not ended and killed < kills:
-            process = commands.start("run", finished.config, "--workspace", workspace, "--jobs", "2")
-            victim = draw.choice(("command", "worker", "tree"))
-            try:
-                # The first seconds are imports, in which there is nothing to lose.
-                process.wait(draw.uniform(0.1, 0.8) * finished.seconds)
-            except subprocess.TimeoutExpired:
-                _kill(victim, process, commands)
-                killed += 1
-            _, error = process.communicate(timeout=600)
-            # A study whose worker was killed goes on by itself.
-            ended = process.returncode == 0
-            assert ended or process.returncode in {-signal.SIGKILL, 2}, error
-            assert "Traceback" not in error
-            assert _all_gone(commands), commands.alive()
-        code, error = commands.run("run", finished.config, "--workspace", workspace, "--jobs", "2")
-        assert code == 0, error
-        found = contents(workspace)
-        assert found.keys() == expected.keys()
-        assert {name for name in expected if found[name] != expected[name]} == set()
-        assert leftovers(workspace) == []
+    draw = random.Random(number)
+    workspace = tmp_path / "killed"
+    ended = False
+    for _ in range(4 if thorough else 1):
+        if ended:
+            break
+        process = commands.start("run", finished.config, "--workspace", workspace, "--jobs", "2")
+        victim = draw.choice(("command", "worker", "tree"))
+        try:
+            # The first seconds are imports, in which there is nothing to lose.
+            process.wait(draw.uniform(0.1, 0.8) * finished.seconds)
+        except subprocess.TimeoutExpired:
+            _kill(victim, process, commands, draw)
+        _, error = process.communicate(timeout=600)
+        # A study whose worker was killed goes on by itself.
+        ended = process.returncode == 0
+        assert ended or process.returncode in {-signal.SIGKILL, 2}, error
+        assert "Traceback" not in error
         assert _all_gone(commands), commands.alive()
+    code, error = commands.run("run", finished.config, "--workspace", workspace, "--jobs", "2")
+    assert code == 0, error
+    found = contents(workspace)
+    assert found.keys() == expected.keys()
+    assert {name for name in expected if found[name] != expected[name]} == set()
+    assert leftovers(workspace) == []
+    assert _all_gone(commands), commands.alive()
     assert commands.shared_memory() == []
