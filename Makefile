@@ -39,7 +39,7 @@ demo: $(STAMP) ## the whole method on a synthetic cohort, about 20 minutes of pr
 test: $(STAMP) ## all tests
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-faults: $(STAMP) ## 100 kills at random moments, a full disk in every stage (about an hour)
+faults: $(STAMP) ## 100 kills at random moments, a full disk in every stage (an hour or two)
 	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 1200 $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
