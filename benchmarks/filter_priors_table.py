@@ -48,7 +48,7 @@ def group_rows(scores: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tu
                 f"**{text}**" if is_clear(to_full) else text,
                 f"{int(about['parameters']):,}",
                 "✓" if name == chosen else "",
-                f"{100 * float(summary['share_kept']):.1f} %" if first and "share_kept" in summary else "",
+                f"{100 * float(scores['share_kept']):.1f} %" if first else "",
                 f"{100 * float(moved):.0f} %" if first and moved is not None else "",
             )
         )
@@ -62,7 +62,7 @@ def table(workspace: Path) -> str:
     lines = [f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|"]
     held_out = set()
     won, groups = 0, 0
-    for path in sorted((workspace / "fit-priors").rglob("scores.json")):
+    for path in sorted((workspace / "compare-priors").rglob("scores.json")):
         scores = json.loads(path.read_text())
         summary_path = workspace / "collect-filters" / path.parent.name / "summary.json"
         summary = json.loads(summary_path.read_text()) if summary_path.is_file() else {}
@@ -81,7 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("workspace", nargs="?", type=Path, default=Path("workspaces/demo"))
     workspace = parser.parse_args().workspace
-    if not (workspace / "fit-priors").is_dir():
+    if not (workspace / "compare-priors").is_dir():
         print(f"{workspace}: no fitted priors; run `graft fit-priors CONFIG` first")
         return
     print(table(workspace))

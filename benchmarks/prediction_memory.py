@@ -41,6 +41,7 @@ from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.storage.tensors import save_tensors
 from preprocessing.chain import default_options
 
 
@@ -81,7 +82,9 @@ def write_untrained(folder: Path, channels: tuple[int, ...], patch: int) -> None
         seeds=(0,),
         fingerprint=TrainingFingerprint.of([facts]),
     )
-    write_model(folder, description, [member.state_dict()])
+    trained = folder.with_name("member.safetensors")
+    save_tensors(trained, member.state_dict())
+    write_model(folder, description, [trained])
 
 
 def work(folder: Path, samples: int) -> dict[str, float]:

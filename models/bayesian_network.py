@@ -47,9 +47,6 @@ class BayesianNetwork(nn.Module):
         layers: the layers whose filters the posterior covers, in its order.
         others: posteriors over the other weights, if they have any; without, these are parameters of the network.
 
-    Attributes:
-        logit_temperature: divides the logits in evaluation mode (temperature scaling, Guo et al. 2017).
-
     Raises:
         ModelError: if the posterior has another number of filters than the layers.
     """
@@ -72,7 +69,6 @@ class BayesianNetwork(nn.Module):
         self.posterior = posterior
         self.layers = tuple(layers)
         self.others = others
-        self.logit_temperature = 1.0
         names = {layer.parameter for layer in layers} | (others.names if others is not None else set())
         for name, parameter in network.named_parameters():
             if name in names:
@@ -133,10 +129,7 @@ class BayesianNetwork(nn.Module):
         # Buffers go along so that running statistics (BatchNorm) are updated in place on the module's own.
         tensors = {**dict(self.network.named_buffers()), **self.tensors(draw)}
         logits: Tensor | list[Tensor] = functional_call(self.network, tensors, (images,), tie_weights=False)
-        return logits if isinstance(logits, list) else self._scaled(logits)
-
-    def _scaled(self, logits: Tensor) -> Tensor:
-        return logits if self.training or self.logit_temperature == 1 else logits / self.logit_temperature
+        return logits
 
     def with_weights(self, draw: WeightDraw) -> Callable[[Tensor], Tensor]:
         """Returns the network with the weights of a draw, for the many windows of a pass over a volume.
@@ -150,7 +143,7 @@ class BayesianNetwork(nn.Module):
         def forward(images: Tensor) -> Tensor:
             logits: Tensor | list[Tensor] = functional_call(self.network, everything, (images,), tie_weights=False)
             # With deep supervision there is one map for each resolution, the finest first.
-            return self._scaled(logits if isinstance(logits, Tensor) else logits[0])
+            return logits if isinstance(logits, Tensor) else logits[0]
 
         return forward
 

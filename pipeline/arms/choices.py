@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ from models.posteriors.mean_field import Estimator, MeanFieldOptions
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import PointOptions
 from models.posteriors.swag import SWAGOptions
-from pipeline.config.options import Options
-from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.inference.reading import ReadingOptions
 
 NO_PRIOR = "none"
 L2 = "l2"
 L2_SP = "l2_sp"
 UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
 """Values of an arm's `prior` that are no fitted density."""
+_SWAG_SCALE = 1.0
+"""What is collected of the iterates does not depend on how far the draws spread about their mean."""
 
 
 class Initialisation(StrEnum):
@@ -63,8 +65,12 @@ class OtherPrior(StrEnum):
     """N(0, `other_std`²)."""
 
 
-class ArmOptions(Options):
-    """One way of learning the target."""
+class ArmOptions(ReadingOptions):
+    """One way of learning the target, and of reading what was learned.
+
+    A *training* follows from `of_training`, a *prediction* from its trainings and `of_prediction`, and `reading` is
+    applied to what a prediction stored.
+    """
 
     init: Initialisation = Initialisation.RANDOM
     """Start of the weights or of the posterior means."""
@@ -109,16 +115,6 @@ class ArmOptions(Options):
     draws: int = Field(default=8, ge=1)
     """Draws from the posterior, each one pass over a test volume; without a
     `voxel_correlation` a 90 % volume interval needs 39 or more."""
-    logit_temperature: float = Field(default=1.0, gt=0)
-    """Divides the logits of the trained network; above 1 it is less certain of all it says. To be found on other labels
-    than the target's, such as a development task's."""
-    mask: MaskRule = MaskRule.MOST_PROBABLE
-    """Which mask is made of the averaged probabilities: `most_probable`, or `expected_dice`, the one that expects the
-    best Dice of itself (sensible where they are calibrated: with a `logit_temperature`)."""
-    voxel_correlation: float | None = Field(default=None, ge=0, lt=1)
-    """ρ: how far the voxels of a structure are wrong together; the volume interval is then that of the averaged
-    probabilities with this correlation, and needs no draws. To be found where `logit_temperature` is. Without it the
-    interval is that of the draws' masks."""
     update_from: Path | None = None
     """Folder of a trained unit of the same network: its posterior q(w|D) and the one learned here on D_new become
     (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
@@ -143,6 +139,39 @@ class ArmOptions(Options):
         if self.train_samples > 1 and not self.is_variational:
             raise ValueError("several `train_samples` need `posterior: mean_field` or `mixture`")
         return self
+
+    @property
+    def reading(self) -> ReadingOptions:
+        """How its averaged probabilities are read."""
+        return ReadingOptions(**{name: getattr(self, name) for name in ReadingOptions.model_fields})
+
+    def of_training(self) -> ArmOptions:
+        """The same arm with all at its default that the training of one member does not depend on."""
+        idle = set(ReadingOptions.model_fields) | {"members", "draws"}
+        if not self.is_variational:
+            idle |= {"train_samples", "log_variance_rate"}
+        if not self.needs_prior:
+            idle |= {"encoder_rate", "prior_samples", "filter_share"}
+        if self.prior == NO_PRIOR:
+            idle |= {"temperature", "kl_warm_up"}
+        if self.prior not in {L2, L2_SP}:
+            idle |= {"l2_std", "l2_sp_std"}
+        if self.bayesian_scope is BayesianScope.FILTERS or self.prior in {L2, L2_SP}:
+            idle |= {"other_prior", "other_std"}
+        if self.update_from is None:
+            idle |= {"update_share"}
+        return self._without(idle, scale=_SWAG_SCALE)
+
+    def of_prediction(self) -> ArmOptions:
+        """The same arm with all at its default that the averages over its draws do not depend on."""
+        idle = set(ReadingOptions.model_fields) | (set() if self.is_bayesian else {"draws"})
+        return self._without(idle)
+
+    def _without(self, idle: Collection[str], **of_swag: float) -> ArmOptions:
+        untouched: dict[str, Any] = {name: type(self).model_fields[name].get_default() for name in idle}
+        if isinstance(self.posterior, SWAGOptions):
+            untouched["posterior"] = self.posterior.model_copy(update=of_swag)
+        return self.model_copy(update=untouched)
 
     @property
     def is_bayesian(self) -> bool:

@@ -60,8 +60,8 @@ class InferenceOptions(Options):
         return tuple(sorted({*self.sizes, *self.reference_sizes})) if arm == REFERENCE_ARM else self.sizes
 
     @property
-    def trainings(self) -> int:
-        """Number of units: arms × their sizes × repeats."""
+    def arm_units(self) -> int:
+        """Arms × their sizes × repeats; fewer trainings where arms share them."""
         return sum(len(self.sizes_of(arm)) for arm in self.arms) * self.repeats
 
     @property

@@ -132,7 +132,6 @@ def rebuild_member(
         member.load_state_dict(dict(state))
     except RuntimeError as error:
         raise _unfitting(str(error)) from error
-    member.logit_temperature = arm.logit_temperature
     return member.requires_grad_(False).eval()
 
 

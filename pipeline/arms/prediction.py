@@ -5,23 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
-from pipeline.arms.choices import ArmOptions
-from pipeline.inference.dice_thresholds import mask_thresholds
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.scan_prediction import draw_probability
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.storage.tensors import save_tensors
+from pipeline.inference.stored_prediction import CasePrediction
 from pipeline.training.cached_case import CachedCase
 
-_CUBIC_MM_PER_ML = 1000.0
 _MEMORY = 2**28
 """Bytes for the maps of the cases that share a draw: small beside a training, and dozens of small volumes."""
 
@@ -72,26 +67,13 @@ def weight_draws(member: BayesianNetwork, count: int, seed: int, device: str) ->
     return WeightDraws(member, count if member.posterior.has_density else 1, seed, device)
 
 
-@dataclass(frozen=True)
-class CasePrediction:
-    """What the draws say of a case.
-
-    Attributes:
-        average: moments of the probabilities.
-        voxels: `[S, K]` int64, voxels of each foreground class in the mask of every draw.
-    """
-
-    average: PosteriorAverage
-    voxels: torch.Tensor
-
-
 def predict_cases(
     members: Sequence[tuple[BayesianNetwork, WeightDraws]],
     cases: Sequence[CachedCase],
     patch: Sequence[int],
     window: SlidingWindowOptions,
     device: str,
-    progress: Callable[[float], None] = lambda share: None,
+    progress: Callable[[float], object] = lambda share: None,
     memory: int = _MEMORY,
 ) -> Iterator[tuple[CachedCase, CasePrediction]]:
     """Averages the probabilities of every case over members and draws.
@@ -146,29 +128,3 @@ def _blocks(cases: Sequence[CachedCase], memory: int) -> Iterator[list[CachedCas
         left -= needed
     if block:
         yield block
-
-
-def save_prediction(prediction: CasePrediction, case: CachedCase, arm: ArmOptions, path: Path) -> None:
-    """Writes the foreground probabilities `[K, X, Y, Z]` and, of several draws, what their spread says.
-
-    That is `entropy` and `mutual_information` `[X, Y, Z]` in nats, and `volumes_ml` `[S, K]`: the volume of each class
-    in the most probable mask of every draw, float64. Beside them stands how the arm reads the probabilities:
-    `thresholds` of its mask (null for the most probable class) and `voxel_correlation`.
-    """
-    average = prediction.average
-    probability = average.probability[1:].half().cpu()
-    tensors = {"probability": probability}
-    if average.count > 1:
-        tensors["entropy"] = average.predictive_entropy.half()
-        tensors["mutual_information"] = average.mutual_information.half()
-        voxel = abs(float(np.linalg.det(case.affine[:3, :3]))) / _CUBIC_MM_PER_ML
-        tensors["volumes_ml"] = prediction.voxels.double() * voxel
-    about = {
-        "affine": case.affine.tolist(),
-        "classes": list(case.classes),
-        "draws": average.count,
-        "case": case.name,
-        "thresholds": mask_thresholds(arm.mask, probability.float().numpy(), case.spacing.tolist()),
-        "voxel_correlation": arm.voxel_correlation,
-    }
-    save_tensors(path, tensors, about)

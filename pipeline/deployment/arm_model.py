@@ -1,4 +1,7 @@
-"""The model folder of a trained arm: what the unit of a study knows, put into a description."""
+"""The folder of an arm in a study: its record and its model, made of what was trained and predicted for it.
+
+Nothing is trained or predicted here; an arm that differs from another in its reading alone costs a few seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +9,63 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
-from models.bayesian_network import BayesianNetwork
 from models.networks.factory import NetworkOptions
+from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
+from pipeline.arms.training_unit import MEMBER, read_training
 from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
-from pipeline.deployment.model_folder import member_name, write_model
+from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
 from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference.boundary_band import BAND, boundary_band
-from pipeline.inference.dice_thresholds import MaskRule, mask_thresholds
 from pipeline.inference.expected_dice import expected_dice
-from pipeline.inference.most_probable import predicted_classes
-from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.inference.stored_prediction import ReadPrediction, load_prediction, prediction_name
+from pipeline.progress import ProgressFile
 from pipeline.storage.provenance import graft_version
 from pipeline.training.cached_case import CachedCase
 
 
 @dataclass(frozen=True)
-class TrainedArm:
-    """What a unit of the study knows of the arm that it trained.
+class ArmTask:
+    """One arm at one size in one repeat.
 
     Attributes:
         name: of the arm.
         options: its choices.
-        objective: what it minimised, in words.
+        objective: what its trainings minimised, in words.
+        n: number of target patients.
         repeat: which repeat.
+        patients: patient → training cases.
+        seeds: seed of each member's draws.
+        trainings: key → folder of each member's training.
+        prediction: key of its prediction.
+        predicted: folder of that prediction.
+        test: the test cases.
         network: the network.
         patch: size of the sliding window.
         window: how it moves.
         flip_axes: axes that the augmentation mirrored.
-        patients: patient → training cases.
-        seeds: seed of each member's draws.
+        origin: what the study knows of the target.
     """
 
     name: str
     options: ArmOptions
     objective: str
+    n: int
     repeat: int
+    patients: Mapping[str, Sequence[CachedCase]]
+    seeds: Sequence[int]
+    trainings: Mapping[str, Path]
+    prediction: str
+    predicted: Path
+    test: Sequence[CachedCase]
     network: NetworkOptions
     patch: tuple[int, int, int]
     window: SlidingWindowOptions
     flip_axes: tuple[int, ...]
-    patients: Mapping[str, Sequence[CachedCase]]
-    seeds: Sequence[int]
+    origin: ModelOrigin
 
 
 @dataclass
@@ -62,16 +75,15 @@ class DicePairs:
     expected: dict[str, list[float]] = field(default_factory=dict)
     real: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, average: PosteriorAverage, case: CachedCase, rule: MaskRule) -> None:
+    def add(self, prediction: ReadPrediction, case: CachedCase) -> None:
         """Adds a test case with its prediction; structures that prediction and reference both lack say nothing."""
-        label, spacing, foreground = case.label(), case.spacing.tolist(), average.probability[1:].cpu()
-        predicted = predicted_classes(foreground, mask_thresholds(rule, foreground.numpy(), spacing)).numpy()
+        label, foreground = case.label().numpy(), prediction.foreground.numpy()
         for number, name in enumerate(case.classes, start=1):
-            mask, reference = predicted == number, label.numpy() == number
+            mask, reference = prediction.mask == number, label == number
             if not mask.any() and not reference.any():
                 continue
-            near = boundary_band(mask, spacing, BAND)
-            self.expected.setdefault(name, []).append(expected_dice(foreground[number - 1].numpy(), mask, near))
+            near = boundary_band(mask, case.spacing.tolist(), BAND)
+            self.expected.setdefault(name, []).append(expected_dice(foreground[number - 1], mask, near))
             self.real.setdefault(name, []).append(dice(count_voxels(mask, reference)))
 
     def calibrations(self) -> dict[str, DiceCalibration]:
@@ -80,42 +92,53 @@ class DicePairs:
         return {name: fit for name, fit in fits.items() if fit is not None}
 
 
-def write_arm_model(
-    folder: Path,
-    arm: TrainedArm,
-    origin: ModelOrigin,
-    members: Sequence[BayesianNetwork],
-    pairs: DicePairs,
-) -> None:
-    """Writes the model folder of a trained arm.
+def write_arm(folder: Path, progress: ProgressFile, *, task: ArmTask) -> None:
+    """Writes the record and the model folder of an arm.
 
-    Args:
-        folder: the model's folder.
-        arm: what was trained, and how.
-        origin: what the study knows of it.
-        members: the trained networks.
-        pairs: expected and real Dice on the test cases.
+    Raises:
+        WorkspaceError: a training or a prediction is missing or damaged.
     """
-    cases = [case for own in arm.patients.values() for case in own]
+    records = [read_training(training) for training in task.trainings.values()]
+    pairs = DicePairs()
+    for position, case in enumerate(task.test):
+        stored = load_prediction(task.predicted / prediction_name(case.name))
+        pairs.add(stored.read(task.options.reading), case)
+        progress((position + 1) / (len(task.test) + 1))
+    members = [training / MEMBER for training in task.trainings.values()]
+    write_model(folder / MODEL_FOLDER, _description(task, pairs), members)
+    ArmRecord(
+        arm=task.name,
+        n=task.n,
+        repeat=task.repeat,
+        patients=tuple(task.patients),
+        steps=records[0].steps,
+        choices=task.options,
+        objective=task.objective,
+        trainings=tuple(task.trainings),
+        prediction=task.prediction,
+        started_anew=records[0].started_anew,
+    ).write(folder)
+
+
+def _description(task: ArmTask, pairs: DicePairs) -> ModelDescription:
+    cases = [case for own in task.patients.values() for case in own]
     classes = {name: list(values) for name, values in cases[0].classes.items()}
-    description = ModelDescription(
-        **origin.model_dump(),
+    return ModelDescription(
+        **task.origin.model_dump(),
         graft_version=graft_version(),
-        arm_name=arm.name,
-        arm=arm.options,
-        objective=arm.objective,
-        training_patients=len(arm.patients),
-        repeat=arm.repeat,
-        network=arm.network,
+        arm_name=task.name,
+        arm=task.options,
+        objective=task.objective,
+        training_patients=len(task.patients),
+        repeat=task.repeat,
+        network=task.network,
         classes=label_values(classes),
-        patch=arm.patch,
-        window=arm.window,
-        flip_axes=arm.flip_axes,
-        draws=arm.options.draws,
-        members=tuple(member_name(number) for number in range(len(members))),
-        seeds=tuple(arm.seeds),
-        fingerprint=TrainingFingerprint.of([cached_facts(case, origin.channels) for case in cases]),
+        patch=task.patch,
+        window=task.window,
+        flip_axes=task.flip_axes,
+        draws=task.options.draws,
+        members=tuple(member_name(number) for number in range(len(task.trainings))),
+        seeds=tuple(task.seeds),
+        fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in cases]),
         calibration=pairs.calibrations(),
     )
-    states: list[Mapping[str, torch.Tensor]] = [member.state_dict() for member in members]
-    write_model(folder, description, states)

@@ -46,7 +46,7 @@ def write_example(
     volumes = list(processed.channels.values())
     image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
     foreground = mean_probability(networks, torch.from_numpy(image), about)[1:]
-    thresholds = mask_thresholds(about.arm.mask, foreground.numpy(), volumes[0].spacing.tolist())
+    thresholds = mask_thresholds(about.arm.reading.mask, foreground.numpy(), volumes[0].spacing.tolist())
     values = list(about.classes.values())
     if takes.raw:
         given = list(raw.channels.values())

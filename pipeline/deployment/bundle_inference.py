@@ -61,7 +61,7 @@ def inference_config(about: ModelDescription, takes: BundleInput) -> dict[str, A
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                *_probabilities(members, about.arm.logit_temperature),
+                *_probabilities(members, about.arm.reading.logit_temperature),
                 *takes.to_mask(about),
                 {
                     "_target_": "SaveImaged",
@@ -111,10 +111,11 @@ def _loading(members: int) -> list[str]:
 
 def _probabilities(members: int, temperature: float) -> list[dict[str, Any]]:
     keys = ["pred"] if members == 1 else _prediction_keys(members)
-    scaling = {"_target_": "Lambdad", "keys": keys, "func": f"$lambda logits: logits / {temperature!r}"}
     softmax = {"_target_": "Activationsd", "keys": keys, "softmax": True}
     average = {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}
-    return [*([scaling] if temperature != 1 else []), softmax, *([average] if members > 1 else [])]
+    tempered = f"$lambda p: (p.clamp_min(torch.finfo(p.dtype).tiny).log() / {temperature!r}).softmax(dim=0)"
+    scaling = {"_target_": "Lambdad", "keys": "pred", "func": tempered}
+    return [softmax, *([average] if members > 1 else []), *([scaling] if temperature != 1 else [])]
 
 
 def _prediction_keys(members: int) -> list[str]:

@@ -34,9 +34,9 @@ class BundleInput:
         steps = {name: step for name, step in about.preprocessing if name != "threads" and step is not None}
         missing = tuple(name for name in steps if name not in PORTABLE)
         if missing:
-            return cls(missing, {}, about.arm.mask)
+            return cls(missing, {}, about.arm.reading.mask)
         chain = {name: steps[name].model_dump(mode="json") for name in PORTABLE if name in steps}
-        return cls((), chain, about.arm.mask)
+        return cls((), chain, about.arm.reading.mask)
 
     @property
     def raw(self) -> bool:

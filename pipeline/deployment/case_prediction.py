@@ -25,11 +25,11 @@ from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
 from pipeline.deployment.weight_passes import pass_count, weight_passes
-from pipeline.inference.dice_thresholds import mask_thresholds
 from pipeline.inference.native_maps import NativeMaps
 from pipeline.inference.native_mask import native_mask
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.scan_prediction import mirrorings, predict_scan
+from pipeline.inference.stored_prediction import read_average
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from preprocessing.chain import Chain
@@ -87,9 +87,10 @@ def predict_input(
     )
     native = NativeMaps(chain, records, affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    thresholds = mask_thresholds(about.arm.mask, average.probability[1:].cpu().numpy(), spacing)
+    average.temper(about.arm.reading.logit_temperature)
+    read = read_average(average.probability, about.arm.reading, spacing)
     write = partial(write_volume, geometry=geometry)
-    mask = _write_mask(folder, files, native, average, about.classes, options, thresholds, write)
+    mask = _write_mask(folder, files, native, average, about.classes, options, read.thresholds, write)
     entropy = _write_uncertainty(folder, files, native, average, write)
     structures = structure_facts(
         mask,
@@ -99,8 +100,8 @@ def predict_input(
         spacing,
         voxel_ml(affine, records),
         about.calibration,
-        thresholds,
-        about.arm.voxel_correlation,
+        read.thresholds,
+        read.voxel_correlation,
     )
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
     reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)

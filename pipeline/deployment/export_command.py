@@ -13,7 +13,6 @@ from torch import nn
 
 from data.case import Case
 from data.errors import DataError, WorkspaceError
-from models.scaled_logits import ScaledLogits
 from pipeline.config.reading import read_command_options
 from pipeline.deployment.bundle_example import write_example
 from pipeline.deployment.bundle_facts import BundleFacts, OnnxFacts
@@ -221,9 +220,7 @@ def _write_networks(
         if options.onnx:
             logger.info("converting network %d of %d to ONNX", number + 1, len(networks))
             names.append(f"models/{stem}.onnx")
-            temperature = about.arm.logit_temperature
-            scaled = network if temperature == 1 else ScaledLogits(network, temperature)
-            free &= write_onnx(scaled, len(about.channels), about.patch, folder / f"{stem}.onnx")
+            free &= write_onnx(network, len(about.channels), about.patch, folder / f"{stem}.onnx")
     return OnnxFacts(tuple(names), free) if names else None
 
 

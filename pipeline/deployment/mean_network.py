@@ -9,10 +9,10 @@ from torch import nn
 
 from data.errors import ModelError
 from models.networks.factory import build_network, without_deep_supervision
-from models.scaled_logits import ScaledLogits
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model
 from pipeline.inference.scan_prediction import draw_probability
+from pipeline.inference.temperature import tempered
 
 
 def mean_networks(model: Model) -> list[nn.Module]:
@@ -44,13 +44,13 @@ def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: 
     Args:
         networks: of `mean_networks`.
         image: `[C, X, Y, Z]`, as the chain leaves it.
-        about: says window and overlap.
+        about: says window, overlap and temperature.
 
     Returns:
-        probabilities `[K + 1, X, Y, Z]`, averaged over the networks.
+        probabilities `[K + 1, X, Y, Z]`, averaged over the networks, with the model's temperature.
     """
-    first, *others = [ScaledLogits(network, about.arm.logit_temperature) for network in networks]
+    first, *others = networks
     total = draw_probability(first, image, about.patch, about.window)
     for network in others:
         total = total + draw_probability(network, image, about.patch, about.window)
-    return total / len(networks)
+    return tempered(total / len(networks), about.arm.reading.logit_temperature)

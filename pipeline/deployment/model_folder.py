@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 
 from data.errors import ModelError
@@ -26,9 +25,9 @@ from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
 from pipeline.config.faults import fault_at
 from pipeline.deployment.model_description import FORMAT, ModelDescription
-from pipeline.storage.atomic import new_folder, write_json, write_text
+from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
-from pipeline.storage.tensors import load_tensors, save_tensors
+from pipeline.storage.tensors import load_tensors
 
 MODEL_FOLDER = "model"
 DESCRIPTION = "model.json"
@@ -59,17 +58,17 @@ def member_name(number: int) -> str:
     return f"member-{number:02d}.safetensors"
 
 
-def write_model(folder: Path, description: ModelDescription, states: Sequence[Mapping[str, torch.Tensor]]) -> None:
+def write_model(folder: Path, description: ModelDescription, members: Sequence[Path]) -> None:
     """Writes a model into a new folder, whole or not at all.
 
     Args:
         folder: the model's folder.
         description: what it is; its `members` are the names of the files.
-        states: state dict of each member.
+        members: file of each trained member's weights and posterior.
     """
     with new_folder(folder) as temporary:
-        for name, state in zip(description.members, states, strict=True):
-            save_tensors(temporary / name, state, {"arm": description.arm_name})
+        for name, member in zip(description.members, members, strict=True):
+            link_or_copy(member, temporary / name)
         write_json(temporary / DESCRIPTION, description.model_dump(mode="json"))
         files = sorted(path for path in temporary.iterdir())
         write_text(temporary / CHECKSUMS, "".join(f"{file_digest(path)}  {path.name}\n" for path in files))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipeline.inference.slabs import slabs
+from pipeline.inference.temperature import tempered
 
 _SMALLEST = 1e-12
 
@@ -25,6 +26,7 @@ class PosteriorAverage:
         self._mean: torch.Tensor | None = None
         self._entropy: torch.Tensor | None = None
         self._squares: torch.Tensor | None = None
+        self._information: torch.Tensor | None = None
 
     def add(self, probability: torch.Tensor, *, keep: bool = True) -> None:
         """Adds one draw's probabilities `[K + 1, X, Y, Z]`.
@@ -48,6 +50,19 @@ class PosteriorAverage:
             self._mean[:, slab].add_(change, alpha=1 / self._count)
             self._entropy[slab].add_(entropy(part) - self._entropy[slab], alpha=1 / self._count)
 
+    def temper(self, temperature: float) -> None:
+        """Divides the logits of the mean by T, in place, when all draws were added.
+
+        The predictive entropy follows; mutual information and deviation stay those of the draws as they are.
+        """
+        if temperature == 1:
+            return
+        mean = self.probability
+        if self._count > 1:
+            self._information = self.mutual_information
+        for slab in slabs(mean.shape[1:]):
+            mean[:, slab] = tempered(mean[:, slab], temperature)
+
     @property
     def count(self) -> int:
         """Number of draws so far."""
@@ -70,6 +85,8 @@ class PosteriorAverage:
         """`[X, Y, Z]` entropy of the mean minus mean entropy, in nats: what is due to not knowing the weights."""
         if self._entropy is None:
             raise ValueError("no draw was added yet")
+        if self._information is not None:
+            return self._information.clone()
         return self.predictive_entropy.sub_(self._entropy).clamp_min_(0.0)
 
     @property

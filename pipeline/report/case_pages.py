@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from joblib import Parallel, delayed
 
+from pipeline.inference.reading import ReadingOptions
 from pipeline.report.case_readings import PredictionQuality
 from pipeline.report.case_scene import ShownCase, read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
@@ -45,12 +46,14 @@ class ArmPrediction:
     Attributes:
         arm: preset name.
         path: the file.
+        reading: how the arm reads it.
         dice: mean over labels that the tables hold; NaN where there is none.
         confidence: expected Dice with its error, ready for printing; empty where the error is not known.
     """
 
     arm: str
     path: Path
+    reading: ReadingOptions
     dice: float
     confidence: str = ""
 
@@ -109,7 +112,7 @@ def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQualit
     grid: ViewerGrid | None = None
     first: ShownCase | None = None
     for prediction in task.predictions:
-        read = read_case(task.arrays, prediction.path, task.class_values)
+        read = read_case(task.arrays, prediction.path, task.class_values, prediction.reading)
         scene = read.scene
         wrong = scene.prediction != scene.reference
         errors = VoxelErrors.count(scene.entropy, wrong, read.inside)

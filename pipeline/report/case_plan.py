@@ -78,6 +78,7 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
                 ArmPrediction(
                     arm,
                     predictions[arm][case],
+                    units[arm].record.choices.reading,
                     mean_dice(r for r in rows[arm] if r.case == case),
                     confidence[arm].get(case, ""),
                 )

@@ -1,4 +1,4 @@
-"""Held-out scores of filter priors: what `fit-priors/GROUP/scores.json` says, and differences to the full Gaussian."""
+"""Held-out scores of filter priors, from `compare-priors/GROUP/scores.json`, and differences to the full Gaussian."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from data.errors import WorkspaceError
 from pipeline.report.filter_files import group_folders
 from pipeline.report.study_files import nested, read_mapping
+from pipeline.storage.prior_files import COMPARISON, SCORES
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def read_scores(root: Path, config: Mapping[str, Any]) -> list[GroupScores]:
         WorkspaceError: a file is damaged.
     """
     found = []
-    for folder in group_folders(root, "fit-priors"):
-        path = folder / "scores.json"
+    for folder in group_folders(root, COMPARISON):
+        path = folder / SCORES
         if raw := read_mapping(path):
             try:
                 found.append(_group(folder.name, raw, config))
@@ -94,6 +95,12 @@ def read_scores(root: Path, config: Mapping[str, Any]) -> list[GroupScores]:
                     fix="delete its folder and run 'graft fit-priors' again",
                 ) from error
     return found
+
+
+def read_kept(root: Path, group: str) -> dict[str, Any]:
+    """Reads how many filters of a group the norm threshold of the fits keeps; nothing where none was fitted."""
+    raw = read_mapping(root / COMPARISON / group / SCORES)
+    return {key: raw[key] for key in ("norm_threshold", "kept", "share_kept") if key in raw}
 
 
 def reference_density(config: Mapping[str, Any], names: Sequence[str]) -> str | None:

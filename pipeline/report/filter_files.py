@@ -19,6 +19,7 @@ from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
 from pipeline.report.study_files import folders, natural, nested
+from pipeline.storage.prior_files import density_file
 from pipeline.storage.stored_bank import StoredBank
 from pipeline.storage.tensors import load_tensors
 
@@ -130,7 +131,7 @@ def read_prior(root: Path, config: Mapping[str, Any], group: str, density: str) 
     Raises:
         WorkspaceError: its file is damaged, or the configuration does not describe it.
     """
-    path = root / "fit-priors" / group / f"{density}.safetensors"
+    path = density_file(root, group, density)
     if not path.is_file():
         return None
     try:

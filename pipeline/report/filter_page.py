@@ -177,7 +177,7 @@ def _pictures(material: Material, group: _Group, scores: GroupScores | None) -> 
             notes.append(str(error))
             continue
         if prior is None:
-            notes.append(f"fit-priors/{group.name}/{name}.safetensors is missing: 'graft fit-priors' writes it.")
+            notes.append(f"fit-priors/{group.name}/{name}/ is missing: 'graft fit-priors' writes it.")
         else:
             priors[name] = prior
     rows = torch.from_numpy(

@@ -203,11 +203,8 @@ def objective_sentences(files: StudyFiles) -> list[str]:
     by_objective: dict[str, list[str]] = {}
     for arm in files.arms():
         unit = next((u for u in files.units if u.arm == arm), None)
-        objective = unit.about.get("objective") if unit else None
-        if isinstance(objective, Mapping):
-            objective = objective.get("objective")
-        if objective:
-            by_objective.setdefault(str(objective).replace("_", " "), []).append(f"“{arm}”")
+        if unit is not None:
+            by_objective.setdefault(unit.record.objective.replace("_", " "), []).append(f"“{arm}”")
     sentences = [f"The objective of {listing(arms)} was: {what}." for what, arms in by_objective.items()]
     configured = nested(files.config, "inference", "arms", default={})
     options = [a for a in configured.values() if isinstance(a, Mapping)] if isinstance(configured, Mapping) else []

@@ -21,7 +21,7 @@ from pipeline.report.study_files import InferredUnit
 
 
 def overlay_section(material: Material) -> Section:
-    """Builds the section of overlays from `results/cases.csv`, `infer/…/predictions` and `preprocess/…`."""
+    """Builds the section of overlays from `results/cases.csv`, `predict-test/…` and `preprocess/…`."""
     title, study = "Segmentations", material.files.study
     if study is None:
         return Section(
@@ -104,7 +104,7 @@ def _case(material: Material, unit: InferredUnit, rank: str, case: str, rows: li
     if folder is None:
         return f"the preprocessed arrays of case {case} are missing: the preprocess stage writes them."
     classes = material.files.class_values(folder.parent.name)
-    read = read_case(folder / "arrays.safetensors", path, classes)
+    read = read_case(folder / "arrays.safetensors", path, classes, unit.record.choices.reading)
     about = f"case {case}, {unit.arm}, n = {unit.n}"
     panels = []
     for kind in ("image", "entropy"):

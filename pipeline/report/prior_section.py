@@ -10,6 +10,7 @@ from pipeline.report.density_scores import (
     DensityScore,
     Estimate,
     GroupScores,
+    read_kept,
     read_scores,
     reference_density,
     vae_densities,
@@ -23,13 +24,15 @@ from pipeline.report.study_files import read_mapping
 
 
 def prior_section(material: Material) -> Section:
-    """Builds the section of priors from `collect-filters/GROUP/` and `fit-priors/GROUP/`.
+    """Builds the section of priors from `collect-filters/GROUP/` and `compare-priors/GROUP/`.
 
     Pictures of single filters go to a page of their own, `filters.html` beside the report, which this links.
     """
     files, missing = material.files, []
     summaries = {
-        f.name: s for f in group_folders(files.root, "collect-filters") if (s := read_mapping(f / "summary.json"))
+        f.name: s | read_kept(files.root, f.name)
+        for f in group_folders(files.root, "collect-filters")
+        if (s := read_mapping(f / "summary.json"))
     }
     scores = read_scores(files.root, files.config)
     if not summaries and not scores and not source_use(files).priors:
@@ -39,7 +42,7 @@ def prior_section(material: Material) -> Section:
         missing.append("collect-filters/ holds no summaries: the collect-filters stage writes them.")
     if not scores:
         missing.append(
-            "fit-priors/ holds no scores: the fit-priors stage writes them, so no densities can be compared."
+            "compare-priors/ holds no scores: the fit-priors stage writes them, so no densities can be compared."
         )
     content: dict[str, Any] = {}
     still = not_moved(summaries, material.options.hardly_moved)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from data import input_file
 from data.errors import ConfigError, WorkspaceError
+from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, read_arm
+from pipeline.arms.training_unit import HISTORY
 from pipeline.config.yaml_file import read_yaml
 from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
@@ -101,22 +103,36 @@ class InferredUnit:
     """One trained arm: `infer/ARM/nNN/repeat-R`.
 
     Attributes:
-        folder: where it lies.
-        arm: preset name.
-        n: number of target patients it learned from.
-        repeat: which repeat.
-        about: its `unit.json`.
+        root: the workspace.
+        record: its `unit.json`.
     """
 
-    folder: Path
-    arm: str
-    n: int
-    repeat: int
-    about: dict[str, Any]
+    root: Path
+    record: ArmRecord
+
+    @property
+    def arm(self) -> str:
+        """Its name."""
+        return self.record.arm
+
+    @property
+    def n(self) -> int:
+        """Number of target patients it learned from."""
+        return self.record.n
+
+    @property
+    def repeat(self) -> int:
+        """Which repeat."""
+        return self.record.repeat
 
     def predictions(self) -> dict[str, Path]:
         """Case → file, for the cases whose prediction was kept."""
-        return {p.stem: p for p in sorted(self.folder.glob("predictions/*.safetensors"))}
+        folder = self.root / PREDICTIONS / self.record.prediction
+        return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
+
+    def history(self) -> History:
+        """The history of its first member; no columns at all where the training was deleted."""
+        return read_history(self.root / TRAININGS / self.record.trainings[0] / HISTORY)
 
 
 @dataclass
@@ -149,7 +165,8 @@ class StudyFiles:
         calibration = self.root / "results" / CALIBRATION
         judged = read_calibration_csv(calibration) if calibration.is_file() else []
         self.calibration = StudyRows(judged) if judged else None
-        units = [_unit(path) for path in sorted(self.root.glob("infer/*/n*/repeat-*/unit.json"))]
+        paths = sorted(self.root.glob(f"infer/*/n*/repeat-*/{UNIT}"))
+        units = [InferredUnit(self.root, read_arm(path.parent)) for path in paths]
         named = {*self._configured(), *self._tabled()}
         # Arms that were taken out of the configuration leave their folders behind.
         self.units = [unit for unit in units if unit.arm in named or not named]
@@ -194,11 +211,3 @@ class StudyFiles:
             if (folder / "arrays.safetensors").is_file():
                 return folder
         return None
-
-
-def _unit(path: Path) -> InferredUnit:
-    about = read_mapping(path)
-    try:
-        return InferredUnit(path.parent, str(about["arm"]), int(about["n"]), int(about["repeat"]), about)
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, error) from error

@@ -64,9 +64,9 @@ def target_section(material: Material) -> Section:
     styles, plots, missing = arm_styles(arms), [], []
     for n in sorted({u.n for u in units}):
         first = {arm: next((u for u in units if (u.arm, u.n) == (arm, n)), None) for arm in arms}
-        histories = {arm: read_history(u.folder / "history.csv") for arm, u in first.items() if u is not None}
+        histories = {arm: u.history() for arm, u in first.items() if u is not None}
         drawn = {arm: h for arm, h in histories.items() if h}
-        missing += [f"infer/{arm}/n{n:02d} holds no history.csv." for arm in histories if arm not in drawn]
+        missing += [f"train-target/n{n:02d} holds no history.csv of {arm}." for arm in histories if arm not in drawn]
         if drawn:
             alt = f"Data term and KL of every arm on the target at n = {n}"
             plots.append((n, material.pictures.add(f"target-training-n{n:02d}", target_training(drawn, styles), alt)))
@@ -80,8 +80,9 @@ def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
     for arm in arms:
         unit = next((u for u in material.files.units if u.arm == arm), None)
         if unit is not None:
-            choices, objective = unit.about.get("choices") or {}, unit.about.get("objective") or {}
-            of_arm[arm] = {**_flat(objective), **_flat(choices), "steps": unit.about.get("steps")}
+            record = unit.record
+            choices = _flat(record.choices.model_dump(mode="json"))
+            of_arm[arm] = {"objective": record.objective, **choices, "steps": record.steps}
     keys = list(dict.fromkeys(key for settings in of_arm.values() for key in settings))
     printed = {arm: {key: plain(settings.get(key)) for key in keys} for arm, settings in of_arm.items()}
     differ = [key for key in keys if key == "objective" or len({p[key] for p in printed.values()}) > 1]
@@ -99,9 +100,7 @@ def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
     }
 
 
-def _flat(settings: Any) -> dict[str, Any]:
-    if not isinstance(settings, dict):
-        return {"objective": settings}
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     # Of a nested choice, e.g. the posterior, its kind is what names it; the details are in the configuration.
     flat = {k: v.get("kind") if isinstance(v, dict) else v for k, v in settings.items()}
     return {k: v for k, v in flat.items() if not isinstance(v, list)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,9 +82,8 @@ def collect_group(
     all_layers: Sequence[FilterLayer],
     networks: Sequence[tuple[int, Path]],
     cycles: int,
-    norm_threshold: float,
 ) -> None:
-    """Writes the bank of a group (all filters, none dropped) and a summary of what the threshold would keep.
+    """Writes the bank of a group (all filters, none dropped) and a summary.
 
     The bank holds the small filters too, because densities are compared on filters that were not selected by norm.
     One snapshot is in memory at a time, however many there are.
@@ -93,15 +91,12 @@ def collect_group(
     snapshots = _Snapshots(networks, cycles, layers, all_layers)
     total = snapshots.rows * len(snapshots.order)
     norms, moved = StreamedQuantiles(total), StreamedQuantiles(snapshots.rows * len(networks))
-    kept_by_network: Counter[int] = Counter()
     moved_by_network: dict[int, float] = {}
 
     def banks() -> Iterator[FilterBank]:
         for number, (bank, initial) in enumerate(snapshots):
-            of_bank = bank.filters.norm(dim=1)
-            norms.add(of_bank)
+            norms.add(bank.filters.norm(dim=1))
             network = snapshots.order[number][0]
-            kept_by_network[network] += int((of_bank > norm_threshold).sum())
             if initial is not None:
                 share = (bank.filters - initial.filters).norm(dim=1) / initial.filters.norm(dim=1).clamp_min(1e-12)
                 moved.add(share)
@@ -110,22 +105,15 @@ def collect_group(
             yield bank
 
     write_bank(folder / BANK, banks(), snapshots.order, snapshots.rows, {"group": group})
-    kept = kept_by_network.total()
     summary = {
         "group": group,
         "layers": snapshots.names,
         "networks": [number for number, _ in networks],
         "snapshots": cycles,
         "filters": total,
-        "kept": kept,
-        "share_kept": kept / total if total else 1.0,
-        "share_kept_by_network": {
-            str(number): kept_by_network[number] / (snapshots.rows * cycles) for number, _ in networks
-        },
-        "norm_threshold": norm_threshold,
         "norm_quantile_levels": _QUANTILES,
         "norm_quantiles": norms.quantiles(_QUANTILES),
-        # 1 where the quantiles are those of all filters; else of every so-manieth.
+        # 1 where the quantiles are those of all filters; else of one filter in so many.
         "norm_quantiles_of_every": norms.stride,
         "moved_from_initial": float(moved.values.median()),
         "moved_quantiles": moved.quantiles(_QUANTILES),
@@ -147,12 +135,11 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     networks = [(number, workspace.unit_folder(train_source.STAGE, key)) for number, key in enumerate(keys)]
     planned = []
     for group, layers in groups.items():
-        options = config.filters.model_dump(mode="json")
         recipe = {
             "networks": digests,
             "layers": [layer.parameter for layer in layers],
-            "options": options,
-            "version": 2,
+            "cycles": config.source_training.cycles,
+            "version": 3,
         }
         arguments = {
             "group": group,
@@ -160,7 +147,6 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "all_layers": all_layers,
             "networks": networks,
             "cycles": config.source_training.cycles,
-            "norm_threshold": config.filters.norm_threshold,
         }
         planned.append(Unit(STAGE, group, recipe, collect_group, arguments))
     return planned

@@ -27,11 +27,13 @@ class ChosenDensity:
         name: in `priors.densities`.
         options: its settings.
         path: file of its fitted state.
+        digest: of the recipe of its fit.
     """
 
     name: str
     options: PriorOptions
     path: Path
+    digest: str
 
 
 def choose(densities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -68,25 +70,23 @@ def _as_good(to_best: Mapping[str, Any]) -> bool:
     return -float(to_best["mean"]) <= ERRORS * float(to_best.get("standard_error", 0.0))
 
 
-def resolve_densities(
-    fitted: Mapping[str, Path], name: str, densities: Mapping[str, PriorOptions]
-) -> dict[str, ChosenDensity]:
+def resolve_densities(scores: Mapping[str, Path], name: str, densities: Mapping[str, PriorOptions]) -> dict[str, str]:
     """Resolves an arm's prior for every group.
 
     Args:
-        fitted: group → folder of its fitted densities.
+        scores: group → file of its scores, which `auto` reads.
         name: of a density, or `auto`.
         densities: name → options, as in the study's `priors.densities`.
+
+    Returns:
+        Group → name of the density.
 
     Raises:
         WorkspaceError: the scores of a group are missing, damaged, or choose a density that the study does not have.
     """
-    names = {group: name if name != AUTO else _choice(folder / "scores.json") for group, folder in fitted.items()}
+    names = {group: name if name != AUTO else _choice(path) for group, path in scores.items()}
     _require_known(names.values(), densities)
-    return {
-        group: ChosenDensity(chosen, densities[chosen], fitted[group] / f"{chosen}.safetensors")
-        for group, chosen in names.items()
-    }
+    return names
 
 
 def _choice(path: Path) -> str:

@@ -19,11 +19,11 @@ from pipeline.config.study import StudyConfig
 from pipeline.config.yaml_file import read_yaml
 from pipeline.stages import collect_filters
 from pipeline.storage.digest import file_digest
+from pipeline.storage.prior_files import density_file
 from pipeline.storage.tensors import load_tensors
 from pipeline.storage.units import read_marker
 from pipeline.storage.workspace import Workspace
 
-_STAGE = "fit-priors"
 _STRUCTURE = (
     "latent", "architecture", "hidden", "condition", "embedding", "scaling", "standardise", "norm_input",
     "log_variance_floor", "latent_prior",
@@ -159,9 +159,8 @@ def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options
             expected="the same structure in both studies; settings of the training may differ",
             fix="copy these settings from its config.resolved.yaml",
         )
-    folder = root / _STAGE / group
-    path = folder / f"{name}.safetensors"
-    if read_marker(folder) is None or not path.is_file():
+    path = density_file(root, group, name)
+    if read_marker(path.parent) is None or not path.is_file():
         raise WorkspaceError(
             f"{path}: this density of the earlier study is missing or damaged",
             expected="a finished `fit-priors` stage",

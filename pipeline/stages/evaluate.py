@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.errors import DataError
-from pipeline.arms.unit_files import PREDICTIONS
+from pipeline.arms.arm_record import PREDICTIONS, read_arm
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_folder import MODEL_FOLDER, model_digest
 from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
@@ -24,14 +24,15 @@ from pipeline.evaluation.native_space import NativeCase, in_native_space, labels
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
-from pipeline.inference.most_probable import predicted_classes
+from pipeline.inference.reading import ReadingOptions
+from pipeline.inference.stored_prediction import load_prediction, prediction_name
 from pipeline.progress import ProgressFile
 from pipeline.stages import infer
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan
-from pipeline.storage.tensors import load_about, load_tensors
+from pipeline.stages.target_plan import arm_key
 from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import CachedCase
@@ -44,6 +45,7 @@ def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
+    arm: Path,
     predictions: Path,
     trained: Trained,
     cases: Sequence[CachedCase],
@@ -56,17 +58,20 @@ def evaluate_predictions(
     Args:
         folder: where the tables go.
         progress: where to tell how far it is.
-        predictions: folder of the arm's predictions.
+        arm: folder of the arm, whose record says how its predictions are read.
+        predictions: folder of all predictions.
         trained: which arm.
         cases: the test cases.
         native: case → what it takes to measure it in native space; empty to measure on the preprocessed grid.
         options: of the evaluation.
         seed: of the study.
     """
+    record = read_arm(arm)
     rows: list[CaseRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     for position, case in enumerate(cases):
-        predicted = _read_prediction(predictions / f"{case.name}.safetensors", case)
+        path = predictions / record.prediction / prediction_name(case.name)
+        predicted = _read_prediction(path, case, record.choices.reading)
         measured = _measure(predicted, case, native.get(case.name), trained, options)
         rows += measured
         if calibration is not None:
@@ -79,23 +84,23 @@ def evaluate_predictions(
         write_reliability_csv(curve, folder / RELIABILITY)
 
 
-def _read_prediction(path: Path, case: CachedCase) -> PredictedCase:
-    stored, about = load_tensors(path), load_about(path)
-    x, y, z = (float(step) for step in case.spacing)
-    information, volumes = stored.get("mutual_information"), stored.get("volumes_ml")
+def _read_prediction(path: Path, case: CachedCase, reading: ReadingOptions) -> PredictedCase:
+    stored = load_prediction(path)
+    read = stored.read(reading)
+    information, volumes = stored.mutual_information, stored.volumes_ml
     return PredictedCase(
         case.name,
         case.patient,
         tuple(case.classes),
-        (x, y, z),
-        stored["probability"].float().numpy(),
-        predicted_classes(stored["probability"], about.get("thresholds")).numpy(),
+        stored.spacing,
+        read.foreground.numpy(),
+        read.mask,
         case.label().numpy(),
         None if information is None else information.float().numpy(),
-        None if volumes is None else volumes.double().numpy(),
-        int(about.get("draws", 1)),
-        about.get("thresholds"),
-        about.get("voxel_correlation"),
+        None if volumes is None else volumes.numpy(),
+        stored.draws,
+        read.thresholds,
+        read.voxel_correlation,
     )
 
 
@@ -161,17 +166,18 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     for arm in config.inference.arms:
         for n in config.inference.sizes_of(arm):
             for repeat in range(config.inference.repeats):
-                key = infer.unit_key(arm, n, repeat)
+                key = arm_key(arm, n, repeat)
                 recipe = {
-                    "predictions": require_done(workspace, infer.STAGE, key)["digest"],
+                    "arm": require_done(workspace, infer.STAGE, key)["digest"],
                     "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
                     "seed": config.seed,
                     # A study on the preprocessed grid has none, and keeps what it evaluated before.
                     **({"labels": labels} if labels else {}),
-                    "version": 5,
+                    "version": 6,
                 }
                 arguments = {
-                    "predictions": workspace.unit_folder(infer.STAGE, key) / PREDICTIONS,
+                    "arm": workspace.unit_folder(infer.STAGE, key),
+                    "predictions": workspace.root / PREDICTIONS,
                     "trained": Trained(arm, n, repeat),
                     "cases": test,
                     "native": native,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_validator
 
 from models.filters import FilterGrouping
-from models.priors.factory import PriorOptions
+from models.priors.factory import PriorOptions, centred_on_network
 from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
@@ -73,6 +73,19 @@ class PriorFitOptions(Options):
     """Filters that a fit uses at most; a random subset where there are more, and the scores say so."""
     largest_score: int = Field(default=20_000, ge=100)
     """Filters that a score uses at most."""
+
+    @property
+    def scorable(self) -> dict[str, PriorOptions]:
+        """Densities that can be scored on other networks: not those centred on one network's positions."""
+        return {name: density for name, density in self.densities.items() if not centred_on_network(density)}
+
+    def refits(self, several: bool) -> bool:
+        """Whether the arms get a fit to all networks; after a cross-validation no other could serve them.
+
+        Args:
+            several: whether there are several source networks.
+        """
+        return several and (self.refit or self.held_out is HeldOut.CROSS)
 
     @model_validator(mode="before")
     @classmethod

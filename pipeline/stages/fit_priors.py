@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.priors.filter_vae import FilterVAE
+from models.filters import FilterLayer
 from pipeline.config.study import StudyConfig
-from pipeline.progress import ProgressFile
 from pipeline.stages import collect_filters
-from pipeline.stages.density_choice import ChosenDensity, choose, resolve_densities
+from pipeline.stages.density_choice import ChosenDensity, resolve_densities
 from pipeline.stages.earlier_study import EarlierDensity, earlier_densities
-from pipeline.stages.filter_options import PriorFitOptions
-from pipeline.stages.group_fit import Fitted, GroupFit, Values, describe
-from pipeline.stages.held_out_scores import NetworkValues, difference, estimate
+from pipeline.stages.filter_options import HeldOut
+from pipeline.stages.older_layout import refuse_older_layout
+from pipeline.stages.prior_units import GroupTask, compare_densities, fit_density, score_density
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_stage
+from pipeline.stages.stage import complete, run_in_order
 from pipeline.stages.study_plan import read_plan
-from pipeline.storage.atomic import write_json
-from pipeline.storage.stored_bank import StoredBank
-from pipeline.storage.tensors import save_tensors
+from pipeline.storage.prior_files import COMPARISON, FITS, SCORES, SCORING, density_file, prior_key
 from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 
 STAGE = "fit-priors"
-
-
-def prior_name(density: str) -> str:
-    """File name of a fitted density."""
-    return f"{density}.safetensors"
 
 
 def chosen_densities(
@@ -44,152 +36,133 @@ def chosen_densities(
         config: of the study.
 
     Returns:
-        Group → name, options and file of the density.
+        Group → name, options, file and digest of the density.
 
     Raises:
         WorkspaceError: the densities of a group are not fitted, or `auto` has nothing to choose among.
     """
-    fitted = {}
-    for group in groups:
-        require_done(workspace, STAGE, group)
-        fitted[group] = workspace.unit_folder(STAGE, group)
-    return resolve_densities(fitted, prior, config.priors.densities)
-
-
-def fit_group(
-    folder: Path,
-    progress: ProgressFile,
-    *,
-    group: str,
-    bank_path: Path,
-    options: PriorFitOptions,
-    norm_threshold: float,
-    earlier: Mapping[str, EarlierDensity],
-    seed: int,
-) -> None:
-    """Fits every density to a group's filters and writes it with its held-out score.
-
-    Raises:
-        ModelError: there are too few filters.
-    """
-    fit = GroupFit(group, StoredBank(bank_path), options, norm_threshold, earlier, seed, progress)
-    values: Values = {name: {} for name in fit.scorable}
-    reference: dict[int, Any] = {}
-    fitted: dict[str, Fitted] = {}
-    fitted_on = 0
-    for number, drawn in enumerate(fit.rounds()):
-        of_round = {}
-        for name in fit.scorable:
-            fitted[name] = fit.fit(name, drawn.fitted.bank, "round", number)
-            of_round[name] = fit.values(name, fitted[name], drawn.scored, number)
-            values[name].update(of_round[name])
-        reference.update(fit.reference_values(drawn, of_round))
-        fitted_on = fitted_on or drawn.fitted.kept
-        last = drawn.fitted  # there is always one round
-    if fit.refit:
-        last = fit.draw(set(fit.bank.networks), "refit")
-        for name in fit.scorable:
-            fitted[name] = fit.fit(name, last.bank, "refit")
-    not_scored = {}
-    for name in fit.at_positions:
-        fitted[name], network = fit.fit_at_positions(name, last.bank)
-        not_scored[name] = _why_not_scored(network)
-    for name, density in fitted.items():
-        save_tensors(folder / prior_name(name), density.prior.state_dict(), {"group": group, "density": name})
-    about = _densities(fit, values, reference, fitted, last.kept)
-    scores = {
-        "group": group,
-        "fitted_on": fitted_on,
-        "held_out": sum(len(of_network) for of_network in reference.values()),
-        **describe(fit),
-        "refitted_on_all": fit.refit,
-        "largest_fit": options.largest_fit,
-        "largest_score": options.largest_score,
-        "densities": about,
-        "auto": choose(about),
-        "not_scored": not_scored,
-    }
-    write_json(folder / "scores.json", scores)
-
-
-def _why_not_scored(network: int) -> str:
-    return (
-        f"centred on the filters of source network {network}, position by position, and the channels of other networks "
-        "are permuted; so it is no candidate for `auto`"
-    )
-
-
-def _densities(
-    fit: GroupFit,
-    values: Values,
-    reference: NetworkValues,
-    fitted: Mapping[str, Fitted],
-    given: int,
-) -> dict[str, dict[str, Any]]:
-    """The scores of every density, and how it was fitted."""
-    estimates = {name: estimate(of_density) for name, of_density in values.items()}
-    best = max(estimates, key=lambda name: float(estimates[name]["mean"]), default=None)
-    about = {}
-    for name, of_density in values.items():
-        prior, report = fitted[name].prior, fitted[name].report
-        about[name] = {
-            **estimates[name],
-            "network_means": {str(n): float(v.mean()) for n, v in sorted(of_density.items())},
-            "difference_to_gaussian_full": difference(of_density, reference),
-            "difference_to_best": difference(of_density, values[best]) if best is not None else None,
-            "parameters": prior.free_parameters(),
-            "bound": prior.is_bound,
-            "samples": fit.options.score_samples if prior.is_bound else 1,
-            "scored": sum(len(v) for v in of_density.values()),
-            "fitted_filters": report.filters_used,
-            "given_filters": given,
-            "steps": report.steps,
-            **({"source_sets": int(prior.sets)} if isinstance(prior, FilterVAE) and name in fit.earlier else {}),
-        }
-    return about
+    scores = {group: workspace.unit_folder(COMPARISON, group) / SCORES for group in groups}
+    names = resolve_densities(scores, prior, config.priors.densities)
+    found = {}
+    for group, name in names.items():
+        own = require_done(workspace, FITS, prior_key(group, name))["digest"]
+        path = density_file(workspace.root, group, name)
+        found[group] = ChosenDensity(name, config.priors.densities[name], path, own)
+    return found
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each group of layers.
+    """For each group of layers: one unit for the fit of each density, one for its score, one for their comparison.
 
     Raises:
         WorkspaceError: a stage before is not done, or the study to update priors from is missing.
         ConfigError: there is nothing to update, or the earlier study has other settings.
         ModelError: the earlier study's layers are others.
     """
+    return [unit for kind in _planned(config, workspace, resources) for unit in kind]
+
+
+def _planned(config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[list[Unit], ...]:
     groups, _ = collect_filters.source_groups(read_plan(config, workspace))
-    execution = resources.execution(config)
-    planned = []
-    for group, layers in groups.items():
+    threads = resources.execution(config).threads
+    of_groups = [_Group(config, workspace, group, layers, threads) for group, layers in groups.items()]
+    fits = [own.fit(density) for own in of_groups for density in config.priors.densities]
+    scores = [own.score(density) for own in of_groups for density in own.task.options.scorable]
+    return fits, scores, [own.comparison() for own in of_groups]
+
+
+class _Group:
+    """The units of one group of layers."""
+
+    def __init__(
+        self, config: StudyConfig, workspace: Workspace, group: str, layers: Sequence[FilterLayer], threads: int
+    ) -> None:
         marker = require_done(workspace, collect_filters.STAGE, group)
-        earlier = earlier_densities(config, group, layers)
-        recipe = {
+        self._options = config.priors
+        self._workspace = workspace
+        self._group = group
+        self._earlier: Mapping[str, EarlierDensity] = earlier_densities(config, group, layers)
+        self._size = float(sum(layer.count for layer in layers))
+        self._several = config.source_training.networks > 1
+        bank = workspace.unit_folder(collect_filters.STAGE, group) / collect_filters.BANK
+        self.task = GroupTask(group, bank, config.priors, config.filters.norm_threshold, self._earlier, config.seed)
+        self._same = {
             "bank": marker["digest"],
-            # Not the path of an earlier study: a workspace that moved is the same.
-            "options": config.priors.model_dump(mode="json", exclude={"update_from"}),
-            "update_from": {name: density.digest for name, density in earlier.items()},
             "norm_threshold": config.filters.norm_threshold,
+            "largest_fit": config.priors.largest_fit,
             "seed": config.seed,
-            "threads": execution.threads,
-            "version": 2,
+            "threads": threads,
+            "version": 3,
+        }
+
+    @property
+    def _refit(self) -> bool:
+        return self._options.refits(self._several)
+
+    def _held_out(self) -> dict[str, Any]:
+        """Which networks are kept for scoring."""
+        options = self._options
+        if options.held_out is HeldOut.CROSS:
+            return {"held_out": options.held_out.value, "folds": options.folds}
+        return {"held_out": options.held_out.value, "held_out_networks": options.held_out_networks}
+
+    def _density(self, density: str) -> dict[str, Any]:
+        # Not the path of an earlier study: a workspace that moved is the same.
+        earlier = {"update_from": self._earlier[density].digest} if density in self._earlier else {}
+        return {"density": self._options.densities[density].model_dump(mode="json"), **earlier}
+
+    def fit(self, density: str) -> Unit:
+        # A fit to all networks does not depend on which of them a score holds out.
+        recipe = {**self._same, **self._density(density), "fitted_to": "all" if self._refit else self._held_out()}
+        arguments = {"group": self.task, "density": density}
+        return Unit(FITS, prior_key(self._group, density), recipe, fit_density, arguments, self._size)
+
+    def score(self, density: str) -> Unit:
+        fit = None if self._refit else self.fit(density)
+        recipe = {
+            **self._same,
+            **self._density(density),
+            **self._held_out(),
+            "largest_score": self._options.largest_score,
+            "score_samples": self._options.score_samples,
+            "fit": None if fit is None else fit.digest,
+        }
+        folder = None if fit is None else self._folder(fit)
+        arguments = {"group": self.task, "density": density, "fitted": folder}
+        needs = () if fit is None else (fit.name,)
+        return Unit(SCORING, prior_key(self._group, density), recipe, score_density, arguments, self._size, needs=needs)
+
+    def comparison(self) -> Unit:
+        fits = {density: self.fit(density) for density in self._options.densities}
+        scores = {density: self.score(density) for density in self._options.scorable}
+        recipe = {
+            "fits": {density: unit.digest for density, unit in fits.items()},
+            "scores": {density: unit.digest for density, unit in scores.items()},
+            # Of the full Gaussian, which is fitted for the comparison where the study has none.
+            **self._same,
+            **self._held_out(),
+            "largest_score": self._options.largest_score,
         }
         arguments = {
-            "group": group,
-            "bank_path": workspace.unit_folder(collect_filters.STAGE, group) / collect_filters.BANK,
-            "options": config.priors,
-            "norm_threshold": config.filters.norm_threshold,
-            "earlier": earlier,
-            "seed": config.seed,
+            "group": self.task,
+            "fits": {density: self._folder(unit) for density, unit in fits.items()},
+            "scores": {density: self._folder(unit) for density, unit in scores.items()},
         }
-        size = float(sum(layer.count for layer in layers))
-        planned.append(Unit(STAGE, group, recipe, fit_group, arguments, size))
-    return planned
+        needs = tuple(unit.name for unit in (*fits.values(), *scores.values()))
+        return Unit(COMPARISON, self._group, recipe, compare_densities, arguments, needs=needs)
+
+    def _folder(self, unit: Unit) -> Path:
+        return self._workspace.unit_folder(unit.stage, unit.key)
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Fits the densities of every group.
+    """Fits, scores and compares the densities of every group.
 
     Raises:
-        WorkspaceError: filters are not collected.
+        WorkspaceError: filters are not collected, or `fit-priors/` holds results of an older layout.
+        StageError: units failed; the others are kept.
     """
-    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.execution(config)))
+    fits, scores, comparisons = _planned(config, workspace, resources)
+    refuse_older_layout(workspace, STAGE, [unit.key for unit in comparisons])
+    execution = resources.execution(config)
+    complete(STAGE, run_in_order((fits, scores, comparisons), workspace, execution))

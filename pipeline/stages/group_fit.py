@@ -1,8 +1,8 @@
-"""Fitting and scoring all densities of one group of layers, with one chunk and one sample of its bank in memory."""
+"""Fitting and scoring densities of one group of layers, with one chunk and one sample of its bank in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from data.errors import ModelError
 from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
 from models.filter_stream import FilterDraw
-from models.priors.factory import PriorOptions, centred_on_network, fit_prior, network_of
+from models.priors.factory import PriorOptions, fit_prior, network_of
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.standardisation import Covariance, Scaling
@@ -62,7 +62,6 @@ class GroupFit:
         norm_threshold: filters with this norm or less are not fitted to.
         earlier: density → that of an earlier study, to be updated.
         seed: of the study.
-        progress: is told the share of the fits done.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class GroupFit:
         norm_threshold: float,
         earlier: Mapping[str, EarlierDensity],
         seed: int,
-        progress: Callable[[float], None],
     ) -> None:
         self.group = group
         self.bank = bank
@@ -81,15 +79,11 @@ class GroupFit:
         self.norm_threshold = norm_threshold
         self.earlier = earlier
         self.seed = seed
-        self._tell = progress
-        self._done = 0
         several = len(bank.networks) > 1
         self.folds = network_folds(bank.networks, options) if several else []
-        self.refit = several and (options.refit or options.held_out is HeldOut.CROSS)
-        """Whether there is a round on all networks; after a cross-validation no other fit could serve the arms."""
-        self.scorable = {name: d for name, d in options.densities.items() if not centred_on_network(d)}
-        self.at_positions = {name: d for name, d in options.densities.items() if centred_on_network(d)}
-        self._fits = len(self.scorable) * (max(len(self.folds), 1) + self.refit) + len(self.at_positions)
+        self.refit = options.refits(several)
+        self.scorable = options.scorable
+        self.at_positions = {name: d for name, d in options.densities.items() if name not in self.scorable}
 
     @property
     def held_out_networks(self) -> list[int]:
@@ -122,16 +116,35 @@ class GroupFit:
         threshold = self.norm_threshold
         return self.bank.draw(self.options.largest_fit, self.generator(*purpose), networks, norm_threshold=threshold)
 
-    def fit(self, name: str, bank: FilterBank, *purpose: str | int) -> Fitted:
+    def drawn_for_arms(self) -> FilterDraw:
+        """Draws the filters that the densities of the arms are fitted to."""
+        if self.refit:
+            return self.draw(set(self.bank.networks), "refit")
+        return next(self.rounds()).fitted
+
+    def fit_for_arms(self, name: str, progress: Progress) -> tuple[Fitted, FilterDraw, int | None]:
+        """Fits the density that arms use.
+
+        Returns:
+            The density, the filters that it was fitted to, and the source network whose positions it is centred on, if
+            it is.
+        """
+        drawn = self.drawn_for_arms()
+        if name in self.at_positions:
+            fitted, network = self.fit_at_positions(name, drawn.bank, progress)
+            return fitted, drawn, network
+        purpose = ("refit",) if self.refit else ("round", 0)
+        return self.fit(name, drawn.bank, progress, *purpose), drawn, None
+
+    def fit(self, name: str, bank: FilterBank, progress: Progress, *purpose: str | int) -> Fitted:
         """Fits one density, or updates that of an earlier study."""
         generator = self.generator(name, *purpose)
-        progress = self._share()
         if name in self.earlier:
             prior = self.earlier[name].load()
             return Fitted(prior, prior.update(bank, generator, progress))
         return Fitted(*fit_prior(self.scorable[name], bank, None, generator, progress))
 
-    def fit_at_positions(self, name: str, bank: FilterBank) -> tuple[Fitted, int]:
+    def fit_at_positions(self, name: str, bank: FilterBank, progress: Progress) -> tuple[Fitted, int]:
         """Fits a density that is centred on one source network to all filters of that network.
 
         Returns:
@@ -151,25 +164,20 @@ class GroupFit:
                 fix=f"correct `network` in `priors.densities.{name}`, or raise `source_training.networks`",
             )
         of_network = self.bank.load({network})
-        return Fitted(*fit_prior(options, bank, of_network, self.generator(name, "positions"), self._share())), network
+        return Fitted(*fit_prior(options, bank, of_network, self.generator(name, "positions"), progress)), network
 
-    def values(self, name: str, fitted: Fitted, scored: FilterBank, number: int) -> dict[int, Tensor]:
+    def values(self, name: str, prior: FilterPrior, scored: FilterBank, number: int) -> dict[int, Tensor]:
         """Scores the held-out filters of a round."""
         generator = self.generator(name, "score", number)
-        return score(fitted.prior, scored, self.options.score_samples, generator)
+        return score(prior, scored, self.options.score_samples, generator)
 
-    def reference_values(self, drawn: Round, values: Mapping[str, Mapping[int, Tensor]]) -> Mapping[int, Tensor]:
-        """Scores of the full-covariance Gaussian, which is fitted for this alone where the study does not have it."""
-        name = full_gaussian(self.scorable)
-        if name is not None:
-            return values[name]
-        prior, _ = fit_prior(GaussianOptions(), drawn.fitted.bank)
-        return score(prior, drawn.scored, 1, self.generator("reference"))
-
-    def _share(self) -> Progress:
-        done = self._done
-        self._done += 1
-        return lambda steps, total: self._tell((done + steps / total) / self._fits)
+    def reference_values(self) -> dict[int, Tensor]:
+        """Scores of the full-covariance Gaussian, fitted for this alone where the study does not have it."""
+        found: dict[int, Tensor] = {}
+        for drawn in self.rounds():
+            prior, _ = fit_prior(GaussianOptions(), drawn.fitted.bank)
+            found |= score(prior, drawn.scored, 1, self.generator("reference"))
+        return found
 
 
 def full_gaussian(densities: Mapping[str, PriorOptions]) -> str | None:

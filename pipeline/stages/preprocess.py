@@ -20,10 +20,11 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
+from pipeline.storage.digest import array_digest
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.units import Outcome, StageRun, Unit
 from pipeline.storage.workspace import Workspace
-from pipeline.training.cached_case import ARRAYS
+from pipeline.training.cached_case import ARRAYS, IMAGE_DIGEST
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.quality_control import case_picture
 from preprocessing.subject import load_subject
@@ -58,7 +59,12 @@ def preprocess_case(
         arrays["label"] = processed.label.array.astype(np.int16)
     mask = processed.mask.array > 0 if processed.mask is not None else np.ones(volumes[0].shape, dtype=bool)
     arrays["mask"] = mask.astype(np.uint8)
-    about = {"affine": volumes[0].affine.tolist(), "channels": list(processed.channels), "case": case.name}
+    about = {
+        "affine": volumes[0].affine.tolist(),
+        "channels": list(processed.channels),
+        "case": case.name,
+        IMAGE_DIGEST: array_digest(arrays["image"]),
+    }
     save_arrays(folder / ARRAYS, arrays, about)
     write_json(folder / RECORD, records)
     write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png", doubts))

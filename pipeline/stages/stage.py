@@ -33,6 +33,34 @@ def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution
     return run
 
 
+def run_in_order(kinds: Sequence[Sequence[Unit]], workspace: Workspace, execution: Execution) -> StageRun:
+    """Does the units of a stage that has several kinds, those of one kind after those of another that they need.
+
+    Units that need something that failed are left out: one reason is told once.
+
+    Args:
+        kinds: units of each kind, in order.
+        workspace: of the study.
+        execution: how units are run.
+
+    Returns:
+        all of it as one run.
+    """
+    runs: list[StageRun] = []
+    missing: set[tuple[str, str]] = set()
+    for units in kinds:
+        possible = [unit for unit in units if not missing & set(unit.needs)]
+        missing |= {unit.name for unit in units if unit not in possible}
+        if not possible:
+            continue
+        runs.append(run_stage(possible[0].stage, possible, workspace, execution))
+        unfinished = {outcome.key for outcome in runs[-1].outcomes if outcome.state in {"failed", "stopped"}}
+        missing |= {unit.name for unit in possible if unit.key in unfinished}
+        if runs[-1].count("stopped"):
+            break
+    return StageRun(tuple(o for run in runs for o in run.outcomes), sum(run.wall_seconds for run in runs))
+
+
 def complete(stage: str, run: StageRun) -> None:
     """Ends a stage.
 

@@ -60,8 +60,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "classes": plan.classes[config.source.dataset],
             "seed": config.seed,
             "network": config.network.model_dump(mode="json"),
-            # One more network must not make those that are there stale.
-            "options": config.source_training.model_dump(mode="json", exclude={"networks"}),
+            # Neither one more network nor what is watched on the way makes a network that is there stale.
+            "options": config.source_training.model_dump(mode="json", exclude={"networks", "validation_cases"}),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
             "computing": computing.model_dump(mode="json"),

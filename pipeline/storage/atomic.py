@@ -56,6 +56,17 @@ def _umask() -> int:
     return mask
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Gives a finished file a second name, or copies it where the disk knows no links.
+
+    For files that are replaced as a whole and never written into.
+    """
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_text(path: Path, text: str) -> None:
     r"""Writes a text file atomically (UTF-8).
 

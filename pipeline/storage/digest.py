@@ -9,6 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def canonical_json(value: Any) -> str:
     """Serialises a JSON-able value so that equal values give equal text (sorted keys, no spaces)."""
@@ -24,6 +27,14 @@ def file_digest(path: Path) -> str:
     """Returns the SHA-256 (hex) of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """Returns the SHA-256 (hex) of an array's numbers, with their kind and shape."""
+    whole = np.ascontiguousarray(array)
+    found = hashlib.sha256(f"{whole.dtype.str} {whole.shape}".encode())
+    found.update(whole.view(np.uint8).data)
+    return found.hexdigest()
 
 
 class FileDigests:

@@ -82,6 +82,16 @@ class StoredBank:
         """Returns how many filters `chunks` would go over."""
         return sum(stop - start for start, stop in self._ranges(networks, last_snapshots))
 
+    def count_above(self, norm_threshold: float) -> int:
+        """Returns how many filters have an L2 norm above the threshold.
+
+        Raises:
+            WorkspaceError: the file is damaged.
+        """
+        ranges = self._ranges(None, last_snapshots=False)
+        parts = read_chunks(self.path, ["filters"], ranges, CHUNK)
+        return sum(int((tensors["filters"].norm(dim=1) > norm_threshold).sum()) for _, tensors in parts)
+
     def chunks(
         self, networks: Collection[int] | None = None, *, last_snapshots: bool = False, rows: int = CHUNK
     ) -> Iterator[FilterBank]:

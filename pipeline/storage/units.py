@@ -53,7 +53,7 @@ class Unit:
     """One piece of work.
 
     Attributes:
-        stage: the stage it belongs to.
+        stage: the folder of its kind in the workspace; most stages have one kind of unit, named like the stage.
         key: its name in the stage and its folder below the stage's, e.g. `dwp/n05/repeat-0`.
         recipe: all that determines the outcome, JSON-able.
         work: a module-level function `work(folder, progress, **arguments)` that fills the folder.
@@ -61,6 +61,7 @@ class Unit:
         size: how long it takes, in any measure common to the stage; large ones start first.
         resumable: whether the work saves checkpoints in its folder and goes on from them.
         changed: what becomes of its files that somebody changed.
+        needs: stage and key of each unit whose files it reads, where one command makes both.
     """
 
     stage: str
@@ -71,6 +72,12 @@ class Unit:
     size: float = 1.0
     resumable: bool = False
     changed: Changed = Changed.REPLACE
+    needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Stage and key."""
+        return self.stage, self.key
 
     @property
     def digest(self) -> str:

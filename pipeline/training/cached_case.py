@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from pipeline.storage.digest import array_digest, digest
 from pipeline.storage.tensors import load_about
 
 ARRAYS = "arrays.safetensors"
+IMAGE_DIGEST = "image_sha256"
+"""Key of the image's digest in the description of the arrays."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,14 @@ class CachedCase:
     def affine(self) -> NDArray[np.float64]:
         """`[4, 4]`, voxels of the preprocessed grid to RAS+ mm."""
         return np.asarray(load_about(self.path)["affine"], dtype=np.float64)
+
+    @cached_property
+    def image_digest(self) -> str:
+        """Digest of the image alone, on its grid: of what a prediction sees, which the label is no part of."""
+        about = load_about(self.path)
+        # Arrays that an earlier version wrote do not name it.
+        image = about.get(IMAGE_DIGEST) or array_digest(self.image().numpy())
+        return digest({"image": image, "affine": about["affine"]})
 
     @property
     def spacing(self) -> NDArray[np.float64]:

@@ -24,6 +24,7 @@ from pipeline.deployment.fingerprint import TrainingFingerprint, case_facts
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.storage.tensors import save_tensors
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.subject import Subject
 
@@ -102,12 +103,13 @@ def make_model() -> MakeModel:
             ArmOptions(prior="vae", posterior=MeanFieldOptions(initial_log_variance=-3.0)) if bayesian else ArmOptions()
         )
         classes = classes or {"cube": 3}
-        states, names = [], []
+        files, names = [], []
         for number in range(members):
             network = build_network(NETWORK, len(channels), len(classes) + 1, seed + number)
             member = assemble_member(arm, network, [network.state_dict()])
-            states.append(member.state_dict())
             names.append(member_name(number))
+            files.append(folder.with_name(f"{folder.name}-{names[-1]}"))
+            save_tensors(files[-1], member.state_dict())
         chain = preprocessing or default_options(Modality.MR).model_copy(update={"resampling": None})
         scan = _scan()
         processed, records = Chain(chain).apply(Subject("training", dict.fromkeys(channels, scan)))
@@ -136,7 +138,9 @@ def make_model() -> MakeModel:
             "fingerprint": TrainingFingerprint.of([facts]),
             **changes,
         }
-        write_model(folder, ModelDescription.model_validate(description), states)
+        write_model(folder, ModelDescription.model_validate(description), files)
+        for file in files:
+            file.unlink()
         return folder
 
     return make

@@ -1,0 +1,63 @@
+"""`unit.json` of an arm: which trainings it is made of, and which prediction it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from data.errors import WorkspaceError
+from data.input_file import read_json
+from pipeline.arms.choices import ArmOptions
+from pipeline.config.options import Options
+from pipeline.storage.atomic import write_json
+
+UNIT = "unit.json"
+TRAININGS, PREDICTIONS = "train-target", "predict-test"
+"""Folders of the workspace beside `infer`."""
+
+
+class ArmRecord(Options):
+    """One arm at one size in one repeat: `infer/ARM/nNN/repeat-R/unit.json`."""
+
+    arm: str
+    """Its name."""
+    n: int
+    """Number of target patients."""
+    repeat: int
+    """Which repeat."""
+    patients: tuple[str, ...]
+    """Names of the target patients."""
+    steps: int
+    """Optimiser steps of each member."""
+    choices: ArmOptions
+    """How it learns and reads."""
+    objective: str
+    """What its trainings minimised, in words."""
+    trainings: tuple[str, ...]
+    """Key of each member's training: its folder below `train-target/`."""
+    prediction: str
+    """Key of its prediction: its folder below `predict-test/`."""
+    started_anew: tuple[str, ...] = ()
+    """Parameters of the network that did not fit the source's and started anew."""
+
+    def write(self, folder: Path) -> None:
+        """Writes it into the folder of the arm."""
+        write_json(folder / UNIT, self.model_dump(mode="json"))
+
+
+def read_arm(folder: Path) -> ArmRecord:
+    """Reads what an arm is.
+
+    Raises:
+        WorkspaceError: it is missing or damaged.
+    """
+    fix = "delete its folder and run `graft infer` again"
+    try:
+        return ArmRecord.model_validate(read_json(folder / UNIT, WorkspaceError, fix))
+    except ValidationError as error:
+        raise WorkspaceError(
+            f"{folder / UNIT}: cannot be read ({error.errors()[0]['msg']})",
+            expected="what `graft infer` wrote",
+            fix=fix,
+        ) from error

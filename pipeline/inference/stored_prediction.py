@@ -1,0 +1,183 @@
+"""A prediction on disk: averages over members and draws, before anything is read from them.
+
+Probabilities are kept as logarithms in 16 bits: as such they keep their relative precision however small they are,
+which a temperature needs that brings the small ones back into view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data.errors import WorkspaceError
+from pipeline.inference.dice_thresholds import mask_thresholds
+from pipeline.inference.most_probable import predicted_classes
+from pipeline.inference.posterior_average import PosteriorAverage, entropy
+from pipeline.inference.reading import ReadingOptions
+from pipeline.inference.temperature import from_log_probability, log_probability
+from pipeline.storage.tensors import load_about, load_tensors, save_tensors
+from pipeline.training.cached_case import CachedCase
+
+_CUBIC_MM_PER_ML = 1000.0
+_LOG_PROBABILITY, _INFORMATION, _VOLUMES = "log_probability", "mutual_information", "volumes_ml"
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """What the draws say of a case.
+
+    Attributes:
+        average: moments of the probabilities.
+        voxels: `[S, K]` int64, voxels of each foreground class in the most probable mask of every draw.
+    """
+
+    average: PosteriorAverage
+    voxels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ReadPrediction:
+    """What is read from a prediction.
+
+    Attributes:
+        probability: `[K + 1, X, Y, Z]` float32 with the reading's temperature, background first.
+        thresholds: of the mask, of each class; `None` for the most probable class.
+        voxel_correlation: ρ of the volume interval; `None` for the interval of the draws.
+    """
+
+    probability: torch.Tensor
+    thresholds: tuple[float, ...] | None
+    voxel_correlation: float | None
+
+    @property
+    def foreground(self) -> torch.Tensor:
+        """`[K, X, Y, Z]`, without the background."""
+        return self.probability[1:]
+
+    @cached_property
+    def mask(self) -> NDArray[np.uint8]:
+        """`[X, Y, Z]` class numbers."""
+        return predicted_classes(self.foreground, self.thresholds).numpy()
+
+    @property
+    def entropy(self) -> torch.Tensor:
+        """`[X, Y, Z]` predictive entropy in nats."""
+        return entropy(self.probability)
+
+
+def read_average(probability: torch.Tensor, reading: ReadingOptions, spacing: Sequence[float]) -> ReadPrediction:
+    """Reads averaged probabilities whose logits were divided already.
+
+    Args:
+        probability: `[K + 1, X, Y, Z]`.
+        reading: says mask and interval.
+        spacing: mm between voxel centres.
+    """
+    foreground = probability[1:].cpu().numpy()
+    return ReadPrediction(probability, mask_thresholds(reading.mask, foreground, spacing), reading.voxel_correlation)
+
+
+@dataclass(frozen=True)
+class StoredPrediction:
+    """A prediction as it was stored.
+
+    Attributes:
+        case: name of the case.
+        image: digest of the preprocessed image that was predicted.
+        classes: names of the classes 1…K.
+        affine: `[4, 4]` of the preprocessed grid.
+        draws: passes that were averaged over.
+        log_probability: `[K + 1, X, Y, Z]` float16, background first.
+        mutual_information: `[X, Y, Z]` float16 in nats; `None` of a single draw.
+        volumes_ml: `[S, K]` float64, volume of each class in the most probable mask of every draw; `None` of one.
+    """
+
+    case: str
+    image: str
+    classes: tuple[str, ...]
+    affine: NDArray[np.float64]
+    draws: int
+    log_probability: torch.Tensor
+    mutual_information: torch.Tensor | None
+    volumes_ml: torch.Tensor | None
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Mm between voxel centres."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return x, y, z
+
+    def read(self, reading: ReadingOptions) -> ReadPrediction:
+        """Reads the averaged probabilities."""
+        probability = from_log_probability(self.log_probability, reading.logit_temperature)
+        return read_average(probability, reading, self.spacing)
+
+
+def prediction_name(case: str) -> str:
+    """File name of the prediction of a case."""
+    return f"{case}.safetensors"
+
+
+def save_prediction(prediction: CasePrediction, case: CachedCase, image: str, path: Path) -> None:
+    """Writes a prediction.
+
+    Args:
+        prediction: what the draws say of the case.
+        case: the case.
+        image: digest of its image.
+        path: where to.
+    """
+    average = prediction.average
+    tensors = {_LOG_PROBABILITY: log_probability(average.probability).half().cpu()}
+    if average.count > 1:
+        tensors[_INFORMATION] = average.mutual_information.half()
+        voxel = abs(float(np.linalg.det(case.affine[:3, :3]))) / _CUBIC_MM_PER_ML
+        tensors[_VOLUMES] = prediction.voxels.double() * voxel
+    about = {
+        "case": case.name,
+        "image": image,
+        "classes": list(case.classes),
+        "affine": case.affine.tolist(),
+        "draws": average.count,
+    }
+    save_tensors(path, tensors, about)
+
+
+def load_prediction(path: Path) -> StoredPrediction:
+    """Reads a prediction.
+
+    Raises:
+        WorkspaceError: the file is missing, damaged or no prediction.
+    """
+    tensors, about = load_tensors(path), load_about(path)
+    try:
+        return StoredPrediction(
+            str(about["case"]),
+            str(about["image"]),
+            tuple(str(name) for name in about["classes"]),
+            np.asarray(about["affine"], dtype=np.float64),
+            int(about["draws"]),
+            tensors[_LOG_PROBABILITY],
+            tensors.get(_INFORMATION),
+            tensors.get(_VOLUMES),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise WorkspaceError(
+            f"{path}: is not a stored prediction (it lacks {error})",
+            expected="what `graft infer` wrote",
+            fix="delete its folder and run `graft infer` again",
+        ) from error
+
+
+def predicted_image(path: Path) -> str | None:
+    """Digest of the image that a stored prediction is of; `None` where there is no such file or it cannot be read."""
+    try:
+        return str(load_about(path).get("image"))
+    except WorkspaceError:
+        return None

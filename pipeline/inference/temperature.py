@@ -1,0 +1,38 @@
+"""Dividing logits by a temperature where only probabilities are kept (Guo et al. 2017).
+
+`softmax(log p / T)` is exact for one network, whose logits differ from `log p` by a constant for each voxel; of several
+draws or networks it divides the logits of their mean.
+"""
+
+from __future__ import annotations
+
+import torch
+
+_SMALLEST = torch.finfo(torch.float32).tiny
+"""Far below what any temperature could bring back into view."""
+
+
+def from_log_probability(log_probability: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Returns `softmax(log p / T)` over the classes in dimension 0.
+
+    Args:
+        log_probability: `[K + 1, …]`, background first, in any precision.
+        temperature: T, above 0; more than 1 makes predictions less certain. The most probable class stays the same.
+
+    Returns:
+        `[K + 1, …]` float32, or float64 from float64.
+    """
+    wide = log_probability if log_probability.dtype == torch.float64 else log_probability.float()
+    return (wide / temperature).softmax(dim=0)
+
+
+def tempered(probability: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Returns `softmax(log p / T)` of probabilities `[K + 1, …]`; with T = 1 they are returned as they are."""
+    if temperature == 1:
+        return probability
+    return from_log_probability(log_probability(probability), temperature)
+
+
+def log_probability(probability: torch.Tensor) -> torch.Tensor:
+    """Returns log p with a floor that keeps it finite."""
+    return probability.clamp_min(_SMALLEST).log()

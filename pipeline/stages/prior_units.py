@@ -1,0 +1,201 @@
+"""The units of `fit-priors`: one density of one group is fitted, scored and compared apart from the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.errors import WorkspaceError
+from models.priors.factory import load_prior
+from models.priors.filter_vae import FilterVAE
+from pipeline.progress import ProgressFile
+from pipeline.stages.density_choice import choose
+from pipeline.stages.earlier_study import EarlierDensity
+from pipeline.stages.filter_options import PriorFitOptions
+from pipeline.stages.group_fit import GroupFit, describe, full_gaussian
+from pipeline.stages.held_out_scores import NetworkValues, difference, estimate
+from pipeline.storage.atomic import write_json
+from pipeline.storage.prior_files import DENSITY, FIT, SCORES, VALUES
+from pipeline.storage.stored_bank import StoredBank
+from pipeline.storage.tensors import load_tensors, save_tensors
+
+
+@dataclass(frozen=True)
+class GroupTask:
+    """What the units of one group work on.
+
+    Attributes:
+        name: of the group.
+        bank: file of its filters.
+        options: what to fit, and how to score.
+        norm_threshold: filters with this norm or less are not fitted to.
+        earlier: density → that of an earlier study, to be updated.
+        seed: of the study.
+    """
+
+    name: str
+    bank: Path
+    options: PriorFitOptions
+    norm_threshold: float
+    earlier: Mapping[str, EarlierDensity]
+    seed: int
+
+    def open(self) -> GroupFit:
+        """Opens the filters."""
+        bank = StoredBank(self.bank)
+        return GroupFit(self.name, bank, self.options, self.norm_threshold, self.earlier, self.seed)
+
+
+def fit_density(folder: Path, progress: ProgressFile, *, group: GroupTask, density: str) -> None:
+    """Fits a density for the arms.
+
+    Raises:
+        ModelError: there are too few filters, or no such network to be centred on.
+    """
+    fit = group.open()
+    fitted, drawn, network = fit.fit_for_arms(density, lambda step, total: progress(step / total))
+    prior, report = fitted.prior, fitted.report
+    save_tensors(folder / DENSITY, prior.state_dict(), {"group": group.name, "density": density})
+    boosted = isinstance(prior, FilterVAE) and density in group.earlier
+    about = {
+        "parameters": prior.free_parameters(),
+        "bound": prior.is_bound,
+        "fitted_filters": report.filters_used,
+        "given_filters": drawn.kept,
+        "steps": report.steps,
+        "network": network,
+        **({"source_sets": int(prior.sets)} if boosted and isinstance(prior, FilterVAE) else {}),
+    }
+    write_json(folder / FIT, about)
+
+
+def score_density(folder: Path, progress: ProgressFile, *, group: GroupTask, density: str, fitted: Path | None) -> None:
+    """Scores a density on filters of networks that it was not fitted to.
+
+    Args:
+        folder: where the values go.
+        progress: is told the share done.
+        group: what to work on.
+        density: which.
+        fitted: folder of the fit that is scored; `None` where scoring fits for itself.
+
+    Raises:
+        ModelError: there are too few filters.
+    """
+    fit = group.open()
+    rounds = max(len(fit.folds), 1)
+    values: dict[int, torch.Tensor] = {}
+    for number, drawn in enumerate(fit.rounds()):
+
+        def share(step: int, total: int, number: int = number) -> None:
+            progress((number + step / total) / rounds)
+
+        if fitted is None:
+            prior = fit.fit(density, drawn.fitted.bank, share, "round", number).prior
+        else:
+            prior = load_prior(group.options.densities[density], load_tensors(fitted / DENSITY))
+        values |= fit.values(density, prior, drawn.scored, number)
+    save_tensors(folder / VALUES, {str(network): own for network, own in values.items()})
+
+
+def compare_densities(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    group: GroupTask,
+    fits: Mapping[str, Path],
+    scores: Mapping[str, Path],
+) -> None:
+    """Writes the scores of all densities, the differences between them, and which one `auto` takes.
+
+    Args:
+        folder: where they go.
+        progress: is told the share done.
+        group: what was worked on.
+        fits: density → folder of its fit.
+        scores: density → folder of its score; densities that are centred on one network have none.
+    """
+    fit = group.open()
+    values = {name: read_values(scored) for name, scored in scores.items()}
+    reference = full_gaussian(fit.scorable)
+    compared = values[reference] if reference is not None else fit.reference_values()
+    about = _densities(fit, values, compared, {name: read_fit(fits[name]) for name in scores})
+    write_json(
+        folder / SCORES,
+        {
+            "group": group.name,
+            "fitted_on": next(fit.rounds()).fitted.kept,
+            "held_out": sum(len(of_network) for of_network in compared.values()),
+            **describe(fit),
+            **_kept(fit),
+            "refitted_on_all": fit.refit,
+            "largest_fit": group.options.largest_fit,
+            "largest_score": group.options.largest_score,
+            "densities": about,
+            "auto": choose(about),
+            "not_scored": {name: _why_not_scored(read_fit(fits[name])["network"]) for name in fit.at_positions},
+        },
+    )
+
+
+def _kept(fit: GroupFit) -> dict[str, Any]:
+    """How many filters the norm threshold keeps for the fits."""
+    kept = fit.bank.count_above(fit.norm_threshold)
+    share = kept / len(fit.bank) if len(fit.bank) else 1.0
+    return {"norm_threshold": fit.norm_threshold, "filters": len(fit.bank), "kept": kept, "share_kept": share}
+
+
+def read_values(folder: Path) -> dict[int, torch.Tensor]:
+    """Reads the scores of a density: network → log density of each of its scored filters."""
+    stored = load_tensors(folder / VALUES)
+    return {network: stored[str(network)] for network in sorted(map(int, stored))}
+
+
+def read_fit(folder: Path) -> dict[str, Any]:
+    """Reads how the fit of a density went.
+
+    Raises:
+        WorkspaceError: the file is missing or damaged.
+    """
+    try:
+        return dict(json.loads((folder / FIT).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise WorkspaceError(
+            f"{folder / FIT}: cannot be read", expected="how a fit went", fix="run `graft fit-priors CONFIG` again"
+        ) from error
+
+
+def _why_not_scored(network: int) -> str:
+    return (
+        f"centred on the filters of source network {network}, position by position, and the channels of other networks "
+        "are permuted; so it is no candidate for `auto`"
+    )
+
+
+def _densities(
+    fit: GroupFit,
+    values: Mapping[str, NetworkValues],
+    reference: NetworkValues,
+    fits: Mapping[str, Mapping[str, Any]],
+) -> dict[str, dict[str, Any]]:
+    """The scores of every density, and how it was fitted."""
+    estimates = {name: estimate(of_density) for name, of_density in values.items()}
+    best = max(estimates, key=lambda name: float(estimates[name]["mean"]), default=None)
+    about = {}
+    for name, of_density in values.items():
+        how = {key: value for key, value in fits[name].items() if key != "network"}
+        about[name] = {
+            **estimates[name],
+            "network_means": {str(n): float(v.mean()) for n, v in sorted(of_density.items())},
+            "difference_to_gaussian_full": difference(of_density, reference),
+            "difference_to_best": difference(of_density, values[best]) if best is not None else None,
+            "samples": fit.options.score_samples if how["bound"] else 1,
+            "scored": sum(len(v) for v in of_density.values()),
+            **how,
+        }
+    return about
