@@ -23,6 +23,7 @@ SHAPE = (18, 20, 17)
 AFFINE = np.array([[-2.0, 0, 0, 18], [0, 2.0, 0, -20], [0, 0, 2.0, -17], [0, 0, 0, 1]])
 
 WriteCohort = Callable[..., Path]
+StorePrediction = Callable[..., Path]
 WriteStudy = Callable[..., Path]
 
 
@@ -112,6 +113,43 @@ def study(cohort: Path) -> dict[str, Any]:
         },
         "evaluation": {"resamples": 100},
     }
+
+
+@pytest.fixture(scope="session")
+def store_prediction() -> StorePrediction:
+    """Returns a function that stores probabilities of the foreground classes as a prediction, and returns its file."""
+    import torch
+
+    from pipeline.inference.stored_prediction import StoredPrediction, prediction_name
+    from pipeline.inference.temperature import log_probability
+
+    def store(
+        folder: Path,
+        foreground: np.ndarray,
+        *,
+        case: str = "c",
+        affine: np.ndarray | None = None,
+        classes: tuple[str, ...] | None = None,
+        draws: int = 1,
+        information: np.ndarray | None = None,
+        volumes_ml: np.ndarray | None = None,
+    ) -> Path:
+        whole = torch.from_numpy(np.concatenate([1 - foreground.sum(axis=0, keepdims=True), foreground]))
+        names = classes or tuple(f"class_{k}" for k in range(1, len(foreground) + 1))
+        path = folder / prediction_name(case)
+        StoredPrediction(
+            case,
+            "0",
+            names,
+            np.eye(4) if affine is None else affine,
+            draws,
+            log_probability(whole.float()).half(),
+            None if information is None else torch.from_numpy(information).half(),
+            None if volumes_ml is None else torch.from_numpy(volumes_ml),
+        ).write(path)
+        return path
+
+    return store
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from pipeline.arms.choices import ArmOptions
 from pipeline.arms.prediction import predict_cases, weight_draws
 from pipeline.arms.training_unit import load_member
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.stored_prediction import predicted_image, prediction_name, save_prediction
+from pipeline.inference.stored_prediction import StoredPrediction, predicted_image, prediction_name
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import link_or_copy
 from pipeline.training.cached_case import CachedCase
@@ -62,7 +62,8 @@ def predict_test_cases(folder: Path, progress: ProgressFile, *, task: Prediction
         member = load_member(training, task.arm, task.network, channels, classes).to(task.device)
         members.append((member, weight_draws(member, task.arm.draws, seed, task.device)))
     for case, prediction in predict_cases(members, left, task.patch, task.window, task.device, progress):
-        save_prediction(prediction, case, task.images[case.name], folder / prediction_name(case.name))
+        stored = StoredPrediction.of(prediction, case, task.images[case.name])
+        stored.write(folder / prediction_name(case.name))
 
 
 def _take_over(task: PredictionTask, case: CachedCase, folder: Path) -> bool:

@@ -60,8 +60,10 @@ class PosteriorAverage:
         mean = self.probability
         if self._count > 1:
             self._information = self.mutual_information
-        for slab in slabs(mean.shape[1:]):
-            mean[:, slab] = tempered(mean[:, slab], temperature)
+        # The draws may have been made in inference mode, and outside of it such tensors cannot be changed.
+        with torch.inference_mode():
+            for slab in slabs(mean.shape[1:]):
+                mean[:, slab] = tempered(mean[:, slab], temperature)
 
     @property
     def count(self) -> int:

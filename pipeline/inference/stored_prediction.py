@@ -113,6 +113,45 @@ class StoredPrediction:
         x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
         return x, y, z
 
+    @classmethod
+    def of(cls, prediction: CasePrediction, case: CachedCase, image: str) -> StoredPrediction:
+        """Takes what is kept of a prediction.
+
+        Args:
+            prediction: what the draws say of the case.
+            case: the case.
+            image: digest of its image.
+        """
+        average = prediction.average
+        several = average.count > 1
+        voxel = abs(float(np.linalg.det(case.affine[:3, :3]))) / _CUBIC_MM_PER_ML
+        return cls(
+            case.name,
+            image,
+            tuple(case.classes),
+            case.affine,
+            average.count,
+            log_probability(average.probability).half().cpu(),
+            average.mutual_information.half().cpu() if several else None,
+            prediction.voxels.double() * voxel if several else None,
+        )
+
+    def write(self, path: Path) -> None:
+        """Writes it, atomically."""
+        tensors = {
+            _LOG_PROBABILITY: self.log_probability,
+            _INFORMATION: self.mutual_information,
+            _VOLUMES: self.volumes_ml,
+        }
+        about = {
+            "case": self.case,
+            "image": self.image,
+            "classes": list(self.classes),
+            "affine": self.affine.tolist(),
+            "draws": self.draws,
+        }
+        save_tensors(path, {name: tensor for name, tensor in tensors.items() if tensor is not None}, about)
+
     def read(self, reading: ReadingOptions) -> ReadPrediction:
         """Reads the averaged probabilities."""
         probability = from_log_probability(self.log_probability, reading.logit_temperature)
@@ -122,31 +161,6 @@ class StoredPrediction:
 def prediction_name(case: str) -> str:
     """File name of the prediction of a case."""
     return f"{case}.safetensors"
-
-
-def save_prediction(prediction: CasePrediction, case: CachedCase, image: str, path: Path) -> None:
-    """Writes a prediction.
-
-    Args:
-        prediction: what the draws say of the case.
-        case: the case.
-        image: digest of its image.
-        path: where to.
-    """
-    average = prediction.average
-    tensors = {_LOG_PROBABILITY: log_probability(average.probability).half().cpu()}
-    if average.count > 1:
-        tensors[_INFORMATION] = average.mutual_information.half()
-        voxel = abs(float(np.linalg.det(case.affine[:3, :3]))) / _CUBIC_MM_PER_ML
-        tensors[_VOLUMES] = prediction.voxels.double() * voxel
-    about = {
-        "case": case.name,
-        "image": image,
-        "classes": list(case.classes),
-        "affine": case.affine.tolist(),
-        "draws": average.count,
-    }
-    save_tensors(path, tensors, about)
 
 
 def load_prediction(path: Path) -> StoredPrediction:

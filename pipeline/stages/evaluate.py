@@ -45,8 +45,8 @@ def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
-    arm: Path,
     predictions: Path,
+    reading: ReadingOptions,
     trained: Trained,
     cases: Sequence[CachedCase],
     native: Mapping[str, NativeCase],
@@ -58,20 +58,18 @@ def evaluate_predictions(
     Args:
         folder: where the tables go.
         progress: where to tell how far it is.
-        arm: folder of the arm, whose record says how its predictions are read.
-        predictions: folder of all predictions.
+        predictions: folder of the arm's predictions.
+        reading: how the arm reads them.
         trained: which arm.
         cases: the test cases.
         native: case → what it takes to measure it in native space; empty to measure on the preprocessed grid.
         options: of the evaluation.
         seed: of the study.
     """
-    record = read_arm(arm)
     rows: list[CaseRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     for position, case in enumerate(cases):
-        path = predictions / record.prediction / prediction_name(case.name)
-        predicted = _read_prediction(path, case, record.choices.reading)
+        predicted = _read_prediction(predictions / prediction_name(case.name), case, reading)
         measured = _measure(predicted, case, native.get(case.name), trained, options)
         rows += measured
         if calibration is not None:
@@ -167,8 +165,10 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         for n in config.inference.sizes_of(arm):
             for repeat in range(config.inference.repeats):
                 key = arm_key(arm, n, repeat)
+                digest = require_done(workspace, infer.STAGE, key)["digest"]
+                record = read_arm(workspace.unit_folder(infer.STAGE, key))
                 recipe = {
-                    "arm": require_done(workspace, infer.STAGE, key)["digest"],
+                    "arm": digest,
                     "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
                     "seed": config.seed,
                     # A study on the preprocessed grid has none, and keeps what it evaluated before.
@@ -176,8 +176,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                     "version": 6,
                 }
                 arguments = {
-                    "arm": workspace.unit_folder(infer.STAGE, key),
-                    "predictions": workspace.root / PREDICTIONS,
+                    "predictions": workspace.unit_folder(PREDICTIONS, record.prediction),
+                    "reading": record.choices.reading,
                     "trained": Trained(arm, n, repeat),
                     "cases": test,
                     "native": native,

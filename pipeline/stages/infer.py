@@ -20,7 +20,7 @@ STAGE = "infer"
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each arm × its sizes × repeat, and those that are still needed to make them.
+    """One unit for each arm × its sizes × repeat, and the predictions that they read.
 
     A training whose arms and predictions are all there is not needed, and may have been deleted.
 
@@ -30,7 +30,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         ModelError: an arm updates a model that does not fit.
     """
     plan = plan_target(config, workspace, resources)
-    return [*needed_trainings(plan, workspace), *plan.predictions.values(), *plan.arms.values()]
+    return [*plan.arms.values(), *plan.predictions.values()]
 
 
 def needed_trainings(plan: TargetPlan, workspace: Workspace) -> list[Unit]:

@@ -42,13 +42,15 @@ class StaleResult:
     """A result that is missing, or was made with other settings or inputs.
 
     Attributes:
-        stage: which stage.
+        stage: which stage makes it.
+        kind: folder of its kind in the workspace.
         key: of its unit.
         missing: whether there is none.
         differences: in what settings and inputs differ; empty where that was not recorded.
     """
 
     stage: str
+    kind: str
     key: str
     missing: bool
     differences: tuple[str, ...] = ()
@@ -83,7 +85,7 @@ def stale_results(
         if of_raw_scans and not at_hand:
             continue
         for unit in stage_module(stage).units(config, workspace, resources):
-            for found in _compared(unit, workspace):
+            for found in _compared(stage, unit, workspace):
                 # A case that could not be preprocessed stops only those who need it.
                 if not (found.missing and of_raw_scans):
                     yield found
@@ -103,7 +105,7 @@ def refuse_stale(first: Stage, config: StudyConfig, workspace: Workspace, resour
     needless = {} if first in (Stage.COLLECT_FILTERS, Stage.FIT_PRIORS) else needless_stages(config)
     before = [stage for stage in COMPARED[: COMPARED.index(first)] if stage not in needless]
     for stale in stale_results(before, config, workspace, resources):
-        folder = workspace.unit_folder(stale.stage, stale.key)
+        folder = workspace.unit_folder(stale.kind, stale.key)
         raise WorkspaceError(
             f"{folder}: this result of `{stale.stage}` {stale.why()}",
             expected="results of this configuration",
@@ -156,18 +158,18 @@ def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resource
     both = [key for key in now.units if key in recorded.units]
     differences += [f"`{key}` differs" for key in both if recorded.units[key] != now.units[key]]
     if differences:
-        stale = StaleResult("results", "the tables", missing=False, differences=tuple(differences))
+        stale = StaleResult("results", "results", "the tables", missing=False, differences=tuple(differences))
         yield f"results: the tables {stale.why(several=True)}"
 
 
-def _compared(unit: Unit, workspace: Workspace) -> Iterator[StaleResult]:
+def _compared(stage: Stage, unit: Unit, workspace: Workspace) -> Iterator[StaleResult]:
     marker = read_marker(workspace.unit_folder(unit.stage, unit.key))
     if marker is None:
-        yield StaleResult(unit.stage, unit.key, missing=True)
+        yield StaleResult(stage, unit.stage, unit.key, missing=True)
     elif marker.get("digest") != unit.digest:
         recorded, wanted = marker.get("recipe"), json.loads(json.dumps(unit.recipe))
         differences = tuple(_differences(recorded, wanted)) if recorded else ()
-        yield StaleResult(unit.stage, unit.key, missing=False, differences=differences)
+        yield StaleResult(stage, unit.stage, unit.key, missing=False, differences=differences)
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:

@@ -87,7 +87,7 @@ def study(write_cohort: Callable[..., Path], write_study: Callable[..., Path], t
 def test_a_command_that_is_killed_goes_on_where_it_was(study: Path, tmp_path: Path) -> None:
     workspace = tmp_path / "killed"
     run = ["run", str(study), "--workspace", str(workspace), "--jobs", "1"]
-    for stage in ("preprocess", "infer"):
+    for stage in ("preprocess", "train-target"):
         kill_when(workspace, run, in_the_middle_of(stage))
         before = markers(workspace)
         finished = [key for key in before if key.startswith(stage)]
@@ -103,7 +103,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(study: Path, tmp_path: Pa
     assert set(markers(other)) == set(after)
     for name in ("cases.csv", "summary.csv"):
         assert (workspace / "results" / name).read_bytes() == (other / "results" / name).read_bytes()
-    for path in (other / "infer").rglob("*.safetensors"):
+    for path in other.rglob("*.safetensors"):
         assert (workspace / path.relative_to(other)).read_bytes() == path.read_bytes()
 
 

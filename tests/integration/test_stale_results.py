@@ -74,7 +74,7 @@ def test_a_workspace_goes_on_in_its_precision_on_another_machine(
     began = has_bfloat16("cpu")
     precision = "bfloat16" if began else "float32"
     stages = json.loads((workspace / "provenance.json").read_text())["stages"]
-    assert stages["train-source"]["precision"] == stages["infer"]["precision"] == precision
+    assert stages["train-source"]["precision"] == stages["train-target"]["precision"] == precision
     assert f">{precision}<" in (workspace / "report/index.html").read_text()
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("done.json")}
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not began)
@@ -82,7 +82,7 @@ def test_a_workspace_goes_on_in_its_precision_on_another_machine(
     assert study("infer", "--set", "inference.arms=[random, fine_tune, fine_tune_ends]") == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     added = json.loads((workspace / "infer/fine_tune_ends/n02/repeat-0/done.json").read_text())
-    assert added["recipe"]["computing"]["precision"] == precision
+    assert added["recipe"]["training"]["computing"]["precision"] == precision
 
 
 def test_a_replaced_test_label_is_noticed(
@@ -105,6 +105,17 @@ def test_a_replaced_test_label_is_noticed(
     page = (tmp_path / "workspace/report/index.html").read_text()
     assert "Made with other settings" in page
     assert f"preprocess of right/{case} was made with other settings or inputs" in page
+    # The answer is no part of what was learned and predicted.
+    kept = {
+        path: path.stat().st_mtime_ns
+        for kind in ("train-target", "predict-test")
+        for path in (tmp_path / "workspace" / kind).rglob("*.safetensors")
+    }
+    before = (tmp_path / "workspace/results/cases.csv").read_bytes()
+    assert study("run") == 0
+    assert kept
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert (tmp_path / "workspace/results/cases.csv").read_bytes() != before
 
 
 def test_changed_patients_and_class_names_are_noticed(
@@ -141,7 +152,7 @@ def test_the_report_of_a_changed_option_says_so_and_describes_what_it_shows(
     assert study("report", "--set", "inference.steps=77", "--set", "evaluation.resamples=120") == 0
     page = (workspace / "report/index.html").read_text()
     assert "Made with other settings" in page
-    assert "`options.steps`: 3, now 77" in page
+    assert "`training.steps`: 3, now 77" in page
     assert "`resamples`: 100, now 120" in page
     assert (workspace / "config.resolved.yaml").read_text() == recorded
     assert study("report") == 0

@@ -87,8 +87,13 @@ def _check_units(workspace: Path) -> None:
     assert units["check"] == ["study"]
     assert len(units["preprocess"]) == 8
     assert units["train-source"] == ["network-00", "network-01"]
-    assert units["collect-filters"] == units["fit-priors"]
-    assert len(units["fit-priors"]) >= 2
+    groups = units["collect-filters"]
+    assert len(groups) >= 2
+    assert units["compare-priors"] == groups
+    densities = ("gaussian_full", "isotropic", "vae")
+    assert units["fit-priors"] == units["score-priors"] == [f"{group}/{name}" for group in groups for name in densities]
+    # No two of these arms learn alike.
+    assert len(units["train-target"]) == len(units["predict-test"]) == len(TRAININGS)
     assert units["infer"] == units["evaluate"] == sorted(f"{arm}/n{n:02d}/repeat-0" for arm, n in TRAININGS)
     plan = json.loads((workspace / "check" / "study" / "study.json").read_text())["split"]
     roles = [set(patients) for patients in plan.values()]
@@ -104,11 +109,11 @@ def _check_units(workspace: Path) -> None:
     assert len({tuple(patients) for (_, n), patients in subsets.items() if n == 1}) == 1
     assert all(subsets[arm, 2][:1] == subsets[arm, 1] and len(subsets[arm, 2]) == 2 for arm in ARMS)
     assert subsets["random", 3][:2] == subsets["random", 2]
-    scores = json.loads((workspace / "fit-priors" / units["fit-priors"][0] / "scores.json").read_text())
+    scores = json.loads((workspace / "compare-priors" / groups[0] / "scores.json").read_text())
     assert set(scores["densities"]) == {"isotropic", "gaussian_full", "vae"}
     assert all(math.isfinite(density["mean"]) for density in scores["densities"].values())
-    summary = json.loads((workspace / "collect-filters" / units["fit-priors"][0] / "summary.json").read_text())
-    assert summary["kept"] <= summary["filters"]
+    summary = json.loads((workspace / "collect-filters" / groups[0] / "summary.json").read_text())
+    assert scores["kept"] <= scores["filters"] == summary["filters"]
     assert (summary["networks"], summary["snapshots"]) == ([0, 1], 2)
 
 
@@ -188,14 +193,60 @@ def test_a_change_does_only_what_depends_on_it(finished: tuple[Path, Path]) -> N
     assert main([*command, "--set", arms]) == 0
     after = markers(workspace)
     assert {key: after[key] for key in before} == before
-    assert {key.rsplit("/", 3)[0] for key in set(after) - set(before)} == {"infer/prior_init", "evaluate/prior_init"}
+    made = sorted(set(after) - set(before))
+    assert {key.split("/")[0] for key in made} == {"train-target", "predict-test", "infer", "evaluate"}
+    assert {key.split("/")[1] for key in made if key.startswith(("infer", "evaluate"))} == {"prior_init"}
     rows = list(csv.DictReader((workspace / "results" / "cases.csv").read_text().splitlines()))
     assert {row["arm"] for row in rows} == {*ARMS, "prior_init"}
-    # Another temperature: only the arm that has a prior.
-    assert main([*command, "--set", "priors.score_samples=3"]) == 0
-    changed = {key for key, stamp in markers(workspace).items() if after[key] != stamp}
-    assert {key.split("/")[0] for key in changed} == {"fit-priors", "infer", "evaluate"}
-    assert {key.split("/")[1] for key in changed if key.startswith("infer")} == {"dwp"}
+    # How densities are scored changes no density, and so no arm.
+    command += ["--set", "priors.score_samples=3"]
+    assert main(command) == 0
+    changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}
+    assert {key.split("/")[0] for key in changed} == {"score-priors", "compare-priors"}
+    after = markers(workspace)
+    # How an arm reads its predictions is written anew, and nothing is trained or predicted.
+    command += ["--set", "inference.arms.dwp.logit_temperature=2"]
+    assert main(command) == 0
+    changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}
+    assert {"/".join(key.split("/")[:2]) for key in changed} == {"infer/dwp", "evaluate/dwp"}
+    after = markers(workspace)
+    # One more draw is predicted by what is trained.
+    assert main([*command, "--set", "inference.arms.dwp.draws=9"]) == 0
+    changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}
+    assert {key.split("/")[0] for key in changed} == {"predict-test", "infer", "evaluate"}
+
+
+def test_trainings_that_are_not_needed_may_be_deleted(finished: tuple[Path, Path]) -> None:
+    config, workspace = finished
+    command = ["run", str(config), "--workspace", str(workspace), "--jobs", "1"]
+    shutil.rmtree(workspace / "train-target")
+    before = markers(workspace)
+    assert main(command) == 0
+    assert markers(workspace) == before
+    shutil.rmtree(workspace / "predict-test")
+    assert main(["evaluate", *command[1:]]) == 2
+    assert main(command) == 0
+    assert {key.split("/")[0] for key in set(markers(workspace)) - set(before)} == {"train-target"}
+
+
+def test_results_of_an_older_layout_are_told_and_left_alone(
+    finished: tuple[Path, Path], capsys: pytest.CaptureFixture
+) -> None:
+    config, workspace = finished
+    for stage, folder in (
+        ("infer", workspace / "infer/random/n01/repeat-0"),
+        ("fit-priors", next((workspace / "fit-priors").iterdir())),
+    ):
+        (folder / "scores.json").write_text("{}")
+        older = {"digest": "0", "files": {"scores.json": 2}, "recipe": {"version": 4}, "sha256": {}}
+        (folder / "done.json").write_text(json.dumps(older))
+        before = {path: path.stat().st_mtime_ns for path in (workspace / stage).rglob("*")}
+        assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 2
+        message = capsys.readouterr().err
+        assert f"{workspace / stage}: holds results of an older layout" in message
+        assert {path: path.stat().st_mtime_ns for path in (workspace / stage).rglob("*")} == before
+        (folder / "done.json").unlink()
+        shutil.rmtree(folder)
 
 
 def test_a_changed_scan_is_noticed(finished: tuple[Path, Path]) -> None:
@@ -218,7 +269,7 @@ def test_the_results_do_not_depend_on_the_number_of_jobs(finished: tuple[Path, P
     assert main(["--jobs", "2", "--workspace", str(parallel), "run", str(config)]) == 0
     for name in ("cases.csv", "summary.csv"):
         assert (parallel / "results" / name).read_bytes() == (workspace / "results" / name).read_bytes()
-    for path in (workspace / "infer").rglob("*.safetensors"):
+    for path in workspace.rglob("*.safetensors"):
         assert (parallel / path.relative_to(workspace)).read_bytes() == path.read_bytes()
 
 

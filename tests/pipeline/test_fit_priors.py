@@ -15,12 +15,14 @@ from models.priors.factory import fit_prior, load_prior
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from pipeline.config.study import StudyConfig
+from pipeline.progress import ProgressFile
 from pipeline.stages.density_choice import choose, resolve_densities
 from pipeline.stages.earlier_study import earlier_densities
 from pipeline.stages.filter_options import PriorFitOptions
-from pipeline.stages.fit_priors import fit_group
 from pipeline.stages.group_fit import full_gaussian
 from pipeline.stages.held_out_scores import difference, divide_positions, estimate, network_folds, score
+from pipeline.stages.prior_units import GroupTask, compare_densities, fit_density, score_density
+from pipeline.storage.prior_files import DENSITY, SCORES
 from pipeline.storage.stored_bank import StoredBank, write_bank
 from pipeline.storage.tensors import load_tensors
 
@@ -50,18 +52,21 @@ def write_networks(path: Path, networks: int, snapshots: int = 2, mixing_seed: i
 
 
 def fit(folder: Path, bank: Path, earlier=None, **options):
-    folder.mkdir()
-    fit_group(
-        folder,
-        lambda share: None,
-        group="g",
-        bank_path=bank,
-        options=PriorFitOptions(**options),
-        norm_threshold=0.01,
-        earlier=earlier or {},
-        seed=0,
-    )
-    return json.loads((folder / "scores.json").read_text())
+    """Fits, scores and compares; the densities lie in folders of their names, their scores in `scored`."""
+    group = GroupTask("g", bank, PriorFitOptions(**options), 0.01, earlier or {}, 0)
+    progress = ProgressFile(folder.with_name("progress"))
+    fits = {density: folder / density for density in group.options.densities}
+    scores = {density: folder / "scored" / density for density in group.options.scorable}
+    for path in (*fits.values(), *scores.values()):
+        path.mkdir(parents=True)
+    for density, path in fits.items():
+        fit_density(path, progress, group=group, density=density)
+    several = len(StoredBank(bank).networks) > 1
+    for density, path in scores.items():
+        fitted = None if group.options.refits(several) else fits[density]
+        score_density(path, progress, group=group, density=density, fitted=fitted)
+    compare_densities(folder, progress, group=group, fits=fits, scores=scores)
+    return json.loads((folder / SCORES).read_text())
 
 
 def test_folds_score_every_network_once_without_having_seen_it() -> None:
@@ -144,7 +149,7 @@ def test_scores_are_in_raw_units_of_all_filters_of_other_networks(tmp_path: Path
     stored = StoredBank(bank)
     fitted, _ = stored.load({0}).above_norm(0.01)
     assert scores["fitted_on"] == len(fitted) < 2 * LAYER.count
-    prior = load_prior(GaussianOptions(covariance="isotropic"), load_tensors(tmp_path / "fit/isotropic.safetensors"))
+    prior = load_prior(GaussianOptions(covariance="isotropic"), load_tensors(tmp_path / "fit/isotropic" / DENSITY))
     everything, _ = stored.load().above_norm(0.01)
     # The file holds the fit to all networks, the score that of the fit to the first one.
     assert prior.fit(everything).log_density == pytest.approx(
@@ -194,7 +199,7 @@ def test_a_position_prior_knows_every_position_whatever_is_drawn(tmp_path: Path)
     densities = {"vae": None, "isotropic": None, "around": AROUND_SOURCE, "reuse": reuse}
     fit(tmp_path / "fit", bank, densities=densities, largest_fit=1000)
     for name, prefix in (("around", "position."), ("reuse", "position.position.")):
-        assert len(load_tensors(tmp_path / "fit" / f"{name}.safetensors")[prefix + "keys"]) == LAYER.count
+        assert len(load_tensors(tmp_path / "fit" / name / DENSITY)[prefix + "keys"]) == LAYER.count
     with pytest.raises(ModelError, match="source network 7"):
         fit(tmp_path / "none", bank, densities={"around": {**AROUND_SOURCE, "network": 7}})
 
@@ -205,16 +210,13 @@ def test_auto_is_resolved_by_group(tmp_path: Path) -> None:
         (tmp_path / group).mkdir()
         auto = None if density is None else {"density": density}
         (tmp_path / group / "scores.json").write_text(json.dumps({"auto": auto}))
-    folders = {group: tmp_path / group for group in "ab"}
-    chosen = resolve_densities(folders, "auto", options.densities)
-    assert {group: c.name for group, c in chosen.items()} == {"a": "vae", "b": "isotropic"}
-    assert isinstance(chosen["a"].options, FilterVAEOptions)
-    assert chosen["b"].path == tmp_path / "b" / "isotropic.safetensors"
-    assert {c.name for c in resolve_densities(folders, "vae", options.densities).values()} == {"vae"}
+    files = {group: tmp_path / group / SCORES for group in "ab"}
+    assert resolve_densities(files, "auto", options.densities) == {"a": "vae", "b": "isotropic"}
+    assert resolve_densities(files, "vae", options.densities) == {"a": "vae", "b": "vae"}
     with pytest.raises(WorkspaceError, match="which density `auto` takes"):
-        resolve_densities({"c": tmp_path / "c"}, "auto", options.densities)
+        resolve_densities({"c": tmp_path / "c" / SCORES}, "auto", options.densities)
     with pytest.raises(WorkspaceError, match="'vae'"):
-        resolve_densities(folders, "auto", {"isotropic": GaussianOptions()})
+        resolve_densities(files, "auto", {"isotropic": GaussianOptions()})
 
 
 def test_options_pass_scaling_on_and_keep_auto_free() -> None:
@@ -255,8 +257,9 @@ def earlier_study(tmp_path: Path) -> Path:
     folder.parent.mkdir(parents=True)
     bank = write_networks(tmp_path / "first.safetensors", 2)
     fit(folder, bank, densities={"vae": None, "boo": BOOSTED}, refit=False)
-    files = {path.name: path.stat().st_size for path in folder.iterdir()}
-    (folder / "done.json").write_text(json.dumps({"digest": "0", "files": files}))
+    fitted = folder / "boo"
+    files = {path.name: path.stat().st_size for path in fitted.iterdir()}
+    (fitted / "done.json").write_text(json.dumps({"digest": "0", "files": files}))
     (root / "collect-filters" / "g").mkdir(parents=True)
     (root / "collect-filters" / "g" / "summary.json").write_text(json.dumps({"layers": [LAYER.parameter]}))
     resolved = config_of().model_dump(mode="json")
@@ -272,7 +275,7 @@ def test_a_boovae_goes_on_from_an_earlier_study(earlier_study: Path, tmp_path: P
     scores = fit(tmp_path / "fit", bank, earlier, densities={"vae": None, "boo": BOOSTED})
     assert scores["densities"]["boo"]["source_sets"] == 2
     before = earlier["boo"].load().state_dict()
-    after = load_tensors(tmp_path / "fit" / "boo.safetensors")
+    after = load_tensors(tmp_path / "fit" / "boo" / DENSITY)
     # The components of the first set are still there, those of the second have joined them.
     assert len(after["latent_prior.log_weights"]) > len(before["latent_prior.log_weights"])
     old = before["latent_prior.pseudo_inputs"]
@@ -299,6 +302,6 @@ def test_an_earlier_study_that_does_not_fit_is_refused(earlier_study: Path, tmp_
         earlier_densities(config_of(earlier_study), "h", [LAYER])
     with pytest.raises(ConfigError, match="grouped by"):
         earlier_densities(config_of(earlier_study, "layer"), "g", [LAYER])
-    (earlier_study / "fit-priors" / "g" / "boo.safetensors").unlink()
+    (earlier_study / "fit-priors" / "g" / "boo" / DENSITY).unlink()
     with pytest.raises(WorkspaceError, match="missing or damaged"):
         earlier_densities(config_of(earlier_study), "g", [LAYER])

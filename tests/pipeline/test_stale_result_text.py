@@ -15,5 +15,5 @@ from pipeline.stages.stale_results import StaleResult
     ],
 )
 def test_one_result_was_made_and_several_were(several: bool, sentence: str) -> None:
-    stale = StaleResult("infer", "a", missing=False, differences=("`steps`: 110, now 120",))
+    stale = StaleResult("infer", "infer", "a", missing=False, differences=("`steps`: 110, now 120",))
     assert stale.why(several) == sentence

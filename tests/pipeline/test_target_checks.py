@@ -16,13 +16,10 @@ from models.filter_bank import FilterBank
 from models.priors.filter_vae import Condition
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.standardisation import Covariance
-from pipeline.arms.choices import ArmOptions
 from pipeline.arms.preset_densities import ON_DEMAND
 from pipeline.arms.presets import PRESETS, named_priors
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.config.study import StudyConfig
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.stages.infer import arm_recipe
 from pipeline.stages.target_checks import compare_with_source, refuse_empty_labels, require_kernel_size
 from pipeline.storage.tensors import save_tensors
 
@@ -137,13 +134,6 @@ def test_priors_that_arms_name() -> None:
     arms = {"dwp": None, "x": {"preset": "gaussian"}, "y": {"prior": "p"}, "z": PRESETS["gaussian_full"]}
     assert named_priors(arms) == ["vae", "isotropic", "p", "gaussian_full"]
     assert named_priors(["swag", "unknown"]) == ["none", "none"]
-
-
-def test_choices_of_prediction_that_do_nothing_leave_results_valid_that_were_made_without_them() -> None:
-    later = {"logit_temperature", "mask", "voxel_correlation"}
-    assert not later & set(arm_recipe(PRESETS["swag"]))
-    assert later & set(arm_recipe(PRESETS["swag_calibrated"])) == {"logit_temperature", "voxel_correlation"}
-    assert "mask" in arm_recipe(ArmOptions(mask=MaskRule.EXPECTED_DICE))
 
 
 def test_swag_needs_steps_to_collect_from() -> None:

@@ -21,12 +21,15 @@ from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
-from pipeline.arms.arm_unit import ArmSettings, ArmTask, learn_and_predict
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
+from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.source_knowledge import SourceKnowledge
+from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
+from pipeline.deployment.arm_model import ArmTask, write_arm
 from pipeline.deployment.model_description import ModelOrigin
+from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.progress import ProgressFile
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
@@ -82,6 +85,16 @@ def inference(**changes) -> InferenceOptions:
 
 
 @dataclass(frozen=True)
+class BenchTask:
+    """An arm, its trainings, and the cases to predict."""
+
+    name: str
+    arm: ArmOptions
+    trainings: list[TrainingTask]
+    test: list[CachedCase]
+
+
+@dataclass(frozen=True)
 class Bench:
     """Lets an arm learn on small noise with a bright cube."""
 
@@ -118,7 +131,7 @@ class Bench:
             lambda fraction: None,
         )
 
-    def task(self, arm: ArmOptions, name: str = "arm", classes: int = 1) -> ArmTask:
+    def task(self, arm: ArmOptions, name: str = "arm", classes: int = 1) -> BenchTask:
         snapshots, priors = [], {}
         for number, state in enumerate(self.source.states):
             snapshots.append(self.folder / f"network-{number}.safetensors")
@@ -128,24 +141,70 @@ class Bench:
                 priors[group] = self.folder / f"{group}.safetensors"
                 save_tensors(priors[group], prior.state_dict())
         named = {f"class_{k}": (k,) for k in range(1, classes + 1)}
-        return ArmTask(
-            name=name,
-            arm=arm,
-            n=2,
-            repeat=0,
-            patients={p: [self.make_case(c, classes=named)] for p, c in (("p", "a"), ("q", "b"))},
-            test=[self.make_case("t", 20, classes=named), self.make_case("u", 14, classes=named)],
-            snapshots=snapshots if arm.needs_source else (),
-            references=snapshots if arm.needs_references else (),
-            priors=priors,
-            densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
-            groups=self.source.groups if arm.needs_prior else {},
-        )
+        patients = {p: [self.make_case(c, classes=named)] for p, c in (("p", "a"), ("q", "b"))}
+        trainings = [
+            TrainingTask(
+                arm=arm.of_training(),
+                member=member,
+                n=2,
+                repeat=0,
+                patients=patients,
+                snapshots=[snapshots[(member * arm.components + k) % 3] for k in range(arm.components)]
+                if arm.needs_source
+                else [],
+                references=snapshots if arm.needs_references else (),
+                priors=priors,
+                densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
+                groups=self.source.groups if arm.needs_prior else {},
+            )
+            for member in range(arm.members)
+        ]
+        test = [self.make_case("t", 20, classes=named), self.make_case("u", 14, classes=named)]
+        return BenchTask(name, arm, trainings, test)
 
-    def run(self, task: ArmTask, folder: Path, seed: int = SEED) -> dict[str, bytes]:
-        folder.mkdir(parents=True)
-        settings = ArmSettings(inference(), NETWORK, PATCHES, no_augmentation(), ORIGIN, seed, "cpu")
-        learn_and_predict(folder, ProgressFile(folder.parent / "progress"), task=task, settings=settings)
+    def run(self, task: BenchTask, folder: Path, seed: int = SEED) -> dict[str, bytes]:
+        """Trains, predicts and writes the arm; returns all files by name.
+
+        They lie in `train-M/` of each member, `predictions/`, and in the folder itself for the arm.
+        """
+        arm = task.arm
+        trainings = {f"train-{training.member}": folder / f"train-{training.member}" for training in task.trainings}
+        predictions = folder / "predictions"
+        for path in (*trainings.values(), predictions):
+            path.mkdir(parents=True)
+        progress = ProgressFile(folder.parent / "progress")
+        settings = TrainingSettings(inference(), NETWORK, PATCHES, no_augmentation(), seed, "cpu")
+        for training, path in zip(task.trainings, trainings.values(), strict=True):
+            train_member(path, progress, task=training, settings=settings)
+        seeds = [member_seed(seed, 0, member) for member in range(arm.members)]
+        window = SlidingWindowOptions()
+        prediction = PredictionTask(
+            arm.of_prediction(), list(trainings.values()), seeds, NETWORK, PATCHES.size, window, "cpu", task.test,
+            {case.name: case.image_digest for case in task.test}, predictions,
+        )  # fmt: skip
+        predict_test_cases(predictions, progress, task=prediction)
+        write_arm(
+            folder,
+            progress,
+            task=ArmTask(
+                name=task.name,
+                options=arm,
+                objective="none",
+                n=2,
+                repeat=0,
+                patients=task.trainings[0].patients,
+                seeds=seeds,
+                trainings=trainings,
+                prediction="predictions",
+                predicted=predictions,
+                test=task.test,
+                network=NETWORK,
+                patch=PATCHES.size,
+                window=window,
+                flip_axes=(),
+                origin=ORIGIN,
+            ),
+        )
         return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 

@@ -24,13 +24,17 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.objective_name import objective_name
-from pipeline.arms.prediction import predict_cases, save_prediction, weight_draws
+from pipeline.arms.prediction import predict_cases, weight_draws
+from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
-from pipeline.inference.dice_thresholds import mask_thresholds
+from pipeline.arms.training_unit import member_seed
+from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.storage.tensors import load_about, load_tensors
+from pipeline.inference.stored_prediction import StoredPrediction, load_prediction
+from pipeline.progress import ProgressFile
+from pipeline.storage.tensors import load_tensors
 from pipeline.training.patches import PatchOptions
 
 SEED = 11
@@ -170,42 +174,38 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
     # Each case alone, whatever cases shared the draws in the unit.
     for case, prediction in predict_cases(members, task.test, (16, 16, 16), SlidingWindowOptions(), "cpu", memory=0):
         again = tmp_path / "again.safetensors"
-        save_prediction(prediction, case, arm, again)
+        StoredPrediction.of(prediction, case, case.image_digest).write(again)
         path = tmp_path / "unit" / "predictions" / f"{case.name}.safetensors"
         assert again.read_bytes() == path.read_bytes()
-        check_prediction(path, case, arm, arm.members * (3 if arm.is_bayesian else 1))
+        check_prediction(path, case, arm.members * (3 if arm.is_bayesian else 1))
     unit = json.loads(files["unit.json"])
     assert (unit["arm"], unit["n"], unit["repeat"], unit["patients"]) == (name, 2, 0, ["p", "q"])
     assert unit["choices"] == arm.model_dump(mode="json")
     assert unit["started_anew"] == []
-    rows = list(csv.DictReader(files["history.csv"].decode().splitlines()))
+    assert (len(unit["trainings"]), unit["prediction"]) == (arm.members, "predictions")
+    rows = list(csv.DictReader(files["train-0/history.csv"].decode().splitlines()))
     assert [row["step"] for row in rows] == [str(3 * (k + 1)) for k in range(arm.components)]
 
 
-def check_prediction(path: Path, case, arm: ArmOptions, passes: int) -> None:
-    tensors, about = load_tensors(path), load_about(path)
-    probability = tensors["probability"].float()
-    assert probability.shape == (1, *case.shape)
-    assert bool((probability >= 0).all())
-    assert float(probability.sum(0).max()) <= 1 + 1e-3
-    thresholds = mask_thresholds(arm.mask, probability.numpy(), case.spacing.tolist())
-    assert about == {
-        "affine": case.affine.tolist(),
-        "classes": ["class_1"],
-        "draws": passes,
-        "case": case.name,
-        "thresholds": None if thresholds is None else list(thresholds),
-        "voxel_correlation": arm.voxel_correlation,
-    }
+def check_prediction(path: Path, case, passes: int) -> None:
+    stored = load_prediction(path)
+    assert (stored.case, stored.classes, stored.draws) == (case.name, ("class_1",), passes)
+    assert stored.image == case.image_digest
+    assert stored.affine.tolist() == case.affine.tolist()
+    logs = stored.log_probability.float()
+    assert logs.shape == (2, *case.shape)
+    assert float((logs.exp().sum(0) - 1).abs().max()) < 2e-3
     if passes == 1:
-        assert set(tensors) == {"probability"}
+        assert stored.mutual_information is None
+        assert stored.volumes_ml is None
         return
+    assert stored.mutual_information is not None
+    assert stored.volumes_ml is not None
     # Voxels of 2 × 2 × 3 mm.
-    assert tensors["volumes_ml"].shape == (passes, 1)
-    assert bool(((tensors["volumes_ml"] / 0.012 - (tensors["volumes_ml"] / 0.012).round()).abs() < 1e-9).all())
-    assert tensors["entropy"].shape == tensors["mutual_information"].shape == case.shape
-    assert float(tensors["entropy"].max()) <= math.log(2) + 1e-3
-    assert float(tensors["mutual_information"].max()) > 0
+    assert stored.volumes_ml.shape == (passes, 1)
+    assert bool(((stored.volumes_ml / 0.012 - (stored.volumes_ml / 0.012).round()).abs() < 1e-9).all())
+    assert stored.mutual_information.shape == case.shape
+    assert float(stored.mutual_information.max()) > 0
 
 
 @pytest.mark.parametrize("name", ["random", "dwp_source", "mixture", "swag"])
@@ -221,33 +221,64 @@ def test_the_same_seed_gives_the_same_bytes(name: str, bench, tmp_path: Path) ->
         assert other["predictions/t.safetensors"] != files["predictions/t.safetensors"]
 
 
-def test_a_temperature_divides_the_logits_of_predictions_and_changes_no_training(bench, tmp_path: Path) -> None:
-    logits = []
-    for number, temperature in enumerate((1.0, 2.0)):
-        arm = PRESETS["fine_tune"].model_copy(update={"logit_temperature": temperature})
-        files = bench.run(bench.task(arm), tmp_path / str(number) / "unit")
-        case = load_tensors(tmp_path / str(number) / "unit" / "predictions" / "t.safetensors")
-        logits.append((files["history.csv"], case["probability"].float().clamp(0.01, 0.99).logit()))
-    (history, plain), (other, scaled) = logits
-    assert history == other
-    between = (plain.abs() < 4) & (scaled.abs() < 4)
-    assert bool(between.any())
-    assert torch.allclose(scaled[between], plain[between] / 2, atol=0.05)
+def test_a_reading_is_no_part_of_a_training_or_a_prediction(bench, tmp_path: Path) -> None:
+    plain = PRESETS["swag"].model_copy(update={"draws": 2})
+    read = {"logit_temperature": 2.0, "mask": MaskRule.EXPECTED_DICE, "voxel_correlation": 0.2}
+    files = [
+        bench.run(bench.task(arm), tmp_path / str(number) / "unit")
+        for number, arm in enumerate((plain, plain.model_copy(update=read)))
+    ]
+    same_files = [{name: own for name, own in of.items() if name.startswith(("train", "predictions"))} for of in files]
+    assert same_files[0] == same_files[1]
+    assert files[0]["model/member-00.safetensors"] == files[1]["model/member-00.safetensors"]
+    assert files[0]["model/model.json"] != files[1]["model/model.json"]
+
+
+def test_what_a_training_does_not_depend_on_is_at_its_default_there() -> None:
+    swag = PRESETS["multi_swag_calibrated"]
+    assert swag.of_training() == PRESETS["swag"].of_training() == PRESETS["swa"].of_training()
+    assert PRESETS["ensemble"].of_training() == PRESETS["fine_tune"].of_training()
+    assert PRESETS["random"].of_training() != PRESETS["fine_tune"].of_training()
+    assert PRESETS["swa"].of_prediction() != PRESETS["swag"].of_prediction()
+    idle = {"temperature": 0.5, "l2_std": 1.0, "filter_share": 1.0, "train_samples": 1, "draws": 3, "kl_warm_up": 0.5}
+    assert PRESETS["fine_tune"].model_copy(update=idle).of_training() == PRESETS["fine_tune"].of_training()
+    used = {"temperature": 0.5, "kl_warm_up": 0.5, "filter_share": 1.0, "log_variance_rate": 3.0}
+    for name, value in used.items():
+        assert PRESETS["dwp"].model_copy(update={name: value}).of_training() != PRESETS["dwp"].of_training(), name
+
+
+def test_one_more_case_or_another_image_is_one_more_prediction(bench, tmp_path: Path) -> None:
+    task = bench.task(PRESETS["random"])
+    bench.run(task, tmp_path / "unit")
+    earlier, folder = tmp_path / "unit" / "predictions", tmp_path / "again"
+    folder.mkdir()
+    before = {path.name: path.stat().st_ino for path in earlier.iterdir()}
+    cases = [*task.test, bench.make_case("v", 14)]
+    images = {case.name: case.image_digest for case in cases} | {"u": "another"}
+    again = PredictionTask(
+        task.arm, [tmp_path / "unit" / "train-0"], [member_seed(SEED, 0, 0)], bench.network, (16, 16, 16),
+        SlidingWindowOptions(), "cpu", cases, images, earlier,
+    )  # fmt: skip
+    predict_test_cases(folder, ProgressFile(tmp_path / "progress"), task=again)
+    assert sorted(path.name for path in folder.iterdir()) == ["t.safetensors", "u.safetensors", "v.safetensors"]
+    # What is the same file was not predicted again.
+    assert {name for name, node in before.items() if (folder / name).stat().st_ino == node} == {"t.safetensors"}
+    assert load_prediction(folder / "u.safetensors").image == "another"
 
 
 def test_members_start_from_different_source_networks(bench, tmp_path: Path) -> None:
     files = bench.run(bench.task(PRESETS["ensemble"]), tmp_path / "x" / "unit")
     members = [files[f"model/member-{number:02d}.safetensors"] for number in range(3)]
     assert len(set(members)) == 3
-    assert {"history.csv", "history-01.csv", "history-02.csv"} <= set(files)
+    assert {f"train-{number}/history.csv" for number in range(3)} <= set(files)
 
 
 def test_a_head_of_other_classes_is_started_anew_and_named(bench, tmp_path: Path) -> None:
     task = bench.task(PRESETS["fine_tune"], classes=2)
     files = bench.run(task, tmp_path / "x" / "unit")
     assert json.loads(files["unit.json"])["started_anew"] == ["head.conv.weight", "head.conv.bias"]
-    probability = load_tensors(tmp_path / "x" / "unit" / "predictions" / "t.safetensors")["probability"]
-    assert probability.shape == (2, 20, 20, 20)
+    stored = load_prediction(tmp_path / "x" / "unit" / "predictions" / "t.safetensors")
+    assert stored.log_probability.shape == (3, 20, 20, 20)
     network = build_network(bench.network, 1, 3, 5)
     head = network.state_dict()["head.conv.weight"].clone()
     assert start_from_source(network, bench.source.states[0]) == ["head.conv.weight", "head.conv.bias"]

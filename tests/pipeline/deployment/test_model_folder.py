@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 
 from data.errors import ModelError, WorkspaceError
 from models.posteriors.mean_field import MeanField
-from pipeline.arms.choices import ArmOptions
 from pipeline.deployment.model_description import FORMAT, label_values
 from pipeline.deployment.model_folder import CHECKSUMS, DESCRIPTION, member_name, read_description, read_model
 from pipeline.deployment.weight_passes import pass_count, weight_passes
@@ -61,17 +60,6 @@ def test_what_is_read_predicts_like_what_was_written(make_model: Callable[..., P
     assert len(one) == pass_count(found, 2) == 4
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert not torch.equal(one[0], one[1])
-
-
-def test_a_model_predicts_with_its_temperature(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    images = torch.randn(1, 1, 16, 16, 8, generator=torch.Generator().manual_seed(0))
-    logits = []
-    for temperature in (1.0, 2.0):
-        path = make_model(tmp_path / str(temperature), bayesian=False, arm=ArmOptions(logit_temperature=temperature))
-        (forward,) = weight_passes(read_model(path), None, "cpu")
-        with torch.inference_mode():
-            logits.append(forward(images))
-    torch.testing.assert_close(logits[1], logits[0] / 2)
 
 
 def test_a_point_estimate_makes_one_pass(make_model: Callable[..., Path], tmp_path: Path) -> None:

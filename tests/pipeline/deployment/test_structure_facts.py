@@ -17,6 +17,8 @@ from pipeline.deployment.structure_facts import LEAST_DRAWS, structure_facts, vo
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.expected_dice import DrawMasks
 from pipeline.inference.posterior_average import PosteriorAverage
+from pipeline.inference.reading import ReadingOptions
+from pipeline.inference.stored_prediction import read_average
 from pipeline.training.cached_case import CachedCase
 
 
@@ -154,11 +156,10 @@ def test_pairs_of_expected_and_real_dice_are_of_the_mask_that_the_arm_makes() ->
     foreground = torch.full((6, 6, 6), 0.01)
     foreground[1:5] = 0.45
     foreground[2:4] = 0.9
-    average = PosteriorAverage()
-    average.add(torch.stack([1 - foreground, foreground]))
+    probability = torch.stack([1 - foreground, foreground])
     found = {}
     for rule in MaskRule:
         pairs = DicePairs()
-        pairs.add(average, cast(CachedCase, case), rule)
+        pairs.add(read_average(probability, ReadingOptions(mask=rule), (1.0, 1.0, 1.0)), cast(CachedCase, case))
         found[rule] = pairs.real["core"][0]
     assert found == {MaskRule.MOST_PROBABLE: pytest.approx(2 / 3), MaskRule.EXPECTED_DICE: 1.0}

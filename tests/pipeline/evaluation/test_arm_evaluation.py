@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
 from pipeline.inference.boundary_band import possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
+from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.inference.reading import ReadingOptions
+from pipeline.inference.stored_prediction import load_prediction
 from pipeline.progress import ProgressFile
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
@@ -31,10 +35,11 @@ from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
 from pipeline.stages.evaluate import evaluate_predictions
-from pipeline.storage.tensors import load_arrays, save_arrays
 from pipeline.training.cached_case import CachedCase
 
 MakeCase = Callable[..., CachedCase]
+Predict = Callable[..., Path]
+PLAIN = ReadingOptions()
 VOXEL_ML = 2 * 2 * 3 / 1000
 DRAWS = 39
 
@@ -46,40 +51,69 @@ def cases(make_case: MakeCase) -> list[CachedCase]:
     return [make_case(f"case-{i}", corner=(4 + i % 3, 5, 4), patient=p) for i, p in enumerate(patients)]
 
 
-def predict(folder: Path, cases: Sequence[CachedCase], *, skill: float, draws: int, sharp: float = 1.0) -> Path:
-    """Writes predictions that are right with probability `skill` near the boundary; several draws have volumes."""
-    generator = np.random.default_rng(round(1000 * skill))
-    for case in cases:
-        truth = case.label().numpy() > 0
-        logit = sharp * (2 * (skill * 6 - 2) * (truth - 0.5) + generator.normal(0, 1.5, truth.shape))
-        probability = np.where(truth | (generator.random(truth.shape) < 0.02), 1 / (1 + np.exp(-logit)), 0.001)
-        arrays = {"probability": probability[None].astype(np.float16)}
-        if draws > 1:
-            arrays["mutual_information"] = (0.1 * probability * (1 - probability)).astype(np.float16)
-            volume = int((probability > 0.5).sum()) * VOXEL_ML
-            arrays["volumes_ml"] = volume * (1 + 0.2 * generator.normal(size=(draws, 1)))
-        save_arrays(folder / f"{case.name}.safetensors", arrays, {"draws": draws})
-    return folder
+@pytest.fixture
+def predict(store_prediction: Callable[..., Path]) -> Predict:
+    """Returns a function that writes predictions which are right with probability `skill` near the boundary.
+
+    Several draws have volumes.
+    """
+
+    def write(folder: Path, cases: Sequence[CachedCase], *, skill: float, draws: int, sharp: float = 1.0) -> Path:
+        generator = np.random.default_rng(round(1000 * skill))
+        for case in cases:
+            truth = case.label().numpy() > 0
+            logit = sharp * (2 * (skill * 6 - 2) * (truth - 0.5) + generator.normal(0, 1.5, truth.shape))
+            probability = np.where(truth | (generator.random(truth.shape) < 0.02), 1 / (1 + np.exp(-logit)), 0.001)
+            several: dict[str, np.ndarray] = {}
+            if draws > 1:
+                several["information"] = 0.1 * probability * (1 - probability)
+                volume = int((probability > 0.5).sum()) * VOXEL_ML
+                several["volumes_ml"] = volume * (1 + 0.2 * generator.normal(size=(draws, 1)))
+            store_prediction(
+                folder, probability[None], case=case.name, affine=case.affine, classes=tuple(case.classes),
+                draws=draws, **several,
+            )  # fmt: skip
+        return folder
+
+    return write
 
 
-def evaluate(tmp_path: Path, arm: str, n: int, cases: Sequence[CachedCase], options: EvaluationOptions, **how) -> Path:
-    predictions = predict(tmp_path / "infer" / f"{arm}-{n}", cases, **how)
-    folder = tmp_path / "evaluate" / f"{arm}-{n}"
+@pytest.fixture
+def evaluate(predict: Predict) -> Callable[..., Path]:
+    """Returns a function that writes predictions of an arm and measures them."""
+
+    def run(
+        tmp_path: Path, arm: str, n: int, cases: Sequence[CachedCase], options: EvaluationOptions,
+        reading: ReadingOptions = PLAIN, **how: Any,
+    ) -> Path:  # fmt: skip
+        predictions = predict(tmp_path / "infer" / f"{arm}-{n}", cases, **how)
+        folder = tmp_path / "evaluate" / f"{arm}-{n}"
+        return measure(folder, predictions, Trained(arm, n, 0), cases, options, reading)
+
+    return run
+
+
+def measure(
+    folder: Path, predictions: Path, trained: Trained, cases: Sequence[CachedCase], options: EvaluationOptions,
+    reading: ReadingOptions = PLAIN,
+) -> Path:  # fmt: skip
+    folder.parent.mkdir(parents=True, exist_ok=True)
     evaluate_predictions(
-        folder, ProgressFile(tmp_path / "progress"), predictions=predictions, trained=Trained(arm, n, 0), cases=cases,
-        native={}, options=options, seed=0,
+        folder, ProgressFile(folder.parent / "progress"), predictions=predictions, reading=reading, trained=trained,
+        cases=cases, native={}, options=options, seed=0,
     )  # fmt: skip
     return folder
 
 
-def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase]) -> None:
+def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]) -> None:
     folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(), skill=0.7, draws=DRAWS)
     rows = {r.case: r for r in read_calibration_csv(folder / "calibration.csv")}
     measured = {r.case: r for r in read_cases_csv(folder / "cases.csv")}
     assert set(rows) == set(measured) == {c.name for c in cases}
     for name, row in rows.items():
-        stored = load_arrays(tmp_path / "infer/dwp-5" / f"{name}.safetensors")
-        ordered = np.sort(stored["volumes_ml"][:, 0])
+        volumes = load_prediction(tmp_path / "infer/dwp-5" / f"{name}.safetensors").volumes_ml
+        assert volumes is not None
+        ordered = np.sort(volumes.numpy()[:, 0])
         assert (row.volume_low_ml, row.volume_high_ml) == (ordered[1], ordered[37])
         assert row.covered == float(ordered[1] <= row.reference_ml <= ordered[37])
         assert row.dice == measured[name].dice
@@ -95,7 +129,7 @@ def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase]) -> N
 
 
 def test_a_single_network_has_a_volume_interval_where_it_is_scaled_as_a_rival(
-    tmp_path: Path, cases: list[CachedCase]
+    tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
 ) -> None:
     folder = evaluate(tmp_path, "fine_tune", 5, cases, EvaluationOptions(), skill=0.7, draws=1, sharp=12.0)
     rows = read_calibration_csv(folder / "calibration.csv")
@@ -116,29 +150,27 @@ def test_a_single_network_has_a_volume_interval_where_it_is_scaled_as_a_rival(
     assert {r.arm for r in read_calibration_csv(folder / "calibration.csv")} == {"fine_tune"}
 
 
-def test_how_an_arm_reads_its_probabilities_is_followed(tmp_path: Path, cases: list[CachedCase]) -> None:
-    predictions = predict(tmp_path / "infer", cases, skill=0.7, draws=1)
-    plain = evaluate(tmp_path, "fine_tune", 5, cases, EvaluationOptions(), skill=0.7, draws=1)
-    for case in cases:
-        path = predictions / f"{case.name}.safetensors"
-        about = {"draws": 1, "thresholds": [0.05], "voxel_correlation": 0.2}
-        save_arrays(path, load_arrays(path), about)
-    trained = Trained("fine_tune", 5, 0)
-    evaluate_predictions(
-        tmp_path / "out", ProgressFile(tmp_path / "progress"), predictions=predictions, trained=trained, cases=cases,
-         native={}, options=EvaluationOptions(), seed=0,
-    )  # fmt: skip
+def test_how_an_arm_reads_its_probabilities_is_followed(
+    tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
+) -> None:
+    how = {"skill": 0.7, "draws": 1}
+    plain = evaluate(tmp_path / "plain", "fine_tune", 5, cases, EvaluationOptions(), **how)
+    reading = ReadingOptions(logit_temperature=3.0, mask=MaskRule.EXPECTED_DICE, voxel_correlation=0.2)
+    read = evaluate(tmp_path / "read", "fine_tune", 5, cases, EvaluationOptions(), reading, **how)
     errors = [
         {row.case: row.relative_volume_error for row in read_cases_csv(folder / "cases.csv")}
-        for folder in (plain, tmp_path / "out")
+        for folder in (plain, read)
     ]
     assert errors[0] != errors[1]
-    rows = [row for row in read_calibration_csv(tmp_path / "out/calibration.csv") if row.arm == "fine_tune"]
+    rows = [row for row in read_calibration_csv(read / "calibration.csv") if row.arm == "fine_tune"]
+    raw = {row.case: row for row in read_calibration_csv(plain / "calibration.csv") if row.arm == "fine_tune"}
     for row in rows:
         assert 0 < row.volume_low_ml < row.volume_high_ml
         assert row.volume_nominal == 0.9
+        assert row.entropy > raw[row.case].entropy
         (case,) = (c for c in cases if c.name == row.case)
-        own = load_arrays(predictions / f"{case.name}.safetensors")["probability"][0].astype(np.float32)
+        stored = load_prediction(tmp_path / "read/infer/fine_tune-5" / f"{case.name}.safetensors")
+        own = stored.read(reading).foreground[0].numpy()
         # Where the structure may be does not depend on the mask that the arm makes of its probabilities.
         possible = possible_voxels(own > 0.5, case.spacing.tolist())
         ends = correlated_volume_interval(own[possible], 0.2, float(np.prod(case.spacing)) / 1000)
@@ -146,19 +178,20 @@ def test_how_an_arm_reads_its_probabilities_is_followed(tmp_path: Path, cases: l
         assert row.covered == float(row.volume_low_ml <= row.reference_ml <= row.volume_high_ml)
 
 
-def test_calibration_can_be_switched_off(tmp_path: Path, cases: list[CachedCase]) -> None:
+def test_calibration_can_be_switched_off(
+    tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
+) -> None:
     folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(calibration=None), skill=0.7, draws=1)
     assert [p.name for p in folder.iterdir()] == ["cases.csv"]
 
 
-def test_an_empty_prediction_is_scored_and_reviewed_first(tmp_path: Path, cases: list[CachedCase]) -> None:
+def test_an_empty_prediction_is_scored_and_reviewed_first(
+    tmp_path: Path, cases: list[CachedCase], predict: Predict, store_prediction: Callable[..., Path]
+) -> None:
     predictions = predict(tmp_path / "infer", cases, skill=0.8, draws=1)
-    nothing = np.full((1, *cases[0].shape), 0.01, np.float16)
-    save_arrays(predictions / f"{cases[0].name}.safetensors", {"probability": nothing}, {"draws": 1})
-    evaluate_predictions(
-        tmp_path / "out", ProgressFile(tmp_path / "progress"), predictions=predictions, trained=Trained("random", 5, 0),
-        cases=cases, native={}, options=EvaluationOptions(), seed=0,
-    )  # fmt: skip
+    nothing = np.full((1, *cases[0].shape), 0.01, np.float32)
+    store_prediction(predictions, nothing, case=cases[0].name, affine=cases[0].affine)
+    measure(tmp_path / "out", predictions, Trained("random", 5, 0), cases, EvaluationOptions())
     row = next(r for r in read_calibration_csv(tmp_path / "out/calibration.csv") if r.case == cases[0].name)
     assert (row.dice, row.expected_dice) == (0.0, 0.0)
     assert row.nll > 1
@@ -166,7 +199,7 @@ def test_an_empty_prediction_is_scored_and_reviewed_first(tmp_path: Path, cases:
 
 
 @pytest.fixture
-def study(tmp_path: Path, cases: list[CachedCase]) -> Path:
+def study(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]) -> Path:
     """Results of three arms at two sizes."""
     options = EvaluationOptions(resamples=200)
     skills = {("random", 5): 0.5, ("random", 10): 0.7, ("fine_tune", 5): 0.6, ("fine_tune", 10): 0.75, ("dwp", 5): 0.65,

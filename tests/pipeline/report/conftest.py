@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image, ImageDraw
 
+from pipeline.arms.arm_record import ArmRecord
+from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.metrics import count_voxels, dice, iou
 from pipeline.evaluation.options import EvaluationOptions
@@ -24,7 +28,24 @@ SHAPE = (28, 34, 30)
 AFFINE = np.diag([2.0, 1.5, 2.0, 1.0])
 
 
-def build_workspace(root: Path, *, patients: int = 13, repeats: int = 2, first_case: str = "case-00") -> Path:
+def record(arm: str, n: int, repeat: int, objective: str = "none") -> ArmRecord:
+    """The record of an arm whose training and prediction are named after it."""
+    key = f"{arm}-n{n:02d}-{repeat}"
+    choices = ArmOptions(init=Initialisation.SOURCE, temperature=0.1)
+    return ArmRecord(
+        arm=arm, n=n, repeat=repeat, patients=("p1",), steps=60, choices=choices, objective=objective,
+        trainings=(key,), prediction=key,
+    )  # fmt: skip
+
+
+def build_workspace(
+    root: Path,
+    store: Callable[..., Path],
+    *,
+    patients: int = 13,
+    repeats: int = 2,
+    first_case: str = "case-00",
+) -> Path:
     """Writes the workspace and returns it."""
     generator = np.random.default_rng(3)
     cases = [first_case, *(f"case-{i:02d}" for i in range(1, patients))]
@@ -62,7 +83,7 @@ def build_workspace(root: Path, *, patients: int = 13, repeats: int = 2, first_c
     _text(root / "check/study/study.json", json.dumps(plan))
     _preprocess(root, cases, generator)
     _source(root, generator)
-    _infer(root, cases, repeats, generator)
+    _infer(root, cases, repeats, generator, store)
     return root
 
 
@@ -125,10 +146,12 @@ def _source(root: Path, generator: np.random.Generator) -> None:
             density["difference_to_gaussian_full"] = paired
         scores = {"group": group, "fitted_on": 4000, "held_out": 900, "held_out_networks": "filters of network 2",
                   "densities": densities}  # fmt: skip
-        _text(root / f"fit-priors/{group}/scores.json", json.dumps(scores))
+        _text(root / f"compare-priors/{group}/scores.json", json.dumps(scores))
 
 
-def _infer(root: Path, cases: list[str], repeats: int, generator: np.random.Generator) -> None:
+def _infer(
+    root: Path, cases: list[str], repeats: int, generator: np.random.Generator, store: Callable[..., Path]
+) -> None:
     from pipeline.storage.tensors import load_arrays
 
     references = {c: load_arrays(root / "preprocess/tumour" / c / "arrays.safetensors")["label"] == 2 for c in cases}
@@ -136,27 +159,22 @@ def _infer(root: Path, cases: list[str], repeats: int, generator: np.random.Gene
     for arm, n, repeat in ((a, n, r) for a in ARMS for n in SIZES for r in range(repeats)):
         folder = root / f"infer/{arm}/n{n:02d}/repeat-{repeat}"
         objective = "tempered posterior (data term dice_cross_entropy, T = 0.1)"
-        unit = {"arm": arm, "n": n, "repeat": repeat, "patients": ["p1"],
-                "objective": objective, "steps": 60,
-                "choices": {"init": "source", "prior": "none", "temperature": 0.1}}  # fmt: skip
-        _text(folder / "unit.json", json.dumps(unit))
+        key = f"{arm}-n{n:02d}-{repeat}"
+        folder.mkdir(parents=True)
+        record(arm, n, repeat, objective).write(folder)
         steps = [
             (s, 1.2 * np.exp(-s / (15 + n)) + 0.2, f"{0.5 - s / 300!r}" if arm == "dwp" else "") for s in range(60)
         ]
         lines = ["step,loss,data_term,kl,rate", *(f"{s},{v:.5f},{v:.5f},{kl},0.001" for s, v, kl in steps)]
-        _text(folder / "history.csv", "\n".join(lines) + "\n")
+        _text(root / f"train-target/{key}/history.csv", "\n".join(lines) + "\n")
         for case in cases:
             reference = references[case]
             shift = int(generator.integers(0, 3)) + (ARMS[arm] < -0.04) + (n == 5)
             mask = np.roll(reference, shift, axis=int(generator.integers(0, 3)))
-            probability = np.where(mask, 0.9, 0.05).astype(np.float16)
-            arrays = {"probability": probability[None]}
+            probability = np.where(mask, 0.9, 0.05).astype(np.float32)
             if repeat == 0:
-                save_arrays(
-                    folder / "predictions" / f"{case}.safetensors",
-                    arrays,
-                    {"case": case, "draws": 8 if arm == "dwp" else 1},
-                )
+                draws = 8 if arm == "dwp" else 1
+                store(root / f"predict-test/{key}", probability[None], case=case, classes=("core",), draws=draws)
             counts = count_voxels(mask, reference)
             rows.append(CaseRow(arm, n, repeat, case, case, "core", dice(counts), iou(counts),
                                 counts.true_positive, counts.false_positive, counts.false_negative))  # fmt: skip
@@ -170,11 +188,21 @@ def _infer(root: Path, cases: list[str], repeats: int, generator: np.random.Gene
 
 
 @pytest.fixture(scope="session")
-def workspace_builder() -> Callable[..., Path]:
-    return build_workspace
+def arm_record() -> Callable[..., ArmRecord]:
+    """Returns a function that makes the record of an arm: its name, size, repeat and objective."""
+    return record
 
 
 @pytest.fixture(scope="session")
-def whole_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace_builder(store_prediction: Callable[..., Path]) -> Callable[..., Path]:
+    return partial(_build, store_prediction)
+
+
+def _build(store: Callable[..., Path], root: Path, **changes: Any) -> Path:
+    return build_workspace(root, store, **changes)
+
+
+@pytest.fixture(scope="session")
+def whole_workspace(tmp_path_factory: pytest.TempPathFactory, workspace_builder: Callable[..., Path]) -> Path:
     """A finished study; tests read it and do not change it."""
-    return build_workspace(tmp_path_factory.mktemp("study"))
+    return workspace_builder(tmp_path_factory.mktemp("study"))

@@ -15,6 +15,8 @@ from joblib import parallel_config
 from PIL import Image
 
 from pipeline.evaluation.tables import read_cases_csv
+from pipeline.inference.reading import ReadingOptions
+from pipeline.inference.stored_prediction import load_prediction
 from pipeline.report.case_plan import read_cases
 from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_figure import Scene
@@ -53,8 +55,8 @@ def test_labels_on_the_page_are_those_of_the_files_voxel_for_voxel(small: Path, 
     box = tuple(slice(a, b) for a, b in zip(found.min(axis=0), found.max(axis=0) + 1, strict=True))
     np.testing.assert_array_equal(unpacked(data["reference"], data["shape"]), whole["label"][box] == 2)
     for arm in data["arms"]:
-        path = small / f"infer/{arm['name']}/n10/repeat-0/predictions/case-01.safetensors"
-        probability = load_arrays(path)["probability"][0][box].astype(np.float32)
+        path = small / f"predict-test/{arm['name']}-n10-0/case-01.safetensors"
+        probability = load_prediction(path).read(ReadingOptions()).foreground[0].numpy()[box]
         np.testing.assert_array_equal(unpacked(arm["mask"], data["shape"]), probability > 0.5)
         doubt = unpacked(arm["entropy"], data["shape"]) / data["levels"]
         exact = -(probability * np.log2(probability) + (1 - probability) * np.log2(1 - probability))

@@ -106,8 +106,9 @@ def build_workspace(root: Path) -> Path:
         for name, options in DENSITIES.items():
             prior = build_prior(options)
             prior.fit(bank, generator)
-            save_tensors(root / f"fit-priors/{group}/{name}.safetensors", prior.state_dict())
-        (root / f"fit-priors/{group}/scores.json").write_text(json.dumps(_scores(group)))
+            save_tensors(root / f"fit-priors/{group}/{name}/density.safetensors", prior.state_dict())
+        (root / f"compare-priors/{group}").mkdir(parents=True)
+        (root / f"compare-priors/{group}/scores.json").write_text(json.dumps(_scores(group)))
     return root
 
 
@@ -172,7 +173,7 @@ def test_a_density_that_cannot_be_scored_is_named_once_with_the_reason(pages: Ma
 
 
 def test_the_reason_that_a_file_gives_is_kept_with_its_group(copy: Path) -> None:
-    path = copy / "fit-priors/decoder_1/scores.json"
+    path = copy / "compare-priors/decoder_1/scores.json"
     path.write_text(json.dumps(_scores("decoder_1") | {"not_scored": {"mine": "it has no <density>"}}))
     page, _ = write_pages(copy)
     assert "<code>mine</code> in decoder_1: it has no &lt;density&gt;." in page
@@ -185,12 +186,12 @@ def test_says_where_a_vae_beats_the_gaussian(pages: Mapping[str, str]) -> None:
 
 
 def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path) -> None:
-    path = copy / "fit-priors/encoder_1/scores.json"
+    path = copy / "compare-priors/encoder_1/scores.json"
     path.write_text(json.dumps(_scores("encoder_1", "filters of one network")))
     text = _plain(write_pages(copy)[0])
     assert "in 0 of 1 groups. For encoder_1 that error is not known." in text
     assert "A single network was held out for encoder_1:" in text
-    path = copy / "fit-priors/decoder_1/scores.json"
+    path = copy / "compare-priors/decoder_1/scores.json"
     path.write_text(json.dumps(_scores("decoder_1", "filters of one network")))
     text = _plain(write_pages(copy)[0])
     assert "cannot tell whether a variational auto-encoder is better" in text
@@ -234,7 +235,7 @@ def test_difference_figure_shows_the_numbers_of_the_files(workspace: Path) -> No
 
 
 def test_far_differences_make_the_axis_logarithmic_beyond_one_nat(copy: Path) -> None:
-    path = copy / "fit-priors/encoder_1/scores.json"
+    path = copy / "compare-priors/encoder_1/scores.json"
     scores = _scores("encoder_1")
     scores["densities"]["isotropic"]["difference_to_gaussian_full"]["mean"] = -40.0
     path.write_text(json.dumps(scores))
@@ -305,11 +306,14 @@ def test_without_source_networks_the_page_says_what_cannot_be_told(copy: Path) -
 
 
 def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_shown(copy: Path) -> None:
-    (copy / "fit-priors/decoder_1/vae.safetensors").unlink()
-    shutil.copy(copy / "fit-priors/encoder_1/isotropic.safetensors", copy / "fit-priors/encoder_1/vae.safetensors")
+    (copy / "fit-priors/decoder_1/vae/density.safetensors").unlink()
+    shutil.copy(
+        copy / "fit-priors/encoder_1/isotropic/density.safetensors",
+        copy / "fit-priors/encoder_1/vae/density.safetensors",
+    )
     _, page = write_pages(copy)
-    assert "fit-priors/decoder_1/vae.safetensors is missing: &#39;graft fit-priors&#39; writes it." in page
-    assert "fit-priors/encoder_1/vae.safetensors: does not fit the options of &#39;vae&#39;" in page
+    assert "fit-priors/decoder_1/vae/ is missing: &#39;graft fit-priors&#39; writes it." in page
+    assert "fit-priors/encoder_1/vae/density.safetensors: does not fit the options of &#39;vae&#39;" in page
     assert "Trained filters and Samples of gaussian_full of group decoder_1, each" in page
 
 

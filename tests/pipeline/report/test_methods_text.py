@@ -3,12 +3,14 @@ from __future__ import annotations
 import copy
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.presets import PRESETS
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.report.method_section import method_section
@@ -97,13 +99,14 @@ def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tm
     assert "scored one, a false one zero" in demo_text
 
 
-def test_objectives_are_those_that_the_units_recorded(demo: dict[str, Any], tmp_path: Path) -> None:
+def test_objectives_are_those_that_the_units_recorded(
+    demo: dict[str, Any], tmp_path: Path, arm_record: Callable[..., ArmRecord]
+) -> None:
     names = {"dwp": "tempered posterior (T = 0.01)", "random": "dice_cross_entropy (no prior term)"}
     for arm in ("random", "fine_tune", "dwp"):
         folder = tmp_path / f"infer/{arm}/n05/repeat-0"
         folder.mkdir(parents=True)
-        unit = {"arm": arm, "n": 5, "repeat": 0, "objective": names.get(arm, names["random"])}
-        (folder / "unit.json").write_text(json.dumps(unit))
+        arm_record(arm, 5, 0, names.get(arm, names["random"])).write(folder)
     text = paragraphs(tmp_path, demo)
     assert "The objective of “random” and “fine_tune” was: dice cross entropy (no prior term)." in text
     assert "The objective of “dwp” was: tempered posterior (T = 0.01)." in text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -10,7 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data.errors import WorkspaceError
 from pipeline.evaluation.tables import CaseRow
-from pipeline.report.case_scene import read_case, relative_entropy
+from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.inference.reading import ReadingOptions
+from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
 from pipeline.report.overlay_section import best_median_worst
@@ -89,47 +92,55 @@ def test_cases_are_ranked_by_dice_over_labels() -> None:
     assert best_median_worst(rows, set()) == []
 
 
-def test_entropy_is_largest_where_all_classes_are_equally_probable() -> None:
+def test_entropy_is_largest_where_all_classes_are_equally_probable(
+    tmp_path: Path, store_prediction: Callable[..., Path]
+) -> None:
     probability = np.array([[1 / 3, 0.0, 0.5], [1 / 3, 0.0, 0.5]], np.float32).reshape(2, 3, 1, 1)
+    arrays = {"image": np.zeros((1, 3, 1, 1), np.float32), "label": np.zeros((3, 1, 1), np.int16)}
+    save_arrays(tmp_path / "a.safetensors", arrays, {"affine": np.eye(4).tolist()})
+    read = read_case(tmp_path / "a.safetensors", store_prediction(tmp_path, probability), {}, ReadingOptions())
     expected = [1.0, 0.0, np.log(2) / np.log(3)]
-    np.testing.assert_allclose(relative_entropy(probability).ravel(), expected, atol=1e-6)
+    np.testing.assert_allclose(read.scene.entropy.ravel(), expected, atol=1e-3)
 
 
-def test_classes_are_joined_by_name_whatever_their_values(tmp_path: Path) -> None:
+def test_classes_are_joined_by_name_whatever_their_values(
+    tmp_path: Path, store_prediction: Callable[..., Path]
+) -> None:
     label = np.zeros(SHAPE, np.int16)
     label[0], label[1], label[2] = 7, 3, 4
     about = {"affine": np.diag([*SPACING, 1.0]).tolist(), "channels": ["T1"]}
     save_arrays(tmp_path / "a.safetensors", {"image": label[None].astype(np.float32), "label": label}, about)
-    probability = np.stack([np.isin(label, [3, 4]), label == 7]).astype(np.float16)
-    save_arrays(tmp_path / "p.safetensors", {"probability": probability}, {"classes": ["rim", "core"]})
+    probability = np.stack([np.isin(label, [3, 4]), label == 7]).astype(np.float32)
+    stored = store_prediction(tmp_path, probability, classes=("rim", "core"))
     classes = {"core": [7], "rim": [3, 4]}
-    read = read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", classes)
+    read = read_case(tmp_path / "a.safetensors", stored, classes, ReadingOptions())
     scene = read.scene
     assert (read.channel, read.overlap, read.classes, read.draws) == ("T1", 1.0, ("rim", "core"), 1)
     np.testing.assert_array_equal(scene.reference, scene.prediction)
     assert np.unique(scene.reference).tolist() == [0, 1, 2]
 
 
-def test_the_mask_shown_is_the_one_that_was_measured(tmp_path: Path) -> None:
+def test_the_mask_shown_is_the_one_that_was_measured(tmp_path: Path, store_prediction: Callable[..., Path]) -> None:
     label = np.ones(SHAPE, np.int16)
     about = {"affine": np.diag([*SPACING, 1.0]).tolist(), "channels": ["T1"]}
     save_arrays(tmp_path / "a.safetensors", {"image": label[None].astype(np.float32), "label": label}, about)
-    for thresholds, shown in ((None, 0.0), ([0.3], 1.0)):
-        probability = np.full((1, *SHAPE), 0.4, np.float16)
-        save_arrays(tmp_path / "p.safetensors", {"probability": probability}, {"thresholds": thresholds})
-        assert read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {}).overlap == shown
+    probability = np.full((1, *SHAPE), 0.45, np.float32)
+    probability[0, :2] = 0.9
+    stored = store_prediction(tmp_path, probability, affine=np.diag([*SPACING, 1.0]))
+    shown = [read_case(tmp_path / "a.safetensors", stored, {}, ReadingOptions(mask=rule)).overlap for rule in MaskRule]
+    assert shown[0] < 1.0 == shown[1]
 
 
-def test_grids_that_differ_are_refused(tmp_path: Path) -> None:
+def test_grids_that_differ_are_refused(tmp_path: Path, store_prediction: Callable[..., Path]) -> None:
     about = {"affine": np.eye(4).tolist(), "channels": ["T1"]}
     arrays = {"image": np.zeros((1, 3, 3, 3), np.float32), "label": np.zeros((3, 3, 3), np.int16)}
     save_arrays(tmp_path / "a.safetensors", arrays, about)
-    save_arrays(tmp_path / "p.safetensors", {"probability": np.zeros((1, 3, 3, 4), np.float16)})
+    stored = store_prediction(tmp_path, np.zeros((1, 3, 3, 4), np.float32))
     with pytest.raises(WorkspaceError, match="grid"):
-        read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
-    save_arrays(tmp_path / "p.safetensors", {"entropy": np.zeros((3, 3, 3), np.float16)})
-    with pytest.raises(WorkspaceError, match="probability"):
-        read_case(tmp_path / "a.safetensors", tmp_path / "p.safetensors", {})
+        read_case(tmp_path / "a.safetensors", stored, {}, ReadingOptions())
+    save_arrays(stored, {"entropy": np.zeros((3, 3, 3), np.float16)})
+    with pytest.raises(WorkspaceError, match="stored prediction"):
+        read_case(tmp_path / "a.safetensors", stored, {}, ReadingOptions())
 
 
 def blob_scene(*, masked: bool, fog: float) -> Scene:

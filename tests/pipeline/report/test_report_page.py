@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from data.errors import WorkspaceError
+from pipeline.arms.arm_record import ArmRecord
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
 from pipeline.report.options import ReportOptions
@@ -173,11 +174,13 @@ def test_settings_scores_and_provenance_are_told(page: Page) -> None:
         assert text in page.text, text
 
 
-def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(tmp_path: Path) -> None:
+def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(
+    tmp_path: Path, arm_record: Callable[..., ArmRecord]
+) -> None:
     for arm in ("kept", "dropped"):
         folder = tmp_path / "infer" / arm / "n05" / "repeat-0"
         folder.mkdir(parents=True)
-        (folder / "unit.json").write_text(json.dumps({"arm": arm, "n": 5, "repeat": 0}))
+        arm_record(arm, 5, 0).write(folder)
     assert StudyFiles(tmp_path).arms() == ["dropped", "kept"]
     (tmp_path / "config.resolved.yaml").write_text("inference: {arms: {kept: {}}}\n")
     assert StudyFiles(tmp_path).arms() == ["kept"]
@@ -210,7 +213,7 @@ def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) ->
     (tmp_path / "results").mkdir()
     page = Page(build_report(tmp_path).read_text())
     for path in ("results/cases.csv", "results/summary.csv", "preprocess/", "train-source/", "collect-filters/",
-                 "fit-priors/", "infer/", "config.resolved.yaml", "provenance.json"):  # fmt: skip
+                 "compare-priors/", "infer/", "config.resolved.yaml", "provenance.json"):  # fmt: skip
         assert path in page.text, path
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
@@ -218,8 +221,8 @@ def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) ->
 def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
     root = workspace_builder(tmp_path, patients=5, repeats=1)
     shutil.rmtree(root / "infer/random/n05")
-    shutil.rmtree(root / "infer/fine_tune/n10/repeat-0/predictions")
-    shutil.rmtree(root / "infer/dwp/n10/repeat-0/predictions")
+    shutil.rmtree(root / "predict-test/fine_tune-n10-0")
+    shutil.rmtree(root / "predict-test/dwp-n10-0")
     lines = (root / "results/cases.csv").read_text().splitlines(keepends=True)
     (root / "results/cases.csv").write_text("".join(line for line in lines if not line.startswith("random,5,")))
     text = Page(build_report(root, QUICK).read_text()).text

@@ -1,0 +1,222 @@
+"""Which option makes which units stale: read from the recipes, all the way down, without training anything."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.arms.arm_record import ArmRecord
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.cli import main
+from pipeline.config.reading import read_config
+from pipeline.evaluation.options import EvaluationOptions
+from pipeline.stages.filter_options import FilterOptions, PriorFitOptions
+from pipeline.stages.resources import Resources
+from pipeline.stages.stale_results import COMPARED, stage_module
+from pipeline.stages.target_plan import plan_target
+from pipeline.storage.atomic import write_json
+from pipeline.storage.units import MARKER, Unit, is_done
+from pipeline.storage.workspace import Workspace
+from pipeline.training.augmentation import AugmentationOptions
+from pipeline.training.patches import PatchOptions
+from pipeline.training.source_options import SourceTrainingOptions
+
+SOURCE = ("train-source", "collect-filters")
+FITS, SCORES = ("fit-priors",), ("score-priors", "compare-priors")
+TRAINED, PREDICTED, READ = ("train-target",), ("predict-test",), ("infer", "evaluate")
+TARGET = (*TRAINED, *PREDICTED, *READ)
+FROM_SOURCE = (*SOURCE, *FITS, *SCORES, *TARGET)
+EVERYTHING = ("check", "preprocess", *FROM_SOURCE)
+
+# The arm of these options is `dwp`, which has a fitted prior and a posterior; `fine_tune` and `swag` stand beside it.
+STALE: dict[str, tuple[str, ...]] = {
+    "title=other": (),
+    "report.case_pages=1": (),
+    "report.resamples=200": (),
+    "tracking.tensorboard='off'": (),
+    "execution.checkpoint_steps=3": (),
+    "execution.checkpoint_minutes=1": (),
+    "execution.workers=0": (),
+    "execution.backend=threading": (),
+    "execution.threads=2": FROM_SOURCE,
+    "computing.channels_last=true": FROM_SOURCE,
+    "seed=5": EVERYTHING,
+    "source.patients=2": ("check", *FROM_SOURCE),
+    # The source is drawn after the test patients, and where both are one folder it is drawn anew.
+    "target.test=1": ("check", *FROM_SOURCE),
+    "preprocessing.padding={multiple: 3}": ("preprocess", *FROM_SOURCE),
+    "network.channels=[4, 8]": FROM_SOURCE,
+    "patches.size=[10, 12, 12]": FROM_SOURCE,
+    "patches.batch=2": FROM_SOURCE,
+    "patches.foreground_share=0.1": FROM_SOURCE,
+    "augmentation.noise=0.3": FROM_SOURCE,
+    "source_training.networks=3": FROM_SOURCE,
+    "source_training.cycles=3": FROM_SOURCE,
+    "source_training.steps_per_cycle=4": FROM_SOURCE,
+    "source_training.peak_rate=0.1": FROM_SOURCE,
+    "source_training.floor_rate=0.0001": FROM_SOURCE,
+    "source_training.warm_up=2": FROM_SOURCE,
+    "source_training.likelihood=cross_entropy": FROM_SOURCE,
+    "source_training.optimiser.weight_decay=0.1": FROM_SOURCE,
+    "source_training.validation_cases=2": (),
+    "filters.grouping=layer": (*SOURCE[1:], *FITS, *SCORES, *TARGET),
+    "filters.norm_threshold=0.02": (*FITS, *SCORES, *TARGET),
+    "priors.densities.vae.latent=3": (*FITS, *SCORES, *TARGET),
+    "priors.densities.isotropic.scaling=layer": (*FITS, *SCORES),
+    "priors.densities.other={kind: gaussian}": (*FITS, *SCORES),
+    "priors.scaling=layer": (*FITS, *SCORES, *TARGET),
+    "priors.largest_fit=2000": (*FITS, *SCORES, *TARGET),
+    "priors.refit=false": (*FITS, *SCORES, *TARGET),
+    "priors.held_out=cross": SCORES,
+    "priors.held_out_networks=2": SCORES,
+    "priors.folds=3": (),
+    "priors.score_samples=3": SCORES,
+    "priors.largest_score=200": SCORES,
+    "inference.sizes=[1]": (),
+    "inference.reference_sizes=[]": (),
+    "inference.repeats=2": TARGET,
+    "inference.steps=5": TARGET,
+    "inference.floor_rate=0.0001": TARGET,
+    "inference.likelihood=cross_entropy": TARGET,
+    "inference.log_every=1": (),
+    "inference.optimiser.weight_decay=0.1": TARGET,
+    "inference.window.overlap=0.5": (*PREDICTED, *READ),
+    "inference.arms.dwp.init=source": TARGET,
+    "inference.arms.dwp.trainable=decoder": TARGET,
+    "inference.arms.dwp.prior=isotropic": TARGET,
+    "inference.arms.dwp.posterior={kind: point}": TARGET,
+    "inference.arms.dwp.bayesian_scope=all": TARGET,
+    "inference.arms.dwp.members=2": TARGET,
+    "inference.arms.dwp.peak_rate=0.1": TARGET,
+    "inference.arms.dwp.warm_up=0.5": TARGET,
+    "inference.arms.dwp.temperature=0.5": TARGET,
+    "inference.arms.dwp.kl_warm_up=0.5": TARGET,
+    "inference.arms.dwp.prior_samples=2": TARGET,
+    "inference.arms.dwp.filter_share=0.5": TARGET,
+    "inference.arms.dwp.train_samples=2": TARGET,
+    "inference.arms.dwp.log_variance_rate=2": TARGET,
+    "inference.arms.dwp.encoder_rate=2": TARGET,
+    "inference.arms.dwp.draws=39": (*PREDICTED, *READ),
+    "inference.arms.swag.posterior={kind: swag, scale: 0.5}": (*PREDICTED, *READ),
+    "inference.arms.swag.posterior={kind: swag, rank: 3}": TARGET,
+    "inference.arms.dwp.logit_temperature=2": READ,
+    "inference.arms.dwp.mask=expected_dice": READ,
+    "inference.arms.dwp.voxel_correlation=0.2": READ,
+    # What an arm does not use: its record says it, its training is the same.
+    "inference.arms.dwp.other_std=3": READ,
+    "inference.arms.dwp.other_prior=normal": READ,
+    "inference.arms.dwp.l2_std=3": READ,
+    "inference.arms.dwp.l2_sp_std=3": READ,
+    "inference.arms.dwp.update_share=0.1": READ,
+    "inference.arms.fine_tune.temperature=0.5": READ,
+    "inference.arms.fine_tune.draws=39": READ,
+    "evaluation.space=preprocessed": ("evaluate",),
+    "evaluation.empty_masks=skip_agreement": ("evaluate",),
+    "evaluation.empty_masks_by_metric={hd95: skip_agreement}": ("evaluate",),
+    "evaluation.surface_tolerance=1": ("evaluate",),
+    "evaluation.lesions={}": ("evaluate",),
+    "evaluation.calibration.bins=5": ("evaluate",),
+    "evaluation.resamples=200": (),
+}  # fmt: skip
+SECTIONS = {
+    "source_training": SourceTrainingOptions,
+    "filters": FilterOptions,
+    "priors": PriorFitOptions,
+    "patches": PatchOptions,
+    "inference": InferenceOptions,
+    "inference.arms.dwp": ArmOptions,
+    "evaluation": EvaluationOptions,
+}
+ELSEWHERE = {"priors.update_from", "inference.arms.dwp.update_from", "inference.arms"}
+"""Options that name other studies or hold those of arms."""
+
+
+def as_if_done(stage: str, units: list[Unit], workspace: Workspace) -> set[str]:
+    """Marks the units that are not done as done, and returns their kinds."""
+    stale = [unit for unit in units if not is_done(unit, workspace)]
+    for unit in stale:
+        folder = workspace.unit_folder(unit.stage, unit.key)
+        folder.mkdir(parents=True, exist_ok=True)
+        if unit.stage == "infer":
+            task = unit.arguments["task"]
+            ArmRecord(
+                arm=task.name, n=task.n, repeat=task.repeat, patients=tuple(task.patients), steps=1,
+                choices=task.options, objective="none", trainings=tuple(task.trainings), prediction=task.prediction,
+            ).write(folder)  # fmt: skip
+        write_json(folder / MARKER, {"digest": unit.digest, "files": {}, "recipe": unit.recipe})
+    return {unit.stage for unit in stale}
+
+
+def carry_out(config_file: Path, root: Path, *changes: str) -> set[str]:
+    """Goes through a study as `graft run` does, with marks in place of work, and returns the kinds that were stale."""
+    config, workspace = read_config(config_file, [*changes], root), Workspace(root)
+    resources = Resources(jobs=1, device="cpu")
+    found: set[str] = set()
+    for stage in COMPARED:
+        units = stage_module(stage).units(config, workspace, resources)
+        if stage in ("check", "preprocess"):
+            stale = {unit.stage for unit in units if not is_done(unit, workspace)}
+            if stale:
+                assert main([stage, str(config_file), "--workspace", str(root), "--jobs", "1",
+                             *(w for change in changes for w in ("--set", change))]) == 0  # fmt: skip
+            found |= stale
+            continue
+        if stage == "infer":
+            trainings = list(plan_target(config, workspace, resources).trainings.values())
+            found |= as_if_done(stage, trainings, workspace)
+        found |= as_if_done(stage, units, workspace)
+    return found
+
+
+@pytest.fixture(scope="module")
+def planned(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was carried out with marks in place of work."""
+    folder = tmp_path_factory.mktemp("stale")
+    inference = {"arms": ["random", "fine_tune", "dwp", "swag"], "sizes": [1, 2], "reference_sizes": [3]}
+    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"), inference=inference)
+    kinds = carry_out(config, folder / "workspace")
+    assert kinds == set(EVERYTHING)
+    assert carry_out(config, folder / "workspace") == set()
+    return folder
+
+
+@pytest.mark.parametrize("change", STALE)
+def test_an_option_makes_stale_what_depends_on_it_and_nothing_else(change: str, planned: Path, tmp_path: Path) -> None:
+    shutil.copytree(planned / "workspace", tmp_path / "workspace")
+    assert carry_out(planned / "tiny.yaml", tmp_path / "workspace", change) == set(STALE[change])
+
+
+def test_every_option_of_the_sections_is_in_the_table() -> None:
+    told = {change.partition("=")[0] for change in STALE}
+    for section, options in SECTIONS.items():
+        for name in options.model_fields:
+            path = f"{section}.{name}"
+            assert path in ELSEWHERE or any(key == path or key.startswith(f"{path}.") for key in told), path
+
+
+def test_an_arm_of_more_members_keeps_those_that_are_trained(planned: Path, tmp_path: Path) -> None:
+    shutil.copytree(planned / "workspace", tmp_path / "workspace")
+    workspace = tmp_path / "workspace"
+    before = set((workspace / "train-target").rglob(MARKER))
+    assert carry_out(planned / "tiny.yaml", workspace, "inference.arms.fine_tune.members=3") == set(TARGET)
+    # Two more members at each of two sizes.
+    assert len(set((workspace / "train-target").rglob(MARKER)) - before) == 4
+
+
+def test_arms_that_learn_alike_share_their_trainings(planned: Path) -> None:
+    alike = "inference.arms=[fine_tune, ensemble, swa, swag, swag_calibrated, multi_swag_calibrated]"
+    config = read_config(planned / "tiny.yaml", [alike, "inference.reference_sizes=[]"], planned / "workspace")
+    plan = plan_target(config, Workspace(planned / "workspace"), Resources(jobs=1, device="cpu"))
+    # Three members of two ways of learning, at two sizes; two of the predictions differ in their reading alone.
+    assert (len(plan.trainings), len(plan.predictions), len(plan.arms)) == (12, 10, 12)
+
+
+@pytest.mark.parametrize(("name", "cells"), [("hippocampus-cpu", 9), ("oasis-cpu", 9), ("hippocampus", 21)])
+def test_shipped_studies_train_what_differs(name: str, cells: int) -> None:
+    config = read_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
+    arms = config.inference.arms.values()
+    assert len({(arm.of_training().model_dump_json(), m) for arm in arms for m in range(arm.members)}) == cells
