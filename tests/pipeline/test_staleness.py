@@ -47,7 +47,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "seed=5": EVERYTHING,
     "source.patients=2": ("check", *FROM_SOURCE),
     # The source is drawn after the test patients, and where both are one folder it is drawn anew.
-    "target.test=1": ("check", *FROM_SOURCE),
+    "target.test=1": ("check", "preprocess", *FROM_SOURCE),
     "preprocessing.padding={multiple: 3}": ("preprocess", *FROM_SOURCE),
     "network.channels=[4, 8]": FROM_SOURCE,
     "patches.size=[10, 12, 12]": FROM_SOURCE,
