@@ -18,6 +18,7 @@ from preprocessing.intensity import Intensity, IntensityOptions, Scaling
 from preprocessing.itk_image import use_itk_threads
 from preprocessing.orientation import Orientation, OrientationOptions
 from preprocessing.padding import Padding, PaddingOptions
+from preprocessing.padding_removal import PaddingRemoval, PaddingRemovalOptions
 from preprocessing.resampling import Resampling, ResamplingOptions
 from preprocessing.skull_strip import SkullStrip, SkullStripMethod, SkullStripOptions
 from preprocessing.step import Interpolation, Record, Step
@@ -31,6 +32,9 @@ class PreprocessingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    padding_removal: PaddingRemovalOptions | None = Field(
+        default=None, description="Cut off borders of one value, or of the noise of air alone."
+    )
     canonical_orientation: OrientationOptions | None = Field(
         default=None, description="Turn the array axes to right, anterior, superior."
     )
@@ -65,23 +69,25 @@ class PreprocessingOptions(BaseModel):
 def default_options(modality: Modality) -> PreprocessingOptions:
     """Returns the default chain of a modality."""
     modality = Modality(modality)
-    orientation, resampling = OrientationOptions(), ResamplingOptions()
-    if modality is Modality.CT:
-        scaling = IntensityOptions(scaling=Scaling.WINDOW)
-        return PreprocessingOptions(canonical_orientation=orientation, resampling=resampling, intensity=scaling)
-    zscore = IntensityOptions()
-    if modality is Modality.MR:
-        return PreprocessingOptions(canonical_orientation=orientation, resampling=resampling, intensity=zscore)
+    always = PreprocessingOptions(
+        padding_removal=PaddingRemovalOptions(),
+        canonical_orientation=OrientationOptions(),
+        resampling=ResamplingOptions(),
+        intensity=IntensityOptions(scaling=Scaling.WINDOW if modality is Modality.CT else Scaling.ZSCORE),
+    )
+    if modality in (Modality.CT, Modality.MR):
+        return always
     stripped = modality is Modality.MR_BRAIN
-    return PreprocessingOptions(
-        canonical_orientation=orientation,
-        coregistration=CoregistrationOptions(skip_same_grid=stripped),
-        bias_field=None if stripped else BiasFieldOptions(),
-        skull_strip=SkullStripOptions(method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.COMBINED),
-        alignment=AlignmentOptions(),
-        resampling=resampling,
-        intensity=zscore,
-        cropping=CroppingOptions(),
+    return always.model_copy(
+        update={
+            "coregistration": CoregistrationOptions(skip_same_grid=stripped),
+            "bias_field": None if stripped else BiasFieldOptions(),
+            "skull_strip": SkullStripOptions(
+                method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.COMBINED
+            ),
+            "alignment": AlignmentOptions(),
+            "cropping": CroppingOptions(),
+        }
     )
 
 
@@ -156,6 +162,8 @@ _ON_ONE_GRID = (Intensity, Cropping, Padding)
 
 def _steps(options: PreprocessingOptions) -> list[Step]:
     steps: list[Step] = []
+    if options.padding_removal is not None:
+        steps.append(PaddingRemoval(options.padding_removal))
     if options.canonical_orientation is not None:
         steps.append(Orientation(options.canonical_orientation))
     if options.coregistration is not None:
