@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,6 +16,7 @@ from preprocessing.bias_field import BiasField, BiasFieldOptions
 from preprocessing.coregistration import Coregistration, CoregistrationOptions, onto_reference
 from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions, Scaling
+from preprocessing.interruption import asking
 from preprocessing.itk_image import use_itk_threads
 from preprocessing.orientation import Orientation, OrientationOptions
 from preprocessing.padding import Padding, PaddingOptions
@@ -109,7 +111,8 @@ class Chain:
 
         Args:
             subject: the raw scan.
-            progress: called before each step with the share of steps that are done; may raise to stop there.
+            progress: called before each step, and often within the long ones, with the share of steps that are done;
+                may raise to stop there.
 
         Returns:
             The subject with all volumes on one grid, and one JSON-able record per step: `step`, `suspect` (reasons why
@@ -124,7 +127,8 @@ class Chain:
             progress(number / len(self.steps))
             if isinstance(step, _ON_ONE_GRID) and not subject.one_grid():
                 subject = onto_reference(subject)
-            subject, record = step.apply(subject)
+            with asking(partial(progress, number / len(self.steps))):
+                subject, record = step.apply(subject)
             records.append(record)
             for reason in record["suspect"]:
                 logger.warning("%s: %s: %s", subject.name, step.name, reason)
