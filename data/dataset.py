@@ -9,7 +9,7 @@ from pathlib import Path
 from data.case import Case
 from data.checks.finding import Finding
 from data.errors import DataError
-from data.names import check_name, check_names
+from data.names import check_label_names, check_names
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Dataset:
         # A model's channels are found whatever the case of their letters.
         check_names("channel", self.channel_names, self.root)
         # Tables of labels may repeat a name; `label_values` refuses it where a study uses it.
-        for name in self.label_names.values():
-            check_name("label", name, self.root)
+        check_label_names(self.label_names.values(), self.root)
 
     def by_patient(self) -> dict[str, list[Case]]:
         """Patient → cases, patients in order of name."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data.borders import even_box
 from data.modality import Modality
 from data.plain_number import plain_number, plain_span
 
@@ -101,7 +102,8 @@ def lowest_value(array: NDArray) -> float:
 
 
 def _sample(array: NDArray) -> NDArray[np.float64]:
-    flat = array.ravel()
+    # Padding is no part of the scan, whatever its value.
+    flat = array[even_box(array)].ravel()
     # An odd step does not stay in a few columns of the usual sizes.
     values = flat[:: max(1, flat.size // _VOXELS) | 1].astype(np.float64)
     return values[np.isfinite(values)]

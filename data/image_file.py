@@ -206,19 +206,15 @@ def read_image(path: Path) -> Image:
     return Image(header, tuple(Volume(array[..., i], header.affine) for i in range(array.shape[3])))
 
 
-def _read_values(path: Path, frame: int | None) -> Volume:
-    array, header = _read(path, frame)
-    _require_3d(path, array, header)
-    return Volume(array, header.affine)
-
-
 def read_label(path: Path, frame: int | None = None) -> Volume:
     """Reads a label map as int16; see `as_label_map`.
 
     Raises:
         DataError: as `read_volume`, or the values are not whole numbers of that range.
     """
-    return as_label_map(_read_values(path, frame), str(path))
+    array, header = _read(path, frame)
+    _require_3d(path, array, header)
+    return as_label_map(Volume(array, header.affine), str(path), header.step)
 
 
 def read_brain_mask(path: Path) -> Volume:
@@ -227,7 +223,9 @@ def read_brain_mask(path: Path) -> Volume:
     Raises:
         DataError: as `read_volume`, or the mask tells nothing apart.
     """
-    return as_brain_mask(_read_values(path, None), str(path))
+    array, header = _read(path, None)
+    _require_3d(path, array, header)
+    return as_brain_mask(Volume(array, header.affine), str(path))
 
 
 def read_geometry(path: Path) -> NiftiGeometry | None:

@@ -40,6 +40,7 @@ class ImageHeader:
         qform: `[4, 4]` affine of the qform in mm, if the NIfTI file has one that is valid.
         unplaced: what the file lacks to say where right and left are, as a sentence; empty where it says so.
         ignored_bytes: bytes after the voxels that mean nothing; known once the voxels were read.
+        step: distance between neighbouring values that the voxels can have, where integers are scaled; else 0.
     """
 
     shape: tuple[int, ...]
@@ -51,6 +52,7 @@ class ImageHeader:
     qform: NDArray[np.float64] | None = None
     unplaced: str = ""
     ignored_bytes: int = 0
+    step: float = 0.0
 
     @property
     def volume_shape(self) -> tuple[int, ...]:

@@ -11,6 +11,9 @@ from data.volume import Volume
 LARGEST_LABEL = int(np.iinfo(np.int16).max)
 # Masks that were stored with a scale factor come back a little beside the whole numbers that they stand for.
 _WHOLE = 1e-3
+# SPM stores labels up to k in a byte as steps of k/255, so that a whole number is up to half a step away from its own.
+_COARSEST_STEP = 0.05
+_HALF = 0.501
 _BRAIN = 0.5
 _SHOWN = 8
 
@@ -21,19 +24,20 @@ def shown_values(values: NDArray) -> str:
     return text + (f" and {len(values) - _SHOWN:,} more" if len(values) > _SHOWN else "")
 
 
-def as_label_map(volume: Volume, name: str) -> Volume:
-    """Returns a label map as int16; a value within 0.001 of a whole number is that number.
+def as_label_map(volume: Volume, name: str, step: float = 0.0) -> Volume:
+    """Returns a label map as int16; a value within 0.001, or half a step, of a whole number is that number.
 
     Args:
         volume: the values as they were stored, with scale factors applied.
         name: what it is, for the message.
+        step: distance between neighbouring values that the file can hold; coarse steps count as none.
 
     Raises:
         DataError: a value is NaN, infinite, no whole number, negative or above 32767.
     """
     array = volume.array
     if array.dtype.kind == "f":
-        array = _whole(array, name)
+        array = _whole(array, name, max(_WHOLE, _HALF * step if step <= _COARSEST_STEP else 0.0))
     low, high = array.min(), array.max()
     if low < 0 or high > LARGEST_LABEL:
         raise DataError(
@@ -44,10 +48,10 @@ def as_label_map(volume: Volume, name: str) -> Volume:
     return volume.with_array(np.require(array, np.int16, ["C", "W"]))
 
 
-def _whole(array: NDArray, name: str) -> NDArray:
+def _whole(array: NDArray, name: str, tolerance: float) -> NDArray:
     _require_finite(array, name)
     rounded = np.rint(array)
-    off = np.abs(array - rounded) > _WHOLE
+    off = np.abs(array - rounded) > tolerance
     if off.any():
         raise DataError(
             f"{name}: has label values that are not whole numbers: {shown_values(np.unique(array[off]))}",

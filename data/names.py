@@ -65,6 +65,30 @@ def name_fault(name: object) -> str | None:
     return None
 
 
+def label_name_fault(name: object) -> str | None:
+    """Returns what is wrong with the name of a label or class; like `name_fault`, but `/` may stand between words.
+
+    Such names, as `prostate/uterus`, never become folders; files take their words from `class_words.file_words`.
+    """
+    if not isinstance(name, str) or "/" not in name:
+        return name_fault(name)
+    words = name.split("/")
+    if not all(words):
+        return "has a `/` without a word on each side of it"
+    # Joined by another sign, the name has the same length.
+    return next((fault for fault in map(name_fault, (*words, name.replace("/", "+"))) if fault), None)
+
+
+def check_label_names(names: Iterable[str], where: object) -> None:
+    """Refuses label names that break the rule.
+
+    Raises:
+        DataError: names the first fault.
+    """
+    for name in names:
+        _refuse("label", name, label_name_fault(name), where)
+
+
 def check_name(kind: str, name: object, where: object) -> None:
     """Refuses a name that breaks the rule.
 
@@ -76,7 +100,10 @@ def check_name(kind: str, name: object, where: object) -> None:
     Raises:
         DataError: the name breaks the rule.
     """
-    fault = name_fault(name)
+    _refuse(kind, name, name_fault(name), where)
+
+
+def _refuse(kind: str, name: object, fault: str | None, where: object) -> None:
     if fault:
         raise DataError(f"{where}: the {kind} name {_quoted(name)} {fault}", expected=RULE, fix=f"rename the {kind}")
 

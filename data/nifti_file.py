@@ -166,7 +166,10 @@ def _header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
     sform, qform = (None if form is None else to_mm @ np.asarray(form, dtype=np.float64) for form in (sform, qform))
     shape = tuple(int(n) for n in raw.get_data_shape())
     unplaced = "neither sform nor qform is set (both codes are 0)" if sform is None and qform is None else ""
-    return ImageHeader(shape, to_mm @ best, raw.get_data_dtype(), unit, ignored, sform, qform, unplaced)
+    dtype = raw.get_data_dtype()
+    slope = float(raw["scl_slope"])
+    step = abs(slope) if dtype.kind in "iu" and math.isfinite(slope) else 0.0
+    return ImageHeader(shape, to_mm @ best, dtype, unit, ignored, sform, qform, unplaced, step=step)
 
 
 def _qform(raw: nib.Nifti1Header) -> NDArray[np.float64] | None:

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.volume import Volume
-from preprocessing.content import content_box, foreground_mask
-from preprocessing.cropping import crop
+from preprocessing.content import foreground_mask
 from preprocessing.grid import background_value, isotropic_grid, resample
 from preprocessing.itk_image import to_itk
 from preprocessing.step import Interpolation, Record, Step
@@ -46,8 +45,7 @@ class BiasField(Step):
         return subject.with_channels(channels), self.record(channels=facts)
 
     def _correct(self, volume: Volume, mask: Volume | None) -> tuple[Volume, dict[str, Any]]:
-        # A wider grid around the same head would move the knots of the spline.
-        shape, affine = isotropic_grid(crop(volume, content_box(volume)), self.options.working_spacing)
+        shape, affine = isotropic_grid(volume, self.options.working_spacing)
         if min(shape) < 2:
             return volume, {"corrected": False, "reason": "the scan is too thin for a field"}
         small = resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))

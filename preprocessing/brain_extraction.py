@@ -19,12 +19,11 @@ from scipy import ndimage
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions, register_brain
 from preprocessing.brain_network import brain_logits, load_network, mask_from_logits
-from preprocessing.content import content_box, largest_component, overlap
-from preprocessing.cropping import crop, place
+from preprocessing.content import largest_component, overlap
 from preprocessing.grid import background_value, resample
 from preprocessing.head_search import HeadSearch, find_head
 from preprocessing.registration import Registration
-from preprocessing.step import Interpolation, grid_record
+from preprocessing.step import Interpolation
 from preprocessing.template import load_template
 
 _FAR = 20.0
@@ -82,14 +81,6 @@ def extract_brain(volume: Volume, options: ExtractionOptions, opinion: Opinion) 
         The mask `[X, Y, Z]` uint8 on the scan's grid, and facts for the record: `metric` (mutual information in
         nats), `starts`, `matrix` (template's world to scan's) and `agreement` (Dice of the two opinions).
     """
-    # What a padded head shows beside the head would mislead network and search, and says nothing.
-    box = content_box(volume)
-    mask, facts = _extract(crop(volume, box), options, opinion)
-    return place(mask, grid_record(volume), [part.start for part in box]), facts
-
-
-def _extract(volume: Volume, options: ExtractionOptions, opinion: Opinion) -> tuple[Volume, dict[str, Any]]:
-    """Finds the brain in a head without even borders."""
     search = HeadSearch(keep=options.starts, iterations=options.iterations, bins=options.bins)
     if opinion is Opinion.TEMPLATE:
         found, followed = find_head(volume, search)

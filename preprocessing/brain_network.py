@@ -27,6 +27,8 @@ SPACING = 4.0
 """Voxel size in mm that the network sees."""
 FEATURES = (8, 16, 32, 64, 64, 8)
 _MULTIPLE = 16
+_AIR = 2
+"""Fewest voxels of air on each side: a head that touches the edge of its field of view is found less well without."""
 
 
 def build_network() -> torch.nn.Module:
@@ -84,7 +86,7 @@ def brain_logits(volume: Volume, network: torch.nn.Module, threads: int = 1) -> 
     shape, affine = isotropic_grid(volume, SPACING)
     small = resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
     # Instance normalisation needs more than one voxel at the coarsest level.
-    room = [max((-n) % _MULTIPLE, 2 * _MULTIPLE - n) for n in shape]
+    room = [max(2 * _AIR + (-n - 2 * _AIR) % _MULTIPLE, 2 * _MULTIPLE - n) for n in shape]
     width = [(r // 2, r - r // 2) for r in room]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,9 +16,11 @@ from preprocessing.bias_field import BiasField, BiasFieldOptions
 from preprocessing.coregistration import Coregistration, CoregistrationOptions, onto_reference
 from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions, Scaling
+from preprocessing.interruption import asking
 from preprocessing.itk_image import use_itk_threads
 from preprocessing.orientation import Orientation, OrientationOptions
 from preprocessing.padding import Padding, PaddingOptions
+from preprocessing.padding_removal import PaddingRemoval, PaddingRemovalOptions
 from preprocessing.resampling import Resampling, ResamplingOptions
 from preprocessing.skull_strip import SkullStrip, SkullStripMethod, SkullStripOptions
 from preprocessing.step import Interpolation, Record, Step
@@ -31,6 +34,9 @@ class PreprocessingOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    padding_removal: PaddingRemovalOptions | None = Field(
+        default=None, description="Cut off borders of one value, or of the noise of air alone."
+    )
     canonical_orientation: OrientationOptions | None = Field(
         default=None, description="Turn the array axes to right, anterior, superior."
     )
@@ -65,23 +71,25 @@ class PreprocessingOptions(BaseModel):
 def default_options(modality: Modality) -> PreprocessingOptions:
     """Returns the default chain of a modality."""
     modality = Modality(modality)
-    orientation, resampling = OrientationOptions(), ResamplingOptions()
-    if modality is Modality.CT:
-        scaling = IntensityOptions(scaling=Scaling.WINDOW)
-        return PreprocessingOptions(canonical_orientation=orientation, resampling=resampling, intensity=scaling)
-    zscore = IntensityOptions()
-    if modality is Modality.MR:
-        return PreprocessingOptions(canonical_orientation=orientation, resampling=resampling, intensity=zscore)
+    always = PreprocessingOptions(
+        padding_removal=PaddingRemovalOptions(),
+        canonical_orientation=OrientationOptions(),
+        resampling=ResamplingOptions(),
+        intensity=IntensityOptions(scaling=Scaling.WINDOW if modality is Modality.CT else Scaling.ZSCORE),
+    )
+    if modality in (Modality.CT, Modality.MR):
+        return always
     stripped = modality is Modality.MR_BRAIN
-    return PreprocessingOptions(
-        canonical_orientation=orientation,
-        coregistration=CoregistrationOptions(skip_same_grid=stripped),
-        bias_field=None if stripped else BiasFieldOptions(),
-        skull_strip=SkullStripOptions(method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.COMBINED),
-        alignment=AlignmentOptions(),
-        resampling=resampling,
-        intensity=zscore,
-        cropping=CroppingOptions(),
+    return always.model_copy(
+        update={
+            "coregistration": CoregistrationOptions(skip_same_grid=stripped),
+            "bias_field": None if stripped else BiasFieldOptions(),
+            "skull_strip": SkullStripOptions(
+                method=SkullStripMethod.CONTENT if stripped else SkullStripMethod.COMBINED
+            ),
+            "alignment": AlignmentOptions(),
+            "cropping": CroppingOptions(),
+        }
     )
 
 
@@ -103,7 +111,8 @@ class Chain:
 
         Args:
             subject: the raw scan.
-            progress: called before each step with the share of steps that are done; may raise to stop there.
+            progress: called before each step, and often within the long ones, with the share of steps that are done;
+                may raise to stop there.
 
         Returns:
             The subject with all volumes on one grid, and one JSON-able record per step: `step`, `suspect` (reasons why
@@ -118,7 +127,8 @@ class Chain:
             progress(number / len(self.steps))
             if isinstance(step, _ON_ONE_GRID) and not subject.one_grid():
                 subject = onto_reference(subject)
-            subject, record = step.apply(subject)
+            with asking(partial(progress, number / len(self.steps))):
+                subject, record = step.apply(subject)
             records.append(record)
             for reason in record["suspect"]:
                 logger.warning("%s: %s: %s", subject.name, step.name, reason)
@@ -156,6 +166,8 @@ _ON_ONE_GRID = (Intensity, Cropping, Padding)
 
 def _steps(options: PreprocessingOptions) -> list[Step]:
     steps: list[Step] = []
+    if options.padding_removal is not None:
+        steps.append(PaddingRemoval(options.padding_removal))
     if options.canonical_orientation is not None:
         steps.append(Orientation(options.canonical_orientation))
     if options.coregistration is not None:

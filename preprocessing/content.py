@@ -24,54 +24,6 @@ def content_mask(volume: Volume, tolerance: float = 1e-3) -> NDArray[np.bool_]:
     return fill_holes(largest_component(differs))
 
 
-def content_box(volume: Volume, margin: float = 10.0, stray: float = 0.005) -> tuple[slice, slice, slice]:
-    """Returns the part of a scan without even borders, such as those of a head padded to a cube.
-
-    Planes are taken away from each face as long as they hold the value of that face, whatever it is. The noise of a
-    scan's own air is not even, so a scan that was not padded keeps all of its planes.
-
-    Args:
-        volume: a scan.
-        margin: room in mm that is left around what is not even.
-        stray: share of the voxels of a plane that may differ, for the odd noisy voxel in a border.
-    """
-    array = volume.array
-    low, high = np.percentile(array, [0.1, 99.9])
-    tolerance = 1e-3 * max(float(high - low), 1e-30)
-    box = [(0, n) for n in array.shape]
-    while True:
-        before = list(box)
-        for axis in range(3):
-            inner = array[tuple(slice(*ends) for ends in box)]
-            start, stop = box[axis]
-            planes = np.moveaxis(inner, axis, 0)
-            box[axis] = (
-                start + _even_planes(planes, tolerance, stray),
-                stop - _even_planes(planes[::-1], tolerance, stray),
-            )
-            if box[axis][0] >= box[axis][1]:
-                # Nothing but background.
-                return slice(0, array.shape[0]), slice(0, array.shape[1]), slice(0, array.shape[2])
-        # Within a narrower box, a small content is a larger share of a plane.
-        if box == before:
-            break
-    room = np.ceil(margin / volume.spacing).astype(int)
-    x, y, z = (
-        slice(max(0, start - int(m)), min(n, stop + int(m)))
-        for (start, stop), n, m in zip(box, array.shape, room, strict=True)
-    )
-    return x, y, z
-
-
-def _even_planes(planes: NDArray, tolerance: float, stray: float) -> int:
-    """Counts the planes at the beginning that hold the value of the first one."""
-    value = np.median(planes[0])
-    for number, plane in enumerate(planes):
-        if np.mean(np.abs(plane - value) > tolerance) > stray:
-            return number
-    return len(planes)
-
-
 def foreground_mask(volume: Volume) -> NDArray[np.bool_]:
     """Returns `[X, Y, Z]`: the head or body in a raw scan, by Otsu's threshold on log intensities, holes kept.
 

@@ -6,12 +6,17 @@ import os
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from data.errors import PreprocessingError
 from data.image_file import read_volume, write_volume
 from data.label_map import above_half
 from data.volume import Volume
+from preprocessing.interruption import ask
+
+_ASK_EVERY = 0.5
+"""Seconds between two looks at whether a running program is still wanted."""
 
 
 def run_hd_bet(volume: Volume, weights: Path | None = None) -> Volume:
@@ -69,10 +74,24 @@ def _run(program: str, arguments: list[str], environment: dict[str, str]) -> Non
             expected=f"{program} on the PATH",
             fix="install it, or set skull_strip.method to combined",
         )
-    done = subprocess.run([path, *arguments], env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr or done.stdout).strip().splitlines()[-1:] or ["no message"]
-        raise PreprocessingError(f"{program} failed with exit code {done.returncode}: {last[0]}")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([path, *arguments], env=environment, text=True, stdout=pipe, stderr=pipe) as running:
+        output, errors = _waited(running)
+    if running.returncode:
+        last = (errors or output).strip().splitlines()[-1:] or ["no message"]
+        raise PreprocessingError(f"{program} failed with exit code {running.returncode}: {last[0]}")
+
+
+def _waited(running: subprocess.Popen[str]) -> tuple[str, str]:
+    """Waits for a program, which takes minutes, and ends it where the chain is to stop."""
+    try:
+        while True:
+            ask()
+            with suppress(subprocess.TimeoutExpired):
+                return running.communicate(timeout=_ASK_EVERY)
+    except BaseException:
+        running.kill()
+        raise
 
 
 def _read(program: str, masks: list[Path], volume: Volume) -> Volume:

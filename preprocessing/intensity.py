@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from data.borders import content_box
 from preprocessing.step import Record, Step
 from preprocessing.subject import Subject
 
@@ -44,7 +45,7 @@ class IntensityOptions(BaseModel):
 
 
 class Intensity(Step):
-    """Scales every channel by itself; statistics come from the mask, without one from the whole volume."""
+    """Scales every channel by itself; statistics come from the mask, without one from all but empty borders."""
 
     name: ClassVar[str] = "intensity"
 
@@ -56,11 +57,14 @@ class Intensity(Step):
         mask = None if subject.mask is None else subject.mask.array > 0
         suspect: list[str] = []
         if mask is not None and not mask.any():
-            suspect.append("the mask is empty; intensities were scaled over the whole volume")
+            suspect.append("the mask is empty; intensities were scaled without it")
             mask = None
         channels, facts = {}, {}
         for name, volume in subject.channels.items():
-            array, facts[name] = self._scale(volume.array.astype(np.float32), mask)
+            array = volume.array.astype(np.float32)
+            # How much air there is around the head says nothing about the scan.
+            values = array[content_box(array, volume.spacing, margin=0.0)] if mask is None else array[mask]
+            array, facts[name] = self._scale(array, values)
             if facts[name].get("std") == 0:
                 suspect.append(f"channel {name} is constant in the mask")
             if mask is not None and self.options.zero_outside_mask:
@@ -69,14 +73,13 @@ class Intensity(Step):
         return subject.with_channels(channels), self.record(suspect, scaling=self.options.scaling.value, channels=facts)
 
     def _scale(
-        self, array: NDArray[np.float32], mask: NDArray[np.bool_] | None
+        self, array: NDArray[np.float32], values: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         options = self.options
         low, high = options.window_low, options.window_high
         if options.scaling is Scaling.WINDOW:
             scaled = (np.clip(array, low, high) - low) / np.float32(high - low)
             return scaled.astype(np.float32), {"low": low, "high": high}
-        values = array if mask is None else array[mask]
         if options.scaling is Scaling.ZSCORE:
             low, high = (float(p) for p in np.percentile(values, [options.lower_percentile, options.upper_percentile]))
             values = np.clip(values, low, high)

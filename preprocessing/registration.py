@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from data.volume import Volume
+from preprocessing.interruption import ask, register
 from preprocessing.itk_image import lps_matrix, to_itk, world_matrix
 
 
@@ -99,6 +100,7 @@ class MutualInformation:
 
     def evaluate(self, matrix: NDArray[np.float64], bins: int = 32) -> float:
         """Returns the mutual information in nats of one transform; 0 where the volumes do not meet."""
+        ask()
         method = self._method(bins)
         method.SetInitialTransform(_transform(matrix, Degrees.AFFINE, self._centre))
         try:
@@ -131,7 +133,7 @@ class MutualInformation:
             maximumStepSizeInPhysicalUnits=optimiser.step,
         )
         method.SetOptimizerScalesFromPhysicalShift()
-        method.Execute(self._fixed, self._moving)
+        register(method, self._fixed, self._moving)
         method.SetOptimizerAsRegularStepGradientDescent(
             learningRate=optimiser.step / 2,
             minStep=optimiser.smallest_step,
@@ -140,7 +142,7 @@ class MutualInformation:
             gradientMagnitudeTolerance=1e-8,
         )
         method.SetOptimizerScalesFromPhysicalShift()
-        method.Execute(self._fixed, self._moving)
+        register(method, self._fixed, self._moving)
 
 
 def best_starts(

@@ -19,6 +19,7 @@ from preprocessing.brain_extraction import ExtractionOptions, Opinion, extract_b
 from preprocessing.content import content_mask
 from preprocessing.external_brain_extraction import run_hd_bet, run_synthstrip
 from preprocessing.grid import resample
+from preprocessing.mask_rim import scalp_share
 from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
 
@@ -55,6 +56,9 @@ class PlausibilityOptions(BaseModel):
     least_metric: float = Field(
         default=0.28, ge=0, description="Least mutual information, in nats, of the template registration."
     )
+    largest_scalp_share: float = Field(
+        default=0.05, ge=0, le=1, description="Largest share of the mask's outer 6 mm that looks like scalp."
+    )
 
 
 class SkullStripOptions(BaseModel):
@@ -87,6 +91,7 @@ class SkullStrip(Step):
         facts: dict[str, Any]
         if subject.mask is not None and self.options.use_ready_mask:
             mask, facts = _on_reference(subject.mask, subject.reference), {"method": "ready-made"}
+            scalp = scalp_share(subject.reference, mask.array > 0)
         else:
             name = self.options.channel or subject.reference_name
             if name not in subject.channels:
@@ -98,11 +103,15 @@ class SkullStrip(Step):
             made, facts = self._extract(subject.channels[name])
             facts = {"method": self.options.method.value, "channel": name} | facts
             mask = _on_reference(made, subject.reference)
+            scalp = scalp_share(subject.channels[name], made.array > 0)
         suspect = implausible(mask, self.options.plausibility)
         if (metric := facts.get("metric")) is not None and metric < self.options.plausibility.least_metric:
             suspect.append(f"the template fits the head badly (mutual information {metric:.2f} nats)")
         suspect += facts.pop("suspect", [])
+        if scalp > self.options.plausibility.largest_scalp_share:
+            suspect.append(f"{scalp:.0%} of the brain mask's outer 6 mm is bright and joined to the scalp outside it")
         facts["volume_ml"] = float(mask.array.sum()) * mask.voxel_volume / 1000
+        facts["scalp_share"] = scalp
         return replace(subject, mask=mask), self.record(suspect, **facts)
 
     def _extract(self, volume: Volume) -> tuple[Volume, dict[str, Any]]:

@@ -163,11 +163,12 @@ def _with_meaning(case: CaseObservation) -> CaseObservation:
     faults: dict[str, DataError] = {}
     for name, path, rule in (
         ("label", case.case.label, as_label_map),
-        ("brain mask", case.case.brain_mask, as_brain_mask),
+        ("brain mask", case.case.brain_mask, lambda volume, name, step: as_brain_mask(volume, name)),
     ):
         volume = case.values(path)
+        header = None if path is None else case.files[path].header
         try:
-            found[name] = None if volume is None else rule(volume, name)
+            found[name] = None if volume is None or header is None else rule(volume, name, header.step)
         except DataError as error:
             found[name], faults[name] = None, error
     return replace(case, label=found["label"], brain_mask=found["brain mask"], faults=faults)

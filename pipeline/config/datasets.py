@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from data.dataset import Dataset
 from data.modality import Modality
-from data.names import alike_fault, name_fault
+from data.names import alike_fault, label_name_fault
 from data.synthetic.cohort import CohortOptions
 from pipeline.config.names import Apart, Name
 from pipeline.config.options import Options
@@ -54,7 +54,7 @@ class DatasetOptions(Options):
         for name, labels in self.classes.items():
             if not labels:
                 raise ValueError(f"the class {name!r} of `foreground` has no labels")
-            if fault := name_fault(name):
+            if fault := label_name_fault(name):
                 raise ValueError(
                     f"the class name {name[:60]!r} {fault}: name the class, as in `foreground: {{lesion: [1, 2]}}`"
                 )

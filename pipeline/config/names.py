@@ -7,13 +7,20 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator
 
-from data.names import RULE, alike_fault, name_fault
+from data.names import RULE, alike_fault, label_name_fault, name_fault
 
 Named = TypeVar("Named", bound=Collection[str])
 
 
 def _follow_rule(name: str) -> str:
     fault = name_fault(name)
+    if fault:
+        raise ValueError(f"the name {name[:60]!r} {fault}; names consist of {RULE}")
+    return name
+
+
+def _follow_label_rule(name: str) -> str:
+    fault = label_name_fault(name)
     if fault:
         raise ValueError(f"the name {name[:60]!r} {fault}; names consist of {RULE}")
     return name
@@ -28,6 +35,9 @@ def _tell_apart(names: Named) -> Named:
 
 Name = Annotated[str, AfterValidator(_follow_rule)]
 """A name that obeys the rule."""
+
+LabelName = Annotated[str, AfterValidator(_follow_label_rule)]
+"""A name of a label or class, in which `/` may stand between words."""
 
 Apart = AfterValidator(_tell_apart)
 """Metadata of a mapping or list: no two names could be taken for one."""

@@ -10,7 +10,7 @@ from pipeline.deployment.vendored_source import vendored_name
 from pipeline.inference.dice_thresholds import MaskRule
 
 NETWORK_GRID = "pipeline.deployment.network_grid"
-PORTABLE = ("canonical_orientation", "resampling", "intensity", "cropping", "padding")
+PORTABLE = ("padding_removal", "canonical_orientation", "resampling", "intensity", "cropping", "padding")
 """Steps that need the scan alone: no template, no registration, no brain mask."""
 
 

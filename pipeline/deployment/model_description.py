@@ -10,7 +10,7 @@ from data.label_map import LARGEST_LABEL
 from data.modality import Modality
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
-from pipeline.config.names import Apart, Name
+from pipeline.config.names import Apart, LabelName, Name
 from pipeline.config.options import Options
 from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint
@@ -56,7 +56,7 @@ class ModelDescription(ModelOrigin):
     """Which repeat of the study."""
     network: NetworkOptions
     """The network."""
-    classes: Annotated[dict[Name, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], Apart] = Field(min_length=1)
+    classes: Annotated[dict[LabelName, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], Apart] = Field(min_length=1)
     """Class name → its value in the masks; class number k of the network (from 1) is the k-th name."""
     patch: tuple[Side, Side, Side]
     """Size of the sliding window in voxels."""

@@ -23,6 +23,7 @@ from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions
 from preprocessing.orientation import Orientation, OrientationOptions
 from preprocessing.padding import Padding, PaddingOptions
+from preprocessing.padding_removal import PaddingRemoval, PaddingRemovalOptions
 from preprocessing.resampling import Resampling, ResamplingOptions
 from preprocessing.step import Interpolation, Step
 from preprocessing.subject import Subject
@@ -38,6 +39,7 @@ def portable_steps(chain: Mapping[str, Any]) -> list[Step]:
         chain: step → its options; `None` is off.
     """
     make = {
+        "padding_removal": lambda o: PaddingRemoval(PaddingRemovalOptions(**o)),
         "canonical_orientation": lambda o: Orientation(OrientationOptions(**o)),
         "resampling": lambda o: Resampling(ResamplingOptions(**o)),
         "intensity": lambda o: Intensity(IntensityOptions(**o)),

@@ -148,6 +148,7 @@ def _intensity(options: Mapping[str, Any]) -> str:
 
 
 _STEPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "padding_removal": lambda o: "removal of padding and of wide borders of air",
     "canonical_orientation": lambda o: "reorientation to the nearest right–anterior–superior grid",
     "coregistration": lambda o: "rigid registration of all channels to the first",
     "bias_field": lambda o: "N4 correction of the bias field",

@@ -101,7 +101,7 @@ def _unit(dataset: str, case: Case, plan: StudyPlan, doubts: Sequence[str]) -> U
         "files": plan.workspace.file_digests.of_files(case.files()),
         "channels": list(channels),
         "chain": options.model_dump(mode="json"),
-        "version": 2,
+        "version": 3,
         **told,
     }
     arguments = {"case": case, "channels": channels, "options": options, **told}

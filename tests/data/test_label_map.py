@@ -76,6 +76,34 @@ def test_scaled_masks_are_whole_numbers_for_checks_and_preprocessing(tmp_path: P
     np.testing.assert_array_equal(subject.label.array, INSIDE)
 
 
+@pytest.mark.parametrize("largest", range(1, 9))
+def test_labels_that_spm_stored_in_a_byte_are_whole_numbers_everywhere(
+    tmp_path: Path, image: Path, largest: int
+) -> None:
+    """SPM stores values up to k as steps of k/255: of two classes, 1 comes back as 1.0039."""
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[INSIDE] = np.arange(np.count_nonzero(INSIDE)) % largest + 1
+    bytes_ = np.rint(labels / (largest / 255)).astype(np.uint8)
+    path = stored(tmp_path / "label.nii.gz", bytes_, largest / 255)
+    np.testing.assert_array_equal(read_label(path).array, labels)
+    case = Case("a", "a", {"T1": ImageSource(image)}, label=path)
+    _, findings = check_case(case, ("T1",), tuple(range(largest + 1)))
+    assert [finding.found for finding in findings if finding.level is Level.ERROR] == []
+    subject = load_subject(case)
+    assert subject.label is not None
+    np.testing.assert_array_equal(subject.label.array, labels)
+
+
+@pytest.mark.parametrize("slope", [1 / 255, 2 / 255, 8 / 255, 1 / 20])
+def test_a_soft_mask_in_a_byte_is_no_label(tmp_path: Path, image: Path, slope: float) -> None:
+    soft = np.where(INSIDE, round(1 / slope), 0).astype(np.uint8)
+    soft[0, 0, :4] = np.rint(np.array([0.2, 0.4, 0.6, 0.8]) / slope)
+    path = stored(tmp_path / "label.nii.gz", soft, slope)
+    errors, refused = outcome(Case("a", "a", {"T1": ImageSource(image)}, label=path))
+    assert "not whole numbers" in errors[0]
+    assert "not whole numbers" in refused
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -11,7 +11,7 @@ import pytest
 from data.dataset import Dataset
 from data.errors import DataError
 from data.layouts.detection import read_dataset
-from data.names import LONGEST, RESERVED, alike, check_names, name_fault, printable
+from data.names import LONGEST, RESERVED, alike, check_label_names, check_names, label_name_fault, name_fault, printable
 from pipeline.deployment.predict_command import CLAIM, TABLE
 from pipeline.storage.units import MARKER
 
@@ -73,6 +73,20 @@ def test_hostile_names_have_a_fault_that_can_be_printed(name: str) -> None:
 @pytest.mark.parametrize("name", FINE)
 def test_other_names_are_fine(name: str) -> None:
     assert name_fault(name) is None
+
+
+@pytest.mark.parametrize("name", FINE)
+def test_a_label_may_have_a_slash_between_words(name: str) -> None:
+    assert label_name_fault(name) is None
+    assert label_name_fault(f"a/{name}") is None or len(name) == LONGEST
+    assert name_fault(f"a/{name}")
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, "a/", "/a", "a//b", "a/./b", "a/-b", "a/ b", "x" * 100 + "/" + "x" * 100])
+def test_hostile_names_of_labels_have_a_fault(name: str) -> None:
+    assert label_name_fault(name)
+    with pytest.raises(DataError, match="/data: the label name"):
+        check_label_names(["fine", name], "/data")
 
 
 def test_names_that_a_file_system_may_take_for_one_are_told() -> None:

@@ -76,6 +76,15 @@ def test_hounsfield_units_are_no_fault(name: str) -> None:
     assert hounsfield_fault(RIGHT[name](body())) is None
 
 
+@pytest.mark.parametrize("value", [0, -1024, -3024, 5000])
+@pytest.mark.parametrize("name", [*WRONG, *RIGHT])
+def test_wide_padding_changes_nothing_of_what_is_said(name: str, value: int) -> None:
+    array = WRONG[name][0](body()) if name in WRONG else RIGHT[name](body())
+    padded = np.pad(array, ((70, 40), (0, 90), (55, 60)), constant_values=value)
+    assert hounsfield_fault(padded) == hounsfield_fault(array)
+    assert looks_like_ct(padded) == looks_like_ct(array)
+
+
 def test_mr_and_ct_are_told_apart() -> None:
     assert looks_like_ct(body())
     assert not looks_like_ct(mr())

@@ -11,7 +11,7 @@ from data.modality import Modality
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
-from preprocessing.orientation import OrientationOptions
+from preprocessing.orientation import OrientationOptions, to_canonical
 from preprocessing.padding import PaddingOptions
 from preprocessing.registration import rotation_about
 from preprocessing.resampling import ResamplingOptions
@@ -84,7 +84,8 @@ def test_the_aligned_brain_lies_where_the_template_has_it():
 
 def test_equal_spacing_without_alignment_changes_no_label_voxel():
     raw = _oblique_brain()
-    chain = Chain(default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=4.0)}))
+    spacing = tuple(to_canonical(raw.reference).spacing)
+    chain = Chain(default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=spacing)}))
     processed, records = chain.apply(raw)
     np.testing.assert_array_equal(chain.invert(processed.label, records).array, raw.label.array)
 

@@ -10,9 +10,7 @@ import torch
 from data.errors import PreprocessingError
 from data.random_streams import random_stream
 from data.volume import Volume
-from preprocessing.bias_field import BiasField, BiasFieldOptions
 from preprocessing.brain_network import build_network, load_network, save_network
-from preprocessing.content import content_box
 from preprocessing.head_search import HeadSearch, find_head
 from preprocessing.itk_image import use_itk_threads
 from preprocessing.random_heads import draw_head_codes, draw_scan, normalised
@@ -132,46 +130,6 @@ def test_the_brain_of_a_random_head_is_found(codes, method):
     result, record = SkullStrip(SkullStripOptions(method=method)).apply(Subject("a", {"any": image}))
     assert _dice(result.mask.array > 0, brain) > 0.85
     assert record["volume_ml"] == pytest.approx(result.mask.array.sum() * 64 / 1000)
-
-
-def _padded(volume, voxels, value, centred=True, stray=0.0):
-    """The scan in a larger box of one value, of which a share of the voxels is noise."""
-    width = [(voxels // 2, voxels - voxels // 2) if centred else (0, voxels) for _ in range(3)]
-    array = np.pad(volume.array, width, constant_values=value)
-    rng = np.random.default_rng(0)
-    noisy = (rng.random(array.shape) < stray) & ~np.pad(np.ones(volume.shape, bool), width)
-    affine = volume.affine.copy()
-    affine[:3, 3] -= affine[:3, :3] @ [low for low, _ in width]
-    return Volume(np.where(noisy, rng.random(array.shape), array).astype(np.float32), affine), width
-
-
-@pytest.mark.parametrize(("voxels", "value", "centred", "stray"), [(50, 0.0, True, 0.002), (60, 0.4, False, 0.0)])
-def test_padding_changes_neither_mask_nor_bias_field(codes, voxels, value, centred, stray):
-    use_itk_threads(1)
-    image, brain = _random_head(codes, 11)
-    large, width = _padded(image, voxels, value, centred, stray)
-    inner = tuple(slice(low, low + n) for (low, _), n in zip(width, image.shape, strict=True))
-    masks = []
-    for volume in (image, large):
-        result, _ = SkullStrip(SkullStripOptions()).apply(Subject("a", {"any": volume}))
-        masks.append(result.mask)
-    assert masks[1].shape == large.shape
-    assert _dice(masks[1].array[inner] > 0, brain) > 0.85
-    assert _dice(masks[1].array[inner] > 0, masks[0].array > 0) > 0.97
-    assert masks[1].array.sum() == masks[1].array[inner].sum()
-    tissue = masks[0].array > 0
-    even = [BiasField(BiasFieldOptions()).apply(Subject("a", {"any": v}))[0].reference.array for v in (image, large)]
-    np.testing.assert_allclose(even[1][inner][tissue], even[0][tissue], rtol=0.1)
-
-
-def test_only_even_borders_are_taken_away():
-    rng = np.random.default_rng(0)
-    scan = Volume(rng.normal(100, 20, (20, 24, 16)).astype(np.float32), np.eye(4))
-    assert content_box(scan) == (slice(0, 20), slice(0, 24), slice(0, 16))
-    sides = np.pad(np.pad(scan.array, ((30, 0), (0, 0), (0, 0)), constant_values=-1), ((0, 0), (0, 25), (9, 0)))
-    assert content_box(Volume(sides, np.eye(4)), margin=2) == (slice(28, 50), slice(0, 26), slice(7, 25))
-    even = scan.with_array(np.full(scan.shape, 3, np.float32))
-    assert content_box(even) == (slice(0, 20), slice(0, 24), slice(0, 16))
 
 
 def test_noise_without_a_head_is_suspect():
