@@ -17,12 +17,12 @@ from pipeline.config.reading import read_command_options
 from pipeline.deployment.bids_derivative import DESCRIPTION, dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles, require_apart
 from pipeline.deployment.case_prediction import predict_input
-from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import find_model, read_description
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
+from pipeline.evaluation.dice_calibration import DiceEstimate
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.owned_folder import (

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.evaluation.arm_dice_calibration import calibrate, dice_pairs
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     CALIBRATION_SUMMARY,
@@ -19,7 +20,6 @@ from pipeline.evaluation.calibration_tables import (
     read_reliability_csv,
 )
 from pipeline.evaluation.comparison import read_comparisons_csv
-from pipeline.evaluation.expected_dice_error import expected_dice_error
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.evaluation.study_results import COMPARISONS
@@ -167,7 +167,7 @@ def review_table(
 ) -> dict[str, Any]:
     """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm.
 
-    The expected Dice stands beside the Dice and its error on the test patients, or is not shown.
+    The expected Dice stands beside the real one with the error of an estimate from the other, or is not shown.
     """
     columns = {
         "spearman_entropy": "Entropy",
@@ -180,10 +180,10 @@ def review_table(
             found = [_find(summary, arm, n, metric) for metric in columns]
             if any(found):
                 cells = [r and {"mean": signed(r.mean, 2), "interval": _interval(r, with_sign=True)} for r in found]
-                held = None if judged is None else expected_dice_error(judged, arm, n)
-                expected = held and {
-                    "mean": f"{number(held.expected)} ± {number(held.error)}",
-                    "dice": number(held.dice),
+                fit = None if judged is None else calibrate(dice_pairs(judged, arm, n))
+                expected = fit and {
+                    "mean": number(fit.expected_mean),
+                    "dice": f"{number(fit.real_mean)} ± {number(fit.error)}",
                 }
                 lines.append({"n": n, "arm": arm, "cells": cells, "expected": expected})
     return {"titles": list(columns.values()), "lines": lines}
