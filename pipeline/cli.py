@@ -18,6 +18,7 @@ import typer
 
 from data.errors import GraftError
 from data.synthetic.cohort_kind import CohortKind
+from pipeline.storage.file_names import INDEX, PREDICTION_TABLE
 
 app = typer.Typer(
     name="graft",
@@ -125,7 +126,7 @@ def _run(stage_names: list[str], path: Path, options: GlobalOptions, strict: boo
     with _working(config.workspace_folder):
         workspace = run_stages([Stage(name) for name in stage_names], config, resources)
     if "report" in stage_names:
-        typer.echo(f"The report is {workspace.root / 'report' / 'index.html'}")
+        typer.echo(f"The report is {workspace.root / Stage.REPORT / INDEX}")
 
 
 def _add_stage_command(name: str, text: str) -> None:
@@ -302,7 +303,7 @@ def predict(
     chosen = predict_options(options.overrides, {key: value for key, value in given.items() if value})
     with _working(output):
         predict_scans(PredictRequest(model, tuple(inputs), output, chosen, options.jobs, options.device.value, resume))
-    typer.echo(f"The results are in {output}, with a line for each structure in {output / 'predictions.csv'}")
+    typer.echo(f"The results are in {output}, with a line for each structure in {output / PREDICTION_TABLE}")
 
 
 @app.command()

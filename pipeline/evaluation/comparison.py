@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.arms.presets import PRESETS
+from pipeline.arms.rivals import rivals
 from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
 from pipeline.evaluation.metrics import LESS_IS_BETTER
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
 
-NON_BAYESIAN_ARMS = tuple(name for name, arm in PRESETS.items() if arm.is_rival)
+NON_BAYESIAN_ARMS = rivals(PRESETS)
 """Presets that learn without a filter prior and predict with point estimates."""
 
 

@@ -31,7 +31,7 @@ from pipeline.report.number_text import interval_text, number, p_text, signed
 from pipeline.report.picture import Picture
 from pipeline.report.score_table import mean_dice, score_table
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import nested
+from pipeline.storage.file_names import RESULTS
 
 TITLE = "Calibration"
 SCORES = (
@@ -49,7 +49,7 @@ _MEASURES = {
 
 def calibration_section(material: Material) -> Section:
     """Builds the section from `results/calibration*.csv` and `results/reliability.csv`."""
-    results = material.files.root / "results"
+    results = material.files.root / RESULTS
     absent = [name for name in (CALIBRATION, CALIBRATION_SUMMARY, RELIABILITY) if not (results / name).is_file()]
     if absent:
         text = (
@@ -61,8 +61,7 @@ def calibration_section(material: Material) -> Section:
     rows = judged.rows if judged is not None else []
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
-    chosen = nested(material.files.config, "evaluation", "calibration")
-    options = CalibrationOptions.model_validate(chosen or {})
+    options = material.files.options(CalibrationOptions, "evaluation", "calibration") or CalibrationOptions()
     dice = mean_dice(material.files.summary)
     content = {
         "options": options,
@@ -109,7 +108,7 @@ def _find(summary: Sequence[SummaryRow], arm: str, n: int, metric: str) -> Summa
 
 
 def _reliability(material: Material, styles: dict[str, ArmStyle]) -> list[Picture]:
-    rows = read_reliability_csv(material.files.root / "results" / RELIABILITY)
+    rows = read_reliability_csv(material.files.root / RESULTS / RELIABILITY)
     pictures = []
     for n in sorted({r.n for r in rows}):
         curves = {arm: [r for r in rows if (r.arm, r.n) == (arm, n)] for arm in styles}

@@ -15,6 +15,7 @@ from pipeline.report.number_text import plain
 from pipeline.report.quality_section import CaseQuality, case_quality
 from pipeline.report.study_files import folders, natural
 from pipeline.storage.atomic import write_text
+from pipeline.storage.file_names import INDEX, QUALITY_PICTURE, RECORD
 
 _OVERLAP = "template_overlap"
 
@@ -34,7 +35,7 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
         case_quality(path)
         for dataset in folders(preprocess)
         for path in folders(dataset)
-        if (path / "record.json").is_file() and f"{dataset.name}/{path.name}" not in failures
+        if (path / RECORD).is_file() and f"{dataset.name}/{path.name}" not in failures
     ]
     rows += [_row(case, preprocess) for case in sorted(cases, key=_worst_first)]
     columns = list(dict.fromkeys(key for row in rows for key in row.get("numbers", {})))
@@ -45,7 +46,7 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
     page = environment.get_template("quality_index.html.j2").render(
         rows=rows, columns=columns, counts={state: sum(r["state"] == state for r in rows) for state in states}
     )
-    path = preprocess / "index.html"
+    path = preprocess / INDEX
     write_text(path, page)
     return path
 
@@ -59,7 +60,7 @@ def _worst_first(case: CaseQuality) -> tuple[bool, float, list[Any]]:
 
 def _row(case: CaseQuality, preprocess: Path) -> dict[str, Any]:
     numbers = {key.replace("_", " "): plain(value) for key, value in case.numbers.items() if key != "case"}
-    picture = case.folder / "qc.png"
+    picture = case.folder / QUALITY_PICTURE
     return {
         "name": f"{case.folder.parent.name}/{case.folder.name}",
         "state": "suspect" if case.suspect else "done",

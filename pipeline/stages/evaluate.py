@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.errors import DataError
 from pipeline.arms.arm_record import PREDICTIONS, read_arm
+from pipeline.arms.rivals import rivals
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_folder import MODEL_FOLDER, model_digest
 from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
@@ -22,7 +23,7 @@ from pipeline.evaluation.case_evaluation import Trained, evaluate_case
 from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
-from pipeline.evaluation.study_results import write_study_results
+from pipeline.evaluation.study_results import CASES, write_study_results
 from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
 from pipeline.inference.reading import ReadingOptions
 from pipeline.inference.stored_prediction import load_prediction, prediction_name
@@ -38,7 +39,6 @@ from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import CachedCase
 
 STAGE = "evaluate"
-CASES = "cases.csv"
 
 
 def evaluate_predictions(
@@ -188,13 +188,6 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return planned
 
 
-def rivals(config: StudyConfig) -> tuple[str, ...]:
-    """Names of the non-Bayesian arms that the others are compared with: as chosen, else by the arms' own choices."""
-    if config.report.rivals is not None:
-        return config.report.rivals
-    return tuple(name for name, arm in config.inference.arms.items() if arm.is_rival)
-
-
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
     """Measures every prediction and writes the tables of `results/`.
 
@@ -213,7 +206,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
         [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
         options=config.evaluation,
-        rivals=rivals(config),
+        rivals=rivals(config.inference.arms, config.report.rivals),
         seed=config.seed,
     )
     evaluated_models(config, workspace, measured).write(workspace.results)
@@ -222,7 +215,8 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequence[Unit]) -> EvaluatedModels:
     """What tables made of these evaluations are of."""
     models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
-    settings = {"resamples": config.evaluation.resamples, "rivals": list(rivals(config)), "seed": config.seed}
+    compared = rivals(config.inference.arms, config.report.rivals)
+    settings = {"resamples": config.evaluation.resamples, "rivals": list(compared), "seed": config.seed}
     return EvaluatedModels(
         units={
             unit.key: EvaluatedModel(model=model_digest(models[unit.key]), evaluation=unit.digest) for unit in measured

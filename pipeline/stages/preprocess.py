@@ -21,6 +21,7 @@ from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import array_digest
+from pipeline.storage.file_names import QUALITY, QUALITY_PICTURE, RECORD
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.units import Outcome, StageRun, Unit
 from pipeline.storage.workspace import Workspace
@@ -32,7 +33,6 @@ from preprocessing.subject import load_subject
 logger = logging.getLogger(__name__)
 
 STAGE = "preprocess"
-RECORD = "record.json"
 
 
 def preprocess_case(
@@ -67,7 +67,7 @@ def preprocess_case(
     }
     save_arrays(folder / ARRAYS, arrays, about)
     write_json(folder / RECORD, records)
-    write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png", doubts))
+    write_json(folder / QUALITY, case_picture(raw, processed, records, folder / QUALITY_PICTURE, doubts))
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:

@@ -33,7 +33,7 @@ def build_workspace(root: Path, *, patients: int = 13, repeats: int = 2, first_c
         "datasets": {
             "ms": {"modality": "mr_brain", "foreground": ["lesion"]},
             "tumour": {"modality": "mr_brain", "foreground": ["core"],
-                       "preprocessing": {"skull_strip": {}, "align": {}}},
+                       "preprocessing": {"skull_strip": {}, "alignment": {}, "resampling": {}}},
         },
         "source": {"dataset": "ms", "patients": 12},
         "target": {"dataset": "tumour", "pool": 12, "test": patients},

@@ -16,6 +16,8 @@ import yaml
 from PIL import Image
 
 from data.errors import WorkspaceError
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.rivals import rivals
 from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
@@ -184,18 +186,21 @@ def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(tmp_path
     assert StudyFiles(tmp_path).arms() == ["kept"]
 
 
-def test_only_conventional_point_estimates_are_rivals(tmp_path: Path) -> None:
+def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path) -> None:
     point, field = {"kind": "point"}, {"kind": "mean_field"}
     arms = {
         "scratch": {"init": "random", "prior": "none", "posterior": point},
         "tuned": {"init": "source", "prior": "none", "posterior": point},
-        "drawn": {"init": "prior", "prior": "none", "posterior": point},
+        "drawn": {"init": "prior", "prior": "vae", "posterior": point},
+        "averaged": {"init": "source", "posterior": {"kind": "swag", "scale": 0}},
         "map": {"init": "random", "prior": "vae", "posterior": point},
         "bayes": {"init": "random", "prior": "vae", "posterior": field},
     }
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}))
+    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}, sort_keys=False))
     pictures = PictureFolder(tmp_path / "figures", 50)
-    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == ("scratch", "tuned")
+    configured = {name: ArmOptions.model_validate(arm) for name, arm in arms.items()}
+    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == rivals(configured)
+    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == ("scratch", "tuned", "averaged")
     chosen = Material(StudyFiles(tmp_path), ReportOptions(rivals=("map",)), pictures)
     assert chosen.rivals() == ("map",)
 
