@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.lesions import LesionCounts
-from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy
+from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, which_empty
 from pipeline.evaluation.tables import CaseRow
 
 
@@ -63,4 +62,4 @@ def _empty(row: CaseRow, metric: str) -> EmptyMask | None:
         return EmptyMask(row.empty)
     if row.lesions_reference is None or row.lesions_predicted is None:
         return None
-    return LesionCounts(row.lesions_reference, 0, row.lesions_predicted, 0).empty
+    return which_empty(row.lesions_reference, row.lesions_predicted)

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, Mask, Policies, policy_of, value_of_empty
+from pipeline.evaluation.metrics import (
+    EmptyMask,
+    EmptyMaskPolicy,
+    Mask,
+    Policies,
+    policy_of,
+    value_of_empty,
+    which_empty,
+)
 
 
 class Connectivity(StrEnum):
@@ -50,9 +58,7 @@ class LesionCounts:
     @property
     def empty(self) -> EmptyMask:
         """Which of the two masks holds no lesion."""
-        if self.reference:
-            return EmptyMask.NEITHER if self.predicted else EmptyMask.PREDICTION
-        return EmptyMask.REFERENCE if self.predicted else EmptyMask.BOTH
+        return which_empty(self.reference, self.predicted)
 
 
 @dataclass(frozen=True)

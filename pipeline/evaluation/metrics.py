@@ -62,6 +62,13 @@ class EmptyMask(StrEnum):
     """The structure is present and was missed altogether."""
 
 
+def which_empty(reference: int, predicted: int) -> EmptyMask:
+    """Returns which of two masks is empty, from what was counted in each (voxels, lesions)."""
+    if reference:
+        return EmptyMask.NEITHER if predicted else EmptyMask.PREDICTION
+    return EmptyMask.REFERENCE if predicted else EmptyMask.BOTH
+
+
 @dataclass(frozen=True)
 class VoxelCounts:
     """Voxels by agreement of prediction and reference.
@@ -89,9 +96,7 @@ class VoxelCounts:
     @property
     def empty(self) -> EmptyMask:
         """Which of the two masks is empty."""
-        if self.reference:
-            return EmptyMask.NEITHER if self.predicted else EmptyMask.PREDICTION
-        return EmptyMask.REFERENCE if self.predicted else EmptyMask.BOTH
+        return which_empty(self.reference, self.predicted)
 
 
 def count_voxels(prediction: Mask, reference: Mask) -> VoxelCounts:

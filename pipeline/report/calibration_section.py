@@ -29,7 +29,7 @@ from pipeline.report.calibration_figures import coverage_plot, reliability_plot,
 from pipeline.report.figure_style import DOTTED, ArmStyle, arm_styles
 from pipeline.report.number_text import interval_text, number, p_text, signed
 from pipeline.report.picture import Picture
-from pipeline.report.score_table import mean_dice, score_table
+from pipeline.report.score_table import dice_by_size, score_table
 from pipeline.report.section import Material, Section
 from pipeline.storage.file_names import RESULTS
 
@@ -62,7 +62,7 @@ def calibration_section(material: Material) -> Section:
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
     options = material.files.options(CalibrationOptions, "evaluation", "calibration") or CalibrationOptions()
-    dice = mean_dice(material.files.summary)
+    dice = dice_by_size(material.files.summary)
     content = {
         "options": options,
         "tables": [

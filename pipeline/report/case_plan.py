@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pipeline.report.case_pages import (
 )
 from pipeline.report.case_readings import CaseReadings
 from pipeline.report.number_text import number
-from pipeline.report.overlay_section import arms_to_show, best_median_worst, ranked_cases
+from pipeline.report.overlay_section import arms_to_show, best_median_worst, mean_dice, ranked_cases
 from pipeline.report.section import Material
 from pipeline.training.cached_case import ARRAYS
 
@@ -96,12 +96,6 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
     qualities = build_case_pages(tasks, material.options, jobs)
     pages = {case: page_name(case) for case in paged}
     return CaseReadings(tuple(units), n, tuple(order), pages, tuple(qualities), tuple(missing))
-
-
-def mean_dice(rows: Iterable[CaseRow]) -> float:
-    """Mean Dice of rows where it is defined; NaN without."""
-    values = [r.dice for r in rows if math.isfinite(r.dice)]
-    return float(np.mean(values)) if values else math.nan
 
 
 def _neighbours(case: str, paged: Sequence[str]) -> tuple[str | None, str | None]:

@@ -13,6 +13,7 @@ from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
+from pipeline.evaluation.statistics import CLEAR_ERRORS
 from pipeline.report.filter_files import group_folders
 from pipeline.report.study_files import nested, read_mapping
 from pipeline.storage.prior_files import COMPARISON, SCORES
@@ -28,7 +29,7 @@ class Estimate:
     @property
     def clear(self) -> bool:
         """Whether it is above zero by more than two standard errors."""
-        return self.error is not None and self.mean > 2 * self.error
+        return self.error is not None and self.mean > CLEAR_ERRORS * self.error
 
 
 @dataclass(frozen=True)

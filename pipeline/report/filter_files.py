@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from data.errors import ModelError, WorkspaceError
+from data.natural_order import natural
 from data.random_streams import random_stream, stream_seed
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
-from pipeline.report.study_files import folders, natural
+from pipeline.report.study_files import folders
 from pipeline.storage.file_names import BANK, CONFIG
 from pipeline.storage.prior_files import density_file
 from pipeline.storage.stage_names import Stage

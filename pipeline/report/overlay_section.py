@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -73,11 +73,17 @@ def arms_to_show(material: Material, study: StudyRows, n: int, count: int) -> li
 
 def ranked_cases(rows: list[CaseRow], available: Collection[str]) -> list[str]:
     """Orders the cases of one trained arm by Dice (mean over labels), the best first."""
-    by_case: dict[str, list[float]] = {}
+    by_case: dict[str, list[CaseRow]] = {}
     for row in rows:
         if row.case in available and math.isfinite(row.dice):
-            by_case.setdefault(row.case, []).append(row.dice)
-    return sorted(by_case, key=lambda case: (-float(np.mean(by_case[case])), case))
+            by_case.setdefault(row.case, []).append(row)
+    return sorted(by_case, key=lambda case: (-mean_dice(by_case[case]), case))
+
+
+def mean_dice(rows: Iterable[CaseRow]) -> float:
+    """Mean Dice of rows where it is defined; NaN without."""
+    values = [r.dice for r in rows if math.isfinite(r.dice)]
+    return float(np.mean(values)) if values else math.nan
 
 
 def best_median_worst(rows: list[CaseRow], available: Collection[str]) -> list[tuple[str, str]]:
@@ -117,7 +123,7 @@ def _case(material: Material, unit: InferredUnit, rank: str, case: str, rows: li
             name = f"overlay-{unit.arm}-{rank}-{plane}" + ("" if kind == "image" else "-entropy")
             panels.append((plane if kind == "image" else f"{plane}, uncertainty",
                            material.pictures.add(name, figure, alt, colours=128)))  # fmt: skip
-    table = float(np.mean([r.dice for r in rows if math.isfinite(r.dice)])) if rows else math.nan
+    table = mean_dice(rows)
     return {
         "rank": rank, "case": case, "channel": read.channel, "panels": panels, "dice": number(table),
         "patient": rows[0].patient if rows else "",

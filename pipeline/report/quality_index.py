@@ -11,9 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from data.natural_order import natural
 from pipeline.report.number_text import plain
 from pipeline.report.quality_section import CaseQuality, case_quality
-from pipeline.report.study_files import folders, natural
+from pipeline.report.study_files import folders
 from pipeline.storage.atomic import write_text
 from pipeline.storage.file_names import INDEX, QUALITY_PICTURE, RECORD
 

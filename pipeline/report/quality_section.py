@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from data.natural_order import natural
 from pipeline.report.number_text import plain
 from pipeline.report.picture import thumbnail
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import folders, natural, read_json, read_mapping
+from pipeline.report.study_files import folders, read_json, read_mapping
 from pipeline.storage.file_names import QUALITY, QUALITY_PICTURE, RECORD
 from pipeline.storage.stage_names import Stage
 

@@ -18,7 +18,7 @@ MeanDice = Mapping[int, Mapping[str, float]]
 """Size → arm → mean Dice, which decides who may be called the best."""
 
 
-def mean_dice(summary: Sequence[SummaryRow]) -> dict[int, dict[str, float]]:
+def dice_by_size(summary: Sequence[SummaryRow]) -> dict[int, dict[str, float]]:
     """Gathers the mean Dice of every arm at every size."""
     found: dict[int, dict[str, float]] = {}
     for row in summary:
@@ -95,7 +95,7 @@ def score_table(
 
 def metric_table(summary: Sequence[SummaryRow], arms: Sequence[str], metric: str) -> dict[str, Any]:
     """Arranges one metric of `summary.csv` as arm × size."""
-    return score_table(summary, arms, metric, mean_dice(summary), title=metric_title(metric), **_style(metric))
+    return score_table(summary, arms, metric, dice_by_size(summary), title=metric_title(metric), **_style(metric))
 
 
 def overview_table(summary: Sequence[SummaryRow], arms: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def overview_table(summary: Sequence[SummaryRow], arms: Sequence[str], metrics: 
         metrics: the columns; those without any row have none.
     """
     shown = [m for m in metrics if any(r.metric == m for r in summary)]
-    dice, blocks = mean_dice(summary), []
+    dice, blocks = dice_by_size(summary), []
     for n in sorted({r.n for r in summary}):
         columns = [
             score_column([r for r in summary if (r.metric, r.n) == (m, n)], dice.get(n, {}), **_style(m)) for m in shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from data import input_file
 from data.errors import ConfigError, WorkspaceError
+from data.natural_order import natural
 from models.priors.factory import PriorOptions
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, read_arm
 from pipeline.arms.choices import ArmOptions
@@ -31,11 +31,6 @@ from pipeline.training.cached_case import ARRAYS
 _AGAIN = "delete its folder and run its stage again"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 History = dict[str, NDArray[np.float64]]
-
-
-def natural(name: str) -> list[int | str]:
-    """Returns a sorting key under which `network-2` comes before `network-10`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def folders(parent: Path) -> list[Path]:

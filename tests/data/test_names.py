@@ -12,6 +12,7 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.layouts.detection import read_dataset
 from data.names import LONGEST, RESERVED, alike, check_names, name_fault, printable
+from data.natural_order import natural
 from pipeline.storage.file_names import CONFIG, FILE_DIGESTS, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE
 from pipeline.storage.units import MARKER
 
@@ -166,3 +167,7 @@ def test_a_label_name_of_two_values_is_refused_where_it_is_used(tmp_path: Path) 
     assert dataset.label_values([1, 2]) == [1, 2]
     with pytest.raises(DataError, match="'lesion' is the name of several values"):
         dataset.label_values(["lesion"])
+
+
+def test_numbers_in_names_are_ordered_as_numbers_and_raised_ones_are_letters() -> None:
+    assert sorted(["run-10", "run-2", "x²", "1"], key=natural) == ["1", "run-2", "run-10", "x²"]
