@@ -76,7 +76,7 @@ def write_study_results(
         draws = judged.draws(seed=seed, resamples=options.resamples)
         scaled = {*rivals, *(name + SCALED for name in rivals)}
         for metric in judged.metrics(COMPARED_CALIBRATION):
-            comparisons += compare_arms(judged, draws, metric=metric, rivals=scaled, less_is_better=True)
+            comparisons += compare_arms(judged, draws, metric=metric, rivals=scaled)
     write_comparisons_csv(comparisons, folder / COMPARISONS)
     write_rows(folder / LABEL_EFFICIENCY, LabelEfficiency, efficiencies)
     _write_calibration(folder, calibration, reliability, seed, options.resamples)

@@ -34,13 +34,8 @@ from pipeline.report.section import Material, Section
 from pipeline.storage.file_names import RESULTS
 
 TITLE = "Calibration"
-SCORES = (
-    ("ece", "ECE", 3),
-    ("nll", "NLL (nats)", 3),
-    ("brier", "Brier", 4),
-    ("false_positive_outside_ml", "False positives outside (ml)", 3),
-)
-"""Column of the summary, how it is printed, digits; less is better for all."""
+_SHOWN = ("ece", "nll", "brier", "false_positive_outside_ml")
+"""Scores in the order of their tables: the first is shown, the others are folded away."""
 _MEASURES = {
     "mutual_information": "mean mutual information near the predicted boundary (nats)",
     "entropy": "mean predictive entropy near the predicted boundary (nats)",
@@ -65,10 +60,7 @@ def calibration_section(material: Material) -> Section:
     dice = dice_by_size(material.files.summary)
     content = {
         "options": options,
-        "tables": [
-            score_table(summary, arms, metric, dice, title=title, less_is_better=True, digits=digits)
-            for metric, title, digits in SCORES
-        ],
+        "tables": [score_table(summary, arms, metric, dice) for metric in _SHOWN],
         "reliability": _reliability(material, styles),
         "differences": _differences(results / COMPARISONS),
         "volumes": volume_table(summary, rows, arms),

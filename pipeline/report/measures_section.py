@@ -6,9 +6,10 @@ from typing import Any
 
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import EMPTY_MASKS
-from pipeline.report.section import METRIC_NAMES, Material, Section
+from pipeline.report.section import Material, Section
 from pipeline.storage.file_names import RESULTS
 
 TITLE = "Measures"
@@ -34,7 +35,7 @@ def measures_section(material: Material) -> Section:
 
 def _line(count: EmptyMaskCount) -> dict[str, Any]:
     return {
-        "metric": METRIC_NAMES.get(count.metric, count.metric),
+        "metric": metric_title(count.metric),
         "policy": count.policy,
         "counts": (count.both_empty, count.reference_empty, count.prediction_empty, count.left_out),
         "measured": count.measured,

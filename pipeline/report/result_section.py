@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.arms.inference_options import InferenceOptions
+from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.leading_arm import leading_arms
 from pipeline.evaluation.metrics import EmptyMask
@@ -29,7 +30,7 @@ EMPTY_NAMES = {
     EmptyMask.PREDICTION.value: "prediction empty: the structure was missed",
 }
 
-OVERVIEW = ("dice", "iou", "hd95", "relative_volume_error", "lesion_sensitivity", "lesion_precision")
+OVERVIEW = tuple(name for name, metric in METRICS.items() if metric.overview)
 """Metrics that stand side by side: an arm with the best Dice may err far away, or find lesions where there are none."""
 _MOST_ROWS = 16
 """Rows of paired differences that one figure holds."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.rivals import rivals
-from pipeline.evaluation.metrics import LESS_IS_BETTER as LESS_IS_BETTER
 from pipeline.report.case_readings import CaseReadings
 from pipeline.report.options import ReportOptions
 from pipeline.report.picture import PictureFolder
@@ -44,21 +43,6 @@ class Material:
     def rivals(self) -> tuple[str, ...]:
         """Names of the arms that count as non-Bayesian, as `evaluate` does; of the presets without a configuration."""
         return rivals(self.files.arm_options() or PRESETS, self.options.rivals)
-
-
-METRIC_NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95 (mm)",
-    "average_surface_distance": "Average surface distance (mm)",
-    "surface_dice": "Surface Dice",
-    "relative_volume_error": "Relative volume error",
-    "lesion_sensitivity": "Lesion-wise sensitivity",
-    "lesion_precision": "Lesion-wise precision",
-    "lesion_f1": "Lesion-wise F1",
-    "dice_worst_tenth": "Dice, worst tenth of patients",
-}
-"""Metric → how it is printed."""
 
 
 def listing(names: Sequence[str]) -> str:
