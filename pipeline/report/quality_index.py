@@ -16,7 +16,8 @@ from pipeline.report.number_text import plain
 from pipeline.report.quality_section import CaseQuality, case_quality
 from pipeline.report.study_files import folders
 from pipeline.storage.atomic import write_text
-from pipeline.storage.file_names import INDEX, QUALITY_PICTURE, RECORD
+from pipeline.storage.file_names import FILES, INDEX, QUALITY_PICTURE, RECORD
+from pipeline.storage.owned_folder import owned_files
 
 _OVERLAP = "template_overlap"
 
@@ -30,6 +31,9 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
 
     Returns:
         the page.
+
+    Raises:
+        WorkspaceError: somebody changed the page since it was written.
     """
     rows: list[dict[str, Any]] = [{"name": name, "state": "failed", "reasons": [why]} for name, why in failures.items()]
     cases = [
@@ -47,9 +51,9 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
     page = environment.get_template("quality_index.html.j2").render(
         rows=rows, columns=columns, counts={state: sum(r["state"] == state for r in rows) for state in states}
     )
-    path = preprocess / INDEX
-    write_text(path, page)
-    return path
+    with owned_files(preprocess, FILES, of_before=(INDEX,)) as folder:
+        write_text(folder / INDEX, page)
+    return preprocess / INDEX
 
 
 def _worst_first(case: CaseQuality) -> tuple[bool, float, list[Any]]:

@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.layouts.detection import read_dataset
 from data.names import LONGEST, RESERVED, alike, check_names, name_fault, printable
 from data.natural_order import natural
-from pipeline.storage.file_names import CONFIG, FILE_DIGESTS, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE
+from pipeline.storage.file_names import CONFIG, FILE_DIGESTS, FILES, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE
 from pipeline.storage.units import MARKER
 
 HOSTILE = [
@@ -87,7 +87,7 @@ def test_names_that_a_file_system_may_take_for_one_are_told() -> None:
 
 
 def test_what_graft_writes_beside_named_folders_is_reserved() -> None:
-    assert {CONFIG, FILE_DIGESTS, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE, MARKER} <= RESERVED
+    assert {CONFIG, FILE_DIGESTS, FILES, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE, MARKER} <= RESERVED
     assert all(name == name.lower() for name in RESERVED)
 
 
