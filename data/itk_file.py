@@ -25,7 +25,7 @@ from data.image_header import (
 from data.itk_header import Encoding, StoredVoxels, read_itk_header
 from data.packed_stream import DamagedStreamError, inflate, unpack_bzip2
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LEAST_TEXT = 2  # A digit and a space.
 
 
@@ -103,7 +103,7 @@ def _affine(reader: Any) -> NDArray[np.float64]:
     used = min(dimension, 3)
     affine[:used, :used] = direction @ np.diag(reader.GetSpacing()[:3])
     affine[:used, 3] = reader.GetOrigin()[:3]
-    return _LPS_TO_RAS @ affine
+    return LPS_TO_RAS @ affine
 
 
 def itk_array(path: Path, source: ItkSource, header: ImageHeader, frame: int | None) -> tuple[NDArray, int]:
@@ -191,7 +191,7 @@ def write_itk(array: NDArray, affine: NDArray[np.float64], path: Path) -> None:
     """
     import SimpleITK as sitk
 
-    lps = _LPS_TO_RAS @ affine
+    lps = LPS_TO_RAS @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     direction = lps[:3, :3] / spacing
     if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-4):

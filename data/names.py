@@ -26,6 +26,7 @@ RESERVED = frozenset(
         "desc-graft_dseg.tsv",
         "done.json",
         "file-digests.json",
+        "files.json",
         "index.html",
         "prediction.json",
         "predictions.csv",

@@ -22,3 +22,14 @@ def plain_number(value: float, digits: int = 3) -> str:
 def plain_span(low: float, high: float, digits: int = 3) -> str:
     """Returns e.g. `1,750 to 2,240`, or one number where both would look alike."""
     return " to ".join(dict.fromkeys((plain_number(low, digits), plain_number(high, digits))))
+
+
+def plain_duration(seconds: float) -> str:
+    """Returns a duration, e.g. `2 h 05 min`, `3 min 20 s`, `4.2 s`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min"

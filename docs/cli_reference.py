@@ -18,9 +18,8 @@ from pipeline.cli import app
 
 def parameters(callback: Callable[..., Any]) -> Iterator[tuple[str, Any, Any, Any]]:
     """Name, annotation, typer's description and default of each parameter of a command."""
-    hints = typing.get_type_hints(callback, include_extras=True)
-    for name, parameter in inspect.signature(callback).parameters.items():
-        annotation, info = typing.get_args(hints[name])[:2]
+    for name, parameter in inspect.signature(callback, eval_str=True).parameters.items():
+        annotation, info = typing.get_args(parameter.annotation)[:2]
         yield name, annotation, info, parameter.default
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from data.plain_number import plain_duration
 from pipeline.stopping import StopFile, StopRequestedError
 from pipeline.storage.digest import digest
 
@@ -62,13 +63,6 @@ class ProgressFile:
             self._written = now
             # Not atomic on purpose: a torn number is skipped by the reader, and nothing depends on it.
             self._path.write_text(f"{fraction:.4f}")
-
-
-def duration(seconds: float) -> str:
-    """Writes a duration in seconds as `1:02:03` or `2:03`."""
-    whole = round(seconds)
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"
 
 
 class StageProgress:
@@ -134,7 +128,7 @@ class StageProgress:
         if state == "failed":
             logger.error("%s %d/%d %s failed: %s", self._stage, done, len(self._sizes), key, message)
         elif self._bar is None:
-            logger.info("%s %d/%d %s (%s)", self._stage, done, len(self._sizes), key, duration(seconds))
+            logger.info("%s %d/%d %s (%s)", self._stage, done, len(self._sizes), key, plain_duration(seconds))
         self._show()
 
     def _fraction(self) -> float:
@@ -163,4 +157,4 @@ class StageProgress:
                 fraction = self._fraction()
                 if 0 < fraction < 1:
                     left = (now - self._start) * (1 - fraction) / fraction
-                    logger.info("%s: %.0f %%, about %s left", self._stage, 100 * fraction, duration(left))
+                    logger.info("%s: %.0f %%, about %s left", self._stage, 100 * fraction, plain_duration(left))

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data.itk_file import LPS_TO_RAS
 from data.volume import Volume
-
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def use_itk_threads(threads: int) -> None:
@@ -24,7 +23,7 @@ def to_itk(volume: Volume) -> Any:
     import SimpleITK as sitk
 
     image = sitk.GetImageFromArray(np.ascontiguousarray(volume.array.T))
-    affine = _FLIP @ volume.affine
+    affine = LPS_TO_RAS @ volume.affine
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     u, _, vt = np.linalg.svd(affine[:3, :3] / spacing)
     image.SetSpacing(spacing.tolist())
@@ -39,9 +38,9 @@ def world_matrix(transform: Any) -> NDArray[np.float64]:
     lps = np.eye(4)
     lps[:3, :3] = matrix
     lps[:3, 3] = np.array(transform.GetTranslation()) + centre - matrix @ centre
-    return _FLIP @ lps @ _FLIP
+    return LPS_TO_RAS @ lps @ LPS_TO_RAS
 
 
 def lps_matrix(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns a RAS+ world matrix `[4, 4]` in ITK's LPS+ world."""
-    return _FLIP @ matrix @ _FLIP
+    return LPS_TO_RAS @ matrix @ LPS_TO_RAS

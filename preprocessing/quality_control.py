@@ -20,7 +20,7 @@ from preprocessing.template import load_template
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PLANES = ("sagittal", "coronal", "axial")
+PLANES = ("sagittal", "coronal", "axial")
 _MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR = "#ffb000", "#00d0ff", "#ff3060"
 
 
@@ -148,7 +148,7 @@ def _draw_row(axes: Sequence[Axes], what: str, volume: Volume, overlays: dict[st
             if cut.min() < 0.5 <= cut.max():
                 axis.contour(cut, levels=[0.5], colors=colour, linewidths=0.8)
         axis.set(xticks=[], yticks=[])
-        axis.set_title(_PLANES[plane], fontsize=8)
+        axis.set_title(PLANES[plane], fontsize=8)
 
 
 def _interesting(volume: Volume, overlays: list[NDArray]) -> list[int]:

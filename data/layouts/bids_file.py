@@ -5,7 +5,6 @@ Specification 1.10, "Entities" and the schema's rules/entities.yaml.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,11 +70,6 @@ def parse_name(path: Path) -> BidsFile | None:
         else:
             entities[key] = value
     return BidsFile(path, entities, suffix, tuple(words))
-
-
-def natural(text: str) -> list[tuple[int, str]]:
-    """A key that sorts `run-2` before `run-10`."""
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", text)]
 
 
 def closeness(derivative: BidsFile, scan: BidsFile) -> int | None:

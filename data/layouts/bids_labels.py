@@ -13,8 +13,9 @@ from pathlib import Path
 
 from data.checks.finding import Finding, Level
 from data.errors import DataError
-from data.layouts.bids_file import GRID_ENTITIES, SCAN_ENTITIES, BidsFile, closeness, natural, parse_name
+from data.layouts.bids_file import GRID_ENTITIES, SCAN_ENTITIES, BidsFile, closeness, parse_name
 from data.layouts.bids_scans import MASK_SUFFIXES, OTHER_DATATYPES, Channels, some_files
+from data.natural_order import natural
 
 DERIVATIVES = "derivatives"
 OWN_DESCRIPTION = "graft"

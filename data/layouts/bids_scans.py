@@ -14,7 +14,8 @@ from pathlib import Path
 from data.checks.finding import Finding, Level
 from data.errors import DataError
 from data.image_file import image_suffix
-from data.layouts.bids_file import BidsFile, natural, parse_name
+from data.layouts.bids_file import BidsFile, parse_name
+from data.natural_order import natural
 
 DATATYPES = ("anat", "ct", "pet")
 OTHER_DATATYPES = ("func", "dwi", "fmap", "perf")

@@ -9,8 +9,8 @@ from typing import Any
 
 from data.errors import DataError
 from data.input_file import is_there, read_json
+from data.label_map import LARGEST_LABEL
 from data.layouts.ignored_labels import refuse_ignored
-from data.layouts.undeclared_labels import LARGEST_LABEL
 
 DATASET_FILE = "dataset.json"
 BACKGROUND = "background"

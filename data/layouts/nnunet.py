@@ -25,7 +25,7 @@ from data.layouts.unused_files import unused_files
 IMAGE_FOLDER = "imagesTr"
 LABEL_FOLDER = "labelsTr"
 
-_NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
+NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
 class NnunetLayout:
@@ -58,7 +58,7 @@ class NnunetLayout:
                 continue
             path = root / image
             if is_there(path):
-                return "channel_names" in content and _NUMBERED.fullmatch(image_stem(path)) is not None
+                return "channel_names" in content and NUMBERED.fullmatch(image_stem(path)) is not None
             if is_there(path.with_name(f"{image_stem(path)}_0000{image_suffix(path)}")):
                 return True
         return None
@@ -100,7 +100,7 @@ def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Cas
     # Not hidden files, such as the `._…` that macOS leaves in archives.
     names = {image_stem(file) for file in labels.glob(f"[!.]*{ending}")}
     for file in images.glob(f"[!.]*{ending}"):
-        match = _NUMBERED.fullmatch(image_stem(file))
+        match = NUMBERED.fullmatch(image_stem(file))
         if match is None or int(match["channel"]) >= len(channels):
             raise DataError(
                 f"{file}: the name does not end in the number of a channel",

@@ -13,11 +13,11 @@ from data.checks.finding import Finding, Level
 from data.errors import DataError
 from data.image_file import read_label
 from data.input_file import is_there
+from data.label_map import LARGEST_LABEL
 from data.layouts.csv_table import read_table
 from data.layouts.ignored_labels import refuse_ignored
 
 LABELS_FILE = "labels.csv"
-LARGEST_LABEL = int(np.iinfo(np.int16).max)
 """Label maps are read as int16."""
 
 _log = logging.getLogger(__name__)

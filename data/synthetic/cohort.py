@@ -28,7 +28,7 @@ from data.synthetic.brain import Pathology, SyntheticScan, make_brain
 from data.synthetic.cohort_kind import CohortKind
 from data.synthetic.contrast import Contrast, ContrastOptions
 from data.synthetic.deformation import WarpOptions
-from data.synthetic.ms_lesions import LesionOptions, draw_lesions
+from data.synthetic.ms_lesions import MSLesionOptions, draw_lesions
 from data.synthetic.scanner import ScannerOptions
 from data.synthetic.tumour import TumourOptions, draw_tumour
 
@@ -72,7 +72,7 @@ class CohortOptions(BaseModel):
     warp: WarpOptions = Field(default_factory=WarpOptions, description="how anatomies differ")
     contrast: ContrastOptions = Field(default_factory=ContrastOptions, description="how signals vary (brains)")
     scanner: ScannerOptions = Field(default_factory=ScannerOptions, description="grid, bias and noise of the scans")
-    lesions: LesionOptions = Field(default_factory=LesionOptions, description="lesions of the ms cohort")
+    lesions: MSLesionOptions = Field(default_factory=MSLesionOptions, description="lesions of the ms cohort")
     tumour: TumourOptions = Field(default_factory=TumourOptions, description="the mass of the tumour cohort")
     abdomen: AbdomenOptions = Field(default_factory=AbdomenOptions, description="subjects of the abdomen cohort")
 

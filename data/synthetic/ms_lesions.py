@@ -32,7 +32,7 @@ INFRATENTORIAL_SHARE = 0.09
 LARGEST_INFRATENTORIAL_MM3 = 1070.0
 
 
-class LesionOptions(BaseModel):
+class MSLesionOptions(BaseModel):
     """Lesions of the `ms` cohort."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,13 +47,13 @@ class LesionOptions(BaseModel):
     irregularity: float = Field(0.35, ge=0, le=1, description="how far noise bends a lesion's outline")
 
     @model_validator(mode="after")
-    def _ranges_in_order(self) -> LesionOptions:
+    def _ranges_in_order(self) -> MSLesionOptions:
         require_range("load_ml", self.load_ml, 100)
         require_range("contrast", self.contrast, 3)
         return self
 
 
-def draw_sizes(options: LesionOptions, rng: np.random.Generator) -> NDArray[np.float64]:
+def draw_sizes(options: MSLesionOptions, rng: np.random.Generator) -> NDArray[np.float64]:
     """Draws the volumes of one patient's lesions in mm³, in decreasing order.
 
     Load and count are drawn together (a patient of high load tends to have many lesions), sizes from the measured
@@ -76,13 +76,13 @@ def draw_sizes(options: LesionOptions, rng: np.random.Generator) -> NDArray[np.f
     return np.sort(np.concatenate([kept, confluent]))[::-1]
 
 
-def _draw_load(options: LesionOptions, rng: np.random.Generator) -> float:
+def _draw_load(options: MSLesionOptions, rng: np.random.Generator) -> float:
     low, high = np.interp(options.load_ml, LESION_LOAD_ML, LESION_LOAD_LEVELS)
     drawn = np.interp(rng.uniform(low, high), LESION_LOAD_LEVELS, LESION_LOAD_ML)
     return float(np.clip(drawn, *options.load_ml))
 
 
-def draw_lesions(head: Head, options: LesionOptions, rng: np.random.Generator) -> Overlay:
+def draw_lesions(head: Head, options: MSLesionOptions, rng: np.random.Generator) -> Overlay:
     """Draws one patient's lesions in the template brain.
 
     Returns:
@@ -153,7 +153,7 @@ def _grow(
     centre: NDArray[np.int64],
     voxels: int,
     periventricular: bool,
-    options: LesionOptions,
+    options: MSLesionOptions,
     rng: np.random.Generator,
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
     """Takes the `voxels` cheapest allowed voxels around a seed.

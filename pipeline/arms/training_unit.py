@@ -26,6 +26,7 @@ from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.config.options import Options
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
+from pipeline.storage.file_names import history_name
 from pipeline.storage.tensors import load_tensors, save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
@@ -35,7 +36,7 @@ from pipeline.training.patches import PatchOptions, PatchSampler
 
 MEMBER = "member.safetensors"
 """Weights and posterior of the trained member."""
-HISTORY = "history.csv"
+HISTORY = history_name()
 """Terms of the objective, step by step."""
 TRAINING = "training.json"
 """What was trained, on whom: `TrainingRecord`."""

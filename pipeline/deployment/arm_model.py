@@ -13,10 +13,10 @@ from models.networks.factory import NetworkOptions
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.training_unit import MEMBER, read_training
-from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
+from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference.boundary_band import BAND, boundary_band
 from pipeline.inference.expected_dice import expected_dice
@@ -74,6 +74,7 @@ class DicePairs:
 
     expected: dict[str, list[float]] = field(default_factory=dict)
     real: dict[str, list[float]] = field(default_factory=dict)
+    patients: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, prediction: ReadPrediction, case: CachedCase) -> None:
         """Adds a test case with its prediction; structures that prediction and reference both lack say nothing."""
@@ -85,10 +86,14 @@ class DicePairs:
             near = boundary_band(mask, case.spacing.tolist(), BAND)
             self.expected.setdefault(name, []).append(expected_dice(foreground[number - 1], mask, near))
             self.real.setdefault(name, []).append(dice(count_voxels(mask, reference)))
+            self.patients.setdefault(name, []).append(case.patient)
 
     def calibrations(self) -> dict[str, DiceCalibration]:
-        """Class → calibration, for classes with enough cases."""
-        fits = {name: DiceCalibration.fit(self.expected[name], self.real[name]) for name in self.expected}
+        """Class → calibration, for classes with enough patients."""
+        fits = {
+            name: DiceCalibration.fit(self.expected[name], self.real[name], self.patients[name])
+            for name in self.expected
+        }
         return {name: fit for name, fit in fits.items() if fit is not None}
 
 

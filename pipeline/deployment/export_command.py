@@ -31,6 +31,7 @@ from pipeline.deployment.onnx_network import require_onnx, write_onnx
 from pipeline.deployment.study_evidence import OF_ANOTHER, find_evidence
 from pipeline.deployment.vendored_source import copy_modules
 from pipeline.storage.atomic import remove_temporaries_of, write_json, write_text
+from pipeline.storage.file_names import FILES
 from pipeline.storage.owned_folder import is_empty, owned_folder, read_manifest, require_ours
 from pipeline.storage.provenance import graft_version
 from pipeline.storage.tensors import save_tensors
@@ -38,7 +39,6 @@ from pipeline.storage.tensors import save_tensors
 logger = logging.getLogger(__name__)
 
 METADATA, INFERENCE, CARD = "configs/metadata.json", "configs/inference.json", "docs/README.md"
-FILES = "files.json"
 """Lists what Graft wrote into a bundle: nothing else is ever replaced."""
 LICENCE = "LICENSE"
 

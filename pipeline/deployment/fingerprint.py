@@ -13,10 +13,10 @@ from pydantic import Field
 
 from pipeline.config.options import Options
 from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, tissue_profile, white_over_grey
+from pipeline.storage.file_names import RECORD
 from pipeline.training.cached_case import CachedCase
 from preprocessing.step import Record
 
-RECORD = "record.json"
 _PERCENTILES = (5, 25, 50, 75, 95)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,13 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_parts, image_stem, image_suffix, read_header
 from data.layouts.detection import LAYOUTS, detect_layout
+from data.layouts.nnunet import NUMBERED
 from data.names import RULE, alike, name_fault, printable
 
 logger = logging.getLogger(__name__)
 
 BIDS = "bids"
 _SHOWN = 10
-_NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 _SYNONYMS = {"t1w": "t1", "t2w": "t2", "pdw": "pd"}
 
 
@@ -182,7 +181,7 @@ def _file_cases(files: Iterable[Path], channels: Sequence[str]) -> list[InputCas
 
 def _first_channel(file: Path) -> Path | None:
     """The file of channel 0 if this one is named as nnU-Net names channels, else `None`."""
-    match = _NUMBERED.fullmatch(image_stem(file))
+    match = NUMBERED.fullmatch(image_stem(file))
     if match is None:
         return None
     first = file.with_name(f"{match['case']}_0000{image_suffix(file)}")
@@ -193,7 +192,7 @@ def _numbered_files(first: Path) -> list[Path]:
     """The files of all channels, in order."""
     case = image_stem(first).removesuffix("_0000")
     parts = (p for p in _images(first.parent) if image_suffix(p) == image_suffix(first))
-    return [p for p in parts if (m := _NUMBERED.fullmatch(image_stem(p))) and m["case"] == case]
+    return [p for p in parts if (m := NUMBERED.fullmatch(image_stem(p))) and m["case"] == case]
 
 
 def _unnumbered_case(file: Path, channels: Sequence[str]) -> InputCase:

@@ -10,21 +10,9 @@ from pipeline.deployment.bundle_facts import BundleFacts
 from pipeline.deployment.bundle_text import in_markdown
 from pipeline.deployment.export_options import UNFILLED
 from pipeline.deployment.study_evidence import OF_ANOTHER
+from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.storage.provenance import graft_version
-
-_METRICS = {
-    "dice": "Dice",
-    "dice_worst_tenth": "Dice of the worst tenth of patients",
-    "iou": "IoU",
-    "hd95": "HD95 (mm)",
-    "average_surface_distance": "average surface distance (mm)",
-    "surface_dice": "surface Dice",
-    "relative_volume_error": "relative volume error",
-    "lesion_sensitivity": "lesion sensitivity",
-    "lesion_precision": "lesion precision",
-    "lesion_f1": "lesion F1",
-}
 
 
 @cache
@@ -65,10 +53,8 @@ def model_card(facts: BundleFacts) -> str:
 
 
 def _score(row: SummaryRow) -> dict[str, str]:
-    name, _, label = row.metric.partition("[")
-    title = _METRICS.get(name, name) + (f", {label.removesuffix(']')}" if label else "")
     return {
-        "metric": title,
+        "metric": metric_title(row.metric),
         "mean": f"{row.mean:.3f}",
         "interval": row.no_interval or f"{row.ci_low:.3f} to {row.ci_high:.3f}",
         "cases": str(row.cases),

@@ -12,8 +12,8 @@ from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.config.names import Apart, LabelName, Name
 from pipeline.config.options import Options
-from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.fingerprint import TrainingFingerprint
+from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from preprocessing.chain import PreprocessingOptions
 

@@ -17,14 +17,15 @@ from pipeline.config.reading import read_command_options
 from pipeline.deployment.bids_derivative import DESCRIPTION, dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles, require_apart
 from pipeline.deployment.case_prediction import predict_input
-from pipeline.deployment.dice_calibration import DiceEstimate
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import find_model, read_description
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
+from pipeline.evaluation.dice_calibration import DiceEstimate
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
+from pipeline.storage.file_names import PREDICTION, PREDICTION_TABLE
 from pipeline.storage.owned_folder import (
     Changed,
     changed_files,
@@ -42,9 +43,6 @@ from pipeline.storage.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 PREDICT = "predict"
-CLAIM = "prediction.json"
-"""Says that a folder is one of predictions, and lists what Graft wrote beside the cases."""
-TABLE = "predictions.csv"
 _SHOWN = 40
 
 
@@ -103,13 +101,13 @@ def predict(request: PredictRequest) -> list[Row]:
     with workspace.lock():
         # The cases lie beside each other in the output folder, and so does what a killed command left of one.
         remove_temporaries(request.output)
-        require_unchanged(request.output, CLAIM, [TABLE])
+        require_unchanged(request.output, PREDICTION, [PREDICTION_TABLE])
         roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
         links = dataset_links(request.output, roots)
         names = link_names(request.output, roots, links)
-        bids = bool(roots) or DESCRIPTION in listed_files(request.output, CLAIM)
-        known = read_manifest(request.output / CLAIM) or {"files": {}, "sha256": {}}
-        write_json(request.output / CLAIM, known | about)
+        bids = bool(roots) or DESCRIPTION in listed_files(request.output, PREDICTION)
+        known = read_manifest(request.output / PREDICTION) or {"files": {}, "sha256": {}}
+        write_json(request.output / PREDICTION, known | about)
         execution, device = _resources(request, len(cases))
         usable = [case for case in cases if case.case is not None]
         files = {case.name: CaseFiles.of(case, names) for case in usable}
@@ -118,14 +116,14 @@ def predict(request: PredictRequest) -> list[Row]:
         run = run_units(PREDICT, list(units.values()), workspace, execution)
         outcomes = _outcomes(request.output, cases, units, run)
         rows = prediction_rows(request.output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
-        earlier = earlier_rows(request.output, request.output / TABLE, outcomes)
+        earlier = earlier_rows(request.output, request.output / PREDICTION_TABLE, outcomes)
         with temporary_room(request.output) as room:
-            write_predictions(room / TABLE, sorted([*rows, *earlier], key=lambda row: row["case"]))
+            write_predictions(room / PREDICTION_TABLE, sorted([*rows, *earlier], key=lambda row: row["case"]))
             if bids:
                 write_derivative_files(room, description, digest, links, request.output)
-            write_json(room / CLAIM, contents(room, CLAIM) | about)
-            require_unchanged(request.output, CLAIM, [TABLE])
-            settle(room, request.output, CLAIM, Changed.KEEP)
+            write_json(room / PREDICTION, contents(room, PREDICTION) | about)
+            require_unchanged(request.output, PREDICTION, [PREDICTION_TABLE])
+            settle(room, request.output, PREDICTION, Changed.KEEP)
     _show(rows)
     complete(PREDICT, StageRun(tuple(outcomes.values()), run.wall_seconds))
     return rows
@@ -137,7 +135,7 @@ def _refuse_foreign(output: Path) -> None:
     Raises:
         WorkspaceError: the folder holds files and no predictions.
     """
-    if output.is_dir() and not (output / CLAIM).is_file() and any(p.name[0] != "." for p in output.iterdir()):
+    if output.is_dir() and not (output / PREDICTION).is_file() and any(p.name[0] != "." for p in output.iterdir()):
         raise WorkspaceError(
             f"{output}: holds files that are not predictions of Graft",
             expected="a new or empty folder, or one that `graft predict` wrote",
@@ -260,7 +258,7 @@ def _show(rows: Sequence[Row]) -> None:
         kept = f"  ({row['message']})" if row["message"] else ""
         typer.echo(f"{row['case']}  {row['structure']} {volume} ml{_dice_shown(row)}{look}{kept}")
     if len(rows) > _SHOWN:
-        typer.echo(f"and {len(rows) - _SHOWN} more lines in {TABLE}")
+        typer.echo(f"and {len(rows) - _SHOWN} more lines in {PREDICTION_TABLE}")
 
 
 def _dice_shown(row: Row) -> str:

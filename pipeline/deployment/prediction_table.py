@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
-from pipeline.deployment.dice_calibration import DiceEstimate
+from pipeline.evaluation.dice_calibration import DiceEstimate
 from pipeline.storage.atomic import write_text
 from pipeline.storage.owned_folder import changed_files, read_manifest
 from pipeline.storage.spreadsheet_cell import escaped

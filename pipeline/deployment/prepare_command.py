@@ -35,6 +35,7 @@ from pipeline.report.study_files import read_mapping
 from pipeline.stages.resources import available_cores
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import write_json
+from pipeline.storage.file_names import RECORD
 from pipeline.storage.owned_folder import set_aside
 from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
@@ -43,7 +44,7 @@ from preprocessing.subject import load_subject
 
 logger = logging.getLogger(__name__)
 
-PREPARE, CLAIM, RECORDS, RECORD = "preprocess", "prepared.json", "records", "record.json"
+PREPARE, CLAIM, RECORDS = "preprocess", "prepared.json", "records"
 _MASK = "_mask"
 _SUFFIX = ".nii.gz"
 

@@ -10,29 +10,13 @@ from typing import Any
 import numpy as np
 
 from data.volume import Volume
-from pipeline.deployment.dice_calibration import DiceCalibration, unchecked
+from pipeline.evaluation.dice_calibration import DiceCalibration, unchecked
+from pipeline.evaluation.volume_interval import volume_interval
 from pipeline.inference.boundary_band import BAND, boundary_band, possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
 from pipeline.inference.expected_dice import DrawMasks, expected_dice
 from pipeline.inference.most_probable import predicted_classes
 from pipeline.inference.posterior_average import PosteriorAverage
-
-LEAST_DRAWS = 19
-"""With S draws the extremes stand for the quantiles 1/(S+1) and S/(S+1): 19 are the fewest that reach 5 % and 95 %."""
-
-
-def volume_interval(voxels: Sequence[int], voxel_ml: float) -> tuple[float, float] | None:
-    """Returns the 5 % and 95 % quantiles of the volume in ml over draws, or `None` for too few draws.
-
-    Args:
-        voxels: size of each draw's mask.
-        voxel_ml: volume of a voxel.
-    """
-    if len(voxels) < LEAST_DRAWS:
-        return None
-    # Weibull's positions k / (S + 1) are exact probabilities for a new draw to lie below the k-th.
-    low, high = np.quantile(np.asarray(voxels, dtype=np.float64) * voxel_ml, [0.05, 0.95], method="weibull")
-    return float(low), float(high)
 
 
 def structure_facts(
@@ -72,7 +56,8 @@ def structure_facts(
         near = boundary_band(predicted, spacing, BAND)
         expected = expected_dice(own, predicted, near)
         if voxel_correlation is None:
-            interval = volume_interval(draws.voxels(number), voxel_ml)
+            found = volume_interval(np.asarray(draws.voxels(number)) * voxel_ml)
+            interval = None if found is None else (found.low, found.high)
         else:
             possible = own[possible_voxels(most_probable == number, spacing)]
             # That nothing was found says nothing of how large it is.

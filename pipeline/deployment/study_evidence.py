@@ -12,8 +12,8 @@ from pipeline.evaluation.tables import SummaryRow
 from pipeline.report.methods_data import data_sentences, preprocessing_sentences, roles
 from pipeline.report.source_use import SourceUse
 from pipeline.report.study_files import StudyFiles, nested
+from pipeline.storage.file_names import CONFIG, RESULTS
 
-_CONFIG = "config.resolved.yaml"
 _UNIT_DEPTH = 4
 """Folders between a workspace and a model in it: `infer/ARM/nNN/repeat-R/model`."""
 
@@ -65,15 +65,15 @@ def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path
         WorkspaceError: the folder that the user named is no workspace or of another study, or a file is damaged.
     """
     if given is not None:
-        if not (given / _CONFIG).is_file():
+        if not (given / CONFIG).is_file():
             raise WorkspaceError(
-                f"{given}: holds no {_CONFIG}",
+                f"{given}: holds no {CONFIG}",
                 expected="the workspace of the model's study",
                 fix="name it with --study",
             )
         return read_evidence(given, about, digest)
     parents = model.resolve().parents
-    if len(parents) <= _UNIT_DEPTH or not (parents[_UNIT_DEPTH] / _CONFIG).is_file():
+    if len(parents) <= _UNIT_DEPTH or not (parents[_UNIT_DEPTH] / CONFIG).is_file():
         return None
     try:
         return read_evidence(parents[_UNIT_DEPTH], about, digest)
@@ -101,7 +101,7 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
             fix="name its workspace with --study",
         )
     n = about.training_patients
-    tables = read_evaluated(workspace / "results")
+    tables = read_evaluated(workspace / RESULTS)
     evaluated = tables is not None and tables.holds(digest)
     of_arm = (about.arm_name, n)
     scores = tuple(row for row in files.summary if (row.arm, row.n) == of_arm) if evaluated else ()

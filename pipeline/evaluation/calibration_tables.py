@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.evaluation.case_review import rank_correlation
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
+from pipeline.evaluation.measure import Measure, measures
 from pipeline.evaluation.statistics import Interval, measured_patients, why_no_interval
 from pipeline.evaluation.tables import PatientTable, StudyRows, SummaryRow, sorted_rows, summarise, summary_row
 from pipeline.evaluation.volume_interval import coverage_interval
+
+_NLL = Measure(title="NLL", unit="nats", less_is_better=True)
+_BRIER = Measure(title="Brier", less_is_better=True, digits=4)
+_ECE = Measure(title="ECE", less_is_better=True)
+_FALSE_POSITIVE_OUTSIDE = Measure(title="False positives outside", unit="ml", less_is_better=True)
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,10 @@ class CalibrationRow:
     voxel_correlation: float = math.nan
     draws: int = 1
     band_voxels: int = 0
-    nll: float = math.nan
-    brier: float = math.nan
-    ece: float = math.nan
-    false_positive_outside_ml: float = math.nan
+    nll: float = field(default=math.nan, metadata=_NLL.column())
+    brier: float = field(default=math.nan, metadata=_BRIER.column())
+    ece: float = field(default=math.nan, metadata=_ECE.column())
+    false_positive_outside_ml: float = field(default=math.nan, metadata=_FALSE_POSITIVE_OUTSIDE.column())
     dice: float = math.nan
     entropy: float = math.nan
     mutual_information: float = math.nan
@@ -102,6 +108,8 @@ class ReliabilityRow:
     frequency: float
 
 
+SCORES: dict[str, Measure] = measures(CalibrationRow)
+"""Column → score of the calibration."""
 CALIBRATION, RELIABILITY = "calibration.csv", "reliability.csv"
 CALIBRATION_SUMMARY = "calibration_summary.csv"
 CALIBRATION_COLUMNS = columns(CalibrationRow)

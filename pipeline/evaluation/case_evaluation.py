@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.lesions import count_lesions, lesion_metrics
-from pipeline.evaluation.metrics import Mask, Policies, count_voxels, dice, iou, relative_volume_error
-from pipeline.evaluation.options import EvaluationOptions, LesionOptions
-from pipeline.evaluation.surface_distance import surface_metrics
-from pipeline.evaluation.tables import CaseRow
+from pipeline.evaluation.case_row import METRICS, CaseRow
+from pipeline.evaluation.mask_pair import MaskPair
+from pipeline.evaluation.options import EvaluationOptions
 
 
 @dataclass(frozen=True)
@@ -57,59 +56,28 @@ def evaluate_case(
     policies = options.policies()
     rows = []
     for name, value in labels.items():
-        predicted, truth = prediction == value, reference == value
-        counts = count_voxels(predicted, truth)
-        distances = surface_metrics(predicted, truth, spacing, tolerance=options.surface_tolerance, policy=policies)
-        row = CaseRow(
-            arm=trained.arm,
-            n=trained.n,
-            repeat=trained.repeat,
-            case=case,
-            patient=patient,
-            label=name,
-            dice=dice(counts, policies["dice"]),
-            iou=iou(counts, policies["iou"]),
-            tp=counts.true_positive,
-            fp=counts.false_positive,
-            fn=counts.false_negative,
-            empty=counts.empty.value,
-            hd95=distances.hd95,
-            average_surface_distance=distances.average_surface_distance,
-            surface_dice=distances.surface_dice,
-            reference_ml=counts.reference * millilitres,
-            predicted_ml=counts.predicted * millilitres,
-            relative_volume_error=relative_volume_error(counts, policies["relative_volume_error"]),
+        pair = MaskPair(prediction == value, reference == value, spacing, options.surface_tolerance, options.lesions)
+        measured: dict[str, Any] = {metric: entry.of(pair, policies[metric]) for metric, entry in METRICS.items()}
+        lesions = pair.lesions
+        rows.append(
+            CaseRow(
+                arm=trained.arm,
+                n=trained.n,
+                repeat=trained.repeat,
+                case=case,
+                patient=patient,
+                label=name,
+                tp=pair.counts.true_positive,
+                fp=pair.counts.false_positive,
+                fn=pair.counts.false_negative,
+                empty=pair.counts.empty.value,
+                reference_ml=pair.counts.reference * millilitres,
+                predicted_ml=pair.counts.predicted * millilitres,
+                lesions_reference=None if lesions is None else lesions.reference,
+                lesions_detected=None if lesions is None else lesions.detected,
+                lesions_predicted=None if lesions is None else lesions.predicted,
+                lesions_true=None if lesions is None else lesions.true,
+                **measured,
+            )
         )
-        if options.lesions is not None:
-            row = _with_lesions(row, predicted, truth, spacing, options.lesions, policies)
-        rows.append(row)
     return rows
-
-
-def _with_lesions(
-    row: CaseRow,
-    predicted: Mask,
-    truth: Mask,
-    spacing: tuple[float, float, float],
-    chosen: LesionOptions,
-    policies: Policies,
-) -> CaseRow:
-    lesions = count_lesions(
-        predicted,
-        truth,
-        spacing,
-        connectivity=chosen.connectivity,
-        overlap=chosen.overlap,
-        minimum_volume=chosen.minimum_volume,
-    )
-    found = lesion_metrics(lesions, policies)
-    return replace(
-        row,
-        lesions_reference=lesions.reference,
-        lesions_detected=lesions.detected,
-        lesions_predicted=lesions.predicted,
-        lesions_true=lesions.true,
-        lesion_sensitivity=found.sensitivity,
-        lesion_precision=found.precision,
-        lesion_f1=found.f1,
-    )

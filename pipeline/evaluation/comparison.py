@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.arms.presets import PRESETS
+from pipeline.arms.rivals import rivals
 from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
-from pipeline.evaluation.metrics import LESS_IS_BETTER
+from pipeline.evaluation.measure_titles import measure_of
 from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
 
-NON_BAYESIAN_ARMS = tuple(name for name, arm in PRESETS.items() if arm.is_rival)
+NON_BAYESIAN_ARMS = rivals(PRESETS)
 """Presets that learn without a filter prior and predict with point estimates."""
 
 
@@ -77,8 +78,6 @@ def best_rival(
     metric: str,
     n: int,
     rivals: Collection[str] = NON_BAYESIAN_ARMS,
-    *,
-    less_is_better: bool | None = None,
 ) -> str | None:
     """Returns the rival with the best mean of a metric at one size, or None where no rival was run.
 
@@ -91,10 +90,9 @@ def best_rival(
         metric: name of the metric.
         n: number of target patients.
         rivals: names of the arms that may be the rival.
-        less_is_better: by default as `LESS_IS_BETTER` says.
     """
     table = study.table(metric, n)
-    sign = -1 if (metric in LESS_IS_BETTER if less_is_better is None else less_is_better) else 1
+    sign = -1 if measure_of(metric).less_is_better else 1
     means = {arm: sign * mean for arm, mean in table.means().items() if arm in rivals and np.isfinite(mean)}
     if not means:
         return None
@@ -110,7 +108,6 @@ def compare_arms(
     *,
     metric: str = "dice",
     rivals: Collection[str] = NON_BAYESIAN_ARMS,
-    less_is_better: bool | None = None,
 ) -> list[Comparison]:
     """Compares every arm with the best rival of its size.
 
@@ -119,14 +116,13 @@ def compare_arms(
         draws: shared draws of `study.draws`.
         metric: name of the metric.
         rivals: names of the arms that may be the rival.
-        less_is_better: by default as `LESS_IS_BETTER` says.
 
     Returns:
         One comparison per arm and size, the rival itself left out; empty where no rival was run.
     """
     comparisons: list[Comparison] = []
     for n in study.sizes:
-        rival = best_rival(study, metric, n, rivals, less_is_better=less_is_better)
+        rival = best_rival(study, metric, n, rivals)
         if rival is None:
             continue
         table = study.table(metric, n)

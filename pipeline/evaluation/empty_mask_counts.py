@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.lesions import LesionCounts
 from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy
 from pipeline.evaluation.tables import CaseRow
 
@@ -46,21 +45,12 @@ def count_empty_masks(rows: Sequence[CaseRow], policies: Mapping[str, EmptyMaskP
     """
     counted = []
     for metric, policy in policies.items():
-        kinds = [kind for row in rows if (kind := _empty(row, metric)) is not None]
+        kinds = [kind for row in rows if (kind := row.which_empty(metric)) is not None]
         if not kinds:
             continue
-        undefined = sum(math.isnan(getattr(r, metric)) for r in rows if _empty(r, metric) is not None)
+        undefined = sum(math.isnan(getattr(r, metric)) for r in rows if r.which_empty(metric) is not None)
         both, reference, prediction = (
             kinds.count(k) for k in (EmptyMask.BOTH, EmptyMask.REFERENCE, EmptyMask.PREDICTION)
         )
         counted.append(EmptyMaskCount(metric, policy.value, len(kinds), both, reference, prediction, undefined))
     return counted
-
-
-def _empty(row: CaseRow, metric: str) -> EmptyMask | None:
-    """Which mask is empty in the eyes of a metric; None where the metric does not apply."""
-    if not metric.startswith("lesion_"):
-        return EmptyMask(row.empty)
-    if row.lesions_reference is None or row.lesions_predicted is None:
-        return None
-    return LesionCounts(row.lesions_reference, 0, row.lesions_predicted, 0).empty

@@ -12,9 +12,11 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy import ndimage
 
-from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, Mask, Policies, policy_of, value_of_empty
+from pipeline.config.options import Options
+from pipeline.evaluation.metrics import EmptyMask, Mask, which_empty
 
 
 class Connectivity(StrEnum):
@@ -29,6 +31,20 @@ class Connectivity(StrEnum):
 
 
 _ORDER = {Connectivity.FACES: 1, Connectivity.EDGES: 2, Connectivity.CORNERS: 3}
+
+
+class LesionOptions(Options):
+    """What a lesion is, and when it counts as found."""
+
+    connectivity: Connectivity = Connectivity.CORNERS
+    """Which neighbouring voxels belong to one lesion."""
+    overlap: float = Field(default=0.0, ge=0, le=1)
+    """Share of a lesion's voxels that the other mask has to cover; 0: one voxel is enough."""
+    minimum_volume: float = Field(default=0.0, ge=0)
+    """Volume in mm³ below which a connected component is no lesion, in reference and prediction."""
+
+
+_AS_DEFINED = LesionOptions()
 
 
 @dataclass(frozen=True)
@@ -50,24 +66,7 @@ class LesionCounts:
     @property
     def empty(self) -> EmptyMask:
         """Which of the two masks holds no lesion."""
-        if self.reference:
-            return EmptyMask.NEITHER if self.predicted else EmptyMask.PREDICTION
-        return EmptyMask.REFERENCE if self.predicted else EmptyMask.BOTH
-
-
-@dataclass(frozen=True)
-class LesionMetrics:
-    """Lesion-wise metrics of one label of one case; NaN where the policy leaves it out.
-
-    Attributes:
-        sensitivity: detected lesions / lesions of the reference.
-        precision: true lesions / lesions of the prediction.
-        f1: harmonic mean of the two; 0 where both are 0.
-    """
-
-    sensitivity: float
-    precision: float
-    f1: float
+        return which_empty(self.reference, self.predicted)
 
 
 def components(mask: Mask, connectivity: Connectivity) -> NDArray[np.int32]:
@@ -81,10 +80,7 @@ def count_lesions(
     prediction: Mask,
     reference: Mask,
     spacing: Sequence[float],
-    *,
-    connectivity: Connectivity = Connectivity.CORNERS,
-    overlap: float = 0.0,
-    minimum_volume: float = 0.0,
+    options: LesionOptions = _AS_DEFINED,
 ) -> LesionCounts:
     """Counts lesions and those found.
 
@@ -96,14 +92,13 @@ def count_lesions(
         prediction: boolean `[X, Y, Z]`.
         reference: boolean `[X, Y, Z]`.
         spacing: mm between voxel centres along each axis.
-        connectivity: which neighbours belong to one lesion.
-        overlap: share of a lesion's voxels that the other mask has to cover; 0: one voxel is enough.
-        minimum_volume: in mm³.
+        options: what a lesion is, and when it counts as found.
 
     Returns:
         The counts.
     """
-    least = minimum_volume / float(np.prod(spacing))
+    connectivity, overlap = options.connectivity, options.overlap
+    least = options.minimum_volume / float(np.prod(spacing))
     truth, truth_kept = _lesions(reference, connectivity, least)
     found, found_kept = _lesions(prediction, connectivity, least)
     asked = truth_kept[truth]
@@ -131,20 +126,18 @@ def _covered(numbered: NDArray[np.int32], other: Mask, overlap: float) -> Mask:
     return (shared > 0) & (shared >= overlap * sizes - 1e-9)
 
 
-def lesion_metrics(counts: LesionCounts, policy: Policies = EmptyMaskPolicy.REWARD_AGREEMENT) -> LesionMetrics:
-    """Computes sensitivity, precision and F1 of one label of one case.
+def lesion_sensitivity(counts: LesionCounts) -> float:
+    """Returns detected lesions / lesions of the reference; without any, 1 if none was predicted, else 0."""
+    return counts.detected / counts.reference if counts.reference else float(not counts.predicted)
 
-    Args:
-        counts: of its lesions.
-        policy: what masks without a lesion give; one for all metrics, or by name of the metric.
 
-    Returns:
-        The three metrics in [0, 1], or NaN by policy.
-    """
-    if counts.empty is not EmptyMask.NEITHER:
-        names = ("lesion_sensitivity", "lesion_precision", "lesion_f1")
-        values = [value_of_empty(counts.empty, policy_of(policy, name), best=1.0, worst=0.0) for name in names]
-        return LesionMetrics(*values)
-    sensitivity, precision = counts.detected / counts.reference, counts.true / counts.predicted
+def lesion_precision(counts: LesionCounts) -> float:
+    """Returns true lesions / lesions of the prediction; without any, 1 if the reference has none either, else 0."""
+    return counts.true / counts.predicted if counts.predicted else float(not counts.reference)
+
+
+def lesion_f1(counts: LesionCounts) -> float:
+    """Returns the harmonic mean of sensitivity and precision; 0 where both are 0."""
+    sensitivity, precision = lesion_sensitivity(counts), lesion_precision(counts)
     total = sensitivity + precision
-    return LesionMetrics(sensitivity, precision, 2 * sensitivity * precision / total if total else 0.0)
+    return 2 * sensitivity * precision / total if total else 0.0

@@ -1,4 +1,4 @@
-"""Overlap of a predicted and a reference mask, with a named policy for empty masks.
+"""Overlap of a predicted and a reference mask, and the policies for empty masks.
 
 Sources: Dice 1945 and Jaccard 1912 in their voxel-count forms, `2TP / (2TP + FP + FN)` and `TP / (TP + FP + FN)`; the
 need for a stated policy on empty masks follows Maier-Hein et al., "Metrics reloaded", Nature Methods 21 (2024).
@@ -6,8 +6,6 @@ need for a stated policy on empty masks follows Maier-Hein et al., "Metrics relo
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -22,7 +20,8 @@ class EmptyMaskPolicy(StrEnum):
 
     A reference that is present and was missed altogether (an empty prediction) gets the worst value of the metric under
     every policy, so that a missed structure never vanishes from an average. The worst value is 0 for an overlap and the
-    diagonal of the image for a distance in mm.
+    diagonal of the image for a distance in mm. Metrics give best and worst value themselves; the policy says what is
+    left out.
     """
 
     REWARD_AGREEMENT = "reward_agreement"
@@ -32,21 +31,11 @@ class EmptyMaskPolicy(StrEnum):
     SKIP_EMPTY_REFERENCE = "skip_empty_reference"
     """Reference empty: undefined whatever the prediction, left out of averages and counted (as in MONAI)."""
 
-
-Policies = EmptyMaskPolicy | Mapping[str, EmptyMaskPolicy]
-"""One policy for all metrics, or one for each name of a metric."""
-
-LESS_IS_BETTER = frozenset({"hd95", "average_surface_distance", "relative_volume_error"})
-"""Metrics of which less is better."""
-
-
-def policy_of(policies: Policies, metric: str) -> EmptyMaskPolicy:
-    """Returns the policy of one metric.
-
-    Raises:
-        KeyError: the policies name no such metric.
-    """
-    return policies if isinstance(policies, EmptyMaskPolicy) else policies[metric]
+    def leaves_out(self, empty: EmptyMask) -> bool:
+        """Whether a case with such masks has no value."""
+        if self is EmptyMaskPolicy.SKIP_EMPTY_REFERENCE:
+            return empty in (EmptyMask.BOTH, EmptyMask.REFERENCE)
+        return self is EmptyMaskPolicy.SKIP_AGREEMENT and empty is EmptyMask.BOTH
 
 
 class EmptyMask(StrEnum):
@@ -60,6 +49,13 @@ class EmptyMask(StrEnum):
     """The structure is absent, but some was predicted."""
     PREDICTION = "prediction"
     """The structure is present and was missed altogether."""
+
+
+def which_empty(reference: int, predicted: int) -> EmptyMask:
+    """Returns which of two masks is empty, from what was counted in each (voxels, lesions)."""
+    if reference:
+        return EmptyMask.NEITHER if predicted else EmptyMask.PREDICTION
+    return EmptyMask.REFERENCE if predicted else EmptyMask.BOTH
 
 
 @dataclass(frozen=True)
@@ -89,9 +85,7 @@ class VoxelCounts:
     @property
     def empty(self) -> EmptyMask:
         """Which of the two masks is empty."""
-        if self.reference:
-            return EmptyMask.NEITHER if self.predicted else EmptyMask.PREDICTION
-        return EmptyMask.REFERENCE if self.predicted else EmptyMask.BOTH
+        return which_empty(self.reference, self.predicted)
 
 
 def count_voxels(prediction: Mask, reference: Mask) -> VoxelCounts:
@@ -115,52 +109,26 @@ def count_voxels(prediction: Mask, reference: Mask) -> VoxelCounts:
     return VoxelCounts(both, int(np.count_nonzero(prediction)) - both, int(np.count_nonzero(reference)) - both)
 
 
-def value_of_empty(empty: EmptyMask, policy: EmptyMaskPolicy, *, best: float, worst: float) -> float:
-    """Returns what a metric gives where a mask is empty.
-
-    Args:
-        empty: which mask is empty; not `EmptyMask.NEITHER`.
-        policy: the rule.
-        best: the value of perfect agreement.
-        worst: the value of no agreement at all.
-
-    Returns:
-        `best`, `worst`, or NaN where the policy leaves the case out.
-
-    Raises:
-        ValueError: neither mask is empty.
-    """
-    if empty is EmptyMask.NEITHER:
-        raise ValueError("neither mask is empty, so the metric itself applies")
-    if empty is EmptyMask.PREDICTION:
-        return worst
-    if policy is EmptyMaskPolicy.SKIP_EMPTY_REFERENCE:
-        return math.nan
-    if empty is EmptyMask.REFERENCE:
-        return worst
-    return best if policy is EmptyMaskPolicy.REWARD_AGREEMENT else math.nan
-
-
-def dice(counts: VoxelCounts, policy: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AGREEMENT) -> float:
-    """Returns the Dice similarity coefficient (DSC), `2TP / (2TP + FP + FN)`, in [0, 1], or NaN by policy."""
-    if counts.empty is not EmptyMask.NEITHER:
-        return value_of_empty(counts.empty, policy, best=1.0, worst=0.0)
+def dice(counts: VoxelCounts) -> float:
+    """Returns the Dice similarity coefficient (DSC), `2TP / (2TP + FP + FN)`, in [0, 1]; 1 where both are empty."""
+    if counts.empty is EmptyMask.BOTH:
+        return 1.0
     return 2 * counts.true_positive / (counts.predicted + counts.reference)
 
 
-def iou(counts: VoxelCounts, policy: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AGREEMENT) -> float:
-    """Returns the intersection over union (Jaccard index), `TP / (TP + FP + FN)`, in [0, 1], or NaN by policy."""
-    if counts.empty is not EmptyMask.NEITHER:
-        return value_of_empty(counts.empty, policy, best=1.0, worst=0.0)
+def iou(counts: VoxelCounts) -> float:
+    """Returns the intersection over union (Jaccard index), `TP / (TP + FP + FN)`; 1 where both are empty."""
+    if counts.empty is EmptyMask.BOTH:
+        return 1.0
     return counts.true_positive / (counts.true_positive + counts.false_positive + counts.false_negative)
 
 
-def relative_volume_error(counts: VoxelCounts, policy: EmptyMaskPolicy = EmptyMaskPolicy.REWARD_AGREEMENT) -> float:
-    """Returns `|predicted − reference| / reference` of the volumes, at least 0, or NaN by policy.
+def relative_volume_error(counts: VoxelCounts) -> float:
+    """Returns `|predicted − reference| / reference` of the volumes, at least 0.
 
     It has no largest value. A missed structure gives 1 (all of its volume is missing); where the reference is empty the
-    error is taken relative to the prediction, which gives 1 too.
+    error is taken relative to the prediction, which gives 1 too. Where both are empty it is 0.
     """
-    if counts.empty is not EmptyMask.NEITHER:
-        return value_of_empty(counts.empty, policy, best=0.0, worst=1.0)
-    return abs(counts.predicted - counts.reference) / counts.reference
+    if counts.empty is EmptyMask.BOTH:
+        return 0.0
+    return abs(counts.predicted - counts.reference) / (counts.reference or counts.predicted)

@@ -18,12 +18,12 @@ from data.shared_grid import place
 from data.volume import Volume, snap
 from pipeline.inference.native_maps import NativeMaps
 from pipeline.inference.native_mask import native_mask
+from pipeline.storage.file_names import RECORD
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.coregistration import moved
 from preprocessing.grid import resample
 from preprocessing.step import Interpolation, Record
 
-RECORD = "record.json"
 """What the preprocess stage wrote about each case, beside its arrays."""
 
 

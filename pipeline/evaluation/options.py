@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from pipeline.config.options import Options
-from pipeline.evaluation.lesions import Connectivity
+from pipeline.evaluation.case_row import METRICS
+from pipeline.evaluation.lesions import LesionOptions as LesionOptions
 from pipeline.evaluation.metrics import EmptyMaskPolicy
 
 
@@ -21,38 +23,16 @@ class EvaluationSpace(StrEnum):
     """The mask is compared with the preprocessed label, on the grid of the network. Needs the workspace alone."""
 
 
-class MetricPolicies(Options):
+# The keys are those of the registry.
+_of_each_metric: Any = {
+    name: (EmptyMaskPolicy | None, Field(default=None, description=f"{metric.title}: {metric.empty}."))
+    for name, metric in METRICS.items()
+}
+_Policies = create_model("_Policies", __base__=Options, **_of_each_metric)
+
+
+class MetricPolicies(_Policies):
     """What empty masks give, metric by metric; `null` takes `evaluation.empty_masks`."""
-
-    dice: EmptyMaskPolicy | None = None
-    """Dice: best 1, worst 0."""
-    iou: EmptyMaskPolicy | None = None
-    """Intersection over union: best 1, worst 0."""
-    hd95: EmptyMaskPolicy | None = None
-    """HD95: best 0 mm, worst the diagonal of the image."""
-    average_surface_distance: EmptyMaskPolicy | None = None
-    """Average surface distance: best 0 mm, worst the diagonal of the image."""
-    surface_dice: EmptyMaskPolicy | None = None
-    """Surface Dice: best 1, worst 0."""
-    relative_volume_error: EmptyMaskPolicy | None = None
-    """Relative volume error: best 0; worst 1, the whole volume is wrong."""
-    lesion_sensitivity: EmptyMaskPolicy | None = None
-    """Lesion-wise sensitivity: best 1, worst 0; empty is a mask without a lesion that counts."""
-    lesion_precision: EmptyMaskPolicy | None = None
-    """Lesion-wise precision: best 1, worst 0; empty is a mask without a lesion that counts."""
-    lesion_f1: EmptyMaskPolicy | None = None
-    """Lesion-wise F1: best 1, worst 0; empty is a mask without a lesion that counts."""
-
-
-class LesionOptions(Options):
-    """What a lesion is, and when it counts as found."""
-
-    connectivity: Connectivity = Connectivity.CORNERS
-    """Which neighbouring voxels belong to one lesion."""
-    overlap: float = Field(default=0.0, ge=0, le=1)
-    """Share of a lesion's voxels that the other mask has to cover; 0: one voxel is enough."""
-    minimum_volume: float = Field(default=0.0, ge=0)
-    """Volume in mm³ below which a connected component is no lesion, in reference and prediction."""
 
 
 class CalibrationOptions(Options):

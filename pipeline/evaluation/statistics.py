@@ -24,6 +24,12 @@ FEWEST_PATIENTS_FOR_INTERVAL = 5
 """With fewer test patients than this means are given alone: a bootstrap of one patient always draws that patient, and
 one of two to four has so few different draws that its percentiles are the patients themselves."""
 
+FEWEST_PATIENTS_FOR_LINE = 8
+"""The slope of a line through fewer test patients is mostly noise: they tell a mean shift alone."""
+
+CLEAR_ERRORS = 2.0
+"""A mean that is further from zero than so many of its standard errors is told from zero."""
+
 _MOST_FOR_ENUMERATION = 16
 """With ties, up to so many patients the signed-rank test enumerates all signs (65,536 patterns)."""
 

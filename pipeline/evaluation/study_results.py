@@ -34,6 +34,17 @@ logger = logging.getLogger(__name__)
 
 CASES, SUMMARY = "cases.csv", "summary.csv"
 COMPARISONS, LABEL_EFFICIENCY, EMPTY_MASKS = "comparisons.csv", "label_efficiency.csv", "empty_masks.csv"
+TABLES = (
+    CASES,
+    SUMMARY,
+    COMPARISONS,
+    LABEL_EFFICIENCY,
+    EMPTY_MASKS,
+    CALIBRATION,
+    RELIABILITY,
+    CALIBRATION_SUMMARY,
+)
+"""All tables; those of the calibration may be missing."""
 COMPARED_CALIBRATION = ("ece", "nll", "brier")
 
 
@@ -50,7 +61,7 @@ def write_study_results(
     """Writes all tables of `results/`.
 
     Args:
-        folder: where they go.
+        folder: an empty one, where they go.
         rows: metrics of all trained arms.
         calibration: of all trained arms; empty where it was switched off.
         reliability: points of their reliability curves.
@@ -76,7 +87,7 @@ def write_study_results(
         draws = judged.draws(seed=seed, resamples=options.resamples)
         scaled = {*rivals, *(name + SCALED for name in rivals)}
         for metric in judged.metrics(COMPARED_CALIBRATION):
-            comparisons += compare_arms(judged, draws, metric=metric, rivals=scaled, less_is_better=True)
+            comparisons += compare_arms(judged, draws, metric=metric, rivals=scaled)
     write_comparisons_csv(comparisons, folder / COMPARISONS)
     write_rows(folder / LABEL_EFFICIENCY, LabelEfficiency, efficiencies)
     _write_calibration(folder, calibration, reliability, seed, options.resamples)
@@ -90,9 +101,6 @@ def _write_calibration(
     resamples: int,
 ) -> None:
     if not calibration:
-        # Tables of an earlier run with calibration would be taken for this one's.
-        for name in (CALIBRATION, RELIABILITY, CALIBRATION_SUMMARY):
-            (folder / name).unlink(missing_ok=True)
         return
     write_calibration_csv(calibration, folder / CALIBRATION)
     write_reliability_csv(reliability, folder / RELIABILITY)

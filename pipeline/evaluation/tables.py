@@ -10,8 +10,9 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from pipeline.evaluation.case_row import METRICS as METRICS
+from pipeline.evaluation.case_row import CaseRow as CaseRow
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
-from pipeline.evaluation.metrics import EmptyMask
 from pipeline.evaluation.statistics import (
     TOO_FEW,
     Interval,
@@ -23,65 +24,6 @@ from pipeline.evaluation.statistics import (
     why_no_interval,
 )
 from pipeline.evaluation.worst_patients import patients_in_worst_tenth, worst_tenth
-
-
-@dataclass(frozen=True)
-class CaseRow:
-    """What one trained arm reached on one label of one test case; NaN where the empty-mask policy leaves it out.
-
-    Attributes:
-        arm: preset name of the arm.
-        n: number of target patients it learned from.
-        repeat: which draw of patients and seed.
-        case: test case.
-        patient: whose case it is; averages and intervals are over patients.
-        label: name of the structure.
-        dice: Dice similarity coefficient.
-        iou: intersection over union.
-        tp: voxels in prediction and reference.
-        fp: voxels in the prediction alone.
-        fn: voxels in the reference alone.
-        empty: which mask was empty, so that a reader can count what the policy touched.
-        hd95: 95th percentile Hausdorff distance in mm.
-        average_surface_distance: symmetric, in mm.
-        surface_dice: normalised surface Dice at the study's tolerance.
-        reference_ml: volume of the reference in ml.
-        predicted_ml: volume of the prediction in ml.
-        relative_volume_error: |predicted − reference| / reference volume.
-        lesions_reference: lesions of the reference; None where lesions were not asked for.
-        lesions_detected: those of them that the prediction covers.
-        lesions_predicted: lesions of the prediction.
-        lesions_true: those of them that lie on the reference.
-        lesion_sensitivity: detected / reference lesions.
-        lesion_precision: true / predicted lesions.
-        lesion_f1: harmonic mean of the two.
-    """
-
-    arm: str
-    n: int
-    repeat: int
-    case: str
-    patient: str
-    label: str
-    dice: float
-    iou: float
-    tp: int = 0
-    fp: int = 0
-    fn: int = 0
-    empty: str = EmptyMask.NEITHER.value
-    hd95: float = math.nan
-    average_surface_distance: float = math.nan
-    surface_dice: float = math.nan
-    reference_ml: float = math.nan
-    predicted_ml: float = math.nan
-    relative_volume_error: float = math.nan
-    lesions_reference: int | None = None
-    lesions_detected: int | None = None
-    lesions_predicted: int | None = None
-    lesions_true: int | None = None
-    lesion_sensitivity: float = math.nan
-    lesion_precision: float = math.nan
-    lesion_f1: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -127,18 +69,6 @@ class SummaryRow:
         return replace(self, ci_low=math.nan, ci_high=math.nan) if self.no_interval else self
 
 
-METRICS = (
-    "dice",
-    "iou",
-    "hd95",
-    "average_surface_distance",
-    "surface_dice",
-    "relative_volume_error",
-    "lesion_sensitivity",
-    "lesion_precision",
-    "lesion_f1",
-)
-"""Metrics that are summarised, where they were measured."""
 WORST_TENTH = "dice_worst_tenth"
 """Name in the summary of the mean Dice over the worst tenth of patients."""
 CASE_COLUMNS = columns(CaseRow)
@@ -291,7 +221,7 @@ class StudyRows(Generic[RowT]):
         self.patients = tuple(sorted({r.patient for r in self.rows}))
         self.repeats = tuple(sorted({r.repeat for r in self.rows}))
 
-    def metrics(self, known: Sequence[str] = METRICS) -> list[str]:
+    def metrics(self, known: Iterable[str] = METRICS) -> list[str]:
         """Returns those of the known metrics that have at least one defined value."""
         return [m for m in known if any(math.isfinite(getattr(r, m)) for r in self.rows)]
 
@@ -332,7 +262,7 @@ class StudyRows(Generic[RowT]):
 
 
 def summarise(
-    rows: Sequence[RowT], seed: int, resamples: int = 2000, metrics: Sequence[str] = METRICS
+    rows: Sequence[RowT], seed: int, resamples: int = 2000, metrics: Iterable[str] = METRICS
 ) -> list[SummaryRow]:
     """Averages every measured metric per arm and size, with intervals over patients × repeats.
 

@@ -34,12 +34,11 @@ from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
 from pipeline.report.uncertainty_section import uncertainty_section
 from pipeline.storage.atomic import write_json, write_text
+from pipeline.storage.file_names import FILES, INDEX, RESULTS, SUMMARY_JSON
 from pipeline.storage.owned_folder import owned_folder
+from pipeline.storage.stage_names import Stage
 
 logger = logging.getLogger(__name__)
-
-FILES = "files.json"
-"""Lists what the report consists of: nothing else in its folder is ever replaced."""
 
 SECTIONS: tuple[Callable[[Material], Section], ...] = (
     result_section,
@@ -78,17 +77,17 @@ def build_report(
     """
     chosen = options or ReportOptions()
     files = StudyFiles(workspace)
-    with owned_folder(workspace / "report", FILES) as folder:
+    with owned_folder(workspace / Stage.REPORT, FILES) as folder:
         material = Material(files, chosen, PictureFolder(folder / "figures", chosen.dpi))
         material = replace(material, readings=read_cases(material, folder, jobs))
         with figure_style():
             sections = [build(material) for build in SECTIONS]
         head = headline(material, sections[0])
         page = page_environment().get_template("report.html.j2").render(head=head, sections=sections, stale=stale)
-        write_text(folder / "index.html", page)
-    path = workspace / "report" / "index.html"
+        write_text(folder / INDEX, page)
+    path = workspace / Stage.REPORT / INDEX
     if material.files.summary:
-        write_json(workspace / "results/summary.json", study_summary(material))
+        write_json(workspace / RESULTS / SUMMARY_JSON, study_summary(material))
     logger.info("report of %s written to %s (%.1f MB)", workspace, path, len(page.encode()) / 1e6)
     return path
 
@@ -111,7 +110,7 @@ def headline(material: Material, results: Section) -> dict[str, Any]:
     facts += [("source patients", str(counts["source"]))] if counts.get("source") else []
     return {
         "name": name,
-        "title": str(config.get("title") or name),
+        "title": files.title,
         "source": dataset_title(files, "source"),
         "target": dataset_title(files, "target"),
         "facts": facts,

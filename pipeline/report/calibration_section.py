@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.evaluation.arm_dice_calibration import calibrate, dice_pairs
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     CALIBRATION_SUMMARY,
@@ -19,7 +20,6 @@ from pipeline.evaluation.calibration_tables import (
     read_reliability_csv,
 )
 from pipeline.evaluation.comparison import read_comparisons_csv
-from pipeline.evaluation.expected_dice_error import expected_dice_error
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.evaluation.study_results import COMPARISONS
@@ -29,18 +29,13 @@ from pipeline.report.calibration_figures import coverage_plot, reliability_plot,
 from pipeline.report.figure_style import DOTTED, ArmStyle, arm_styles
 from pipeline.report.number_text import interval_text, number, p_text, signed
 from pipeline.report.picture import Picture
-from pipeline.report.score_table import mean_dice, score_table
+from pipeline.report.score_table import dice_by_size, score_table
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import nested
+from pipeline.storage.file_names import RESULTS
 
 TITLE = "Calibration"
-SCORES = (
-    ("ece", "ECE", 3),
-    ("nll", "NLL (nats)", 3),
-    ("brier", "Brier", 4),
-    ("false_positive_outside_ml", "False positives outside (ml)", 3),
-)
-"""Column of the summary, how it is printed, digits; less is better for all."""
+_SHOWN = ("ece", "nll", "brier", "false_positive_outside_ml")
+"""Scores in the order of their tables: the first is shown, the others are folded away."""
 _MEASURES = {
     "mutual_information": "mean mutual information near the predicted boundary (nats)",
     "entropy": "mean predictive entropy near the predicted boundary (nats)",
@@ -49,7 +44,7 @@ _MEASURES = {
 
 def calibration_section(material: Material) -> Section:
     """Builds the section from `results/calibration*.csv` and `results/reliability.csv`."""
-    results = material.files.root / "results"
+    results = material.files.root / RESULTS
     absent = [name for name in (CALIBRATION, CALIBRATION_SUMMARY, RELIABILITY) if not (results / name).is_file()]
     if absent:
         text = (
@@ -61,15 +56,11 @@ def calibration_section(material: Material) -> Section:
     rows = judged.rows if judged is not None else []
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
-    chosen = nested(material.files.config, "evaluation", "calibration")
-    options = CalibrationOptions.model_validate(chosen or {})
-    dice = mean_dice(material.files.summary)
+    options = material.files.options(CalibrationOptions, "evaluation", "calibration") or CalibrationOptions()
+    dice = dice_by_size(material.files.summary)
     content = {
         "options": options,
-        "tables": [
-            score_table(summary, arms, metric, dice, title=title, less_is_better=True, digits=digits)
-            for metric, title, digits in SCORES
-        ],
+        "tables": [score_table(summary, arms, metric, dice) for metric in _SHOWN],
         "reliability": _reliability(material, styles),
         "differences": _differences(results / COMPARISONS),
         "volumes": volume_table(summary, rows, arms),
@@ -109,7 +100,7 @@ def _find(summary: Sequence[SummaryRow], arm: str, n: int, metric: str) -> Summa
 
 
 def _reliability(material: Material, styles: dict[str, ArmStyle]) -> list[Picture]:
-    rows = read_reliability_csv(material.files.root / "results" / RELIABILITY)
+    rows = read_reliability_csv(material.files.root / RESULTS / RELIABILITY)
     pictures = []
     for n in sorted({r.n for r in rows}):
         curves = {arm: [r for r in rows if (r.arm, r.n) == (arm, n)] for arm in styles}
@@ -167,7 +158,7 @@ def review_table(
 ) -> dict[str, Any]:
     """Arranges the rank correlations of uncertainty with Dice, a line for each size and arm.
 
-    The expected Dice stands beside the Dice and its error on the test patients, or is not shown.
+    The expected Dice stands beside the real one with the error of an estimate from the other, or is not shown.
     """
     columns = {
         "spearman_entropy": "Entropy",
@@ -180,10 +171,10 @@ def review_table(
             found = [_find(summary, arm, n, metric) for metric in columns]
             if any(found):
                 cells = [r and {"mean": signed(r.mean, 2), "interval": _interval(r, with_sign=True)} for r in found]
-                held = None if judged is None else expected_dice_error(judged, arm, n)
-                expected = held and {
-                    "mean": f"{number(held.expected)} ± {number(held.error)}",
-                    "dice": number(held.dice),
+                fit = None if judged is None else calibrate(dice_pairs(judged, arm, n))
+                expected = fit and {
+                    "mean": number(fit.expected_mean),
+                    "dice": f"{number(fit.real_mean)} ± {number(fit.error)}",
                 }
                 lines.append({"n": n, "arm": arm, "cells": cells, "expected": expected})
     return {"titles": list(columns.values()), "lines": lines}

@@ -48,7 +48,7 @@ class ArmPrediction:
         path: the file.
         reading: how the arm reads it.
         dice: mean over labels that the tables hold; NaN where there is none.
-        confidence: expected Dice with its error, ready for printing; empty where the error is not known.
+        confidence: estimated Dice with its error, ready for printing; empty where the error is not known.
     """
 
     arm: str
@@ -138,10 +138,8 @@ def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQualit
 
 def _note(prediction: ArmPrediction, read: ShownCase) -> str:
     draws = f"{read.draws} posterior draws" if read.draws > 1 else "a single network"
-    expected = (
-        f", expected Dice {prediction.confidence} (± error on the test patients)" if prediction.confidence else ""
-    )
-    return f"Dice {number(prediction.dice)}{expected}, {draws}"
+    estimate = f", estimated Dice {prediction.confidence} (from the expected Dice)" if prediction.confidence else ""
+    return f"Dice {number(prediction.dice)}{estimate}, {draws}"
 
 
 def _page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from pipeline.report.case_pages import (
 )
 from pipeline.report.case_readings import CaseReadings
 from pipeline.report.number_text import number
-from pipeline.report.overlay_section import arms_to_show, best_median_worst, ranked_cases
+from pipeline.report.overlay_section import arms_to_show, best_median_worst, mean_dice, ranked_cases
 from pipeline.report.section import Material
+from pipeline.training.cached_case import ARRAYS
 
 
 def read_cases(material: Material, folder: Path, jobs: int) -> CaseReadings:
@@ -60,7 +61,7 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
     confidence = {arm: case_confidence(material.files, arm, n, unit.repeat) for arm, unit in units.items()}
     lead = next(iter(units))
     order = ranked_cases(rows[lead], predictions[lead])
-    arrays = {case: f / "arrays.safetensors" for case in order if (f := material.files.preprocessed(case))}
+    arrays = {case: f / ARRAYS for case in order if (f := material.files.preprocessed(case))}
     missing += [f"the preprocessed arrays of case {case} are missing." for case in order if case not in arrays]
     order = [case for case in order if case in arrays]
     first = [case for _, case in best_median_worst(rows[lead], set(order))]
@@ -68,7 +69,7 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
     by_case: dict[str, list[CaseRow]] = {}
     for row in study.rows:
         by_case.setdefault(row.case, []).append(row)
-    study_facts = {"study": _study_title(material), "arm": lead, "n": n, "cases": len(order)}
+    study_facts = {"study": material.files.title, "arm": lead, "n": n, "cases": len(order)}
     tasks = [
         CaseTask(
             case=case,
@@ -95,17 +96,6 @@ def _read(material: Material, study: StudyRows, folder: Path, jobs: int) -> Case
     qualities = build_case_pages(tasks, material.options, jobs)
     pages = {case: page_name(case) for case in paged}
     return CaseReadings(tuple(units), n, tuple(order), pages, tuple(qualities), tuple(missing))
-
-
-def _study_title(material: Material) -> str:
-    config = material.files.config
-    return str(config.get("title") or config.get("name") or material.files.root.name)
-
-
-def mean_dice(rows: Iterable[CaseRow]) -> float:
-    """Mean Dice of rows where it is defined; NaN without."""
-    values = [r.dice for r in rows if math.isfinite(r.dice)]
-    return float(np.mean(values)) if values else math.nan
 
 
 def _neighbours(case: str, paged: Sequence[str]) -> tuple[str | None, str | None]:

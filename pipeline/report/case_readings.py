@@ -17,7 +17,7 @@ class PredictionQuality:
         dice: measured, from the tables.
         draws: posterior draws behind it.
         errors: of its voxels.
-        confidence: expected Dice with its error, ready for printing; empty where the error is not known.
+        confidence: estimated Dice with its error, ready for printing; empty where the error is not known.
     """
 
     case: str

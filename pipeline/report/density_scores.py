@@ -9,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import WorkspaceError
+from models.priors.factory import PriorOptions
+from models.priors.filter_vae import FilterVAEOptions
+from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.standardisation import Covariance, Scaling
+from pipeline.evaluation.statistics import CLEAR_ERRORS
 from pipeline.report.filter_files import group_folders
 from pipeline.report.study_files import nested, read_mapping
 from pipeline.storage.prior_files import COMPARISON, SCORES
@@ -24,7 +29,7 @@ class Estimate:
     @property
     def clear(self) -> bool:
         """Whether it is above zero by more than two standard errors."""
-        return self.error is not None and self.mean > 2 * self.error
+        return self.error is not None and self.mean > CLEAR_ERRORS * self.error
 
 
 @dataclass(frozen=True)
@@ -72,12 +77,12 @@ class GroupScores:
         return max(self.densities, key=lambda name: self.densities[name].nats.mean, default=None)
 
 
-def read_scores(root: Path, config: Mapping[str, Any]) -> list[GroupScores]:
+def read_scores(root: Path, options: Mapping[str, PriorOptions]) -> list[GroupScores]:
     """Reads the scores of all groups of a workspace; groups without any are left out.
 
     Args:
         root: the workspace.
-        config: its resolved configuration, which tells which density is the full-covariance Gaussian.
+        options: density → its settings, which tell which density is the full-covariance Gaussian.
 
     Raises:
         WorkspaceError: a file is damaged.
@@ -87,7 +92,7 @@ def read_scores(root: Path, config: Mapping[str, Any]) -> list[GroupScores]:
         path = folder / SCORES
         if raw := read_mapping(path):
             try:
-                found.append(_group(folder.name, raw, config))
+                found.append(_group(folder.name, raw, options))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise WorkspaceError(
                     f"{path}: cannot be read ({error!r})",
@@ -103,26 +108,30 @@ def read_kept(root: Path, group: str) -> dict[str, Any]:
     return {key: raw[key] for key in ("norm_threshold", "kept", "share_kept") if key in raw}
 
 
-def reference_density(config: Mapping[str, Any], names: Sequence[str]) -> str | None:
+def reference_density(densities: Mapping[str, PriorOptions], names: Sequence[str]) -> str | None:
     """Names the pooled full-covariance Gaussian among densities: by its options, else by its usual name."""
-    for name in names:
-        options = nested(config, "priors", "densities", name, default={})
-        kind = [options.get(k, d) for k, d in (("kind", ""), ("covariance", "full"), ("centre", "pooled"))]
-        plain = options.get("scaling", "none") == "none" and not options.get("zero_mean")
-        if kind == ["gaussian", "full", "pooled"] and plain:
-            return name
-    return "gaussian_full" if "gaussian_full" in names else None
+    usual = "gaussian_full" if "gaussian_full" in names else None
+    return next((name for name in names if _is_reference(densities.get(name))), usual)
 
 
-def vae_densities(config: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Names those densities that are variational auto-encoders, by their options."""
-    kinds = {name: nested(config, "priors", "densities", name, "kind") for name in names}
-    return [name for name in names if kinds[name] == "vae" or (kinds[name] is None and name == "vae")]
+def _is_reference(options: PriorOptions | None) -> bool:
+    if not isinstance(options, GaussianOptions) or options.zero_mean:
+        return False
+    return (options.covariance, options.centre, options.scaling) == (Covariance.FULL, Centre.POOLED, Scaling.NONE)
 
 
-def _group(name: str, raw: Mapping[str, Any], config: Mapping[str, Any]) -> GroupScores:
+def vae_densities(densities: Mapping[str, PriorOptions], names: Sequence[str]) -> list[str]:
+    """Names those densities that are variational auto-encoders: by their options, else by their usual name."""
+    return [
+        name
+        for name in names
+        if isinstance(densities.get(name), FilterVAEOptions) or (name == "vae" and name not in densities)
+    ]
+
+
+def _group(name: str, raw: Mapping[str, Any], options: Mapping[str, PriorOptions]) -> GroupScores:
     densities: Mapping[str, Mapping[str, Any]] = raw.get("densities") or {}
-    reference = reference_density(config, list(densities))
+    reference = reference_density(options, list(densities))
     skipped = raw.get("not_scored") or {}
     reasons = skipped if isinstance(skipped, Mapping) else dict.fromkeys(skipped, "the scores do not say why")
     return GroupScores(

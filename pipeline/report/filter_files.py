@@ -5,28 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from data.errors import ModelError, WorkspaceError
+from data.natural_order import natural
 from data.random_streams import random_stream, stream_seed
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
-from pipeline.report.study_files import folders, natural, nested
+from pipeline.report.study_files import folders
+from pipeline.storage.file_names import BANK, CONFIG
 from pipeline.storage.prior_files import density_file
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.stored_bank import StoredBank
 from pipeline.storage.tensors import load_tensors
+from pipeline.training.source_network import INITIAL
 
 Filters = NDArray[np.float32]
 """`[F, 27]`, raw weights."""
 
-_BANK = "filters.safetensors"
 _MOST_NETWORKS = 8
 
 
@@ -50,7 +51,7 @@ def read_filters(root: Path, group: str, most: int, seed: int) -> FilterBank | N
     Raises:
         WorkspaceError: the bank is damaged or of an older layout.
     """
-    path = root / "collect-filters" / group / _BANK
+    path = root / Stage.COLLECT_FILTERS / group / BANK
     if not path.is_file():
         return None
     generator = torch.Generator().manual_seed(stream_seed(seed, "report", "bank", group))
@@ -97,7 +98,7 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
     Raises:
         WorkspaceError: a file is damaged or lacks a layer.
     """
-    pairs = [(f / "initial.safetensors", _last_snapshot(f)) for f in folders(root / "train-source")]
+    pairs = [(f / INITIAL, _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
     whole = [(first, last) for first, last in pairs if first.is_file() and last is not None]
     if not whole or not layers:
         return None
@@ -122,8 +123,14 @@ def _filters(path: Path, layers: Sequence[str]) -> Filters:
     return np.concatenate([tensors[layer].float().numpy().reshape(-1, KERNEL_VOXELS) for layer in layers])
 
 
-def read_prior(root: Path, config: Mapping[str, Any], group: str, density: str) -> FilterPrior | None:
-    """Reads a fitted density, whose options are those of the resolved configuration.
+def read_prior(root: Path, densities: Mapping[str, PriorOptions], group: str, density: str) -> FilterPrior | None:
+    """Reads a fitted density.
+
+    Args:
+        root: the workspace.
+        densities: density → its settings in the resolved configuration.
+        group: name of the group of layers.
+        density: which.
 
     Returns:
         The prior on the CPU, or None where it was not fitted.
@@ -135,12 +142,10 @@ def read_prior(root: Path, config: Mapping[str, Any], group: str, density: str) 
     if not path.is_file():
         return None
     try:
-        adapter: TypeAdapter[PriorOptions] = TypeAdapter(PriorOptions)
-        options = adapter.validate_python(nested(config, "priors", "densities", density))
-        prior = load_prior(options, load_tensors(path))
-    except (ValidationError, ModelError) as error:
+        prior = load_prior(densities[density], load_tensors(path))
+    except (KeyError, ModelError) as error:
         raise WorkspaceError(
-            f"{path}: does not fit the options of '{density}' in config.resolved.yaml",
+            f"{path}: does not fit the options of '{density}' in {CONFIG}",
             expected="a density that was fitted with these options",
             fix="run 'graft fit-priors' again",
         ) from error

@@ -102,9 +102,7 @@ def build_filter_page(
         page_environment()
         .get_template("filters.html.j2")
         .render(
-            study=str(
-                material.files.config.get("title") or material.files.config.get("name") or material.files.root.name
-            ),
+            study=material.files.title,
             change=_change(material, shown),
             groups=pictures,
             left_out=listing([group.name for group in rest]),
@@ -172,7 +170,7 @@ def _pictures(material: Material, group: _Group, scores: GroupScores | None) -> 
     best, vaes = _chosen(material, scores)
     for name in dict.fromkeys([*best, *vaes]):
         try:
-            prior = read_prior(material.files.root, material.files.config, group.name, name)
+            prior = read_prior(material.files.root, material.files.densities(), group.name, name)
         except WorkspaceError as error:
             notes.append(str(error))
             continue
@@ -210,7 +208,7 @@ def _chosen(material: Material, scores: GroupScores | None) -> tuple[list[str], 
         return [], []
     best = scores.auto or scores.best
     ranked = sorted(scores.densities, key=lambda name: -scores.densities[name].nats.mean)
-    vaes = vae_densities(material.files.config, ranked)[: material.options.filter_vaes]
+    vaes = vae_densities(material.files.densities(), ranked)[: material.options.filter_vaes]
     return ([best] if best is not None else []), vaes
 
 

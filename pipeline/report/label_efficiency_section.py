@@ -15,13 +15,14 @@ from pipeline.evaluation.study_results import LABEL_EFFICIENCY
 from pipeline.report.figure_style import INK, ArmStyle, arm_styles, new_figure, wrapped
 from pipeline.report.number_text import number, plain
 from pipeline.report.section import Material, Section
+from pipeline.storage.file_names import RESULTS
 
 TITLE = "Label efficiency"
 
 
 def label_efficiency_section(material: Material) -> Section:
     """Builds the section from `results/label_efficiency.csv`."""
-    path = material.files.root / "results" / LABEL_EFFICIENCY
+    path = material.files.root / RESULTS / LABEL_EFFICIENCY
     if not path.is_file():
         text = f"results/{LABEL_EFFICIENCY} is missing: the evaluate stage writes it."
         return Section("label_efficiency", TITLE, missing=(text,))

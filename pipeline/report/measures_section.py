@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import EMPTY_MASKS
-from pipeline.report.section import METRIC_NAMES, Material, Section
-from pipeline.report.study_files import nested
+from pipeline.report.section import Material, Section
+from pipeline.storage.file_names import RESULTS
 
 TITLE = "Measures"
 _SPACES = {
@@ -23,28 +22,20 @@ _SPACES = {
 
 def measures_section(material: Material) -> Section:
     """Builds the section from `results/empty_masks.csv` and the configuration."""
-    path = material.files.root / "results" / EMPTY_MASKS
+    path = material.files.root / RESULTS / EMPTY_MASKS
     if not path.is_file():
         text = f"results/{EMPTY_MASKS} is missing: the evaluate stage writes it."
         return Section("measures", TITLE, missing=(text,))
     content: dict[str, Any] = {"lines": [_line(count) for count in read_rows(path, EmptyMaskCount)]}
-    options = evaluation_options(material)
+    options = material.files.options(EvaluationOptions, "evaluation")
     if options is not None:
         content |= {"space": _SPACES[options.space], "tolerance": options.surface_tolerance, "lesions": options.lesions}
     return Section("measures", TITLE, content)
 
 
-def evaluation_options(material: Material) -> EvaluationOptions | None:
-    """Returns the options of the evaluation, or None where the configuration is missing or of another version."""
-    try:
-        return EvaluationOptions.model_validate(nested(material.files.config, "evaluation", default=None))
-    except ValidationError:
-        return None
-
-
 def _line(count: EmptyMaskCount) -> dict[str, Any]:
     return {
-        "metric": METRIC_NAMES.get(count.metric, count.metric),
+        "metric": metric_title(count.metric),
         "policy": count.policy,
         "counts": (count.both_empty, count.reference_empty, count.prediction_empty, count.left_out),
         "measured": count.measured,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from pipeline.report.section import listing
 from pipeline.report.source_use import SourceUse
 from pipeline.report.study_files import StudyFiles, nested, read_mapping
+from pipeline.storage.file_names import PLAN, PLAN_UNIT
+from pipeline.storage.stage_names import Stage
+from preprocessing.alignment import AlignmentKind, AlignmentOptions
+from preprocessing.chain import PreprocessingOptions
+from preprocessing.intensity import IntensityOptions, Scaling
+from preprocessing.resampling import ResamplingOptions
+from preprocessing.skull_strip import SkullStripMethod
 
 _MODALITIES = {
     "mr_head": "MR scans of the head",
@@ -16,10 +22,10 @@ _MODALITIES = {
     "ct": "CT scans",
 }
 _STRIPPING = {
-    "combined": "masking the brain by the consensus of a segmentation network and a registered template",
-    "network": "masking the brain with a segmentation network",
-    "template": "masking the brain by registration of a template",
-    "content": "taking the foreground of the skull-stripped scans as the brain mask",
+    SkullStripMethod.COMBINED: "masking the brain by the consensus of a segmentation network and a registered template",
+    SkullStripMethod.NETWORK: "masking the brain with a segmentation network",
+    SkullStripMethod.TEMPLATE: "masking the brain by registration of a template",
+    SkullStripMethod.CONTENT: "taking the foreground of the skull-stripped scans as the brain mask",
 }
 
 
@@ -28,7 +34,7 @@ _ROLES = ("source", "target")
 
 def roles(files: StudyFiles) -> dict[str, int]:
     """Number of patients by role (`source`, `pool`, `test`), from the plan that `check` wrote; empty without one."""
-    split = nested(read_mapping(files.root / "check/study/study.json"), "split", default={})
+    split = nested(read_mapping(files.root / Stage.CHECK / PLAN_UNIT / PLAN), "split", default={})
     return {role: len(patients) for role, patients in split.items()}
 
 
@@ -101,8 +107,7 @@ def _dataset(files: StudyFiles, role: str) -> str | None:
 
 def preprocessing_sentences(files: StudyFiles) -> list[str]:
     """Describes the chain of the target, and what differs on the source."""
-    names = [nested(files.config, role, "dataset") for role in ("source", "target")]
-    source, target = (_steps(nested(files.config, "datasets", n, default={})) for n in names)
+    source, target = (_steps(files, nested(files.config, role, "dataset")) for role in _ROLES)
     if not target:
         return []
     if not source or source == target:
@@ -114,49 +119,44 @@ def preprocessing_sentences(files: StudyFiles) -> list[str]:
     ]
 
 
-def _steps(dataset: Mapping[str, Any]) -> list[str]:
-    chain = dict(dataset.get("preprocessing") or {})
-    if len(dataset.get("channels") or ()) == 1:
-        chain.pop("coregistration", None)
-    return [describe(options) for step, describe in _STEPS.items() if (options := chain.get(step)) is not None]
+def _steps(files: StudyFiles, dataset: str) -> list[str]:
+    chain = files.options(PreprocessingOptions, "datasets", dataset, "preprocessing")
+    if chain is None:
+        return []
+    several = len(nested(files.config, "datasets", dataset, "channels") or ()) != 1
+    steps = (
+        chain.padding_removal and "removal of padding and of wide borders of air",
+        chain.canonical_orientation and "reorientation to the nearest right–anterior–superior grid",
+        chain.coregistration and several and "rigid registration of all channels to the first",
+        chain.bias_field and "N4 correction of the bias field",
+        chain.skull_strip and _STRIPPING.get(chain.skull_strip.method, "masking the brain"),
+        chain.alignment and _alignment(chain.alignment),
+        chain.resampling and _resampling(chain.resampling),
+        chain.intensity and _intensity(chain.intensity),
+        chain.cropping and f"cropping to the content with a margin of {chain.cropping.margin:g} mm",
+        chain.padding and "padding",
+    )
+    return [words for words in steps if words]
 
 
-def _alignment(options: Mapping[str, Any]) -> str:
-    kind = options.get("kind", "affine")
-    return "no alignment" if kind == "none" else f"{kind} registration to the ICBM-152 template"
+def _alignment(options: AlignmentOptions) -> str:
+    if options.kind is AlignmentKind.NONE:
+        return "no alignment"
+    return f"{options.kind} registration to the ICBM-152 template"
 
 
-def _resampling(options: Mapping[str, Any]) -> str:
-    spacing = options.get("spacing")
-    if not spacing:
-        return "resampling to a common spacing"
+def _resampling(options: ResamplingOptions) -> str:
+    spacing = options.spacing
     if len(set(spacing)) == 1:
-        return f"resampling to {float(spacing[0]):g} mm isotropic voxels"
-    return f"resampling to {' × '.join(f'{float(s):g}' for s in spacing)} mm"
+        return f"resampling to {spacing[0]:g} mm isotropic voxels"
+    return f"resampling to {' × '.join(f'{s:g}' for s in spacing)} mm"
 
 
-def _intensity(options: Mapping[str, Any]) -> str:
-    low, high = options.get("lower_percentile", 0.5), options.get("upper_percentile", 99.5)
-    window = f"{float(options.get('window_low', -160)):g} to {float(options.get('window_high', 240)):g}"
-    window = window.replace("-", "−")
+def _intensity(options: IntensityOptions) -> str:
+    window = f"{options.window_low:g} to {options.window_high:g}".replace("-", "−")
     return {
-        "zscore": f"clipping of each channel to its percentiles {low:g} and {high:g} and scaling to zero mean and unit "
-        "variance",
-        "window": f"clipping to the window {window} and scaling to the range from 0 to 1",
-        "window_zscore": f"clipping to the window {window} and scaling to zero mean and unit variance inside it",
-    }.get(str(options.get("scaling", "zscore")), "scaling of the intensities")
-
-
-_STEPS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "padding_removal": lambda o: "removal of padding and of wide borders of air",
-    "canonical_orientation": lambda o: "reorientation to the nearest right–anterior–superior grid",
-    "coregistration": lambda o: "rigid registration of all channels to the first",
-    "bias_field": lambda o: "N4 correction of the bias field",
-    "skull_strip": lambda o: _STRIPPING.get(str(o.get("method", "combined")), "masking the brain"),
-    "alignment": _alignment,
-    "resampling": _resampling,
-    "intensity": _intensity,
-    "cropping": lambda o: f"cropping to the content with a margin of {float(o.get('margin', 5)):g} mm",
-    "padding": lambda o: "padding",
-}
-"""In the order in which the chain runs them."""
+        Scaling.ZSCORE: f"clipping of each channel to its percentiles {options.lower_percentile:g} and "
+        f"{options.upper_percentile:g} and scaling to zero mean and unit variance",
+        Scaling.WINDOW: f"clipping to the window {window} and scaling to the range from 0 to 1",
+        Scaling.WINDOW_ZSCORE: f"clipping to the window {window} and scaling to zero mean and unit variance inside it",
+    }[options.scaling]

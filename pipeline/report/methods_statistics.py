@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.evaluation.case_row import METRICS
+from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.metrics import EmptyMaskPolicy
+from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.report.number_text import plain
 from pipeline.report.section import Material, listing
@@ -20,18 +23,9 @@ _POLICIES = {
 def measure_sentences(files: StudyFiles) -> list[str]:
     """Describes the metrics and what empty masks gave."""
     evaluation: dict[str, Any] = files.config.get("evaluation") or {}
-    measured = {row.metric.partition("[")[0] for row in files.summary}
-    names = ["Dice", "intersection over union"]
-    lesions = [
-        m.removeprefix("lesion_") for m in ("lesion_sensitivity", "lesion_precision", "lesion_f1") if m in measured
-    ]
-    names += ["the 95th percentile of the Hausdorff distance"] if "hd95" in measured else []
-    names += ["the average surface distance"] if "average_surface_distance" in measured else []
-    if "surface_dice" in measured:
-        tolerance = evaluation.get("surface_tolerance")
-        names.append("the surface Dice" + (f" at a tolerance of {float(tolerance):g} mm" if tolerance else ""))
-    names += ["the relative volume error"] if "relative_volume_error" in measured else []
-    names += [f"lesion-wise {listing(lesions).replace('f1', 'F1')}"] if lesions else []
+    options = files.options(EvaluationOptions, "evaluation") or EvaluationOptions()
+    measured = {row.metric.partition("[")[0] for row in files.summary} or {"dice", "iou"}
+    names = [m.words.format(tolerance=options.surface_tolerance) for name, m in METRICS.items() if name in measured]
     where = {
         "native": "on the original grid of each scan, where masks were made of the probabilities carried there, "
         "against the reference as it was drawn,",
@@ -45,7 +39,7 @@ def measure_sentences(files: StudyFiles) -> list[str]:
         )
     others = {m: str(p) for m, p in (evaluation.get("empty_masks_by_metric") or {}).items() if p and p != policy}
     if others:
-        exceptions = listing([f"{name.replace('_', ' ')} ({p.replace('_', ' ')})" for name, p in others.items()])
+        exceptions = listing([f"{metric_title(name)} ({p.replace('_', ' ')})" for name, p in others.items()])
         sentences.append(f"Another policy for empty masks held for {exceptions}.")
     return sentences
 

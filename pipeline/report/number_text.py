@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from data.plain_number import plain_number
 from pipeline.evaluation.statistics import Interval
 
 NOTHING = "–"
@@ -69,21 +70,8 @@ def plain(value: Any) -> str:
         return str(value)
     if not math.isfinite(value):
         return NOTHING
-    if value == 0:
-        return "0"
-    if abs(value) < _SMALLEST:
+    if 0 < abs(value) < _SMALLEST:
         mantissa, _, power = f"{value:.2e}".partition("e")
         mantissa = mantissa.rstrip("0").rstrip(".").replace("-", "−")
         return f"{mantissa} × 10{str(int(power)).translate(_RAISED)}"
-    text = number(value, max(0, _SIGNIFICANT - 1 - math.floor(math.log10(abs(value)))))
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def duration(seconds: float) -> str:
-    """Prints a duration, e.g. `2 h 05 min`, `3 min 20 s`, `4.2 s`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
+    return plain_number(value, _SIGNIFICANT).replace("-", "−")

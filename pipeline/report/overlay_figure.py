@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from data.volume import Volume
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from preprocessing.content import fill_holes, foreground_mask
+from preprocessing.quality_control import PLANES as PLANES
 
 Array = NDArray[Any]
-PLANES = ("sagittal", "coronal", "axial")
 _LETTERS = {"sagittal": ("P", "A"), "coronal": ("L", "R"), "axial": ("L", "R")}
 _LEAST_RANGE = 0.1
 """Of the drawn uncertainties; a narrower one would show noise."""

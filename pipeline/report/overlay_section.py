@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 
 from pipeline.evaluation.comparison import best_rival
-from pipeline.evaluation.options import EvaluationSpace
+from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
-from pipeline.report.measures_section import evaluation_options
 from pipeline.report.number_text import number
 from pipeline.report.overlay_figure import PLANES, slice_figure
 from pipeline.report.section import Material, Section
 from pipeline.report.study_files import InferredUnit
+from pipeline.training.cached_case import ARRAYS
 
 
 def overlay_section(material: Material) -> Section:
@@ -56,18 +56,14 @@ def overlay_section(material: Material) -> Section:
 
 def _measured_elsewhere(material: Material) -> bool:
     """Whether the table was measured on the scans' own grids; the pictures are drawn on the preprocessed one."""
-    options = evaluation_options(material)
+    options = material.files.options(EvaluationOptions, "evaluation")
     return options is not None and options.space is EvaluationSpace.NATIVE
 
 
 def arms_to_show(material: Material, study: StudyRows, n: int, count: int) -> list[str]:
     """Returns the arms to show: the best by mean Dice, then the best rival, then the others by mean Dice."""
-    table = study.table("dice", n)
-    means = {
-        arm: float(np.nanmean(v)) if np.isfinite(v).any() else -math.inf
-        for arm, v in zip(table.arms, table.values, strict=True)
-    }
-    order = sorted(means, key=lambda arm: -means[arm])
+    means = study.table("dice", n).means()
+    order = sorted(means, key=lambda arm: math.inf if math.isnan(means[arm]) else -means[arm])
     rival = best_rival(study, "dice", n, material.rivals())
     if rival is not None and rival in order[1:]:
         order.remove(rival)
@@ -77,11 +73,17 @@ def arms_to_show(material: Material, study: StudyRows, n: int, count: int) -> li
 
 def ranked_cases(rows: list[CaseRow], available: Collection[str]) -> list[str]:
     """Orders the cases of one trained arm by Dice (mean over labels), the best first."""
-    by_case: dict[str, list[float]] = {}
+    by_case: dict[str, list[CaseRow]] = {}
     for row in rows:
         if row.case in available and math.isfinite(row.dice):
-            by_case.setdefault(row.case, []).append(row.dice)
-    return sorted(by_case, key=lambda case: (-float(np.mean(by_case[case])), case))
+            by_case.setdefault(row.case, []).append(row)
+    return sorted(by_case, key=lambda case: (-mean_dice(by_case[case]), case))
+
+
+def mean_dice(rows: Iterable[CaseRow]) -> float:
+    """Mean Dice of rows where it is defined; NaN without."""
+    values = [r.dice for r in rows if math.isfinite(r.dice)]
+    return float(np.mean(values)) if values else math.nan
 
 
 def best_median_worst(rows: list[CaseRow], available: Collection[str]) -> list[tuple[str, str]]:
@@ -104,7 +106,7 @@ def _case(material: Material, unit: InferredUnit, rank: str, case: str, rows: li
     if folder is None:
         return f"the preprocessed arrays of case {case} are missing: the preprocess stage writes them."
     classes = material.files.class_values(folder.parent.name)
-    read = read_case(folder / "arrays.safetensors", path, classes, unit.record.choices.reading)
+    read = read_case(folder / ARRAYS, path, classes, unit.record.choices.reading)
     about = f"case {case}, {unit.arm}, n = {unit.n}"
     panels = []
     for kind in ("image", "entropy"):
@@ -121,7 +123,7 @@ def _case(material: Material, unit: InferredUnit, rank: str, case: str, rows: li
             name = f"overlay-{unit.arm}-{rank}-{plane}" + ("" if kind == "image" else "-entropy")
             panels.append((plane if kind == "image" else f"{plane}, uncertainty",
                            material.pictures.add(name, figure, alt, colours=128)))  # fmt: skip
-    table = float(np.mean([r.dice for r in rows if math.isfinite(r.dice)])) if rows else math.nan
+    table = mean_dice(rows)
     return {
         "rank": rank, "case": case, "channel": read.channel, "panels": panels, "dice": number(table),
         "patient": rows[0].patient if rows else "",

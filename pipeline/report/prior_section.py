@@ -21,6 +21,8 @@ from pipeline.report.number_text import number, plain, signed
 from pipeline.report.section import Material, Section, listing
 from pipeline.report.source_use import source_use
 from pipeline.report.study_files import read_mapping
+from pipeline.storage.file_names import SUMMARY_JSON
+from pipeline.storage.stage_names import Stage
 
 
 def prior_section(material: Material) -> Section:
@@ -31,10 +33,10 @@ def prior_section(material: Material) -> Section:
     files, missing = material.files, []
     summaries = {
         f.name: s | read_kept(files.root, f.name)
-        for f in group_folders(files.root, "collect-filters")
-        if (s := read_mapping(f / "summary.json"))
+        for f in group_folders(files.root, Stage.COLLECT_FILTERS)
+        if (s := read_mapping(f / SUMMARY_JSON))
     }
-    scores = read_scores(files.root, files.config)
+    scores = read_scores(files.root, files.densities())
     if not summaries and not scores and not source_use(files).priors:
         text = "No arm of this study uses a filter prior, so no filters were collected and no densities fitted to them."
         return Section("priors", "Filters and priors", missing=(text,))
@@ -109,16 +111,16 @@ def unused_latents(vae: str, groups: Sequence[str], count: int) -> str:
 
 
 def _scores(material: Material, scores: Sequence[GroupScores]) -> dict[str, Any]:
-    config = material.files.config
+    options = material.files.densities()
     names = list(dict.fromkeys(name for group in scores for name in group.densities))
-    reference = reference_density(config, names)
+    reference = reference_density(options, names)
     content: dict[str, Any] = {
         "scores": score_table(scores),
         "reference": reference or "a full-covariance Gaussian",
         "not_scored": _not_scored(scores),
         "auto": any(group.auto for group in scores),
         "one_network": _single_network(scores),
-        "verdict": vae_verdict(scores, vae_densities(config, names)),
+        "verdict": vae_verdict(scores, vae_densities(options, names)),
     }
     if any(density.difference is not None for group in scores for density in group.densities.values()):
         alt = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.report.number_text import duration, number, plain
+from data.plain_number import plain_duration
+from pipeline.report.number_text import number, plain
 from pipeline.report.section import Material, Section
 
 _FACTS = {
@@ -44,7 +45,7 @@ def _stage(name: str, facts: dict[str, Any]) -> dict[str, Any]:
     memory = facts.get("peak_memory_gb")
     return {
         "name": name,
-        "wall": duration(float(facts.get("wall_seconds") or 0.0)),
+        "wall": plain_duration(float(facts.get("wall_seconds") or 0.0)),
         "memory": "–" if memory is None else f"{number(float(memory), 2)} GB",
         "done": facts.get("units_done", "–"),
         "reused": facts.get("units_reused", "–"),

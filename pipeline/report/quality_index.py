@@ -11,10 +11,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from data.natural_order import natural
 from pipeline.report.number_text import plain
 from pipeline.report.quality_section import CaseQuality, case_quality
-from pipeline.report.study_files import folders, natural
+from pipeline.report.study_files import folders
 from pipeline.storage.atomic import write_text
+from pipeline.storage.file_names import FILES, INDEX, QUALITY_PICTURE, RECORD
+from pipeline.storage.owned_folder import owned_files
 
 _OVERLAP = "template_overlap"
 
@@ -28,13 +31,16 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
 
     Returns:
         the page.
+
+    Raises:
+        WorkspaceError: somebody changed the page since it was written.
     """
     rows: list[dict[str, Any]] = [{"name": name, "state": "failed", "reasons": [why]} for name, why in failures.items()]
     cases = [
         case_quality(path)
         for dataset in folders(preprocess)
         for path in folders(dataset)
-        if (path / "record.json").is_file() and f"{dataset.name}/{path.name}" not in failures
+        if (path / RECORD).is_file() and f"{dataset.name}/{path.name}" not in failures
     ]
     rows += [_row(case, preprocess) for case in sorted(cases, key=_worst_first)]
     columns = list(dict.fromkeys(key for row in rows for key in row.get("numbers", {})))
@@ -45,9 +51,9 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
     page = environment.get_template("quality_index.html.j2").render(
         rows=rows, columns=columns, counts={state: sum(r["state"] == state for r in rows) for state in states}
     )
-    path = preprocess / "index.html"
-    write_text(path, page)
-    return path
+    with owned_files(preprocess, FILES, of_before=(INDEX,)) as folder:
+        write_text(folder / INDEX, page)
+    return preprocess / INDEX
 
 
 def _worst_first(case: CaseQuality) -> tuple[bool, float, list[Any]]:
@@ -59,7 +65,7 @@ def _worst_first(case: CaseQuality) -> tuple[bool, float, list[Any]]:
 
 def _row(case: CaseQuality, preprocess: Path) -> dict[str, Any]:
     numbers = {key.replace("_", " "): plain(value) for key, value in case.numbers.items() if key != "case"}
-    picture = case.folder / "qc.png"
+    picture = case.folder / QUALITY_PICTURE
     return {
         "name": f"{case.folder.parent.name}/{case.folder.name}",
         "state": "suspect" if case.suspect else "done",

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from data.natural_order import natural
 from pipeline.report.number_text import plain
 from pipeline.report.picture import thumbnail
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import folders, natural, read_json, read_mapping
+from pipeline.report.study_files import folders, read_json, read_mapping
+from pipeline.storage.file_names import QUALITY, QUALITY_PICTURE, RECORD
+from pipeline.storage.stage_names import Stage
 
 _SCAN = "scan"
 
@@ -37,8 +40,8 @@ def quality_section(material: Material) -> Section:
     """Builds the section of preprocessing from `preprocess/DATASET/CASE/`."""
     title = "Preprocessing"
     datasets, missing = [], []
-    for folder in folders(material.files.root / "preprocess"):
-        cases = [case_quality(path) for path in folders(folder) if (path / "record.json").is_file()]
+    for folder in folders(material.files.root / Stage.PREPROCESS):
+        cases = [case_quality(path) for path in folders(folder) if (path / RECORD).is_file()]
         if cases:
             datasets.append(_dataset(material, folder.name, cases))
         else:
@@ -50,8 +53,8 @@ def quality_section(material: Material) -> Section:
 
 def case_quality(folder: Path) -> CaseQuality:
     """Reads record and numbers of one case."""
-    records = read_json(folder / "record.json") or []
-    written = read_mapping(folder / "qc.json")
+    records = read_json(folder / RECORD) or []
+    written = read_mapping(folder / QUALITY)
     suspect = [(_SCAN, str(doubt)) for doubt in written.get("doubts") or ()]
     suspect += [(str(r.get("step", "?")), str(reason)) for r in records for reason in r.get("suspect") or ()]
     numbers = {k: v for k, v in written.items() if isinstance(v, int | float | str)}
@@ -63,7 +66,7 @@ def _dataset(material: Material, name: str, cases: list[CaseQuality]) -> dict[st
     steps = list(dict.fromkeys(step for case in cases for step in case.steps))
     doubted = [{"name": _SCAN, "suspect": by_step[_SCAN], "cases": len(cases)}] if by_step[_SCAN] else []
     order = sorted(cases, key=lambda c: (not c.suspect, -len(c.suspect), natural(c.folder.name)))
-    pictured = [c for c in order if (c.folder / "qc.png").is_file()][: material.options.quality_cases]
+    pictured = [c for c in order if (c.folder / QUALITY_PICTURE).is_file()][: material.options.quality_cases]
     return {
         "name": name,
         "cases": len(cases),
@@ -83,7 +86,7 @@ def _named(case: CaseQuality) -> dict[str, Any]:
 
 def _pictured(material: Material, case: CaseQuality) -> dict[str, Any]:
     alt = f"quality control picture of case {case.folder.name}"
-    picture = thumbnail(case.folder / "qc.png", material.options.thumbnail_width, alt)
+    picture = thumbnail(case.folder / QUALITY_PICTURE, material.options.thumbnail_width, alt)
     numbers = [(k, plain(v)) for k, v in case.numbers.items()]
-    address = f"../preprocess/{quote(case.folder.parent.name)}/{quote(case.folder.name)}/qc.png"
+    address = f"../{Stage.PREPROCESS}/{quote(case.folder.parent.name)}/{quote(case.folder.name)}/{QUALITY_PICTURE}"
     return _named(case) | {"picture": picture, "numbers": numbers, "address": address}

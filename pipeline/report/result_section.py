@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.arms.presets import REFERENCE_ARM
+from pipeline.arms.inference_options import InferenceOptions
+from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.leading_arm import leading_arms
 from pipeline.evaluation.metrics import EmptyMask
@@ -29,7 +30,7 @@ EMPTY_NAMES = {
     EmptyMask.PREDICTION.value: "prediction empty: the structure was missed",
 }
 
-OVERVIEW = ("dice", "iou", "hd95", "relative_volume_error", "lesion_sensitivity", "lesion_precision")
+OVERVIEW = tuple(name for name, metric in METRICS.items() if metric.overview)
 """Metrics that stand side by side: an arm with the best Dice may err far away, or find lesions where there are none."""
 _MOST_ROWS = 16
 """Rows of paired differences that one figure holds."""
@@ -175,17 +176,15 @@ def best_bayesian(material: Material, comparisons: list[Comparison]) -> dict[int
 
 def missing_units(material: Material) -> list[str]:
     """Names the arm × size × repeat units that the configuration asks for and `infer/` does not hold."""
-    inference = nested(material.files.config, "inference", default={})
-    arms, sizes, repeats = (nested(inference, key) for key in ("arms", "sizes", "repeats"))
-    if not material.files.units or not arms or not sizes or not repeats:
+    inference = material.files.options(InferenceOptions, "inference")
+    if not material.files.units or inference is None:
         return []
     there = {(u.arm, u.n, u.repeat) for u in material.files.units}
-    more = {REFERENCE_ARM: nested(inference, "reference_sizes", default=())}
     wanted = [
-        (arm, int(n), repeat)
-        for arm in arms
-        for n in sorted({*sizes, *more.get(arm, ())})
-        for repeat in range(int(repeats))
+        (arm, n, repeat)
+        for arm in inference.arms
+        for n in inference.sizes_of(arm)
+        for repeat in range(inference.repeats)
     ]
     return [
         f"{arm} at n = {n}, repeat {repeat}: not trained" for arm, n, repeat in wanted if (arm, n, repeat) not in there

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough, best_arms
-from pipeline.evaluation.metrics import LESS_IS_BETTER
+from pipeline.evaluation.measure import Measure
+from pipeline.evaluation.measure_titles import measure_of, metric_title
 from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.evaluation.temperature_scaling import SCALED
 from pipeline.report.number_text import interval_text, number
-from pipeline.report.section import METRIC_NAMES
 
 MeanDice = Mapping[int, Mapping[str, float]]
 """Size → arm → mean Dice, which decides who may be called the best."""
 
 
-def mean_dice(summary: Sequence[SummaryRow]) -> dict[int, dict[str, float]]:
+def dice_by_size(summary: Sequence[SummaryRow]) -> dict[int, dict[str, float]]:
     """Gathers the mean Dice of every arm at every size."""
     found: dict[int, dict[str, float]] = {}
     for row in summary:
@@ -27,22 +27,13 @@ def mean_dice(summary: Sequence[SummaryRow]) -> dict[int, dict[str, float]]:
     return found
 
 
-def metric_title(metric: str) -> str:
-    """Prints a metric of the summary, e.g. `dice[spleen]` as `Dice, spleen`."""
-    name, _, label = metric.partition("[")
-    return METRIC_NAMES.get(name, name) + (f", {label[:-1]}" if label else "")
-
-
-def score_column(
-    rows: Sequence[SummaryRow], dice: Mapping[str, float], *, less_is_better: bool, digits: int
-) -> dict[str, dict[str, Any]]:
+def score_column(rows: Sequence[SummaryRow], dice: Mapping[str, float], measure: Measure) -> dict[str, dict[str, Any]]:
     """Prints one metric at one size.
 
     Args:
         rows: of that metric and size, one an arm.
         dice: arm → mean Dice at that size.
-        less_is_better: whether the smallest mean is the best.
-        digits: decimals.
+        measure: its direction and digits.
 
     Returns:
         Arm → its cell. All arms that tie for the best mean are marked; none where one arm stands alone.
@@ -50,11 +41,11 @@ def score_column(
     worthy = arms_that_segment({r.arm: dice.get(r.arm.removesuffix(SCALED), math.nan) for r in rows})
     enough = arms_with_patients_enough({r.arm: r.patients or r.cases for r in rows if math.isfinite(r.mean)})
     means = {r.arm: r.mean for r in rows if r.arm in worthy & enough}
-    best = best_arms(means, less_is_better=less_is_better, digits=digits) if len(rows) > 1 else set()
+    best = best_arms(means, less_is_better=measure.less_is_better, digits=measure.digits) if len(rows) > 1 else set()
     return {
         r.arm: {
-            "mean": number(r.mean, digits),
-            "interval": interval_text(Interval(r.mean, r.ci_low, r.ci_high), digits),
+            "mean": number(r.mean, measure.digits),
+            "interval": interval_text(Interval(r.mean, r.ci_low, r.ci_high), measure.digits),
             "best": r.arm in best,
         }
         for r in rows
@@ -66,10 +57,6 @@ def score_table(
     arms: Sequence[str],
     metric: str,
     dice: MeanDice,
-    *,
-    title: str,
-    less_is_better: bool,
-    digits: int,
 ) -> dict[str, Any]:
     """Arranges one metric as arm × size.
 
@@ -78,24 +65,18 @@ def score_table(
         arms: in the order of the lines; those without the metric have none.
         metric: which.
         dice: who may be called the best.
-        title: heading.
-        less_is_better: whether the smallest mean is the best.
-        digits: decimals.
     """
     rows = [r for r in summary if r.metric == metric]
     sizes = sorted({r.n for r in rows})
-    columns = {
-        n: score_column([r for r in rows if r.n == n], dice.get(n, {}), less_is_better=less_is_better, digits=digits)
-        for n in sizes
-    }
+    columns = {n: score_column([r for r in rows if r.n == n], dice.get(n, {}), measure_of(metric)) for n in sizes}
     known = {r.arm for r in rows}
     lines = [{"arm": arm, "cells": [columns[n].get(arm) for n in sizes]} for arm in arms if arm in known]
-    return {"metric": metric, "title": title, "sizes": sizes, "lines": lines}
+    return {"metric": metric, "title": metric_title(metric), "sizes": sizes, "lines": lines}
 
 
 def metric_table(summary: Sequence[SummaryRow], arms: Sequence[str], metric: str) -> dict[str, Any]:
     """Arranges one metric of `summary.csv` as arm × size."""
-    return score_table(summary, arms, metric, mean_dice(summary), title=metric_title(metric), **_style(metric))
+    return score_table(summary, arms, metric, dice_by_size(summary))
 
 
 def overview_table(summary: Sequence[SummaryRow], arms: Sequence[str], metrics: Sequence[str]) -> dict[str, Any]:
@@ -107,16 +88,12 @@ def overview_table(summary: Sequence[SummaryRow], arms: Sequence[str], metrics: 
         metrics: the columns; those without any row have none.
     """
     shown = [m for m in metrics if any(r.metric == m for r in summary)]
-    dice, blocks = mean_dice(summary), []
+    dice, blocks = dice_by_size(summary), []
     for n in sorted({r.n for r in summary}):
         columns = [
-            score_column([r for r in summary if (r.metric, r.n) == (m, n)], dice.get(n, {}), **_style(m)) for m in shown
+            score_column([r for r in summary if (r.metric, r.n) == (m, n)], dice.get(n, {}), measure_of(m))
+            for m in shown
         ]
         known = [arm for arm in arms if any(arm in column for column in columns)]
         blocks.append({"n": n, "lines": [{"arm": a, "cells": [c.get(a) for c in columns]} for a in known]})
     return {"titles": [metric_title(m) for m in shown], "blocks": blocks}
-
-
-def _style(metric: str) -> dict[str, Any]:
-    less = metric.partition("[")[0] in LESS_IS_BETTER
-    return {"less_is_better": less, "digits": 2 if less else 3}

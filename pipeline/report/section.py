@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.evaluation.comparison import NON_BAYESIAN_ARMS
-from pipeline.evaluation.metrics import LESS_IS_BETTER as LESS_IS_BETTER
+from pipeline.arms.presets import PRESETS
+from pipeline.arms.rivals import rivals
 from pipeline.report.case_readings import CaseReadings
 from pipeline.report.options import ReportOptions
 from pipeline.report.picture import PictureFolder
-from pipeline.report.study_files import StudyFiles, nested
+from pipeline.report.study_files import StudyFiles
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,8 @@ class Material:
     readings: CaseReadings = field(default_factory=CaseReadings)
 
     def rivals(self) -> tuple[str, ...]:
-        """Names of the arms that count as non-Bayesian: as chosen, else by the arms' choices in the configuration."""
-        if self.options.rivals is not None:
-            return self.options.rivals
-        arms = nested(self.files.config, "inference", "arms")
-        if not isinstance(arms, dict) or not all(isinstance(a, dict) and "prior" in a for a in arms.values()):
-            return NON_BAYESIAN_ARMS
-        return tuple(arm for arm, choices in arms.items() if _is_conventional(choices))
-
-
-def _is_conventional(choices: dict[str, Any]) -> bool:
-    """Whether an arm is a point estimate without a filter prior."""
-    posterior = choices.get("posterior") or "point"
-    kind = posterior.get("kind") if isinstance(posterior, dict) else posterior
-    return kind == "point" and choices["prior"] in {"none", "l2", "l2_sp"} and choices.get("init") != "prior"
-
-
-METRIC_NAMES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "hd95": "HD95 (mm)",
-    "average_surface_distance": "Average surface distance (mm)",
-    "surface_dice": "Surface Dice",
-    "relative_volume_error": "Relative volume error",
-    "lesion_sensitivity": "Lesion-wise sensitivity",
-    "lesion_precision": "Lesion-wise precision",
-    "lesion_f1": "Lesion-wise F1",
-    "dice_worst_tenth": "Dice, worst tenth of patients",
-}
-"""Metric → how it is printed."""
+        """Names of the arms that count as non-Bayesian, as `evaluate` does; of the presets without a configuration."""
+        return rivals(self.files.arm_options() or PRESETS, self.options.rivals)
 
 
 def listing(names: Sequence[str]) -> str:

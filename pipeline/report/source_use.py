@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from pipeline.arms.choices import ArmOptions
-from pipeline.report.study_files import StudyFiles, nested
+from pipeline.report.study_files import StudyFiles
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,5 @@ class SourceUse:
 
 def source_use(files: StudyFiles) -> SourceUse:
     """Reads it from the configuration of a study; all of it where that does not tell."""
-    arms = nested(files.config, "inference", "arms")
-    try:
-        return SourceUse.of(ArmOptions.model_validate(options) for options in arms.values())
-    except (AttributeError, ValidationError):
-        return SourceUse(networks=True, priors=True)
+    arms = files.arm_options()
+    return SourceUse.of(arms.values()) if arms else SourceUse(networks=True, priors=True)

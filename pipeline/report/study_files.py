@@ -5,30 +5,32 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from data import input_file
 from data.errors import ConfigError, WorkspaceError
+from data.natural_order import natural
+from models.priors.factory import PriorOptions
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, read_arm
-from pipeline.arms.training_unit import HISTORY
+from pipeline.arms.choices import ArmOptions
 from pipeline.config.yaml_file import read_yaml
 from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
+from pipeline.evaluation.study_results import CASES, SUMMARY
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
+from pipeline.storage.file_names import CONFIG, PLAN, PLAN_UNIT, PROVENANCE, RESULTS, history_name
+from pipeline.storage.stage_names import Stage
+from pipeline.training.cached_case import ARRAYS
 
 _AGAIN = "delete its folder and run its stage again"
+ModelT = TypeVar("ModelT", bound=BaseModel)
 History = dict[str, NDArray[np.float64]]
-
-
-def natural(name: str) -> list[int | str]:
-    """Returns a sorting key under which `network-2` comes before `network-10`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def folders(parent: Path) -> list[Path]:
@@ -132,7 +134,7 @@ class InferredUnit:
 
     def history(self) -> History:
         """The history of its first member; no columns at all where the training was deleted."""
-        return read_history(self.root / TRAININGS / self.record.trainings[0] / HISTORY)
+        return read_history(self.root / TRAININGS / self.record.trainings[0] / history_name())
 
 
 @dataclass
@@ -156,16 +158,17 @@ class StudyFiles:
             raise WorkspaceError(
                 f"{self.root}: there is no such workspace", expected="the folder of a study", fix="run the study first"
             )
-        self.config = read_mapping(self.root / "config.resolved.yaml")
-        self.provenance = read_mapping(self.root / "provenance.json")
-        cases, summary = self.root / "results/cases.csv", self.root / "results/summary.csv"
+        self.config = read_mapping(self.root / CONFIG)
+        self.provenance = read_mapping(self.root / PROVENANCE)
+        results = self.root / RESULTS
+        cases, summary = results / CASES, results / SUMMARY
         rows = read_cases_csv(cases) if cases.is_file() else []
         self.study = StudyRows(rows) if rows else None
         self.summary = read_summary_csv(summary) if summary.is_file() else []
-        calibration = self.root / "results" / CALIBRATION
+        calibration = results / CALIBRATION
         judged = read_calibration_csv(calibration) if calibration.is_file() else []
         self.calibration = StudyRows(judged) if judged else None
-        paths = sorted(self.root.glob(f"infer/*/n*/repeat-*/{UNIT}"))
+        paths = sorted(self.root.glob(f"{Stage.INFER}/*/n*/repeat-*/{UNIT}"))
         units = [InferredUnit(self.root, read_arm(path.parent)) for path in paths]
         named = {*self._configured(), *self._tabled()}
         # Arms that were taken out of the configuration leave their folders behind.
@@ -176,13 +179,43 @@ class StudyFiles:
         """Seed of the study."""
         return int(self.config.get("seed", self.provenance.get("seed", 0)))
 
+    @property
+    def title(self) -> str:
+        """What the study calls itself."""
+        return str(self.config.get("title") or self.config.get("name") or self.root.name)
+
+    def options(self, model: type[ModelT], *keys: str) -> ModelT | None:
+        """Reads a part of the configuration, with its defaults; None where it is missing or of another version."""
+        try:
+            return model.model_validate(nested(self.config, *keys))
+        except ValidationError:
+            return None
+
+    def arm_options(self) -> dict[str, ArmOptions]:
+        """Arm → its choices, in the order of the configuration; empty where it is missing or of another version."""
+        named = nested(self.config, "inference", "arms")
+        names = list(named) if isinstance(named, Mapping) else []
+        arms = {str(name): self.options(ArmOptions, "inference", "arms", name) for name in names}
+        known = {name: arm for name, arm in arms.items() if arm is not None}
+        return known if len(known) == len(arms) else {}
+
+    def densities(self) -> dict[str, PriorOptions]:
+        """Density → its settings; empty where the configuration is missing or of another version."""
+        adapter: TypeAdapter[dict[str, PriorOptions]] = TypeAdapter(dict[str, PriorOptions])
+        try:
+            named = nested(self.config, "priors", "densities", default={})
+            # `null` removes a default density.
+            return adapter.validate_python({name: own for name, own in named.items() if own is not None})
+        except (AttributeError, ValidationError):
+            return {}
+
     def target_dataset(self) -> str | None:
         """Name of the target's dataset, if the configuration tells."""
         return nested(self.config, "target", "dataset")
 
     def class_values(self, dataset: str) -> dict[str, list[int]]:
         """Class name → values in the label maps of a dataset, from the plan that `check` wrote; empty without one."""
-        plan = read_mapping(self.root / "check/study/study.json")
+        plan = read_mapping(self.root / Stage.CHECK / PLAN_UNIT / PLAN)
         classes = nested(plan, "classes", dataset, default={})
         return {name: [int(v) for v in values] for name, values in classes.items()}
 
@@ -204,10 +237,10 @@ class StudyFiles:
 
     def preprocessed(self, case: str) -> Path | None:
         """The folder of a preprocessed target case, or None where it is missing."""
-        names = [d.name for d in folders(self.root / "preprocess")]
+        names = [d.name for d in folders(self.root / Stage.PREPROCESS)]
         target = self.target_dataset()
         for name in [target] if target in names else names:
-            folder = self.root / "preprocess" / str(name) / case
-            if (folder / "arrays.safetensors").is_file():
+            folder = self.root / Stage.PREPROCESS / str(name) / case
+            if (folder / ARRAYS).is_file():
                 return folder
         return None

@@ -14,17 +14,19 @@ from pipeline.report.section import Material, Section
 from pipeline.report.source_use import source_use
 from pipeline.report.study_files import History, folders, read_history, read_mapping
 from pipeline.report.training_figures import source_training, target_training
+from pipeline.storage.file_names import SAMPLE, history_name
+from pipeline.storage.stage_names import Stage
 
 
 def source_section(material: Material) -> Section:
     """Builds the section of source training from `train-source/network-NN/`."""
     title, histories, rows = "Source networks", {}, []
-    for folder in folders(material.files.root / "train-source"):
-        history = read_history(folder / "history.csv")
+    for folder in folders(material.files.root / Stage.TRAIN_SOURCE):
+        history = read_history(folder / history_name())
         if not history:
             continue
         histories[folder.name] = history
-        sample = read_mapping(folder / "sample.json")
+        sample = read_mapping(folder / SAMPLE)
         rows.append(_network(folder.name, history, sample.get("drawn") or [], sample.get("out_of_bag") or []))
     use = source_use(material.files)
     if not histories and not (use.networks or use.priors):

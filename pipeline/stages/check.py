@@ -23,6 +23,7 @@ from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_f
 from pipeline.stages.target_checks import compare_with_source
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import digest
+from pipeline.storage.file_names import PLAN
 from pipeline.storage.provenance import record_inputs
 from pipeline.storage.units import Unit
 from pipeline.storage.workspace import Workspace
@@ -69,7 +70,7 @@ def write_plan(
     jobs: int,
 ) -> None:
     """Checks every dataset and writes what was found and who plays which role."""
-    write_json(folder / "study.json", dict(plan))
+    write_json(folder / PLAN, dict(plan))
     # Two entries of one folder and kind of label are looked at together, so that look-alikes on two sides are seen.
     findings: list[dict[str, Any]] = []
     folders: dict[tuple[Path, str | None], list[str]] = {}

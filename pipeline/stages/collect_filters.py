@@ -17,6 +17,7 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import write_json
+from pipeline.storage.file_names import BANK, SUMMARY_JSON
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import load_tensors
 from pipeline.storage.units import Unit, require_done
@@ -24,7 +25,6 @@ from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import INITIAL, snapshot_name
 
 STAGE = "collect-filters"
-BANK = "filters.safetensors"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
 
@@ -119,7 +119,7 @@ def collect_group(
         "moved_quantiles": moved.quantiles(_QUANTILES),
         "moved_by_network": {str(number): value for number, value in moved_by_network.items()},
     }
-    write_json(folder / "summary.json", summary)
+    write_json(folder / SUMMARY_JSON, summary)
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:

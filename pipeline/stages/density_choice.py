@@ -10,9 +10,9 @@ from typing import Any
 
 from data.errors import WorkspaceError
 from models.priors.factory import PriorOptions
+from pipeline.evaluation.statistics import CLEAR_ERRORS
 from pipeline.stages.filter_options import AUTO
 
-ERRORS = 2.0
 RULE = (
     "the density with the fewest free parameters whose held-out mean is within two standard errors (of the paired "
     "difference) of the best one"
@@ -67,7 +67,7 @@ def choose(densities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def _as_good(to_best: Mapping[str, Any]) -> bool:
-    return -float(to_best["mean"]) <= ERRORS * float(to_best.get("standard_error", 0.0))
+    return -float(to_best["mean"]) <= CLEAR_ERRORS * float(to_best.get("standard_error", 0.0))
 
 
 def resolve_densities(scores: Mapping[str, Path], name: str, densities: Mapping[str, PriorOptions]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pipeline.config.study import StudyConfig
 from pipeline.config.yaml_file import read_yaml
 from pipeline.stages import collect_filters
 from pipeline.storage.digest import file_digest
+from pipeline.storage.file_names import CONFIG, SUMMARY_JSON
 from pipeline.storage.prior_files import density_file
 from pipeline.storage.tensors import load_tensors
 from pipeline.storage.units import read_marker
@@ -90,7 +91,7 @@ def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLa
 
 
 def _resolved(root: Path) -> dict[str, Any]:
-    path = Workspace(root).resolved_config if root.is_dir() else root / "config.resolved.yaml"
+    path = Workspace(root).resolved_config if root.is_dir() else root / CONFIG
     try:
         return read_yaml(path)
     except ConfigError as error:
@@ -111,7 +112,7 @@ def _require_same_layers(
             expected=f"`filters.grouping: {config.filters.grouping.value}`, as in this study",
             fix="use one grouping in both studies",
         )
-    path = root / collect_filters.STAGE / group / "summary.json"
+    path = root / collect_filters.STAGE / group / SUMMARY_JSON
     try:
         found = list(read_json(path)["layers"])
     except (DataError, KeyError, TypeError) as error:

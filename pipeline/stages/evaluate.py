@@ -7,6 +7,7 @@ from pathlib import Path
 
 from data.errors import DataError
 from pipeline.arms.arm_record import PREDICTIONS, read_arm
+from pipeline.arms.rivals import rivals
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_folder import MODEL_FOLDER, model_digest
 from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
@@ -22,7 +23,7 @@ from pipeline.evaluation.case_evaluation import Trained, evaluate_case
 from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
-from pipeline.evaluation.study_results import write_study_results
+from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
 from pipeline.inference.reading import ReadingOptions
 from pipeline.inference.stored_prediction import load_prediction, prediction_name
@@ -33,12 +34,13 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_plan import arm_key
+from pipeline.storage.file_names import FILES
+from pipeline.storage.owned_folder import owned_files, require_own_unchanged
 from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import CachedCase
 
 STAGE = "evaluate"
-CASES = "cases.csv"
 
 
 def evaluate_predictions(
@@ -188,41 +190,37 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return planned
 
 
-def rivals(config: StudyConfig) -> tuple[str, ...]:
-    """Names of the non-Bayesian arms that the others are compared with: as chosen, else by the arms' own choices."""
-    if config.report.rivals is not None:
-        return config.report.rivals
-    return tuple(name for name, arm in config.inference.arms.items() if arm.is_rival)
-
-
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
     """Measures every prediction and writes the tables of `results/`.
 
     Raises:
-        WorkspaceError: an arm of the study is not trained.
+        WorkspaceError: an arm of the study is not trained, or somebody changed a table since it was written.
     """
+    require_own_unchanged(workspace.results, FILES)
     measured = units(config, workspace, resources)
     complete(STAGE, run_stage(STAGE, measured, workspace, resources.execution(config)))
     folders = [workspace.unit_folder(STAGE, unit.key) for unit in measured]
     # While the tables are written, nothing may be taken for theirs.
     (workspace.results / EVALUATED).unlink(missing_ok=True)
     judged = folders if config.evaluation.calibration is not None else []
-    write_study_results(
-        workspace.results,
-        [row for folder in folders for row in read_cases_csv(folder / CASES)],
-        [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
-        [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
-        options=config.evaluation,
-        rivals=rivals(config),
-        seed=config.seed,
-    )
+    with owned_files(workspace.results, FILES, of_before=TABLES) as results:
+        write_study_results(
+            results,
+            [row for folder in folders for row in read_cases_csv(folder / CASES)],
+            [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
+            [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
+            options=config.evaluation,
+            rivals=rivals(config.inference.arms, config.report.rivals),
+            seed=config.seed,
+        )
     evaluated_models(config, workspace, measured).write(workspace.results)
 
 
 def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequence[Unit]) -> EvaluatedModels:
     """What tables made of these evaluations are of."""
     models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
-    settings = {"resamples": config.evaluation.resamples, "rivals": list(rivals(config)), "seed": config.seed}
+    compared = rivals(config.inference.arms, config.report.rivals)
+    settings = {"resamples": config.evaluation.resamples, "rivals": list(compared), "seed": config.seed}
     return EvaluatedModels(
         units={
             unit.key: EvaluatedModel(model=model_digest(models[unit.key]), evaluation=unit.digest) for unit in measured

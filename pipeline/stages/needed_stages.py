@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipeline.config.study import StudyConfig
 from pipeline.stages.filter_options import PriorFitOptions
-from pipeline.stages.stage_names import Stage
+from pipeline.storage.stage_names import Stage
 
 
 def needless_stages(config: StudyConfig) -> dict[Stage, str]:

@@ -21,6 +21,8 @@ from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import array_digest
+from pipeline.storage.file_names import FILES, QUALITY, QUALITY_PICTURE, RECORD
+from pipeline.storage.owned_folder import require_own_unchanged
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.units import Outcome, StageRun, Unit
 from pipeline.storage.workspace import Workspace
@@ -32,7 +34,6 @@ from preprocessing.subject import load_subject
 logger = logging.getLogger(__name__)
 
 STAGE = "preprocess"
-RECORD = "record.json"
 
 
 def preprocess_case(
@@ -67,7 +68,7 @@ def preprocess_case(
     }
     save_arrays(folder / ARRAYS, arrays, about)
     write_json(folder / RECORD, records)
-    write_json(folder / "qc.json", case_picture(raw, processed, records, folder / "qc.png", doubts))
+    write_json(folder / QUALITY, case_picture(raw, processed, records, folder / QUALITY_PICTURE, doubts))
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
@@ -112,9 +113,10 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """Preprocesses all cases of the plan; one that the checks found unusable counts as failed, and the others are done.
 
     Raises:
-        GraftError: a dataset as a whole is not usable.
+        GraftError: a dataset as a whole is not usable, or somebody changed the page of the cases.
         StageError: cases failed; the others are done and kept.
     """
+    require_own_unchanged(workspace.root / STAGE, FILES)
     usable, refused = _planned(check.examine(config, workspace, resources))
     done = run_stage(STAGE, usable, workspace, resources.execution(config))
     done = replace(done, outcomes=(*done.outcomes, *refused))

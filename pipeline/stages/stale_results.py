@@ -16,7 +16,7 @@ from pipeline.evaluation.study_results import SUMMARY
 from pipeline.stages.cohorts import datasets_at_hand
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage_names import Stage
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.units import Unit, read_marker
 from pipeline.storage.workspace import Workspace
 

@@ -15,11 +15,12 @@ from typing import Any
 from data.dataset import Dataset
 from data.splits import Split, draw_source, draw_split, draw_target, nested_subsets, split_from_cases
 from pipeline.config.study import StudyConfig
+from pipeline.storage.file_names import PLAN, PLAN_UNIT
 from pipeline.storage.units import require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.cached_case import CachedCase
 
-STAGE, KEY = "check", "study"
+STAGE, KEY = "check", PLAN_UNIT
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
         WorkspaceError: `check` has not been run.
     """
     require_done(workspace, STAGE, KEY)
-    raw: dict[str, Any] = json.loads((plan_folder(workspace) / "study.json").read_text())
+    raw: dict[str, Any] = json.loads((plan_folder(workspace) / PLAN).read_text())
     return StudyPlan(Split.from_json(raw["split"]), raw["classes"], raw["channels"], config, workspace)
 
 

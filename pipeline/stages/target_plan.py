@@ -28,9 +28,9 @@ from pipeline.deployment.model_description import ModelOrigin
 from pipeline.stages import collect_filters, fit_priors, train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
-from pipeline.stages.stage_names import Stage
 from pipeline.stages.study_plan import StudyPlan, read_plan, target_subsets
 from pipeline.storage.digest import digest
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import snapshot_name

@@ -112,8 +112,17 @@ def require_ours(folder: Path, manifest: str, changed: Changed = Changed.REFUSE)
             fix="move or rename it, and run the same command again",
         )
     if changed is Changed.REFUSE:
-        listed = _known(folder, manifest)
-        _refuse(folder, _objections(folder, listed, listed))
+        require_own_unchanged(folder, manifest)
+
+
+def require_own_unchanged(folder: Path, manifest: str) -> None:
+    """Refuses, before any work is done, a folder in which somebody changed a file that Graft wrote.
+
+    Raises:
+        WorkspaceError: one was changed.
+    """
+    listed = _known(folder, manifest)
+    _refuse(folder, _objections(folder, listed, listed))
 
 
 def require_unchanged(folder: Path, manifest: str, names: Iterable[str]) -> None:
@@ -242,3 +251,27 @@ def owned_folder(folder: Path, manifest: str, changed: Changed = Changed.REFUSE)
         yield temporary
         write_json(temporary / manifest, contents(temporary, manifest))
         settle(temporary, folder, manifest, changed)
+
+
+@contextmanager
+def owned_files(folder: Path, manifest: str, of_before: Iterable[str]) -> Iterator[Path]:
+    """Yields a temporary folder; on success its files go to `folder`, which may hold other things too.
+
+    Args:
+        folder: where they go.
+        manifest: lists them there.
+        of_before: names of files that count as Graft's where a version without a manifest wrote the folder.
+
+    Raises:
+        WorkspaceError: a file of Graft's was changed, or something of somebody else's is in the way; nothing was
+            changed.
+    """
+    remove_temporaries_of(folder)
+    require_own_unchanged(folder, manifest)
+    with temporary_room(folder) as temporary:
+        yield temporary
+        write_json(temporary / manifest, contents(temporary, manifest))
+        if folder.is_dir() and not os.path.lexists(folder / manifest):
+            found = {name: folder / name for name in of_before if (folder / name).is_file()}
+            write_json(folder / manifest, _unfinished({name: {file_digest(path)} for name, path in found.items()}))
+        settle(temporary, folder, manifest, Changed.REFUSE)

@@ -130,7 +130,7 @@ def count_rows(path: Path, name: str) -> int:
         return int(stream.get_slice(name).get_shape()[0])
 
 
-def read_rows(path: Path, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
+def read_tensor_rows(path: Path, names: Sequence[str], start: int, stop: int) -> dict[str, Tensor]:
     """Reads the rows from `start` to `stop` of some columns.
 
     Raises:
@@ -161,4 +161,4 @@ def read_chunks(
     """
     for first, last in ranges:
         for start in range(first, last, rows):
-            yield start, read_rows(path, names, start, min(start + rows, last))
+            yield start, read_tensor_rows(path, names, start, min(start + rows, last))

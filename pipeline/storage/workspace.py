@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.errors import WorkspaceError
 from pipeline.storage.digest import FileDigests
+from pipeline.storage.file_names import CONFIG, FILE_DIGESTS, PROVENANCE, RESULTS
 from pipeline.storage.lock import only_command
 from pipeline.storage.shared_memory import remove_shared_memory
 
@@ -34,7 +35,7 @@ class Workspace:
                 expected="a folder that can be written",
                 fix="name another with --workspace",
             ) from error
-        self.file_digests = FileDigests(root / "file-digests.json")
+        self.file_digests = FileDigests(root / FILE_DIGESTS)
 
     def unit_folder(self, stage: str, key: str) -> Path:
         """The folder of a unit, e.g. `infer/dwp/n05/repeat-0`.
@@ -65,17 +66,17 @@ class Workspace:
     @property
     def resolved_config(self) -> Path:
         """The configuration with every default written out."""
-        return self.root / "config.resolved.yaml"
+        return self.root / CONFIG
 
     @property
     def provenance(self) -> Path:
         """What ran, with which versions, on which inputs, for how long."""
-        return self.root / "provenance.json"
+        return self.root / PROVENANCE
 
     @property
     def results(self) -> Path:
         """The folder of the tables."""
-        return self.root / "results"
+        return self.root / RESULTS
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from pipeline.inference.validation import mean_dice
 from pipeline.processes import rank, world_size
 from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
+from pipeline.storage.file_names import SAMPLE
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
@@ -203,6 +204,6 @@ def _end_cycle(
 def _write_sample(folder: Path, task: SourceTask) -> None:
     names = [case.name for case in task.validated_on]
     write_json(
-        folder / "sample.json",
+        folder / SAMPLE,
         {"drawn": list(task.sample.drawn), "out_of_bag": list(task.sample.out_of_bag), "validated_on": names},
     )

@@ -19,8 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from pipeline.progress import duration
+from data.plain_number import plain_duration
 from pipeline.storage.atomic import write_text
+from pipeline.storage.file_names import history_name
 from pipeline.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class TrainingLog:
         suffix = f"-{name}" if name else ""
         self._path = folder / f"log{suffix}.jsonl"
         self._speed_path = folder / f"speed{suffix}.jsonl"
-        self._table = folder / f"history{suffix}.csv"
+        self._table = folder / history_name(name)
         self._trackers = list(trackers)
         self.rows = _cut_back(self._path, start)
         speeds = _cut_back(self._speed_path, start)
@@ -75,7 +76,7 @@ class TrainingLog:
         row = _plain({"step": step, "patches_per_second": patches_per_second, "seconds_left": seconds_left})
         _append(self._speed_stream, row)
         self._track(row)
-        logger.info("step %d: %.2f patches/s, about %s left", step, patches_per_second, duration(seconds_left))
+        logger.info("step %d: %.2f patches/s, about %s left", step, patches_per_second, plain_duration(seconds_left))
 
     def sync(self) -> None:
         """Waits until all rows are on the disk; to be called before a checkpoint that relies on them."""

@@ -12,7 +12,8 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.layouts.detection import read_dataset
 from data.names import LONGEST, RESERVED, alike, check_label_names, check_names, label_name_fault, name_fault, printable
-from pipeline.deployment.predict_command import CLAIM, TABLE
+from data.natural_order import natural
+from pipeline.storage.file_names import CONFIG, FILE_DIGESTS, FILES, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE
 from pipeline.storage.units import MARKER
 
 HOSTILE = [
@@ -100,7 +101,7 @@ def test_names_that_a_file_system_may_take_for_one_are_told() -> None:
 
 
 def test_what_graft_writes_beside_named_folders_is_reserved() -> None:
-    assert {CLAIM, TABLE, MARKER, "index.html", "file-digests.json", "provenance.json"} <= RESERVED
+    assert {CONFIG, FILE_DIGESTS, FILES, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE, MARKER} <= RESERVED
     assert all(name == name.lower() for name in RESERVED)
 
 
@@ -180,3 +181,7 @@ def test_a_label_name_of_two_values_is_refused_where_it_is_used(tmp_path: Path) 
     assert dataset.label_values([1, 2]) == [1, 2]
     with pytest.raises(DataError, match="'lesion' is the name of several values"):
         dataset.label_values(["lesion"])
+
+
+def test_numbers_in_names_are_ordered_as_numbers_and_raised_ones_are_letters() -> None:
+    assert sorted(["run-10", "run-2", "x²", "1"], key=natural) == ["1", "run-2", "run-10", "x²"]

@@ -15,7 +15,7 @@ from data.hounsfield import hounsfield_fault, looks_like_ct, range_fault
 from data.image_file import write_volume
 from data.layouts.detection import read_dataset
 from data.modality import Modality
-from data.plain_number import plain_number, plain_span
+from data.plain_number import plain_duration, plain_number, plain_span
 from data.volume import Volume
 
 Scale = Callable[[np.ndarray], np.ndarray]
@@ -179,3 +179,18 @@ def test_numbers_are_written_for_people(value: float, text: str) -> None:
     assert plain_number(value) == text
     assert plain_span(1750, 2240.4) == "1,750 to 2,240"
     assert plain_span(0.9999, 1) == "1"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.0 s"),
+        (4.24, "4.2 s"),
+        (59.96, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (3599.6, "1 h 00 min"),
+        (7504, "2 h 05 min"),
+    ],
+)
+def test_durations_are_printed_in_their_two_largest_units(seconds: float, text: str) -> None:
+    assert plain_duration(seconds) == text

@@ -11,7 +11,7 @@ import yaml
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.config.study import StudyConfig
 from pipeline.stages.needed_stages import needless_stages
-from pipeline.stages.stage_names import Stage
+from pipeline.storage.stage_names import Stage
 
 FILTERS = {Stage.COLLECT_FILTERS, Stage.FIT_PRIORS}
 

@@ -152,3 +152,34 @@ def test_killed_while_files_are_replaced_it_goes_on(
     (folder / "b").unlink()
     fill(folder, a="3", b="3")
     assert texts(folder) == {"a": "3", "b": "3", "notes": "mine"}
+
+
+def fill_beside_others(folder: Path, **texts: str) -> None:
+    with owned_folder.owned_files(folder, LIST, of_before=("a.csv", "old.csv")) as room:
+        for name, text in texts.items():
+            (room / f"{name}.csv").write_text(text)
+
+
+def test_own_files_among_others_are_replaced_until_somebody_changes_one(tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    (tmp_path / "dataset" / "case").write_text("other")
+    (tmp_path / "notes.csv").write_text("mine")
+    fill_beside_others(tmp_path, a="1", old="1")
+    fill_beside_others(tmp_path, a="2")
+    assert texts(tmp_path) == {"dataset/case": "other", "notes.csv": "mine", "a.csv": "2"}
+    (tmp_path / "a.csv").write_text("2, corrected")
+    with pytest.raises(WorkspaceError, match=r"a.csv: has been changed since Graft wrote it.*move or rename it"):
+        fill_beside_others(tmp_path, a="3")
+    assert (tmp_path / "a.csv").read_text() == "2, corrected"
+    (tmp_path / "a.csv").rename(tmp_path / "mine.csv")
+    fill_beside_others(tmp_path, a="3")
+    assert (tmp_path / "a.csv").read_text() == "3"
+
+
+def test_files_of_a_version_without_a_list_are_replaced_and_those_of_others_are_not(tmp_path: Path) -> None:
+    for name in ("a", "old", "b"):
+        (tmp_path / f"{name}.csv").write_text("of before")
+    with pytest.raises(WorkspaceError, match=r"b.csv: was not written by Graft"):
+        fill_beside_others(tmp_path, a="1", b="1")
+    fill_beside_others(tmp_path, a="1")
+    assert texts(tmp_path) == {"a.csv": "1", "b.csv": "of before"}

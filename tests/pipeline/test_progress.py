@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import progress
-from pipeline.progress import ProgressFile, StageProgress, duration
+from pipeline.progress import ProgressFile, StageProgress
 from pipeline.storage.digest import digest
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0:00"), (59.4, "0:59"), (61, "1:01"), (3599.6, "1:00:00"), (7384, "2:03:04")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 def test_a_unit_tells_its_fraction_and_the_stage_adds_them_up(tmp_path: Path) -> None:
@@ -56,7 +49,7 @@ def test_without_a_terminal_lines_tell_the_time_left(
         stage.finished("a", "done", 65.0, "")
         stage.finished("b", "failed", 1.0, "no memory")
     assert "training: 25 %, about" in caplog.text
-    assert "training 1/2 a (1:05)" in caplog.text
+    assert "training 1/2 a (1 min 05 s)" in caplog.text
     assert "training 2/2 b failed: no memory" in caplog.text
 
 

@@ -10,7 +10,7 @@ from data.errors import WorkspaceError
 from models.filter_bank import FilterBank
 from models.filter_stream import StreamedQuantiles, draw_filters
 from pipeline.storage.stored_bank import StoredBank, write_bank
-from pipeline.storage.streamed_tensors import Column, count_rows, read_rows, writing_table
+from pipeline.storage.streamed_tensors import Column, count_rows, read_tensor_rows, writing_table
 from pipeline.storage.tensors import load_about, save_tensors
 
 ROWS = 40
@@ -106,9 +106,9 @@ def test_a_table_that_is_not_full_does_not_take_its_name(tmp_path: Path) -> None
         assert list(tmp_path.iterdir()) == []
     write(4)
     assert count_rows(path, "a") == 4
-    assert read_rows(path, ["b"], 1, 3)["b"].tolist() == [1, 2]
+    assert read_tensor_rows(path, ["b"], 1, 3)["b"].tolist() == [1, 2]
     with pytest.raises(WorkspaceError, match="cannot be read"):
-        read_rows(path, ["c"], 0, 1)
+        read_tensor_rows(path, ["c"], 0, 1)
 
 
 def test_a_bank_of_an_older_layout_is_refused(tmp_path: Path, whole: FilterBank) -> None:

@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from data.synthetic.anatomy import Head, Shells, Tissue, draw_surroundings, load_head
 from data.synthetic.contrast import Contrast, ContrastOptions, draw_signals, render_signal, sharpen_fractions
-from data.synthetic.ms_lesions import LESION_LOAD_ML, LESION_SIZE_MM3, LesionOptions, draw_lesions, draw_sizes
+from data.synthetic.ms_lesions import LESION_LOAD_ML, LESION_SIZE_MM3, MSLesionOptions, draw_lesions, draw_sizes
 from data.synthetic.tumour import CORE, OEDEMA, RIM, TumourOptions, draw_tumour
 
 
@@ -66,7 +66,7 @@ def test_signal_of_pure_tissue_is_its_mean_and_a_lesion_changes_only_its_own_vox
     signals = draw_signals(Contrast.FLAIR, options, rng)
     around = draw_surroundings(head, Shells.draw(rng), rng)
     fractions = sharpen_fractions(head.fractions, 2.0)
-    lesions = draw_lesions(head, LesionOptions(contrast=(1, 1), contrast_variation=0), rng)
+    lesions = draw_lesions(head, MSLesionOptions(contrast=(1, 1), contrast_variation=0), rng)
     plain = render_signal(head, around, fractions, [], signals, options, rng)
     ill = render_signal(head, around, fractions, [lesions], signals, options, rng)
     pure = np.zeros(head.shape, bool)
@@ -88,7 +88,7 @@ def test_sharpening_keeps_the_sum_and_sharpens(head: Head) -> None:
 
 
 def test_lesion_sizes_follow_the_measured_quantiles() -> None:
-    patients = [draw_sizes(LesionOptions(load_ml=(1, 52)), np.random.default_rng(s)) for s in range(200)]
+    patients = [draw_sizes(MSLesionOptions(load_ml=(1, 52)), np.random.default_rng(s)) for s in range(200)]
     sizes = np.concatenate(patients)
     measured = LESION_SIZE_MM3
     for level, index, tolerance in ((25, 2, 0.25), (50, 3, 0.25), (75, 4, 0.25), (90, 5, 0.5)):
@@ -99,7 +99,7 @@ def test_lesion_sizes_follow_the_measured_quantiles() -> None:
 
 
 def test_load_is_cut_to_the_asked_range() -> None:
-    loads = [draw_sizes(LesionOptions(load_ml=(8, 12)), np.random.default_rng(s)).sum() / 1000 for s in range(40)]
+    loads = [draw_sizes(MSLesionOptions(load_ml=(8, 12)), np.random.default_rng(s)).sum() / 1000 for s in range(40)]
     assert min(loads) > 7
     assert max(loads) < 12.5
 
@@ -107,7 +107,7 @@ def test_load_is_cut_to_the_asked_range() -> None:
 def test_lesions_lie_in_white_matter_and_mostly_at_ventricles(head: Head) -> None:
     at_ventricle, total = 0.0, 0.0
     for seed in range(6):
-        lesions = draw_lesions(head, LesionOptions(), np.random.default_rng(seed))
+        lesions = draw_lesions(head, MSLesionOptions(), np.random.default_rng(seed))
         mask = lesions.fraction >= 0.5
         assert head.brain[mask].all()
         assert (head.fractions[2][mask] > 0.6).all()
@@ -120,7 +120,7 @@ def test_lesions_lie_in_white_matter_and_mostly_at_ventricles(head: Head) -> Non
 
 
 def test_lesions_of_the_same_stream_are_the_same(head: Head) -> None:
-    first, second, other = (draw_lesions(head, LesionOptions(), np.random.default_rng(s)).fraction for s in (1, 1, 2))
+    first, second, other = (draw_lesions(head, MSLesionOptions(), np.random.default_rng(s)).fraction for s in (1, 1, 2))
     assert (first == second).all()
     assert (first != other).any()
 

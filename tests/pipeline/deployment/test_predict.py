@@ -25,9 +25,9 @@ from data.modality import Modality
 from data.volume import Volume, reorient
 from pipeline.arms.choices import ArmOptions
 from pipeline.cli import main
-from pipeline.deployment.dice_calibration import DiceCalibration
 from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
 from pipeline.deployment.predict_options import PredictOptions
+from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.native_mask import native_mask
 from pipeline.stages.stage import StageError
@@ -209,7 +209,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 import pipeline.deployment.case_prediction as case_prediction
-from pipeline.deployment.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 write = case_prediction.write_json

@@ -17,7 +17,7 @@ from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
-from pipeline.evaluation.study_results import write_study_results
+from pipeline.evaluation.study_results import TABLES, write_study_results
 from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
 from pipeline.inference.boundary_band import possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
@@ -35,6 +35,7 @@ from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
 from pipeline.stages.evaluate import evaluate_predictions
+from pipeline.storage.owned_folder import owned_files
 from pipeline.training.cached_case import CachedCase
 
 MakeCase = Callable[..., CachedCase]
@@ -251,7 +252,8 @@ def test_tables_of_a_study(study: Path) -> None:
 def test_tables_of_an_earlier_run_with_calibration_do_not_stay(study: Path) -> None:
     rows = read_cases_csv(study / "results/cases.csv")
     options = EvaluationOptions(resamples=100, calibration=None)
-    write_study_results(study / "results", rows, [], [], options=options, rivals=("random",), seed=0)
+    with owned_files(study / "results", "files.json", of_before=TABLES) as folder:
+        write_study_results(folder, rows, [], [], options=options, rivals=("random",), seed=0)
     assert not list((study / "results").glob("calibration*"))
     assert not (study / "results/reliability.csv").exists()
 

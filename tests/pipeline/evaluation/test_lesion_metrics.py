@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -9,8 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.evaluation.lesions import Connectivity, LesionCounts, components, count_lesions, lesion_metrics
-from pipeline.evaluation.metrics import EmptyMaskPolicy
+from pipeline.evaluation.lesions import (
+    Connectivity,
+    LesionCounts,
+    LesionOptions,
+    components,
+    count_lesions,
+    lesion_f1,
+    lesion_precision,
+    lesion_sensitivity,
+)
 
 UNIT = (1.0, 1.0, 1.0)
 NEIGHBOURS = {Connectivity.FACES: 1, Connectivity.EDGES: 2, Connectivity.CORNERS: 3}
@@ -60,7 +67,9 @@ def test_counts_equal_a_search(
         sum(bool(lesion & all_asked) or not lesion & everything for lesion in kept),
         sum(covered(lesion, all_asked) for lesion in kept),
     )
-    got = count_lesions(prediction, reference, UNIT, connectivity=connectivity, overlap=overlap, minimum_volume=least)
+    got = count_lesions(
+        prediction, reference, UNIT, LesionOptions(connectivity=connectivity, overlap=overlap, minimum_volume=least)
+    )
     assert got == expected
 
 
@@ -75,38 +84,41 @@ def test_metrics_of_a_small_case() -> None:
     prediction = mask((0, 0, 0), (3, 3, 3), (0, 5, 0), (5, 0, 0))
     counts = count_lesions(prediction, reference, UNIT)
     assert counts == LesionCounts(reference=3, detected=2, predicted=4, true=2)
-    got = lesion_metrics(counts)
-    assert (got.sensitivity, got.precision) == (pytest.approx(2 / 3), 0.5)
-    assert got.f1 == pytest.approx(2 * 2 / 3 * 0.5 / (2 / 3 + 0.5))
+    assert (lesion_sensitivity(counts), lesion_precision(counts)) == (pytest.approx(2 / 3), 0.5)
+    assert lesion_f1(counts) == pytest.approx(2 * 2 / 3 * 0.5 / (2 / 3 + 0.5))
 
 
 def test_overlap_share_decides_what_is_found() -> None:
     reference = mask((0, 0, 0), (1, 0, 0), (2, 0, 0), (3, 0, 0))
     prediction = mask((0, 0, 0))
-    assert [count_lesions(prediction, reference, UNIT, overlap=share).detected for share in (0, 0.25, 0.26)] == [
+    assert [
+        count_lesions(prediction, reference, UNIT, LesionOptions(overlap=share)).detected for share in (0, 0.25, 0.26)
+    ] == [
         1,
         1,
         0,
     ]
-    assert count_lesions(prediction, reference, UNIT, overlap=1.0).true == 1
+    assert count_lesions(prediction, reference, UNIT, LesionOptions(overlap=1.0)).true == 1
 
 
 def test_minimum_volume_is_in_cubic_millimetres() -> None:
     reference = mask((0, 0, 0), (3, 3, 3), (3, 3, 4))
     prediction = mask((0, 0, 0), (3, 3, 3), (3, 3, 4), (0, 5, 5))
     spacing = (1.0, 1.0, 3.0)
-    assert count_lesions(prediction, reference, spacing, minimum_volume=3.0) == LesionCounts(2, 2, 3, 2)
+    assert count_lesions(prediction, reference, spacing, LesionOptions(minimum_volume=3.0)) == LesionCounts(2, 2, 3, 2)
     # A voxel of 3 mm³ is no lesion now: not missed, not detecting, not false.
-    assert count_lesions(prediction, reference, spacing, minimum_volume=6.0) == LesionCounts(1, 1, 1, 1)
+    assert count_lesions(prediction, reference, spacing, LesionOptions(minimum_volume=6.0)) == LesionCounts(1, 1, 1, 1)
     large_on_small = mask((0, 0, 0), (0, 0, 1), (3, 3, 3), (3, 3, 4))
-    assert count_lesions(large_on_small, reference, spacing, minimum_volume=6.0) == LesionCounts(1, 1, 1, 1)
+    assert count_lesions(large_on_small, reference, spacing, LesionOptions(minimum_volume=6.0)) == LesionCounts(
+        1, 1, 1, 1
+    )
 
 
-def test_missed_lesions_score_zero_under_every_policy_and_absent_ones_as_it_says() -> None:
-    for policy in EmptyMaskPolicy:
-        missed = lesion_metrics(LesionCounts(3, 0, 0, 0), policy)
-        assert (missed.sensitivity, missed.precision, missed.f1) == (0, 0, 0)
-    assert lesion_metrics(LesionCounts(2, 0, 2, 0)).f1 == 0.0
-    assert lesion_metrics(LesionCounts(0, 0, 0, 0)).f1 == 1.0
-    assert lesion_metrics(LesionCounts(0, 0, 2, 0)).precision == 0.0
-    assert math.isnan(lesion_metrics(LesionCounts(0, 0, 2, 0), EmptyMaskPolicy.SKIP_EMPTY_REFERENCE).sensitivity)
+def test_missed_lesions_score_zero_and_absent_ones_one() -> None:
+    missed = LesionCounts(3, 0, 0, 0)
+    assert (lesion_sensitivity(missed), lesion_precision(missed), lesion_f1(missed)) == (0, 0, 0)
+    assert lesion_f1(LesionCounts(2, 0, 2, 0)) == 0.0
+    absent = LesionCounts(0, 0, 0, 0)
+    assert (lesion_sensitivity(absent), lesion_precision(absent), lesion_f1(absent)) == (1, 1, 1)
+    invented = LesionCounts(0, 0, 2, 0)
+    assert (lesion_sensitivity(invented), lesion_precision(invented), lesion_f1(invented)) == (0, 0, 0)

@@ -54,7 +54,7 @@ def build_workspace(
         "datasets": {
             "ms": {"modality": "mr_brain", "foreground": ["lesion"]},
             "tumour": {"modality": "mr_brain", "foreground": ["core"],
-                       "preprocessing": {"skull_strip": {}, "align": {}}},
+                       "preprocessing": {"skull_strip": {}, "alignment": {}, "resampling": {}}},
         },
         "source": {"dataset": "ms", "patients": 12},
         "target": {"dataset": "tumour", "pool": 12, "test": patients},

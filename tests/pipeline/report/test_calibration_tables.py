@@ -24,6 +24,6 @@ def test_an_arm_that_segments_next_to_nothing_is_not_the_best_calibrated_and_tie
     ece = {"random": 0.01, "fine_tune": 0.1004, "fine_tune+temperature": 0.0996, "dwp": 0.2}
     summary = [SummaryRow(arm, 5, "ece", mean, mean - 0.01, mean + 0.01, 8, 8) for arm, mean in ece.items()]
     dice = {5: {"random": 0.03, "fine_tune": 0.7, "dwp": 0.6}}
-    table = score_table(summary, list(ece), "ece", dice, title="ECE", less_is_better=True, digits=3)
+    table = score_table(summary, list(ece), "ece", dice)
     assert [line["cells"][0]["best"] for line in table["lines"]] == [False, True, True, False]
     assert table["lines"][0]["cells"][0]["interval"] == "[0.000, 0.020]"

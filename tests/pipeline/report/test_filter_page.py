@@ -218,8 +218,7 @@ def test_a_vae_that_uses_none_of_its_latents_is_named_on_the_index(
 
 
 def test_difference_figure_shows_the_numbers_of_the_files(workspace: Path) -> None:
-    config = yaml.safe_load((workspace / "config.resolved.yaml").read_text())
-    axes = density_figure(read_scores(workspace, config), "gaussian_full").axes[0]
+    axes = density_figure(read_scores(workspace, StudyFiles(workspace).densities()), "gaussian_full").axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["encoder_1", "decoder_1"]
     assert axes.get_yscale() == "linear"
     bars = {c.get_label(): c for c in axes.containers if isinstance(c, ErrorbarContainer)}

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.patches import StepPatch
+from pydantic import TypeAdapter
 from torch import nn
 
 from models.filter_bank import FilterBank
+from models.priors.factory import PriorOptions
 from models.priors.filter_vae import Condition, FilterVAE, FilterVAEOptions
 from models.priors.vae_networks import GaussianNet
 from pipeline.report.density_scores import Estimate, reference_density, vae_densities
@@ -278,11 +280,12 @@ def test_the_full_gaussian_and_vaes_are_known_by_their_options() -> None:
         "mine": pooled,
         "deep": {"kind": "vae"},
     }
-    config = {"priors": {"densities": densities}}
-    assert reference_density(config, list(densities)) == "mine"
-    assert reference_density(config, ["scaled", "deep"]) is None
+    adapter: TypeAdapter[dict[str, PriorOptions]] = TypeAdapter(dict[str, PriorOptions])
+    options = adapter.validate_python(densities)
+    assert reference_density(options, list(densities)) == "mine"
+    assert reference_density(options, ["scaled", "deep"]) is None
     assert reference_density({}, ["isotropic", "gaussian_full"]) == "gaussian_full"
-    assert vae_densities(config, ["mine", "deep"]) == ["deep"]
+    assert vae_densities(options, ["mine", "deep"]) == ["deep"]
 
 
 def test_not_moved_is_said_exactly_below_the_limit() -> None:

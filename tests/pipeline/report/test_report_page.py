@@ -17,6 +17,9 @@ from PIL import Image
 
 from data.errors import WorkspaceError
 from pipeline.arms.arm_record import ArmRecord
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.rivals import rivals
+from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
 from pipeline.report.options import ReportOptions
@@ -186,18 +189,21 @@ def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(
     assert StudyFiles(tmp_path).arms() == ["kept"]
 
 
-def test_only_conventional_point_estimates_are_rivals(tmp_path: Path) -> None:
+def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path) -> None:
     point, field = {"kind": "point"}, {"kind": "mean_field"}
     arms = {
         "scratch": {"init": "random", "prior": "none", "posterior": point},
         "tuned": {"init": "source", "prior": "none", "posterior": point},
-        "drawn": {"init": "prior", "prior": "none", "posterior": point},
+        "drawn": {"init": "prior", "prior": "vae", "posterior": point},
+        "averaged": {"init": "source", "posterior": {"kind": "swag", "scale": 0}},
         "map": {"init": "random", "prior": "vae", "posterior": point},
         "bayes": {"init": "random", "prior": "vae", "posterior": field},
     }
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}))
+    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}, sort_keys=False))
     pictures = PictureFolder(tmp_path / "figures", 50)
-    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == ("scratch", "tuned")
+    configured = {name: ArmOptions.model_validate(arm) for name, arm in arms.items()}
+    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == rivals(configured)
+    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == ("scratch", "tuned", "averaged")
     chosen = Material(StudyFiles(tmp_path), ReportOptions(rivals=("map",)), pictures)
     assert chosen.rivals() == ("map",)
 
@@ -264,18 +270,24 @@ def test_the_first_table_sets_distance_and_volume_beside_overlap_and_sentences_s
         assert f"At n = {n}, “" in page.text
 
 
-def test_expected_dice_stands_beside_its_error_on_the_test_patients(page: Page, built: Path) -> None:
+def test_the_dice_estimated_of_a_case_is_that_of_predict_with_its_error(page: Page, built: Path) -> None:
     ids = [a.get("id") for tag, a in page.tags if tag == "table"]
     with (built.parent.parent / "results/calibration.csv").open() as stream:
         rows = [r for r in csv.DictReader(stream) if (r["arm"], r["n"]) == ("dwp", "10")]
-    by_case: dict[str, list[float]] = {}
-    for r in rows:
-        by_case.setdefault(r["case"], []).append(abs(float(r["expected_dice"]) - float(r["dice"])))
-    error = sum(sum(v) / len(v) for v in by_case.values()) / len(by_case)
+
+    def fitted(chosen: list[dict[str, str]]) -> DiceCalibration:
+        columns = ([float(r["expected_dice"]) for r in chosen], [float(r["dice"]) for r in chosen])
+        found = DiceCalibration.fit(*columns, [r["patient"] for r in chosen])
+        assert found is not None
+        return found
+
     (line,) = [line for line in page.tables[ids.index("review")] if [c.strip() for c in line[:2]] == ["10", "dwp"]]
-    assert f"± {error:.3f}" in line[-1]
-    case = next(r for r in rows if r["case"] == "case-01" and r["repeat"] == "0")
-    shown = f"expected Dice {float(case['expected_dice']):.2f} ± {error:.2f} (± error on the test patients)"
+    assert f"± {fitted(rows).error:.3f}" in line[-1]
+    first = [r for r in rows if r["repeat"] == "0"]
+    case = next(r for r in first if r["case"] == "case-01")
+    estimate = fitted(first).estimate(float(case["expected_dice"]))
+    assert estimate.error is not None
+    shown = f"estimated Dice {estimate.dice:.2f} ± {estimate.error:.2f} (from the expected Dice)"
     html = (built.parent / "cases/case-01.html").read_text()
     data = json.loads(html.partition('id="viewer-data">')[2].partition("</script>")[0])
     assert shown in next(arm["note"] for arm in data["arms"] if arm["name"] == "dwp")

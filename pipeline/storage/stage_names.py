@@ -21,6 +21,6 @@ class Stage(StrEnum):
     INFER = "infer"
     """Every arm × size × repeat learns the target."""
     EVALUATE = "evaluate"
-    """Dice and IoU of every prediction."""
+    """Metrics of every prediction, and comparisons of the arms."""
     REPORT = "report"
     """One page with tables, curves and pictures."""

@@ -1,4 +1,7 @@
-"""How the Dice that a prediction expects of itself relates to its real Dice, learned on cases with a reference."""
+"""How the Dice that a prediction expects of itself relates to its real Dice, learned on cases with a reference.
+
+The report and `predict` show the same number, made here: an estimate of the real Dice with its error.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from pipeline.config.options import Options
+from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_LINE, why_no_interval
 
-LEAST_CASES = 5
-"""The mean error of fewer cases says nothing."""
-LEAST_LINE = 8
-"""The slope of a line through fewer cases is mostly noise: they give the mean error alone."""
 _STEEPEST = 2.0
 """A steeper line promises more than expected Dice can tell."""
 
@@ -50,6 +50,8 @@ class DiceCalibration(Options):
 
     cases: int = Field(ge=2)
     """Test cases that it was fitted on."""
+    patients: int | None = None
+    """Whose cases they are, each patient weighing the same; none in models of before it was kept."""
     slope: float
     """Of the line."""
     intercept: float
@@ -74,40 +76,63 @@ class DiceCalibration(Options):
     """Largest real Dice."""
 
     @classmethod
-    def fit(cls, expected: Sequence[float], real: Sequence[float]) -> DiceCalibration | None:
-        """Compares the two; `None` for too few cases.
+    def fit(cls, expected: Sequence[float], real: Sequence[float], patients: Sequence[str]) -> DiceCalibration | None:
+        """Compares the two; `None` for too few patients.
+
+        Every patient weighs the same, however many cases they have: cases of one patient are no independent trials.
 
         Args:
             expected: what predictions of held-out cases expected of themselves, each from 0 to 1.
             real: their Dice against the reference.
+            patients: whose case each is.
         """
         x, y = np.asarray(expected, dtype=np.float64), np.asarray(real, dtype=np.float64)
         known = np.isfinite(x) & np.isfinite(y)
         x, y = x[known], y[known]
-        if len(x) < LEAST_CASES:
+        _, owner, cases_of = np.unique(np.asarray(patients, dtype=str)[known], return_inverse=True, return_counts=True)
+        if why_no_interval(len(cases_of)):
             return None
-        varies = x.std() > 1e-6
-        slope = float(np.cov(x, y, bias=True)[0, 1] / x.var()) if varies else 0.0
+        weight, count = 1 / cases_of[owner], len(cases_of)
+        x_mean, y_mean = float(np.average(x, weights=weight)), float(np.average(y, weights=weight))
+        covariance = np.cov(x, y, aweights=weight, ddof=0)
+        x_spread, y_spread = np.sqrt(np.diag(covariance))
+        varies = x_spread > 1e-6
+        slope = float(covariance[0, 1] / covariance[0, 0]) if varies else 0.0
         # A line that falls is chance: a sharper prediction is not a worse one.
         slope = max(slope, 0.0)
-        intercept = float(y.mean() - slope * x.mean())
-        residual = math.sqrt(float(((y - intercept - slope * x) ** 2).sum()) / (len(x) - 2))
-        shown = _shown_slope(x, slope, residual)
-        about = y - y.mean() - shown * (x - x.mean())
+        intercept = y_mean - slope * x_mean
+
+        def deviation(residuals: NDArray[np.float64], parameters: int) -> float:
+            return math.sqrt(float((weight * residuals**2).sum()) / (count - parameters))
+
+        residual = deviation(y - intercept - slope * x, 2)
+        shown = _shown_slope(count, float(x_spread), slope, residual)
+        about = y - y_mean - shown * (x - x_mean)
         return cls(
             cases=len(x),
+            patients=count,
             slope=slope,
             intercept=intercept,
             residual=residual,
-            correlation=float(np.corrcoef(x, y)[0, 1]) if varies and y.std() > 1e-6 else None,
-            expected_mean=float(x.mean()),
-            difference=float((y - x).mean()),
-            deviation=float((y - x).std(ddof=1)),
+            correlation=float(covariance[0, 1] / (x_spread * y_spread)) if varies and y_spread > 1e-6 else None,
+            expected_mean=x_mean,
+            difference=y_mean - x_mean,
+            deviation=deviation(y - x - (y_mean - x_mean), 1),
             shown_slope=shown,
-            shown_error=math.sqrt(float((about**2).sum()) / (len(x) - (1 if shown == 1 else 2))),
+            shown_error=deviation(about, 1 if shown == 1 else 2),
             lowest=float(y.min()),
             highest=float(y.max()),
         )
+
+    @property
+    def error(self) -> float:
+        """Standard deviation of the real Dice of another patient's case about its estimate."""
+        return self.shown_error * math.sqrt(1 + 1 / (self.patients or self.cases))
+
+    @property
+    def real_mean(self) -> float:
+        """Mean of the real Dice."""
+        return self.intercept + self.slope * self.expected_mean
 
     def line(self, expected: float) -> float:
         """Returns what the line says, clipped to 0 … 1."""
@@ -120,29 +145,28 @@ class DiceCalibration(Options):
         # Through the means of expected and real Dice, whatever the slope.
         turned = self.expected_mean + self.difference + self.shown_slope * (expected - self.expected_mean)
         dice = min(max(turned, self.lowest), self.highest)
-        spread = self.shown_error * math.sqrt(1 + 1 / self.cases)
         how = "the mean error" if self.shown_slope == 1 else f"a line of slope {self.shown_slope:.1f}"
         apart = f"real minus expected Dice {self.difference:+.2f} ± {self.deviation:.2f}"
-        return DiceEstimate(
-            dice, spread, self.cases, f"expected Dice, corrected by {how} of {self.cases} test cases ({apart})"
-        )
+        of = f"{self.cases} test cases" if self.patients is None else f"{self.patients} test patients"
+        return DiceEstimate(dice, self.error, self.cases, f"expected Dice, corrected by {how} of {of} ({apart})")
 
 
-def _shown_slope(expected: NDArray[np.float64], slope: float, residual: float) -> float:
+def _shown_slope(patients: int, spread: float, slope: float, residual: float) -> float:
     """Returns the slope of the estimate that is shown.
 
     The slope of least squares is shrunk towards 1, a mere shift, as far as its standard error explains that it differs
     (the positive part of James and Stein's estimator), and limited.
 
     Args:
-        expected: of the test cases.
+        patients: number of test patients.
+        spread: standard deviation of the expected Dice.
         slope: of the line by least squares.
         residual: standard deviation about it.
     """
     away = (slope - 1) ** 2
-    if len(expected) < LEAST_LINE or away == 0 or expected.std() < 1e-6:
+    if patients < FEWEST_PATIENTS_FOR_LINE or away == 0 or spread < 1e-6:
         return 1.0
-    variance = residual**2 / float(((expected - expected.mean()) ** 2).sum())
+    variance = residual**2 / (patients * spread**2)
     return min(1 + max(0.0, 1 - variance / away) * (slope - 1), _STEEPEST)
 
 

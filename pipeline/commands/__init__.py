@@ -1,0 +1,1 @@
+"""The commands of `graft`, a file for each group; everything heavy is imported inside them."""

@@ -1,0 +1,36 @@
+"""The command that writes a trained model for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.output import stoppable
+from pipeline.commands.shared_options import SharedOptions, with_shared_options
+
+
+@with_shared_options("overrides", "debug")
+def export(
+    options: SharedOptions,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as infer/ARM/nNN/repeat-R/model.")],
+    output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder of the bundle.")],
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="DIR", help="Workspace of the study [default: the one that holds the model]."),
+    ] = None,
+    example: Annotated[
+        list[Path] | None,
+        typer.Option("--example", metavar="SCAN", help="Put a scan and its mask into the bundle; repeatable."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export wrote there.")] = False,
+) -> None:
+    """Write a trained model as a MONAI bundle. It runs where Graft is not installed."""
+    from pipeline.deployment.export_command import ExportRequest, export_options
+    from pipeline.deployment.export_command import export as export_bundle
+
+    request = ExportRequest(model, output, export_options(options.overrides), study, tuple(example or ()), force)
+    with stoppable(output):
+        for line in export_bundle(request).lines():
+            typer.echo(line)

@@ -1,0 +1,125 @@
+"""Options that several commands share, told once: they stand before the name of a command or after it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True)
+class SharedOptions:
+    """What a command was given of the shared options, and where its results go."""
+
+    overrides: tuple[str, ...] = ()
+    workspace: Path | None = None
+    jobs: int | None = None
+    device: Device = Device.AUTO
+    debug: bool = False
+    place: Path | None = None
+    """Where the results of the command go."""
+
+
+ALL: Mapping[str, Any] = {
+    "overrides": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a key of the configuration, as in a.b=c; repeatable."
+        ),
+    ],
+    "workspace": Annotated[Path | None, typer.Option("--workspace", metavar="DIR", help="Folder of the results.")],
+    "jobs": Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Units of work at a time [default: one per core].")
+    ],
+    "device": Annotated[Device | None, typer.Option("--device", help="Where to train [default: auto].")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show tracebacks and details.")],
+}
+"""Name → what the command line has to know of it."""
+
+_state = SharedOptions()
+
+
+def current() -> SharedOptions:
+    """What the command that runs was given so far."""
+    return _state
+
+
+def start_anew(debug: bool) -> None:
+    """Forgets the command before."""
+    global _state
+    _state = SharedOptions(debug=debug)
+
+
+def results_go_to(place: Path) -> None:
+    """Says where the results of the command go, for the words about a full disk."""
+    global _state
+    _state = replace(_state, place=place)
+
+
+def take(
+    overrides: list[str] | None = None,
+    workspace: Path | None = None,
+    jobs: int | None = None,
+    device: Device | None = None,
+    debug: bool = False,
+) -> SharedOptions:
+    """Merges options given here with those given before; the later ones win."""
+    global _state
+    _state = SharedOptions(
+        (*_state.overrides, *(overrides or ())),
+        workspace or _state.workspace,
+        jobs or _state.jobs,
+        device or _state.device,
+        debug or _state.debug,
+    )
+    logging.getLogger().setLevel(logging.DEBUG if _state.debug else logging.INFO)
+    return _state
+
+
+Command = Callable[..., None]
+
+
+def with_shared_options(*names: str, **reworded: Any) -> Callable[[Command], Command]:
+    """Gives a command shared options, after its own; it gets them together as its first argument.
+
+    Args:
+        names: of the options; all of them without any.
+        reworded: options whose help is another for this command.
+    """
+    chosen = {name: reworded.get(name, ALL[name]) for name in names or ALL}
+
+    def decorate(command: Command) -> Command:
+        own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+
+        def called(**given: Any) -> None:
+            shared = {name: given.pop(name) for name in chosen}
+            command(take(**shared), **given)
+
+        shared = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=False if name == "debug" else None,
+                annotation=annotation,
+            )
+            for name, annotation in chosen.items()
+        ]
+        called.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        called.__name__, called.__doc__ = command.__name__, command.__doc__
+        return called
+
+    return decorate

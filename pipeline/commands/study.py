@@ -1,0 +1,86 @@
+"""Commands on a study: its stages one by one, and all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.commands.output import stoppable
+from pipeline.commands.shared_options import SharedOptions, with_shared_options
+from pipeline.storage.file_names import INDEX
+from pipeline.storage.stage_names import Stage
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study, a YAML file such as configs/demo.yaml.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a source whose modality or spacing differs from the target's.")
+]
+
+STAGE_HELP = {
+    Stage.TRAIN_SOURCE: "Train networks on samples of the source. Bootstrap samples of its patients.",
+    Stage.COLLECT_FILTERS: "Collect all 3x3x3 filters of the snapshots. They are kept by group of layers.",
+    Stage.FIT_PRIORS: "Fit densities over the filters of every group.",
+    Stage.INFER: "Train every arm on the target, predict the test cases. Each arm learns on every subset.",
+    Stage.EVALUATE: "Measure every prediction and compare the arms. Overlap, distances, volumes, lesions, calibration.",
+    Stage.REPORT: "Build the report from the files of the workspace.",
+}
+"""Stages whose command takes nothing but a study, in their order."""
+
+
+def run_study(stages: list[Stage], path: Path, options: SharedOptions, strict: bool = False) -> None:
+    """Runs stages of a study.
+
+    Raises:
+        GraftError: what the user can fix.
+    """
+    from pipeline.config.reading import read_config
+
+    # Before the stages are imported, and torch with them: a slip in the file is told at once.
+    config = read_config(path, options.overrides, options.workspace)
+
+    from pipeline.stages.resources import Resources
+    from pipeline.stages.sequence import run_stages
+
+    resources = Resources(options.jobs, options.device.value, strict)
+    with stoppable(config.workspace_folder):
+        workspace = run_stages(stages, config, resources)
+    if Stage.REPORT in stages:
+        typer.echo(f"The report is {workspace.root / Stage.REPORT / INDEX}")
+
+
+def stage_command(stage: Stage) -> Callable[..., None]:
+    """Makes the command of a stage that takes nothing but a study."""
+
+    @with_shared_options()
+    def command(options: SharedOptions, config: Config, strict: Strict = False) -> None:
+        run_study([stage], config, options, strict)
+
+    return command
+
+
+@with_shared_options()
+def run(options: SharedOptions, config: Config, strict: Strict = False) -> None:
+    """Run all stages; what is finished is not done again."""
+    run_study(list(Stage), config, options, strict)
+
+
+@with_shared_options()
+def check(
+    options: SharedOptions,
+    path: Annotated[Path, typer.Argument(metavar="DATASET|CONFIG", help="A dataset folder or manifest, or a study.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings of a dataset as JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 when there are warnings.")] = False,
+) -> None:
+    """Check a dataset, or the datasets and split of a study."""
+    if path.suffix.lower() in {".yaml", ".yml"}:
+        run_study([Stage.CHECK], path, options, strict)
+        typer.echo("The datasets of the study are usable.")
+        return
+    from pipeline.dataset_check import check_folder
+
+    with stoppable(path):
+        code = check_folder(path, as_json=as_json, strict=strict, jobs=options.jobs)
+    if code:
+        raise typer.Exit(code)

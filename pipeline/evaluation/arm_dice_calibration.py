@@ -1,0 +1,46 @@
+"""How far the Dice that one arm of a study expects of its masks is from the one they have, over the test patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from pipeline.evaluation.calibration_tables import CalibrationRow
+from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.tables import StudyRows
+
+Pair = tuple[float, float]
+"""Expected and real Dice of a case, each the mean over its labels."""
+
+
+def dice_pairs(
+    study: StudyRows[CalibrationRow], arm: str, n: int, repeat: int | None = None
+) -> dict[tuple[int, str, str], Pair]:
+    """Collects expected and real Dice of the test cases of one arm.
+
+    Args:
+        study: rows of `calibration.csv`.
+        arm: which.
+        n: number of target patients.
+        repeat: which repeat's network; None for all.
+
+    Returns:
+        Repeat, patient and case → its pair, where any label has both.
+    """
+    labels: dict[tuple[int, str, str], list[Pair]] = {}
+    for row in study.rows:
+        chosen = (row.arm, row.n) == (arm, n) and repeat in (None, row.repeat)
+        if chosen and np.isfinite([row.expected_dice, row.dice]).all():
+            labels.setdefault((row.repeat, row.patient, row.case), []).append((row.expected_dice, row.dice))
+    means = {key: np.mean(pairs, axis=0) for key, pairs in labels.items()}
+    return {key: (float(expected), float(real)) for key, (expected, real) in means.items()}
+
+
+def calibrate(pairs: Mapping[tuple[int, str, str], Pair]) -> DiceCalibration | None:
+    """Fits what `predict` fits for the model of the arm; None where the test patients are too few to tell."""
+    return DiceCalibration.fit(
+        [expected for expected, _ in pairs.values()],
+        [real for _, real in pairs.values()],
+        [patient for _, patient, _ in pairs],
+    )
