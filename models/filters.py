@@ -58,6 +58,8 @@ class FilterGrouping(StrEnum):
     """Encoder layers of one input width, and each decoder level: the published grouping, 7 groups in its network."""
     RESOLUTION = "resolution"
     """All layers that put out features of one resolution, in encoder and decoder."""
+    ALL = "all"
+    """All layers of the network together."""
 
 
 @dataclass(frozen=True)
@@ -181,20 +183,35 @@ def filter_positions(layers: Sequence[FilterLayer], network_layers: Sequence[Fil
     return FilterPositions(layer_numbers, outs, ins)
 
 
-def group_layers(network: nn.Module, grouping: FilterGrouping) -> dict[str, tuple[FilterLayer, ...]]:
+def group_layers(
+    network: nn.Module, grouping: FilterGrouping, example: Tensor | None = None
+) -> dict[str, tuple[FilterLayer, ...]]:
     """Divides the layers of a network into groups that share one filter prior.
 
     Args:
-        network: a network made by `build_network`.
+        network: any network for `layer` and `all`; for `resolution` one made by `build_network`, or any with an
+            example; for `consecutive` one made by `build_network`.
         grouping: the rule.
+        example: `[N, C, X, Y, Z]`, what a network that `build_network` did not make can be called with.
 
     Returns:
         Layers by group name; every layer is in exactly one group.
+
+    Raises:
+        ModelError: the network has no such layer, or the rule needs one made by `build_network`.
     """
     layers = filter_layers(network)
+    if not layers:
+        raise ModelError(
+            "the network has no convolution with 3×3×3 kernels",
+            expected="a Conv3d or ConvTranspose3d of kernel size 3",
+            fix="use another network",
+        )
+    if grouping is FilterGrouping.ALL:
+        return {"all": layers}
     if grouping is FilterGrouping.LAYER:
         return {_module_name(layer): (layer,) for layer in layers}
-    levels = resolution_levels(network, tuple(_module_name(layer) for layer in layers))
+    levels = resolution_levels(network, tuple(_module_name(layer) for layer in layers), example)
     if grouping is FilterGrouping.RESOLUTION:
         finest_first = sorted(layers, key=lambda layer: levels[_module_name(layer)])
         return _collect((f"resolution_{levels[_module_name(layer)]}", layer) for layer in finest_first)

@@ -15,6 +15,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from data.errors import ModelError
 from models.networks.monai_networks import (
@@ -33,6 +34,7 @@ NetworkOptions = Annotated[
 
 # A width that no real network has, so that a parameter whose shape depends on it stands out.
 _PROBE_WIDTH = 9973
+_PROBE_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -179,32 +181,43 @@ def _end_patterns(options: NetworkOptions) -> tuple[str, str]:
     return r"convInit\.|down_layers\.0\.", rf"up_layers\.{last}\.|up_samples\.{last}\.|conv_final\."
 
 
-def resolution_levels(network: nn.Module, modules: tuple[str, ...]) -> dict[str, int]:
+def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
     """Finds at which resolution each of the named modules puts out its features.
 
-    The network is run once on the meta device, where tensors have shapes but no values.
+    Without an example the network is run once on the meta device, where tensors have shapes but no values.
 
     Args:
-        network: a network made by `build_network`.
+        network: a network made by `build_network`, or any with an example.
         modules: names of modules.
+        example: `[N, C, X, Y, Z]`, what the network is called with.
 
     Returns:
-        Level by module name: 0 for the resolution of the image, 1 for half of it, and so on.
+        Level by module name: 0 for the resolution of the image (and for a module that is not called), 1 for half of
+        it, and so on.
+
+    Raises:
+        ModelError: there is no example and `build_network` did not make the network.
     """
-    record = network_record(network)
-    probe = meta_network(record)
-    size = 256
-    levels: dict[str, int] = {}
+    if example is None:
+        record = network_record(network)
+        network = meta_network(record)
+        example = torch.empty(1, record.in_channels, *[_PROBE_SIZE] * 3, device="meta")
+    size = math.prod(example.shape[2:]) ** (1 / 3)
+    levels = dict.fromkeys(modules, 0)
 
-    def watch(name: str, module: nn.Module) -> None:
+    def watch(name: str) -> RemovableHandle:
         def remember(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            mean_size = math.prod(output.shape[2:]) ** (1 / 3)
-            levels[name] = round(math.log2(size / mean_size))
+            levels[name] = round(math.log2(size / math.prod(output.shape[2:]) ** (1 / 3)))
 
-        module.register_forward_hook(remember)
+        return network.get_submodule(name).register_forward_hook(remember)
 
-    for name in modules:
-        watch(name, probe.get_submodule(name))
-    with torch.no_grad():
-        probe(torch.empty(1, record.in_channels, size, size, size, device="meta"))
+    handles = [watch(name) for name in modules]
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(example)
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
     return levels

@@ -23,6 +23,7 @@ from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import find_model, read_description
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
+from pipeline.device import chosen_device
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.owned_folder import (
@@ -214,14 +215,7 @@ def _resources(request: PredictRequest, cases: int) -> tuple[Execution, str]:
     Raises:
         ConfigError: `cuda` is asked for and not there.
     """
-    import torch
-
-    available = torch.cuda.is_available()
-    if request.device == "cuda" and not available:
-        raise ConfigError(
-            "--device cuda: torch finds no CUDA device", expected="a GPU", fix="use --device cpu or install its driver"
-        )
-    device = "cuda" if available and request.device in {"auto", "cuda"} else "cpu"
+    device = chosen_device(request.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(request.jobs or 1, cases)
     return Execution(jobs, max(cores // jobs, 1)), device
