@@ -128,7 +128,7 @@ def test_a_training_loop_learns_and_stays_with_its_prior(density: str | dict) ->
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            losses.append(float(data))
+            losses.append(float(data.detach()))
         return losses[0], losses[-1], model
 
     first, last, loose = learn(0.0)
