@@ -29,10 +29,10 @@ from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.study_results import CASES, COMPARISONS, EMPTY_MASKS, LABEL_EFFICIENCY, SUMMARY
 from pipeline.evaluation.tables import CaseRow, SummaryRow
 from pipeline.stages.infer import STAGE as INFER
-from pipeline.stages.infer import unit_key
 from pipeline.stages.resources import Resources
 from pipeline.stages.sequence import run_stages
 from pipeline.stages.stage_names import Stage
+from pipeline.stages.target_plan import arm_key
 from pipeline.storage.workspace import Workspace
 
 RowT = TypeVar("RowT")
@@ -204,4 +204,4 @@ class Study:
         Raises:
             ModelError: there is no such model.
         """
-        return load_model(Workspace(self.workspace).unit_folder(INFER, unit_key(arm, n, repeat)), device=device)
+        return load_model(Workspace(self.workspace).unit_folder(INFER, arm_key(arm, n, repeat)), device=device)

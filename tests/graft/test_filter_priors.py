@@ -83,16 +83,16 @@ def test_networks_of_graft_are_grouped_as_published() -> None:
 def test_what_cannot_be_done_is_one_sentence() -> None:
     with pytest.raises(ConfigError, match="grouping 'consecutive' is unknown for this network; expected one of layer"):
         graft.priors.fit(network(), grouping="consecutive")
-    with pytest.raises(ConfigError, match="example=torch.zeros"):
+    with pytest.raises(ConfigError, match=r"example=torch.zeros"):
         graft.priors.fit(network(), grouping="resolution")
-    with pytest.raises(ConfigError, match="density: .*gauss"):
+    with pytest.raises(ConfigError, match=r"density: .*gauss"):
         graft.priors.fit(network(), "gauss")
     with pytest.raises(ModelError, match="no convolution with 3×3×3 kernels"):
         graft.priors.fit(nn.Conv3d(1, 1, 1))
     with pytest.raises(ModelError, match="no network"):
         graft.priors.fit([])
     by_layer = graft.priors.fit(network(), grouping="layer")
-    with pytest.raises(ModelError, match="other layers than the network's.*grouping='all'"):
+    with pytest.raises(ModelError, match=r"other layers than the network's.*grouping='all'"):
         by_layer.log_prob(nn.Sequential(nn.Conv3d(1, 2, 3)))
 
 
@@ -162,5 +162,5 @@ def test_a_network_that_the_prior_does_not_fit_stays_as_it_was() -> None:
     with pytest.raises(ModelError, match="other layers"):
         graft.posteriors.bayesian(other, by_layer)
     assert all(parameter.requires_grad for parameter in other.parameters())
-    with pytest.raises(ConfigError, match="posterior: .*initial"):
+    with pytest.raises(ConfigError, match=r"posterior: .*initial"):
         graft.posteriors.bayesian(network(), graft.priors.fit(network()), {"initial": 1})

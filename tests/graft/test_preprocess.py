@@ -58,7 +58,7 @@ def test_a_brain_mask_is_taken(scan: Volume) -> None:
 def test_what_is_wrong_is_one_sentence(scan: Volume) -> None:
     with pytest.raises(ConfigError, match="modality 'pet' is unknown; expected one of mr_head"):
         graft.preprocess(scan, "pet")
-    with pytest.raises(ConfigError, match="preprocessing: .*resample"):
+    with pytest.raises(ConfigError, match=r"preprocessing: .*resample"):
         graft.preprocess(scan, "mr", {"resample": {}})
     with pytest.raises(DataError, match="label: on another grid"):
         graft.preprocess(scan, "mr", label=Volume(np.zeros((3, 3, 3)), np.eye(4)))

@@ -79,7 +79,7 @@ def test_what_is_wrong_is_one_sentence(study: graft.Study, tmp_path: Path) -> No
     raw = yaml.safe_load(study.as_yaml())
     with pytest.raises(ConfigError, match="the configuration: the key `sed` is unknown"):
         graft.Study({**raw, "sed": 1})
-    with pytest.raises(ConfigError, match="the configuration: `target.test`"):
+    with pytest.raises(ConfigError, match=r"the configuration: `target.test`"):
         graft.Study({**raw, "target": {**raw["target"], "test": "many"}})
     with pytest.raises(ConfigError, match=r"none\.yaml"):
         graft.Study(tmp_path / "none.yaml")

@@ -164,13 +164,13 @@ def test_options_and_folders_that_are_wrong_are_one_sentence(
     write_scans(tmp_path / "many", ["a", "b"])
     with pytest.raises(DataError, match="holds 2 scans; expected one scan"):
         read.predict(tmp_path / "many")
-    with pytest.raises(DataError, match="the name '../x'"):
+    with pytest.raises(DataError, match=r"the name '../x'"):
         read.predict(make_scan(0), name="../x")
     with pytest.raises(ModelError, match="no such folder"):
         graft.load_model(tmp_path / "none")
     (tmp_path / "bundle" / "configs").mkdir(parents=True)
     (tmp_path / "bundle" / "configs" / "metadata.json").write_text("{}")
-    with pytest.raises(ModelError, match="is a MONAI bundle.*run the bundle with MONAI"):
+    with pytest.raises(ModelError, match=r"is a MONAI bundle.*run the bundle with MONAI"):
         graft.load_model(tmp_path / "bundle")
     with pytest.raises(ConfigError, match="device 'tpu' is unknown"):
         graft.load_model(model, device="tpu")
