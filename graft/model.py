@@ -11,9 +11,11 @@ from typing import Any
 from data.errors import ModelError
 from data.volume import Volume
 from graft.images import Images, read_scan
+from models.networks.imported_network import network_code_allowed
 from pipeline.config.reading import read_command_options
 from pipeline.deployment import model_folder
 from pipeline.deployment.case_prediction import PredictedScan, predict_case
+from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.device import chosen_device
 
@@ -185,15 +187,18 @@ class Model:
         return Prediction._of(predict_case(self._found, scan, options, self._device, keep=keep), kept)
 
 
-def load_model(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
+def load_model(path: str | os.PathLike[str], *, device: str = "auto", allow_code: bool = False) -> Model:
     """Reads a trained model; every file is checked, and nothing in it is executed.
 
     Args:
         path: a model folder, or the folder of an arm that holds one, as `workspaces/STUDY/infer/ARM/n05/repeat-0`.
         device: `auto`, `cpu` or `cuda`.
+        allow_code: whether a network that is code outside Graft may be imported and run; say so only for models that
+            you trust.
 
     Raises:
         ModelError: there is no model, or a file of it is missing or damaged.
+        GraftError: its network is code outside Graft that may not be run, or is not there.
         ConfigError: `cuda` is asked for and not there.
     """
     folder = Path(path)
@@ -204,4 +209,6 @@ def load_model(path: str | os.PathLike[str], *, device: str = "auto") -> Model:
             fix="run the bundle with MONAI, or name the model folder that it was exported from",
         )
     where = chosen_device(device)
-    return Model(model_folder.read_model(folder, where), where)
+    with network_code_allowed(allow_code):
+        require_network_code(model_folder.read_description(folder)[0].network)
+        return Model(model_folder.read_model(folder, where), where)

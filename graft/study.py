@@ -15,6 +15,7 @@ from graft.model import Model, load_model
 from graft.table import Table
 from pipeline.config.reading import as_yaml, parse_config, read_config
 from pipeline.config.study import StudyConfig
+from pipeline.deployment.model_folder import read_description
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     CALIBRATION_SUMMARY,
@@ -192,7 +193,7 @@ class Study:
             )
         return Results(folder)
 
-    def load_model(self, arm: str, n: int, repeat: int = 0, *, device: str = "auto") -> Model:
+    def load_model(self, arm: str, n: int, repeat: int = 0, *, device: str = "auto", allow_code: bool = False) -> Model:
         """Reads the model that an arm trained.
 
         Args:
@@ -200,8 +201,12 @@ class Study:
             n: number of target patients that it learned from.
             repeat: which repeat.
             device: `auto`, `cpu` or `cuda`.
+            allow_code: whether a network that is code outside Graft may be run, even if it is not the configuration's.
 
         Raises:
             ModelError: there is no such model.
         """
-        return load_model(Workspace(self.workspace).unit_folder(INFER, arm_key(arm, n, repeat)), device=device)
+        folder = Workspace(self.workspace).unit_folder(INFER, arm_key(arm, n, repeat))
+        # Who writes a configuration says whose code is run.
+        own = read_description(folder)[0].network == self._config.network
+        return load_model(folder, device=device, allow_code=allow_code or own)

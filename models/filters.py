@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ModelError
-from models.networks.factory import in_decoder, resolution_levels, stem_parameters
+from models.networks.factory import decoder_parameters, resolution_levels, stem_parameters
 
 KERNEL_SHAPE = (3, 3, 3)
 KERNEL_VOXELS = 27
@@ -215,7 +215,8 @@ def group_layers(
     if grouping is FilterGrouping.RESOLUTION:
         finest_first = sorted(layers, key=lambda layer: levels[_module_name(layer)])
         return _collect((f"resolution_{levels[_module_name(layer)]}", layer) for layer in finest_first)
-    decoder = [layer for layer in layers if in_decoder(network, layer.parameter)]
+    after_coarsest = set(decoder_parameters(network))
+    decoder = [layer for layer in layers if layer.parameter in after_coarsest]
     groups = _encoder_groups(network, [layer for layer in layers if layer not in decoder])
     coarsest_first = sorted({levels[_module_name(layer)] for layer in decoder}, reverse=True)
     for number, level in enumerate(coarsest_first, start=1):

@@ -66,6 +66,10 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and detail
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse a source whose modality or spacing differs from the target's.")
 ]
+NetworkCode = Annotated[
+    bool,
+    typer.Option("--allow-network-code", help="Run the model's network if it is code outside Graft, which you trust."),
+]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study, a YAML file such as configs/demo.yaml.")]
 
 
@@ -288,6 +292,7 @@ def predict(
         bool, typer.Option("--probabilities/--no-probabilities", help="Write the probability of each class.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")] = True,
+    allow_network_code: NetworkCode = False,
     overrides: Override = None,
     jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Scans at a time [default: 1].")] = None,
     device: Annotated[Device | None, typer.Option("--device", help="Where to predict [default: auto].")] = None,
@@ -301,7 +306,18 @@ def predict(
     given = {"samples": samples, "tta": tta, "probabilities": probabilities}
     chosen = predict_options(options.overrides, {key: value for key, value in given.items() if value})
     with _working(output):
-        predict_scans(PredictRequest(model, tuple(inputs), output, chosen, options.jobs, options.device.value, resume))
+        predict_scans(
+            PredictRequest(
+                model,
+                tuple(inputs),
+                output,
+                chosen,
+                options.jobs,
+                options.device.value,
+                resume,
+                allow_network_code,
+            )
+        )
     typer.echo(f"The results are in {output}, with a line for each structure in {output / 'predictions.csv'}")
 
 
@@ -318,6 +334,7 @@ def export(
         typer.Option("--example", metavar="SCAN", help="Put a scan and its mask into the bundle; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export wrote there.")] = False,
+    allow_network_code: NetworkCode = False,
     overrides: Override = None,
     debug: Debug = False,
 ) -> None:
@@ -326,7 +343,8 @@ def export(
     from pipeline.deployment.export_command import ExportRequest, export_options
     from pipeline.deployment.export_command import export as export_bundle
 
-    request = ExportRequest(model, output, export_options(options.overrides), study, tuple(example or ()), force)
+    chosen = export_options(options.overrides)
+    request = ExportRequest(model, output, chosen, study, tuple(example or ()), force, allow_network_code)
     with _working(output):
         for line in export_bundle(request).lines():
             typer.echo(line)

@@ -17,6 +17,7 @@ from data.case import Case
 from data.errors import ModelError
 from data.image_file import read_geometry, write_volume
 from data.volume import Volume
+from models.networks.imported_network import network_code_allowed
 from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
 from pipeline.deployment.case_files import CaseFiles
@@ -185,6 +186,7 @@ def predict_input(
     digest: str,
     options: PredictOptions,
     device: str,
+    allow_code: bool = False,
 ) -> None:
     """Predicts a scan and writes its files into the folder.
 
@@ -192,7 +194,7 @@ def predict_input(
         GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
             or the model is damaged.
     """
-    found = _model(model, digest, device)
+    found = _model(model, digest, device, allow_code)
     about = found.description
     reference = case.channels[about.channels[0]].path
     names = files.probabilities(about.classes)
@@ -224,13 +226,14 @@ def predict_input(
 
 
 @lru_cache(maxsize=1)
-def _model(path: Path, digest: str, device: str) -> Model:
+def _model(path: Path, digest: str, device: str, allow_code: bool) -> Model:
     """Reads the model once for each worker.
 
     Raises:
         ModelError: it is not the one that the command started with.
     """
-    found = read_model(path, device)
+    with network_code_allowed(allow_code):
+        found = read_model(path, device)
     if found.digest != digest:
         raise ModelError(f"{path}: the model was changed while scans were predicted", fix="run the command again")
     return found
