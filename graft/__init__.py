@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from data.case import Case
     from data.errors import GraftError
     from data.volume import Volume
     from graft import metrics, posteriors, priors
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from graft.table import Table
 
 _HOMES = {
+    "Case": "data.case",
     "GraftError": "data.errors",
     "Model": "graft.model",
     "Prediction": "graft.model",
@@ -36,6 +38,7 @@ _HOMES = {
 """Public name → the module that it comes from; nothing for modules of this package."""
 
 __all__ = [
+    "Case",
     "GraftError",
     "Model",
     "Prediction",

@@ -22,15 +22,15 @@ from data.itk_file import itk_affine
 from data.names import RULE, name_fault
 from data.nifti_file import nifti_header
 from data.volume import Volume
-from pipeline.deployment.input_cases import collect_cases, named_case
+from pipeline.deployment.input_cases import InputCase, collect_cases, named_case
 from pipeline.deployment.raw_scan import GivenImage, RawScan
 
 Image: TypeAlias = str | os.PathLike[str] | Volume | SpatialImage | tuple[Any, Any] | Any
 """A path, a `Volume`, an image of nibabel or of SimpleITK, or a pair of an array `[X, Y, Z]` and an affine `[4, 4]`
 (voxel indices to RAS+ mm); of several channels a fourth axis holds them."""
 
-Images: TypeAlias = Image | Mapping[str, Image]
-"""One image, or channel → image."""
+Images: TypeAlias = Image | Mapping[str, Image] | Case
+"""One image, channel → image, or a case of a study."""
 
 _KINDS = "a path, a nibabel or SimpleITK image, a graft.Volume, or a pair (array, affine)"
 NAME = "image"
@@ -40,13 +40,15 @@ def read_scan(images: Images, channels: Sequence[str], name: str | None = None) 
     """Reads a scan as `graft predict` does, whatever it is handed in as.
 
     Args:
-        images: one image that holds all channels, or channel → image.
+        images: one image that holds all channels, channel → image, or a case.
         channels: that are wanted, in the order of the result.
         name: of the case; that of the file by default.
 
     Raises:
         DataError: an image cannot be used, or the channels are not those that are wanted.
     """
+    if isinstance(images, Case):
+        return RawScan.read(_usable(named_case(images, channels)), channels)
     if isinstance(images, Mapping):
         return _of_mapping(images, channels, name or NAME)
     if _is_path(images):
@@ -58,12 +60,10 @@ def _of_mapping(images: Mapping[str, Image], channels: Sequence[str], name: str)
     # A channel that is no file has its key as path.
     sources = {key: ImageSource(Path(image) if _is_path(image) else Path(key)) for key, image in images.items()}
     keys = {source: key for key, source in sources.items()}
-    found = named_case(Case(_checked(name), name, sources), channels)
-    if found.case is None:
-        raise DataError(found.fault.rstrip("."))
-    wanted = {channel: images[keys[source]] for channel, source in found.case.channels.items()}
+    case = _usable(named_case(Case(_checked(name), name, sources), channels))
+    wanted = {channel: images[keys[source]] for channel, source in case.channels.items()}
     if all(_is_path(image) for image in wanted.values()):
-        return RawScan.read(found.case, channels)
+        return RawScan.read(case, channels)
     return RawScan.of_images(name, {channel: _single(image, channel) for channel, image in wanted.items()})
 
 
@@ -93,10 +93,14 @@ def _found(path: Path, channels: Sequence[str], name: str | None) -> Case:
             expected="one scan",
             fix="call it once for each, or run `graft predict`, which goes on after a bad one",
         )
-    if found[0].case is None:
-        raise DataError(found[0].fault.rstrip("."))
-    case = found[0].case
+    case = _usable(found[0])
     return case if name is None else Case(_checked(name), name, case.channels)
+
+
+def _usable(found: InputCase) -> Case:
+    if found.case is None:
+        raise DataError(found.fault.rstrip("."))
+    return found.case
 
 
 def _checked(name: str) -> str:
@@ -169,7 +173,7 @@ def _parts(image: Image, what: str) -> tuple[NDArray[Any], NDArray[np.float64], 
 
 def given_channels(images: Images) -> tuple[str, ...]:
     """Names of the channels that are handed in; those of one image are numbered from 0 where there are several."""
-    if isinstance(images, Mapping):
-        return tuple(images)
+    if isinstance(images, Mapping | Case):
+        return tuple(images.channels if isinstance(images, Case) else images)
     shape = read_header(Path(images)).volume_shape if _is_path(images) else _parts(images, NAME)[0].shape
     return (NAME,) if len(shape) < 4 else tuple(f"{NAME}-{number}" for number in range(shape[3]))

@@ -164,7 +164,7 @@ class Model:
         Args:
             image: a path, an image of nibabel or SimpleITK, a `Volume`, or a pair of array `[X, Y, Z]` and affine
                 `[4, 4]`; of several channels a mapping from channel to any of these, or one image with the channels
-                along a fourth axis.
+                along a fourth axis; or a case of a study.
             name: of the scan; by default that of the file.
             samples: draws from each member's posterior; by default as many as the study made.
             tta: whether to average over the mirrorings that the training made.

@@ -64,7 +64,7 @@ def preprocess(
 
     Args:
         image: a path, an image of nibabel or SimpleITK, a `Volume`, or a pair of array and affine; of several channels
-            a mapping from channel to any of these.
+            a mapping from channel to any of these; or a case of a study, whose label is then not taken along.
         modality: `mr`, `mr_brain` (skull-stripped), `mr_head` or `ct`: the chain whose defaults are taken.
         options: changes of these defaults, as under `preprocessing` in a configuration.
         label: a label map on the grid of one channel, which goes through the chain, too.

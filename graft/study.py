@@ -10,7 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from data.case import Case
 from data.errors import ConfigError, WorkspaceError
+from data.volume import Volume
 from graft.model import Model, load_model
 from graft.table import Table
 from pipeline.config.reading import as_yaml, parse_config, read_config
@@ -29,10 +33,12 @@ from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.study_results import CASES, COMPARISONS, EMPTY_MASKS, LABEL_EFFICIENCY, SUMMARY
 from pipeline.evaluation.tables import CaseRow, SummaryRow
+from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.infer import STAGE as INFER
 from pipeline.stages.resources import Resources
 from pipeline.stages.sequence import run_stages
 from pipeline.stages.stage_names import Stage
+from pipeline.stages.study_plan import read_plan
 from pipeline.stages.target_plan import arm_key
 from pipeline.storage.workspace import Workspace
 
@@ -192,6 +198,37 @@ class Study:
                 fix="call `run()` first, or `graft run CONFIG`",
             )
         return Results(folder)
+
+    def cases(self, role: str = "test") -> list[Case]:
+        """Returns the raw scans of a role, which `Model.predict` and `preprocess` take as they are.
+
+        Args:
+            role: `source`, `pool` (from whose patients the arms learn) or `test`.
+
+        Raises:
+            ConfigError: there is no such role.
+            WorkspaceError: the stage `check`, which draws the roles, was not run.
+            DataError: a dataset is not where the configuration says.
+        """
+        if role not in ("source", "pool", "test"):
+            raise ConfigError(f"the role {role!r} is unknown", expected="source, pool or test", fix="name one of these")
+        workspace = Workspace(self.workspace)
+        plan = read_plan(self._config, workspace)
+        dataset = read_datasets(self._config, workspace)[plan.dataset_of(role)]
+        wanted = {name for names in plan.patients(role).values() for name in names}
+        return [case for case in dataset.cases if case.name in wanted]
+
+    def references(self, case: Case) -> dict[str, Volume]:
+        """Returns class → mask of a case of the target as it was annotated, boolean, on the grid of its label.
+
+        Raises:
+            WorkspaceError: the stage `check` was not run.
+            DataError: the case has no label, or it cannot be read.
+        """
+        plan = read_plan(self._config, Workspace(self.workspace))
+        label = case.read_label()
+        classes = plan.classes[self._config.target.dataset]
+        return {name: label.with_array(np.isin(label.array, list(values))) for name, values in classes.items()}
 
     def load_model(self, arm: str, n: int, repeat: int = 0, *, device: str = "auto", allow_code: bool = False) -> Model:
         """Reads the model that an arm trained.

@@ -257,12 +257,14 @@ def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tenso
         return network.get_submodule(name).register_forward_hook(remember)
 
     handles = [watch(name) for name in modules]
-    training = network.training
+    # Each by itself: in somebody's network some modules may be frozen in evaluation mode.
+    training = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad(), run_without_values(options):
             network.eval()(example)
     finally:
-        network.train(training)
+        for module, mode in training.items():
+            module.training = mode
         for handle in handles:
             handle.remove()
     return levels

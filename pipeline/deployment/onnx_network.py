@@ -61,7 +61,7 @@ def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Pa
             raise ModelError(
                 f"the network cannot be converted to ONNX ({str(fixed).strip().splitlines()[0]})",
                 expected="a forward pass that torch.export can follow",
-                fix="export without --set onnx=true, or change the network",
+                fix="add --set onnx=false, or change the network",
             ) from fixed
         return False
     return True

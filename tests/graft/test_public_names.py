@@ -21,7 +21,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def test_an_unknown_name_is_told_with_the_known_ones() -> None:
-    with pytest.raises(AttributeError, match=r"no attribute 'load'; it has GraftError, .*load_model"):
+    with pytest.raises(AttributeError, match=r"no attribute 'load'; it has Case, .*load_model"):
         _ = graft.load
 
 

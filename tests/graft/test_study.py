@@ -60,6 +60,17 @@ def test_a_trained_model_predicts_at_once(study: graft.Study) -> None:
     scan = next((study.workspace.parent / "cohort" / "imagesTr").glob("*.nii.gz"))
     found = model.predict(scan, samples=2, probabilities=False)
     assert (model.arm, model.study, set(found.structures)) == ("dwp", "tiny", {"right"})
+    (case, _) = study.cases("test")
+    again = model.predict(case, samples=1)
+    ((name, reference),) = study.references(case).items()
+    assert (name, reference.array.dtype, reference.array.any()) == ("right", bool, True)
+    assert reference.same_grid(again.mask)
+    assert 0 <= graft.metrics.dice(again.masks["right"], reference) <= 1
+    assert again.name == case.name
+    assert len(study.cases("pool")) == 3
+    assert list(graft.preprocess(case, "mr").channels) == ["T1"]
+    with pytest.raises(ConfigError, match="role 'training' is unknown; expected source, pool or test"):
+        study.cases("training")
     with pytest.raises(ModelError, match="no such folder"):
         study.load_model("dwp", n=4)
 

@@ -180,3 +180,16 @@ def test_a_model_with_such_a_network_can_be_updated(study: tuple[Path, Path]) ->
     for stage in ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer"):
         assert main([stage, *words]) == 0
     assert (other / "infer/dwp/n02/repeat-0/model/model.json").is_file()
+
+
+def test_a_network_that_the_exporter_cannot_follow_is_one_sentence(
+    study: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("data-dependent branch\nwith a long story")
+
+    monkeypatch.setattr("pipeline.deployment.onnx_network._convert", fail)
+    words = ["export", str(model_of(study)), "--output", str(tmp_path / "bundle"), "--allow-network-code"]
+    assert main(words) == 2
+    assert "cannot be converted to ONNX (data-dependent branch)" in capsys.readouterr().err
+    assert main([*words, "--set", "onnx=false"]) == 0

@@ -182,7 +182,7 @@ def test_what_is_no_network_is_one_sentence(
 def test_a_package_that_is_not_there_is_named() -> None:
     with network_code_allowed():
         missing = ADAPTER.validate_python({"factory": "not_there_at_all.nets:build"})
-    with pytest.raises(NetworkCodeError, match="no module named 'not_there_at_all'.*PYTHONPATH"):
+    with pytest.raises(NetworkCodeError, match=r"no module named 'not_there_at_all'.*PYTHONPATH"):
         build_network(missing, 1, 2)
     for path in ("nets", "nets.build", "nets:build()", "a b:c", "../x:y", ":x"):
         with pytest.raises(ValidationError):
