@@ -148,7 +148,9 @@ def predict_case(
     )
     native = NativeMaps(chain, records, affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    average.temper(about.arm.reading.logit_temperature)
+    with torch.inference_mode():
+        # Its tensors were made in this mode, and are changed in place.
+        average.temper(about.arm.reading.logit_temperature)
     read = read_average(average.probability, about.arm.reading, spacing)
 
     def maps() -> Iterator[Volume]:

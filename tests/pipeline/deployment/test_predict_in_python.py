@@ -16,6 +16,7 @@ import graft
 from data.errors import ConfigError, DataError, ModelError
 from data.image_file import read_volume, write_frames, write_volume
 from data.volume import Volume
+from pipeline.arms.choices import ArmOptions
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 
@@ -126,6 +127,19 @@ def test_units_of_a_nibabel_image_are_those_of_its_header(model: Path, make_scan
     np.testing.assert_allclose(found.mask.affine, scan.affine, atol=1e-6)
     np.testing.assert_array_equal(found.mask.array, plain.mask.array)
     assert any("micron" in warning or "µm" in warning for warning in found.warnings)
+
+
+def test_a_logit_temperature_is_brought_in(make_model: MakeModel, make_scan: MakeScan, tmp_path: Path) -> None:
+    plain, tempered = (
+        graft.load_model(
+            make_model(tmp_path / str(t), bayesian=False, members=2, arm=ArmOptions(logit_temperature=t)), device="cpu"
+        ).predict(make_scan(0))
+        for t in (1.0, 2.0)
+    )
+    p = plain.probabilities["cube"].array.astype(np.float64)
+    expected = np.sqrt(p) / (np.sqrt(p) + np.sqrt(1 - p))
+    np.testing.assert_allclose(tempered.probabilities["cube"].array, expected, atol=1e-4)
+    assert (tempered.uncertainty["entropy"].array >= plain.uncertainty["entropy"].array - 1e-4).all()
 
 
 def test_probabilities_are_left_out_where_they_are_not_wanted(model: Path, make_scan: MakeScan) -> None:
