@@ -73,7 +73,7 @@ def open_itk(path: Path) -> tuple[ItkSource, ImageHeader]:
         found = f"has a spacing of {' × '.join(f'{s:g}' for s in spacing)} mm"
         raise refuse(path, found, "distances above 0", "correct the header or export it again")
     check_claim(path, shape, dtype.itemsize, _most_bytes(stored, dtype.itemsize))
-    return source, ImageHeader(shape, _affine(reader), dtype, unplaced=stored.unplaced)
+    return source, ImageHeader(shape, itk_affine(reader), dtype, unplaced=stored.unplaced)
 
 
 def _dtype(path: Path, pixel_type: str, big_endian: bool) -> np.dtype:
@@ -96,7 +96,8 @@ def _most_bytes(stored: StoredVoxels, itemsize: int) -> int:
     return held * ratio.get(stored.encoding, 1)
 
 
-def _affine(reader: Any) -> NDArray[np.float64]:
+def itk_affine(reader: Any) -> NDArray[np.float64]:
+    """Returns the affine `[4, 4]`, voxel indices to RAS+ mm, of a SimpleITK image or of a reader of one."""
     dimension = reader.GetDimension()
     affine = np.eye(4)
     direction = np.reshape(reader.GetDirection(), (dimension, dimension))[:3, :3]

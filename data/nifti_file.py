@@ -85,7 +85,7 @@ def open_nifti(path: Path) -> tuple[NiftiSource, ImageHeader]:
     try:
         with _without_log():
             raw = _raw_header(named, _first_bytes(named))
-            header = _header(path, raw)
+            header = nifti_header(path, raw)
     except (ImageFileError, HeaderDataError, KeyError, ValueError, OverflowError) as error:
         raise refuse(path, f"cannot be read ({error})", "a whole NIfTI file", AGAIN) from error
     require_numbers(path, header.dtype)
@@ -150,7 +150,16 @@ def _raw_header(path: Path, block: bytes) -> nib.Nifti1Header:
     return kind(block[: kind.template_dtype.itemsize])
 
 
-def _header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
+def nifti_header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
+    """Reads what nibabel's header of a NIfTI image claims.
+
+    Args:
+        path: what errors name.
+        raw: the header.
+
+    Raises:
+        DataError: it has no valid orientation.
+    """
     # The lowest three bits of xyzt_units; nibabel knows no unit for the codes that the standard leaves open.
     unit = _UNITS.get(int(raw["xyzt_units"]) & 7, "unknown")
     sform, _ = raw.get_sform(coded=True)
@@ -255,9 +264,14 @@ def write_nifti(
         # Without an affine nibabel leaves the fields as they are.
         nib.Nifti1Image(stored, None, header).to_filename(path)
         return
-    image = nib.Nifti1Image(stored, affine)
+    nifti_image(stored, affine).to_filename(path)
+
+
+def nifti_image(array: NDArray, affine: NDArray[np.float64]) -> nib.Nifti1Image:
+    """Returns nibabel's image of a storable array with sform and qform in scanner space and mm as unit."""
+    image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     # A sheared affine has no qform: nibabel then stores the nearest one, and the sform stays exact.
     image.set_qform(affine, code="scanner", strip_shears=True)
     image.set_sform(affine, code="scanner")
-    image.to_filename(path)
+    return image

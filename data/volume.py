@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+
+from data.nifti_file import nifti_image, storable
 
 # Largest displacement of a corner, as a share of the smallest spacing, that counts as rounding in the header.
 SNAP_TOLERANCE = 0.25
@@ -60,6 +63,14 @@ class Volume:
         if array.shape != self.array.shape:
             raise ValueError(f"the grid has shape {self.array.shape}, the array {array.shape}")
         return Volume(array, self.affine)
+
+    def to_nibabel(self) -> nib.Nifti1Image:
+        """Returns a NIfTI image with the same voxels and affine, in mm; booleans become 0 and 1.
+
+        Raises:
+            DataError: it holds integers of more than 32 bits.
+        """
+        return nifti_image(storable(self.array, Path("the image")), self.affine)
 
     def same_grid(self, other: Volume, tolerance: float = 1e-3) -> bool:
         """Whether both have the same shape and no corner lies farther apart than `tolerance` mm."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -28,6 +28,7 @@ NAME = "NAME"
 """Stands in keys for a name that the user chooses."""
 
 _WORDS = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text", Path: "path", Any: "anything"}
+_WORDS[JsonValue] = "anything"
 _BOUNDS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "multiple_of": "a multiple of {}"}
 
 

@@ -1,6 +1,6 @@
-"""Writes docs/reference/cli.md and docs/reference/config.md from the code.
+"""Writes cli.md, config.md and python.md of docs/reference from the code.
 
-Usage, in the project's environment: `python docs/generate_reference.py` writes both; with `--check` it writes nothing
+Usage, in the project's environment: `python docs/generate_reference.py` writes them; with `--check` it writes nothing
 and ends with 1 if a file is not up to date.
 """
 
@@ -13,12 +13,13 @@ from pathlib import Path
 
 from cli_reference import cli_page
 from config_reference import config_page
+from python_reference import python_page
 
 REFERENCE = Path(__file__).parent / "reference"
 
 _NOTE = "<!-- Made by docs/generate_reference.py from the code. Change the code, not this file. -->"
 
-PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "config.md": config_page}
+PAGES: dict[str, Callable[[], str]] = {"cli.md": cli_page, "config.md": config_page, "python.md": python_page}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 1 if a page is not up to date under `--check`.
     """
-    parser = argparse.ArgumentParser(description="Write docs/reference/cli.md and docs/reference/config.md.")
+    parser = argparse.ArgumentParser(description="Write cli.md, config.md and python.md of docs/reference.")
     parser.add_argument("--check", action="store_true", help="write nothing; end with 1 if a page is not up to date")
     check = parser.parse_args(arguments).check
     stale = []

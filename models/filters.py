@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ModelError
-from models.networks.factory import in_decoder, resolution_levels, stem_parameters
+from models.networks.factory import decoder_parameters, resolution_levels, stem_parameters
 
 KERNEL_SHAPE = (3, 3, 3)
 KERNEL_VOXELS = 27
@@ -58,6 +58,8 @@ class FilterGrouping(StrEnum):
     """Encoder layers of one input width, and each decoder level: the published grouping, 7 groups in its network."""
     RESOLUTION = "resolution"
     """All layers that put out features of one resolution, in encoder and decoder."""
+    ALL = "all"
+    """All layers of the network together."""
 
 
 @dataclass(frozen=True)
@@ -181,24 +183,40 @@ def filter_positions(layers: Sequence[FilterLayer], network_layers: Sequence[Fil
     return FilterPositions(layer_numbers, outs, ins)
 
 
-def group_layers(network: nn.Module, grouping: FilterGrouping) -> dict[str, tuple[FilterLayer, ...]]:
+def group_layers(
+    network: nn.Module, grouping: FilterGrouping, example: Tensor | None = None
+) -> dict[str, tuple[FilterLayer, ...]]:
     """Divides the layers of a network into groups that share one filter prior.
 
     Args:
-        network: a network made by `build_network`.
+        network: any network for `layer` and `all`; for `resolution` one made by `build_network`, or any with an
+            example; for `consecutive` one made by `build_network`.
         grouping: the rule.
+        example: `[N, C, X, Y, Z]`, what a network that `build_network` did not make can be called with.
 
     Returns:
         Layers by group name; every layer is in exactly one group.
+
+    Raises:
+        ModelError: the network has no such layer, or the rule needs one made by `build_network`.
     """
     layers = filter_layers(network)
+    if not layers:
+        raise ModelError(
+            "the network has no convolution with 3×3×3 kernels",
+            expected="a Conv3d or ConvTranspose3d of kernel size 3",
+            fix="use another network",
+        )
+    if grouping is FilterGrouping.ALL:
+        return {"all": layers}
     if grouping is FilterGrouping.LAYER:
         return {_module_name(layer): (layer,) for layer in layers}
-    levels = resolution_levels(network, tuple(_module_name(layer) for layer in layers))
+    levels = resolution_levels(network, tuple(_module_name(layer) for layer in layers), example)
     if grouping is FilterGrouping.RESOLUTION:
         finest_first = sorted(layers, key=lambda layer: levels[_module_name(layer)])
         return _collect((f"resolution_{levels[_module_name(layer)]}", layer) for layer in finest_first)
-    decoder = [layer for layer in layers if in_decoder(network, layer.parameter)]
+    after_coarsest = set(decoder_parameters(network))
+    decoder = [layer for layer in layers if layer.parameter in after_coarsest]
     groups = _encoder_groups(network, [layer for layer in layers if layer not in decoder])
     coarsest_first = sorted({levels[_module_name(layer)] for layer in decoder}, reverse=True)
     for number, level in enumerate(coarsest_first, start=1):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -81,7 +80,7 @@ def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
         )
     volumes = {name: case.channels[name].read() for name in names}
     for name, volume in volumes.items():
-        _check_image(case, case.channels[name].path, volume)
+        check_image(case.name, str(case.channels[name].path), volume)
     label = None if case.label is None else _placed(case, f"label {case.label}", case.read_label(), volumes)
     mask = (
         None
@@ -102,29 +101,39 @@ def _placed(case: Case, name: str, volume: Volume, channels: Mapping[str, Volume
     return placement.volume
 
 
-def _check_image(case: Case, path: Path, volume: Volume) -> None:
+def check_image(case: str, image: str, volume: Volume) -> None:
+    """Refuses an image that nothing can be made of.
+
+    Args:
+        case: name of the case, for the error.
+        image: its file or channel, for the error.
+        volume: its voxels.
+
+    Raises:
+        DataError: it holds NaN or infinite values, is constant, too thin, or of an impossible size.
+    """
     if impossible := impossible_extent(volume.shape, volume.spacing):
         raise DataError(
-            f"case {case.name}: {path} {impossible}",
+            f"case {case}: {image} {impossible}",
             expected="the size of a scan",
             fix="correct the spacing in the header, or export the image again",
         )
     if thin := thinness(volume.shape):
         raise DataError(
-            f"case {case.name}: {path} {thin}",
+            f"case {case}: {image} {thin}",
             expected=f"{LEAST_VOXELS} voxels or more along each axis",
             fix="give the whole volume, or leave the case out",
         )
     bad = int(volume.array.size - np.count_nonzero(np.isfinite(volume.array)))
     if bad:
         raise DataError(
-            f"case {case.name}: {path} holds {bad} voxels that are NaN or infinite",
+            f"case {case}: {image} holds {bad} voxels that are NaN or infinite",
             expected="finite values",
             fix="export the image again or set these voxels to the background value",
         )
     if volume.array.max() == volume.array.min():
         raise DataError(
-            f"case {case.name}: {path} is constant (every voxel is {volume.array.flat[0]:g})",
+            f"case {case}: {image} is constant (every voxel is {volume.array.flat[0]:g})",
             expected="an image with contrast",
             fix="export the image again or leave the case out",
         )

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 _CLONE = Path(__file__).resolve().parent.parent
-_PACKAGES = ("data", "models", "preprocessing", "pipeline")
+_PACKAGES = ("data", "models", "preprocessing", "pipeline", "graft")
 
 SHAPE = (18, 20, 17)
 AFFINE = np.array([[-2.0, 0, 0, 18], [0, 2.0, 0, -20], [0, 0, 2.0, -17], [0, 0, 0, 1]])

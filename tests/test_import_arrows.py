@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("data", "models", "preprocessing", "pipeline")
+PACKAGES = ("data", "models", "preprocessing", "pipeline", "graft")
 ALLOWED = {
     "data": {"data"},
     "models": {"models", "data.errors", "data.random_streams"},
     "preprocessing": {"preprocessing", "data", "models.networks"},
     "pipeline": {"pipeline", "preprocessing", "models", "data"},
+    "graft": {"graft", "pipeline", "preprocessing", "models", "data"},
 }
 LATE = {"SimpleITK", "nilearn"}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -78,6 +79,8 @@ def test_imports_follow_the_arrows(path):
         ("models", "from data.volume import Volume"),
         ("preprocessing", "from models.priors.prior import FilterPrior"),
         ("preprocessing", "import pipeline.cli"),
+        ("pipeline", "import graft"),
+        ("pipeline", "from graft.model import load_model"),
     ],
 )
 def test_a_forbidden_import_is_seen(package, line):

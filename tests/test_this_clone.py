@@ -40,7 +40,7 @@ def test_another_clone_s_packages_are_refused(clone: Path) -> None:
 
 
 def test_plain_pytest_imports_its_own_clone(clone: Path) -> None:
-    for package in ("data", "models", "preprocessing", "pipeline"):
+    for package in ("data", "models", "preprocessing", "pipeline", "graft"):
         (clone / package).mkdir()
         (clone / package / "__init__.py").write_text("MINE = True\n")
     run = pytest_in(clone)

@@ -101,23 +101,23 @@ def _single(observation: FileObservation | None, frame: int | None = None) -> Vo
     return observation.frames[index] if index < len(observation.frames) else None
 
 
-def observe_scan(case: Case, images: Mapping[str, Volume], modality: Modality) -> CaseObservation:
+def observe_scan(
+    case: Case, images: Mapping[str, Volume], modality: Modality, files: Mapping[Path, FileObservation]
+) -> CaseObservation:
     """Observes a scan whose channels were read already; its label, if there is one, plays no part.
 
     Args:
         case: the case.
         images: channel → volume.
         modality: what the scan is said to be.
-
-    Raises:
-        DataError: a header cannot be read.
+        files: path → what is known of it; of an image that is no file, under the path that the case names it by.
     """
     roles: dict[Path, str] = {}
     for name in images:
         path = case.channels[name].path
         roles[path] = f"{roles[path]}, {name}" if path in roles else name
-    files = {path: FileObservation(path, Presence.PRESENT, read_header(path)) for path in roles}
-    return CaseObservation(case, files, dict(images), None, None, (), roles=roles, modality=modality)
+    seen = {path: files[path] for path in roles}
+    return CaseObservation(case, seen, dict(images), None, None, (), roles=roles, modality=modality)
 
 
 def observe_case(

@@ -23,6 +23,8 @@ class Presence(StrEnum):
     """The layout names a file that does not exist."""
     UNREADABLE = "unreadable"
     """The file is there and cannot be read."""
+    IN_MEMORY = "in memory"
+    """The image never was a file; a dataset has none of these."""
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from data.errors import ModelError
+from models.networks.imported_network import ImportedNetworkOptions, build_imported, run_without_values
 from models.networks.monai_networks import (
     DynUNetOptions,
     SegResNetOptions,
@@ -27,12 +30,23 @@ from models.networks.monai_networks import (
 )
 from models.networks.residual_unet import ResidualUNet, ResidualUNetOptions, first_block_prefix
 
+_OwnOptions = ResidualUNetOptions | UNetOptions | DynUNetOptions | SegResNetOptions
+
+
+def _named(raw: Any) -> Any:
+    """A network that says its factory need not say that it is an imported one."""
+    return {"name": "imported", **raw} if isinstance(raw, Mapping) and "factory" in raw else raw
+
+
 NetworkOptions = Annotated[
-    ResidualUNetOptions | UNetOptions | DynUNetOptions | SegResNetOptions, Field(discriminator="name")
+    _OwnOptions | ImportedNetworkOptions,
+    Field(discriminator="name"),
+    BeforeValidator(_named),
 ]
 
 # A width that no real network has, so that a parameter whose shape depends on it stands out.
 _PROBE_WIDTH = 9973
+_PROBE_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ def _construct(record: NetworkRecord) -> nn.Module:
         network = build_unet(options, in_channels, out_channels)
     elif isinstance(options, DynUNetOptions):
         network = build_dynunet(options, in_channels, out_channels)
+    elif isinstance(options, ImportedNetworkOptions):
+        network = build_imported(options, in_channels, out_channels)
     else:
         network = build_segresnet(options, in_channels, out_channels)
     network.__dict__["graft_record"] = record
@@ -93,6 +109,8 @@ def without_deep_supervision(options: NetworkOptions) -> NetworkOptions:
 
 def coarsest_factor(options: NetworkOptions) -> int:
     """Returns how many voxels of the image, along each axis, one voxel of the coarsest level stands for."""
+    if isinstance(options, ImportedNetworkOptions):
+        return int(2 ** max(_imported_levels(_construct(NetworkRecord(options, 1, 2))).values(), default=0))
     levels = len(options.encoder_blocks if isinstance(options, SegResNetOptions) else options.channels)
     return int(2 ** (levels - 1))
 
@@ -141,22 +159,43 @@ def _changed_shapes(network: nn.Module, probe: NetworkRecord) -> tuple[str, ...]
 
 
 def end_blocks(network: nn.Module) -> tuple[str, ...]:
-    """Returns the names of the parameters of the first block (with the stem) and of the last block (with the head)."""
-    first, last = _end_patterns(network_record(network).options)
-    return tuple(name for name, _ in network.named_parameters() if re.match(f"{first}|{last}", name))
+    """Returns the names of the parameters of the first block (with the stem) and of the last block (with the head).
+
+    Of an imported network these are the modules that depend on the number of image channels or of classes.
+    """
+    options = network_record(network).options
+    names = [name for name, _ in network.named_parameters()]
+    if isinstance(options, ImportedNetworkOptions):
+        ends = {name.rpartition(".")[0] for name in (*stem_parameters(network), *head_parameters(network))}
+        return tuple(name for name in names if name.rpartition(".")[0] in ends)
+    first, last = _end_patterns(options)
+    return tuple(name for name in names if re.match(f"{first}|{last}", name))
 
 
 def decoder_parameters(network: nn.Module) -> tuple[str, ...]:
-    """Returns the names of the parameters that come after the coarsest level, the head included."""
-    return tuple(name for name, _ in network.named_parameters() if in_decoder(network, name))
+    """Returns the names of the parameters that come after the coarsest level, the head included.
+
+    Of an imported network these are the modules that are called after the last one that puts out the coarsest level;
+    none where all levels are that of the image.
+    """
+    options = network_record(network).options
+    names = [name for name, _ in network.named_parameters()]
+    if not isinstance(options, ImportedNetworkOptions):
+        return tuple(name for name in names if re.match(_decoder_pattern(options), name))
+    levels = _imported_levels(network)
+    order, coarsest = list(levels), max(levels.values(), default=0)
+    last = max((number for number, name in enumerate(order) if levels[name] == coarsest), default=0)
+    after = set(order[last + 1 :]) if coarsest else set()
+    return tuple(name for name in names if name.rpartition(".")[0] in after)
 
 
-def in_decoder(network: nn.Module, parameter: str) -> bool:
-    """Tells whether a parameter belongs to the decoder or the head."""
-    return re.match(_decoder_pattern(network_record(network).options), parameter) is not None
+def _imported_levels(network: nn.Module) -> dict[str, int]:
+    """Level of every module with parameters of its own that is called, in the order of their last calls."""
+    owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters())
+    return _watched_levels(network, tuple(owners))
 
 
-def _decoder_pattern(options: NetworkOptions) -> str:
+def _decoder_pattern(options: _OwnOptions) -> str:
     if isinstance(options, ResidualUNetOptions):
         return r"decoder\.|head\.|coarse_heads\."
     if isinstance(options, UNetOptions):
@@ -167,7 +206,7 @@ def _decoder_pattern(options: NetworkOptions) -> str:
     return r"up_layers\.|up_samples\.|conv_final\."
 
 
-def _end_patterns(options: NetworkOptions) -> tuple[str, str]:
+def _end_patterns(options: _OwnOptions) -> tuple[str, str]:
     if isinstance(options, ResidualUNetOptions):
         last = len(options.channels) - 2
         return rf"stem\.|{re.escape(first_block_prefix(options))}", rf"decoder\.{last}\.|head\."
@@ -179,32 +218,53 @@ def _end_patterns(options: NetworkOptions) -> tuple[str, str]:
     return r"convInit\.|down_layers\.0\.", rf"up_layers\.{last}\.|up_samples\.{last}\.|conv_final\."
 
 
-def resolution_levels(network: nn.Module, modules: tuple[str, ...]) -> dict[str, int]:
+def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
     """Finds at which resolution each of the named modules puts out its features.
 
-    The network is run once on the meta device, where tensors have shapes but no values.
+    Without an example the network is run once on the meta device, where tensors have shapes but no values.
 
     Args:
-        network: a network made by `build_network`.
+        network: a network made by `build_network`, or any with an example.
         modules: names of modules.
+        example: `[N, C, X, Y, Z]`, what the network is called with.
 
     Returns:
-        Level by module name: 0 for the resolution of the image, 1 for half of it, and so on.
+        Level by module name: 0 for the resolution of the image (and for a module that is not called), 1 for half of
+        it, and so on.
+
+    Raises:
+        ModelError: there is no example and `build_network` did not make the network.
+        NetworkCodeError: an imported network cannot be run on the meta device.
     """
-    record = network_record(network)
-    probe = meta_network(record)
-    size = 256
-    levels: dict[str, int] = {}
+    return dict.fromkeys(modules, 0) | _watched_levels(network, modules, example)
 
-    def watch(name: str, module: nn.Module) -> None:
-        def remember(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            mean_size = math.prod(output.shape[2:]) ** (1 / 3)
-            levels[name] = round(math.log2(size / mean_size))
 
-        module.register_forward_hook(remember)
+def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
+    """Levels of the modules that are called, in the order of their last calls."""
+    options: NetworkOptions | None = None
+    if example is None:
+        record = network_record(network)
+        network, options = meta_network(record), record.options
+        example = torch.empty(1, record.in_channels, *[_PROBE_SIZE] * 3, device="meta")
+    size, levels = math.prod(example.shape[2:]) ** (1 / 3), dict[str, int]()
 
-    for name in modules:
-        watch(name, probe.get_submodule(name))
-    with torch.no_grad():
-        probe(torch.empty(1, record.in_channels, size, size, size, device="meta"))
+    def watch(name: str) -> RemovableHandle:
+        def remember(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Any) -> None:
+            if isinstance(output, Tensor) and output.ndim == 5:
+                levels.pop(name, None)
+                levels[name] = round(math.log2(size / math.prod(output.shape[2:]) ** (1 / 3)))
+
+        return network.get_submodule(name).register_forward_hook(remember)
+
+    handles = [watch(name) for name in modules]
+    # Each by itself: in somebody's network some modules may be frozen in evaluation mode.
+    training = {module: module.training for module in network.modules()}
+    try:
+        with torch.no_grad(), run_without_values(options):
+            network.eval()(example)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+        for handle in handles:
+            handle.remove()
     return levels

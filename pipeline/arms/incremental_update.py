@@ -9,6 +9,7 @@ import torch
 from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
 from models.networks.factory import NetworkOptions
+from models.networks.imported_network import ImportedNetworkOptions, network_code_allowed
 from models.other_weights import OtherWeights
 from models.posteriors.mean_field import MeanField
 from models.posteriors.mixture import Mixture, combine
@@ -32,7 +33,9 @@ def read_posterior(folder: Path, number: int, network: NetworkOptions, channels:
         ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
     """
     require_updatable(folder, network, channels, classes)
-    members = read_model(folder).members
+    # The model's network is that of the configuration, so its code is, too.
+    with network_code_allowed(isinstance(network, ImportedNetworkOptions) and network.allowed):
+        members = read_model(folder).members
     return members[number % len(members)]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import torch
 
+from data.errors import ModelError
 from models.filters import FilterLayer, FilterPositions, filter_layers, filter_positions, set_filters
 from models.networks.factory import decoder_parameters, end_blocks
 from models.objectives import FilterGroups
@@ -99,10 +100,21 @@ def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Seque
 
 
 def learned_names(network: torch.nn.Module, trainable: Trainable) -> set[str]:
-    """Names of the parameters that an arm learns."""
+    """Names of the parameters that an arm learns.
+
+    Raises:
+        ModelError: the network has no such part.
+    """
     if trainable is Trainable.ALL:
         return {name for name, _ in network.named_parameters()}
-    return set(end_blocks(network) if trainable is Trainable.ENDS else decoder_parameters(network))
+    learned = set(end_blocks(network) if trainable is Trainable.ENDS else decoder_parameters(network))
+    if not learned:
+        raise ModelError(
+            f"the network has nothing that `trainable: {trainable.value}` would learn",
+            expected="a network with blocks of its own for the ends, and with a coarser level than the image's",
+            fix="set `trainable: all` for this arm",
+        )
+    return learned
 
 
 def choose_trainable(network: torch.nn.Module, trainable: Trainable) -> None:

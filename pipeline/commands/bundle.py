@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.output import stoppable
-from pipeline.commands.shared_options import SharedOptions, with_shared_options
+from pipeline.commands.shared_options import NetworkCode, SharedOptions, with_shared_options
 
 
 @with_shared_options("overrides", "debug")
@@ -25,12 +25,14 @@ def export(
         typer.Option("--example", metavar="SCAN", help="Put a scan and its mask into the bundle; repeatable."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export wrote there.")] = False,
+    allow_network_code: NetworkCode = False,
 ) -> None:
     """Write a trained model as a MONAI bundle. It runs where Graft is not installed."""
     from pipeline.deployment.export_command import ExportRequest, export_options
     from pipeline.deployment.export_command import export as export_bundle
 
-    request = ExportRequest(model, output, export_options(options.overrides), study, tuple(example or ()), force)
+    chosen = export_options(options.overrides)
+    request = ExportRequest(model, output, chosen, study, tuple(example or ()), force, allow_network_code)
     with stoppable(output):
         for line in export_bundle(request).lines():
             typer.echo(line)

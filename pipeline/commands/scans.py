@@ -9,7 +9,7 @@ import typer
 
 from data.synthetic.cohort_kind import CohortKind
 from pipeline.commands.output import stoppable
-from pipeline.commands.shared_options import Device, SharedOptions, with_shared_options
+from pipeline.commands.shared_options import Device, NetworkCode, SharedOptions, with_shared_options
 from pipeline.commands.study import Strict, run_study
 from pipeline.storage.file_names import PREDICTION_TABLE
 from pipeline.storage.stage_names import Stage
@@ -106,6 +106,7 @@ def predict(
         bool, typer.Option("--probabilities/--no-probabilities", help="Write the probability of each class.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")] = True,
+    allow_network_code: NetworkCode = False,
 ) -> None:
     """Segment new scans with a trained model. Masks and uncertainty lie on their own grids."""
     from pipeline.deployment.predict_command import PredictRequest, predict_options
@@ -114,5 +115,16 @@ def predict(
     given = {"samples": samples, "tta": tta, "probabilities": probabilities}
     chosen = predict_options(options.overrides, {key: value for key, value in given.items() if value})
     with stoppable(output):
-        predict_scans(PredictRequest(model, tuple(inputs), output, chosen, options.jobs, options.device.value, resume))
+        predict_scans(
+            PredictRequest(
+                model,
+                tuple(inputs),
+                output,
+                chosen,
+                options.jobs,
+                options.device.value,
+                resume,
+                allow_network_code,
+            )
+        )
     typer.echo(f"The results are in {output}, with a line for each structure in {output / PREDICTION_TABLE}")

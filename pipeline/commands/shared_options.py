@@ -50,6 +50,11 @@ ALL: Mapping[str, Any] = {
 }
 """Name → what the command line has to know of it."""
 
+NetworkCode = Annotated[
+    bool,
+    typer.Option("--allow-network-code", help="Run the model's network if it is code outside Graft, which you trust."),
+]
+
 _state = SharedOptions()
 
 

@@ -47,7 +47,23 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
     Raises:
         ConfigError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
     """
-    raw = read_yaml(path)
+    return parse_config(read_yaml(path), path, overrides, workspace)
+
+
+def parse_config(
+    raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), workspace: Path | None = None
+) -> StudyConfig:
+    """Validates the raw content of a configuration.
+
+    Args:
+        raw: key → value; it is changed.
+        path: the file that it comes from, for errors.
+        overrides: `a.b=value`, the value in YAML; they win over the content.
+        workspace: wins over that of the content.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is not allowed.
+    """
     _name_arms(raw)
     for override in overrides:
         set_key(raw, override)

@@ -6,10 +6,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data.modality import Modality
 from models.networks.factory import NetworkOptions
+from models.networks.imported_network import ImportedNetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import centred_on_network, network_of
 from pipeline.arms.choices import UNFITTED_PRIORS, Initialisation
@@ -18,6 +19,7 @@ from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.config.names import Apart, Name
+from pipeline.config.network_source import with_source
 from pipeline.config.options import Options
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.report.options import ReportOptions
@@ -112,6 +114,12 @@ class StudyConfig(Options):
         if densities is None or isinstance(densities, dict):
             priors["densities"] = with_densities_of_arms(densities or {}, named_priors(arms))
         return {**raw, "priors": priors}
+
+    @field_validator("network")
+    @classmethod
+    def _with_its_code(cls, network: NetworkOptions) -> NetworkOptions:
+        """Who writes a configuration says whose code is run, and results follow from that code."""
+        return with_source(network) if isinstance(network, ImportedNetworkOptions) else network
 
     @model_validator(mode="after")
     def _known_references(self) -> StudyConfig:

@@ -1,12 +1,14 @@
-"""A network in the words of a MONAI bundle: MONAI's own by their name, Graft's by a copy of its source."""
+"""A network in the words of a MONAI bundle: MONAI's own and imported ones by name, Graft's by a copy of its source."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from models.networks.factory import NetworkOptions, without_deep_supervision
+from models.networks.imported_network import ImportedNetworkOptions
 from models.networks.monai_networks import DynUNetOptions, UNetOptions
 from models.networks.residual_unet import ResidualUNetOptions
+from pipeline.deployment.bundle_text import require_words
 from pipeline.deployment.vendored_source import vendored_name
 
 RESIDUAL_UNET = "models.networks.residual_unet"
@@ -24,6 +26,9 @@ def network_definition(options: NetworkOptions, in_channels: int, out_channels: 
         options: of the trained network.
         in_channels: image channels.
         out_channels: classes, background included.
+
+    Raises:
+        ModelError: an option of an imported network would be carried out when MONAI reads it.
     """
     options = without_deep_supervision(options)
     ends = {"in_channels": in_channels, "out_channels": out_channels}
@@ -31,6 +36,10 @@ def network_definition(options: NetworkOptions, in_channels: int, out_channels: 
         module = vendored_name(RESIDUAL_UNET)
         sizes = {"_target_": f"{module}.ResidualUNetOptions", **options.model_dump(mode="json")}
         return {"_target_": f"{module}.ResidualUNet", "options": sizes, **ends}
+    if isinstance(options, ImportedNetworkOptions):
+        require_words(options.options, "configs/inference.json")
+        target = {"_target_": options.factory.replace(":", "."), "channels": in_channels, "classes": out_channels}
+        return {**options.options, **target}
     norm = ["INSTANCE", {"affine": True}]
     if isinstance(options, UNetOptions):
         return {

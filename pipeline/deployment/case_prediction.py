@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from data.case import Case
 from data.errors import ModelError
 from data.image_file import read_geometry, write_volume
 from data.volume import Volume
+from models.networks.imported_network import network_code_allowed
 from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
 from pipeline.deployment.case_files import CaseFiles
-from pipeline.deployment.fingerprint import case_facts, voxel_ml
+from pipeline.deployment.fingerprint import CaseFacts, case_facts, voxel_ml
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.predict_options import PredictOptions
+from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
 from pipeline.deployment.weight_passes import pass_count, weight_passes
@@ -35,40 +38,98 @@ from pipeline.storage.atomic import write_json
 from preprocessing.chain import Chain
 from preprocessing.quality_control import case_numbers
 from preprocessing.step import Record
-from preprocessing.subject import Subject, load_subject
+from preprocessing.subject import Subject
 
 ENTROPY, MUTUAL_INFORMATION, STANDARD_DEVIATION = "entropy", "mutual-information", "standard-deviation"
 _PREPARED, _PREDICTED = 0.1, 0.9
-Write = Callable[[Volume, Path], None]
 
 
-def predict_input(
-    folder: Path,
-    progress: ProgressFile,
-    *,
-    case: Case,
-    files: CaseFiles,
-    model: Path,
-    digest: str,
+@dataclass(frozen=True)
+class PredictedScan:
+    """What a model says of a scan, on the scan's own grid.
+
+    Attributes:
+        scan: the scan; of its volumes only the first channel is kept.
+        model: the model.
+        mask: label map uint8.
+        structures: class → numbers, JSON-able (`structure_facts`).
+        reasons: why the case wants a look before its mask is used.
+        records: what each step of preprocessing did.
+        facts: numbers of the scan that were compared with the training cases.
+        mirrored: mirrorings that each draw was averaged over.
+        draws: number of draws.
+    """
+
+    scan: RawScan
+    model: Model
+    mask: Volume
+    structures: dict[str, dict[str, Any]]
+    reasons: list[str]
+    records: Sequence[Record]
+    facts: CaseFacts
+    mirrored: int
+    draws: int
+    _native: NativeMaps
+    _average: PosteriorAverage
+
+    def uncertainty(self) -> Iterator[tuple[str, Volume]]:
+        """Makes the maps of uncertainty, one at a time: the entropy, and with several draws what they disagree on."""
+        yield ENTROPY, self._native(self._average.predictive_entropy)
+        if self.draws > 1:
+            yield MUTUAL_INFORMATION, self._native(self._average.mutual_information)
+            yield STANDARD_DEVIATION, self._native(self._average.standard_deviation)
+
+    def numbers(self) -> dict[str, Any]:
+        """Returns all that is said of the case but its volumes, JSON-able."""
+        about, case = self.model.description, self.scan.case
+        quality = case_numbers(Subject(case.name, {}), self.records)
+        return {
+            "case": case.name,
+            "sources": {name: source.path.name for name, source in case.channels.items()},
+            "model": {
+                "study": about.study,
+                "arm": about.arm_name,
+                "training_patients": about.training_patients,
+                "sha256": self.model.digest,
+                "graft_version": about.graft_version,
+            },
+            "draws": self.draws,
+            "mirrorings": self.mirrored,
+            "structures": self.structures,
+            "suspect": self.reasons,
+            "preprocessing": {k: v for k, v in quality.items() if k not in ("case", "suspect") and _finite(v)},
+            "scan": self.facts.model_dump(mode="json", exclude={"structure_ml"}),
+        }
+
+
+def predict_case(
+    model: Model,
+    scan: RawScan,
     options: PredictOptions,
     device: str,
-) -> None:
-    """Predicts a scan and writes its files into the folder.
+    progress: Callable[[float], None] = lambda share: None,
+    keep: Callable[[str, Volume], None] = lambda name, probability: None,
+) -> PredictedScan:
+    """Predicts a scan.
+
+    Args:
+        model: the model, on `device`.
+        scan: as it was read.
+        options: of the prediction.
+        device: `cpu` or `cuda`.
+        progress: is told the share that is done.
+        keep: is given the probability of each class on the scan's grid, one at a time.
 
     Raises:
-        GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
-            or the model is damaged.
+        GraftError: the scan cannot be used or is of another modality, or a step of preprocessing cannot be carried out.
     """
-    found = _model(model, digest, device)
-    about = found.description
-    raw = load_subject(case, about.channels)
-    reasons = scan_reasons(case, raw.channels, about.modality, options.limits)
-    geometry = read_geometry(case.channels[raw.reference_name].path)
+    about = model.description
+    reasons = scan_reasons(scan, about.modality, options.limits)
     chain = Chain(about.preprocessing)
-    processed, records = chain.apply(raw, lambda share: progress(_PREPARED * share))
+    processed, records = chain.apply(scan.subject, lambda share: progress(_PREPARED * share))
     reasons += chain_reasons(records)
     # The other channels of the raw scan are no longer needed.
-    raw = Subject(raw.name, {raw.reference_name: raw.reference})
+    scan = replace(scan, subject=scan.subject.with_channels({scan.subject.reference_name: scan.subject.reference}))
     image, inside, affine = _arrays(processed)
     del processed
     facts = case_facts(image, inside, affine, about.channels, records)
@@ -77,8 +138,8 @@ def predict_input(
 
     flips = mirrorings(about.flip_axes if options.tta else ())
     average, draws = predict_scan(
-        weight_passes(found, options.samples, device),
-        pass_count(found, options.samples),
+        weight_passes(model, options.samples, device),
+        pass_count(model, options.samples),
         torch.from_numpy(image).to(device),
         about.patch,
         about.window,
@@ -87,11 +148,18 @@ def predict_input(
     )
     native = NativeMaps(chain, records, affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    average.temper(about.arm.reading.logit_temperature)
+    with torch.inference_mode():
+        # Its tensors were made in this mode, and are changed in place.
+        average.temper(about.arm.reading.logit_temperature)
     read = read_average(average.probability, about.arm.reading, spacing)
-    write = partial(write_volume, geometry=geometry)
-    mask = _write_mask(folder, files, native, average, about.classes, options, read.thresholds, write)
-    entropy = _write_uncertainty(folder, files, native, average, write)
+
+    def maps() -> Iterator[Volume]:
+        for number, name in enumerate(about.classes, start=1):
+            probability = native(average.probability[number])
+            keep(name, probability)
+            yield probability
+
+    mask = native_mask(maps(), list(about.classes.values()), read.thresholds)
     structures = structure_facts(
         mask,
         about.classes,
@@ -105,20 +173,69 @@ def predict_input(
     )
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
     reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
-    if options.pictures:
-        draw_case(folder / files.picture, raw.reference, mask, entropy, len(about.classes), structures, reasons)
-    _write_facts(folder / files.facts, case, found, structures, reasons, records, len(flips), average.count, facts)
+    return PredictedScan(
+        scan, model, mask, structures, reasons, records, facts, len(flips), average.count, native, average
+    )
+
+
+def predict_input(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    case: Case,
+    files: CaseFiles,
+    model: Path,
+    digest: str,
+    options: PredictOptions,
+    device: str,
+    allow_code: bool = False,
+) -> None:
+    """Predicts a scan and writes its files into the folder.
+
+    Raises:
+        GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
+            or the model is damaged.
+    """
+    found = _model(model, digest, device, allow_code)
+    about = found.description
+    reference = case.channels[about.channels[0]].path
+    names = files.probabilities(about.classes)
+
+    def write(volume: Volume, name: str) -> None:
+        write_volume(volume, folder / name, read_geometry(reference))
+
+    def keep(name: str, probability: Volume) -> None:
+        if options.probabilities:
+            write(probability, names[name])
+
+    # Not held here, so that channels can go as soon as they were preprocessed.
+    predicted = predict_case(found, RawScan.read(case, about.channels), options, device, progress, keep)
+    write(predicted.mask, files.mask)
+    for kind, volume in predicted.uncertainty():
+        write(volume, files.uncertainty(kind))
+        if kind == ENTROPY and options.pictures:
+            draw_case(
+                folder / files.picture,
+                predicted.scan.subject.reference,
+                predicted.mask,
+                volume,
+                len(about.classes),
+                predicted.structures,
+                predicted.reasons,
+            )
+    write_json(folder / files.facts, predicted.numbers())
     write_sidecars(folder, files, about, digest)
 
 
 @lru_cache(maxsize=1)
-def _model(path: Path, digest: str, device: str) -> Model:
+def _model(path: Path, digest: str, device: str, allow_code: bool) -> Model:
     """Reads the model once for each worker.
 
     Raises:
         ModelError: it is not the one that the command started with.
     """
-    found = read_model(path, device)
+    with network_code_allowed(allow_code):
+        found = read_model(path, device)
     if found.digest != digest:
         raise ModelError(f"{path}: the model was changed while scans were predicted", fix="run the command again")
     return found
@@ -130,76 +247,6 @@ def _arrays(subject: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_], N
     image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
     mask = subject.mask.array > 0 if subject.mask is not None else np.ones(image.shape[1:], dtype=bool)
     return image, mask, volumes[0].affine
-
-
-def _write_mask(
-    folder: Path,
-    files: CaseFiles,
-    native: NativeMaps,
-    average: PosteriorAverage,
-    classes: dict[str, int],
-    options: PredictOptions,
-    thresholds: Sequence[float] | None,
-    write: Write,
-) -> Volume:
-    """Writes the mask and, if asked for, the probabilities."""
-    names = files.probabilities(classes)
-
-    def maps() -> Iterator[Volume]:
-        for number, name in enumerate(classes, start=1):
-            volume = native(average.probability[number])
-            if options.probabilities:
-                write(volume, folder / names[name])
-            yield volume
-
-    mask = native_mask(maps(), list(classes.values()), thresholds)
-    write(mask, folder / files.mask)
-    return mask
-
-
-def _write_uncertainty(
-    folder: Path, files: CaseFiles, native: NativeMaps, average: PosteriorAverage, write: Write
-) -> Volume:
-    """Writes the maps of uncertainty: the entropy, and with several draws what they disagree on."""
-    entropy = native(average.predictive_entropy)
-    write(entropy, folder / files.uncertainty(ENTROPY))
-    if average.count > 1:
-        write(native(average.mutual_information), folder / files.uncertainty(MUTUAL_INFORMATION))
-        write(native(average.standard_deviation), folder / files.uncertainty(STANDARD_DEVIATION))
-    return entropy
-
-
-def _write_facts(
-    path: Path,
-    case: Case,
-    model: Model,
-    structures: dict[str, dict[str, Any]],
-    reasons: Sequence[str],
-    records: Sequence[Record],
-    mirrored: int,
-    draws: int,
-    facts: Any,
-) -> None:
-    about = model.description
-    quality = case_numbers(Subject(case.name, {}), records)
-    content = {
-        "case": case.name,
-        "sources": {name: source.path.name for name, source in case.channels.items()},
-        "model": {
-            "study": about.study,
-            "arm": about.arm_name,
-            "training_patients": about.training_patients,
-            "sha256": model.digest,
-            "graft_version": about.graft_version,
-        },
-        "draws": draws,
-        "mirrorings": mirrored,
-        "structures": structures,
-        "suspect": list(reasons),
-        "preprocessing": {k: v for k, v in quality.items() if k not in ("case", "suspect") and _finite(v)},
-        "scan": facts.model_dump(mode="json", exclude={"structure_ml"}),
-    }
-    write_json(path, content)
 
 
 def _finite(value: Any) -> bool:

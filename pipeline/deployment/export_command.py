@@ -13,6 +13,7 @@ from torch import nn
 
 from data.case import Case
 from data.errors import DataError, WorkspaceError
+from models.networks.imported_network import network_code_allowed
 from pipeline.config.reading import read_command_options
 from pipeline.deployment.bundle_example import write_example
 from pipeline.deployment.bundle_facts import BundleFacts, OnnxFacts
@@ -26,7 +27,8 @@ from pipeline.deployment.input_cases import collect_cases
 from pipeline.deployment.mean_network import mean_networks
 from pipeline.deployment.model_card import model_card
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.deployment.model_folder import Model, read_model
+from pipeline.deployment.model_folder import Model, read_description, read_model
+from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
 from pipeline.deployment.study_evidence import OF_ANOTHER, find_evidence
 from pipeline.deployment.vendored_source import copy_modules
@@ -54,6 +56,7 @@ class ExportRequest:
         study: workspace of the model's study; by default the one that the model lies in.
         examples: scans that go into the bundle with their masks.
         force: replace the files of a bundle that is there.
+        allow_network_code: whether a network that is code outside Graft may be run.
     """
 
     model: Path
@@ -62,6 +65,7 @@ class ExportRequest:
     study: Path | None = None
     examples: tuple[Path, ...] = ()
     force: bool = False
+    allow_network_code: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,9 @@ def export(request: ExportRequest) -> ExportedBundle:
         require_onnx()
     _require_free(request.output, request.force)
     require_ours(request.output, FILES)
-    model = read_model(request.model)
+    with network_code_allowed(request.allow_network_code):
+        require_network_code(read_description(request.model)[0].network)
+        model = read_model(request.model)
     evidence = find_evidence(model.folder, model.description, model.digest, request.study)
     cases = _example_cases(request.examples, model.description)
     networks = mean_networks(model)

@@ -120,7 +120,7 @@ def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]
         if finding.level is not Level.INFO:
             logger.warning("%s: %s (%s)", dataset.root, finding.found, finding.fix)
     bids = dataset.root if dataset.layout == BIDS else None
-    named = [_named_case(case, channels, bids) for case in dataset.cases]
+    named = [named_case(case, channels, bids) for case in dataset.cases]
     return [_briefly_named(case) for case in named] if bids else named
 
 
@@ -140,8 +140,14 @@ def _odd_file_name(case: InputCase, fault: str) -> str:
     return str(DataError(f"{printable(case.name)}: the file name {fault}", expected=RULE, fix="rename the file"))
 
 
-def _named_case(case: Case, channels: Sequence[str], bids: Path | None) -> InputCase:
-    """Takes the model's channels from a case whose channels have names."""
+def named_case(case: Case, channels: Sequence[str], bids: Path | None = None) -> InputCase:
+    """Takes the model's channels, in its order, from a case whose channels have names.
+
+    Args:
+        case: its channels may be named in capital or small letters, or as BIDS names them.
+        channels: the model's.
+        bids: root of the BIDS dataset that the case comes from.
+    """
     own = {_plain(name): source for name, source in case.channels.items()}
     if absent := [name for name in channels if _plain(name) not in own]:
         fault = DataError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from data.errors import ConfigError
+from data.errors import ConfigError, ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,9 @@ def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Pa
     Returns:
         whether N, X, Y and Z are free; otherwise N is free and the others are the window's, because the exporter cannot
         follow the network at other sizes.
+
+    Raises:
+        ModelError: the exporter cannot follow the network at all.
     """
     example = torch.zeros(2, channels, *patch)
     batch = torch.export.Dim("batch", min=1)
@@ -52,7 +55,14 @@ def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Pa
         _convert(network, example, free, path)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
         logger.info("ONNX with a window of fixed size, because sizes cannot be left open (%s)", error)
-        _convert(network, example, {0: batch}, path)
+        try:
+            _convert(network, example, {0: batch}, path)
+        except (torch.onnx.OnnxExporterError, RuntimeError) as fixed:
+            raise ModelError(
+                f"the network cannot be converted to ONNX ({str(fixed).strip().splitlines()[0]})",
+                expected="a forward pass that torch.export can follow",
+                fix="add --set onnx=false, or change the network",
+            ) from fixed
         return False
     return True
 

@@ -13,6 +13,7 @@ import typer
 
 from data.errors import ConfigError, WorkspaceError
 from data.plain_number import plain_number
+from models.networks.imported_network import network_code_allowed
 from pipeline.config.reading import read_command_options
 from pipeline.deployment.bids_derivative import DESCRIPTION, dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles, require_apart
@@ -20,8 +21,10 @@ from pipeline.deployment.case_prediction import predict_input
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import find_model, read_description
+from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
+from pipeline.device import chosen_device
 from pipeline.evaluation.dice_calibration import DiceEstimate
 from pipeline.stages.stage import complete
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
@@ -58,6 +61,7 @@ class PredictRequest:
         jobs: cases at a time.
         device: `auto`, `cpu` or `cuda`.
         resume: keep finished cases.
+        allow_network_code: whether a network that is code outside Graft may be run.
     """
 
     model: Path
@@ -67,6 +71,7 @@ class PredictRequest:
     jobs: int | None = None
     device: str = "auto"
     resume: bool = True
+    allow_network_code: bool = False
 
 
 def predict_options(overrides: Sequence[str], given: Mapping[str, Any] | None = None) -> PredictOptions:
@@ -88,7 +93,9 @@ def predict(request: PredictRequest) -> list[Row]:
         GraftError: the model or an input as a whole is not usable.
         StageError: cases failed; the others are done.
     """
-    description, digest = read_description(request.model)
+    with network_code_allowed(request.allow_network_code):
+        description, digest = read_description(request.model)
+    require_network_code(description.network)
     folder = find_model(request.model).resolve()
     cases = collect_cases(request.inputs, description.channels)
     if not cases:
@@ -198,6 +205,7 @@ def _unit(
         "digest": digest,
         "options": request.options,
         "device": device,
+        "allow_code": request.allow_network_code,
     }
     # The stage has no folder of its own: the cases lie in the output folder.
     unit = Unit("", files.key, recipe, predict_input, arguments, changed=Changed.REFUSE)
@@ -212,14 +220,7 @@ def _resources(request: PredictRequest, cases: int) -> tuple[Execution, str]:
     Raises:
         ConfigError: `cuda` is asked for and not there.
     """
-    import torch
-
-    available = torch.cuda.is_available()
-    if request.device == "cuda" and not available:
-        raise ConfigError(
-            "--device cuda: torch finds no CUDA device", expected="a GPU", fix="use --device cpu or install its driver"
-        )
-    device = "cuda" if available and request.device in {"auto", "cuda"} else "cpu"
+    device = chosen_device(request.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     jobs = min(request.jobs or 1, cases)
     return Execution(jobs, max(cores // jobs, 1)), device

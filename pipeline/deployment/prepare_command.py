@@ -27,6 +27,7 @@ from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import read_description
 from pipeline.deployment.predict_options import SuspicionLimits
+from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.suspicion import chain_reasons, scan_reasons
 from pipeline.inference.native_maps import NativeMaps
 from pipeline.inference.native_mask import native_mask
@@ -40,7 +41,6 @@ from pipeline.storage.owned_folder import set_aside
 from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
 from preprocessing.chain import Chain
-from preprocessing.subject import load_subject
 
 logger = logging.getLogger(__name__)
 
@@ -147,9 +147,9 @@ def prepare_case(
     Raises:
         GraftError: the scan cannot be read or is of another modality, or a step cannot be carried out on it.
     """
-    raw = load_subject(case, about.channels)
-    reasons = scan_reasons(case, raw.channels, about.modality, SuspicionLimits())
-    processed, records = Chain(about.preprocessing).apply(raw)
+    scan = RawScan.read(case, about.channels)
+    reasons = scan_reasons(scan, about.modality, SuspicionLimits())
+    processed, records = Chain(about.preprocessing).apply(scan.subject)
     reasons += chain_reasons(records)
     for name, volume in zip(volume_names(case.name, len(about.channels)), processed.channels.values(), strict=True):
         # The unit's folder takes its name when it is whole; its volumes go where the bundle looks for them.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from data.case import Case
 from data.checks import value_range
 from data.checks.battery import case_findings
 from data.checks.finding import Level
@@ -12,10 +11,10 @@ from data.checks.observation import observe_scan
 from data.errors import DataError
 from data.modality import Modality
 from data.plain_number import plain_number, plain_span
-from data.volume import Volume
 from pipeline.deployment.contrast_profile import other_contrast
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint
 from pipeline.deployment.predict_options import SuspicionLimits
+from pipeline.deployment.raw_scan import RawScan
 from preprocessing.step import Record
 
 _AXES = ("left-right", "back-front", "down-up")
@@ -23,12 +22,11 @@ _FLAGGED_ERRORS = ("sform_qform",)
 """Errors that leave a mask usable on the voxels of its scan: they are told, and the case is predicted."""
 
 
-def scan_reasons(case: Case, channels: Mapping[str, Volume], modality: Modality, limits: SuspicionLimits) -> list[str]:
+def scan_reasons(scan: RawScan, modality: Modality, limits: SuspicionLimits) -> list[str]:
     """Runs the checks of `graft check` on a scan that is to be predicted.
 
     Args:
-        case: its files.
-        channels: its volumes, as they were read.
+        scan: as it was read.
         modality: the model's.
         limits: whether a CT is refused by a model for MR.
 
@@ -39,7 +37,8 @@ def scan_reasons(case: Case, channels: Mapping[str, Volume], modality: Modality,
         DataError: the scan cannot be used as it is, such as one with a sheared affine, or a CT was given to a model
             for MR, and the limits refuse it.
     """
-    findings = case_findings(observe_scan(case, channels, modality))
+    case = scan.case
+    findings = case_findings(observe_scan(case, scan.subject.channels, modality, scan.files))
     for finding in findings:
         other = finding.check == value_range.CHECK and modality is not Modality.CT and limits.refuse_other_modality
         if other:

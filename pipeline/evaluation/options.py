@@ -43,8 +43,7 @@ class CalibrationOptions(Options):
     bins: int = Field(default=15, ge=2)
     """Bins of equal mass of the expected calibration error."""
     clamp: float = Field(default=2.0**-12, gt=0, lt=0.1)
-    """Smallest probability of a class before a logarithm is taken. Probabilities are stored in 16 bits, where all above
-    1 − 2⁻¹² are 1; so the default is the least that is safe."""
+    """Smallest probability of a class before a logarithm is taken: it limits what a single confident error costs."""
     level: float = Field(default=0.9, gt=0, lt=1)
     """Coverage of the volume interval."""
     temperature_scaled: tuple[str, ...] = ("fine_tune", "ensemble")

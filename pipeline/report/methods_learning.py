@@ -75,7 +75,8 @@ def network_sentences(files: StudyFiles) -> list[str]:
     if name is None:
         return []
     widths = nested(config, "network", "channels")
-    text = f"The network was {_NETWORKS.get(str(name), str(name))}"
+    own = f"one of the study's own, built by {nested(config, 'network', 'factory')}"
+    text = f"The network was {own if name == 'imported' else _NETWORKS.get(str(name), str(name))}"
     text += f" ({', '.join(str(w) for w in widths)} channels)" if widths else ""
     sentences = [text + "."]
     patches = files.options(PatchOptions, "patches")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from data.errors import ConfigError
 from pipeline.config.study import StudyConfig
+from pipeline.device import chosen_device
 from pipeline.storage.units import Execution
 
 _MOST_WORKERS = 4
@@ -50,17 +50,7 @@ class Resources:
         Raises:
             ConfigError: `cuda` is asked for and not there.
         """
-        import torch
-
-        execution = self.execution(config)
-        available = torch.cuda.is_available()
-        if self.device == "cuda" and not available:
-            raise ConfigError(
-                "--device cuda: torch finds no CUDA device",
-                expected="a GPU",
-                fix="use --device cpu or install its driver",
-            )
-        device = "cuda" if available and self.device in {"auto", "cuda"} else "cpu"
+        execution, device = self.execution(config), chosen_device(self.device)
         if device == "cuda" and self.jobs is None:
             execution = Execution(1, execution.threads, execution.backend)
         return execution, device

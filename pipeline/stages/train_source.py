@@ -6,6 +6,7 @@ import logging
 
 from data.errors import ConfigError
 from data.splits import bootstrap_sample
+from models.networks.imported_network import NetworkCodeError
 from pipeline.config.study import StudyConfig
 from pipeline.processes import world_size
 from pipeline.stages.resources import Resources
@@ -107,14 +108,18 @@ def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device
     plan = read_plan(config, workspace)
     dataset = config.source.dataset
     share = config.patches.model_copy(update={"batch": config.patches.batch // world_size()})
-    estimate = estimate_training_memory(
-        config.network,
-        len(plan.channels[dataset]),
-        len(plan.classes[dataset]) + 1,
-        share,
-        precision=settled_computing(config, workspace, device).precision,
-        device=device,
-    )
+    try:
+        estimate = estimate_training_memory(
+            config.network,
+            len(plan.channels[dataset]),
+            len(plan.classes[dataset]) + 1,
+            share,
+            precision=settled_computing(config, workspace, device).precision,
+            device=device,
+        )
+    except NetworkCodeError as error:
+        logger.info("%s: the memory of a training is not estimated: %s", STAGE, error.found)
+        return
     at_a_time = world_size() if device == "cpu" and world_size() > 1 else min(jobs, config.source_training.networks)
     logger.info("%s: %s", STAGE, estimate.describe())
     require_memory(estimate, available_memory(device), at_a_time)

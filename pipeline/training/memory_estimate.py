@@ -16,6 +16,7 @@ import torch
 from data.errors import TrainingError
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, NetworkRecord, coarsest_factor, meta_network
+from models.networks.imported_network import run_without_values
 from models.objectives import SegmentationLoss, SegmentationLossOptions
 from pipeline.training.computing import Precision
 from pipeline.training.live_memory import LiveMemory
@@ -114,6 +115,9 @@ def estimate_training_memory(
         patches: size and number of the patches that one process computes at a time.
         precision: numbers of the forward and backward passes, a value of `Precision`; weights stay float32.
         device: where it will train, `cpu` or a CUDA device.
+
+    Raises:
+        NetworkCodeError: an imported network cannot be run on the meta device.
     """
     record = NetworkRecord(network, channels, classes)
     weights = sum(p.numel() * p.element_size() for p in meta_network(record).parameters())
@@ -145,7 +149,7 @@ def _follow_step(record: NetworkRecord, patches: PatchOptions, half: bool) -> Li
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions()))
-    with LiveMemory(_LARGE_BLOCK) as memory:
+    with run_without_values(record.options), LiveMemory(_LARGE_BLOCK) as memory:
         images = torch.empty(patches.batch, record.in_channels, *patches.size, dtype=kind, device="meta")
         labels = torch.empty(patches.batch, *patches.size, dtype=torch.int64, device="meta")
         loss(network(images), labels).backward()

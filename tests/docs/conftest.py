@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +29,17 @@ class Page:
     def blocks(self, language: str) -> list[str]:
         """Bodies of the fenced blocks of a language."""
         return [m["body"] for m in _FENCE.finditer(self.text) if m["language"] == language]
+
+    @property
+    def python_files(self) -> dict[str, str]:
+        """Files that a reader is to save: blocks that begin with `# NAME.py`, by name."""
+        blocks = self.blocks("python")
+        return {match[1]: block for block in blocks if (match := re.match(r"# (\w+\.py)\n", block))}
+
+    @property
+    def python(self) -> str:
+        """Its other blocks of Python, one after the other, as a reader would type them."""
+        return "\n".join(block for block in self.blocks("python") if block not in self.python_files.values())
 
     @property
     def commands(self) -> list[list[str]]:
@@ -70,6 +83,23 @@ def root() -> Path:
 def pages() -> dict[str, Page]:
     """Name relative to the project → page."""
     return {page.name: page for page in read_pages()}
+
+
+@pytest.fixture(scope="session")
+def notebooks() -> dict[str, dict[str, Any]]:
+    """Name relative to the project → content."""
+    paths = sorted((ROOT / "docs").rglob("*.ipynb"))
+    return {path.relative_to(ROOT).as_posix(): json.loads(path.read_text(encoding="utf-8")) for path in paths}
+
+
+@pytest.fixture(scope="session")
+def reader_files(pages: dict[str, Page], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the modules that readers are to save."""
+    folder = tmp_path_factory.mktemp("reader")
+    for page in pages.values():
+        for name, text in page.python_files.items():
+            (folder / name).write_text(text)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -205,18 +205,40 @@ def test_every_subcommand_was_carried_out(outcomes: list[Outcome]) -> None:
     assert {outcome.name for outcome in outcomes} == set(typer.main.get_command(app).commands)
 
 
+def _run_python(source: str, name: str) -> str:
+    """Carries out Python of a page or notebook and returns what it prints."""
+    with redirect_stdout(StringIO()) as printed:
+        exec(compile(source, name, "exec"), {"__name__": name})
+    return printed.getvalue().strip()
+
+
 def test_the_python_of_the_pages_runs(
-    outcomes: list[Outcome], pages: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
+    outcomes: list[Outcome],
+    pages: dict[str, Any],
+    reader_files: Path,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert outcomes
     monkeypatch.chdir(place)
-    blocks = {name: page.blocks("python") for name, page in pages.items() if page.blocks("python")}
-    assert "docs/how-to/use-from-python.md" in blocks
-    for name, own in blocks.items():
-        # The blocks of a page follow each other, as a reader would type them.
-        with redirect_stdout(StringIO()) as printed:
-            exec(compile("\n".join(own), name, "exec"), {"__name__": name})
-        assert printed.getvalue().strip()
+    monkeypatch.syspath_prepend(str(reader_files))
+    sources = {name: page.python for name, page in pages.items() if page.python}
+    assert len([name for name in sources if name.endswith("-in-python.md")]) == 6
+    for name, source in sources.items():
+        assert _run_python(source, name), name
+
+
+def test_the_notebooks_run_and_are_kept_without_output(
+    outcomes: list[Outcome], notebooks: dict[str, dict[str, Any]], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert outcomes
+    monkeypatch.chdir(place)
+    assert notebooks
+    for name, notebook in notebooks.items():
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"] is not None], name
+        # One namespace, as a kernel has it.
+        assert len(_run_python("\n".join("".join(cell["source"]) for cell in cells), name).splitlines()) >= len(cells)
 
 
 def _layout(text: str) -> dict[str, bool]:

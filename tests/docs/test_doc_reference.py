@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import graft
 from pipeline.arms.presets import PRESETS
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.calibration_tables import CALIBRATION_COLUMNS, RELIABILITY_COLUMNS
@@ -100,10 +101,19 @@ def test_the_check_finds_a_stale_page_and_a_run_mends_it(generator, tmp_path, mo
     monkeypatch.setattr(generator, "REFERENCE", tmp_path)
     (tmp_path / "cli.md").write_text("# Old\n")
     assert generator.main(["--check"]) == 1
-    assert "cli.md, config.md" in capsys.readouterr().err
+    assert "cli.md, config.md, python.md" in capsys.readouterr().err
     assert (tmp_path / "cli.md").read_text() == "# Old\n"
     assert generator.main([]) == 0
     assert generator.main(["--check"]) == 0
+
+
+def test_every_public_name_of_the_library_is_documented_and_nothing_else(pages):
+    text = pages["docs/reference/python.md"].text
+    assert re.findall(r"^## graft\.(\w+)$", text, re.M) == graft.__all__
+    for module in ("metrics", "posteriors", "priors"):
+        found = re.findall(rf"^### graft\.{module}\.(\w+)$", text, re.M)
+        assert found == getattr(graft, module).__all__
+        assert all(getattr(getattr(graft, module), name).__module__ == f"graft.{module}" for name in found)
 
 
 def test_columns_of_the_tables_are_documented(pages):
@@ -138,7 +148,8 @@ def _as_study(fragment: dict[str, Any]) -> dict[str, Any]:
     return study
 
 
-def test_yaml_examples_are_valid(pages):
+def test_yaml_examples_are_valid(pages, reader_files, monkeypatch):
+    monkeypatch.syspath_prepend(str(reader_files))
     checked = 0
     for page in pages.values():
         for block in page.blocks("yaml"):

@@ -21,7 +21,6 @@ from pipeline.stages.target_plan import plan_target
 from pipeline.storage.atomic import write_json
 from pipeline.storage.units import MARKER, Unit, is_done
 from pipeline.storage.workspace import Workspace
-from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 

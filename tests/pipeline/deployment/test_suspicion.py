@@ -14,6 +14,7 @@ from data.modality import Modality
 from data.volume import Volume
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint, case_facts
 from pipeline.deployment.predict_options import SuspicionLimits
+from pipeline.deployment.raw_scan import GivenImage, RawScan
 from pipeline.deployment.suspicion import implausible_structures, scan_reasons, unlike_training
 
 LIMITS = SuspicionLimits()
@@ -66,15 +67,16 @@ def test_a_ct_is_refused_by_a_model_for_mr_unless_told_otherwise(tmp_path: Path)
     array[3:7, 3:7, 3:7] = 40
     ct = Volume(array, np.eye(4))
     write_volume(ct, tmp_path / "a.nii.gz")
-    case = Case("a", "a", {"T1": ImageSource(tmp_path / "a.nii.gz")})
+    scan = RawScan.read(Case("a", "a", {"T1": ImageSource(tmp_path / "a.nii.gz")}), ["T1"])
+    shifted = RawScan.of_images("a", {"T1": GivenImage.of_volume(ct.with_array(array + 1024))})
     with pytest.raises(
         DataError, match=r"looks like CT in Hounsfield units \(94% of .*expected the model's modality, mr"
     ):
-        scan_reasons(case, {"T1": ct}, Modality.MR, LIMITS)
-    (reason,) = scan_reasons(case, {"T1": ct}, Modality.MR, SuspicionLimits(refuse_other_modality=False))
+        scan_reasons(scan, Modality.MR, LIMITS)
+    (reason,) = scan_reasons(scan, Modality.MR, SuspicionLimits(refuse_other_modality=False))
     assert "looks like CT" in reason
-    assert scan_reasons(case, {"T1": ct}, Modality.CT, LIMITS) == []
-    (reason,) = scan_reasons(case, {"T1": ct.with_array(array + 1024)}, Modality.CT, LIMITS)
+    assert scan_reasons(scan, Modality.CT, LIMITS) == []
+    (reason,) = scan_reasons(shifted, Modality.CT, LIMITS)
     assert "with 1,024 added" in reason
 
 
