@@ -109,7 +109,8 @@ class SkullStrip(Step):
             suspect.append(f"the template fits the head badly (mutual information {metric:.2f} nats)")
         suspect += facts.pop("suspect", [])
         if scalp > self.options.plausibility.largest_scalp_share:
-            suspect.append(f"{scalp:.0%} of the brain mask's outer 6 mm is bright and joined to the scalp outside it")
+            found = f"{scalp:.0%} of its outer 6 mm is brighter than the brain and goes on outside"
+            suspect.append(f"the brain mask may hold scalp: {found}")
         facts["volume_ml"] = float(mask.array.sum()) * mask.voxel_volume / 1000
         facts["scalp_share"] = scalp
         return replace(subject, mask=mask), self.record(suspect, **facts)
