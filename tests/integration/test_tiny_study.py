@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,21 +40,10 @@ def stage_markers(workspace: Path) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def once(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that ran."""
-    folder = tmp_path_factory.mktemp("study")
-    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
-    assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
-    return folder
-
-
 @pytest.fixture
-def finished(once: Path, write_study: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The study and its workspace, moved to a place of the test's own: no result knows where it was made."""
-    for name in ("cohort", "workspace"):
-        shutil.copytree(once / name, tmp_path / name)
-    return write_study(tmp_path / "tiny.yaml", tmp_path / "cohort"), tmp_path / "workspace"
+def finished(finished_study: Any, write_study: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The study and its workspace, in a place of the test's own."""
+    return finished_study.copy(tmp_path, write_study)
 
 
 def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:

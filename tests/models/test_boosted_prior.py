@@ -109,10 +109,10 @@ def test_update_learns_the_new_set_and_remembers_the_old_one():
             latent_prior="boosted",
             components=4,
             component_steps=20,
-            max_steps=300,
+            max_steps=150,
             batch=128,
             memory_weight=memory_weight,
-            learning_rate=5e-3,
+            learning_rate=1e-2,
         )
         prior = FilterVAE(options)
         prior.fit(bank_of(first), torch.Generator().manual_seed(1))

@@ -196,9 +196,9 @@ def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
         architecture="convolutional",
         condition=condition,
         hidden=(4, 16),
-        max_steps=400,
+        max_steps=200,
         batch=64,
-        learning_rate=1e-2,
+        learning_rate=2e-2,
         validation_share=0,
     )
     prior = FilterVAE(options)

@@ -10,8 +10,8 @@ from models.priors.incremental import IncrementalMethod, elastic_penalty, fit_tw
 from models.priors.latent_prior import LearnedMixture
 
 OPTIONS = FilterVAEOptions(
-    latent=2, hidden=(24,), components=3, component_steps=10, boost_subset=200, max_steps=200, batch=128,
-    learning_rate=5e-3,
+    latent=2, hidden=(24,), components=3, component_steps=10, boost_subset=200, max_steps=100, batch=128,
+    learning_rate=1e-2,
 )  # fmt: skip
 
 
