@@ -1,4 +1,4 @@
-"""What the site has that the folder has not: pages of the packages, and links to files outside `docs/` as plain text."""
+"""What the site has and `docs/` has not: pages of the packages, and plain text where a link leaves the folder."""
 
 from __future__ import annotations
 

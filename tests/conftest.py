@@ -49,6 +49,15 @@ def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GRAFT_DEBUG", raising=False)
 
 
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real scans; skips the test where there is none, so that no test passes for want of them."""
+    folder = Path(os.environ.get("GRAFT_REAL_DATA", _CLONE / "../shared/real")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real scans in {folder}; set GRAFT_REAL_DATA")
+    return folder
+
+
 def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(number)
     axes = np.meshgrid(*(np.arange(n, dtype=float) for n in SHAPE), indexing="ij")

@@ -12,6 +12,8 @@ import pytest
 
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 _STAGES = ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer", "evaluate", "report")
 _FOLDERS = {"evaluate": ("evaluate", "results")}
 _QUICK = {"preprocess"}

@@ -21,6 +21,8 @@ from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 Refused = Callable[..., str]
 
 _NAMES = [

@@ -15,6 +15,8 @@ import torch
 from pipeline.cli import main
 from pipeline.storage.tensors import load_tensors
 
+pytestmark = pytest.mark.slow
+
 _LAUNCH = [
     *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
     *("-m", "pipeline.cli"),

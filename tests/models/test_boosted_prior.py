@@ -97,6 +97,7 @@ def curve(phase, count, generator):
     return torch.sin(3 * angle + waves * angle) + 0.05 * torch.randn(count, 27, generator=generator)
 
 
+@pytest.mark.slow
 def test_update_learns_the_new_set_and_remembers_the_old_one():
     generator = torch.Generator().manual_seed(0)
     first, second = (curve(phase, 1500, generator) for phase in (0.0, 2.0))

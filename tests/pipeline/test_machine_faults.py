@@ -132,6 +132,7 @@ def small_disk(tmp_path: Path) -> Callable[[str], Path]:
         subprocess.run(["umount", str(disk)], check=False)
 
 
+@pytest.mark.slow
 def test_a_cohort_that_does_not_fit_on_the_disk_can_go_on(
     small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture
 ) -> None:

@@ -303,6 +303,7 @@ def test_without_shared_memory_units_are_done_one_by_one(
     assert "/dev/shm cannot be written: one unit at a time" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -> None:
     unit = Unit(STAGE, "killed", {}, kill_always, {"command": os.getpid()}, size=9)
     result = run([unit, *numbers(workspace, 2)], workspace, 2)
@@ -312,6 +313,7 @@ def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -
     assert not workspace.unit_folder(STAGE, "killed").exists()
 
 
+@pytest.mark.slow
 def test_a_worker_may_grow(workspace: Workspace) -> None:
     log = workspace.root / "log"
     sizes = [1, 1, 350, 350, 350, 350]

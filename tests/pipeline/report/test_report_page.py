@@ -28,6 +28,8 @@ from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
 
+pytestmark = pytest.mark.slow
+
 QUICK = ReportOptions(
     dpi=50, overlay_arms=1, case_arms=1, resamples=100, quality_cases=1, filter_groups=1, filters_shown=2, filter_vaes=1
 )
