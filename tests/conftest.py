@@ -124,6 +124,8 @@ def study(cohort: Path) -> dict[str, Any]:
             "steps": 4,
         },
         "evaluation": {"resamples": 100},
+        # The same on every machine; where it matters what a machine can do, a test says so.
+        "computing": {"precision": "float32"},
         # Every section has its picture, and none has more than one of a kind: drawing takes longer than all the rest.
         "report": {
             "resamples": 100, "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,

@@ -15,7 +15,11 @@ from pipeline.cli import main
 pytestmark = pytest.mark.slow
 
 _STAGES = ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer", "evaluate", "report")
-_FOLDERS = {"evaluate": ("evaluate", "results")}
+_FOLDERS = {
+    "fit-priors": ("fit-priors", "score-priors", "compare-priors"),
+    "infer": ("train-target", "predict-test", "infer"),
+    "evaluate": ("evaluate", "results"),
+}
 _QUICK = {"preprocess"}
 _PAGE = 4096
 

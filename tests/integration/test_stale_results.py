@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 # Without densities of its own, a study of these arms has no use for filter priors.
 SMALL = {
     "priors": None,
+    "computing": {"precision": "auto"},
     "evaluation": {"resamples": 100, "space": "native"},
     "inference": {"arms": ["random", "fine_tune"], "sizes": [2], "reference_sizes": [], "repeats": 1, "steps": 3},
 }

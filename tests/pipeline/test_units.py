@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import process_executor
 
 from data.errors import DataError, WorkspaceError
 from pipeline.progress import ProgressFile
@@ -311,6 +312,13 @@ def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -
     with pytest.raises(StageError, match=r"1 of 3 units failed.*killed again and again.*--jobs 1.*other 2 are kept"):
         complete(STAGE, result)
     assert not workspace.unit_folder(STAGE, "killed").exists()
+
+
+def test_loky_still_has_what_workers_change_in_it() -> None:
+    # Private, as there is no public way. Where it is renamed, workers are replaced again, and the next test says so, too;
+    # without psutil loky measures nothing, and the next test could not fail.
+    assert process_executor._MAX_MEMORY_LEAK_SIZE == 300_000_000
+    assert process_executor._USE_PSUTIL
 
 
 @pytest.mark.slow
