@@ -1,7 +1,7 @@
 """The tables of the tiny study are those of `tests/golden/`.
 
-After a change that is meant to change them, `GRAFT_RENEW_GOLDEN=1 make test ARGS=tests/integration/test_golden_tables.py`
-writes them anew; the change of the numbers is then part of the change of the code, and is explained with it.
+A change that is meant to change them writes them anew, and explains the change of the numbers with that of the code:
+`GRAFT_RENEW_GOLDEN=1 make test ARGS=tests/integration/test_golden_tables.py`.
 """
 
 from __future__ import annotations

@@ -315,8 +315,7 @@ def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -
 
 
 def test_loky_still_has_what_workers_change_in_it() -> None:
-    # Private, as there is no public way. Where it is renamed, workers are replaced again, and the next test says so, too;
-    # without psutil loky measures nothing, and the next test could not fail.
+    # Private, as there is no public way. Without psutil loky measures nothing, and the next test could not fail.
     assert process_executor._MAX_MEMORY_LEAK_SIZE == 300_000_000
     assert process_executor._USE_PSUTIL
 
