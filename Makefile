@@ -10,13 +10,18 @@ OUTPUT ?=
 # A CPU build is enough. Where the plain package brings CUDA, name the index of CPU builds: TORCH_ARGS="--index-url URL".
 TORCH      ?= torch==2.13.0
 TORCH_ARGS ?=
+# Where the lowest versions of all dependencies have wheels.
+LOWEST_PYTHON ?= python3.11
 
 BIN    := $(VENV)/bin
 GRAFT  := $(BIN)/graft
 STAMP  := $(VENV)/.installed
+LOWEST := build/lowest
+# In the order of the folders: otherwise the files of few and long tests come last, and one core waits for the other.
+PYTEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test faults lint bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
+.PHONY: help setup demo test test-fast test-lowest coverage faults lint wheel docs bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z -]*:.*## / {printf "  %-46s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,9 +40,23 @@ $(STAMP): pyproject.toml
 demo: $(STAMP) ## the whole method on a synthetic cohort, about 20 minutes of processor time; then open the report
 	$(GRAFT) run configs/demo.yaml $(ARGS)
 
-# In the order of the folders: otherwise the files of few and long tests come last, and one core waits for the other.
 test: $(STAMP) ## all tests
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python $(PYTEST) $(ARGS)
+
+test-fast: $(STAMP) ## tests that are not marked slow, in two minutes
+	$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
+
+# torch stays the version of TORCH: wheels of its lowest version without CUDA are not in every index.
+test-lowest: $(STAMP) ## fast tests with the lowest versions that pyproject.toml allows, but torch as in TORCH
+	rm -rf $(LOWEST)
+	$(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(BIN)/python .ci/lowest_versions.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet $(TORCH_ARGS) '$(TORCH)'
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(LOWEST)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+
+coverage: $(STAMP) ## all tests, and which lines none of them reaches, in worker processes and commands too
+	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered --timeout 900 $(ARGS)
 
 faults: $(STAMP) ## 100 kills at random moments, a full disk in every stage (an hour or two)
 	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 1200 $(ARGS)
@@ -46,6 +65,14 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+wheel: $(STAMP) ## build a wheel, and try it in an empty environment outside the clone
+	rm -rf dist build/lib build/bdist.*
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	.ci/try_wheel $(PYTHON) dist/*.whl $(TORCH_ARGS) '$(TORCH)'
+
+docs: $(STAMP) ## the documentation as a site, in build/site
+	$(BIN)/python -m mkdocs build --strict
 
 bench: $(STAMP) ## speed and memory, each against a peer in the same run
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
@@ -60,5 +87,5 @@ export: $(STAMP) ## a trained model as a MONAI bundle: MODEL=FOLDER OUTPUT=FOLDE
 	$(GRAFT) $@ $(MODEL) --output $(OUTPUT) $(ARGS)
 
 clean: ## remove workspaces and caches, keep the environment
-	rm -rf workspaces build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf workspaces build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

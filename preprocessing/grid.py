@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -131,7 +133,9 @@ def _smooth_for(array: NDArray[np.float32], pull: NDArray[np.float64]) -> NDArra
     return ndimage.gaussian_filter(array, sigma, mode="nearest", truncate=3.0)
 
 
-def _pull(array: NDArray, pull: NDArray[np.float64], shape: Shape, fill: float, order: int = 1) -> NDArray[np.float32]:
+def _pull(
+    array: NDArray, pull: NDArray[np.float64], shape: Shape, fill: float, order: Literal[0, 1] = 1
+) -> NDArray[np.float32]:
     # One voxel more on each side: a voxel reaches half its size beyond its centre, and thick slices are thick.
     padded = np.pad(array, 1, mode="edge")
     return ndimage.affine_transform(

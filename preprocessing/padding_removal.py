@@ -71,8 +71,11 @@ class PaddingRemoval(Step):
 
 
 def _drawn_box(array: NDArray) -> Box | None:
-    found = ndimage.find_objects((array > 0).astype(np.int8))
-    return found[0] if found else None
+    for box in ndimage.find_objects((array > 0).astype(np.int8)):
+        if box is not None:
+            x, y, z = box
+            return x, y, z
+    return None
 
 
 def _joint(boxes: Iterable[Box]) -> Box:

@@ -161,6 +161,7 @@ def _transform(matrix: NDArray[np.float64], degrees: Degrees, centre: NDArray[np
     lps = lps_matrix(matrix)
     middle = centre * [-1, -1, 1]
     linear = lps[:3, :3]
+    transform: sitk.AffineTransform | sitk.Euler3DTransform | sitk.Similarity3DTransform
     if degrees is Degrees.AFFINE:
         transform = sitk.AffineTransform(3)
     else:
@@ -171,7 +172,7 @@ def _transform(matrix: NDArray[np.float64], degrees: Degrees, centre: NDArray[np
         linear = rotation * scale
     transform.SetCenter(middle.tolist())
     # A product of roundings may miss orthogonality by 1e-10, which ITK refuses below its default tolerance.
-    if degrees is Degrees.AFFINE:
+    if isinstance(transform, sitk.AffineTransform):
         transform.SetMatrix(linear.ravel().tolist())
     else:
         transform.SetMatrix(linear.ravel().tolist(), 1e-6)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,15 @@ def pytest_configure() -> None:
 def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's environment must not change what the tests see."""
     monkeypatch.delenv("GRAFT_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real scans; skips the test where there is none, so that no test passes for want of them."""
+    folder = Path(os.environ.get("GRAFT_REAL_DATA", _CLONE / "../shared/real")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"no real scans in {folder}; set GRAFT_REAL_DATA")
+    return folder
 
 
 def _scan(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +124,14 @@ def study(cohort: Path) -> dict[str, Any]:
             "steps": 4,
         },
         "evaluation": {"resamples": 100},
-    }
+        # The same on every machine; where it matters what a machine can do, a test says so.
+        "computing": {"precision": "float32"},
+        # Every section has its picture, and none has more than one of a kind: drawing takes longer than all the rest.
+        "report": {
+            "resamples": 100, "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
+            "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "thumbnail_width": 200, "dpi": 50,
+        },
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -164,3 +183,43 @@ def write_study() -> WriteStudy:
         return path
 
     return write
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study that ran without interruption; tests that change it take a copy.
+
+    Attributes:
+        config: its file.
+        workspace: its results.
+        seconds: how long it took.
+    """
+
+    config: Path
+    workspace: Path
+    seconds: float
+
+    @property
+    def cohort(self) -> Path:
+        """Its raw scans."""
+        return self.config.parent / "cohort"
+
+    def copy(self, folder: Path, write_study: WriteStudy) -> tuple[Path, Path]:
+        """Moves it to a place of the test's own (no result knows where it was made): configuration and workspace."""
+        shutil.copytree(self.cohort, folder / "cohort")
+        shutil.copytree(self.workspace, folder / "workspace")
+        return write_study(folder / "tiny.yaml", folder / "cohort"), folder / "workspace"
+
+
+@pytest.fixture(scope="session")
+def finished_study(
+    write_cohort: WriteCohort, write_study: WriteStudy, tmp_path_factory: pytest.TempPathFactory
+) -> FinishedStudy:
+    """The tiny study, done once for all tests that start from results."""
+    from pipeline.cli import main
+
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
+    begin = time.monotonic()
+    assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
+    return FinishedStudy(config, folder / "workspace", time.monotonic() - begin)

@@ -56,15 +56,20 @@ class Head:
     """The template head on an isotropic RAS grid.
 
     Attributes:
-        affine: `[4, 4]` of the whole head, voxels to template mm. shape: of the whole head. step: voxel size, mm.
-        box: where the brain's arrays lie in the head. fractions: `[3, x, y, z]` CSF, grey and white matter in the
-        box, sum 1 in the brain and 0 outside, float32. brain: `[x, y, z]` brain with its ventricles and sulci, in the
-        box. ventricle_distance: `[x, y, z]` mm to the nearest ventricle, in the box. cortex_distance: `[x, y, z]` mm
-        to the nearest cortical grey matter, in the box. surface_depth: `[x, y, z]` mm below the brain's outer
-        surface, in the box. cavity_depth: `[X, Y, Z]` mm outside the cranial cavity (0 within), float32.
-        outline_depth: `[X, Y, Z]` mm outside the convex-like outline of the cranium (0 within), float32. face_depth:
-        `[X, Y, Z]` mm below the skin of face and neck (0 outside them), float32. organs: `[X, Y, Z]` code of a
-        `Tissue` where face, neck or orbit has a given one, else 0; 255 is air inside the head.
+        affine: `[4, 4]` of the whole head, voxels to template mm.
+        shape: of the whole head.
+        step: voxel size, mm.
+        box: where the brain's arrays lie in the head.
+        fractions: `[3, x, y, z]` CSF, grey and white matter in the box, sum 1 in the brain and 0 outside, float32.
+        brain: `[x, y, z]` brain with its ventricles and sulci, in the box.
+        ventricle_distance: `[x, y, z]` mm to the nearest ventricle, in the box.
+        cortex_distance: `[x, y, z]` mm to the nearest cortical grey matter, in the box.
+        surface_depth: `[x, y, z]` mm below the brain's outer surface, in the box.
+        cavity_depth: `[X, Y, Z]` mm outside the cranial cavity (0 within), float32.
+        outline_depth: `[X, Y, Z]` mm outside the convex-like outline of the cranium (0 within), float32.
+        face_depth: `[X, Y, Z]` mm below the skin of face and neck (0 outside them), float32.
+        organs: `[X, Y, Z]` code of a `Tissue` where face, neck or orbit has a given one, else 0; 255 is air inside the
+            head.
     """
 
     affine: NDArray[np.float64]

@@ -107,7 +107,7 @@ def draw_lesions(head: Head, options: MSLesionOptions, rng: np.random.Generator)
     fraction = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3)
     # The blur takes half a peak from a punctate lesion; the true mask keeps its voxels.
     fraction = np.where(mask, np.maximum(fraction, 0.5), np.minimum(fraction, 0.499))
-    spread = ndimage.grey_dilation(np.where(mask, gain, 0), size=3)
+    spread = ndimage.grey_dilation(np.where(mask, gain, 0), size=(3, 3, 3))
     return Overlay(
         Tissue.MS_LESION, fraction * head.brain, np.where(mask, gain, np.where(spread > 0, spread, patient_gain))
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def _drawn_correlations(doubt: Values, quality: Values, draws: Resamples) -> Val
 def _spearman(first: Values, second: Values) -> Values:
     """Row by row over `[S, P]`, pairs with a NaN left out; NaN where one side is constant."""
     missing = np.isnan(first) | np.isnan(second)
-    policy = "omit" if missing.any() else "propagate"
+    policy: Literal["omit", "propagate"] = "omit" if missing.any() else "propagate"
     ranks = []
     for values in (first, second):
         ranked = stats.rankdata(np.where(missing, np.nan, values), axis=1, nan_policy=policy)

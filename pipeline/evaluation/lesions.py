@@ -72,8 +72,8 @@ class LesionCounts:
 def components(mask: Mask, connectivity: Connectivity) -> NDArray[np.int32]:
     """Numbers the connected components of `[X, Y, Z]` from 1; 0 is background."""
     structure = ndimage.generate_binary_structure(3, _ORDER[connectivity])
-    numbered, _ = ndimage.label(mask, structure=structure, output=np.int32)
-    return numbered
+    numbered, _ = ndimage.label(mask, structure=structure)
+    return numbered.astype(np.int32, copy=False)
 
 
 def count_lesions(

@@ -11,7 +11,7 @@ import io
 import math
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class ViewerGrid:
         box = self.cut(values).astype(np.uint8)
         return box if tuple(self.shape) == box.shape else self._sampled(box, order=0)
 
-    def _sampled(self, box: NDArray[Any], order: int) -> NDArray[Any]:
+    def _sampled(self, box: NDArray[Any], order: Literal[0, 1]) -> NDArray[Any]:
         offset = (self.factor - 1) / 2
         return affine_transform(box, self.factor, offset, output_shape=self.shape, order=order, mode="nearest")
 

@@ -207,7 +207,7 @@ def _watch(parent: int) -> None:
         _watched.add(parent)
         listen_in_worker()
         # loky takes a worker that grew by 300 MB since its first task for a leak and replaces it. A scan is larger than
-        # the one before as often as not, and every new worker imports torch again.
+        # the one before as often as not, and every new worker imports torch again. There is no public way to say so.
         process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
         threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 

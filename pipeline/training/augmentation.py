@@ -59,13 +59,14 @@ class Augmentation:
             RandFlipd,
             RandGaussianNoised,
             RandGaussianSmoothd,
+            RandomizableTransform,
             RandScaleIntensityd,
             RandSimulateLowResolutiond,
         )
 
         both, image = ["image", "label"], ["image"]
         modes = ("bilinear", "nearest")
-        transforms = []
+        transforms: list[RandomizableTransform] = []
         if options.affine:
             angle = math.radians(options.rotation)
             transforms.append(
@@ -94,8 +95,9 @@ class Augmentation:
             )
         transforms += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in options.flip_axes]
         if options.blur:
-            widths = {f"sigma_{axis}": (0.5, 1.0) for axis in "xyz"}
-            transforms.append(RandGaussianSmoothd(image, prob=options.blur, **widths))
+            width = (0.5, 1.0)
+            blur = RandGaussianSmoothd(image, sigma_x=width, sigma_y=width, sigma_z=width, prob=options.blur)
+            transforms.append(blur)
         if options.low_resolution:
             transforms.append(RandSimulateLowResolutiond(image, prob=options.low_resolution, zoom_range=(0.5, 1.0)))
         if options.brightness:
@@ -104,8 +106,7 @@ class Augmentation:
             transforms.append(RandAdjustContrastd(image, prob=options.gamma, gamma=(0.7, 1.5), retain_stats=True))
         if options.noise:
             transforms.append(RandGaussianNoised(image, prob=options.noise, std=options.noise_level))
-        self._transforms = [t.set_random_state(seed=0) or t for t in transforms]
-        self._compose = Compose(self._transforms) if transforms else None
+        self._compose = Compose(transforms) if transforms else None
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Transforms `[C, X, Y, Z]` and `[X, Y, Z]`; the outcome is a function of the patch and the seed."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,13 +59,3 @@ def msd_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return write
-
-
-@pytest.fixture
-def real_data() -> Path:
-    """The folder of the real scans; skips where there is none."""
-    project = Path(__file__).parents[2]
-    folder = Path(os.environ.get("GRAFT_REAL_DATA", project / "../shared/real")).resolve()
-    if not folder.is_dir():
-        pytest.skip(f"no real scans in {folder}; set GRAFT_REAL_DATA")
-    return folder

@@ -356,6 +356,7 @@ def test_workers_give_the_same_report_and_progress_counts_up(msd_folder: Write) 
     assert check_dataset(dataset, jobs=2) == alone
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_one_case(msd_folder: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     import data.checks.battery as battery
 

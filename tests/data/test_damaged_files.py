@@ -131,6 +131,7 @@ def test_a_damaged_second_member_is_no_garbage(tmp_path: Path) -> None:
         read_volume(path)
 
 
+@pytest.mark.slow
 def test_inflating_keeps_what_is_wanted_and_counts_the_rest() -> None:
     content = os.urandom(100_000) * 30
     for packed in (gzip.compress(content), zlib.compress(content)):

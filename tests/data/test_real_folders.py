@@ -36,6 +36,7 @@ def test_sound_sets_have_no_findings(real_data: Path, name: str, cases: int, pat
     assert check_dataset(few).findings == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), [("Task04_Hippocampus", 0.65), ("OASIS_Subcortex_2mm", 1.0)])
 def test_ungrouped_pairs_are_hinted_at(real_data: Path, tmp_path: Path, name: str, share: float) -> None:
     grouped = read_dataset(real_data / name).by_patient().values()

@@ -120,18 +120,17 @@ def test_commands_named_in_the_text_exist(pages, make_targets, make_variables):
 
 def test_options_named_in_the_text_exist(pages):
     known = _options(COMMAND).union(*(_options(c) for c in COMMAND.commands.values())) | _OTHER_OPTIONS | {"--help"}
-    for page in pages.values():
-        for code in page.inline_code:
-            if code.startswith("--"):
-                flags = set(code.split()[0].split("=")[0].split("/"))
-                assert flags <= known, f"{page.name}: {code}"
+    named = [(page.name, code) for page in pages.values() for code in page.inline_code if code.startswith("--")]
+    assert len(named) > 10
+    for name, code in named:
+        assert set(code.split()[0].split("=")[0].split("/")) <= known, f"{name}: {code}"
 
 
-def test_the_readme_lists_every_command_and_every_target(pages, make_targets):
-    codes = pages["README.md"].inline_code
-    commands = {words[1] for code in codes if (words := code.split())[0] == "graft" and len(words) > 1}
+def test_the_readme_lists_every_command_and_with_the_page_for_contributors_every_target(pages, make_targets):
+    readme, contributing = (pages[name].inline_code for name in ("README.md", "CONTRIBUTING.md"))
+    commands = {words[1] for code in readme if (words := code.split())[0] == "graft" and len(words) > 1}
     assert set(COMMAND.commands) <= commands
-    targets = {word for code in codes if code.startswith("make ") for word in code.split()[1:]}
+    targets = {word for code in readme + contributing if code.startswith("make ") for word in code.split()[1:]}
     assert set(make_targets) <= targets
 
 

@@ -31,6 +31,8 @@ from data.volume import Volume
 from pipeline.cli import app, main
 from pipeline.stages.sequence import Stage
 
+pytestmark = pytest.mark.slow
+
 _STAGES = (*(stage.value for stage in Stage), "run")
 _CHEAPER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_STAGES, ("--jobs", "1", "--device", "cpu", "--set", "inference.steps=4")),
@@ -41,7 +43,10 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
         *("--set", "scanner.in_plane_spacing=[5, 5]", "--set", "scanner.through_plane_spacing=[6, 6]"),
     ),
 }
-_OF_DEVELOPERS = {"setup", "test", "faults", "lint", "bench", "clean", "help"}
+_OF_DEVELOPERS = {
+    *("setup", "test", "test-fast", "test-lowest", "coverage", "faults"),
+    *("lint", "wheel", "docs", "bench", "clean", "help"),
+}
 """Targets of the Makefile that call no command of Graft."""
 _PATIENTS = 10
 _AFFINE = np.array([[-2.0, 0, 0, 14], [0, 2.0, 0, -16], [0, 0, 2.0, -13], [0, 0, 0, 1]])

@@ -1,4 +1,4 @@
-"""Commands as processes of their own, what they leave behind, and a finished tiny study to compare with.
+"""Commands as processes of their own, and what they leave behind.
 
 `make test` tries a few moments and stages; `make faults` sets `GRAFT_FAULTS=all` and tries all of them.
 """
@@ -9,7 +9,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -126,33 +125,3 @@ def commands() -> Iterator[Commands]:
     yield own
     for number in own.alive():
         os.kill(number, 9)
-
-
-@dataclass(frozen=True)
-class FinishedStudy:
-    """A study that ran without interruption.
-
-    Attributes:
-        config: its file.
-        workspace: its results.
-        seconds: how long it took.
-    """
-
-    config: Path
-    workspace: Path
-    seconds: float
-
-
-@pytest.fixture(scope="session")
-def finished(
-    write_cohort: Callable[..., Path], write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> FinishedStudy:
-    """The study that the interrupted ones are compared with."""
-    folder = tmp_path_factory.mktemp("finished")
-    inference = {"steps": 10, "sizes": [1, 2], "arms": ["random", "dwp"]}
-    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"), inference=inference)
-    workspace = folder / "whole"
-    begin = time.monotonic()
-    code, error = Commands().run("run", config, "--workspace", workspace, "--jobs", "2")
-    assert code == 0, error
-    return FinishedStudy(config, workspace, time.monotonic() - begin)

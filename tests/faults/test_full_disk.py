@@ -10,8 +10,16 @@ from typing import Any
 
 import pytest
 
+from pipeline.cli import main
+
+pytestmark = pytest.mark.slow
+
 _STAGES = ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer", "evaluate", "report")
-_FOLDERS = {"evaluate": ("evaluate", "results")}
+_FOLDERS = {
+    "fit-priors": ("fit-priors", "score-priors", "compare-priors"),
+    "infer": ("train-target", "predict-test", "infer"),
+    "evaluate": ("evaluate", "results"),
+}
 _QUICK = {"preprocess"}
 _PAGE = 4096
 
@@ -76,7 +84,7 @@ def _workspace_before(stage: str, whole: Path, target: Path) -> None:
 def test_a_stage_on_a_full_disk(
     stage: str,
     share: float,
-    finished: Any,
+    finished_study: Any,
     commands: Any,
     disk: SmallDisk,
     contents: Callable[[Path], dict[str, str]],
@@ -86,17 +94,16 @@ def test_a_stage_on_a_full_disk(
     if not thorough and (stage not in _QUICK or share > 0.5):
         pytest.skip("only with `make faults`")
     workspace = disk.folder / "workspace"
-    _workspace_before(stage, finished.workspace, workspace)
+    _workspace_before(stage, finished_study.workspace, workspace)
     before = {p: p.read_bytes() for p in workspace.rglob("done.json")}
-    written = sum(_size(finished.workspace / folder) for folder in _FOLDERS.get(stage, (stage,)))
+    written = sum(_size(finished_study.workspace / folder) for folder in _FOLDERS.get(stage, (stage,)))
     disk.leave(int(share * written))
-    command = ("run" if stage == "check" else stage, finished.config, "--workspace", workspace, "--jobs", "1")
+    command = ("run" if stage == "check" else stage, finished_study.config, "--workspace", workspace, "--jobs", "1")
     _says_so(*commands.run(*command))
     assert {p: p.read_bytes() for p in before} == before
     disk.enlarge()
-    code, error = commands.run("run", finished.config, "--workspace", workspace, "--jobs", "1")
-    assert code == 0, error
-    assert contents(workspace) == contents(finished.workspace)
+    assert main(["run", str(finished_study.config), "--workspace", str(workspace), "--jobs", "1"]) == 0
+    assert contents(workspace) == contents(finished_study.workspace)
     assert leftovers(workspace) == []
     assert commands.shared_memory() == []
 
@@ -106,7 +113,7 @@ def test_a_stage_on_a_full_disk(
 def test_a_command_on_a_full_disk(
     command: str,
     share: float,
-    finished: Any,
+    finished_study: Any,
     commands: Any,
     disk: SmallDisk,
     contents: Callable[[Path], dict[str, str]],
@@ -116,9 +123,10 @@ def test_a_command_on_a_full_disk(
 ) -> None:
     if not thorough and (command, share) != ("predict", 0.6):
         pytest.skip("only with `make faults`")
-    model = finished.workspace / "infer" / "dwp" / "n02" / "repeat-0" / "model"
+    model = finished_study.workspace / "infer" / "dwp" / "n02" / "repeat-0" / "model"
+    scans = [finished_study.cohort / "imagesTr" / f"case_{number}.nii.gz" for number in range(3)]
     words: dict[str, tuple[str | Path, ...]] = {
-        "predict": ("predict", model, finished.config.parent / "cohort" / "imagesTr", "--output"),
+        "predict": ("predict", model, *scans, "--samples", "2", "--set", "pictures=false", "--output"),
         "export": ("export", model, "--set", "onnx=false", "--output"),
         "synthesize": ("synthesize", "--cohort", "abdomen", "--cases", "1", "--set", "scanner.sample_mm=6"),
     }
@@ -126,13 +134,11 @@ def test_a_command_on_a_full_disk(
     def asked(output: Path) -> tuple[str | Path, ...]:
         return (*words[command], output)
 
-    code, error = commands.run(*asked(tmp_path / "whole"))
-    assert code == 0, error
+    assert main([str(word) for word in asked(tmp_path / "whole")]) == 0
     disk.leave(int(share * _size(tmp_path / "whole")))
     output = disk.folder / "output"
     _says_so(*commands.run(*asked(output)))
     disk.enlarge()
-    code, error = commands.run(*asked(output))
-    assert code == 0, error
+    assert main([str(word) for word in asked(output)]) == 0
     assert contents(output) == contents(tmp_path / "whole")
     assert leftovers(output) == []

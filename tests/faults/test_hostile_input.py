@@ -21,6 +21,8 @@ from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 Refused = Callable[..., str]
 
 _NAMES = [
@@ -85,8 +87,8 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Refused:
 
 
 @pytest.fixture(scope="module")
-def model(finished: Any) -> Path:
-    return finished.workspace / "infer" / "dwp" / "n02" / "repeat-0" / "model"
+def model(finished_study: Any) -> Path:
+    return finished_study.workspace / "infer" / "dwp" / "n02" / "repeat-0" / "model"
 
 
 def _image(path: Path) -> Path:
@@ -133,11 +135,11 @@ def test_names_of_cases(
 @pytest.mark.parametrize("name", _NAMES, ids=repr)
 @pytest.mark.parametrize("key", _KEYS)
 def test_names_in_a_configuration(
-    key: str, name: str, home: Path, finished: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
+    key: str, name: str, home: Path, finished_study: Any, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if key == "study" and not name.strip():
         name = "\t"
-    raw = yaml.safe_load(finished.config.read_text())
+    raw = yaml.safe_load(finished_study.config.read_text())
     if key == "arm":
         raw["inference"]["arms"] = {name: {"init": "random"}}
     elif key == "density":

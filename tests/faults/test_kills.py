@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 _ROUNDS = 30 if os.environ.get("GRAFT_FAULTS") == "all" else 1
 _GRACE = 20.0
 """Seconds in which the workers of a killed command notice that it is gone."""
@@ -39,7 +41,7 @@ def _all_gone(commands: Any) -> bool:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("number", range(_ROUNDS))
 def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
-    finished: Any,
+    finished_study: Any,
     commands: Any,
     contents: Callable[[Path], dict[str, str]],
     leftovers: Callable[[Path], list[str]],
@@ -47,18 +49,18 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
     tmp_path: Path,
     number: int,
 ) -> None:
-    expected = contents(finished.workspace)
+    expected = contents(finished_study.workspace)
     draw = random.Random(number)
     workspace = tmp_path / "killed"
     ended = False
     for _ in range(4 if thorough else 1):
         if ended:
             break
-        process = commands.start("run", finished.config, "--workspace", workspace, "--jobs", "2")
+        process = commands.start("run", finished_study.config, "--workspace", workspace, "--jobs", "2")
         victim = draw.choice(("command", "worker", "tree"))
         try:
             # The first seconds are imports, in which there is nothing to lose.
-            process.wait(draw.uniform(0.1, 0.8) * finished.seconds)
+            process.wait(draw.uniform(0.1, 0.8) * finished_study.seconds)
         except subprocess.TimeoutExpired:
             _kill(victim, process, commands, draw)
         _, error = process.communicate(timeout=600)
@@ -67,7 +69,7 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
         assert ended or process.returncode in {-signal.SIGKILL, 2}, error
         assert "Traceback" not in error
         assert _all_gone(commands), commands.alive()
-    code, error = commands.run("run", finished.config, "--workspace", workspace, "--jobs", "2")
+    code, error = commands.run("run", finished_study.config, "--workspace", workspace, "--jobs", "2")
     assert code == 0, error
     found = contents(workspace)
     assert found.keys() == expected.keys()

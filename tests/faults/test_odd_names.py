@@ -12,6 +12,8 @@ import pytest
 from pipeline.cli import main
 from pipeline.evaluation.tables import read_cases_csv
 
+pytestmark = pytest.mark.slow
+
 ARMS = ["=1+1 [b]", "肿瘤 $a_$"]
 
 

@@ -16,6 +16,8 @@ import graft
 from data.errors import ConfigError, ModelError, WorkspaceError
 from pipeline.evaluation.tables import CaseRow
 
+pytestmark = pytest.mark.slow
+
 TABLES = (
     "cases", "summary", "comparisons", "label_efficiency", "empty_masks", "calibration", "calibration_summary",
     "reliability",

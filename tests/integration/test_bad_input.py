@@ -14,6 +14,8 @@ from data.image_file import read_label, write_volume
 from data.volume import Volume
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 Refused = Callable[..., str]
 
 

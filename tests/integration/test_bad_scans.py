@@ -16,6 +16,8 @@ from data.image_file import read_label, read_volume, write_volume
 from data.volume import Volume, reorient
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 
 def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])

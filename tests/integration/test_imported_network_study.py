@@ -17,6 +17,8 @@ from data.errors import GraftError
 from data.image_file import read_volume
 from pipeline.cli import main
 
+pytestmark = pytest.mark.slow
+
 CODE = """
 import torch
 from torch import nn

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,8 @@ from pipeline.storage.tensors import load_about
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.tracking import TRACKING
 
+pytestmark = pytest.mark.slow
+
 _GRAFT = [sys.executable, "-m", "pipeline.cli"]
 _PATIENCE = 240.0
 
@@ -26,25 +31,9 @@ def markers(workspace: Path) -> dict[str, int]:
     return {str(p.relative_to(workspace)): p.stat().st_mtime_ns for p in workspace.rglob("done.json")}
 
 
-def kill_when(workspace: Path, arguments: list[str], ready: Callable[[Path], bool]) -> None:
-    """Starts the command and kills it, and only it, with SIGKILL as soon as the workspace is so far."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = subprocess.Popen(
-        [*_GRAFT, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
-    )
-    try:
-        end = time.monotonic() + _PATIENCE
-        while not ready(workspace):
-            assert command.poll() is None, "the command ended before it could be killed"
-            assert time.monotonic() < end, "the command did not get so far"
-            time.sleep(0.002)
-    finally:
-        command.send_signal(signal.SIGKILL)
-        command.wait()
-
-
-def signalled(workspace: Path, arguments: list[str], ready: Callable[[Path], bool], number: int) -> int:
-    """Starts the command, sends it a signal as soon as the workspace is so far, and returns its exit code."""
+@contextmanager
+def begun(workspace: Path, arguments: list[str], ready: Callable[[Path], bool]) -> Iterator[subprocess.Popen[bytes]]:
+    """Starts the command, waits until the workspace is so far, and kills it, and only it, with SIGKILL in the end."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = subprocess.Popen(
         [*_GRAFT, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
@@ -54,9 +43,8 @@ def signalled(workspace: Path, arguments: list[str], ready: Callable[[Path], boo
         while not ready(workspace):
             assert command.poll() is None, "the command ended before it could be stopped"
             assert time.monotonic() < end, "the command did not get so far"
-            time.sleep(0.002)
-        command.send_signal(number)
-        return command.wait(_PATIENCE)
+            time.sleep(0.01)
+        yield command
     finally:
         command.kill()
         command.wait()
@@ -77,18 +65,12 @@ def in_the_middle_of(stage: str) -> Callable[[Path], bool]:
     return ready
 
 
-@pytest.fixture
-def study(write_cohort: Callable[..., Path], write_study: Callable[..., Path], tmp_path: Path) -> Path:
-    # Long enough to be killed in the middle of it.
-    inference = {"steps": 40, "sizes": [1, 2], "arms": ["random", "dwp"]}
-    return write_study(tmp_path / "tiny.yaml", write_cohort(tmp_path / "cohort"), inference=inference)
-
-
-def test_a_command_that_is_killed_goes_on_where_it_was(study: Path, tmp_path: Path) -> None:
-    workspace = tmp_path / "killed"
-    run = ["run", str(study), "--workspace", str(workspace), "--jobs", "1"]
+def test_a_command_that_is_killed_goes_on_where_it_was(finished_study: Any, tmp_path: Path) -> None:
+    workspace, whole = tmp_path / "killed", finished_study.workspace
+    run = ["run", str(finished_study.config), "--workspace", str(workspace), "--jobs", "1"]
     for stage in ("preprocess", "train-target"):
-        kill_when(workspace, run, in_the_middle_of(stage))
+        with begun(workspace, run, in_the_middle_of(stage)):
+            pass
         before = markers(workspace)
         finished = [key for key in before if key.startswith(stage)]
         assert finished
@@ -98,13 +80,13 @@ def test_a_command_that_is_killed_goes_on_where_it_was(study: Path, tmp_path: Pa
     after = markers(workspace)
     assert {key: after[key] for key in before} == before
     assert not list(workspace.rglob(".graft-tmp-*"))
-    other = tmp_path / "whole"
-    assert main(["run", str(study), "--workspace", str(other), "--jobs", "1"]) == 0
-    assert set(markers(other)) == set(after)
+    assert set(markers(whole)) == set(after)
     for name in ("cases.csv", "summary.csv"):
-        assert (workspace / "results" / name).read_bytes() == (other / "results" / name).read_bytes()
-    for path in other.rglob("*.safetensors"):
-        assert (workspace / path.relative_to(other)).read_bytes() == path.read_bytes()
+        assert (workspace / "results" / name).read_bytes() == (whole / "results" / name).read_bytes()
+    stored = [*whole.rglob("*.safetensors")]
+    assert stored
+    for path in stored:
+        assert (workspace / path.relative_to(whole)).read_bytes() == path.read_bytes()
 
 
 def test_a_killed_or_stopped_training_goes_on_in_its_middle(
@@ -118,28 +100,31 @@ def test_a_killed_or_stopped_training_goes_on_in_its_middle(
         execution={"checkpoint_steps": 1},
     )
     workspace, other = tmp_path / "stopped", tmp_path / "whole"
-    for folder in (workspace, other):
-        for stage in ("check", "preprocess"):
-            assert main([stage, str(study), "--workspace", str(folder)]) == 0
+    for stage in ("check", "preprocess"):
+        assert main([stage, str(study), "--workspace", str(other), "--jobs", "1"]) == 0
+    shutil.copytree(other, workspace)
     train = ["train-source", str(study), "--workspace", str(workspace), "--jobs", "2"]
-    kill_when(workspace, train, has_a_checkpoint)
+    with begun(workspace, train, has_a_checkpoint):
+        pass
     # Its workers look once a second whether it still lives.
     time.sleep(3)
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        before = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
-        assert before
-        assert not markers(workspace / "train-source")
+    before = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
+    assert before
+    assert not markers(workspace / "train-source")
 
-        def further(folder: Path, before: dict[str, int] = before) -> bool:
-            steps = {p.parent.name: load_about(p)["step"] for p in (folder / "train-source").rglob(CHECKPOINT)}
-            return any(step > before.get(name, 0) for name, step in steps.items())
+    def further(folder: Path) -> bool:
+        steps = {p.parent.name: load_about(p)["step"] for p in (folder / "train-source").rglob(CHECKPOINT)}
+        return any(step > before.get(name, 0) for name, step in steps.items())
 
-        assert signalled(workspace, train, further, number) == REQUEUE
-        # Nothing is lost: no training is behind where it was.
-        after = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
-        assert all(after[name] >= step for name, step in before.items())
-    assert main(train) == 0
-    assert main(["train-source", str(study), "--workspace", str(other), "--jobs", "1"]) == 0
+    with begun(workspace, train, further) as command:
+        command.send_signal(signal.SIGUSR1)
+        assert command.wait(_PATIENCE) == REQUEUE
+    # Nothing is lost: no training is behind where it was.
+    after = {p.parent.name: load_about(p)["step"] for p in (workspace / "train-source").rglob(CHECKPOINT)}
+    assert all(after[name] >= step for name, step in before.items())
+    for folder in (workspace, other):
+        assert main(["train-source", str(study), "--workspace", str(folder), "--jobs", "1"]) == 0
+    assert [*(other / "train-source").rglob("snapshot-*.safetensors")]
     for path in (other / "train-source").rglob("*"):
         # When a unit was done, and how fast it was, is no function of the seed.
         if path.is_file() and path.name not in {"done.json", "speed.jsonl"} and TRACKING not in path.parts:

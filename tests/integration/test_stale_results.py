@@ -18,9 +18,12 @@ from pipeline.deployment.model_folder import model_digest
 from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.training.computing import has_bfloat16
 
+pytestmark = pytest.mark.slow
+
 # Without densities of its own, a study of these arms has no use for filter priors.
 SMALL = {
     "priors": None,
+    "computing": {"precision": "auto"},
     "evaluation": {"resamples": 100, "space": "native"},
     "inference": {"arms": ["random", "fine_tune"], "sizes": [2], "reference_sizes": [], "repeats": 1, "steps": 3},
 }

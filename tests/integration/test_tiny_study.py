@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from data.image_file import read_volume, write_volume
 from pipeline.cli import main
 from pipeline.config.reading import read_config
 from pipeline.stages.sequence import Stage
+
+pytestmark = pytest.mark.slow
 
 CASES_HEADER = (
     "arm,n,repeat,case,patient,label,dice,iou,tp,fp,fn,empty,hd95,average_surface_distance,surface_dice,"
@@ -40,21 +43,10 @@ def stage_markers(workspace: Path) -> dict[str, list[str]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def once(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a study that ran."""
-    folder = tmp_path_factory.mktemp("study")
-    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
-    assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
-    return folder
-
-
 @pytest.fixture
-def finished(once: Path, write_study: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
-    """The study and its workspace, moved to a place of the test's own: no result knows where it was made."""
-    for name in ("cohort", "workspace"):
-        shutil.copytree(once / name, tmp_path / name)
-    return write_study(tmp_path / "tiny.yaml", tmp_path / "cohort"), tmp_path / "workspace"
+def finished(finished_study: Any, write_study: Callable[..., Path], tmp_path: Path) -> tuple[Path, Path]:
+    """The study and its workspace, in a place of the test's own."""
+    return finished_study.copy(tmp_path, write_study)
 
 
 def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsys: pytest.CaptureFixture) -> None:
@@ -269,7 +261,9 @@ def test_the_results_do_not_depend_on_the_number_of_jobs(finished: tuple[Path, P
     assert main(["--jobs", "2", "--workspace", str(parallel), "run", str(config)]) == 0
     for name in ("cases.csv", "summary.csv"):
         assert (parallel / "results" / name).read_bytes() == (workspace / "results" / name).read_bytes()
-    for path in workspace.rglob("*.safetensors"):
+    stored = [*workspace.rglob("*.safetensors")]
+    assert stored
+    for path in stored:
         assert (parallel / path.relative_to(workspace)).read_bytes() == path.read_bytes()
 
 

@@ -97,6 +97,7 @@ def curve(phase, count, generator):
     return torch.sin(3 * angle + waves * angle) + 0.05 * torch.randn(count, 27, generator=generator)
 
 
+@pytest.mark.slow
 def test_update_learns_the_new_set_and_remembers_the_old_one():
     generator = torch.Generator().manual_seed(0)
     first, second = (curve(phase, 1500, generator) for phase in (0.0, 2.0))
@@ -109,10 +110,10 @@ def test_update_learns_the_new_set_and_remembers_the_old_one():
             latent_prior="boosted",
             components=4,
             component_steps=20,
-            max_steps=300,
+            max_steps=150,
             batch=128,
             memory_weight=memory_weight,
-            learning_rate=5e-3,
+            learning_rate=1e-2,
         )
         prior = FilterVAE(options)
         prior.fit(bank_of(first), torch.Generator().manual_seed(1))

@@ -60,6 +60,7 @@ def test_one_level_has_the_plain_loss_and_a_stack_is_a_list_of_levels():
     torch.testing.assert_close(loss(torch.stack([first, second], 1), labels), loss([first, second], labels))
 
 
+@pytest.mark.slow
 def test_every_head_learns_while_training_and_evaluation_has_the_finest_logits(deep):
     network = build_network(deep, 1, 3)
     image, labels = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 3, (2, 16, 16, 16))

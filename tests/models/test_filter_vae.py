@@ -74,6 +74,7 @@ def test_a_poor_encoder_still_gives_a_bound_that_closes_with_k(linear):
     assert many == pytest.approx(truth, abs=0.05)
 
 
+@pytest.mark.slow
 def test_one_dimensional_latent_with_the_exact_encoder_is_exact_for_every_k():
     prior = FilterVAE(FilterVAEOptions(latent=1, norm_input=False), kernel_voxels=2).double()
     weight = torch.tensor([[1.0], [-0.5]], dtype=torch.float64)
@@ -123,6 +124,7 @@ def heavy_tailed(count, generator):
     return 0.05 * scales * torch.randn(count, 27, generator=generator)
 
 
+@pytest.mark.slow
 def test_vae_beats_the_full_gaussian_where_filters_are_not_gaussian():
     generator = torch.Generator().manual_seed(0)
     train, held_out = heavy_tailed(6000, generator), heavy_tailed(1000, generator)
@@ -134,6 +136,7 @@ def test_vae_beats_the_full_gaussian_where_filters_are_not_gaussian():
     assert float(gain.mean()) > 3.0
 
 
+@pytest.mark.slow
 def test_vae_does_not_lose_to_the_full_gaussian_where_filters_are_gaussian():
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(27, 27, generator=generator)
@@ -154,6 +157,7 @@ def test_decoder_variance_has_a_floor_and_no_ceiling():
     assert (log_variance.diff() > 0).all()
 
 
+@pytest.mark.slow
 def test_conditional_vae_learns_what_differs_between_layers():
     generator = torch.Generator().manual_seed(0)
     layer = torch.randint(0, 2, (4000,), generator=generator)
@@ -182,6 +186,7 @@ def test_beta_trades_reconstruction_for_a_smaller_kl():
     assert kls[1] < 0.7 * kls[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["none", "layer"])
 def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
     generator = torch.Generator().manual_seed(0)
@@ -196,9 +201,9 @@ def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
         architecture="convolutional",
         condition=condition,
         hidden=(4, 16),
-        max_steps=400,
+        max_steps=200,
         batch=64,
-        learning_rate=1e-2,
+        learning_rate=2e-2,
         validation_share=0,
     )
     prior = FilterVAE(options)
@@ -234,6 +239,7 @@ def test_training_starts_at_the_full_gaussian(condition):
     assert log_variance.abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_small_group_is_not_fitted_to_death():
     """The state that scores best on positions that were not trained on is kept: no worse than the Gaussian it began."""
     generator = torch.Generator().manual_seed(0)

@@ -9,9 +9,11 @@ from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.incremental import IncrementalMethod, elastic_penalty, fit_two_sets
 from models.priors.latent_prior import LearnedMixture
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = FilterVAEOptions(
-    latent=2, hidden=(24,), components=3, component_steps=10, boost_subset=200, max_steps=200, batch=128,
-    learning_rate=5e-3,
+    latent=2, hidden=(24,), components=3, component_steps=10, boost_subset=200, max_steps=100, batch=128,
+    learning_rate=1e-2,
 )  # fmt: skip
 
 

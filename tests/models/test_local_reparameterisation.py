@@ -20,6 +20,7 @@ CONVOLUTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", CONVOLUTIONS, ids=["plain", "strided", "transposed"])
 def test_activations_have_the_moments_that_drawn_weights_give(layer):
     network = nn.Sequential(layer).double()

@@ -80,6 +80,7 @@ def test_rotation_and_scaling_stay_in_their_range(patch) -> None:
         assert turned == pytest.approx(volume, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_elastic_shift_is_as_large_as_the_options_say() -> None:
     # Three images of the coordinates show where each voxel came from.
     size = 48

@@ -64,6 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_with_the_same_bytes(task: SourceTask, tmp_path: Path) -> None:
     run(task, tmp_path / "whole")
     # Stopped in each cycle: before and after the first snapshot.

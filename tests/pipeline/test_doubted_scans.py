@@ -49,6 +49,7 @@ def config(tmp_path: Path) -> StudyConfig:
     return read_config(tmp_path / "study.yaml")
 
 
+@pytest.mark.slow
 def test_shifted_ct_is_told_by_check_and_suspect_in_preprocess(
     config: StudyConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,7 +196,7 @@ def test_one_network_is_divided_by_positions(tmp_path: Path) -> None:
 def test_a_position_prior_knows_every_position_whatever_is_drawn(tmp_path: Path) -> None:
     bank = write_networks(tmp_path / "bank.safetensors", 3)
     reuse = {"kind": "reuse_or_redraw", "position": {**AROUND_SOURCE, "network": 1}, "shape": {"kind": "gaussian"}}
-    densities = {"vae": None, "isotropic": None, "around": AROUND_SOURCE, "reuse": reuse}
+    densities = {"vae": TINY_VAE, "isotropic": None, "around": AROUND_SOURCE, "reuse": reuse}
     fit(tmp_path / "fit", bank, densities=densities, largest_fit=1000)
     for name, prefix in (("around", "position."), ("reuse", "position.position.")):
         assert len(load_tensors(tmp_path / "fit" / name / DENSITY)[prefix + "keys"]) == LAYER.count

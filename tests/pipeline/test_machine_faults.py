@@ -132,12 +132,20 @@ def small_disk(tmp_path: Path) -> Callable[[str], Path]:
         subprocess.run(["umount", str(disk)], check=False)
 
 
+@pytest.mark.slow
 def test_a_cohort_that_does_not_fit_on_the_disk_can_go_on(
     small_disk: Callable[[str], Path], capsys: pytest.CaptureFixture
 ) -> None:
     disk = small_disk("60k")
     arguments = ["synthesize", str(disk), "--cohort", "abdomen", "--cases", "2", "--jobs", "1"]
-    arguments += ["--set", "scanner.in_plane_spacing=[5, 5]", "--set", "scanner.through_plane_spacing=[6, 6]"]
+    arguments += [
+        "--set",
+        "scanner.sample_mm=6",
+        "--set",
+        "scanner.in_plane_spacing=[5, 5]",
+        "--set",
+        "scanner.through_plane_spacing=[6, 6]",
+    ]
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "the disk is full" in error

@@ -126,6 +126,7 @@ def estimated(size: tuple[int, int, int], batch: int) -> MemoryEstimate:
     return estimate_training_memory(SMALL, 1, 2, PatchOptions(size=size, batch=batch))
 
 
+@pytest.mark.slow
 def test_fewer_patches_come_before_smaller_ones_and_what_is_named_fits() -> None:
     estimate = estimated((24, 16, 17), 3)
     two = estimated((24, 16, 17), 2).total

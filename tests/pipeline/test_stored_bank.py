@@ -56,6 +56,7 @@ def test_a_part_is_what_the_whole_bank_gives(stored: StoredBank, whole: FilterBa
     assert stored.count(last_snapshots=True) == 3 * ROWS
 
 
+@pytest.mark.slow
 def test_a_draw_takes_all_or_a_uniform_part(stored: StoredBank, whole: FilterBank) -> None:
     everything = stored.draw(10_000, torch.Generator().manual_seed(0))
     assert same(everything.bank, whole)

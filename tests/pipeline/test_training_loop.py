@@ -146,6 +146,7 @@ def test_an_empty_history_can_be_written(tmp_path: Path) -> None:
     assert (tmp_path / "history.csv").exists()
 
 
+@pytest.mark.slow
 def test_a_small_network_learns_two_cubes(make_case) -> None:
     cases = [make_case("a"), make_case("b", corner=(7, 3, 8))]
     network = build_network(NETWORK, 1, 2, 0)
@@ -207,6 +208,7 @@ def test_a_source_network_leaves_snapshots_history_and_sample(make_case, tmp_pat
     assert '"validated_on"' in text
 
 
+@pytest.mark.slow
 def test_a_source_network_is_a_function_of_seed_and_number(make_case, tmp_path: Path) -> None:
     cases = [make_case("a"), make_case("b")]
     for name, changes in {"0": {}, "1": {}, "2": {"number": 1}, "3": {"seed": 2}}.items():

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from joblib.externals.loky import process_executor
 
 from data.errors import DataError, WorkspaceError
 from pipeline.progress import ProgressFile
@@ -303,6 +304,7 @@ def test_without_shared_memory_units_are_done_one_by_one(
     assert "/dev/shm cannot be written: one unit at a time" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -> None:
     unit = Unit(STAGE, "killed", {}, kill_always, {"command": os.getpid()}, size=9)
     result = run([unit, *numbers(workspace, 2)], workspace, 2)
@@ -312,6 +314,13 @@ def test_a_unit_that_always_kills_its_worker_fails_alone(workspace: Workspace) -
     assert not workspace.unit_folder(STAGE, "killed").exists()
 
 
+def test_loky_still_has_what_workers_change_in_it() -> None:
+    # Private, as there is no public way. Without psutil loky measures nothing, and the next test could not fail.
+    assert process_executor._MAX_MEMORY_LEAK_SIZE == 300_000_000
+    assert process_executor._USE_PSUTIL
+
+
+@pytest.mark.slow
 def test_a_worker_may_grow(workspace: Workspace) -> None:
     log = workspace.root / "log"
     sizes = [1, 1, 350, 350, 350, 350]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from preprocessing.brain_network import brain_logits, load_network
@@ -11,6 +12,7 @@ from preprocessing.random_heads import draw_head_codes, draw_scan
 from preprocessing.train_brain_network import train
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     before = torch.get_num_threads()
@@ -24,6 +26,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_the_shipped_weights_find_the_brain_of_a_random_head() -> None:
     import numpy as np
 

@@ -49,6 +49,7 @@ def _quick(modality: Modality, spacing=4.0) -> PreprocessingOptions:
     return options.model_copy(update=changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", [Modality.MR_BRAIN, Modality.MR, Modality.CT])
 def test_a_chain_ends_on_one_grid_and_inverts_to_the_raw_one(modality):
     raw = _oblique_brain()
@@ -90,6 +91,7 @@ def test_equal_spacing_without_alignment_changes_no_label_voxel():
     np.testing.assert_array_equal(chain.invert(processed.label, records).array, raw.label.array)
 
 
+@pytest.mark.slow
 def test_the_same_subject_gives_the_same_bytes():
     options = _quick(Modality.MR_BRAIN)
     first, second = (Chain(options).apply(_oblique_brain()) for _ in range(2))

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from itertools import permutations, product
 from pathlib import Path
 
@@ -19,7 +18,6 @@ AXES = [
     for order in permutations(("LR", "PA", "IS"))
     for signs in product((0, 1), repeat=3)
 ]
-REAL = Path(os.environ.get("GRAFT_REAL_DATA", Path(__file__).parents[2] / "../shared/real"))
 
 
 def _stored_as(axes: str) -> Volume:
@@ -50,11 +48,8 @@ def test_label_and_mask_turn_with_the_image():
 
 
 @pytest.mark.real_data
-def test_one_volume_stored_in_eight_orientations_becomes_one_array():
-    files = sorted((REAL / "orientations").glob("*.nii.gz")) if (REAL / "orientations").is_dir() else []
-    if not files:
-        pytest.skip(f"no scans in {REAL / 'orientations'}; set GRAFT_REAL_DATA")
-    volumes = [to_canonical(read_volume(path)) for path in files]
+def test_one_volume_stored_in_eight_orientations_becomes_one_array(real_data: Path):
+    volumes = [to_canonical(read_volume(path)) for path in sorted((real_data / "orientations").glob("*.nii.gz"))]
     assert len(volumes) == 8
     for volume in volumes[1:]:
         np.testing.assert_array_equal(volume.array, volumes[0].array)

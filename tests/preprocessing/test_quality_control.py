@@ -15,6 +15,8 @@ from preprocessing.resampling import ResamplingOptions
 from preprocessing.subject import Subject
 from preprocessing.template import load_template
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def case():

@@ -79,6 +79,7 @@ def test_mutual_information_is_largest_where_the_volumes_agree():
     assert information.evaluate(shift((1000, 0, 0))) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [Degrees.RIGID, Degrees.AFFINE])
 def test_a_known_move_is_found_back_across_contrasts(degrees):
     true = shift((7, -5, 6)) @ rotation_about(np.array([0, -18.0, 10]), (8, -5, 6))
@@ -92,6 +93,7 @@ def test_a_known_move_is_found_back_across_contrasts(degrees):
     assert found.metric > information.evaluate(np.eye(4))
 
 
+@pytest.mark.slow
 def test_the_same_start_gives_the_same_matrix():
     template = load_template(SPACING)
     found = [
@@ -136,6 +138,7 @@ def test_a_channel_far_away_is_found_and_suspect():
     assert "T2 was shifted by 150 mm" in record["suspect"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AlignmentKind.RIGID, AlignmentKind.AFFINE])
 def test_alignment_undoes_a_known_move_by_the_affine_alone(kind):
     template = load_template(SPACING)

@@ -123,6 +123,7 @@ def test_a_scan_of_other_units_looks_the_same_to_the_network():
     torch.testing.assert_close(normalised(image * 500 - 30), normalised(image), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [SkullStripMethod.COMBINED, SkullStripMethod.NETWORK])
 def test_the_brain_of_a_random_head_is_found(codes, method):
     use_itk_threads(1)

@@ -46,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_same_seed_same_bytes_in_any_order_and_number(folder: Path, tmp_path: Path) -> None:
     write_case(options(cases=7), 1, tmp_path)
-    for path in case_files(options(), 1, tmp_path).values():
+    files = case_files(options(), 1, tmp_path)
+    assert {"image", "label"} <= set(files)
+    for path in files.values():
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
@@ -151,6 +153,7 @@ def test_a_second_run_makes_only_what_is_missing(folder: Path) -> None:
     assert made.stat().st_mtime_ns != stamps[made]
 
 
+@pytest.mark.slow
 def test_a_cohort_can_grow_and_processes_change_nothing(folder: Path, tmp_path: Path) -> None:
     synthesize(options(cases=1), tmp_path / "grown")
     synthesize(options(cases=2), tmp_path / "grown", jobs=2)
@@ -200,6 +203,7 @@ def test_files_open_in_nibabel_with_both_transforms(folder: Path) -> None:
     np.testing.assert_allclose(image.get_qform(), image.get_sform(), atol=1e-3)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_corrected_file_is_never_replaced(folder: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(folder, tmp_path / "out"))
     files = case_files(options(), 0, out)

@@ -123,6 +123,7 @@ def test_a_strong_l2sp_keeps_the_source_and_a_strong_l2_forgets_it(bench) -> Non
     assert distance["l2_sp", 1e-3] < 0.5 * distance["l2_sp", 1e3]
 
 
+@pytest.mark.slow
 def test_the_objective_is_logged(bench) -> None:
     group = next(iter(bench.source.groups))
     arm = changed(PRESETS["dwp_source"], kl_warm_up=1.0, filter_share=1.0)

@@ -42,7 +42,6 @@ from preprocessing.skull_strip import SkullStripMethod, SkullStripOptions
 
 MakeModel = Callable[..., Path]
 MakeScan = Callable[..., Volume]
-ROOT = Path(__file__).parents[3]
 NO_ONNX = ExportOptions(onnx=False)
 
 
@@ -76,6 +75,7 @@ def run_here(bundle: Path, output: Path, data: Path | None = None) -> None:
     workflow.finalize()
 
 
+@pytest.mark.slow
 def test_monais_runner_gives_grafts_masks_of_raw_scans(
     make_model: MakeModel, make_scan: MakeScan, tmp_path: Path
 ) -> None:
@@ -195,15 +195,14 @@ def test_a_chain_that_a_bundle_cannot_carry_out_takes_prepared_volumes(
     assert "skull_strip" in card
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 @pytest.mark.usefixtures("own_scripts")
-def test_masks_of_real_scans_in_two_orientations(make_model: MakeModel, tmp_path: Path) -> None:
-    folder = Path(os.environ.get("GRAFT_REAL_DATA", ROOT / ".." / "shared" / "real")) / "orientations"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
+def test_masks_of_real_scans_in_two_orientations(make_model: MakeModel, real_data: Path, tmp_path: Path) -> None:
     chain = default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=(2.5, 2.5, 2.5))})
     model = make_model(tmp_path / "model", preprocessing=chain)
-    scans = sorted(folder.glob("*.nii.gz"))[:2]
+    scans = sorted((real_data / "orientations").glob("*.nii.gz"))[:2]
+    assert len(scans) == 2
     export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, examples=tuple(scans)))
     (tmp_path / "in").mkdir()
     for scan in scans:
@@ -254,6 +253,7 @@ def test_every_network_is_rebuilt_from_the_bundle_alone(
         assert torch.equal(rebuilt.eval()(images), member(images))
 
 
+@pytest.mark.slow
 def test_onnx_agrees_with_torch_at_every_size(make_model: MakeModel, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -179,6 +179,7 @@ def test_a_model_without_a_seed_for_each_member_is_refused(make_model: Callable[
         make_model(tmp_path / "model", seeds=())
 
 
+@pytest.mark.slow
 def test_names_with_signs_of_formulas_are_drawn(
     make_model: Callable[..., Path], write_scans: WriteScans, tmp_path: Path
 ) -> None:

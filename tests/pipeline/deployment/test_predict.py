@@ -78,14 +78,14 @@ def test_a_scan_in_each_orientation_gets_the_same_mask(coarse: Path, make_scan: 
         np.testing.assert_array_equal(other, turned[0])
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
-def test_a_real_scan_in_each_orientation_gets_the_same_mask(make_model: MakeModel, tmp_path: Path) -> None:
-    folder = Path(os.environ.get("GRAFT_REAL_DATA", ROOT / ".." / "shared" / "real")) / "orientations"
-    if not folder.is_dir():
-        pytest.skip(f"no {folder}")
+def test_a_real_scan_in_each_orientation_gets_the_same_mask(
+    make_model: MakeModel, real_data: Path, tmp_path: Path
+) -> None:
     chain = default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=(4, 4, 4))})
     model = make_model(tmp_path / "model", preprocessing=chain, draws=1, patch=(40, 40, 40))
-    run(model, folder, output=tmp_path / "out")
+    run(model, real_data / "orientations", output=tmp_path / "out")
     masks = []
     for orientation in ORIENTATIONS:
         mask = load(tmp_path / "out" / orientation / f"{orientation}.nii.gz")
@@ -223,6 +223,7 @@ predict(PredictRequest(model, (scans,), out, PredictOptions(pictures=False), dev
 """
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_where_it_was(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:
     write_scans(tmp_path / "in", ["a", "b", "c"])
     out = tmp_path / "out"

@@ -268,6 +268,7 @@ def page(study: Path) -> tuple[str, dict[str, tuple[str, ...]]]:
     return text, {s.key: s.missing for s in sections}
 
 
+@pytest.mark.slow
 def test_sections_show_the_tables(study: Path) -> None:
     text, missing = page(study)
     assert missing == {"label_efficiency": (), "calibration": (), "measures": ()}

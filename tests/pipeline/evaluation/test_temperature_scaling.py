@@ -56,6 +56,7 @@ def test_a_patient_is_scaled_by_the_other_half_alone() -> None:
     folds, before = two_folds([s.patient for s in samples], seed=0), cross_fitted(samples, seed=0)
     changed = [sample(s.patient, 5.0, 10) if folds[s.patient] == 0 else s for s in samples]
     after = cross_fitted(changed, seed=0)
+    assert set(folds.values()) == {0, 1}
     for patient, fold in folds.items():
         if fold == 0:
             assert after[patient] == before[patient] == pytest.approx(2.0, rel=0.1)

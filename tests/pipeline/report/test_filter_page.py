@@ -185,6 +185,7 @@ def test_says_where_a_vae_beats_the_gaussian(pages: Mapping[str, str]) -> None:
     assert "A single network was held out" not in pages["index"]
 
 
+@pytest.mark.slow
 def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path) -> None:
     path = copy / "compare-priors/encoder_1/scores.json"
     path.write_text(json.dumps(_scores("encoder_1", "filters of one network")))
@@ -208,6 +209,7 @@ def test_says_which_filters_have_not_moved_exactly_when_they_have_not(pages: Map
     assert "In every group" in write_pages(copy, hardly_moved=0.6)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("least", "unused"), [(1e9, True), (-1.0, False)])
 def test_a_vae_that_uses_none_of_its_latents_is_named_on_the_index(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, least: float, unused: bool
@@ -273,7 +275,9 @@ def test_page_of_filters_is_linked_and_needs_no_other_file(pages: Mapping[str, s
     assert 'href="filters.html"' in pages["index"]
     page = pages["filters"]
     assert set(re.findall(r'href="([^"#]*)', page)) == {"index.html", "data:,", ""}
-    assert all(source.startswith("data:") for source in re.findall(r'src="([^"]*)"', page))
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
     assert "<script" not in page
     anchors = set(re.findall(r'href="#([^"]*)"', page))
     assert anchors == {"training", "group-1", "group-2"}
@@ -291,6 +295,7 @@ def test_table_of_change_tells_how_far_filters_moved(pages: Mapping[str, str]) -
     assert encoder[-1] == "96 of 96 4 networks"
 
 
+@pytest.mark.slow
 def test_same_files_give_the_same_pictures(workspace: Path, pages: Mapping[str, str], copy: Path) -> None:
     build_report(copy, QUICK)
     assert (copy / "report/filters.html").read_text() == pages["filters"]
@@ -304,6 +309,7 @@ def test_without_source_networks_the_page_says_what_cannot_be_told(copy: Path) -
     assert "Distance from the initialisation" not in text
 
 
+@pytest.mark.slow
 def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_shown(copy: Path) -> None:
     (copy / "fit-priors/decoder_1/vae/density.safetensors").unlink()
     shutil.copy(

@@ -17,7 +17,10 @@ from pipeline.report.options import ReportOptions
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed to open the report with")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed to open the report with"),
+]
 
 SWITCHES = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",

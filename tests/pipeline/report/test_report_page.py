@@ -28,7 +28,11 @@ from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
 
-QUICK = ReportOptions(dpi=50, overlay_arms=1, resamples=100, quality_cases=1)
+pytestmark = pytest.mark.slow
+
+QUICK = ReportOptions(
+    dpi=50, overlay_arms=1, case_arms=1, resamples=100, quality_cases=1, filter_groups=1, filters_shown=2, filter_vaes=1
+)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -76,7 +80,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def built(whole_workspace: Path) -> Path:
-    return build_report(whole_workspace)
+    return build_report(whole_workspace, ReportOptions(dpi=50))
 
 
 @pytest.fixture(scope="module")
