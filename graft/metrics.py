@@ -14,12 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from data.errors import ConfigError, DataError
 from data.volume import Volume, snap
+from pipeline.config.faults import fault_at
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
 from pipeline.evaluation.case_row import METRICS, LesionMetric
-from pipeline.evaluation.lesions import LesionOptions
 from pipeline.evaluation.mask_pair import MaskPair
 from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
@@ -124,8 +125,13 @@ def measure(
     """
     first, second = _arrays(prediction, reference)
     x, y, z = _spacing(prediction, reference, spacing)
-    chosen = None if lesions is False else LesionOptions.model_validate({} if lesions is True else dict(lesions))
-    options = EvaluationOptions(empty_masks=_policy(empty), surface_tolerance=tolerance, lesions=chosen)
+    chosen = None if lesions is False else {} if lesions is True else dict(lesions)
+    try:
+        options = EvaluationOptions.model_validate(
+            {"empty_masks": _policy(empty), "surface_tolerance": tolerance, "lesions": chosen}
+        )
+    except ValidationError as error:
+        raise ConfigError(f"measure: {fault_at(error)}", fix="see docs/reference/config.md") from error
     rows = evaluate_case(
         first, second, labels, (x, y, z), trained=Trained("", 0, 0), case="", patient="", options=options
     )
@@ -177,14 +183,14 @@ def _arrays(prediction: Mask, reference: Mask) -> tuple[NDArray[Any], NDArray[An
                 expected="one grid",
                 fix="resample one of them to the grid of the other",
             ) from error
-    arrays = [
+    arrays: list[NDArray[Any]] = [
         np.asarray(mask) if volume is None else volume.array
         for mask, volume in ((prediction, first), (reference, second))
     ]
-    if arrays[0].shape != arrays[1].shape:
+    if arrays[0].shape != arrays[1].shape or arrays[0].ndim != 3:
         raise DataError(
             f"the prediction has the shape {arrays[0].shape}, the reference {arrays[1].shape}",
-            expected="one shape",
+            expected="one shape of three axes",
             fix="resample one of them to the grid of the other",
         )
     return arrays[0], arrays[1]

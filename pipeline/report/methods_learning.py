@@ -39,6 +39,7 @@ _GROUPS = {
     "layer": "each layer",
     "consecutive": "each group of consecutive layers",
     "resolution": "each resolution level",
+    "all": "the whole network",
 }
 _COVARIANCES = {
     Covariance.ISOTROPIC: "an isotropic normal distribution",

@@ -72,6 +72,10 @@ def test_axes_that_are_stored_the_other_way_round_are_turned() -> None:
 def test_what_is_wrong_is_one_sentence() -> None:
     with pytest.raises(DataError, match=r"shape \(2, 2, 2\), the reference \(3, 3, 3\)"):
         metrics.dice(np.ones((2, 2, 2), bool), np.ones((3, 3, 3), bool))
+    with pytest.raises(DataError, match="expected one shape of three axes"):
+        metrics.iou(np.ones((2, 2), bool), np.ones((2, 2), bool))
+    with pytest.raises(ConfigError, match=r"measure: .*lesions.*volume"):
+        metrics.measure(cube(2, 4), cube(2, 4), {"a": 1}, (1, 1, 1), lesions={"volume": 3})
     with pytest.raises(DataError, match="different grids"):
         metrics.dice(Volume(np.ones((2, 2, 2)), np.eye(4)), Volume(np.ones((2, 2, 2)), 3 * np.eye(4)))
     with pytest.raises(DataError, match="size of their voxels"):

@@ -137,3 +137,12 @@ def test_what_was_learned_on_the_source_follows_from_the_arms(demo: dict[str, An
     alone = text("random")
     assert "nothing was taken from the source dataset “ms”" in alone
     assert "On the source, " not in alone
+
+
+def test_a_network_of_ones_own_and_one_prior_for_all_filters_are_told(demo: dict[str, Any], tmp_path: Path) -> None:
+    config = copy.deepcopy(demo)
+    config["network"] = {"name": "imported", "factory": "my_nets:build", "options": {}, "source": "0"}
+    config["filters"] = {**config["filters"], "grouping": "all"}
+    text = paragraphs(tmp_path, config)
+    assert "The network was one of the study's own, built by my_nets:build." in text
+    assert "taken together for the whole network, " in text
