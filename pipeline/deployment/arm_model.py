@@ -18,7 +18,6 @@ from pipeline.deployment.model_description import ModelDescription, ModelOrigin,
 from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
 from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.evaluation.metrics import count_voxels, dice
-from pipeline.inference.boundary_band import BAND, boundary_band
 from pipeline.inference.expected_dice import expected_dice
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.inference.stored_prediction import ReadPrediction, load_prediction, prediction_name
@@ -83,8 +82,8 @@ class DicePairs:
             mask, reference = prediction.mask == number, label == number
             if not mask.any() and not reference.any():
                 continue
-            near = boundary_band(mask, case.spacing.tolist(), BAND)
-            self.expected.setdefault(name, []).append(expected_dice(foreground[number - 1], mask, near))
+            expected = expected_dice(foreground[number - 1], mask, case.spacing.tolist())
+            self.expected.setdefault(name, []).append(expected)
             self.real.setdefault(name, []).append(dice(count_voxels(mask, reference)))
             self.patients.setdefault(name, []).append(case.patient)
 

@@ -12,7 +12,7 @@ import numpy as np
 from data.volume import Volume
 from pipeline.evaluation.dice_calibration import DiceCalibration, unchecked
 from pipeline.evaluation.volume_interval import volume_interval
-from pipeline.inference.boundary_band import BAND, boundary_band, possible_voxels
+from pipeline.inference.boundary_band import possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
 from pipeline.inference.expected_dice import DrawMasks, expected_dice
 from pipeline.inference.most_probable import predicted_classes
@@ -53,8 +53,7 @@ def structure_facts(
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))
         own, predicted = foreground[number - 1].numpy(), chosen == number
-        near = boundary_band(predicted, spacing, BAND)
-        expected = expected_dice(own, predicted, near)
+        expected = expected_dice(own, predicted, spacing)
         if voxel_correlation is None:
             found = volume_interval(np.asarray(draws.voxels(number)) * voxel_ml)
             interval = None if found is None else (found.low, found.high)

@@ -26,12 +26,13 @@ def dice_pairs(
         repeat: which repeat's network; None for all.
 
     Returns:
-        Repeat, patient and case → its pair, where any label has both.
+        Repeat, patient and case → its pair, where any label was predicted and measured.
     """
     labels: dict[tuple[int, str, str], list[Pair]] = {}
     for row in study.rows:
         chosen = (row.arm, row.n) == (arm, n) and repeat in (None, row.repeat)
-        if chosen and np.isfinite([row.expected_dice, row.dice]).all():
+        # An empty mask expects 0, which says nothing of how well others are: `predict` gives no estimate of it either.
+        if chosen and row.expected_dice > 0 and np.isfinite(row.dice):
             labels.setdefault((row.repeat, row.patient, row.case), []).append((row.expected_dice, row.dice))
     means = {key: np.mean(pairs, axis=0) for key, pairs in labels.items()}
     return {key: (float(expected), float(real)) for key, (expected, real) in means.items()}

@@ -162,7 +162,7 @@ def read_reliability_csv(path: Path) -> list[ReliabilityRow]:
     return read_rows(path, ReliabilityRow)
 
 
-def summarise_calibration(rows: Sequence[CalibrationRow], seed: int, resamples: int = 2000) -> list[SummaryRow]:
+def summarise_calibration(rows: Sequence[CalibrationRow], seed: int, resamples: int) -> list[SummaryRow]:
     """Summarises calibration per arm and size.
 
     Args:

@@ -55,7 +55,7 @@ def predicted_uncertainty(
         mutual_information: `[X, Y, Z]` in nats, or None.
         number: of the class, from 1.
         spacing: mm between voxel centres along each axis.
-        band: width of the band in mm.
+        band: width of the band in mm; the expected Dice has its own, as `predict` has.
         clamp: smallest probability of a class.
 
     Returns:
@@ -69,7 +69,7 @@ def predicted_uncertainty(
         entropy = float(-(probability * np.log(probability)).sum(axis=0).mean())
         if mutual_information is not None:
             information = float(mutual_information[near].astype(np.float64).mean())
-    promised = expected_dice(foreground[number - 1], mask, near) if mask.any() else 0.0
+    promised = expected_dice(foreground[number - 1], mask, spacing) if mask.any() else 0.0
     return PredictedUncertainty(entropy, information, promised)
 
 

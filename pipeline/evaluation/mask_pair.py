@@ -7,7 +7,7 @@ from functools import cached_property
 
 from pipeline.evaluation.lesions import LesionCounts, LesionOptions, count_lesions
 from pipeline.evaluation.metrics import Mask, VoxelCounts, count_voxels
-from pipeline.evaluation.surface_distance import SurfaceDistances, surface_distances
+from pipeline.evaluation.surface_distance import TOLERANCE, SurfaceDistances, surface_distances
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MaskPair:
     prediction: Mask
     reference: Mask
     spacing: tuple[float, float, float]
-    tolerance: float = 2.0
+    tolerance: float = TOLERANCE
     lesion_options: LesionOptions | None = None
 
     @cached_property

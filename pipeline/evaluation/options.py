@@ -11,6 +11,9 @@ from pipeline.config.options import Options
 from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.lesions import LesionOptions as LesionOptions
 from pipeline.evaluation.metrics import EmptyMaskPolicy
+from pipeline.evaluation.surface_distance import TOLERANCE
+from pipeline.inference.boundary_band import BAND
+from pipeline.inference.correlated_volume import LEVEL
 
 
 class EvaluationSpace(StrEnum):
@@ -38,13 +41,13 @@ class MetricPolicies(_Policies):
 class CalibrationOptions(Options):
     """How probabilities, volumes and uncertainties are judged."""
 
-    band: float = Field(default=5.0, gt=0)
+    band: float = Field(default=BAND, gt=0)
     """Voxels within so many mm of the reference boundary count, the same for all arms."""
     bins: int = Field(default=15, ge=2)
     """Bins of equal mass of the expected calibration error."""
     clamp: float = Field(default=2.0**-12, gt=0, lt=0.1)
     """Smallest probability of a class before a logarithm is taken: it limits what a single confident error costs."""
-    level: float = Field(default=0.9, gt=0, lt=1)
+    level: float = Field(default=LEVEL, gt=0, lt=1)
     """Coverage of the volume interval."""
     temperature_scaled: tuple[str, ...] = ("fine_tune", "ensemble")
     """Arms that are also judged after temperature scaling, cross-fitted over two halves of the test patients."""
@@ -59,7 +62,7 @@ class EvaluationOptions(Options):
     """What empty masks give."""
     empty_masks_by_metric: MetricPolicies = Field(default_factory=MetricPolicies)
     """Other policies for single metrics."""
-    surface_tolerance: float = Field(default=2.0, gt=0)
+    surface_tolerance: float = Field(default=TOLERANCE, gt=0)
     """Tolerance of the surface Dice in mm."""
     lesions: LesionOptions | None = None
     """Lesion-wise sensitivity, precision and F1, for structures that come in several pieces; `null` leaves them out."""

@@ -16,6 +16,9 @@ from scipy import ndimage
 
 from pipeline.evaluation.metrics import EmptyMask, Mask, count_voxels
 
+TOLERANCE = 2.0
+"""mm within which two surfaces count as equal for the surface Dice, where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class SurfaceDistances:

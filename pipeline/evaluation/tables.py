@@ -261,9 +261,7 @@ class StudyRows(Generic[RowT]):
         return PatientTable(arms, self.patients, self.repeats, by_cell.reshape(shape), cases)
 
 
-def summarise(
-    rows: Sequence[RowT], seed: int, resamples: int = 2000, metrics: Iterable[str] = METRICS
-) -> list[SummaryRow]:
+def summarise(rows: Sequence[RowT], seed: int, resamples: int, metrics: Iterable[str] = METRICS) -> list[SummaryRow]:
     """Averages every measured metric per arm and size, with intervals over patients × repeats.
 
     Args:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.evaluation.statistics import Interval
+from pipeline.inference.correlated_volume import LEVEL
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class VolumeInterval:
         return self.low <= volume <= self.high
 
 
-def volume_interval(draws: NDArray[np.floating], level: float = 0.9) -> VolumeInterval | None:
+def volume_interval(draws: NDArray[np.floating], level: float = LEVEL) -> VolumeInterval | None:
     """Takes the narrowest central interval of order statistics whose coverage is at least `level`.
 
     Between the i-th smallest and i-th largest of S draws lies a further, exchangeable one with probability

@@ -12,9 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
+LEVEL = 0.9
+"""Coverage of volume intervals, where nothing else is asked for."""
+
 
 def correlated_volume_interval(
-    probability: NDArray[np.floating], correlation: float, voxel_ml: float, level: float = 0.9
+    probability: NDArray[np.floating], correlation: float, voxel_ml: float, level: float = LEVEL
 ) -> tuple[float, float]:
     """Returns the central interval of a structure's volume.
 

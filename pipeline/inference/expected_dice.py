@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.inference.boundary_band import possible_voxels
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.slabs import slabs
 
 
-def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], near: NDArray[np.bool_]) -> float:
+def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:
     """Expected Dice of a mask if every voxel were foreground with the predicted probability.
 
     2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v): the ratio of the expectations of numerator and denominator of the Dice,
     close to its expectation for structures of many voxels (Borges et al. 2024, Soft Dice Confidence,
-    arXiv 2402.10665). The second sum is over the mask and what is near it: a thousandth of foreground in each of a
-    million voxels of background would otherwise count for more than the structure.
+    arXiv 2402.10665). The second sum is over the mask and what is within `BAND` of it: a thousandth of foreground in
+    each of a million voxels of background would otherwise count for more than the structure.
 
     Args:
         probability: `[X, Y, Z]` mean probability of one class.
         mask: `[X, Y, Z]` bool, where that class is predicted.
-        near: `[X, Y, Z]` bool, the band around its boundary.
+        spacing: mm between voxel centres along each axis.
 
     Returns:
         0 … 1; NaN where the mask is empty: that nothing was found says nothing of how well.
@@ -32,7 +34,7 @@ def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], ne
     if size == 0:
         return math.nan
     inside = float(probability[mask].sum(dtype=np.float64))
-    return 2 * inside / (size + float(probability[mask | near].sum(dtype=np.float64)))
+    return 2 * inside / (size + float(probability[possible_voxels(mask, spacing)].sum(dtype=np.float64)))
 
 
 class DrawMasks:

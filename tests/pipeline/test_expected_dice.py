@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference import slabs
+from pipeline.inference.boundary_band import BAND
 from pipeline.inference.expected_dice import DrawMasks, expected_dice
 from pipeline.inference.most_probable import most_probable_class, predicted_classes
 
@@ -59,12 +60,12 @@ def test_one_draw_agrees_with_nothing() -> None:
 
 
 def test_expected_dice_in_closed_form_and_of_an_empty_mask() -> None:
-    probability = np.array([[[0.8, 0.6, 0.4, 0.2]]])
-    mask = probability > 0.5
-    everywhere = np.ones_like(mask)
-    assert expected_dice(probability, mask, everywhere) == pytest.approx(2 * 1.4 / (2 + 2.0))
-    assert expected_dice(probability, mask, np.array([[[True, True, True, False]]])) == pytest.approx(2.8 / 3.8)
-    assert math.isnan(expected_dice(probability, np.zeros_like(mask), everywhere))
+    probability = np.array([[[0.9, 0.5, 0.4, 0.2]]])
+    mask = np.array([[[True, True, False, False]]])
+    assert expected_dice(probability, mask, (1.0, 1.0, 1.0)) == pytest.approx(2 * 1.4 / (2 + 2.0))
+    # Farther away than the band nothing counts.
+    assert expected_dice(probability, mask, (1.0, 1.0, BAND / 1.5)) == pytest.approx(2.8 / 3.8)
+    assert math.isnan(expected_dice(probability, np.zeros_like(mask), (1.0, 1.0, 1.0)))
 
 
 def test_expected_dice_is_the_mean_dice_of_honest_probabilities() -> None:
@@ -72,7 +73,7 @@ def test_expected_dice_is_the_mean_dice_of_honest_probabilities() -> None:
     probability = generator.beta(0.3, 0.5, (12, 12, 12))
     mask = probability > 0.5
     found = [dice(count_voxels(mask, generator.random(mask.shape) < probability)) for _ in range(200)]
-    assert expected_dice(probability, mask, np.ones_like(mask)) == pytest.approx(np.mean(found), abs=0.003)
+    assert expected_dice(probability, mask, (0.01, 0.01, 0.01)) == pytest.approx(np.mean(found), abs=0.003)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])

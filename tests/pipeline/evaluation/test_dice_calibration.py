@@ -130,6 +130,14 @@ def test_the_report_has_the_fit_of_the_model_that_predict_uses() -> None:
     assert calibrate(dice_pairs(judged(6, ("core", "rim")), "dwp", 5, repeat=1)) == found
 
 
+def test_a_missed_structure_is_no_case_of_the_fit_and_has_no_estimate() -> None:
+    rows = judged(6)
+    rows.rows.append(CalibrationRow("dwp", 5, 1, "missed", "p9", "core", dice=0.0, expected_dice=0.0))
+    pairs = dice_pairs(StudyRows(rows.rows), "dwp", 5, repeat=1)
+    assert (1, "p9", "missed") not in pairs
+    assert calibrate(pairs) == calibrate(dice_pairs(judged(6), "dwp", 5, repeat=1))
+
+
 def test_repeats_are_no_further_patients() -> None:
     found = calibrate(dice_pairs(judged(6), "dwp", 5))
     assert found is not None
