@@ -25,8 +25,8 @@ from models.filter_bank import FilterBank
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.incremental import IncrementalMethod, fit_two_sets
 from models.priors.standardisation import Covariance
-from pipeline.stages.filter_options import PriorFitOptions
-from pipeline.stages.held_out_scores import estimate, score
+from pipeline.priors.filter_options import PriorFitOptions
+from pipeline.priors.held_out_scores import estimate, score
 from pipeline.storage.stored_bank import StoredBank
 
 NAMES = {

@@ -32,10 +32,10 @@ from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
 from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.cached_case import ARRAYS, CachedCase
 from pipeline.training.loop import OptimiserOptions, StepLoss, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from data.errors import ConfigError, DataError
+from data.option_faults import fault_at
 from data.volume import Volume, snap
-from pipeline.config.faults import fault_at
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
 from pipeline.evaluation.case_row import METRICS, LesionMetric
-from pipeline.evaluation.mask_pair import MaskPair
-from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
+from pipeline.metrics.mask_pair import MaskPair
+from pipeline.metrics.overlap import EmptyMaskPolicy
 
 __all__ = ["average_surface_distance", "dice", "hd95", "iou", "measure", "relative_volume_error", "surface_dice"]
 

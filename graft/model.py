@@ -17,7 +17,7 @@ from pipeline.deployment import model_folder
 from pipeline.deployment.case_prediction import PredictedScan, predict_case
 from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.device import chosen_device
+from pipeline.execution.device import chosen_device
 
 
 @dataclass(frozen=True)

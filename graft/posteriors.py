@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from data.errors import ConfigError
+from data.option_faults import fault_at
 from graft.priors import FittedPrior
 from models.bayesian_network import BayesianNetwork, WeightDraw
 from models.filters import filter_layers, get_filters
@@ -28,7 +29,6 @@ from models.objectives import FilterGroups, kl_term
 from models.posteriors.factory import build_posterior
 from models.posteriors.mean_field import MeanFieldOptions
 from models.priors.prior import FilterPrior
-from pipeline.config.faults import fault_at
 
 __all__ = ["BayesianModule", "bayesian"]
 

@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from data.errors import ConfigError
 from data.label_map import as_brain_mask, as_label_map
 from data.modality import Modality
+from data.option_faults import fault_at
 from data.shared_grid import place
 from data.volume import Volume
 from graft.images import Image, Images, given_channels, read_scan, volume_of
-from pipeline.config.faults import fault_at
 from pipeline.config.study import merged
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.step import Interpolation

@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from data.errors import ConfigError, ModelError
+from data.option_faults import fault_at
 from models.filter_bank import FilterBank, SourceState
 from models.filters import (
     FilterGrouping,
@@ -34,7 +35,6 @@ from models.filters import (
 from models.networks.factory import NetworkRecord
 from models.priors.factory import PriorOptions, fit_prior, network_of
 from models.priors.prior import FilterPrior, FitReport
-from pipeline.config.faults import fault_at
 
 __all__ = ["FittedPrior", "fit"]
 

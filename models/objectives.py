@@ -13,10 +13,11 @@ from enum import StrEnum
 
 import torch
 import torch.nn.functional as functional
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from data.options import Options
 from models.filters import FilterLayer, FilterPositions, filter_positions
 from models.posteriors.posterior import Posterior
 from models.priors.prior import FilterPrior
@@ -32,10 +33,8 @@ class Likelihood(StrEnum):
     """Soft Dice loss and cross-entropy: a generalised posterior."""
 
 
-class SegmentationLossOptions(BaseModel):
+class SegmentationLossOptions(Options):
     """Settings of the data term."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     likelihood: Likelihood = Field(default=Likelihood.DICE_CROSS_ENTROPY, description="The data term.")
     dice_weight: float = Field(default=1.0, ge=0, description="Weight of the Dice loss beside the cross-entropy.")

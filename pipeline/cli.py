@@ -32,7 +32,7 @@ def _before_the_command(options: SharedOptions) -> None:
 
 def version() -> None:
     """Print the version."""
-    from pipeline.storage.provenance import graft_version
+    from pipeline.execution.provenance import graft_version
 
     typer.echo(graft_version())
 

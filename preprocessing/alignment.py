@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.content import content_mask, overlap
 from preprocessing.grid import background_value, isotropic_grid, resample
@@ -42,10 +43,8 @@ class AlignmentKind(StrEnum):
     """Stay in the scanner's space."""
 
 
-class AlignmentOptions(BaseModel):
+class AlignmentOptions(Options):
     """How the brain is registered to the template's brain."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: AlignmentKind = Field(default=AlignmentKind.AFFINE, description="What the alignment may do.")
     spacings: tuple[float, ...] = Field(

@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.content import foreground_mask
 from preprocessing.grid import background_value, isotropic_grid, resample
@@ -16,10 +17,8 @@ from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
 
 
-class BiasFieldOptions(BaseModel):
+class BiasFieldOptions(Options):
     """How the bias field is estimated."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     iterations: tuple[int, ...] = Field(
         default=(20, 15), min_length=1, description="Most iterations at each level; each level halves the mesh."

@@ -13,9 +13,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import ndimage
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions, register_brain
 from preprocessing.brain_network import brain_logits, load_network, mask_from_logits
@@ -41,10 +42,8 @@ class Opinion(StrEnum):
     """The registered template, searched from the network's mask, and the network."""
 
 
-class ExtractionOptions(BaseModel):
+class ExtractionOptions(Options):
     """How the brain is searched for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     iterations: int = Field(default=80, ge=1, description="The most optimiser steps of each registration level.")
     bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")

@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from data.errors import PreprocessingError
 from data.modality import Modality
+from data.options import Options
 from data.volume import Volume
 from preprocessing.alignment import Alignment, AlignmentKind, AlignmentOptions
 from preprocessing.bias_field import BiasField, BiasFieldOptions
@@ -29,10 +30,8 @@ from preprocessing.subject import Subject
 logger = logging.getLogger(__name__)
 
 
-class PreprocessingOptions(BaseModel):
+class PreprocessingOptions(Options):
     """The steps in the order in which they run; `null` switches a step off."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     padding_removal: PaddingRemovalOptions | None = Field(
         default=None, description="Cut off borders of one value, or of the noise of air alone."

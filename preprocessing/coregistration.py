@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.content import foreground_mask
 from preprocessing.grid import background_value, isotropic_grid, resample
@@ -16,10 +17,8 @@ from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
 
 
-class CoregistrationOptions(BaseModel):
+class CoregistrationOptions(Options):
     """How the channels are registered."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spacings: tuple[float, ...] = Field(
         default=(6.0, 2.5), min_length=1, description="Voxel size in mm of each level, coarse to fine."

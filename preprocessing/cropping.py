@@ -6,19 +6,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import ndimage
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.content import content_mask
 from preprocessing.step import Interpolation, Record, Step, grid_record, recorded_grid, require_grid
 from preprocessing.subject import Subject
 
 
-class CroppingOptions(BaseModel):
+class CroppingOptions(Options):
     """How tightly the volumes are cropped."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     margin: float = Field(default=5.0, ge=0, description="Room kept around the content, in mm.")
 

@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from data.borders import content_box
+from data.options import Options
 from preprocessing.step import Record, Step
 from preprocessing.subject import Subject
 
@@ -25,10 +26,8 @@ class Scaling(StrEnum):
     """Clip to a window of fixed values, then z-score what lies strictly inside it."""
 
 
-class IntensityOptions(BaseModel):
+class IntensityOptions(Options):
     """How intensities are scaled."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     scaling: Scaling = Field(default=Scaling.ZSCORE, description="The kind of scaling.")
     lower_percentile: float = Field(default=0.5, ge=0, lt=50, description="z-score: clip below this percentile.")

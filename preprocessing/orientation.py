@@ -8,8 +8,8 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.step import Interpolation, Record, Step, grid_record, recorded_grid, require_grid
 from preprocessing.subject import Subject
@@ -17,10 +17,8 @@ from preprocessing.subject import Subject
 _CANONICAL = axcodes2ornt("RAS")
 
 
-class OrientationOptions(BaseModel):
+class OrientationOptions(Options):
     """Canonical orientation has nothing to set."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Orientation(Step):

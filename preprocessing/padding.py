@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.cropping import crop
 from preprocessing.grid import background_value
@@ -14,10 +15,8 @@ from preprocessing.step import Interpolation, Record, Step, grid_record, recorde
 from preprocessing.subject import Subject
 
 
-class PaddingOptions(BaseModel):
+class PaddingOptions(Options):
     """To what the grid is padded."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     multiple: int = Field(default=8, ge=1, description="Every axis becomes a multiple of this number of voxels.")
 

@@ -8,20 +8,19 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import ndimage
 
 from data.borders import Box, content_box
+from data.options import Options
 from data.volume import Volume
 from preprocessing.cropping import crop, place
 from preprocessing.step import Interpolation, Record, Step, grid_record, require_grid
 from preprocessing.subject import Subject
 
 
-class PaddingRemovalOptions(BaseModel):
+class PaddingRemovalOptions(Options):
     """What is left around a scan in wide air."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     margin: float = Field(
         default=10.0,

@@ -6,18 +6,17 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
+from data.options import Options
 from data.volume import Volume
 from preprocessing.grid import Shape, background_value, isotropic_grid, resample, respaced_grid
 from preprocessing.step import Interpolation, Record, Step, grid_record, recorded_grid, require_grid
 from preprocessing.subject import Subject
 
 
-class ResamplingOptions(BaseModel):
+class ResamplingOptions(Options):
     """The grid that all volumes of all cases are brought to."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     spacing: tuple[float, float, float] = Field(
         default=(1.0, 1.0, 1.0), description="Distance of voxel centres along the three axes, in mm."

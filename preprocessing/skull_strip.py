@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import ndimage
 
 from data.errors import PreprocessingError
+from data.options import Options
 from data.plain_number import plain_number, plain_span
 from data.volume import Volume
 from preprocessing.brain_extraction import ExtractionOptions, Opinion, extract_brain
@@ -41,10 +42,8 @@ class SkullStripMethod(StrEnum):
     """The `mri_synthstrip` program, if it is installed, with the weights that `weights` names."""
 
 
-class PlausibilityOptions(BaseModel):
+class PlausibilityOptions(Options):
     """What a brain mask must look like not to be suspect."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     smallest_volume: float = Field(default=750.0, ge=0, description="Least volume of the mask, in ml.")
     largest_volume: float = Field(default=2300.0, gt=0, description="Largest volume of the mask, in ml.")
@@ -61,10 +60,8 @@ class PlausibilityOptions(BaseModel):
     )
 
 
-class SkullStripOptions(BaseModel):
+class SkullStripOptions(Options):
     """How the brain mask is made and judged."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: SkullStripMethod = Field(default=SkullStripMethod.COMBINED, description="How the brain is found.")
     use_ready_mask: bool = Field(default=True, description="Take the case's own brain mask where there is one.")

@@ -11,11 +11,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("data", "models", "preprocessing", "pipeline", "graft")
 ALLOWED = {
     "data": {"data"},
-    "models": {"models", "data.errors", "data.random_streams"},
+    "models": {"models", "data.errors", "data.options", "data.random_streams"},
     "preprocessing": {"preprocessing", "data", "models.networks"},
     "pipeline": {"pipeline", "preprocessing", "models", "data"},
     "graft": {"graft", "pipeline", "preprocessing", "models", "data"},
 }
+FLOORS = (
+    "storage", "execution", "metrics", "inference", "training", "arms", "evaluation", "priors", "report", "config",
+    "deployment", "stages", "commands", "cli",
+)  # fmt: skip
+"""The rooms of `pipeline`, each of which imports rooms that stand before it alone.
+
+The report lies below what is deployed: the card of a model says in its sentences what was done, and the picture of a
+predicted scan is one of its figures. The configuration lies above all whose options it is made of.
+"""
 LATE = {"SimpleITK", "nilearn"}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -69,6 +78,42 @@ def test_imports_follow_the_arrows(path):
     tree = ast.parse(path.read_text())
     assert not violations(path.relative_to(ROOT).parts[0], tree)
     assert not imported_at_once(tree) & LATE
+
+
+def rooms_above(room: str, tree: ast.AST) -> set[str]:
+    """Rooms of `pipeline` that a module imports and that are not below its own."""
+    imported = {m.split(".")[1] for m in imported_modules(tree) if m.startswith("pipeline.")}
+    return imported - {room} - set(FLOORS[: FLOORS.index(room)])
+
+
+PIPELINE = [path for path in FILES if ROOT / "pipeline" in path.parents and path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", PIPELINE, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_none_above_it(path):
+    assert not rooms_above(
+        path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py"), ast.parse(path.read_text())
+    )
+
+
+def test_a_room_above_is_seen():
+    assert rooms_above("arms", ast.parse("from pipeline.deployment.model_folder import read_model")) == {"deployment"}
+    assert not rooms_above("arms", ast.parse("from pipeline.storage.tensors import load_tensors"))
+
+
+def models_imports(package: str) -> dict[str, set[str]]:
+    """Module → modules of the same package that it imports when it is loaded or later."""
+    found = {}
+    for path in (ROOT / package).rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name] = {m for m in imported_modules(ast.parse(path.read_text())) if m.startswith(f"{package}.")} - {name}
+    return found
+
+
+@pytest.mark.parametrize("package", ["models", "preprocessing", "data", "pipeline"])
+def test_no_two_modules_import_each_other(package):
+    imports = models_imports(package)
+    assert not {(a, b) for a, others in imports.items() for b in others if a in imports.get(b, ())}
 
 
 @pytest.mark.parametrize(

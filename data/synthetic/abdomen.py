@@ -13,9 +13,10 @@ from enum import IntEnum
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy import ndimage
 
+from data.options import Options
 from data.synthetic.anatomy import upsampled_noise
 from data.synthetic.brain import Streams, SyntheticScan, describe_warp
 from data.synthetic.deformation import Warp, WarpOptions, random_affine, random_displacement, require_range
@@ -78,10 +79,8 @@ _HU: dict[Organ, tuple[float, float]] = {
 }
 
 
-class AbdomenOptions(BaseModel):
+class AbdomenOptions(Options):
     """Subjects and scans of the `abdomen` cohort."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     fat_mm: tuple[float, float] = Field((8.0, 28.0), description="range of the thickness of the subcutaneous fat, mm")
     organ_scaling: float = Field(0.1, ge=0, le=0.3, description="s.d. of the log size of an organ")

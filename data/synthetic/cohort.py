@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from data.errors import DataError
 from data.image_file import write_frames, write_volume
 from data.input_file import read_json
+from data.options import Options
 from data.random_streams import random_stream
 from data.synthetic.abdomen import AbdomenOptions, make_abdomen
 from data.synthetic.anatomy import Head
@@ -58,10 +59,8 @@ _REFERENCE = {
 }
 
 
-class CohortOptions(BaseModel):
+class CohortOptions(Options):
     """What `graft synthesize` makes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     cohort: CohortKind = Field(description="anatomy and disease: ms, tumour or abdomen")
     cases: int = Field(ge=1, le=_MOST_CASES, description="number of cases, each of its own patient")

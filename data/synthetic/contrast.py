@@ -10,8 +10,9 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from data.options import Options
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
 from data.synthetic.deformation import require_range
 
@@ -85,10 +86,8 @@ _SIGNAL: dict[Contrast, dict[Tissue, float]] = {
 _BRAIN = (Tissue.CSF, Tissue.GREY_MATTER, Tissue.WHITE_MATTER)
 
 
-class ContrastOptions(BaseModel):
+class ContrastOptions(Options):
     """How signals vary from scan to scan and within a tissue."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tissue_variation: float = Field(0.06, ge=0, le=0.3, description="relative s.d. of a tissue's signal between scans")
     extracranial_variation: float = Field(0.35, ge=0, le=1, description="the same for fat, skin, marrow and muscle")

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from scipy import ndimage
+
+from data.options import Options
 
 # A displacement whose gradient stays below this keeps every Jacobian eigenvalue of x + u(x) at 0.3 or more.
 LARGEST_GRADIENT = 0.7
@@ -32,10 +34,8 @@ def require_range(name: str, limits: tuple[float, float], most: float = float("i
         raise ValueError(f"{name} is a range from 0 to {most:g}, the smaller number first, not {low:g} to {high:g}")
 
 
-class WarpOptions(BaseModel):
+class WarpOptions(Options):
     """How much the anatomy of subjects differs from the template, and how they lie in the scanner."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rotation_degrees: float = Field(
         8.0, ge=0, le=30, description="largest rotation of the head about each axis, degrees"

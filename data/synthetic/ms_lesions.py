@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy import ndimage
 
+from data.options import Options
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
 from data.synthetic.contrast import Overlay
 from data.synthetic.deformation import require_range
@@ -32,10 +33,8 @@ INFRATENTORIAL_SHARE = 0.09
 LARGEST_INFRATENTORIAL_MM3 = 1070.0
 
 
-class MSLesionOptions(BaseModel):
+class MSLesionOptions(Options):
     """Lesions of the `ms` cohort."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     load_ml: tuple[float, float] = Field(
         (4.0, 45.0),

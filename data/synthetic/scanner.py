@@ -14,9 +14,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy import ndimage
 
+from data.options import Options
 from data.synthetic.anatomy import interpolation_weights
 from data.synthetic.deformation import Warp, rotation_matrix, smooth_noise
 from data.volume import Volume
@@ -30,10 +31,8 @@ _ORIENTATIONS = tuple(
 )
 
 
-class ScannerOptions(BaseModel):
+class ScannerOptions(Options):
     """The grid and the imperfections of a scan."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     in_plane_spacing: tuple[float, float] = Field((2.0, 2.0), description="range of the in-plane voxel size, mm")
     through_plane_spacing: tuple[float, float] = Field((3.0, 4.0), description="range of the slice distance, mm")

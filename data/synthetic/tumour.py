@@ -12,9 +12,10 @@ from functools import partial
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from scipy import ndimage
 
+from data.options import Options
 from data.synthetic.anatomy import Head, Tissue, interpolate_lattice, upsampled_noise
 from data.synthetic.brain import Pathology
 from data.synthetic.contrast import Overlay
@@ -31,10 +32,8 @@ _FRONT_STEP = 2
 _LONGEST_MARCH = 1e4
 
 
-class TumourOptions(BaseModel):
+class TumourOptions(Options):
     """The mass of the `tumour` cohort."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     volume_ml: tuple[float, float] = Field((30.0, 150.0), description="range of the volume of core, rim and oedema, ml")
     mass_share: tuple[float, float] = Field(

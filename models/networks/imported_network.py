@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr
+from pydantic import Field, JsonValue, PrivateAttr
 
 from data.errors import GraftError
+from data.options import Options
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,10 +48,8 @@ def network_code_allowed(allowed: bool = True) -> Iterator[None]:
         _consent.reset(token)
 
 
-class ImportedNetworkOptions(BaseModel):
+class ImportedNetworkOptions(Options):
     """A network of your own: the import path of a function that builds it, and what it is called with."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["imported"] = "imported"
     factory: str = Field(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import nn
+
+from data.options import Options
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
-class _OneHeadOptions(BaseModel):
+class _OneHeadOptions(Options):
     """Base of networks that have no heads on coarser levels; says so where they are asked for."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -36,10 +36,8 @@ class UNetOptions(_OneHeadOptions):
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Dropout after each convolution.")
 
 
-class DynUNetOptions(BaseModel):
+class DynUNetOptions(Options):
     """MONAI `DynUNet` (the network family of nnU-Net, Isensee et al. 2021)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["dynunet"] = "dynunet"
     channels: tuple[PositiveInt, ...] = Field(

@@ -10,16 +10,15 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 
 import torch.nn.functional as functional
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from data.options import Options
 
 
-class ResidualUNetOptions(BaseModel):
+class ResidualUNetOptions(Options):
     """Size of the residual U-Net. The defaults are the published network."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Literal["residual_unet"] = "residual_unet"
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field(

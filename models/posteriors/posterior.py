@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
+from data.options import Options
 
-class PosteriorOptionsBase(BaseModel):
+
+class PosteriorOptionsBase(Options):
     """Base of the options of all posteriors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Posterior(nn.Module, ABC):

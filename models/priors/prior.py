@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from data.options import Options
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
 
@@ -19,10 +19,8 @@ Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of all steps."""
 
 
-class PriorOptionsBase(BaseModel):
+class PriorOptionsBase(Options):
     """Base of the options of all priors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @dataclass(frozen=True)

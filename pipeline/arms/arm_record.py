@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from data.errors import WorkspaceError
 from data.input_file import read_json
+from data.options import Options
 from pipeline.arms.choices import ArmOptions
-from pipeline.config.options import Options
 from pipeline.storage.atomic import write_json
 
 UNIT = "unit.json"

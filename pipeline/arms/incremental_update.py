@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,66 +10,40 @@ import torch
 from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
 from models.networks.factory import NetworkOptions
-from models.networks.imported_network import ImportedNetworkOptions, network_code_allowed
 from models.other_weights import OtherWeights
 from models.posteriors.mean_field import MeanField
 from models.posteriors.mixture import Mixture, combine
 from models.posteriors.point import Point
-from pipeline.arms.choices import Trainable
-from pipeline.arms.member import other_layouts
-from pipeline.deployment.model_folder import read_description, read_model
+from pipeline.arms.choices import ArmOptions, Trainable
+from pipeline.arms.member import other_layouts, rebuild_member
+from pipeline.storage.tensors import load_tensors
 
 
-def read_posterior(folder: Path, number: int, network: NetworkOptions, channels: int, classes: int) -> BayesianNetwork:
-    """Reads the posterior q(w|D) of a trained unit.
+@dataclass(frozen=True)
+class EarlierPosterior:
+    """The posterior q(w|D) of one member of an earlier unit.
 
-    Args:
-        folder: of the unit, or its model folder.
-        number: of the member; a unit with fewer members gives them in turn.
-        network: options of the network.
-        channels: image channels.
-        classes: classes of the output, background included.
-
-    Raises:
-        ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
+    Attributes:
+        arm: the choices that it was trained with.
+        member: file of its weights and posterior.
     """
-    require_updatable(folder, network, channels, classes)
-    # The model's network is that of the configuration, so its code is, too.
-    with network_code_allowed(isinstance(network, ImportedNetworkOptions) and network.allowed):
-        members = read_model(folder).members
-    return members[number % len(members)]
 
+    arm: ArmOptions
+    member: Path
 
-def require_updatable(folder: Path, network: NetworkOptions, channels: int, classes: int) -> str:
-    """Checks that a model has a posterior over the weights of a network, without reading its weights into a network.
+    def read(self, network: NetworkOptions, channels: int, classes: int) -> BayesianNetwork:
+        """Reads it.
 
-    Returns:
-        its digest.
+        Args:
+            network: options of the network.
+            channels: image channels.
+            classes: classes of the output, background included.
 
-    Raises:
-        ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
-    """
-    description, digest = read_description(folder)
-    found = {
-        "posterior": description.arm.posterior.kind if not description.arm.is_variational else "",
-        "network": "" if description.network == network else str(description.network),
-        "channels": "" if len(description.channels) == channels else str(len(description.channels)),
-        "classes": "" if len(description.classes) + 1 == classes else str(len(description.classes) + 1),
-    }
-    expected = {
-        "posterior": "`mean_field` or `mixture`",
-        "network": str(network),
-        "channels": str(channels),
-        "classes": str(classes),
-    }
-    for key, value in found.items():
-        if value:
-            raise ModelError(
-                f"`update_from` is {folder}, whose {key} is {value}",
-                expected=expected[key],
-                fix="update a unit of the same network and target, with a variational posterior",
-            )
-    return digest
+        Raises:
+            ModelError: it is of another network.
+            WorkspaceError: the file is missing or damaged.
+        """
+        return rebuild_member(self.arm, network, channels, classes, load_tensors(self.member))
 
 
 def updated_posterior(

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from data.name_fields import Apart, Name
+from data.options import Options
 from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
-from pipeline.config.names import Apart, Name
-from pipeline.config.options import Options
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.training.loop import OptimiserOptions
 

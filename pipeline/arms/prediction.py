@@ -15,7 +15,7 @@ from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.scan_prediction import draw_probability
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.inference.stored_prediction import CasePrediction
-from pipeline.training.cached_case import CachedCase
+from pipeline.storage.cached_case import CachedCase
 
 _MEMORY = 2**28
 """Bytes for the maps of the cases that share a draw: small beside a training, and dozens of small volumes."""

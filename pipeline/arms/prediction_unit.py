@@ -10,11 +10,11 @@ from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.prediction import predict_cases, weight_draws
 from pipeline.arms.training_unit import load_member
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.inference.stored_prediction import StoredPrediction, predicted_image, prediction_name
-from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import link_or_copy
-from pipeline.training.cached_case import CachedCase
+from pipeline.storage.cached_case import CachedCase
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from data.errors import WorkspaceError
 from data.input_file import read_json
+from data.options import Options
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
@@ -18,26 +19,23 @@ from models.networks.factory import NetworkOptions
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.incremental_update import read_posterior, updated_posterior
+from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.source_knowledge import SourceKnowledge
-from pipeline.config.options import Options
-from pipeline.progress import ProgressFile
+from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import write_json
-from pipeline.storage.file_names import history_name
+from pipeline.storage.cached_case import CachedCase
+from pipeline.storage.file_names import HISTORY
 from pipeline.storage.tensors import load_tensors, save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.cached_case import CachedCase
 from pipeline.training.computing import ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 MEMBER = "member.safetensors"
 """Weights and posterior of the trained member."""
-HISTORY = history_name()
-"""Terms of the objective, step by step."""
 TRAINING = "training.json"
 """What was trained, on whom: `TrainingRecord`."""
 
@@ -57,6 +55,7 @@ class TrainingTask:
         priors: group → file of the fitted density.
         densities: group → options of that density.
         groups: group → layers of the source network.
+        earlier: posterior that it is joined to, if it is.
     """
 
     arm: ArmOptions
@@ -69,6 +68,7 @@ class TrainingTask:
     priors: Mapping[str, Path]
     densities: Mapping[str, PriorOptions]
     groups: Mapping[str, Sequence[FilterLayer]]
+    earlier: EarlierPosterior | None = None
 
     @property
     def first_case(self) -> CachedCase:
@@ -153,8 +153,8 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
         ModelError: a posterior to be updated is of another network.
     """
     trained = _learn(task, settings, progress)
-    if task.arm.update_from is not None:
-        trained = _joined(trained, task.arm.update_from, task, settings)
+    if task.earlier is not None:
+        trained = _joined(trained, task.earlier, task, settings)
     save_tensors(folder / MEMBER, trained.model.state_dict())
     trained.history.write(folder / HISTORY)
     record = TrainingRecord(
@@ -224,9 +224,11 @@ def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFil
     )
 
 
-def _joined(trained: TrainedMember, earlier: Path, task: TrainingTask, settings: TrainingSettings) -> TrainedMember:
+def _joined(
+    trained: TrainedMember, earlier: EarlierPosterior, task: TrainingTask, settings: TrainingSettings
+) -> TrainedMember:
     """Joins the posterior of a member to that of an earlier unit."""
     first = task.first_case
-    old = read_posterior(earlier, task.member, settings.network, first.channels, len(first.classes) + 1)
+    old = earlier.read(settings.network, first.channels, len(first.classes) + 1)
     joined = updated_posterior(old.to(settings.device), trained.model, task.arm.trainable, task.arm.update_share)
     return TrainedMember(joined.eval(), trained.history, trained.started_anew, trained.about)

@@ -59,7 +59,7 @@ def set_up_output() -> None:
 def stoppable(place: Path) -> Iterator[None]:
     """Carries out a command that can be stopped, whose results go to `place`."""
     results_go_to(place)
-    from pipeline.stopping import REQUEUE, StopSignal, ends_on_signal
+    from pipeline.execution.stopping import REQUEUE, StopSignal, ends_on_signal
 
     try:
         with ends_on_signal():

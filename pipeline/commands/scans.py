@@ -27,7 +27,7 @@ def synthesize(
     ] = None,
 ) -> None:
     """Make a synthetic cohort of raw scans. Real anatomy, in MSD layout."""
-    from pipeline.synthesis import synthesize_cohort
+    from pipeline.commands.synthesis import synthesize_cohort
 
     with stoppable(out):
         synthesize_cohort(out, cohort, cases, seed, channels, options.overrides, options.jobs)

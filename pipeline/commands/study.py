@@ -78,7 +78,7 @@ def check(
         run_study([Stage.CHECK], path, options, strict)
         typer.echo("The datasets of the study are usable.")
         return
-    from pipeline.dataset_check import check_folder
+    from pipeline.commands.dataset_check import check_folder
 
     with stoppable(path):
         code = check_folder(path, as_json=as_json, strict=strict, jobs=options.jobs)

@@ -9,10 +9,10 @@ from pydantic import Field, field_validator, model_validator
 
 from data.dataset import Dataset
 from data.modality import Modality
+from data.name_fields import Apart, Name
 from data.names import alike_fault, label_name_fault
+from data.options import Options
 from data.synthetic.cohort import CohortOptions
-from pipeline.config.names import Apart, Name
-from pipeline.config.options import Options
 from preprocessing.chain import PreprocessingOptions
 
 Label = int | str

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ValidationError
 
 from data.errors import ConfigError
 from data.input_file import DEEPEST
-from pipeline.config.faults import fault_at, first_fault
-from pipeline.config.yaml_file import parse_yaml, problem, read_yaml
+from data.option_faults import fault_at, first_fault
+from pipeline.storage.yaml_file import parse_yaml, problem, read_yaml
 
 if TYPE_CHECKING:
     from pipeline.config.study import StudyConfig

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from data.modality import Modality
+from data.name_fields import Apart, Name
+from data.options import Options
 from models.networks.factory import NetworkOptions
 from models.networks.imported_network import ImportedNetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
@@ -18,12 +20,10 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
-from pipeline.config.names import Apart, Name
-from pipeline.config.network_source import with_source
-from pipeline.config.options import Options
 from pipeline.evaluation.options import EvaluationOptions
+from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions
 from pipeline.report.options import ReportOptions
-from pipeline.stages.filter_options import AUTO, FilterOptions, PriorFitOptions
+from pipeline.storage.network_source import with_source
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions
 from pipeline.training.patches import PatchOptions

@@ -17,13 +17,13 @@ from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
 from pipeline.evaluation.dice_calibration import DiceCalibration
-from pipeline.evaluation.metrics import count_voxels, dice
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.provenance import graft_version
 from pipeline.inference.expected_dice import expected_dice
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.inference.stored_prediction import ReadPrediction, load_prediction, prediction_name
-from pipeline.progress import ProgressFile
-from pipeline.storage.provenance import graft_version
-from pipeline.training.cached_case import CachedCase
+from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.storage.cached_case import CachedCase
 
 
 @dataclass(frozen=True)

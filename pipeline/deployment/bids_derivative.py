@@ -16,11 +16,11 @@ from typing import Any
 from pipeline.deployment.case_files import DEFAULT_LINK, CaseFiles
 from pipeline.deployment.class_words import file_words
 from pipeline.deployment.model_description import ModelDescription
+from pipeline.execution.provenance import graft_version
+from pipeline.execution.units import MARKER
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.file_names import FILE_DIGESTS, PREDICTION, PREDICTION_TABLE
-from pipeline.storage.provenance import graft_version
 from pipeline.storage.spreadsheet_cell import escaped
-from pipeline.storage.units import MARKER
 
 DESCRIPTION = "dataset_description.json"
 _NIFTI = ".nii.gz"

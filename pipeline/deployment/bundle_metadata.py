@@ -11,7 +11,7 @@ from data.modality import Modality
 from pipeline.deployment.bundle_facts import BundleFacts
 from pipeline.deployment.export_options import UNFILLED
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.storage.provenance import graft_version
+from pipeline.execution.provenance import graft_version
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 

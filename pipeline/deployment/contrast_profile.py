@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from data.options import Options
 from data.plain_number import plain_number
-from pipeline.config.options import Options
 
 if TYPE_CHECKING:
     from pipeline.deployment.fingerprint import CaseFacts, TrainingFingerprint

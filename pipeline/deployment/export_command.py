@@ -32,10 +32,10 @@ from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
 from pipeline.deployment.study_evidence import OF_ANOTHER, find_evidence
 from pipeline.deployment.vendored_source import copy_modules
+from pipeline.execution.provenance import graft_version
 from pipeline.storage.atomic import remove_temporaries_of, write_json, write_text
 from pipeline.storage.file_names import FILES
 from pipeline.storage.owned_folder import is_empty, owned_folder, read_manifest, require_ours
-from pipeline.storage.provenance import graft_version
 from pipeline.storage.tensors import save_tensors
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 
 UNFILLED = "TO BE FILLED IN"
 """Stands where only the owner of the model knows what to write."""

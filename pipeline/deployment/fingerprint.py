@@ -11,10 +11,10 @@ from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, tissue_profile, white_over_grey
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import RECORD
-from pipeline.training.cached_case import CachedCase
 from preprocessing.step import Record
 
 _PERCENTILES = (5, 25, 50, 75, 95)

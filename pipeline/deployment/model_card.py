@@ -12,7 +12,7 @@ from pipeline.deployment.export_options import UNFILLED
 from pipeline.deployment.study_evidence import OF_ANOTHER
 from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.tables import SummaryRow
-from pipeline.storage.provenance import graft_version
+from pipeline.execution.provenance import graft_version
 
 
 @cache

@@ -8,10 +8,10 @@ from pydantic import Field, model_validator
 
 from data.label_map import LARGEST_LABEL
 from data.modality import Modality
+from data.name_fields import Apart, LabelName, Name
+from data.options import Options
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
-from pipeline.config.names import Apart, LabelName, Name
-from pipeline.config.options import Options
 from pipeline.deployment.fingerprint import TrainingFingerprint
 from pipeline.evaluation.dice_calibration import DiceCalibration
 from pipeline.inference.sliding_window import SlidingWindowOptions

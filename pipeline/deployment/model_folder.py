@@ -21,9 +21,9 @@ from pydantic import ValidationError
 
 from data.errors import ModelError
 from data.input_file import is_there, read_json, read_text
+from data.option_faults import fault_at
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
-from pipeline.config.faults import fault_at
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest

@@ -6,7 +6,7 @@ import logging
 
 from models.networks.factory import NetworkOptions
 from models.networks.imported_network import ImportedNetworkOptions
-from pipeline.config.network_source import source_digest
+from pipeline.storage.network_source import source_digest
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,11 @@ from pipeline.deployment.model_folder import find_model, read_description
 from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
-from pipeline.device import chosen_device
 from pipeline.evaluation.dice_calibration import DiceEstimate
-from pipeline.stages.stage import complete
+from pipeline.execution.device import chosen_device
+from pipeline.execution.provenance import graft_version
+from pipeline.execution.stage import complete
+from pipeline.execution.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.file_names import PREDICTION, PREDICTION_TABLE
 from pipeline.storage.owned_folder import (
@@ -39,8 +41,6 @@ from pipeline.storage.owned_folder import (
     set_aside,
     settle,
 )
-from pipeline.storage.provenance import graft_version
-from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)

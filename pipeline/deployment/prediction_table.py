@@ -12,10 +12,10 @@ from pathlib import Path
 from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.evaluation.dice_calibration import DiceEstimate
+from pipeline.execution.units import MARKER, Outcome
 from pipeline.storage.atomic import write_text
 from pipeline.storage.owned_folder import changed_files, read_manifest
 from pipeline.storage.spreadsheet_cell import escaped
-from pipeline.storage.units import MARKER, Outcome
 
 COLUMNS = (
     "case", "state", "structure", "label", "volume_ml", "volume_low_ml", "volume_high_ml", "dice",

@@ -29,16 +29,16 @@ from pipeline.deployment.model_folder import read_description
 from pipeline.deployment.predict_options import SuspicionLimits
 from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.suspicion import chain_reasons, scan_reasons
+from pipeline.execution.processes import available_cores
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.stage import complete
+from pipeline.execution.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.inference.native_maps import NativeMaps
 from pipeline.inference.native_mask import native_mask
-from pipeline.progress import ProgressFile
 from pipeline.report.study_files import read_mapping
-from pipeline.stages.resources import available_cores
-from pipeline.stages.stage import complete
 from pipeline.storage.atomic import write_json
 from pipeline.storage.file_names import RECORD
 from pipeline.storage.owned_folder import set_aside
-from pipeline.storage.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
 from preprocessing.chain import Chain
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.metrics import Mask
 from pipeline.inference.boundary_band import boundary_band
+from pipeline.metrics.overlap import Mask
 
 Numbers = NDArray[np.float64]
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from pipeline.evaluation.case_review import rank_correlation
 from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
-from pipeline.evaluation.measure import Measure, measures
 from pipeline.evaluation.statistics import Interval, measured_patients, why_no_interval
 from pipeline.evaluation.tables import PatientTable, StudyRows, SummaryRow, sorted_rows, summarise, summary_row
 from pipeline.evaluation.volume_interval import coverage_interval
+from pipeline.metrics.measure import Measure, measures
 
 _NLL = Measure(title="NLL", unit="nats", less_is_better=True)
 _BRIER = Measure(title="Brier", less_is_better=True, digits=4)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.case_row import METRICS, CaseRow
-from pipeline.evaluation.mask_pair import MaskPair
 from pipeline.evaluation.options import EvaluationOptions
+from pipeline.metrics.mask_pair import MaskPair
 
 
 @dataclass(frozen=True)

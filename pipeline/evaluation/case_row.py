@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pipeline.evaluation.lesions import LesionCounts, lesion_f1, lesion_precision, lesion_sensitivity
-from pipeline.evaluation.mask_pair import MaskPair
-from pipeline.evaluation.measure import Measure, measures
-from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy, dice, iou, relative_volume_error
-from pipeline.evaluation.surface_distance import average_surface_distance, hd95, surface_dice
+from pipeline.metrics.lesions import LesionCounts, lesion_f1, lesion_precision, lesion_sensitivity
+from pipeline.metrics.mask_pair import MaskPair
+from pipeline.metrics.measure import Measure, measures
+from pipeline.metrics.overlap import EmptyMask, EmptyMaskPolicy, dice, iou, relative_volume_error
+from pipeline.metrics.surface_distance import average_surface_distance, hd95, surface_dice
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_LINE, why_no_interval
 
 _STEEPEST = 2.0

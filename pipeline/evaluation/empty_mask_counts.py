@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.evaluation.metrics import EmptyMask, EmptyMaskPolicy
 from pipeline.evaluation.tables import CaseRow
+from pipeline.metrics.overlap import EmptyMask, EmptyMaskPolicy
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from data.errors import WorkspaceError
-from pipeline.config.options import Options
+from data.options import Options
 from pipeline.storage.atomic import write_json
 
 EVALUATED = "evaluated.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pipeline.evaluation.calibration_tables import SCORES
 from pipeline.evaluation.case_row import METRICS
-from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.tables import WORST_TENTH
+from pipeline.metrics.measure import Measure
 
 MEASURES: dict[str, Measure] = {**METRICS, **SCORES, WORST_TENTH: Measure(title="Dice, worst tenth of patients")}
 """Name → measure."""

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import Field, create_model
 
-from pipeline.config.options import Options
+from data.options import Options
 from pipeline.evaluation.case_row import METRICS
-from pipeline.evaluation.lesions import LesionOptions as LesionOptions
-from pipeline.evaluation.metrics import EmptyMaskPolicy
-from pipeline.evaluation.surface_distance import TOLERANCE
 from pipeline.inference.boundary_band import BAND
 from pipeline.inference.correlated_volume import LEVEL
+from pipeline.metrics.lesions import LesionOptions as LesionOptions
+from pipeline.metrics.overlap import EmptyMaskPolicy
+from pipeline.metrics.surface_distance import TOLERANCE
 
 
 class EvaluationSpace(StrEnum):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 from pipeline.inference.dice_thresholds import MaskRule
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 
 
 class SlidingWindowOptions(Options):

@@ -21,8 +21,8 @@ from pipeline.inference.most_probable import predicted_classes
 from pipeline.inference.posterior_average import PosteriorAverage, entropy
 from pipeline.inference.reading import ReadingOptions
 from pipeline.inference.temperature import from_log_probability, log_probability
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
-from pipeline.training.cached_case import CachedCase
 
 _CUBIC_MM_PER_ML = 1000.0
 _LOG_PROBABILITY, _INFORMATION, _VOLUMES = "log_probability", "mutual_information", "volumes_ml"

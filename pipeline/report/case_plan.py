@@ -22,7 +22,7 @@ from pipeline.report.case_readings import CaseReadings
 from pipeline.report.number_text import number
 from pipeline.report.overlay_section import arms_to_show, best_median_worst, mean_dice, ranked_cases
 from pipeline.report.section import Material
-from pipeline.training.cached_case import ARRAYS
+from pipeline.storage.cached_case import ARRAYS
 
 
 def read_cases(material: Material, folder: Path, jobs: int) -> CaseReadings:

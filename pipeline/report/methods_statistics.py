@@ -6,9 +6,9 @@ from typing import Any
 
 from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.measure_titles import metric_title
-from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
+from pipeline.metrics.overlap import EmptyMaskPolicy
 from pipeline.report.number_text import plain
 from pipeline.report.section import Material, listing
 from pipeline.report.study_files import StudyFiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 
 
 class ReportOptions(Options):

@@ -17,7 +17,7 @@ from pipeline.report.number_text import number
 from pipeline.report.overlay_figure import PLANES, slice_figure
 from pipeline.report.section import Material, Section
 from pipeline.report.study_files import InferredUnit
-from pipeline.training.cached_case import ARRAYS
+from pipeline.storage.cached_case import ARRAYS
 
 
 def overlay_section(material: Material) -> Section:

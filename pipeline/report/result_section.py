@@ -12,9 +12,9 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.leading_arm import leading_arms
-from pipeline.evaluation.metrics import EmptyMask
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.evaluation.tables import StudyRows, SummaryRow
+from pipeline.metrics.overlap import EmptyMask
 from pipeline.report.figure_style import ArmStyle, arm_styles
 from pipeline.report.number_text import interval_text, p_text, signed
 from pipeline.report.picture import Picture

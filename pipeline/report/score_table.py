@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough, best_arms
-from pipeline.evaluation.measure import Measure
 from pipeline.evaluation.measure_titles import measure_of, metric_title
 from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.evaluation.temperature_scaling import SCALED
+from pipeline.metrics.measure import Measure
 from pipeline.report.number_text import interval_text, number
 
 MeanDice = Mapping[int, Mapping[str, float]]

@@ -20,13 +20,13 @@ from data.natural_order import natural
 from models.priors.factory import PriorOptions
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, read_arm
 from pipeline.arms.choices import ArmOptions
-from pipeline.config.yaml_file import read_yaml
 from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
 from pipeline.evaluation.study_results import CASES, SUMMARY
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
-from pipeline.storage.file_names import CONFIG, PLAN, PLAN_UNIT, PROVENANCE, RESULTS, history_name
+from pipeline.storage.cached_case import ARRAYS
+from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
 from pipeline.storage.stage_names import Stage
-from pipeline.training.cached_case import ARRAYS
+from pipeline.storage.yaml_file import read_yaml
 
 _AGAIN = "delete its folder and run its stage again"
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -134,7 +134,7 @@ class InferredUnit:
 
     def history(self) -> History:
         """The history of its first member; no columns at all where the training was deleted."""
-        return read_history(self.root / TRAININGS / self.record.trainings[0] / history_name())
+        return read_history(self.root / TRAININGS / self.record.trainings[0] / HISTORY)
 
 
 @dataclass

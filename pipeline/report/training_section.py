@@ -14,7 +14,7 @@ from pipeline.report.section import Material, Section
 from pipeline.report.source_use import source_use
 from pipeline.report.study_files import History, folders, read_history, read_mapping
 from pipeline.report.training_figures import source_training, target_training
-from pipeline.storage.file_names import SAMPLE, history_name
+from pipeline.storage.file_names import HISTORY, SAMPLE
 from pipeline.storage.stage_names import Stage
 
 
@@ -22,7 +22,7 @@ def source_section(material: Material) -> Section:
     """Builds the section of source training from `train-source/network-NN/`."""
     title, histories, rows = "Source networks", {}, []
     for folder in folders(material.files.root / Stage.TRAIN_SOURCE):
-        history = read_history(folder / history_name())
+        history = read_history(folder / HISTORY)
         if not history:
             continue
         histories[folder.name] = history

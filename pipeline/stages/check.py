@@ -15,17 +15,17 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.splits import Split, nested_subsets
 from pipeline.config.study import StudyConfig
-from pipeline.progress import ProgressFile
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.provenance import record_inputs
+from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.units import Unit
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan, target_subsets
 from pipeline.stages.target_checks import compare_with_source
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import digest
 from pipeline.storage.file_names import PLAN
-from pipeline.storage.provenance import record_inputs
-from pipeline.storage.units import Unit
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from data.synthetic.cohort import (
     write_dataset_description,
 )
 from pipeline.config.study import StudyConfig
-from pipeline.progress import ProgressFile
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.units import MARKER, Unit
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_stage
 from pipeline.storage.owned_folder import set_aside
-from pipeline.storage.units import MARKER, Unit
 from pipeline.storage.workspace import Workspace
 
 STAGE = "synthesize"

@@ -11,16 +11,16 @@ from models.filter_stream import StreamedQuantiles
 from models.filters import FilterLayer, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from pipeline.config.study import StudyConfig
-from pipeline.progress import ProgressFile
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.units import Unit, require_done
 from pipeline.stages import train_source
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.file_names import BANK, SUMMARY_JSON
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import load_tensors
-from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import INITIAL, snapshot_name
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,49 +12,23 @@ from data.errors import ConfigError, DataError, ModelError, WorkspaceError
 from data.input_file import read_json
 from models.filters import FilterLayer
 from models.priors.factory import PriorOptions
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAEOptions
 from models.priors.latent_prior import LatentPriorKind
 from pipeline.config.study import StudyConfig
-from pipeline.config.yaml_file import read_yaml
+from pipeline.execution.units import read_marker
+from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.stages import collect_filters
 from pipeline.storage.digest import file_digest
 from pipeline.storage.file_names import CONFIG, SUMMARY_JSON
 from pipeline.storage.prior_files import density_file
-from pipeline.storage.tensors import load_tensors
-from pipeline.storage.units import read_marker
 from pipeline.storage.workspace import Workspace
+from pipeline.storage.yaml_file import read_yaml
 
 _STRUCTURE = (
     "latent", "architecture", "hidden", "condition", "embedding", "scaling", "standardise", "norm_input",
     "log_variance_floor", "latent_prior",
 )  # fmt: skip
 """Settings that a state dict is made for; the others say how to train, and may differ."""
-
-
-@dataclass(frozen=True)
-class EarlierDensity:
-    """A fitted BooVAE of an earlier study.
-
-    Attributes:
-        path: its state.
-        options: of the new study, whose structure is that of the earlier one.
-        digest: SHA-256 of the file.
-    """
-
-    path: Path
-    options: FilterVAEOptions
-    digest: str
-
-    def load(self) -> FilterVAE:
-        """Reads the state.
-
-        Raises:
-            WorkspaceError: the file is damaged.
-            ModelError: it does not fit the options.
-        """
-        prior = FilterVAE(self.options)
-        prior.take_state(load_tensors(self.path))
-        return prior
 
 
 def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLayer]) -> dict[str, EarlierDensity]:

@@ -25,20 +25,20 @@ from pipeline.evaluation.native_space import NativeCase, in_native_space, labels
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.units import Unit, require_done
 from pipeline.inference.reading import ReadingOptions
 from pipeline.inference.stored_prediction import load_prediction, prediction_name
-from pipeline.progress import ProgressFile
 from pipeline.stages import infer
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_plan import arm_key
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import FILES
 from pipeline.storage.owned_folder import owned_files, require_own_unchanged
-from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
-from pipeline.training.cached_case import CachedCase
 
 STAGE = "evaluate"
 

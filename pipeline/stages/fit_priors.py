@@ -8,17 +8,18 @@ from typing import Any
 
 from models.filters import FilterLayer
 from pipeline.config.study import StudyConfig
+from pipeline.execution.stage import complete, run_in_order
+from pipeline.execution.units import Unit, require_done
+from pipeline.priors.density_choice import ChosenDensity, resolve_densities
+from pipeline.priors.earlier_density import EarlierDensity
+from pipeline.priors.filter_options import HeldOut
+from pipeline.priors.prior_units import GroupTask, compare_densities, fit_density, score_density
 from pipeline.stages import collect_filters
-from pipeline.stages.density_choice import ChosenDensity, resolve_densities
-from pipeline.stages.earlier_study import EarlierDensity, earlier_densities
-from pipeline.stages.filter_options import HeldOut
+from pipeline.stages.earlier_study import earlier_densities
 from pipeline.stages.older_layout import refuse_older_layout
-from pipeline.stages.prior_units import GroupTask, compare_densities, fit_density, score_density
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_in_order
 from pipeline.stages.study_plan import read_plan
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORES, SCORING, density_file, prior_key
-from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 
 STAGE = "fit-priors"

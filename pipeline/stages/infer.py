@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 
 from pipeline.config.study import StudyConfig
+from pipeline.execution.stage import complete, run_in_order
+from pipeline.execution.units import Unit, is_done
 from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_in_order
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_checks import compare_grids, compare_with_source, refuse_empty_labels, require_kernel_size
 from pipeline.stages.target_plan import TargetPlan, plan_target
-from pipeline.storage.units import Unit, is_done
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)

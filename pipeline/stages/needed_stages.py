@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.study import StudyConfig
-from pipeline.stages.filter_options import PriorFitOptions
+from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.storage.stage_names import Stage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from data.errors import WorkspaceError
-from pipeline.storage.units import read_marker
+from pipeline.execution.units import read_marker
 from pipeline.storage.workspace import Workspace
 
 _NOW = {

@@ -11,22 +11,22 @@ import numpy as np
 
 from data.case import Case
 from pipeline.config.study import StudyConfig
-from pipeline.progress import ProgressFile
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.units import Outcome, StageRun, Unit
 from pipeline.report.quality_index import build_quality_index
 from pipeline.report.quality_section import case_quality
 from pipeline.stages import check
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
-from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
+from pipeline.storage.cached_case import ARRAYS, IMAGE_DIGEST
 from pipeline.storage.digest import array_digest
 from pipeline.storage.file_names import FILES, QUALITY, QUALITY_PICTURE, RECORD
 from pipeline.storage.owned_folder import require_own_unchanged
 from pipeline.storage.tensors import save_arrays
-from pipeline.storage.units import Outcome, StageRun, Unit
 from pipeline.storage.workspace import Workspace
-from pipeline.training.cached_case import ARRAYS, IMAGE_DIGEST
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.quality_control import case_picture
 from preprocessing.subject import load_subject

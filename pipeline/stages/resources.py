@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from pipeline.config.study import StudyConfig
-from pipeline.device import chosen_device
-from pipeline.storage.units import Execution
+from pipeline.execution.device import chosen_device
+from pipeline.execution.processes import available_cores
+from pipeline.execution.units import Execution
 
 _MOST_WORKERS = 4
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from data.errors import ConfigError
 from pipeline.config.reading import as_yaml
 from pipeline.config.study import StudyConfig
-from pipeline.processes import rank, world_size
+from pipeline.execution.processes import rank, world_size
+from pipeline.execution.provenance import start_provenance
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import refuse_stale, stage_module, stale_for_report
 from pipeline.storage.atomic import write_text
-from pipeline.storage.provenance import start_provenance
 from pipeline.storage.stage_names import Stage as Stage
 from pipeline.storage.workspace import Workspace
 

@@ -10,14 +10,15 @@ import logging
 from collections.abc import Iterator
 from functools import cache
 
+from pipeline.arms.arm_record import TRAININGS
 from pipeline.config.study import StudyConfig
-from pipeline.storage.units import MARKER, read_marker
+from pipeline.execution.units import MARKER, read_marker
 from pipeline.storage.workspace import Workspace
 from pipeline.training.computing import ComputingOptions, Precision, fastest_precision, has_bfloat16
 
 logger = logging.getLogger(__name__)
 
-_TRAININGS = (f"train-source/*/{MARKER}", f"infer/*/n*/repeat-*/{MARKER}")
+_TRAININGS = (f"train-source/*/{MARKER}", f"{TRAININGS}/*/*/*/{MARKER}")
 
 
 def settled_computing(config: StudyConfig, workspace: Workspace, device: str) -> ComputingOptions:

@@ -13,11 +13,11 @@ from data.errors import GraftError, WorkspaceError
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.study_results import SUMMARY
+from pipeline.execution.units import Unit, read_marker
 from pipeline.stages.cohorts import datasets_at_hand
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.storage.stage_names import Stage
-from pipeline.storage.units import Unit, read_marker
 from pipeline.storage.workspace import Workspace
 
 COMPARED = (

@@ -15,10 +15,10 @@ from typing import Any
 from data.dataset import Dataset
 from data.splits import Split, draw_source, draw_split, draw_target, nested_subsets, split_from_cases
 from pipeline.config.study import StudyConfig
+from pipeline.execution.units import require_done
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import PLAN, PLAN_UNIT
-from pipeline.storage.units import require_done
 from pipeline.storage.workspace import Workspace
-from pipeline.training.cached_case import CachedCase
 
 STAGE, KEY = "check", PLAN_UNIT
 

@@ -16,8 +16,8 @@ from models.priors.position_gaussian import PositionGaussian
 from models.priors.standardisation import Standardisation
 from pipeline.config.study import StudyConfig
 from pipeline.stages.study_plan import StudyPlan
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_tensors
-from pipeline.training.cached_case import CachedCase
 
 logger = logging.getLogger(__name__)
 

@@ -18,20 +18,20 @@ from typing import Any
 from models.filters import FilterLayer
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.incremental_update import require_updatable
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, write_arm
 from pipeline.deployment.model_description import ModelOrigin
+from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
+from pipeline.execution.units import Unit, require_done
 from pipeline.stages import collect_filters, fit_priors, train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.study_plan import StudyPlan, read_plan, target_subsets
 from pipeline.storage.digest import digest
 from pipeline.storage.stage_names import Stage
-from pipeline.storage.units import Unit, require_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import snapshot_name
 
@@ -147,6 +147,7 @@ class _Planner:
                 source.priors,
                 source.densities,
                 source.groups,
+                None if source.updated is None else source.updated.member(member),
             )
             size = arm.components * learned.train_samples * (1.2 if arm.is_bayesian else 1.0)
             arguments = {"task": task, "settings": self._settings}
@@ -272,6 +273,7 @@ class _OfSource:
         priors: group → file of the fitted density.
         densities: group → options of that density.
         groups: group → layers of the source network.
+        updated: model whose posterior is updated, if one is.
     """
 
     recipe: dict[str, Any]
@@ -280,6 +282,7 @@ class _OfSource:
     priors: Mapping[str, Path] = field(default_factory=dict)
     densities: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, Sequence[FilterLayer]] = field(default_factory=dict)
+    updated: UpdatableModel | None = None
 
     @classmethod
     def read(cls, plan: StudyPlan, arm: ArmOptions) -> _OfSource:
@@ -310,7 +313,8 @@ class _OfSource:
         if arm.update_from is not None:
             dataset = config.target.dataset
             channels, classes = len(plan.channels[dataset]), len(plan.classes[dataset]) + 1
-            recipe["update_from"] = require_updatable(arm.update_from, config.network, channels, classes)
+            inputs["updated"] = find_updatable(arm.update_from, config.network, channels, classes)
+            recipe["update_from"] = inputs["updated"].digest
         return cls(recipe, **inputs)
 
 

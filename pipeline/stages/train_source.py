@@ -8,12 +8,12 @@ from data.errors import ConfigError
 from data.splits import bootstrap_sample
 from models.networks.imported_network import NetworkCodeError
 from pipeline.config.study import StudyConfig
-from pipeline.processes import world_size
+from pipeline.execution.processes import world_size
+from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.units import Unit, is_done
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
-from pipeline.stages.stage import complete, run_stage
 from pipeline.stages.study_plan import read_plan
-from pipeline.storage.units import Unit, is_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.available_memory import available_memory
 from pipeline.training.memory_estimate import estimate_training_memory, require_memory

@@ -33,8 +33,5 @@ BANK = "filters.safetensors"
 """Of a group of layers: its filters."""
 SUMMARY_JSON = "summary.json"
 """Numbers for machines: of a group's filters, and in `results/` of the study."""
-
-
-def history_name(training: str = "") -> str:
-    """File name of the table of a training's steps; `training` tells several of one unit apart, e.g. `01`."""
-    return f"history-{training}.csv" if training else "history.csv"
+HISTORY = "history.csv"
+"""Of a training: its steps as a table."""

@@ -7,7 +7,7 @@ import math
 import torch
 from pydantic import Field
 
-from pipeline.config.options import Options
+from data.options import Options
 
 _ELASTIC_SCALE = 6.0
 """Gaussian scale of the elastic deformation in voxels."""

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from data.errors import WorkspaceError
-from pipeline.stopping import StopRequestedError
+from pipeline.execution.stopping import StopRequestedError
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)

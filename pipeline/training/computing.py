@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from data.errors import ConfigError
-from pipeline.config.options import Options
+from data.options import Options
 
 
 class Precision(StrEnum):

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 
 from data.errors import TrainingError
+from data.options import Options
 from data.random_streams import stream_seed
-from pipeline.config.options import Options
 from pipeline.storage.atomic import temporary_sibling
 from pipeline.training.checkpoint import Checkpoints, TrainingState
 from pipeline.training.computing import Computing, ComputingOptions, Precision

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from data.options import Options
 from data.random_streams import random_stream, stream_seed
-from pipeline.config.options import Options
+from pipeline.storage.cached_case import CachedCase
 from pipeline.training.augmentation import Augmentation
-from pipeline.training.cached_case import CachedCase
 
 Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
 """Images `[N, C, *size]` float32, classes `[N, *size]` int64, and the names of the cases."""

@@ -13,16 +13,15 @@ from data.splits import BootstrapSample
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss, SegmentationLossOptions
+from pipeline.execution.processes import rank, world_size
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.validation import mean_dice
-from pipeline.processes import rank, world_size
-from pipeline.progress import ProgressFile
 from pipeline.storage.atomic import write_json
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import SAMPLE
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.cached_case import CachedCase
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions
 from pipeline.training.loop import StepLoss, train
@@ -31,6 +30,7 @@ from pipeline.training.schedule import cosine_cycles
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.tracking import TrackingOptions, open_trackers
 from pipeline.training.training_log import SpeedMeter, TrainingLog
+from pipeline.training.validation import mean_dice
 
 _SPEED_EVERY = 50
 INITIAL = "initial.safetensors"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from data.options import Options
 from models.objectives import Likelihood
-from pipeline.config.options import Options
 from pipeline.training.loop import OptimiserOptions
 
 

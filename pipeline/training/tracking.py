@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from data.errors import ConfigError
-from pipeline.config.options import Options
+from data.options import Options
 
 logger = logging.getLogger(__name__)
 

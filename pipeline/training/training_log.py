@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from data.plain_number import plain_duration
 from pipeline.storage.atomic import write_text
-from pipeline.storage.file_names import history_name
+from pipeline.storage.file_names import HISTORY
 from pipeline.training.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -37,17 +37,15 @@ class TrainingLog:
         folder: of the unit.
         trackers: are given every row too, from the first on.
         start: steps done before: rows after it are of a try that was cut off, and are dropped.
-        name: put into the names of the files where a unit has several trainings, e.g. `01` for `log-01.jsonl`.
 
     Attributes:
         rows: logged so far; `step` counts from 1.
     """
 
-    def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), *, start: int = 0, name: str = "") -> None:
-        suffix = f"-{name}" if name else ""
-        self._path = folder / f"log{suffix}.jsonl"
-        self._speed_path = folder / f"speed{suffix}.jsonl"
-        self._table = folder / history_name(name)
+    def __init__(self, folder: Path, trackers: Sequence[Tracker] = (), *, start: int = 0) -> None:
+        self._path = folder / "log.jsonl"
+        self._speed_path = folder / "speed.jsonl"
+        self._table = folder / HISTORY
         self._trackers = list(trackers)
         self.rows = _cut_back(self._path, start)
         speeds = _cut_back(self._speed_path, start)

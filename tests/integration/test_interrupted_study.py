@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.stopping import REQUEUE
+from pipeline.execution.stopping import REQUEUE
 from pipeline.storage.tensors import load_about
 from pipeline.training.checkpoint import CHECKPOINT
 from pipeline.training.tracking import TRACKING

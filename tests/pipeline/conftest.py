@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
-from pipeline.training.cached_case import ARRAYS, CachedCase
 
 MakeCase = Callable[..., CachedCase]
 

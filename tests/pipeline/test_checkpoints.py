@@ -10,8 +10,8 @@ import torch
 from data.errors import TrainingError
 from data.splits import BootstrapSample
 from models.networks.monai_networks import SegResNetOptions
-from pipeline.progress import STOP, ProgressFile
-from pipeline.stopping import StopRequestedError
+from pipeline.execution.progress import STOP, ProgressFile
+from pipeline.execution.stopping import StopRequestedError
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, TrainingState

@@ -240,7 +240,7 @@ def test_a_cohort_is_made_with_the_options_of_the_command(tmp_path: Path, monkey
         for _ in range(options.cases):
             progress()
 
-    monkeypatch.setattr("pipeline.synthesis.synthesize", synthesize)
+    monkeypatch.setattr("pipeline.commands.synthesis.synthesize", synthesize)
     arguments = ["synthesize", str(tmp_path / "out"), "--cohort", "tumour", "--cases", "3", "--seed", "5"]
     assert main([*arguments, "--channel", "T1", "--channel", "FLAIR", "--set", "scanner.noise=0.1", "--jobs", "2"]) == 0
     [(options, out, jobs)] = seen

@@ -15,13 +15,13 @@ from models.priors.factory import fit_prior, load_prior
 from models.priors.filter_vae import FilterVAE, FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from pipeline.config.study import StudyConfig
-from pipeline.progress import ProgressFile
-from pipeline.stages.density_choice import choose, resolve_densities
+from pipeline.execution.progress import ProgressFile
+from pipeline.priors.density_choice import choose, resolve_densities
+from pipeline.priors.filter_options import PriorFitOptions
+from pipeline.priors.group_fit import full_gaussian
+from pipeline.priors.held_out_scores import difference, divide_positions, estimate, network_folds, score
+from pipeline.priors.prior_units import GroupTask, compare_densities, fit_density, score_density
 from pipeline.stages.earlier_study import earlier_densities
-from pipeline.stages.filter_options import PriorFitOptions
-from pipeline.stages.group_fit import full_gaussian
-from pipeline.stages.held_out_scores import difference, divide_positions, estimate, network_folds, score
-from pipeline.stages.prior_units import GroupTask, compare_densities, fit_density, score_density
 from pipeline.storage.prior_files import DENSITY, SCORES
 from pipeline.storage.stored_bank import StoredBank, write_bank
 from pipeline.storage.tensors import load_tensors

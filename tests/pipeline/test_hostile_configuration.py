@@ -15,7 +15,7 @@ import yaml
 from data.errors import ConfigError
 from pipeline.config.reading import STUDY_KEYS, read_config
 from pipeline.config.study import StudyConfig, merged
-from pipeline.config.yaml_file import LARGEST, parse_yaml
+from pipeline.storage.yaml_file import LARGEST, parse_yaml
 
 Write = Callable[..., Path]
 

@@ -78,8 +78,8 @@ def commands(tmp_path: Path) -> dict[str, list[str]]:
     stage = [str(tmp_path / "study.yaml"), "--workspace", str(tmp_path / "out")]
     return {
         "pipeline.stages.sequence.run_stages": ["report", *stage],
-        "pipeline.dataset_check.check_folder": ["check", str(tmp_path / "out")],
-        "pipeline.synthesis.synthesize_cohort": ["synthesize", str(tmp_path / "out"), "--cohort", "ms"],
+        "pipeline.commands.dataset_check.check_folder": ["check", str(tmp_path / "out")],
+        "pipeline.commands.synthesis.synthesize_cohort": ["synthesize", str(tmp_path / "out"), "--cohort", "ms"],
         "pipeline.deployment.predict_command.predict": ["predict", "model", "scan", "--output", str(tmp_path / "out")],
         "pipeline.deployment.export_command.export": ["export", "model", "--output", str(tmp_path / "out")],
     }

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.storage.cached_case import CachedCase
 from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation
-from pipeline.training.cached_case import CachedCase
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 

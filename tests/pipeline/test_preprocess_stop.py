@@ -10,9 +10,9 @@ import pytest
 from data.case import Case, ImageSource
 from data.image_file import write_volume
 from data.volume import Volume
-from pipeline.progress import STOP, ProgressFile
+from pipeline.execution.progress import STOP, ProgressFile
+from pipeline.execution.stopping import StopRequestedError
 from pipeline.stages.preprocess import preprocess_case
-from pipeline.stopping import StopRequestedError
 from preprocessing.chain import Modality, default_options
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import progress
-from pipeline.progress import ProgressFile, StageProgress
+from pipeline.execution import progress
+from pipeline.execution.progress import ProgressFile, StageProgress
 from pipeline.storage.digest import digest
 
 

@@ -11,8 +11,8 @@ import torch
 import pipeline.stages.settled_computing as settled
 import pipeline.training.computing as computing
 from pipeline.config.study import StudyConfig
+from pipeline.execution.units import Execution, Unit, run_units
 from pipeline.stages.settled_computing import settled_computing
-from pipeline.storage.units import Execution, Unit, run_units
 from pipeline.storage.workspace import Workspace
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 

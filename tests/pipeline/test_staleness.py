@@ -14,12 +14,12 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.cli import main
 from pipeline.config.reading import read_config
 from pipeline.evaluation.options import EvaluationOptions
-from pipeline.stages.filter_options import FilterOptions, PriorFitOptions
+from pipeline.execution.units import MARKER, Unit, is_done
+from pipeline.priors.filter_options import FilterOptions, PriorFitOptions
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, stage_module
 from pipeline.stages.target_plan import plan_target
 from pipeline.storage.atomic import write_json
-from pipeline.storage.units import MARKER, Unit, is_done
 from pipeline.storage.workspace import Workspace
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions

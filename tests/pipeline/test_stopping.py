@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.stopping import StopFile, StopSignal, ends_on_signal, stops_on_signal
+from pipeline.execution.stopping import StopFile, StopSignal, ends_on_signal, stops_on_signal
 
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1]
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage.provenance import read_provenance, record_stage, start_provenance
-from pipeline.storage.units import Execution, Unit, run_units
+from pipeline.execution.provenance import read_provenance, record_stage, start_provenance
+from pipeline.execution.units import Execution, Unit, run_units
 from pipeline.storage.workspace import Workspace
 
 

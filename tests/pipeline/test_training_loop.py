@@ -13,9 +13,8 @@ from data.splits import BootstrapSample
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import SegmentationLoss, SegmentationLossOptions
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.validation import mean_dice
-from pipeline.progress import ProgressFile
 from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
 from pipeline.training.computing import ComputingOptions
@@ -23,6 +22,7 @@ from pipeline.training.loop import History, OptimiserOptions, StepLoss, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
+from pipeline.training.validation import mean_dice
 
 NETWORK = ResidualUNetOptions(channels=(4, 8), encoder_blocks=(0, 1))
 PLAIN = OptimiserOptions(weight_decay=0.0, gradient_clip=1e9)

@@ -18,10 +18,9 @@ import pytest
 from joblib.externals.loky import process_executor
 
 from data.errors import DataError, WorkspaceError
-from pipeline.progress import ProgressFile
-from pipeline.stages.stage import StageError, complete
-from pipeline.storage.owned_folder import Changed
-from pipeline.storage.units import (
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.stage import StageError, complete
+from pipeline.execution.units import (
     MARKER,
     Execution,
     Outcome,
@@ -32,6 +31,7 @@ from pipeline.storage.units import (
     require_done,
     run_units,
 )
+from pipeline.storage.owned_folder import Changed
 from pipeline.storage.workspace import Workspace
 
 STAGE = "stage"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import WorkspaceError
-from pipeline.progress import ProgressFile
-from pipeline.storage.provenance import read_provenance, record_inputs, record_stage, start_provenance
-from pipeline.storage.units import Execution, Unit, run_units
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.provenance import read_provenance, record_inputs, record_stage, start_provenance
+from pipeline.execution.units import Execution, Unit, run_units
 from pipeline.storage.workspace import Workspace
 
 _HOLD = """

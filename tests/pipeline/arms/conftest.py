@@ -29,11 +29,12 @@ from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.deployment.arm_model import ArmTask, write_arm
 from pipeline.deployment.model_description import ModelOrigin
+from pipeline.deployment.updatable_model import find_updatable
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.progress import ProgressFile
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
-from pipeline.training.cached_case import CachedCase
 from pipeline.training.patches import PatchOptions, PatchSampler
 from preprocessing.chain import default_options
 
@@ -142,6 +143,7 @@ class Bench:
                 save_tensors(priors[group], prior.state_dict())
         named = {f"class_{k}": (k,) for k in range(1, classes + 1)}
         patients = {p: [self.make_case(c, classes=named)] for p, c in (("p", "a"), ("q", "b"))}
+        earlier = None if arm.update_from is None else find_updatable(arm.update_from, NETWORK, 1, classes + 1)
         trainings = [
             TrainingTask(
                 arm=arm.of_training(),
@@ -156,6 +158,7 @@ class Bench:
                 priors=priors,
                 densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
                 groups=self.source.groups if arm.needs_prior else {},
+                earlier=None if earlier is None else earlier.member(member),
             )
             for member in range(arm.members)
         ]

@@ -30,10 +30,10 @@ from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
 from pipeline.arms.training_unit import member_seed
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.inference.stored_prediction import StoredPrediction, load_prediction
-from pipeline.progress import ProgressFile
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.patches import PatchOptions
 

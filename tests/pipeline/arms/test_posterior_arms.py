@@ -18,7 +18,6 @@ from models.posteriors.mixture import ComponentWeights, Mixture, MixtureOptions,
 from models.posteriors.swag import SWAG, SWAGOptions
 from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import ArmOptions, OtherPrior
-from pipeline.arms.incremental_update import require_updatable
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.learning import learn_member
@@ -29,6 +28,7 @@ from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
+from pipeline.deployment.updatable_model import find_updatable
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_tensors
 
@@ -295,17 +295,17 @@ def test_an_update_mixes_the_old_posterior_with_the_new(bench, tmp_path: Path) -
             with torch.no_grad():
                 assert torch.equal(joined(image, *draw), old(image, draw.filters))
     assert json.loads(files["unit.json"])["choices"]["update_from"] == str(tmp_path / "old")
-    assert require_updatable(tmp_path / "old", bench.network, 1, 2)
+    assert find_updatable(tmp_path / "old", bench.network, 1, 2).member(1).arm == first
     with pytest.raises(ModelError, match="classes is 2"):
-        require_updatable(tmp_path / "old", bench.network, 1, 3)
+        find_updatable(tmp_path / "old", bench.network, 1, 3)
     with pytest.raises(ModelError, match="no such folder"):
-        require_updatable(tmp_path / "none", bench.network, 1, 2)
+        find_updatable(tmp_path / "none", bench.network, 1, 2)
 
 
 def test_an_update_of_a_point_estimate_is_refused(bench, tmp_path: Path) -> None:
     bench.run(bench.task(PRESETS["fine_tune"]), tmp_path / "old")
     with pytest.raises(ModelError, match="posterior is point"):
-        require_updatable(tmp_path / "old", bench.network, 1, 2)
+        find_updatable(tmp_path / "old", bench.network, 1, 2)
 
 
 @pytest.mark.parametrize("name", ["gaussian_source", "reuse_or_redraw", "dwp_conditional", "fine_tune_l2sp"])

@@ -28,9 +28,9 @@ from pipeline.cli import main
 from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.execution.stage import StageError
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.native_mask import native_mask
-from pipeline.stages.stage import StageError
 from preprocessing.chain import default_options
 from preprocessing.resampling import ResamplingOptions
 

@@ -19,7 +19,7 @@ from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.stages.stage import StageError
+from pipeline.execution.stage import StageError
 
 MakeScan = Callable[..., Volume]
 WriteScans = Callable[[Path, list[str]], list[Path]]

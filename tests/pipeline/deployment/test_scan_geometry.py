@@ -15,7 +15,7 @@ from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.stages.stage import StageError
+from pipeline.execution.stage import StageError
 
 MakeScan = Callable[..., Volume]
 Patch = Callable[[nib.Nifti1Header, np.ndarray], None]

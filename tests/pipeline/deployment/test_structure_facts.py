@@ -19,7 +19,7 @@ from pipeline.inference.expected_dice import DrawMasks
 from pipeline.inference.posterior_average import PosteriorAverage
 from pipeline.inference.reading import ReadingOptions
 from pipeline.inference.stored_prediction import read_average
-from pipeline.training.cached_case import CachedCase
+from pipeline.storage.cached_case import CachedCase
 
 DRAWS = 19
 """The fewest that give an interval."""

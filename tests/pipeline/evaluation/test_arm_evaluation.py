@@ -19,12 +19,12 @@ from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
 from pipeline.evaluation.study_results import TABLES, write_study_results
 from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.boundary_band import possible_voxels
 from pipeline.inference.correlated_volume import correlated_volume_interval
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.reading import ReadingOptions
 from pipeline.inference.stored_prediction import load_prediction
-from pipeline.progress import ProgressFile
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.label_efficiency_section import label_efficiency_section
@@ -35,8 +35,8 @@ from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
 from pipeline.stages.evaluate import evaluate_predictions
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.owned_folder import owned_files
-from pipeline.training.cached_case import CachedCase
 
 MakeCase = Callable[..., CachedCase]
 Predict = Callable[..., Path]

@@ -9,9 +9,9 @@ import pytest
 
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
 from pipeline.evaluation.empty_mask_counts import count_empty_masks
-from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions, LesionOptions, MetricPolicies
 from pipeline.evaluation.tables import METRICS, CaseRow, summarise
+from pipeline.metrics.overlap import EmptyMaskPolicy
 
 NONE = np.zeros((4, 4, 5), np.int16)
 SOME = np.ones_like(NONE)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from pipeline.evaluation.lesions import (
+from pipeline.metrics.lesions import (
     Connectivity,
     LesionCounts,
     LesionOptions,

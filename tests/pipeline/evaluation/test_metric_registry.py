@@ -9,10 +9,10 @@ import pytest
 
 from pipeline.deployment.model_card import _score
 from pipeline.evaluation.case_row import METRICS, CaseRow
-from pipeline.evaluation.mask_pair import MaskPair
 from pipeline.evaluation.measure_titles import MEASURES, measure_of, metric_title
 from pipeline.evaluation.options import EvaluationOptions, LesionOptions, MetricPolicies
 from pipeline.evaluation.tables import SummaryRow
+from pipeline.metrics.mask_pair import MaskPair
 from pipeline.report.score_table import score_table
 
 NONE, SOME, LESIONS = np.zeros((4, 4, 5), bool), np.ones((4, 4, 5), bool), LesionOptions()

@@ -18,19 +18,19 @@ from data.splits import Split
 from data.volume import Volume, reorient, turned_like
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.case_evaluation import Trained
-from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.evaluation.native_space import NativeCase, in_native_space
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.tables import read_cases_csv
+from pipeline.execution.progress import ProgressFile
 from pipeline.inference.dice_thresholds import MaskRule
 from pipeline.inference.reading import ReadingOptions
-from pipeline.progress import ProgressFile
+from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.stages.evaluate import evaluate_predictions, native_cases
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
+from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.workspace import Workspace
-from pipeline.training.cached_case import ARRAYS, CachedCase
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.padding import PaddingOptions
 from preprocessing.resampling import ResamplingOptions

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from monai.metrics import DiceMetric
 
 from pipeline.evaluation.case_row import METRICS
-from pipeline.evaluation.mask_pair import MaskPair
-from pipeline.evaluation.metrics import (
+from pipeline.metrics.mask_pair import MaskPair
+from pipeline.metrics.overlap import (
     EmptyMask,
     EmptyMaskPolicy,
     VoxelCounts,

@@ -17,7 +17,6 @@ from pipeline.evaluation.comparison import (
     write_comparisons_csv,
 )
 from pipeline.evaluation.leading_arm import leading_arms
-from pipeline.evaluation.metrics import EmptyMaskPolicy
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.evaluation.tables import (
@@ -29,6 +28,7 @@ from pipeline.evaluation.tables import (
     write_cases_csv,
     write_summary_csv,
 )
+from pipeline.metrics.overlap import EmptyMaskPolicy
 from pipeline.report.score_table import metric_table
 
 

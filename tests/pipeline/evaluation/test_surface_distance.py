@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 
-from pipeline.evaluation.surface_distance import (
+from pipeline.metrics.surface_distance import (
     average_surface_distance,
     hd95,
     surface_dice,

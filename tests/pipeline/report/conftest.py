@@ -16,10 +16,10 @@ from PIL import Image, ImageDraw
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
-from pipeline.evaluation.metrics import count_voxels, dice, iou
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import CaseRow
+from pipeline.metrics.overlap import count_voxels, dice, iou
 from pipeline.storage.tensors import save_arrays
 
 ARMS = {"random": -0.10, "fine_tune": 0.0, "fine_tune_ends": -0.05, "dwp": 0.02}

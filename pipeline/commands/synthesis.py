@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from data.errors import ConfigError
+from data.option_faults import fault_at
 from data.synthetic.cohort import CohortOptions, synthesize
 from data.synthetic.cohort_kind import CohortKind
-from pipeline.config.faults import fault_at
 from pipeline.config.reading import set_key
-from pipeline.progress import StageProgress
+from pipeline.execution.progress import StageProgress
 
 
 def synthesize_cohort(

@@ -13,12 +13,12 @@ import torch
 from data.errors import WorkspaceError
 from models.priors.factory import load_prior
 from models.priors.filter_vae import FilterVAE
-from pipeline.progress import ProgressFile
-from pipeline.stages.density_choice import choose
-from pipeline.stages.earlier_study import EarlierDensity
-from pipeline.stages.filter_options import PriorFitOptions
-from pipeline.stages.group_fit import GroupFit, describe, full_gaussian
-from pipeline.stages.held_out_scores import NetworkValues, difference, estimate
+from pipeline.execution.progress import ProgressFile
+from pipeline.priors.density_choice import choose
+from pipeline.priors.earlier_density import EarlierDensity
+from pipeline.priors.filter_options import PriorFitOptions
+from pipeline.priors.group_fit import GroupFit, describe, full_gaussian
+from pipeline.priors.held_out_scores import NetworkValues, difference, estimate
 from pipeline.storage.atomic import write_json
 from pipeline.storage.prior_files import DENSITY, FIT, SCORES, VALUES
 from pipeline.storage.stored_bank import StoredBank

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
-from pipeline.config.options import Options
-from pipeline.evaluation.metrics import EmptyMask, Mask, which_empty
+from data.options import Options
+from pipeline.metrics.overlap import EmptyMask, Mask, which_empty
 
 
 class Connectivity(StrEnum):

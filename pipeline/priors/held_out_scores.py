@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.filter_bank import FilterBank
 from models.priors.prior import FilterPrior
-from pipeline.stages.filter_options import HeldOut, PriorFitOptions
+from pipeline.priors.filter_options import HeldOut, PriorFitOptions
 
 _DRAWS_AT_A_TIME = 32_768
 """Filters times latent draws that are scored together: a decoder's features of each are in memory at once."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.evaluation.metrics import EmptyMask, Mask, count_voxels
+from pipeline.metrics.overlap import EmptyMask, Mask, count_voxels
 
 TOLERANCE = 2.0
 """mm within which two surfaces count as equal for the surface Dice, where nothing else is asked for."""

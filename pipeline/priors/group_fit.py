@@ -17,9 +17,9 @@ from models.priors.factory import PriorOptions, fit_prior, network_of
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.standardisation import Covariance, Scaling
-from pipeline.stages.earlier_study import EarlierDensity
-from pipeline.stages.filter_options import HeldOut, PriorFitOptions
-from pipeline.stages.held_out_scores import divide_positions, network_folds, score
+from pipeline.priors.earlier_density import EarlierDensity
+from pipeline.priors.filter_options import HeldOut, PriorFitOptions
+from pipeline.priors.held_out_scores import divide_positions, network_folds, score
 from pipeline.storage.stored_bank import StoredBank
 
 Values = dict[str, dict[int, Tensor]]

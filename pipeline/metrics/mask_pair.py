@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from pipeline.evaluation.lesions import LesionCounts, LesionOptions, count_lesions
-from pipeline.evaluation.metrics import Mask, VoxelCounts, count_voxels
-from pipeline.evaluation.surface_distance import TOLERANCE, SurfaceDistances, surface_distances
+from pipeline.metrics.lesions import LesionCounts, LesionOptions, count_lesions
+from pipeline.metrics.overlap import Mask, VoxelCounts, count_voxels
+from pipeline.metrics.surface_distance import TOLERANCE, SurfaceDistances, surface_distances
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 from data.errors import WorkspaceError
 from models.priors.factory import PriorOptions
 from pipeline.evaluation.statistics import CLEAR_ERRORS
-from pipeline.stages.filter_options import AUTO
+from pipeline.priors.filter_options import AUTO
 
 RULE = (
     "the density with the fewest free parameters whose held-out mean is within two standard errors (of the paired "

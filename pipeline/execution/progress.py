@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from data.plain_number import plain_duration
-from pipeline.stopping import StopFile, StopRequestedError
+from pipeline.execution.stopping import StopFile, StopRequestedError
 from pipeline.storage.digest import digest
 
 if TYPE_CHECKING:

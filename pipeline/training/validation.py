@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.evaluation.metrics import count_voxels, dice
 from pipeline.inference.most_probable import most_probable_class
 from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
-from pipeline.training.cached_case import CachedCase
+from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.storage.cached_case import CachedCase
 
 
 def mean_dice(

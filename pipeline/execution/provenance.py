@@ -17,7 +17,7 @@ from pipeline.storage.atomic import write_json
 from pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.storage.units import StageRun, Unit
+    from pipeline.execution.units import StageRun, Unit
 
 _PACKAGES = (
     "torch", "monai", "nibabel", "SimpleITK", "numpy", "scipy", "scikit-learn", "nilearn", "joblib", "pydantic",
@@ -134,7 +134,7 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
     Work time and memory come from the units' markers, so they hold for stages that were interrupted and continued; wall
     time adds up over the commands in which something was done.
     """
-    from pipeline.storage.units import read_marker
+    from pipeline.execution.units import read_marker
 
     markers = [read_marker(workspace.unit_folder(unit.stage, unit.key)) for unit in units]
     finished = [m for m in markers if m is not None]

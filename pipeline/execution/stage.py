@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 
 from data.errors import GraftError
-from pipeline.processes import rank
-from pipeline.stopping import StopRequestedError
-from pipeline.storage.provenance import record_stage
-from pipeline.storage.units import Execution, StageRun, Unit, run_units
+from pipeline.execution.processes import rank
+from pipeline.execution.provenance import record_stage
+from pipeline.execution.stopping import StopRequestedError
+from pipeline.execution.units import Execution, StageRun, Unit, run_units
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)

@@ -13,3 +13,8 @@ def world_size() -> int:
 def rank() -> int:
     """Number of this process among them; 0 writes the files."""
     return int(os.environ.get("RANK", "0"))
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_validator
 
+from data.name_fields import Apart, Name
+from data.options import Options
 from models.filters import FilterGrouping
 from models.priors.factory import PriorOptions, centred_on_network
 from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
-from pipeline.config.names import Apart, Name
-from pipeline.config.options import Options
 
 AUTO = "auto"
 """Value of an arm's `prior`: in every group of layers the simplest density that is as good as the best."""

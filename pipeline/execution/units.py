@@ -28,9 +28,9 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError, WorkspaceError
-from pipeline.processes import rank, world_size
-from pipeline.progress import STOP, ProgressFile, StageProgress
-from pipeline.stopping import StopFile, StopRequestedError, listen_in_worker, stops_on_signal
+from pipeline.execution.processes import rank, world_size
+from pipeline.execution.progress import STOP, ProgressFile, StageProgress
+from pipeline.execution.stopping import StopFile, StopRequestedError, listen_in_worker, stops_on_signal
 from pipeline.storage.atomic import remove_temporaries, temporary_room, write_json
 from pipeline.storage.digest import digest
 from pipeline.storage.machine_faults import machine_fault

@@ -1,0 +1,1 @@
+"""Units of work: done once, several at a time, with progress, and stopped when asked."""

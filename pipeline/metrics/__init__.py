@@ -1,0 +1,1 @@
+"""Numbers of one predicted mask against its reference."""

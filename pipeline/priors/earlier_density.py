@@ -1,0 +1,35 @@
+"""A fitted density of an earlier study, to be updated with a new source set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from pipeline.storage.tensors import load_tensors
+
+
+@dataclass(frozen=True)
+class EarlierDensity:
+    """A fitted BooVAE of an earlier study.
+
+    Attributes:
+        path: its state.
+        options: of the new study, whose structure is that of the earlier one.
+        digest: SHA-256 of the file.
+    """
+
+    path: Path
+    options: FilterVAEOptions
+    digest: str
+
+    def load(self) -> FilterVAE:
+        """Reads the state.
+
+        Raises:
+            WorkspaceError: the file is damaged.
+            ModelError: it does not fit the options.
+        """
+        prior = FilterVAE(self.options)
+        prior.take_state(load_tensors(self.path))
+        return prior
