@@ -11,6 +11,9 @@ from models.networks.residual_unet import ResidualUNetOptions
 from pipeline.deployment.bundle_text import require_words
 from pipeline.deployment.vendored_source import vendored_name
 
+INFERENCE = "configs/inference.json"
+"""The file of a bundle that the network is described in."""
+
 RESIDUAL_UNET = "models.networks.residual_unet"
 
 
@@ -37,7 +40,7 @@ def network_definition(options: NetworkOptions, in_channels: int, out_channels: 
         sizes = {"_target_": f"{module}.ResidualUNetOptions", **options.model_dump(mode="json")}
         return {"_target_": f"{module}.ResidualUNet", "options": sizes, **ends}
     if isinstance(options, ImportedNetworkOptions):
-        require_words(options.options, "configs/inference.json")
+        require_words(options.options, INFERENCE)
         target = {"_target_": options.factory.replace(":", "."), "channels": in_channels, "classes": out_channels}
         return {**options.options, **target}
     norm = ["INSTANCE", {"affine": True}]

@@ -20,7 +20,7 @@ from pipeline.deployment.bundle_facts import BundleFacts, OnnxFacts
 from pipeline.deployment.bundle_inference import inference_config, weights_name
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.bundle_metadata import bundle_metadata
-from pipeline.deployment.bundle_network import network_modules
+from pipeline.deployment.bundle_network import INFERENCE, network_modules
 from pipeline.deployment.bundle_text import require_words
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.input_cases import collect_cases
@@ -40,7 +40,7 @@ from pipeline.storage.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 
-METADATA, INFERENCE, CARD = "configs/metadata.json", "configs/inference.json", "docs/README.md"
+METADATA, CARD = "configs/metadata.json", "docs/README.md"
 """Lists what Graft wrote into a bundle: nothing else is ever replaced."""
 LICENCE = "LICENSE"
 

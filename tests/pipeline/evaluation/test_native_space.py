@@ -164,8 +164,9 @@ def test_a_registered_channels_label_is_met_where_the_channel_was_moved_from(pre
     matrix = np.eye(4)
     matrix[0, 3] = 4.0
     records = json.loads((cached.folder / "record.json").read_text())
+    place = 1 + [record["step"] for record in records].index("canonical_orientation")
     fact = {"step": "coregistration", "suspect": [], "channels": {"T2": {"moved": True, "matrix": matrix.tolist()}}}
-    (cached.folder / "record.json").write_text(json.dumps([*records[:2], fact, *records[2:]]))
+    (cached.folder / "record.json").write_text(json.dumps([*records[:place], fact, *records[place:]]))
     chain = native.preprocessing.model_dump() | {"coregistration": {}}
     moved = replace(native, preprocessing=PreprocessingOptions.model_validate(chain))
     carried, reference = in_native_space(prediction, cached.affine, moved, cached.folder)
