@@ -31,7 +31,8 @@ from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
 from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation

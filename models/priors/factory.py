@@ -11,11 +11,12 @@ from torch import Tensor
 
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 PriorOptions = Annotated[
     GaussianOptions | GaussianMixtureOptions | FilterVAEOptions | ReuseOrRedrawOptions, Field(discriminator="kind")

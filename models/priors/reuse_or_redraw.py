@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
 from models.priors.prior import (
@@ -30,6 +30,7 @@ from models.priors.prior import (
     require_positions,
 )
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import FilterVAEOptions
 
 ShapeOptions = Annotated[
     GaussianOptions | GaussianMixtureOptions | FilterVAEOptions, Field(discriminator="kind", description="p_shape")

@@ -17,9 +17,10 @@ from models.objectives import (
 )
 from models.posteriors.mean_field import MeanField
 from models.posteriors.point import Point
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Gaussian, GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 LAYERS = (FilterLayer("a", 2, 3, False), FilterLayer("b", 3, 5, False), FilterLayer("c", 5, 2, True))
 GROUPS = {"outer": (LAYERS[0], LAYERS[2]), "inner": (LAYERS[1],)}

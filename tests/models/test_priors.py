@@ -8,10 +8,10 @@ import torch
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.priors.factory import build_prior, load_prior
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 POSITION = {"centre": "source_position", "network": 1}
 VAE = {"latent": 2, "hidden": (16, 16), "max_steps": 60, "batch": 64}

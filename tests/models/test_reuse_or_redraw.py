@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 
 def bank_of_snapshots():

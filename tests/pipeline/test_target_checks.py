@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from data.errors import DataError, ModelError
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import Condition
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import Condition
 from pipeline.arms.preset_densities import ON_DEMAND
 from pipeline.arms.presets import PRESETS, named_priors
 from pipeline.config.reading import as_yaml, read_config

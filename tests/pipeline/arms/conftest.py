@@ -16,11 +16,11 @@ from models.filters import FilterGrouping, FilterLayer, filter_layers, group_lay
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import PriorOptions, build_prior
-from models.priors.filter_vae import Condition, FilterVAEOptions
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import Condition, FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
