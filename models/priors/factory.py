@@ -39,13 +39,13 @@ def build_prior(options: PriorOptions, kernel_voxels: int = KERNEL_VOXELS) -> Fi
     return ReuseOrRedraw(options, kernel_voxels)
 
 
-def load_prior(options: PriorOptions, state: Mapping[str, Tensor], kernel_voxels: int = KERNEL_VOXELS) -> FilterPrior:
-    """Rebuilds a fitted prior from its options and its `state_dict`.
+def load_prior(options: PriorOptions, state: Mapping[str, Tensor]) -> FilterPrior:
+    """Rebuilds a fitted prior, with the kernel size of its bank, from its options and its `state_dict`.
 
     Raises:
         ModelError: if the state does not belong to these options.
     """
-    prior = build_prior(options, kernel_voxels)
+    prior = build_prior(options)
     prior.take_state(state)
     return prior
 

@@ -55,7 +55,7 @@ class VAEDensity(FilterPrior):
     sets: Tensor
 
     def __init__(self, options: FilterVAEOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
-        super().__init__(options, kernel_voxels)
+        super().__init__(options)
         if options.architecture is Architecture.CONVOLUTIONAL and kernel_voxels != KERNEL_VOXELS:
             raise ModelError(
                 f"a convolutional filter VAE for kernels of {kernel_voxels} voxels",
@@ -102,6 +102,11 @@ class VAEDensity(FilterPrior):
         if options.latent_prior is LatentPriorKind.MIXTURE:
             return LearnedMixture(options.latent, options.components)
         return StandardNormal(options.latent)
+
+    @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter."""
+        return self.standardisation.kernel_voxels
 
     @property
     def is_bound(self) -> bool:
@@ -230,5 +235,7 @@ class VAEDensity(FilterPrior):
         return StandardisedFilters(standardised, self._layer_rows(bank.positions)), log_jacobian
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
+        if "standardisation.mean" in state and self.options.architecture is Architecture.MLP:
+            self.standardisation = Standardisation(len(state["standardisation.mean"]))
         if "layer_ids" in state:
             self._build(len(state["layer_ids"]))
