@@ -26,8 +26,8 @@ from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import SegmentationLoss, SegmentationLossOptions
 from models.priors.factory import build_prior
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups

@@ -22,9 +22,10 @@ from pathlib import Path
 import torch
 
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.incremental import IncrementalMethod, fit_two_sets
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.priors.held_out_scores import estimate, score
 from pipeline.storage.stored_bank import StoredBank

@@ -31,12 +31,13 @@ from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
 from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.loop import OptimiserOptions, StepLoss, train
+from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 Run = Callable[[int], None]
@@ -99,7 +100,7 @@ def in_loop(network: torch.nn.Module, sampler: PatchSampler, device: str, worker
             return StepLoss(loss(network(images.to(device)), labels.to(device)), cases=names)
 
         groups = [{"params": list(network.parameters())}]
-        train(groups, step_loss, steps=steps, rate=lambda step: 1e-4, options=OptimiserOptions())
+        train(groups, step_loss, TrainingPlan(steps, lambda step: 1e-4))
 
     return run
 
@@ -128,8 +129,8 @@ def bayesian(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tenso
         for _ in range(steps):
             optimiser.zero_grad(set_to_none=True)
             filters = posterior.sample(generator)
-            term = kl_term(posterior, priors, rows, 100_000, 0.01, 1, 0.25, generator, filters)
-            (loss(model(images, filters), labels) + term.total).backward()
+            kl = kl_term(posterior, priors, rows, filters, share=0.25, generator=generator).kl
+            (loss(model(images, filters), labels) + 0.01 / 100_000 * kl).backward()
             optimiser.step()
 
     return run

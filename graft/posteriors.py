@@ -78,11 +78,10 @@ class BayesianModule(nn.Module):
             self.bayesian.posterior,
             priors,
             self._groups,
-            voxels=1,
+            draw.filters,
             samples=samples,
             share=share,
             generator=self._generator,
-            filters=draw.filters,
         ).kl
 
     @torch.no_grad()

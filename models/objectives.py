@@ -129,17 +129,13 @@ class KLTerm:
     """The KL part of the objective at one step.
 
     Attributes:
-        total: scalar to be added to the data term, (T / N_vox) · KL, nats per voxel.
         kl: estimate of KL(q ‖ p) over all filters (an upper bound in expectation if a prior is a bound), nats.
         kl_per_group: the same by group, nats, detached.
-        log_prior_per_group: estimate of Σ E_q log p(w) by group, nats, detached.
         left_prior: by group, share of the looked-at filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
     """
 
-    total: Tensor
     kl: Tensor
     kl_per_group: dict[str, Tensor]
-    log_prior_per_group: dict[str, Tensor]
     left_prior: dict[str, Tensor]
 
 
@@ -151,38 +147,34 @@ def kl_term(
     posterior: Posterior,
     priors: Mapping[str, FilterPrior],
     groups: FilterGroups,
-    voxels: int,
-    temperature: float = 1.0,
+    filters: Tensor | None = None,
+    beside: Tensor | None = None,
+    *,
     samples: int = 1,
     share: float = 1.0,
     generator: torch.Generator | None = None,
-    filters: Tensor | None = None,
-    beside: Tensor | None = None,
 ) -> KLTerm:
-    """Estimates (T / N_vox) Σ_filters [ −H(q) − E_q log p(w) ] from one draw of the filters.
+    """Estimates Σ_filters [ −H(q) − E_q log p(w) ] from one draw of the filters.
 
     Args:
         posterior: q.
         priors: p by group name. A group without a prior is left out of the sum: nothing regularises it.
         groups: the rows of each group.
-        voxels: N_vox, the sum of voxels of the training volumes.
-        temperature: T.
+        filters: `[F, 27]`, the draw that the data term uses; drawn here if left out.
+        beside: `[C]`, for a mixture the log density under each component of what is drawn together with the filters.
         samples: latent draws K of priors that are bounds.
         share: of the filters of each group whose prior is computed, a random subset without replacement, scaled up so
             that the estimate stays unbiased. Entropies are exact.
         generator: source of the draw, the subset and the latents.
-        filters: `[F, 27]`, the draw that the data term uses; drawn here if left out.
-        beside: `[C]`, for a mixture the log density under each component of what is drawn together with the filters.
 
     Raises:
         ModelError: if the posterior's filters are not those of the groups, or a number is out of range.
     """
-    _check_kl_arguments(posterior, priors, groups, voxels, temperature, samples, share)
+    _check_kl_arguments(posterior, priors, groups, samples, share)
     drawn = posterior.sample(generator) if filters is None else filters
     entropies = posterior.entropy_term(drawn, beside)
     total = torch.zeros((), dtype=drawn.dtype, device=drawn.device)
     kls: dict[str, Tensor] = {}
-    log_priors: dict[str, Tensor] = {}
     left: dict[str, Tensor] = {}
     subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
     # One selection for all groups: the gradient of each fills a matrix of all filters.
@@ -193,9 +185,9 @@ def kl_term(
         log_prior_sum = len(groups.rows[name]) / len(rows) * log_prior.sum() + prior.hyperprior_log_prob()
         group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
         total = total + group_kl
-        kls[name], log_priors[name] = group_kl.detach(), log_prior_sum.detach()
+        kls[name] = group_kl.detach()
         left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
-    return KLTerm(temperature / voxels * total, total, kls, log_priors, left)
+    return KLTerm(total, kls, left)
 
 
 def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor | slice:
@@ -209,8 +201,6 @@ def _check_kl_arguments(
     posterior: Posterior,
     priors: Mapping[str, FilterPrior],
     groups: FilterGroups,
-    voxels: int,
-    temperature: float,
     samples: int,
     share: float,
 ) -> None:
@@ -223,10 +213,10 @@ def _check_kl_arguments(
             expected=f"groups among {sorted(groups.rows)}",
             fix="fit the priors with the grouping of the target network",
         )
-    if voxels < 1 or temperature < 0 or samples < 1 or not 0 < share <= 1:
+    if samples < 1 or not 0 < share <= 1:
         raise ModelError(
-            f"voxels {voxels}, temperature {temperature}, samples {samples}, share {share}",
-            expected="voxels ≥ 1, temperature ≥ 0, samples ≥ 1, 0 < share ≤ 1",
+            f"samples {samples}, share {share}",
+            expected="samples ≥ 1, 0 < share ≤ 1",
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,17 +46,9 @@ def read_table(
         DataError: the file is missing or not text, lacks a column, repeats one, or has a line of another length.
     """
     text, skipped, delimiter = _split_off_separator(read_text(path, _EXPECTED), required, delimiter)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
-        columns = _columns(next(reader, []), (*required, *optional))
-        _check_columns(path, columns, required)
-        lines = [(reader.line_num + skipped, _stripped(cells)) for cells in reader]
-    except csv.Error as error:
-        raise DataError(
-            f"{path}: line {reader.line_num + skipped} cannot be read ({error})",
-            expected="cells of a few words",
-            fix="correct that line (is a quotation mark missing?)",
-        ) from error
+    lines = _lines(path, text, delimiter, skipped)
+    columns = _columns(next(lines, (0, []))[1], (*required, *optional))
+    _check_columns(path, columns, required)
     places = {column: place for place, column in enumerate(columns) if column}
     rows = []
     for number, cells in lines:
@@ -64,6 +56,24 @@ def read_table(
             _check_cells(path, number, cells, places)
             rows.append((number, {column: cells[place] for column, place in places.items()}))
     return Table(tuple(places), tuple(rows))
+
+
+def _lines(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
+    """Yields the cells of each row with the line of the file that it ends on, `skipped` lines before the text counted.
+
+    Raises:
+        DataError: a line cannot be read.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        for cells in reader:
+            yield reader.line_num + skipped, _stripped(cells)
+    except csv.Error as error:
+        raise DataError(
+            f"{path}: line {reader.line_num + skipped} cannot be read ({error})",
+            expected="cells of a few words",
+            fix="correct that line (is a quotation mark missing?)",
+        ) from error
 
 
 def has_columns(path: Path, required: Sequence[str]) -> bool:

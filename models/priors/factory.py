@@ -11,11 +11,12 @@ from torch import Tensor
 
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 PriorOptions = Annotated[
     GaussianOptions | GaussianMixtureOptions | FilterVAEOptions | ReuseOrRedrawOptions, Field(discriminator="kind")
@@ -38,13 +39,13 @@ def build_prior(options: PriorOptions, kernel_voxels: int = KERNEL_VOXELS) -> Fi
     return ReuseOrRedraw(options, kernel_voxels)
 
 
-def load_prior(options: PriorOptions, state: Mapping[str, Tensor], kernel_voxels: int = KERNEL_VOXELS) -> FilterPrior:
-    """Rebuilds a fitted prior from its options and its `state_dict`.
+def load_prior(options: PriorOptions, state: Mapping[str, Tensor]) -> FilterPrior:
+    """Rebuilds a fitted prior, with the kernel size of its bank, from its options and its `state_dict`.
 
     Raises:
         ModelError: if the state does not belong to these options.
     """
-    prior = build_prior(options, kernel_voxels)
+    prior = build_prior(options)
     prior.take_state(state)
     return prior
 

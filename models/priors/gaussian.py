@@ -77,13 +77,18 @@ class Gaussian(FilterPrior):
     options: GaussianOptions
 
     def __init__(self, options: GaussianOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
-        super().__init__(options, kernel_voxels)
+        super().__init__(options)
         self.pooled: Standardisation | None = None
         self.position: PositionGaussian | None = None
         if options.centre is Centre.POOLED:
             self.pooled = Standardisation(kernel_voxels)
         else:
             self.position = PositionGaussian(kernel_voxels)
+
+    @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter."""
+        return self.at_positions().kernel_voxels if self.pooled is None else self.pooled.kernel_voxels
 
     @property
     def needs_positions(self) -> bool:

@@ -59,11 +59,16 @@ class GaussianMixture(FilterPrior):
     precision_cholesky: Tensor
 
     def __init__(self, options: GaussianMixtureOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
-        super().__init__(options, kernel_voxels)
+        super().__init__(options)
         self.standardisation = Standardisation(kernel_voxels)
         self.register_buffer("log_weights", torch.zeros(options.components))
         self.register_buffer("means", torch.zeros(options.components, kernel_voxels))
         self.register_buffer("precision_cholesky", torch.eye(kernel_voxels).repeat(options.components, 1, 1))
+
+    @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter."""
+        return self.standardisation.kernel_voxels
 
     @property
     def needs_positions(self) -> bool:

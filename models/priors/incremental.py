@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.latent_prior import LatentPriorKind
+from models.priors.vae_options import FilterVAEOptions
 from models.random_draws import random_rows
 
 

@@ -34,7 +34,6 @@ class PositionGaussian(nn.Module):
 
     def __init__(self, kernel_voxels: int) -> None:
         super().__init__()
-        self.kernel_voxels = kernel_voxels
         self.keys: Tensor
         self.means: Tensor
         self.variances: Tensor
@@ -50,6 +49,11 @@ class PositionGaussian(nn.Module):
         self.register_buffer("layer_whitening", torch.zeros(0, kernel_voxels, kernel_voxels))
         self.elsewhere = Standardisation(kernel_voxels)
         self._told_of_elsewhere = False
+
+    @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter, D."""
+        return self.means.shape[1]
 
     def fit(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from data.options import Options
 from models.filter_bank import FilterBank
-from models.filters import KERNEL_VOXELS, FilterPositions
+from models.filters import FilterPositions
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of all steps."""
@@ -48,13 +47,11 @@ class FilterPrior(nn.Module, ABC):
 
     Args:
         options: settings of the density.
-        kernel_voxels: numbers per filter.
     """
 
-    def __init__(self, options: PriorOptionsBase, kernel_voxels: int = KERNEL_VOXELS) -> None:
+    def __init__(self, options: PriorOptionsBase) -> None:
         super().__init__()
         self.options = options
-        self.kernel_voxels = kernel_voxels
         self.fitted: Tensor
         self.register_buffer("fitted", torch.zeros((), dtype=torch.bool))
 
@@ -160,6 +157,11 @@ class FilterPrior(nn.Module, ABC):
     def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor: ...
 
     @property
+    @abstractmethod
+    def kernel_voxels(self) -> int:
+        """Numbers per filter: those of the bank that it was fitted to, also where a state was loaded."""
+
+    @property
     def is_bound(self) -> bool:
         """Whether `log_prob` is a lower bound (in expectation over its draws) and not exact."""
         return False
@@ -190,19 +192,8 @@ class FilterPrior(nn.Module, ABC):
         for parameter in self.variational_parameters():
             parameter.requires_grad_(True)
 
-    @classmethod
-    def from_state(cls, options: Any, state: Mapping[str, Tensor], kernel_voxels: int = KERNEL_VOXELS) -> Self:
-        """Rebuilds a fitted prior from its options and its `state_dict`.
-
-        Raises:
-            ModelError: if the state does not belong to these options.
-        """
-        prior = cls(options, kernel_voxels)
-        prior.take_state(state)
-        return prior
-
     def take_state(self, state: Mapping[str, Tensor]) -> None:
-        """Loads a state dict; sizes that were learned from the bank are taken from it.
+        """Loads a state dict; sizes that were learned from the bank, that of a kernel too, are taken from it.
 
         Raises:
             ModelError: if the state does not belong to these options.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Centre, Gaussian, GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
 from models.priors.prior import (
@@ -30,6 +30,7 @@ from models.priors.prior import (
     require_positions,
 )
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import FilterVAEOptions
 
 ShapeOptions = Annotated[
     GaussianOptions | GaussianMixtureOptions | FilterVAEOptions, Field(discriminator="kind", description="p_shape")
@@ -69,7 +70,7 @@ class ReuseOrRedraw(FilterPrior):
     least_std: Tensor
 
     def __init__(self, options: ReuseOrRedrawOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
-        super().__init__(options, kernel_voxels)
+        super().__init__(options)
         position = options.position.model_copy(update={"centre": Centre.SOURCE_POSITION})
         self.position = Gaussian(position, kernel_voxels)
         self.shape: FilterPrior
@@ -88,6 +89,11 @@ class ReuseOrRedraw(FilterPrior):
         prior_logit = math.log(self.options.reuse / (1 - self.options.reuse))
         self.reuse_logit = nn.Parameter(torch.full((layers,), prior_logit))
         self.log_spread = nn.Parameter(torch.zeros(layers))
+
+    @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter, the same for both densities."""
+        return self.position.kernel_voxels
 
     @property
     def is_bound(self) -> bool:

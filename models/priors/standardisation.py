@@ -65,6 +65,11 @@ class Standardisation(nn.Module):
         self.register_buffer("log_determinant", torch.zeros(()))
 
     @property
+    def kernel_voxels(self) -> int:
+        """Numbers per filter, D."""
+        return len(self.mean)
+
+    @property
     def needs_positions(self) -> bool:
         """Whether filters are divided by a scale of their layer."""
         return len(self.layer_ids) > 0
@@ -86,7 +91,7 @@ class Standardisation(nn.Module):
 
     def free_parameters(self, covariance: Covariance, rank: int) -> int:
         """Returns the number of free parameters of the Gaussian that this map stands for."""
-        dimension = len(self.mean)
+        dimension = self.kernel_voxels
         # One scale is that of the covariance itself. Scales by fan-in follow from the network, and are counted too:
         # the map does not remember where they came from, and the number is small.
         scales = max(len(self.layer_ids) - 1, 0)

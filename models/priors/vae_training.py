@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,11 +13,8 @@ from torch import Tensor
 from models.priors.boosted_prior import BoostedMixture, BoostingSettings, aggregate_posterior, boost
 from models.priors.latent_prior import NormalMixture, StandardNormal
 from models.priors.prior import Progress
+from models.priors.vae_density import StandardisedFilters, VAEDensity
 from models.random_draws import random_rows, standard_normal
-
-if TYPE_CHECKING:
-    from models.priors.filter_vae import FilterVAE
-
 
 Penalty = Callable[[], Tensor]
 """Computes a scalar (nats per filter) that is added to the loss of every step."""
@@ -26,20 +22,6 @@ Penalty = Callable[[], Tensor]
 _CHECKS = 20
 _CHECK_SAMPLES = 8
 _CHECKED_FILTERS = 4096
-
-
-@dataclass(frozen=True)
-class TrainingSet:
-    """Standardised filters `[F, D]` and, for a conditional VAE, the rows `[F]` of their layers."""
-
-    filters: Tensor
-    rows: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.filters)
-
-    def __getitem__(self, chosen: Tensor) -> TrainingSet:
-        return TrainingSet(self.filters[chosen], None if self.rows is None else self.rows[chosen])
 
 
 @dataclass
@@ -66,13 +48,13 @@ class VAETraining:
 
     def __init__(
         self,
-        vae: FilterVAE,
-        data: TrainingSet,
+        vae: VAEDensity,
+        data: StandardisedFilters,
         generator: torch.Generator | None,
-        memory: FilterVAE | None = None,
+        memory: VAEDensity | None = None,
         sets: int = 1,
         penalty: Penalty | None = None,
-        checked: TrainingSet | None = None,
+        checked: StandardisedFilters | None = None,
     ) -> None:
         self.vae = vae
         self.data = data
@@ -261,14 +243,14 @@ def set_aside(keys: Tensor, share: float, generator: torch.Generator | None) -> 
     return trained, checked
 
 
-def remember(vae: FilterVAE) -> FilterVAE:
+def remember(vae: VAEDensity) -> VAEDensity:
     """Returns a frozen copy of a VAE."""
     memory = copy.deepcopy(vae)
     memory.requires_grad_(False)
     return memory
 
 
-def _mixture_of(memory: FilterVAE | None) -> NormalMixture | None:
+def _mixture_of(memory: VAEDensity | None) -> NormalMixture | None:
     return (
         memory.latent_prior.mixture if memory is not None and isinstance(memory.latent_prior, BoostedMixture) else None
     )

@@ -9,13 +9,13 @@ import torch
 
 from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
-from models.networks.factory import NetworkOptions
 from models.other_weights import OtherWeights
 from models.posteriors.mean_field import MeanField
 from models.posteriors.mixture import Mixture, combine
 from models.posteriors.point import Point
 from pipeline.arms.choices import ArmOptions, Trainable
 from pipeline.arms.member import other_layouts, rebuild_member
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.storage.tensors import load_tensors
 
 
@@ -31,19 +31,17 @@ class EarlierPosterior:
     arm: ArmOptions
     member: Path
 
-    def read(self, network: NetworkOptions, channels: int, classes: int) -> BayesianNetwork:
+    def read(self, network: TargetNetwork) -> BayesianNetwork:
         """Reads it.
 
         Args:
-            network: options of the network.
-            channels: image channels.
-            classes: classes of the output, background included.
+            network: which network.
 
         Raises:
             ModelError: it is of another network.
             WorkspaceError: the file is missing or damaged.
         """
-        return rebuild_member(self.arm, network, channels, classes, load_tensors(self.member))
+        return rebuild_member(self.arm, network, load_tensors(self.member))
 
 
 def updated_posterior(

@@ -11,7 +11,6 @@ import torch
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork
 from models.filters import filter_layers
-from models.networks.factory import NetworkOptions, build_network, without_deep_supervision
 from models.other_weights import WeightLayout
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import Point, PointOptions
@@ -25,8 +24,9 @@ from pipeline.arms.pursuit import pursue
 from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
 from pipeline.arms.target_loss import TargetLoss
-from pipeline.training.computing import Computing, ComputingOptions, Precision
-from pipeline.training.loop import History, StepLoss, train
+from pipeline.arms.target_network import TargetNetwork
+from pipeline.training.computing import Computing
+from pipeline.training.loop import History, StepLoss, TrainingPlan, train
 from pipeline.training.patches import BatchSampler
 from pipeline.training.schedule import cosine_cycles
 
@@ -51,43 +51,37 @@ class TrainedMember:
 def learn_member(
     arm: ArmOptions,
     options: InferenceOptions,
-    network_options: NetworkOptions,
-    channels: int,
-    classes: int,
+    network: TargetNetwork,
     knowledge: SourceKnowledge,
     sampler: BatchSampler,
     seed: int,
-    device: str,
+    computing: Computing,
     progress: Callable[[float], None],
-    computing: ComputingOptions | None = None,
 ) -> TrainedMember:
     """Trains one member of an arm.
 
     Args:
         arm: the choices.
         options: steps, rates and data term, common to all arms.
-        network_options: which network.
-        channels: image channels.
-        classes: classes of the output, background included.
+        network: which network.
         knowledge: what it takes from the source.
         sampler: draws the batches; the same for every arm.
         seed: of the initial weights and the posterior's draws; the same for every arm.
-        device: where to train.
+        computing: where to train, and in which precision.
         progress: is told the share of the steps done.
-        computing: precision and the like; float32 by default.
 
     Raises:
         TrainingError: the loss is not finite.
     """
-    steps = Computing(computing or ComputingOptions(precision=Precision.FLOAT32), device)
-    networks, anew = _starting_networks(arm, network_options, channels, classes, knowledge, seed)
-    states = [network.state_dict() for network in networks]
+    device = str(computing.device)
+    networks, anew = _starting_networks(arm, network, knowledge, seed)
+    states = [own.state_dict() for own in networks]
     # SWAG collects the iterates of a point estimate.
     trained = PointOptions() if isinstance(arm.posterior, SWAGOptions) else arm.posterior
     model = assemble_member(arm, networks[0], states, trained).to(device)
     priors = _weight_priors(arm, model, states, knowledge, device)
-    loss = TargetLoss(arm, options, model, priors, sampler, seed, device, steps.autocast)
-    training = _Training(arm, options, model, priors, loss, steps, seed)
+    loss = TargetLoss(arm, options, model, priors, sampler, seed, device, computing.autocast)
+    training = _Training(arm, options, model, priors, loss, computing, seed)
     about: dict[str, Any] = {}
     if isinstance(arm.posterior, MixtureOptions):
         history, about = pursue(model, training.loss, arm.posterior.weights, training.run, progress)
@@ -101,18 +95,13 @@ def learn_member(
 
 
 def _starting_networks(
-    arm: ArmOptions,
-    options: NetworkOptions,
-    channels: int,
-    classes: int,
-    knowledge: SourceKnowledge,
-    seed: int,
+    arm: ArmOptions, target: TargetNetwork, knowledge: SourceKnowledge, seed: int
 ) -> tuple[list[torch.nn.Module], list[str]]:
     """One network at its start for each component, and the names of source parameters that did not fit."""
     networks, anew = [], []
     for component in range(arm.components):
         own = seed if component == 0 else stream_seed(seed, "component", component)
-        network = build_network(without_deep_supervision(options), channels, classes, stream_seed(own, "weights"))
+        network = target.build(stream_seed(own, "weights"))
         if arm.init is Initialisation.SOURCE:
             anew = start_from_source(network, knowledge.states[component])
         elif arm.init is Initialisation.PRIOR:
@@ -188,12 +177,8 @@ class _Training:
         return train(
             parameter_groups(self._model, self._priors, arm),
             step_loss,
-            steps=options.steps,
-            rate=rate or cosine,
-            options=options.optimiser,
+            TrainingPlan(options.steps, rate or cosine, options.optimiser, self._seed, options.log_every),
             after_step=after_step,
-            log_every=options.log_every,
-            seed=self._seed,
             computing=self._computing,
         )
 

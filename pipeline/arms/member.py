@@ -10,7 +10,6 @@ from torch import Tensor
 from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer, get_filters
-from models.networks.factory import NetworkOptions, build_network, without_deep_supervision
 from models.other_weights import OtherWeights, WeightLayout
 from models.posteriors.factory import PosteriorOptions, build_posterior
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
@@ -20,6 +19,7 @@ from models.posteriors.posterior import Posterior
 from models.posteriors.swag import SWAG, SWAGOptions
 from pipeline.arms.choices import ArmOptions, BayesianScope, Trainable
 from pipeline.arms.starting_point import choose_trainable, learned_layers, learned_names
+from pipeline.arms.target_network import TargetNetwork
 
 _LEAST_MEAN_SQUARE = 1e-4
 """Biases start at zero, which says nothing of their scale; the variance at the start is then relative to 0.01²."""
@@ -92,28 +92,23 @@ def _start_log_variances(options: MeanFieldOptions, column: Tensor, layout: Weig
     return start + torch.cat(squares).log()[:, None]
 
 
-def rebuild_member(
-    arm: ArmOptions, network: NetworkOptions, channels: int, classes: int, state: Mapping[str, Tensor]
-) -> BayesianNetwork:
+def rebuild_member(arm: ArmOptions, network: TargetNetwork, state: Mapping[str, Tensor]) -> BayesianNetwork:
     """Rebuilds a trained member from its saved state, ready to predict.
 
     Args:
         arm: the choices that it was trained with.
         network: which network.
-        channels: image channels.
-        classes: classes of the output, background included.
         state: tensors of `member-XX.safetensors`.
 
     Raises:
         ModelError: if the state does not belong to these options.
     """
-    plain = without_deep_supervision(network)
     with torch.device("meta"):
-        wanted = sum(parameter.numel() for parameter in build_network(plain, channels, classes, 0).parameters())
+        wanted = sum(parameter.numel() for parameter in network.build(0).parameters())
     if wanted > sum(tensor.numel() for tensor in state.values()):
         # Before memory is taken for a network that the file cannot fill.
         raise _unfitting(f"they are fewer than the {wanted} of the network")
-    built = build_network(plain, channels, classes, 0)
+    built = network.build(0)
     options: PosteriorOptions = arm.posterior
     components = 1
     # An incremental update turns a mean-field posterior into a mixture, and adds components to a mixture.

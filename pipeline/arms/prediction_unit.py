@@ -9,6 +9,7 @@ from pathlib import Path
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.prediction import predict_cases, weight_draws
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import load_member
 from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
@@ -56,10 +57,10 @@ def predict_test_cases(folder: Path, progress: ProgressFile, *, task: Prediction
     left = [case for case in task.cases if not _take_over(task, case, folder)]
     if not left:
         return
-    channels, classes = left[0].channels, len(left[0].classes) + 1
+    network = TargetNetwork.of(task.network, left[0])
     members = []
     for training, seed in zip(task.trainings, task.seeds, strict=True):
-        member = load_member(training, task.arm, task.network, channels, classes).to(task.device)
+        member = load_member(training, task.arm, network).to(task.device)
         members.append((member, weight_draws(member, task.arm.draws, seed, task.device)))
     for case, prediction in predict_cases(members, left, task.patch, task.window, task.device, progress):
         stored = StoredPrediction.of(prediction, case, task.images[case.name])

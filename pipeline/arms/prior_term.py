@@ -104,12 +104,11 @@ class PriorTerm:
                 own,
                 self.priors.fitted,
                 self.priors.groups,
-                self._voxels,
+                draw.filters,
+                beside,
                 samples=self._arm.prior_samples,
                 share=self._arm.filter_share if share is None else share,
                 generator=generator,
-                filters=draw.filters,
-                beside=beside,
             )
             total = total + divergence.kl
             if terms is not None:

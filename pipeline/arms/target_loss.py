@@ -17,7 +17,7 @@ from models.posteriors.mixture import Mixture
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
-from pipeline.training.loop import StepLoss
+from pipeline.training.loop import StepLoss, is_logged
 from pipeline.training.patches import BatchSampler
 
 _ELBO_BATCHES = 16
@@ -62,7 +62,7 @@ class TargetLoss:
 
     def is_logged(self, step: int) -> bool:
         """Whether a step's numbers are kept."""
-        return (step + 1) % self._options.log_every == 0 or step + 1 == self._options.steps
+        return is_logged(step, self._options.steps, self._options.log_every)
 
     def of_component(self, component: int) -> Callable[[int], StepLoss]:
         """The loss while one component of a mixture is trained, on batches of its own."""

@@ -24,6 +24,7 @@ from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.source_knowledge import SourceKnowledge
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from pipeline.storage.cached_case import CachedCase
@@ -31,7 +32,7 @@ from pipeline.storage.file_names import HISTORY
 from pipeline.storage.tensors import load_tensors, save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.computing import ComputingOptions, Precision
+from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 MEMBER = "member.safetensors"
@@ -183,25 +184,23 @@ def read_training(folder: Path) -> TrainingRecord:
         raise WorkspaceError(f"{folder / TRAINING}: cannot be read", expected="a training's record", fix=fix) from error
 
 
-def load_member(folder: Path, arm: ArmOptions, network: NetworkOptions, channels: int, classes: int) -> BayesianNetwork:
+def load_member(folder: Path, arm: ArmOptions, network: TargetNetwork) -> BayesianNetwork:
     """Reads a trained member, ready to predict.
 
     Args:
         folder: of the training.
         arm: the choices of the arm that it serves; its posterior's settings say how draws are made.
         network: which network.
-        channels: image channels.
-        classes: classes of the output, background included.
 
     Raises:
         ModelError: the weights are of other options.
         WorkspaceError: the file is missing or damaged.
     """
-    return rebuild_member(arm, network, channels, classes, load_tensors(folder / MEMBER))
+    return rebuild_member(arm, network, load_tensors(folder / MEMBER))
 
 
 def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFile) -> TrainedMember:
-    arm, first = task.arm, task.first_case
+    arm = task.arm
     seed = member_seed(settings.seed, task.repeat, task.member)
     patches = PatchSampler(
         list(task.patients.values()),
@@ -212,15 +211,12 @@ def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFil
     return learn_member(
         arm,
         settings.options,
-        settings.network,
-        first.channels,
-        len(first.classes) + 1,
+        TargetNetwork.of(settings.network, task.first_case),
         task.knowledge(),
         BackgroundSampler(patches, settings.options.steps * arm.components, settings.workers),
         seed,
-        settings.device,
+        Computing(settings.computing, settings.device),
         progress,
-        settings.computing,
     )
 
 
@@ -228,7 +224,6 @@ def _joined(
     trained: TrainedMember, earlier: EarlierPosterior, task: TrainingTask, settings: TrainingSettings
 ) -> TrainedMember:
     """Joins the posterior of a member to that of an earlier unit."""
-    first = task.first_case
-    old = earlier.read(settings.network, first.channels, len(first.classes) + 1)
+    old = earlier.read(TargetNetwork.of(settings.network, task.first_case))
     joined = updated_posterior(old.to(settings.device), trained.model, task.arm.trainable, task.arm.update_share)
     return TrainedMember(joined.eval(), trained.history, trained.started_anew, trained.about)

@@ -24,6 +24,7 @@ from data.input_file import is_there, read_json, read_text
 from data.option_faults import fault_at
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
@@ -131,12 +132,12 @@ def read_model(path: Path, device: str = "cpu") -> Model:
     """
     description, digest = read_description(path)
     folder = find_model(path)
-    classes = len(description.classes) + 1
+    network = TargetNetwork(description.network, len(description.channels), len(description.classes) + 1)
     members = []
     for name in description.members:
         state = load_tensors(folder / name)
         try:
-            member = rebuild_member(description.arm, description.network, len(description.channels), classes, state)
+            member = rebuild_member(description.arm, network, state)
         except (RuntimeError, KeyError, ModelError) as error:
             reason = error.found if isinstance(error, ModelError) else str(error)
             raise ModelError(

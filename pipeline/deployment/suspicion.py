@@ -11,7 +11,7 @@ from data.checks.observation import observe_scan
 from data.errors import DataError
 from data.modality import Modality
 from data.plain_number import plain_number, plain_span
-from pipeline.deployment.contrast_profile import other_contrast
+from pipeline.deployment.contrast_profile import TrainingProfile, tissue_profile, white_over_grey
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint
 from pipeline.deployment.predict_options import SuspicionLimits
 from pipeline.deployment.raw_scan import RawScan
@@ -20,6 +20,8 @@ from preprocessing.step import Record
 _AXES = ("left-right", "back-front", "down-up")
 _FLAGGED_ERRORS = ("sform_qform",)
 """Errors that leave a mask usable on the voxels of its scan: they are told, and the case is predicted."""
+_LEAST_HISTOGRAM, _LEAST_TISSUES, _LEAST_WHITE_GREY = 0.15, 0.25, 0.4
+"""Distances that count as none, standard deviations: a few training cases may be alike by chance."""
 
 
 def scan_reasons(scan: RawScan, modality: Modality, limits: SuspicionLimits) -> list[str]:
@@ -62,6 +64,45 @@ def unlike_training(facts: CaseFacts, training: TrainingFingerprint, limits: Sus
     """Numbers of a scan that lie far from those of the training cases, each with the training span."""
     contrast = other_contrast(facts, training, limits.contrast)
     return [*contrast, *_geometry(facts, training, limits), *_intensities(facts, training, limits)]
+
+
+def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: float) -> Iterator[str]:
+    """Says which channels have another contrast than those of the training cases.
+
+    Args:
+        facts: of the case.
+        training: of the training cases; of a model that lacks the profiles nothing can be said.
+        factor: how many times farther than the training cases from each other a case may be.
+    """
+    for channel, profile in training.tissues.items():
+        own = facts.tissues.get(channel)
+        if not own:
+            continue
+        apart = training.white_over_grey[channel]
+        other = profile.distance(tissue_profile(own)) > max(factor * profile.spread, _LEAST_TISSUES)
+        if other or apart.distance((white_over_grey(own),)) > max(factor * apart.spread, _LEAST_WHITE_GREY):
+            yield f"{channel}: another contrast than in training ({_order(own)}; in training {_order_of(own, profile)})"
+    for channel, profile in training.histogram.items():
+        if channel in training.tissues and channel in facts.tissues:
+            # Lesions change the histogram more than another contrast does.
+            continue
+        away = profile.distance(facts.histogram[channel]) if channel in facts.histogram else 0.0
+        if away > max(factor * profile.spread, _LEAST_HISTOGRAM):
+            yield (
+                f"{channel}: the form of the histogram lies {plain_number(away, 2)} standard deviations from the "
+                f"training cases, which lie at most {plain_number(profile.spread, 2)} from each other"
+            )
+
+
+def _order(tissues: Mapping[str, float]) -> str:
+    """Tissues with their means, the brightest first."""
+    ordered = sorted(tissues.items(), key=lambda item: -item[1])
+    # A sum with 0 turns −0 into 0.
+    return ", ".join(f"{name} {round(value, 1) + 0.0:.1f}" for name, value in ordered)
+
+
+def _order_of(own: Mapping[str, float], profile: TrainingProfile) -> str:
+    return _order(dict(zip(sorted(own), profile.mean, strict=True)))
 
 
 def _geometry(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> Iterator[str]:

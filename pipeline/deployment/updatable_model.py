@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import ModelError
-from models.networks.factory import NetworkOptions
 from pipeline.arms.incremental_update import EarlierPosterior
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.model_folder import find_model, read_description
 
 
@@ -28,14 +28,12 @@ class UpdatableModel:
         return self.members[number % len(self.members)]
 
 
-def find_updatable(folder: Path, network: NetworkOptions, channels: int, classes: int) -> UpdatableModel:
+def find_updatable(folder: Path, network: TargetNetwork) -> UpdatableModel:
     """Finds a model with a posterior over the weights of a network; its files are checked, its weights not yet read.
 
     Args:
         folder: of the unit, or its model folder.
-        network: options of the network.
-        channels: image channels.
-        classes: classes of the output, background included.
+        network: which network.
 
     Raises:
         ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
@@ -43,15 +41,15 @@ def find_updatable(folder: Path, network: NetworkOptions, channels: int, classes
     description, digest = read_description(folder)
     found = {
         "posterior": description.arm.posterior.kind if not description.arm.is_variational else "",
-        "network": "" if description.network == network else str(description.network),
-        "channels": "" if len(description.channels) == channels else str(len(description.channels)),
-        "classes": "" if len(description.classes) + 1 == classes else str(len(description.classes) + 1),
+        "network": "" if description.network == network.options else str(description.network),
+        "channels": "" if len(description.channels) == network.channels else str(len(description.channels)),
+        "classes": "" if len(description.classes) + 1 == network.classes else str(len(description.classes) + 1),
     }
     expected = {
         "posterior": "`mean_field` or `mixture`",
-        "network": str(network),
-        "channels": str(channels),
-        "classes": str(classes),
+        "network": str(network.options),
+        "channels": str(network.channels),
+        "classes": str(network.classes),
     }
     for key, value in found.items():
         if value:

@@ -271,50 +271,63 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
     start = time.perf_counter()
     if rank() == 0:
         remove_temporaries(workspace.root / stage)
-    outcomes: dict[str, Outcome] = {}
-    for unit in units:
-        if is_done(unit, workspace):
-            outcomes[unit.key] = Outcome(unit.key, "reused")
+    outcomes = {unit.key: Outcome(unit.key, "reused") for unit in units if is_done(unit, workspace)}
     waiting = sorted((u for u in units if u.key not in outcomes), key=lambda u: -u.size)
-    progress_folder = workspace.root / (".progress" if rank() == 0 else f".progress-{rank()}")
-    progress_folder.mkdir(exist_ok=True)
-    for left in progress_folder.iterdir():
-        left.unlink(missing_ok=True)
+    progress_folder = _empty_progress_folder(workspace)
     if waiting or not units:
         logger.info("%s: %d to do, %d already done", stage, len(waiting), len(outcomes))
     else:
         logger.info("%s: nothing to do, %d already done", stage, len(outcomes))
-    restarts, killed = 0, False
     stop = StopFile(progress_folder / STOP)
     sizes = {u.key: u.size for u in waiting}
     with stops_on_signal(stop.request), StageProgress(stage, sizes, progress_folder) as bar:
-        while waiting:
-            before = len(outcomes)
-            # Whose work kills the workers shows when each is done alone.
-            batch = waiting[:1] if restarts >= _POOL_RESTARTS else waiting
-            try:
-                for outcome in _in_parallel(batch, workspace, progress_folder, execution):
-                    outcomes[outcome.key] = outcome
-                    if outcome.state != "stopped":
-                        bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
-            except TerminatedWorkerError:
-                killed = True
-                for unit in batch:
-                    if unit.key not in outcomes and is_done(unit, workspace):
-                        outcomes[unit.key] = Outcome(unit.key, "done")
-                        bar.finished(unit.key, "done", 0.0, "")
-                if restarts >= _POOL_RESTARTS and batch[0].key not in outcomes:
-                    restarts = 0
-                    outcomes[batch[0].key] = Outcome(batch[0].key, "failed", message=_KILLED)
-                    bar.finished(batch[0].key, "failed", 0.0, _KILLED)
-                else:
-                    restarts = restarts + 1 if len(outcomes) == before else 1
-                    logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
-            waiting = [u for u in waiting if u.key not in outcomes]
-    if killed:
-        remove_temporaries(workspace.root / stage)
+        for outcome in _with_new_pools(stage, waiting, workspace, progress_folder, execution):
+            outcomes[outcome.key] = outcome
+            if outcome.state != "stopped":
+                bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
     shutil.rmtree(progress_folder, ignore_errors=True)
     return StageRun(tuple(outcomes[u.key] for u in units), time.perf_counter() - start)
+
+
+def _empty_progress_folder(workspace: Workspace) -> Path:
+    """Makes the folder in which the units of this process tell how far they are."""
+    folder = workspace.root / (".progress" if rank() == 0 else f".progress-{rank()}")
+    folder.mkdir(exist_ok=True)
+    for left in folder.iterdir():
+        left.unlink(missing_ok=True)
+    return folder
+
+
+def _with_new_pools(
+    stage: str, waiting: Sequence[Unit], workspace: Workspace, progress_folder: Path, execution: Execution
+) -> Iterator[Outcome]:
+    """Does units until each has an outcome, with a new pool of workers whenever one of them is killed."""
+    restarts, killed = 0, False
+    while waiting:
+        # Whose work kills the workers shows when each is done alone.
+        alone = restarts >= _POOL_RESTARTS
+        batch = waiting[:1] if alone else waiting
+        finished: set[str] = set()
+        try:
+            for outcome in _in_parallel(batch, workspace, progress_folder, execution):
+                finished.add(outcome.key)
+                yield outcome
+        except TerminatedWorkerError:
+            killed = True
+            for unit in batch:
+                if unit.key not in finished and is_done(unit, workspace):
+                    finished.add(unit.key)
+                    yield Outcome(unit.key, "done")
+            if alone and not finished:
+                restarts = 0
+                finished.add(batch[0].key)
+                yield Outcome(batch[0].key, "failed", message=_KILLED)
+            else:
+                restarts = 1 if finished else restarts + 1
+                logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
+        waiting = [unit for unit in waiting if unit.key not in finished]
+    if killed:
+        remove_temporaries(workspace.root / stage)
 
 
 def _in_parallel(

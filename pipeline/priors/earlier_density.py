@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.storage.tensors import load_tensors
 
 

@@ -12,9 +12,9 @@ from data.name_fields import Apart, Name
 from data.options import Options
 from models.filters import FilterGrouping
 from models.priors.factory import PriorOptions, centred_on_network
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
+from models.priors.vae_options import FilterVAEOptions
 
 AUTO = "auto"
 """Value of an arm's `prior`: in every group of layers the simplest density that is as good as the best."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from data.errors import WorkspaceError
 from models.priors.factory import PriorOptions
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.evaluation.statistics import CLEAR_ERRORS
 from pipeline.report.filter_files import group_folders
 from pipeline.report.study_files import nested, read_mapping

@@ -6,12 +6,12 @@ from models.objectives import Likelihood
 from models.posteriors.mean_field import MeanFieldOptions
 from models.posteriors.swag import SWAGOptions
 from models.priors.factory import PriorOptions, centred_on_network
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.latent_prior import LatentPriorKind
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.arms.choices import NO_PRIOR, ArmOptions, Initialisation, Trainable
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.inference.dice_thresholds import MaskRule

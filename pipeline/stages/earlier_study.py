@@ -12,8 +12,8 @@ from data.errors import ConfigError, DataError, ModelError, WorkspaceError
 from data.input_file import read_json
 from models.filters import FilterLayer
 from models.priors.factory import PriorOptions
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.latent_prior import LatentPriorKind
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.study import StudyConfig
 from pipeline.execution.units import read_marker
 from pipeline.priors.earlier_density import EarlierDensity

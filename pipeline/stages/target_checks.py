@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from data.errors import DataError, ModelError
 from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
-from models.priors.position_gaussian import PositionGaussian
-from models.priors.standardisation import Standardisation
 from pipeline.config.study import StudyConfig
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.cached_case import CachedCase
@@ -105,13 +103,10 @@ def require_kernel_size(path: Path, density: PriorOptions) -> None:
     Raises:
         ModelError: names the file and both sizes.
     """
-    state = load_tensors(path)
-    prior = load_prior(density, state)
-    parts = [part for part in prior.modules() if isinstance(part, Standardisation | PositionGaussian)]
-    sizes = {part.mean.shape[-1] if isinstance(part, Standardisation) else part.means.shape[-1] for part in parts}
-    if sizes - {KERNEL_VOXELS}:
+    found = load_prior(density, load_tensors(path)).kernel_voxels
+    if found != KERNEL_VOXELS:
         raise ModelError(
-            f"{path}: the prior was fitted to kernels of {max(sizes - {KERNEL_VOXELS})} voxels",
+            f"{path}: the prior was fitted to kernels of {found} voxels",
             expected=f"kernels of {KERNEL_VOXELS} voxels (3×3×3), those of the network's filters",
             fix="run `graft fit-priors CONFIG` with the source networks of this study",
         )

@@ -20,6 +20,7 @@ from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, write_arm
@@ -313,7 +314,7 @@ class _OfSource:
         if arm.update_from is not None:
             dataset = config.target.dataset
             channels, classes = len(plan.channels[dataset]), len(plan.classes[dataset]) + 1
-            inputs["updated"] = find_updatable(arm.update_from, config.network, channels, classes)
+            inputs["updated"] = find_updatable(arm.update_from, TargetNetwork(config.network, channels, classes))
             recipe["update_from"] = inputs["updated"].digest
         return cls(recipe, **inputs)
 

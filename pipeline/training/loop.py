@@ -61,21 +61,60 @@ class History:
             writer.writerows(self.rows)
 
 
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The steps of a training.
+
+    Attributes:
+        steps: number of optimiser steps.
+        rate: step → learning rate.
+        options: of the optimiser.
+        seed: with the step it seeds torch's own generator, which dropout draws from.
+        log_every: every how many steps a row is kept; the last one always is.
+        keep: step → whether its row is kept in any case.
+    """
+
+    steps: int
+    rate: Callable[[int], float]
+    options: OptimiserOptions = field(default_factory=OptimiserOptions)
+    seed: int = 0
+    log_every: int = 10
+    keep: Callable[[int], bool] = lambda step: False
+
+    def is_logged(self, step: int) -> bool:
+        """Whether the row of a step (from 0) is kept."""
+        return is_logged(step, self.steps, self.log_every) or self.keep(step)
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """How a training that is stopped goes on.
+
+    Attributes:
+        modules: what a checkpoint holds.
+        checkpoints: when and where to save, and to go on from.
+        open_log: steps done before → log of the training, which the rows are left to; None in a process that writes
+            none.
+    """
+
+    modules: Mapping[str, torch.nn.Module]
+    checkpoints: Checkpoints
+    open_log: Callable[[int], TrainingLog] | None = None
+
+
+def is_logged(step: int, steps: int, every: int) -> bool:
+    """Whether a step (from 0) is one of every so many, or the last."""
+    return (step + 1) % every == 0 or step + 1 == steps
+
+
 def train(
     groups: Sequence[Mapping[str, Any]],
     step_loss: Callable[[int], StepLoss],
+    plan: TrainingPlan,
     *,
-    steps: int,
-    rate: Callable[[int], float],
-    options: OptimiserOptions,
     after_step: Callable[[int, dict[str, float]], None] = lambda step, row: None,
-    log_every: int = 10,
-    keep: Callable[[int], bool] = lambda step: False,
-    seed: int = 0,
-    modules: Mapping[str, torch.nn.Module] | None = None,
     computing: Computing | None = None,
-    checkpoints: Checkpoints | None = None,
-    open_log: Callable[[int], TrainingLog] | None = None,
+    resumption: Resumption | None = None,
 ) -> History:
     """Minimises a loss.
 
@@ -83,17 +122,10 @@ def train(
         groups: what is learned, as AdamW takes it; `rate_factor` multiplies the group's learning rate.
             Parameters without gradient are left alone.
         step_loss: step → loss; draws its batch as a function of the step.
-        steps: number of optimiser steps.
-        rate: step → learning rate.
-        options: of the optimiser.
+        plan: steps, rates, and what is logged.
         after_step: called with the step (from 0) and the numbers of the step; may add to them.
-        log_every: every how many steps a row is kept; the last one always is.
-        keep: step → whether its row is kept in any case.
-        seed: with the step it seeds torch's own generator, which dropout draws from.
-        modules: what a checkpoint holds; needed with `checkpoints`.
         computing: precision and device; float32 where the parameters lie by default.
-        checkpoints: when and where to save, and to go on from.
-        open_log: steps done before → log of the training; needed with `checkpoints`, which leave the rows to it.
+        resumption: checkpoints and a log on the disk; none by default.
 
     Raises:
         TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch.
@@ -104,17 +136,18 @@ def train(
     computing = computing or Computing(
         ComputingOptions(precision=Precision.FLOAT32), learned[0].device.type if learned else "cpu"
     )
+    options = plan.options
     optimiser = computing.optimiser(
-        torch.optim.AdamW(optimised, lr=rate(0), weight_decay=options.weight_decay, fused=True)
+        torch.optim.AdamW(optimised, lr=plan.rate(0), weight_decay=options.weight_decay, fused=True)
     )
-    state = TrainingState(modules or {}, optimiser, computing.scaler)
-    first = checkpoints.restore(state) if checkpoints else 0
-    with open_log(first) if open_log else nullcontext() as log:
+    state = TrainingState(resumption.modules if resumption else {}, optimiser, computing.scaler)
+    first = resumption.checkpoints.restore(state) if resumption else 0
+    with resumption.open_log(first) if resumption and resumption.open_log else nullcontext() as log:
         history = History(log.rows if log else [])
-        for step in range(first, steps):
-            torch.manual_seed(stream_seed(seed, "step", step))
+        for step in range(first, plan.steps):
+            torch.manual_seed(stream_seed(plan.seed, "step", step))
             for group in optimiser.param_groups:
-                group["lr"] = rate(step) * group["rate_factor"]
+                group["lr"] = plan.rate(step) * group["rate_factor"]
             result = step_loss(step)
             value = float(result.loss.detach())
             _require_finite("loss", value, step, result.cases)
@@ -124,12 +157,12 @@ def train(
             if computing.scaler is None:  # the scaler skips such steps and lowers its factor
                 _require_finite("norm of the gradient", float(norm), step, result.cases)
             optimiser.step()
-            row = {"step": step + 1, "loss": value, "rate": rate(step), **result.terms}
+            row = {"step": step + 1, "loss": value, "rate": plan.rate(step), **result.terms}
             after_step(step, row)
-            if (step + 1) % log_every == 0 or step + 1 == steps or keep(step):
+            if plan.is_logged(step):
                 log.write(row) if log else history.rows.append(row)
-            if checkpoints and step + 1 < steps:
-                checkpoints.after_step(step + 1, state, log.sync if log else _nothing)
+            if resumption and step + 1 < plan.steps:
+                resumption.checkpoints.after_step(step + 1, state, log.sync if log else _nothing)
         if log:
             log.finish()
     return history

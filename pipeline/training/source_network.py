@@ -24,7 +24,7 @@ from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions
-from pipeline.training.loop import StepLoss, train
+from pipeline.training.loop import Resumption, StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.schedule import cosine_cycles
 from pipeline.training.source_options import SourceTrainingOptions
@@ -161,17 +161,11 @@ def train_source_network(
     train(
         [{"params": list(model.parameters())}],
         step_loss,
-        steps=task.steps,
-        rate=task.rate,
-        options=task.options.optimiser,
+        TrainingPlan(task.steps, task.rate, task.options.optimiser, seed, keep=task.ends_cycle),
         after_step=after_step,
-        keep=task.ends_cycle,
-        seed=seed,
-        modules={"network": model},
         computing=computing,
-        checkpoints=checkpoints,
         # Of processes that train together, the first one writes.
-        open_log=open_log if computing.is_main else None,
+        resumption=Resumption({"network": model}, checkpoints, open_log if computing.is_main else None),
     )
     if computing.is_main:
         _write_sample(folder, task)

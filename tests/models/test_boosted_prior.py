@@ -13,8 +13,9 @@ from models.priors.boosted_prior import (
     best_share,
     boost,
 )
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.latent_prior import NormalMixture
+from models.priors.vae_options import FilterVAEOptions
 
 SETTINGS = BoostingSettings(BoostingObjective.EXACT, weight=1.0, steps=40, subset=200)
 

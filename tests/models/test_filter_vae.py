@@ -6,9 +6,10 @@ from torch import nn
 
 from data.errors import ModelError
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Gaussian, GaussianOptions
 from models.priors.vae_networks import GaussianNet
+from models.priors.vae_options import FilterVAEOptions
 from models.priors.vae_training import set_aside
 
 

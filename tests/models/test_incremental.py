@@ -5,9 +5,10 @@ import torch
 
 from models.filter_bank import FilterBank
 from models.priors.factory import load_prior
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.incremental import IncrementalMethod, elastic_penalty, fit_two_sets
 from models.priors.latent_prior import LearnedMixture
+from models.priors.vae_options import FilterVAEOptions
 
 pytestmark = pytest.mark.slow
 

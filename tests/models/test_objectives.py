@@ -17,9 +17,10 @@ from models.objectives import (
 )
 from models.posteriors.mean_field import MeanField
 from models.posteriors.point import Point
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Gaussian, GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 LAYERS = (FilterLayer("a", 2, 3, False), FilterLayer("b", 3, 5, False), FilterLayer("c", 5, 2, True))
 GROUPS = {"outer": (LAYERS[0], LAYERS[2]), "inner": (LAYERS[1],)}
@@ -87,7 +88,7 @@ def closed_form_kl(posterior, priors):
 def test_kl_is_the_closed_form_in_expectation(covariance):
     posterior, priors = mean_field(), gaussian_priors(covariance=covariance)
     generator = torch.Generator().manual_seed(2)
-    draws = torch.stack([kl_term(posterior, priors, INDEX, 1, generator=generator).kl.detach() for _ in range(400)])
+    draws = torch.stack([kl_term(posterior, priors, INDEX, generator=generator).kl.detach() for _ in range(400)])
     error = float(draws.std()) / math.sqrt(400)
     assert float(draws.mean()) == pytest.approx(closed_form_kl(posterior, priors), abs=4 * error)
 
@@ -99,7 +100,7 @@ def test_kl_of_a_posterior_that_is_the_prior_is_zero_in_expectation():
         for name, prior in priors.items():
             posterior.log_variances[INDEX.rows[name]] = 2 * torch.log(prior.pooled.colouring[0, 0])
     generator = torch.Generator().manual_seed(0)
-    terms = [kl_term(posterior, priors, INDEX, 1, generator=generator) for _ in range(300)]
+    terms = [kl_term(posterior, priors, INDEX, generator=generator) for _ in range(300)]
     values = torch.stack([term.kl.detach() for term in terms])
     assert float(values.mean()) == pytest.approx(0.0, abs=4 * float(values.std()) / math.sqrt(300))
     assert all(float(share) == 0.0 for share in terms[0].left_prior.values())
@@ -109,11 +110,9 @@ def test_kl_of_a_posterior_that_is_the_prior_is_zero_in_expectation():
 def test_a_random_subset_is_unbiased(share):
     posterior, priors = mean_field(), gaussian_priors()
     filters = posterior.sample(torch.Generator().manual_seed(3)).detach()
-    full = kl_term(posterior, priors, INDEX, 1, filters=filters)
+    full = kl_term(posterior, priors, INDEX, filters=filters)
     generator = torch.Generator().manual_seed(4)
-    terms = [
-        kl_term(posterior, priors, INDEX, 1, share=share, generator=generator, filters=filters) for _ in range(600)
-    ]
+    terms = [kl_term(posterior, priors, INDEX, share=share, generator=generator, filters=filters) for _ in range(600)]
     for pick in (lambda t: t.kl.detach(), lambda t: t.kl_per_group["inner"]):
         values = torch.stack([pick(term) for term in terms])
         assert float(values.std()) > 0
@@ -129,7 +128,7 @@ def test_gradient_of_a_random_subset_is_unbiased():
     def gradient(share, generator):
         posterior.zero_grad()
         filters = posterior.sample(torch.Generator().manual_seed(noise_seed))
-        kl_term(posterior, priors, INDEX, 1, share=share, generator=generator, filters=filters).total.backward()
+        kl_term(posterior, priors, INDEX, share=share, generator=generator, filters=filters).kl.backward()
         return posterior.means.grad.clone()
 
     full = gradient(1.0, None)
@@ -139,30 +138,29 @@ def test_gradient_of_a_random_subset_is_unbiased():
     assert float(error.abs().max()) < 5.5
 
 
-def test_scale_is_temperature_over_voxels_and_groups_add_up():
+def test_groups_add_up():
     posterior, priors = mean_field(), gaussian_priors()
-    term = kl_term(posterior, priors, INDEX, 5000, temperature=0.1, generator=torch.Generator().manual_seed(0))
-    assert float(term.total) == pytest.approx(float(term.kl) * 0.1 / 5000)
+    filters = posterior.sample(torch.Generator().manual_seed(0)).detach()
+    term = kl_term(posterior, priors, INDEX, filters)
     assert sum(float(v) for v in term.kl_per_group.values()) == pytest.approx(float(term.kl))
     entropy = posterior.entropy_per_filter()
-    for name in GROUPS:
-        own = -entropy[INDEX.rows[name]].sum() - term.log_prior_per_group[name]
+    for name, prior in priors.items():
+        rows = INDEX.rows[name]
+        own = -entropy[rows].sum() - prior.log_prob(filters[rows], INDEX.positions[name]).sum()
         assert float(term.kl_per_group[name]) == pytest.approx(float(own.detach()))
 
 
 def test_point_estimate_gives_the_map_objective():
     priors = gaussian_priors()
     posterior = Point(mean_field().means)
-    term = kl_term(posterior, priors, INDEX, 1)
+    term = kl_term(posterior, priors, INDEX)
     expected = -sum(prior.log_prob(posterior.filters[INDEX.rows[name]]).sum() for name, prior in priors.items())
     assert float(term.kl) == pytest.approx(float(expected.detach()))
 
 
 def test_group_without_a_prior_is_left_out():
     posterior, priors = mean_field(), gaussian_priors()
-    kl_term(
-        posterior, {"inner": priors["inner"]}, INDEX, 1, generator=torch.Generator().manual_seed(0)
-    ).total.backward()
+    kl_term(posterior, {"inner": priors["inner"]}, INDEX, generator=torch.Generator().manual_seed(0)).kl.backward()
     assert float(posterior.means.grad[INDEX.rows["outer"]].abs().sum()) == 0.0
     assert float(posterior.means.grad[INDEX.rows["inner"]].abs().min()) > 0.0
 
@@ -172,8 +170,8 @@ def test_the_encoder_learns_on_the_target_and_the_decoder_stays():
     prior = FilterVAE(FilterVAEOptions(latent=2, hidden=(8,), max_steps=30, batch=32)).double()
     prior.fit(bank_of_group("inner"), torch.Generator().manual_seed(0))
     prior.freeze_for_target()
-    term = kl_term(posterior, {"inner": prior}, INDEX, 1, samples=1, generator=torch.Generator().manual_seed(0))
-    term.total.backward()
+    term = kl_term(posterior, {"inner": prior}, INDEX, samples=1, generator=torch.Generator().manual_seed(0))
+    term.kl.backward()
     assert all(float(p.grad.abs().sum()) > 0 for p in prior.variational_parameters())
     assert all(p.grad is None for p in prior.decoder.parameters())
     assert float(posterior.log_variances.grad[INDEX.rows["inner"]].abs().min()) > 0
@@ -187,7 +185,7 @@ def test_hyperprior_enters_once_whatever_the_share():
     filters = posterior.mean().detach()
 
     def kl():
-        return float(kl_term(posterior, {"inner": prior}, INDEX, 1, filters=filters).kl.detach())
+        return float(kl_term(posterior, {"inner": prior}, INDEX, filters=filters).kl.detach())
 
     rest = kl() + float(prior.hyperprior_log_prob())
     expected = (
@@ -214,15 +212,13 @@ def test_bound_gap_shrinks_with_k_and_is_zero_for_exact_priors():
 
 def test_arguments_out_of_range_are_refused():
     posterior, priors = mean_field(), gaussian_priors()
-    for wrong in ({"share": 0.0}, {"share": 1.5}, {"samples": 0}, {"temperature": -1.0}):
+    for wrong in ({"share": 0.0}, {"share": 1.5}, {"samples": 0}):
         with pytest.raises(ModelError, match="share"):
-            kl_term(posterior, priors, INDEX, 1, **wrong)
-    with pytest.raises(ModelError, match="voxels"):
-        kl_term(posterior, priors, INDEX, 0)
+            kl_term(posterior, priors, INDEX, **wrong)
     with pytest.raises(ModelError, match="'stem'"):
-        kl_term(posterior, {"stem": priors["inner"]}, INDEX, 1)
+        kl_term(posterior, {"stem": priors["inner"]}, INDEX)
     with pytest.raises(ModelError, match="3 filters"):
-        kl_term(MeanField(torch.zeros(3, 27), 0.0), priors, INDEX, 1)
+        kl_term(MeanField(torch.zeros(3, 27), 0.0), priors, INDEX)
 
 
 def cross_entropy_by_hand(logits, labels):

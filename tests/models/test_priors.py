@@ -8,10 +8,10 @@ import torch
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.priors.factory import build_prior, load_prior
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 POSITION = {"centre": "source_position", "network": 1}
 VAE = {"latent": 2, "hidden": (16, 16), "max_steps": 60, "batch": 64}
@@ -130,7 +130,7 @@ def test_gradients_match_finite_differences(name):
 
 def test_save_and_load_give_the_same_numbers(name):
     prior, bank = fitted(name)
-    again = load_prior(PRIORS[name], {k: v.clone() for k, v in prior.state_dict().items()}, 2)
+    again = load_prior(PRIORS[name], {k: v.clone() for k, v in prior.state_dict().items()})
     where = bank.positions[::7]
     scores = [p.log_prob(bank.filters[::7], where, 4, torch.Generator().manual_seed(0)) for p in (prior, again)]
     assert torch.equal(*scores)
@@ -185,6 +185,13 @@ def test_variational_parameters_are_all_that_learns_on_the_target(name):
     assert filters.grad.abs().sum() > 0
     for parameter in prior.parameters():
         assert (parameter.grad is not None) == parameter.requires_grad
+
+
+def test_the_kernel_size_is_that_of_the_bank(name):
+    assert build_prior(PRIORS[name]).kernel_voxels == 27
+    prior, _ = fitted(name)
+    again = load_prior(PRIORS[name], prior.state_dict())
+    assert prior.kernel_voxels == again.kernel_voxels == 2
 
 
 def test_another_kernel_size_is_refused(name):
@@ -285,4 +292,4 @@ def test_factor_analysis_finds_what_was_put_in():
 def test_a_state_of_other_options_is_refused():
     prior, _ = fitted("vae")
     with pytest.raises(ModelError, match="fit-priors"):
-        load_prior(PRIORS["full"], prior.state_dict(), 2)
+        load_prior(PRIORS["full"], prior.state_dict())

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import FilterVAEOptions
+from models.priors.factory import load_prior
 from models.priors.gaussian import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.vae_options import FilterVAEOptions
 
 
 def bank_of_snapshots():
@@ -132,7 +133,7 @@ def test_a_learned_spread_never_falls_below_the_floor(covariance):
         assert torch.all(score < narrowest + 0.01)
         if covariance == "isotropic":
             assert torch.allclose(score, narrowest, atol=0.01)
-        rebuilt = ReuseOrRedraw.from_state(options, prior.state_dict(), 3)
+        rebuilt = load_prior(options, prior.state_dict())
         assert torch.allclose(rebuilt.log_prob(exact, where), score)
         spread = prior.sample(where, torch.Generator().manual_seed(0)) - exact
     assert float(spread.abs().median()) > 0.2 * float(floor.min())

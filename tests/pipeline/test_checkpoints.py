@@ -16,7 +16,7 @@ from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, TrainingState
 from pipeline.training.computing import ComputingOptions, Precision
-from pipeline.training.loop import OptimiserOptions, StepLoss, train
+from pipeline.training.loop import Resumption, StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.source_network import SourceTask, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
@@ -125,10 +125,10 @@ def test_the_last_good_checkpoint_stays_when_the_loss_is_not_finite(tmp_path: Pa
     def step_loss(step: int) -> StepLoss:
         return StepLoss(network.weight.sum() * (float("nan") if step == 3 else 1), cases=["a"])
 
-    settings = {"steps": 9, "rate": lambda step: 0.1, "options": OptimiserOptions(), "modules": {"network": network}}
+    resumption = Resumption({"network": network}, Checkpoints(tmp_path, every_steps=1))
     groups = [{"params": list(network.parameters())}]
     with pytest.raises(TrainingError, match="at step 3"):
-        train(groups, step_loss, checkpoints=Checkpoints(tmp_path, every_steps=1), **settings)
+        train(groups, step_loss, TrainingPlan(9, lambda step: 0.1), resumption=resumption)
     good = network.weight.detach().clone()
     torch.nn.init.zeros_(network.weight)
     state = TrainingState({"network": network}, torch.optim.AdamW(network.parameters()))

@@ -12,8 +12,9 @@ from data.errors import ConfigError, ModelError, WorkspaceError
 from models.filter_bank import FilterBank
 from models.filters import FilterLayer
 from models.priors.factory import fit_prior, load_prior
-from models.priors.filter_vae import FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import GaussianOptions
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.priors.density_choice import choose, resolve_densities

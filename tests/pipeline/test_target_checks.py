@@ -13,9 +13,11 @@ from pydantic import ValidationError
 
 from data.errors import DataError, ModelError
 from models.filter_bank import FilterBank
-from models.priors.filter_vae import Condition
-from models.priors.gaussian import Centre, Gaussian, GaussianOptions
+from models.priors.factory import PriorOptions, build_prior
+from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import Condition, FilterVAEOptions
 from pipeline.arms.preset_densities import ON_DEMAND
 from pipeline.arms.presets import PRESETS, named_priors
 from pipeline.config.reading import as_yaml, read_config
@@ -72,13 +74,21 @@ def test_an_empty_label_is_refused_and_named(make_case) -> None:
     assert str(empty.path) in str(refused.value)
 
 
-@pytest.mark.parametrize("centre", [Centre.POOLED, Centre.SOURCE_POSITION])
-def test_a_prior_of_another_kernel_size_is_refused(centre: Centre, tmp_path: Path) -> None:
-    options = GaussianOptions(centre=centre, covariance=Covariance.ISOTROPIC)
+@pytest.mark.parametrize(
+    "options",
+    [
+        GaussianOptions(covariance=Covariance.ISOTROPIC),
+        GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC),
+        FilterVAEOptions(hidden=(4,), max_steps=1),
+        ReuseOrRedrawOptions(shape=GaussianOptions()),
+    ],
+    ids=["pooled", "position", "vae", "reuse"],
+)
+def test_a_prior_of_another_kernel_size_is_refused(options: PriorOptions, tmp_path: Path) -> None:
     columns = [torch.arange(20) % 10 if k == 2 else torch.zeros(20, dtype=torch.int64) for k in range(5)]
     columns[4] = torch.arange(20) // 10
     for voxels in (27, 125):
-        prior = Gaussian(options, voxels)
+        prior = build_prior(options, voxels)
         prior.fit(FilterBank(torch.randn(20, voxels), *columns))
         path = tmp_path / f"{voxels}.safetensors"
         save_tensors(path, prior.state_dict())

@@ -18,7 +18,7 @@ from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
 from pipeline.training.computing import ComputingOptions
-from pipeline.training.loop import History, OptimiserOptions, StepLoss, train
+from pipeline.training.loop import History, OptimiserOptions, StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
@@ -38,9 +38,7 @@ def test_rate_factors_multiply_the_rate_of_their_group() -> None:
     train(
         [{"params": [first]}, {"params": [second], "rate_factor": 10.0}],
         lambda step: StepLoss((first + second).sum()),
-        steps=1,
-        rate=lambda step: 0.01,
-        options=PLAIN,
+        TrainingPlan(1, lambda step: 0.01, PLAIN),
     )
     torch.testing.assert_close(first.detach(), torch.full((2,), 0.99))
     torch.testing.assert_close(second.detach(), torch.full((2,), 0.90))
@@ -53,11 +51,8 @@ def test_the_rate_is_that_of_the_step() -> None:
     history = train(
         [{"params": [parameter]}],
         lambda step: StepLoss(parameter.sum()),
-        steps=3,
-        rate=lambda step: rates[step],
-        options=PLAIN,
+        TrainingPlan(3, lambda step: rates[step], PLAIN, log_every=1),
         after_step=lambda step, row: seen.append(float(parameter.detach())),
-        log_every=1,
     )
     assert seen == pytest.approx([0.5, 0.5, 0.25], abs=1e-6)
     assert [row["rate"] for row in history.rows] == rates
@@ -68,9 +63,7 @@ def test_what_needs_no_gradient_stays_as_it_is() -> None:
     train(
         [{"params": [free, frozen]}],
         lambda step: StepLoss((free * frozen).sum()),
-        steps=2,
-        rate=lambda step: 0.1,
-        options=OptimiserOptions(weight_decay=0.5),
+        TrainingPlan(2, lambda step: 0.1, OptimiserOptions(weight_decay=0.5)),
     )
     assert frozen.item() == 1.0
     assert free.item() < 1.0
@@ -81,9 +74,7 @@ def test_weight_decay_is_decoupled_and_can_be_switched_off_for_a_group() -> None
     train(
         [{"params": [decayed]}, {"params": [kept], "weight_decay": 0.0}],
         lambda step: StepLoss((decayed + kept).sum() * 0),
-        steps=1,
-        rate=lambda step: 0.1,
-        options=OptimiserOptions(weight_decay=0.5),
+        TrainingPlan(1, lambda step: 0.1, OptimiserOptions(weight_decay=0.5)),
     )
     assert decayed.item() == pytest.approx(1 - 0.1 * 0.5)
     assert kept.item() == 1.0
@@ -94,9 +85,7 @@ def test_gradients_are_clipped() -> None:
     train(
         [{"params": [parameter]}],
         square(parameter),
-        steps=1,
-        rate=lambda step: 0.1,
-        options=OptimiserOptions(gradient_clip=0.5),
+        TrainingPlan(1, lambda step: 0.1, OptimiserOptions(gradient_clip=0.5)),
     )
     assert parameter.grad is not None
     assert float(parameter.grad.norm()) == pytest.approx(0.5, rel=1e-4)
@@ -110,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_cases(bad: float) -> None
         return StepLoss(parameter.sum() * (bad if step == 2 else 1), cases=[f"case_{step}", "other"])
 
     with pytest.raises(TrainingError, match=r"at step 2 \(cases case_2, other\)") as caught:
-        train([{"params": [parameter]}], step_loss, steps=5, rate=lambda step: 0.1, options=PLAIN)
+        train([{"params": [parameter]}], step_loss, TrainingPlan(5, lambda step: 0.1, PLAIN))
     assert "finite" in str(caught.value)
 
 
@@ -124,12 +113,8 @@ def test_rows_are_kept_every_few_steps_at_the_end_and_where_asked(tmp_path: Path
     history = train(
         [{"params": [parameter]}],
         square(parameter),
-        steps=11,
-        rate=lambda step: 0.1,
-        options=PLAIN,
+        TrainingPlan(11, lambda step: 0.1, PLAIN, log_every=4, keep=lambda step: step == 6),
         after_step=after_step,
-        log_every=4,
-        keep=lambda step: step == 6,
     )
     assert [row["step"] for row in history.rows] == [4, 7, 8, 11]
     assert [row["extra"] for row in history.rows] == [3, 6, 7, 10]
@@ -160,7 +145,7 @@ def test_a_small_network_learns_two_cubes(make_case) -> None:
         return StepLoss(loss(network(images), labels), cases=names)
 
     groups = [{"params": list(network.parameters())}]
-    history = train(groups, step_loss, steps=100, rate=lambda step: 1e-2, options=OptimiserOptions())
+    history = train(groups, step_loss, TrainingPlan(100, lambda step: 1e-2))
     assert history.rows[-1]["loss"] < 0.5 * history.rows[0]["loss"]
     assert mean_dice(network.eval(), cases, (16, 16, 16), SlidingWindowOptions(), "cpu") > 0.9
 
@@ -225,5 +210,5 @@ def test_a_gradient_that_is_not_finite_stops_before_it_spoils_the_weights() -> N
         return StepLoss(weight.sqrt().sum(), cases=["case_7"])
 
     with pytest.raises(TrainingError, match=r"gradient is inf at step 0 \(cases case_7\)"):
-        train([{"params": [weight]}], root_at_zero, steps=2, rate=lambda step: 0.1, options=OptimiserOptions())
+        train([{"params": [weight]}], root_at_zero, TrainingPlan(2, lambda step: 0.1))
     assert weight.item() == 0

@@ -16,16 +16,17 @@ from models.filters import FilterGrouping, FilterLayer, filter_layers, group_lay
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import PriorOptions, build_prior
-from models.priors.filter_vae import Condition, FilterVAEOptions
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import Condition, FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.source_knowledge import SourceKnowledge
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.deployment.arm_model import ArmTask, write_arm
 from pipeline.deployment.model_description import ModelOrigin
@@ -35,6 +36,7 @@ from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, no_augmentation
+from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 from preprocessing.chain import default_options
 
@@ -122,13 +124,11 @@ class Bench:
         return learn_member(
             arm,
             inference(**changes),
-            NETWORK,
-            channels,
-            2,
+            TargetNetwork(NETWORK, channels, 2),
             known or self.knowledge(arm),
             self.sampler(channels),
             SEED,
-            "cpu",
+            Computing(ComputingOptions(precision=Precision.FLOAT32), "cpu"),
             lambda fraction: None,
         )
 
@@ -143,7 +143,9 @@ class Bench:
                 save_tensors(priors[group], prior.state_dict())
         named = {f"class_{k}": (k,) for k in range(1, classes + 1)}
         patients = {p: [self.make_case(c, classes=named)] for p, c in (("p", "a"), ("q", "b"))}
-        earlier = None if arm.update_from is None else find_updatable(arm.update_from, NETWORK, 1, classes + 1)
+        earlier = (
+            None if arm.update_from is None else find_updatable(arm.update_from, TargetNetwork(NETWORK, 1, classes + 1))
+        )
         trainings = [
             TrainingTask(
                 arm=arm.of_training(),

@@ -29,6 +29,7 @@ from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import member_seed
 from pipeline.execution.progress import ProgressFile
 from pipeline.inference.dice_thresholds import MaskRule
@@ -166,7 +167,7 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
     members = []
     for number in range(arm.members):
         state = load_tensors(tmp_path / "unit" / "model" / f"member-{number:02d}.safetensors")
-        member = rebuild_member(arm, bench.network, 1, 2, state)
+        member = rebuild_member(arm, TargetNetwork(bench.network, 1, 2), state)
         assert not member.training
         members.append((member, weight_draws(member, 3, stream_seed(bench.seed, "target", 0, number), "cpu")))
     first, second = [draw.filters for draw in members[0][0].draws(2, torch.Generator().manual_seed(0))]

@@ -28,9 +28,11 @@ from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.updatable_model import find_updatable
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_tensors
+from pipeline.training.computing import Computing, ComputingOptions, Precision
 
 GAUSSIAN = PRESETS["gaussian_full"]
 TWO = MixtureOptions(components=2)
@@ -63,7 +65,7 @@ def test_all_weights_can_be_bayesian(bench, posterior: str, prior: OtherPrior) -
         assert "kl_nats_other" not in trained.history.rows[-1]
     else:
         assert math.isfinite(trained.history.rows[-1]["kl_nats_other"])
-    again = rebuild_member(arm, bench.network, 1, 2, trained.model.state_dict())
+    again = rebuild_member(arm, TargetNetwork(bench.network, 1, 2), trained.model.state_dict())
     image = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         assert torch.equal(again.with_weights(first)(image), trained.model.with_weights(first)(image))
@@ -251,7 +253,16 @@ def test_members_have_seeds_of_their_own_for_dropout_and_no_batch_beyond_the_tra
     for seed in (1, 2):
         sampler = Watched(bench.sampler(), 2 * 2)
         options = InferenceOptions(arms=["random"], steps=2, floor_rate=0.0)
-        learn_member(arm, options, bench.network, 1, 2, bench.knowledge(arm), sampler, seed, "cpu", lambda part: None)
+        learn_member(
+            arm,
+            options,
+            TargetNetwork(bench.network, 1, 2),
+            bench.knowledge(arm),
+            sampler,
+            seed,
+            Computing(ComputingOptions(precision=Precision.FLOAT32), "cpu"),
+            lambda part: None,
+        )
         noted.append(set(sampler.seeds))
     assert not noted[0] & noted[1]
 
@@ -284,10 +295,12 @@ def test_an_update_mixes_the_old_posterior_with_the_new(bench, tmp_path: Path) -
     second = changed(first, update_from=tmp_path / "old", update_share=0.25, draws=4)
     files = bench.run(bench.task(second, "new"), tmp_path / "new", seed=bench.seed + 1)
     state = load_tensors(tmp_path / "new" / "model" / "member-00.safetensors")
-    joined = rebuild_member(second, bench.network, 1, 2, state)
+    joined = rebuild_member(second, TargetNetwork(bench.network, 1, 2), state)
     assert isinstance(joined.posterior, Mixture)
     assert joined.posterior.log_weights.exp().tolist() == pytest.approx([0.75, 0.25])
-    old = rebuild_member(first, bench.network, 1, 2, load_tensors(tmp_path / "old" / "model" / "member-00.safetensors"))
+    old = rebuild_member(
+        first, TargetNetwork(bench.network, 1, 2), load_tensors(tmp_path / "old" / "model" / "member-00.safetensors")
+    )
     assert torch.equal(joined.posterior.component(0).means, old.posterior.means)
     image = torch.randn(1, 1, 16, 16, 16)
     for draw in joined.draws(4, torch.Generator().manual_seed(0)):
@@ -295,17 +308,17 @@ def test_an_update_mixes_the_old_posterior_with_the_new(bench, tmp_path: Path) -
             with torch.no_grad():
                 assert torch.equal(joined(image, *draw), old(image, draw.filters))
     assert json.loads(files["unit.json"])["choices"]["update_from"] == str(tmp_path / "old")
-    assert find_updatable(tmp_path / "old", bench.network, 1, 2).member(1).arm == first
+    assert find_updatable(tmp_path / "old", TargetNetwork(bench.network, 1, 2)).member(1).arm == first
     with pytest.raises(ModelError, match="classes is 2"):
-        find_updatable(tmp_path / "old", bench.network, 1, 3)
+        find_updatable(tmp_path / "old", TargetNetwork(bench.network, 1, 3))
     with pytest.raises(ModelError, match="no such folder"):
-        find_updatable(tmp_path / "none", bench.network, 1, 2)
+        find_updatable(tmp_path / "none", TargetNetwork(bench.network, 1, 2))
 
 
 def test_an_update_of_a_point_estimate_is_refused(bench, tmp_path: Path) -> None:
     bench.run(bench.task(PRESETS["fine_tune"]), tmp_path / "old")
     with pytest.raises(ModelError, match="posterior is point"):
-        find_updatable(tmp_path / "old", bench.network, 1, 2)
+        find_updatable(tmp_path / "old", TargetNetwork(bench.network, 1, 2))
 
 
 @pytest.mark.parametrize("name", ["gaussian_source", "reuse_or_redraw", "dwp_conditional", "fine_tune_l2sp"])

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from data.volume import Volume
-from pipeline.deployment.contrast_profile import TrainingProfile, other_contrast
+from pipeline.deployment.contrast_profile import TrainingProfile
 from pipeline.deployment.fingerprint import CaseFacts, TrainingFingerprint, case_facts
 from pipeline.deployment.predict_options import SuspicionLimits
-from pipeline.deployment.suspicion import unlike_training
+from pipeline.deployment.suspicion import other_contrast, unlike_training
 from preprocessing.template import load_template
 from preprocessing.tissue_contrast import tissue_contrast
 

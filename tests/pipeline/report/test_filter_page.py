@@ -23,9 +23,9 @@ from PIL import Image
 from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterLayer
 from models.priors.factory import build_prior
-from models.priors.filter_vae import FilterVAEOptions
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance
+from models.priors.vae_options import FilterVAEOptions
 from pipeline.report.build import build_report
 from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import read_scores

@@ -13,8 +13,9 @@ from torch import nn
 
 from models.filter_bank import FilterBank
 from models.priors.factory import PriorOptions
-from models.priors.filter_vae import Condition, FilterVAE, FilterVAEOptions
+from models.priors.filter_vae import FilterVAE
 from models.priors.vae_networks import GaussianNet
+from models.priors.vae_options import Condition, FilterVAEOptions
 from pipeline.report.density_scores import Estimate, reference_density, vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
