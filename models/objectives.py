@@ -132,14 +132,12 @@ class KLTerm:
         total: scalar to be added to the data term, (T / N_vox) · KL, nats per voxel.
         kl: estimate of KL(q ‖ p) over all filters (an upper bound in expectation if a prior is a bound), nats.
         kl_per_group: the same by group, nats, detached.
-        log_prior_per_group: estimate of Σ E_q log p(w) by group, nats, detached.
         left_prior: by group, share of the looked-at filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
     """
 
     total: Tensor
     kl: Tensor
     kl_per_group: dict[str, Tensor]
-    log_prior_per_group: dict[str, Tensor]
     left_prior: dict[str, Tensor]
 
 
@@ -182,7 +180,6 @@ def kl_term(
     entropies = posterior.entropy_term(drawn, beside)
     total = torch.zeros((), dtype=drawn.dtype, device=drawn.device)
     kls: dict[str, Tensor] = {}
-    log_priors: dict[str, Tensor] = {}
     left: dict[str, Tensor] = {}
     subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
     # One selection for all groups: the gradient of each fills a matrix of all filters.
@@ -193,9 +190,9 @@ def kl_term(
         log_prior_sum = len(groups.rows[name]) / len(rows) * log_prior.sum() + prior.hyperprior_log_prob()
         group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
         total = total + group_kl
-        kls[name], log_priors[name] = group_kl.detach(), log_prior_sum.detach()
+        kls[name] = group_kl.detach()
         left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
-    return KLTerm(temperature / voxels * total, total, kls, log_priors, left)
+    return KLTerm(temperature / voxels * total, total, kls, left)
 
 
 def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor | slice:

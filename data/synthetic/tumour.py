@@ -37,7 +37,7 @@ class TumourOptions(Options):
 
     volume_ml: tuple[float, float] = Field((30.0, 150.0), description="range of the volume of core, rim and oedema, ml")
     mass_share: tuple[float, float] = Field(
-        (0.3, 0.6), description="range of the share of that volume that is no oedema"
+        (0.3, 0.6), description="range of the share of that volume that is not oedema"
     )
     core_share: tuple[float, float] = Field((0.2, 0.55), description="range of the share of the mass that is core")
     irregularity: float = Field(0.7, ge=0, le=1.5, description="s.d. of the log speed of the growing fronts")

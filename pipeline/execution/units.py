@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MARKER = "done.json"
 _POOL_RESTARTS = 3
 _KILLED = (
-    "its worker process was killed again and again; expected one that lives (did the machine run out of memory?); "
+    "its worker process was killed repeatedly; expected it to finish (did the machine run out of memory?); "
     "to fix it, use --jobs 1, or smaller patches"
 )
 
@@ -309,7 +309,7 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
                     bar.finished(batch[0].key, "failed", 0.0, _KILLED)
                 else:
                     restarts = restarts + 1 if len(outcomes) == before else 1
-                    logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
+                    logger.warning("%s: a worker process was killed; continuing with the unfinished units", stage)
             waiting = [u for u in waiting if u.key not in outcomes]
     if killed:
         remove_temporaries(workspace.root / stage)
@@ -322,7 +322,7 @@ def _in_parallel(
 ) -> Iterator[Outcome]:
     no_workers = execution.backend == "loky" and joblib.effective_n_jobs(2) == 1
     if no_workers and execution.jobs > 1:
-        logger.warning("workers need shared memory, and /dev/shm cannot be written: one unit at a time")
+        logger.warning("workers need shared memory, but /dev/shm is not writable: running one unit at a time")
     # Processes that train together all take part in every unit, here and one after the other.
     if world_size() > 1 or no_workers:
         for unit in units:
