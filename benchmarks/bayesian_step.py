@@ -21,7 +21,7 @@ import torch
 from models.bayesian_network import BayesianNetwork
 from models.deep_supervision import DeepSupervisionLoss
 from models.filter_bank import FilterBank, SourceState
-from models.filters import FilterGrouping, filter_layers, group_layers
+from models.filters import FilterGrouping, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import SegmentationLoss, SegmentationLossOptions
@@ -97,7 +97,9 @@ def bayesian(arm: ArmOptions, network: torch.nn.Module, batch: OneBatch, steps: 
     for name, members in groups.items():
         options = FilterVAEOptions(max_steps=20) if arm.prior == "vae" else GaussianOptions()
         fitted[name] = build_prior(options)
-        fitted[name].fit(FilterBank.from_state_dicts([state], members, layers), torch.Generator().manual_seed(0))
+        fitted[name].fit(
+            FilterBank.from_state(state, members, filter_positions(members, layers)), torch.Generator().manual_seed(0)
+        )
         fitted[name].freeze_for_target()
     priors = WeightPriors(fitted, learned_groups(groups, layers, layers)).to(device)
     options = InferenceOptions(steps=10**9)

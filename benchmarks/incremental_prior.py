@@ -67,8 +67,7 @@ def synthetic(family: str, seed: int) -> Divided:
         rows = torch.arange(count)
         zeros = torch.zeros_like(rows)
         banks.append(FilterBank(filters, zeros, rows // 50, rows % 50, zeros + network, zeros))
-    scored, fitted = FilterBank.concatenate(banks).split_by_network([0, 1, 2, 3])
-    return Divided(fitted, scored)
+    return Divided(FilterBank.concatenate(banks[:4]), FilterBank.concatenate(banks[4:]))
 
 
 def of_workspace(workspace: Path, group: str, most: int) -> Divided:

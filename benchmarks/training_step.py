@@ -26,7 +26,7 @@ import torch
 
 from models.bayesian_network import BayesianNetwork
 from models.filter_bank import FilterBank, SourceState
-from models.filters import FilterGrouping, filter_layers, get_filters, group_layers
+from models.filters import FilterGrouping, filter_layers, filter_positions, get_filters, group_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
@@ -35,7 +35,7 @@ from models.priors.filter_vae import FilterVAE
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
-from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation
+from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
@@ -113,7 +113,7 @@ def bayesian(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tenso
     priors = {}
     for name, members in groups.items():
         priors[name] = FilterVAE(FilterVAEOptions(max_steps=20))
-        bank = FilterBank.from_state_dicts([state], members, layers)
+        bank = FilterBank.from_state(state, members, filter_positions(members, layers))
         priors[name].fit(bank, torch.Generator().manual_seed(0))
         priors[name].to(images.device).freeze_for_target()
     posterior = MeanField.from_options(MeanFieldOptions(), get_filters(network.state_dict(), layers), layers)
@@ -145,7 +145,12 @@ def variants(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Run],
     network_options = ResidualUNetOptions(channels=tuple(options.channels))
     patch = PatchOptions(size=(options.patch,) * 3, batch=options.batch, foreground_share=0.5)
     patients = write_cases(folder, 4, options.patch * 2)
-    plain = PatchSampler(patients, patch, Augmentation(no_augmentation()), 0)
+    plain = PatchSampler(
+        patients,
+        patch,
+        Augmentation(AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)),
+        0,
+    )
     augmented = PatchSampler(patients, patch, Augmentation(AugmentationOptions()), 0)
     images, labels, _ = plain.batch(0)
     device = options.device

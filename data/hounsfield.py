@@ -76,20 +76,20 @@ def hounsfield_fault(array: NDArray) -> RangeFault | None:
     shift = _shift(values)
     if shift is not None:
         text = f"the values look like Hounsfield units with {plain_number(shift)} added (air near "
-        text += f"{plain_number(shift - _FULL_AIR)}), or it is no CT"
+        text += f"{plain_number(shift - _FULL_AIR)}), or this is not a CT"
         return RangeFault(text, True, f"subtract {shift:.0f}, or write it as the intercept into the header (scl_inter)")
     if float(np.percentile(values, 0.5)) < _FAT and -_FULL_AIR < float(np.median(values)) < 2 * _WATER:
         # A crop without air: fat or lung below 0, soft tissue about it.
         return None
     if low >= 0 and high <= 255:
         levels = "0 to 1" if high <= 1.01 else "0 to 255"
-        text = f"the values run from {plain_span(low, high)}: grey levels from {levels}, no Hounsfield units"
+        text = f"the values run from {plain_span(low, high)}: grey levels from {levels}, not Hounsfield units"
         return RangeFault(text, False, "export the CT again without rescaling its intensities")
     return _unknown(low, high)
 
 
 def _unknown(low: float, high: float) -> RangeFault:
-    text = f"the lowest value is {plain_number(low)} and the highest {plain_number(high)}, so this is no CT in "
+    text = f"the lowest value is {plain_number(low)} and the highest {plain_number(high)}, so this is not a CT in "
     return RangeFault(
         text + "Hounsfield units with air", False, "export the CT in Hounsfield units, or correct `modality`"
     )

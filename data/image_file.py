@@ -267,7 +267,9 @@ def write_frames(volumes: Sequence[Volume], path: Path) -> None:
         DataError: the path does not end in a NIfTI suffix.
     """
     if image_suffix(path) not in NIFTI_SUFFIXES:
-        raise refuse(path, "is no name for this image", f"one of {', '.join(NIFTI_SUFFIXES)}", "change the suffix")
+        raise refuse(
+            path, "is not a file name for this image", f"one of {', '.join(NIFTI_SUFFIXES)}", "change the suffix"
+        )
     first = volumes[0]
     if any(not first.same_grid(volume) for volume in volumes[1:]):
         raise ValueError("the frames of one file lie on one grid")

@@ -26,7 +26,7 @@ _KINDS = {
 
 
 def require_regular_file(path: Path, expected: str, error: type[GraftError] = DataError, fix: str = "") -> int:
-    """Refuses what is no regular file (or a link to one), without opening it: reading a named pipe would never end.
+    """Refuses what is not a regular file (or a link to one), without opening it: reading a named pipe would never end.
 
     Args:
         path: the file.
@@ -43,16 +43,16 @@ def require_regular_file(path: Path, expected: str, error: type[GraftError] = Da
     try:
         found = path.stat()
     except FileNotFoundError as cause:
-        gone = "is a link to a file that is not there" if path.is_symlink() else "there is no such file"
+        gone = "is a link to a file that does not exist" if path.is_symlink() else "there is no such file"
         raise error(f"{path}: {gone}", expected=expected, fix=fix or "correct the path, or restore the file") from cause
     except OSError as cause:
         raise error(
             f"{path}: cannot be read ({cause.strerror})", expected=expected, fix=fix or "correct the path"
         ) from cause
     except ValueError as cause:
-        raise error(f"{path}: is no name of a file", expected=expected, fix=fix or "correct the path") from cause
+        raise error(f"{path}: is not a valid file name", expected=expected, fix=fix or "correct the path") from cause
     if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is no regular file")
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "is not a regular file")
         raise error(f"{path}: {kind}", expected=expected, fix=fix or "name the file itself, or rename what is there")
     return found.st_size
 
@@ -75,7 +75,7 @@ def read_text(
         fix: what the user can do where it cannot be read.
 
     Raises:
-        GraftError: it is no regular file, too large, not readable or not text.
+        GraftError: it is not a regular file, too large, not readable or not text.
     """
     size = require_regular_file(path, expected, error, fix)
     if size > largest:
@@ -125,7 +125,7 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
         raise error(
             f"{path}: is not valid JSON ({cause})",
             expected="a JSON file in UTF-8",
-            fix=fix or "correct it at that place",
+            fix=fix or "correct the error at that position",
         ) from cause
     if too_deep:
         raise error(

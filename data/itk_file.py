@@ -179,8 +179,10 @@ def _voxel_bytes(path: Path, file: Path, stored: StoredVoxels, header: ImageHead
         skip = max(held - wanted, 0)
     if held - skip != wanted:
         where = "" if file == path else f" in {file.name}"
-        found = f"its header claims {wanted:,} bytes of voxels{where}, there are {max(held - skip, 0):,}"
-        raise refuse(path, f"{found}: the header is wrong or the file is truncated", "a header that fits", AGAIN)
+        found = f"its header claims {wanted:,} bytes of voxels{where}, but the file holds {max(held - skip, 0):,}"
+        raise refuse(
+            path, f"{found}: the header is wrong or the file is truncated", "a header that agrees with them", AGAIN
+        )
     return content[skip : skip + wanted] if skip else content, ignored
 
 

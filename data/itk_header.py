@@ -203,7 +203,12 @@ def _beside(path: Path, name: str) -> Path:
     plain = name.removeprefix("./")
     if plain in ("", ".", "..") or "/" in plain or "\\" in plain or "\0" in plain:
         found = f"its header names the file {name!r}, which does not lie beside it"
-        raise refuse(path, found, "the plain name of a file in the same folder", "put that file there and name it so")
+        raise refuse(
+            path,
+            found,
+            "the plain name of a file in the same folder",
+            "put that file there, and name it in the header",
+        )
     file = path.with_name(plain)
     if not file.is_file():
         why = "which is not a regular file" if file.exists() else "which does not exist"

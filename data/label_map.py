@@ -99,5 +99,5 @@ def _require_finite(array: NDArray, name: str) -> None:
         raise DataError(
             f"{name}: {bad:,} of {array.size:,} voxels are NaN or infinite",
             expected="finite values",
-            fix="find out where they come from; if they stand for the background, replace them by 0",
+            fix="find out where they come from; if they stand for the background, replace them with 0",
         )

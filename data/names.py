@@ -15,8 +15,8 @@ LONGEST = 150
 """Bytes (UTF-8) of the longest name. A file name has 255 at most, and suffixes come on top."""
 
 RULE = (
-    "letters, digits, spaces and signs such as `.`, `_`, `-` and `+`, without separators of folders, "
-    "and neither a dot nor a dash in front"
+    "letters, digits, spaces and characters such as `.`, `_`, `-` and `+`, without folder separators "
+    "and without a dot or dash at the start"
 )
 
 RESERVED = frozenset(
@@ -60,9 +60,9 @@ def name_fault(name: object) -> str | None:
             return "is not valid UTF-8"
         return f"contains the invisible character U+{ord(hidden):04X}"
     if len(name.encode()) > LONGEST:
-        return f"has {len(name.encode())} bytes, and {LONGEST} are the most"
+        return f"has {len(name.encode())} bytes; at most {LONGEST} are allowed"
     if name.casefold() in RESERVED:
-        return "is that of a file that Graft writes"
+        return "is the name of a file that Graft writes"
     return None
 
 

@@ -126,7 +126,7 @@ def _first_bytes(path: Path) -> bytes:
         if not packed.startswith(GZIP_MAGIC):
             found = "cannot be read (it is not compressed, although its name ends in .gz)"
             raise refuse(
-                path, found, "a NIfTI file packed by gzip", "rename it if it is a NIfTI file, or fetch it again"
+                path, found, "a NIfTI file compressed with gzip", "rename it if it is a NIfTI file, or copy it again"
             )
         try:
             return zlib.decompressobj(31).decompress(packed, _HEADER_BYTES)

@@ -40,7 +40,7 @@ def place(volume: Volume, channels: Mapping[str, Volume], name: str) -> Placemen
         name: what it is, for the messages.
 
     Raises:
-        DataError: it lies on another grid than every channel.
+        DataError: it lies on a different grid from every channel.
     """
     for channel, image in channels.items():
         try:
@@ -50,7 +50,7 @@ def place(volume: Volume, channels: Mapping[str, Volume], name: str) -> Placemen
         return Placement(placed, channel, _changes(volume, image, name, channel))
     faults = "; ".join(_fault(volume, image, channel) for channel, image in channels.items())
     raise DataError(
-        f"{name}: on another grid than {', '.join(channels)}: {faults}",
+        f"{name}: on a different grid from {', '.join(channels)}: {faults}",
         expected="the grid of a channel",
         fix=f"export the {name} on the grid of the image, or check that both belong to one scan",
     )

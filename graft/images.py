@@ -91,7 +91,7 @@ def _found(path: Path, channels: Sequence[str], name: str | None) -> Case:
         raise DataError(
             f"{path}: holds {len(found)} scans",
             expected="one scan",
-            fix="call it once for each, or run `graft predict`, which goes on after a bad one",
+            fix="call it once for each, or run `graft predict`, which continues after a bad one",
         )
     case = _usable(found[0])
     return case if name is None else Case(_checked(name), name, case.channels)

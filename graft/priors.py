@@ -77,10 +77,10 @@ class FittedPrior:
         if foreign or not layers or positions:
             differing = foreign or sorted(set(layers) ^ set(self.network_layers), key=lambda layer: layer.parameter)
             raise ModelError(
-                f"the prior is of other layers than the network's, which has {len(layers)} with 3×3×3 filters"
+                f"the prior was not fitted to the layers of the network, which has {len(layers)} with 3×3×3 filters"
                 + (f", {differing[0].parameter} among them" if layers else ""),
                 expected="the layers of the networks that it was fitted to",
-                fix="fit a prior with grouping='all' and no positions, which any network may have",
+                fix="fit a prior with grouping='all' and no positions, which suits any network",
             )
         groups = {group: tuple(layer for layer in layers if homes[layer.parameter] == group) for group in self.groups}
         return {group: members for group, members in groups.items() if members}

@@ -39,7 +39,7 @@ class WeightDraw(NamedTuple):
 class BayesianNetwork(nn.Module):
     """Network and posterior together: one module, one state dict, one set of parameters to optimise.
 
-    The network's own filter weights are placeholders and are frozen; `bake` writes a draw or the mean into them.
+    The network's own filter weights are placeholders and are frozen.
 
     Args:
         network: maps `[N, C, X, Y, Z]` to logits.
@@ -169,10 +169,3 @@ class BayesianNetwork(nn.Module):
     def point_parameters(self) -> list[nn.Parameter]:
         """Returns the trainable parameters of the network that have no posterior: by default all that is no filter."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-
-    @torch.no_grad()
-    def bake(self, filters: Tensor | None = None, others: Tensor | None = None, component: int = 0) -> nn.Module:
-        """Writes the weights of a draw (the posterior's centre if left out) into the network and returns it."""
-        draw = self.centre() if filters is None else WeightDraw(filters, others, component)
-        self.network.load_state_dict(self.tensors(draw), strict=False)
-        return self.network

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from data.errors import ModelError
-from models.filters import FilterLayer, FilterPositions, filter_positions, get_filters
+from models.filters import FilterLayer, FilterPositions, get_filters
 from models.random_draws import random_rows
 
 
@@ -83,23 +83,6 @@ class FilterBank:
         return tuple(torch.unique(self.network).tolist())
 
     @classmethod
-    def from_state_dicts(
-        cls, states: Iterable[SourceState], layers: Sequence[FilterLayer], network_layers: Sequence[FilterLayer]
-    ) -> Self:
-        """Gathers the filters of one group of layers.
-
-        Args:
-            states: snapshots; taken one at a time, so a generator that reads files keeps memory flat.
-            layers: layers of the group.
-            network_layers: all layers of the network, which number the layers.
-
-        Raises:
-            ModelError: if there is no state, or one lacks a layer or has other kernels.
-        """
-        positions = filter_positions(layers, network_layers)
-        return cls.concatenate([cls.from_state(state, layers, positions) for state in states])
-
-    @classmethod
     def from_state(cls, state: SourceState, layers: Sequence[FilterLayer], positions: FilterPositions) -> Self:
         """Gathers the filters that one snapshot has in `layers`, whose positions are `positions`."""
         filters = get_filters(state.parameters, layers).detach().to("cpu", torch.float32).clone()
@@ -130,11 +113,6 @@ class FilterBank:
         keep = self.filters.norm(dim=1) > threshold
         share = float(keep.double().mean()) if len(self) else 1.0
         return self[keep], share
-
-    def split_by_network(self, held_out: Collection[int]) -> tuple[Self, Self]:
-        """Divides the bank into the filters of the other networks and those of the `held_out` ones."""
-        held = torch.isin(self.network, torch.tensor(sorted(held_out), dtype=self.network.dtype))
-        return self[~held], self[held]
 
     def of_network(self, network: int) -> Self:
         """Returns the filters of one source network, all its snapshots."""

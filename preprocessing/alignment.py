@@ -53,7 +53,7 @@ class AlignmentOptions(Options):
     pitches: tuple[float, ...] = Field(
         default=(-20.0, 0.0, 20.0), min_length=1, description="Turns about the left-right axis tried first, in degrees."
     )
-    iterations: int = Field(default=60, ge=1, description="The most optimiser steps of each level.")
+    iterations: int = Field(default=60, ge=1, description="Largest number of optimiser steps at each level.")
     bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")
     rim: float = Field(default=6.0, ge=0, description="Width in mm of the rim around the template's brain that counts.")
     least_overlap: float = Field(

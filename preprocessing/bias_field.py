@@ -21,7 +21,9 @@ class BiasFieldOptions(Options):
     """How the bias field is estimated."""
 
     iterations: tuple[int, ...] = Field(
-        default=(20, 15), min_length=1, description="Most iterations at each level; each level halves the mesh."
+        default=(20, 15),
+        min_length=1,
+        description="Largest number of iterations at each level, which halves the mesh.",
     )
     working_spacing: float = Field(default=6.0, gt=0, description="Voxel size on which the field is estimated, in mm.")
     convergence_threshold: float = Field(default=1e-3, gt=0, description="A level ends when the field changes less.")

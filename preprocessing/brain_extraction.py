@@ -45,7 +45,7 @@ class Opinion(StrEnum):
 class ExtractionOptions(Options):
     """How the brain is searched for."""
 
-    iterations: int = Field(default=80, ge=1, description="The most optimiser steps of each registration level.")
+    iterations: int = Field(default=80, ge=1, description="Largest number of optimiser steps at each level.")
     bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")
     starts: int = Field(default=4, ge=1, description="How many starts of the registration are followed.")
     template_weight: float = Field(
@@ -62,7 +62,7 @@ class ExtractionOptions(Options):
         default=0.9,
         ge=0,
         le=1,
-        description="Register anew, with the scalp removed, where the two masks agree less (Dice).",
+        description="Register again, with the scalp removed, where the two masks agree less (Dice).",
     )
     least_agreement: float = Field(
         default=0.85,

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from data.errors import PreprocessingError
 from data.volume import Volume
-from preprocessing.content import fill_holes, largest_component
+from preprocessing.content import largest_component
 from preprocessing.grid import background_value, isotropic_grid, resample
 from preprocessing.step import Interpolation
 
@@ -108,4 +108,4 @@ def mask_from_logits(logits: Volume, grid: Volume, threshold: float = 0.0) -> Vo
     near = ndimage.binary_dilation(brain, iterations=2)
     kept = logits.with_array(np.where(near, logits.array, np.float32(-10.0)))
     fine = resample(kept, grid.shape, grid.affine, Interpolation.LINEAR, fill=-10.0, antialias=False)
-    return grid.with_array(fill_holes(fine.array > threshold).astype(np.uint8))
+    return grid.with_array(ndimage.binary_fill_holes(fine.array > threshold).astype(np.uint8))

@@ -21,7 +21,7 @@ def content_mask(volume: Volume, tolerance: float = 1e-3) -> NDArray[np.bool_]:
     background = background_value(volume)
     low, high = np.percentile(volume.array, [1, 99])
     differs = np.abs(volume.array - background) > tolerance * max(float(high - low), 1e-30)
-    return fill_holes(largest_component(differs))
+    return ndimage.binary_fill_holes(largest_component(differs))
 
 
 def foreground_mask(volume: Volume) -> NDArray[np.bool_]:
@@ -57,16 +57,6 @@ def largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return pieces == int(sizes.argmax())
-
-
-def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Returns the mask with cavities closed that no path joins to the outside."""
-    outside, count = ndimage.label(~mask)
-    if count == 0:
-        return mask
-    faces = [outside[0], outside[-1], outside[:, 0], outside[:, -1], outside[:, :, 0], outside[:, :, -1]]
-    open_to_air = np.unique(np.concatenate([f.ravel() for f in faces]))
-    return ~np.isin(outside, open_to_air[open_to_air > 0])
 
 
 def overlap(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:

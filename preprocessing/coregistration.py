@@ -23,7 +23,7 @@ class CoregistrationOptions(Options):
     spacings: tuple[float, ...] = Field(
         default=(6.0, 2.5), min_length=1, description="Voxel size in mm of each level, coarse to fine."
     )
-    iterations: int = Field(default=60, ge=1, description="The most optimiser steps at each level.")
+    iterations: int = Field(default=60, ge=1, description="Largest number of optimiser steps at each level.")
     bins: int = Field(default=48, ge=8, description="Histogram bins of the mutual information.")
     largest_shift: float = Field(default=40.0, gt=0, description="A larger shift of the head, in mm, is suspect.")
     largest_angle: float = Field(default=30.0, gt=0, description="A larger turn, in degrees, is suspect.")

@@ -45,15 +45,17 @@ class SkullStripMethod(StrEnum):
 class PlausibilityOptions(Options):
     """What a brain mask must look like not to be suspect."""
 
-    smallest_volume: float = Field(default=750.0, ge=0, description="Least volume of the mask, in ml.")
+    smallest_volume: float = Field(default=750.0, ge=0, description="Smallest volume of the mask, in ml.")
     largest_volume: float = Field(default=2300.0, gt=0, description="Largest volume of the mask, in ml.")
-    component_share: float = Field(default=0.98, ge=0, le=1, description="Least share of the largest piece.")
+    component_share: float = Field(default=0.98, ge=0, le=1, description="Smallest share of its largest piece.")
     smallest_box_share: float = Field(
-        default=0.35, ge=0, le=1, description="Least share of its bounding box that it fills."
+        default=0.35, ge=0, le=1, description="Smallest share of its bounding box that it fills."
     )
-    largest_box_share: float = Field(default=0.75, ge=0, le=1, description="Largest share of its bounding box.")
+    largest_box_share: float = Field(
+        default=0.75, ge=0, le=1, description="Largest share of its bounding box that it fills."
+    )
     least_metric: float = Field(
-        default=0.28, ge=0, description="Least mutual information, in nats, of the template registration."
+        default=0.28, ge=0, description="Smallest mutual information, in nats, of the template registration."
     )
     largest_scalp_share: float = Field(
         default=0.05, ge=0, le=1, description="Largest share of the mask's outer 6 mm that looks like scalp."

@@ -68,7 +68,7 @@ def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
 
     Raises:
         DataError: a file cannot be read, holds NaN or infinite values, is constant or too thin, a channel is missing,
-            or label or brain mask lie on another grid than every channel.
+            or label or brain mask lie on a different grid from every channel.
     """
     names = list(case.channels) if channels is None else list(channels)
     missing = [name for name in names if name not in case.channels]
@@ -122,7 +122,7 @@ def check_image(case: str, image: str, volume: Volume) -> None:
         raise DataError(
             f"case {case}: {image} {thin}",
             expected=f"{LEAST_VOXELS} voxels or more along each axis",
-            fix="give the whole volume, or leave the case out",
+            fix="provide the whole volume, or leave the case out",
         )
     bad = int(volume.array.size - np.count_nonzero(np.isfinite(volume.array)))
     if bad:

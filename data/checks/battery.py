@@ -84,7 +84,7 @@ def _guarded(case: str | None, name: str, run: Callable[[], T], otherwise: T) ->
         return run(), []
     except Exception as error:
         found = f"internal error in check {name} ({type(error).__name__}: {error})"
-        fix = "the other checks were carried out; please report it, with the output of --debug"
+        fix = "the other checks were still run; please report this, with the output of --debug"
         return otherwise, [Finding(Level.WARNING, case, "internal_error", found, fix, traceback.format_exc())]
 
 
@@ -119,7 +119,9 @@ def check_case(
 
 
 def _failed(case: Case, channels: tuple[str, ...], found: str) -> tuple[CaseSummary, tuple[Finding, ...]]:
-    finding = Finding(Level.ERROR, case.name, "unreadable_file", found, "look at its files, or take the case out")
+    finding = Finding(
+        Level.ERROR, case.name, "unreadable_file", found, "check its files, or remove the case from the dataset"
+    )
     presence = dict.fromkeys((*channels, "label", "brain_mask"), Presence.UNREADABLE)
     return CaseSummary(case.name, case.patient, presence), (finding,)
 
@@ -156,7 +158,7 @@ def _check_cases(
             try:
                 collect([case], 2)  # One worker apart from this process, which has to survive.
             except TerminatedWorkerError:
-                results[case.name] = _failed(case, channels, "its check was killed, most likely for lack of memory")
+                results[case.name] = _failed(case, channels, "its check was killed, most likely because memory ran out")
     return [results[case.name] for case in dataset.cases]
 
 

@@ -35,7 +35,7 @@ def check_spacing(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
         if (np.abs(log - median) > allowed).any():
             own, usual = (" × ".join(f"{s:.3g}" for s in triple) for triple in (spacing, np.exp(median)))
             found = f"spacing {own} mm (right, anterior, superior), median of the cohort {usual} mm"
-            fix = "check that the header is right and that the case is of the same protocol"
+            fix = "check the header, and that the case was acquired with the same protocol"
             yield Finding(Level.WARNING, name, "spacing", found, fix)
 
 
@@ -51,7 +51,7 @@ def check_completeness(cases: Sequence[CaseSummary], required: bool) -> Iterator
             if presence is Presence.ABSENT and channel not in ("label", "brain_mask"):
                 fix = "add the file, leave the case out, or use channels that all cases have"
                 level = Level.ERROR if required else Level.WARNING
-                yield Finding(level, case.name, "missing_channel", f"there is no {channel}", fix)
+                yield Finding(level, case.name, "missing_channel", f"{channel} is missing", fix)
     unlabelled = [case.name for case in cases if case.presence.get("label") is Presence.ABSENT]
     if unlabelled:
         found = f"{len(unlabelled)} of {len(cases)} cases have no label: {_some(unlabelled)}"

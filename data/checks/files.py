@@ -20,7 +20,7 @@ def check_missing_file(case: CaseObservation) -> Iterator[Finding]:
     for path, file in case.files.items():
         if file.presence is Presence.MISSING:
             found = f"{case.roles[path]}: there is no file {path}"
-            fix = "restore the file, or take the case out of the dataset's list"
+            fix = "restore the file, or remove the case from the dataset's list"
             yield Finding(Level.ERROR, case.case.name, "missing_file", found, fix)
 
 
@@ -51,7 +51,7 @@ def check_ignored_bytes(case: CaseObservation) -> Iterator[Finding]:
     for path, file in case.files.items():
         if file.header is not None and file.header.ignored_bytes:
             found = f"{case.roles[path]}: {path.name} holds {file.header.ignored_bytes:,} bytes after its voxels"
-            fix = "they are ignored; if the file was patched together, export it again"
+            fix = "they are ignored; if the file was pieced together, export it again"
             yield Finding(Level.WARNING, case.case.name, "trailing_bytes", found, fix)
 
 
@@ -79,7 +79,7 @@ def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
             yield Finding(Level.WARNING, case.case.name, "frames", text, "name all channels in dataset.json")
         if not fix and (thin := thinness(shape)):
             text = f"{role}: {path.name} {thin}"
-            yield Finding(Level.ERROR, case.case.name, "thin", text, "give the whole volume, or leave the case out")
+            yield Finding(Level.ERROR, case.case.name, "thin", text, "provide the whole volume, or leave the case out")
         elif not fix and min(shape[:3]) < _FILTER:
             text = f"{role}: {path.name} has the shape {format_shape(shape)}, too thin for 3D filters"
             yield Finding(Level.WARNING, case.case.name, "thin", text, "leave the case out, or check that it is whole")

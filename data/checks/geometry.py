@@ -112,7 +112,7 @@ def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_label_grid(case: CaseObservation) -> Iterator[Finding]:
-    """Label or brain mask lie on another grid than the image, or were brought onto it."""
+    """Label or brain mask lie on a different grid from the image, or were brought onto it."""
     if not case.images:
         return
     first = next(iter(case.images))
@@ -145,6 +145,6 @@ def check_channel_grids(case: CaseObservation) -> Iterator[Finding]:
     for name, volume in others:
         if not reference.same_grid(volume, SAME_GRID):
             shapes = format_shape(volume.shape), format_shape(reference.shape)
-            found = f"{name} ({shapes[0]} voxels) lies on another grid than {first} ({shapes[1]} voxels)"
-            fix = "nothing, if channel co-registration is part of the preprocessing"
+            found = f"{name} ({shapes[0]} voxels) lies on a different grid from {first} ({shapes[1]} voxels)"
+            fix = "no action is needed if the preprocessing registers the channels"
             yield Finding(Level.INFO, case.case.name, "channel_grid", found, fix)

@@ -17,7 +17,7 @@ def check_finite(case: CaseObservation) -> Iterator[Finding]:
         if wrong:
             nan = int(np.isnan(volume.array).sum())
             found = f"{name}: {nan:,} voxels are NaN and {wrong - nan:,} are Inf, of {volume.array.size:,}"
-            fix = "find out where they come from; if they stand for the background, replace them by 0"
+            fix = "find out where they come from; if they stand for the background, replace them with 0"
             yield Finding(Level.ERROR, case.case.name, "nan_inf", found, fix)
 
 
@@ -40,5 +40,5 @@ def check_brain_mask(case: CaseObservation) -> Iterator[Finding]:
     values = np.unique(stored.array)
     if len(values) > 2 or values[0] != 0:
         found = f"brain mask: {len(values):,} values from {values[0]:g} to {values[-1]:g}; all above 0.5 count as brain"
-        fix = "nothing, if that is what they mean"
+        fix = "no action is needed if that is intended"
         yield Finding(Level.WARNING, case.case.name, "brain_mask", found, fix)

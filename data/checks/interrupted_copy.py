@@ -51,5 +51,5 @@ def check_interrupted_copy(case: CaseObservation) -> Iterator[Finding]:
                 found = (
                     f"{case.roles[path]}: the last {share:.0%} of {part.name} are zeros, from a block of the disk on"
                 )
-                fix = "if a copy of it was interrupted, copy it again; if these voxels are background, nothing"
+                fix = "copy it again if a copy was interrupted; no action is needed if these voxels are background"
                 yield Finding(Level.WARNING, case.case.name, "interrupted_copy", found, fix)

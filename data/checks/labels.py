@@ -35,5 +35,5 @@ def check_empty_label(case: CaseObservation) -> Iterator[Finding]:
         found = f"label: no voxel has a value of the foreground ({shown_values(np.array(case.foreground))})"
     else:
         return
-    fix = "if the structure is truly absent, nothing; else find the right label"
+    fix = "find the right label, unless the structure is truly absent"
     yield Finding(Level.WARNING, case.case.name, "empty_label", found, fix)

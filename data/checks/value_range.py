@@ -63,5 +63,5 @@ def _airless(channel: str, scales: Mapping[str, ValueScale]) -> Iterator[Finding
     for name, scale in airless.items():
         found = f"{channel}: the lowest value is {plain_number(scale.lowest)}, and {len(sound)} of the {len(scales)} "
         found += "cases hold air near -1,000"
-        fix = "nothing, if it is a crop within the body; else check that the values are Hounsfield units, not cut off"
+        fix = "unless it is a crop within the body, check that the values are Hounsfield units and not clipped"
         yield Finding(Level.WARNING, name, CHECK, found, fix)

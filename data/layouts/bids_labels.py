@@ -202,6 +202,6 @@ def label_findings(
             fix = f"to use them as labels, move them to {DERIVATIVES}/manual/sub-…/anat/, names unchanged"
             findings.append(Finding(Level.WARNING, None, "mask_beside_scan", found, fix))
         else:
-            fix = f"nothing: the labels are {DERIVATIVES}/{kind}"
+            fix = f"no action is needed: the labels are {DERIVATIVES}/{kind}"
             findings.append(Finding(Level.INFO, None, "mask_beside_scan", found, fix))
     return findings

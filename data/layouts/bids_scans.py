@@ -96,12 +96,12 @@ def find_scans(root: Path) -> tuple[list[BidsFile], list[BidsFile], list[Finding
 def _not_a_scan(root: Path, suffix: str, paths: Sequence[Path]) -> Finding:
     if suffix in _SERIES:
         kind = f"a `{suffix}` image is a series or a field map, not a 3D scan"
-        fix = "if it is to be used, make one 3D image of it; else move it to the folder of its datatype"
+        fix = "to use it, make one 3D image of it; otherwise move it to the folder of its datatype"
     elif suffix:
-        kind = f"`{suffix}` is not a suffix of BIDS for scans"
+        kind = f"`{suffix}` is not a BIDS suffix for scans"
         fix = "if it is a scan, rename it (T1w, T2w, FLAIR and so on); labels belong in derivatives/"
     else:
-        kind = "not a BIDS name of a NIfTI file"
+        kind = "not a BIDS name for a NIfTI file"
         fix = "rename it as in sub-01_T1w.nii.gz, and convert other formats to NIfTI"
     return Finding(Level.WARNING, None, "not_a_scan", f"{kind}: {some_files(root, paths)} not used", fix)
 
@@ -121,7 +121,7 @@ def _no_scan(root: Path, masks: Sequence[BidsFile], findings: Sequence[Finding])
     if findings:
         return DataError(f"{root}: there is no scan; {findings[0].found}", expected=expected, fix=findings[0].fix)
     if masks:
-        found = f"{root}: there is no scan, only masks; {some_files(root, [mask.path for mask in masks])} no input"
+        found = f"{root}: there is no scan, only masks; {some_files(root, [mask.path for mask in masks])} not used"
         return DataError(found, expected=expected, fix="put the scans there")
     kinds = sorted({folder.name for folder in session_folders(root, OTHER_DATATYPES)})
     if kinds and not any(session_folders(root, DATATYPES)):
@@ -189,10 +189,10 @@ def _repeats(root: Path, name: str, left: Sequence[BidsFile], channels: Channels
     cases = sorted({scan.case for scan in left})
     taken = next(scan for scan in channels[left[0].case].values() if scan.only(_CONTRAST_ENTITIES) == name)
     found = (
-        f"{name}: {len(cases)} session{'s have' if len(cases) > 1 else ' has'} several scans, of which one is taken "
+        f"{name}: {len(cases)} session{'s have' if len(cases) > 1 else ' has'} several scans, of which one is used "
         f"({taken.path.name} of {taken.case}); {some_files(root, [scan.path for scan in left])} not used"
     )
-    fix = "if others are meant, move these away, or choose the scans with a CSV manifest"
+    fix = "if you meant others, move these away, or choose the scans with a CSV manifest"
     return Finding(Level.WARNING, None, "repeated_scan", found, fix)
 
 
@@ -202,4 +202,4 @@ def _mixture(name: str, scans: Sequence[BidsFile]) -> Iterator[Finding]:
     if len(kinds) > 1:
         counts = ", ".join(f"{kind} in {count} of {len(scans)} sessions" for kind, count in sorted(kinds.items()))
         fix = "if these are different contrasts, choose the cases or use a CSV manifest"
-        yield Finding(Level.INFO, None, "mixed_scans", f"{name}: {counts}; taken as one channel", fix)
+        yield Finding(Level.INFO, None, "mixed_scans", f"{name}: {counts}; used as one channel", fix)

@@ -80,7 +80,7 @@ def has_columns(path: Path, required: Sequence[str]) -> bool:
     """Whether the first line of a CSV file names these columns; reads no more than its beginning.
 
     Raises:
-        DataError: it is no regular file, or cannot be opened.
+        DataError: it is not a regular file, or cannot be opened.
     """
     require_regular_file(path, _EXPECTED)
     try:

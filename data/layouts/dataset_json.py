@@ -20,7 +20,7 @@ def peek(root: Path) -> dict[str, Any] | None:
     """Returns the content of `dataset.json` if the folder has one.
 
     Raises:
-        DataError: it is no regular file, or not a JSON object.
+        DataError: it is not a regular file, or not a JSON object.
     """
     path = root / DATASET_FILE
     if not is_there(path):
@@ -68,7 +68,7 @@ def channel_names(path: Path, content: Mapping[str, Any], key: str) -> tuple[str
             raise _wrong(path, f"`{key}` gives channel {number} the name {name!r}", expected, f"correct `{key}`")
     numbered = {_whole_number(number): name.strip() for number, name in channels.items()}
     if set(numbered) != set(range(len(channels))):
-        raise _wrong(path, f"`{key}` has the keys {', '.join(channels)}", expected, "number the channels from 0 on")
+        raise _wrong(path, f"`{key}` has the keys {', '.join(channels)}", expected, "number the channels from 0")
     names = [numbered[i] for i in range(len(channels))]
     return tuple(name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names))
 

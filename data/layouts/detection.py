@@ -25,7 +25,7 @@ def detect_layout(path: Path) -> Layout:
     """Returns the layout of a folder or of a CSV manifest.
 
     Raises:
-        DataError: there is no such path, or it is in no known layout.
+        DataError: there is no such path, or it is not in a known layout.
     """
     if not is_there(path):
         raise DataError(
@@ -49,9 +49,9 @@ def detect_layout(path: Path) -> Layout:
     described = path.is_dir() and (path / DATASET_FILE).is_file()
     unknown = f"{path / DATASET_FILE}: has neither `channel_names` nor `training`"
     raise DataError(
-        unknown if described else f"{path}: is in no known layout",
+        unknown if described else f"{path}: is not in a known layout",
         expected="; or ".join(layout.description for layout in LAYOUTS),
-        fix="arrange the folder so, or write a CSV manifest with the columns case, one per channel, and label",
+        fix="arrange the folder that way, or write a CSV manifest with the columns case, one per channel, and label",
     )
 
 

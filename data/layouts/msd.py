@@ -40,7 +40,7 @@ class MsdLayout:
             raise DataError(
                 f"{path}: `training` is not a list of images",
                 expected='`"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]`',
-                fix="list the images that have or await a label",
+                fix="list the images that have a label or will get one",
             )
         key = "channel_names" if "channel_names" in content and "modality" not in content else "modality"
         channels = channel_names(path, content, key)

@@ -85,7 +85,7 @@ class NnunetLayout:
             raise DataError(
                 f"{path}: `dataset` is {'empty' if listed == {} else 'not an object'}",
                 expected='`"dataset": {"CASE": {"images": [PATH, …], "label": PATH}}`',
-                fix="list the cases there, or remove the key to take those in imagesTr",
+                fix="list the cases there, or remove the key to use those in imagesTr",
             )
         grouped, has_patients = group_cases(root, cases)
         names = label_names(path, content) if labels else {}

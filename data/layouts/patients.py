@@ -30,7 +30,7 @@ def read_patients(path: Path) -> dict[str, str]:
             )
         if patients.setdefault(case, patient) != patient:
             raise DataError(
-                f"{path}: line {number} gives case {case!r} the patient {patient!r}, a line before it "
+                f"{path}: line {number} gives case {case!r} the patient {patient!r}, and an earlier line gives it "
                 f"{patients[case]!r}",
                 expected="one patient for each case",
                 fix="remove one of the lines",

@@ -77,20 +77,25 @@ _HU: dict[Organ, tuple[float, float]] = {
     Organ.TABLE: (-300, 0),
     Organ.GAS: (-900, 0),
 }
+# S.d. of the log size of an organ.
+_ORGAN_SCALING = 0.1
+# S.d. of the place of an organ along each axis, mm.
+_ORGAN_SHIFT_MM = 5.0
+# S.d. of the bending of an organ's surface, mm.
+_IRREGULARITY_MM = 3.0
+# S.d. of an organ's mean between subjects, HU.
+_ORGAN_VARIATION_HU = 6.0
+# S.d. of the texture within organs, HU.
+_TEXTURE_HU = 5.0
 
 
 class AbdomenOptions(Options):
     """Subjects and scans of the `abdomen` cohort."""
 
     fat_mm: tuple[float, float] = Field((8.0, 28.0), description="range of the thickness of the subcutaneous fat, mm")
-    organ_scaling: float = Field(0.1, ge=0, le=0.3, description="s.d. of the log size of an organ")
-    organ_shift_mm: float = Field(5.0, ge=0, le=20, description="s.d. of the place of an organ along each axis, mm")
-    irregularity_mm: float = Field(3.0, ge=0, le=10, description="s.d. of the bending of an organ's surface, mm")
     enhancement: tuple[float, float] = Field(
         (0.3, 1.1), description="range of the contrast agent: 0 none, 1 portal venous"
     )
-    organ_variation_hu: float = Field(6.0, ge=0, le=40, description="s.d. of an organ's mean between subjects, HU")
-    texture_hu: float = Field(5.0, ge=0, le=40, description="s.d. of the texture within organs, HU")
     noise_hu: float = Field(14.0, ge=0, le=100, description="s.d. of the noise, HU")
 
     @model_validator(mode="after")
@@ -103,8 +108,7 @@ class AbdomenOptions(Options):
 class _Phantom:
     """Draws solids into the code map of one subject."""
 
-    def __init__(self, step: float, options: AbdomenOptions, rng: np.random.Generator) -> None:
-        self._options = options
+    def __init__(self, step: float, rng: np.random.Generator) -> None:
         self._rng = rng
         self.step = step
         self.lines = [np.arange(lo, hi + step / 2, step, dtype=np.float32) for lo, hi in zip(LOWER, UPPER, strict=True)]
@@ -120,7 +124,7 @@ class _Phantom:
     def bending(self) -> NDArray[np.float32]:
         """Bending of surfaces in mm; every organ takes another part of two noise maps."""
         coarse, fine = (np.roll(n, tuple(self._rng.integers(0, 40, 3)), axis=(0, 1, 2)) for n in self._bend)
-        return np.asarray(self._options.irregularity_mm * (0.9 * coarse + 0.4 * fine), dtype=np.float32)
+        return np.asarray(_IRREGULARITY_MM * (0.9 * coarse + 0.4 * fine), dtype=np.float32)
 
     def ellipsoid(self, centre: tuple, radii: tuple, tilt: float = 0.0, power: float = 2.0) -> NDArray[np.float32]:
         """Approximate mm below the surface of a superellipsoid tilted about y by `tilt` radians.
@@ -140,9 +144,9 @@ class _Phantom:
 
     def jitter(self, centre: tuple, radii: tuple) -> tuple[tuple, tuple]:
         """Moves and scales an organ."""
-        moved = tuple(np.add(centre, self._options.organ_shift_mm * self._rng.standard_normal(3)))
+        moved = tuple(np.add(centre, _ORGAN_SHIFT_MM * self._rng.standard_normal(3)))
         common, own = self._rng.standard_normal(), self._rng.standard_normal(3)
-        scaled = np.multiply(radii, np.exp(self._options.organ_scaling * (0.7 * common + 0.5 * own)))
+        scaled = np.multiply(radii, np.exp(_ORGAN_SCALING * (0.7 * common + 0.5 * own)))
         return moved, tuple(scaled)
 
     def fill(self, where: NDArray[np.bool_], organ: Organ) -> None:
@@ -152,7 +156,7 @@ class _Phantom:
 
 def draw_phantom(step: float, options: AbdomenOptions, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draws one subject's phantom `[X, Y, Z]` as codes of `Organ`, voxel 0 at `LOWER`."""
-    phantom = _Phantom(step, options, rng)
+    phantom = _Phantom(step, rng)
     inner = _draw_wall(phantom, rng.uniform(*options.fat_mm))
     lungs = _draw_thorax(phantom, inner)
     cavity = (inner > 0) & ~lungs
@@ -296,10 +300,10 @@ def _hounsfield(
     phase = rng.uniform(*options.enhancement)
     means = np.array([_HU[organ][0] + phase * _HU[organ][1] for organ in Organ], dtype=np.float32)
     soft = np.abs(means) < 400
-    means += np.where(soft, options.organ_variation_hu * rng.standard_normal(len(means)), 0).astype(np.float32)
+    means += np.where(soft, _ORGAN_VARIATION_HU * rng.standard_normal(len(means)), 0).astype(np.float32)
     means[Organ.AIR] = _AIR_HU
     texture = upsampled_noise((codes.shape[0], codes.shape[1], codes.shape[2]), step, 4.0, rng)
-    return means[codes] + (options.texture_hu * soft.astype(np.float32))[codes] * texture
+    return means[codes] + (_TEXTURE_HU * soft.astype(np.float32))[codes] * texture
 
 
 def make_abdomen(

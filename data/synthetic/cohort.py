@@ -203,7 +203,7 @@ def _descriptions(options: CohortOptions, cases: int) -> dict[str, str]:
 
 def _changed(path: Path) -> DataError:
     return DataError(
-        f"{path}: is not what these options give, so it was changed or made with other versions of the libraries",
+        f"{path}: does not match these options, so it was changed or made with other versions of the libraries",
         expected="only files that Graft made, because it replaces them",
         fix="move or rename it, or make the cohort in another folder",
     )

@@ -84,15 +84,17 @@ _SIGNAL: dict[Contrast, dict[Tissue, float]] = {
     },
 }
 _BRAIN = (Tissue.CSF, Tissue.GREY_MATTER, Tissue.WHITE_MATTER)
+# Relative s.d. of the signal of fat, skin, marrow and muscle between scans.
+_EXTRACRANIAL_VARIATION = 0.35
+# Gaussian scale of the texture within a tissue, mm.
+_TEXTURE_SCALE_MM = 5.0
 
 
 class ContrastOptions(Options):
     """How signals vary from scan to scan and within a tissue."""
 
     tissue_variation: float = Field(0.06, ge=0, le=0.3, description="relative s.d. of a tissue's signal between scans")
-    extracranial_variation: float = Field(0.35, ge=0, le=1, description="the same for fat, skin, marrow and muscle")
     texture: float = Field(0.03, ge=0, le=0.2, description="relative s.d. of the signal within a tissue")
-    texture_scale_mm: float = Field(5.0, ge=2, le=30, description="Gaussian scale of that texture, mm")
     csf_weight: tuple[float, float] = Field((1.5, 4.0), description="range of the factor on CSF fractions (atrophy)")
 
     @model_validator(mode="after")
@@ -121,7 +123,7 @@ def draw_signals(contrast: Contrast, options: ContrastOptions, rng: np.random.Ge
     signals = np.zeros(len(Tissue), dtype=np.float32)
     for tissue in Tissue:
         brain_like = tissue in _BRAIN or tissue >= Tissue.MS_LESION
-        spread = options.tissue_variation if brain_like else options.extracranial_variation
+        spread = options.tissue_variation if brain_like else _EXTRACRANIAL_VARIATION
         signals[tissue] = _SIGNAL[contrast][tissue] * np.exp(spread * rng.standard_normal())
     return signals / signals[Tissue.WHITE_MATTER]
 
@@ -154,6 +156,6 @@ def render_signal(
     for overlay in overlays:
         brain += overlay.fraction * overlay.gain * (signals[overlay.tissue] - brain)
     image[head.box] = np.where(head.brain, brain, image[head.box])
-    texture = upsampled_noise(head.shape, head.step, options.texture_scale_mm, rng)
+    texture = upsampled_noise(head.shape, head.step, _TEXTURE_SCALE_MM, rng)
     image *= 1 + options.texture * texture
     return np.maximum(image, 0)

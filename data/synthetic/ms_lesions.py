@@ -31,6 +31,10 @@ LARGEST_LESION_MM3 = 39_400.0
 # Share of the lesions that lies in cerebellum and brainstem (3 % of the volume), and the largest of these.
 INFRATENTORIAL_SHARE = 0.09
 LARGEST_INFRATENTORIAL_MM3 = 1070.0
+# Gaussian softness of a lesion's edge, mm.
+_EDGE_MM = 0.6
+# How far noise bends a lesion's outline.
+_IRREGULARITY = 0.35
 
 
 class MSLesionOptions(Options):
@@ -42,8 +46,6 @@ class MSLesionOptions(Options):
     )
     contrast: tuple[float, float] = Field((0.85, 1.25), description="range of a patient's lesion contrast, 1 = typical")
     contrast_variation: float = Field(0.15, ge=0, le=0.5, description="relative s.d. of the contrast between lesions")
-    edge_mm: float = Field(0.6, ge=0.2, le=3, description="Gaussian softness of a lesion's edge, mm")
-    irregularity: float = Field(0.35, ge=0, le=1, description="how far noise bends a lesion's outline")
 
     @model_validator(mode="after")
     def _ranges_in_order(self) -> MSLesionOptions:
@@ -98,11 +100,11 @@ def draw_lesions(head: Head, options: MSLesionOptions, rng: np.random.Generator)
         centre, periventricular = seeds.draw(size, mask)
         if centre is None:
             continue
-        here, grown = _grow(head, tissue & ~mask, noise, centre, voxels, periventricular, options, rng)
+        here, grown = _grow(head, tissue & ~mask, noise, centre, voxels, periventricular, rng)
         mask[here] |= grown
         lesion_gain = patient_gain * np.exp(options.contrast_variation * rng.standard_normal())
         gain[here] = np.where(grown, lesion_gain, gain[here])
-    sigma = options.edge_mm / head.step
+    sigma = _EDGE_MM / head.step
     fraction = ndimage.gaussian_filter(mask.astype(np.float32), sigma, truncate=3)
     # The blur takes half a peak from a punctate lesion; the true mask keeps its voxels.
     fraction = np.where(mask, np.maximum(fraction, 0.5), np.minimum(fraction, 0.499))
@@ -152,7 +154,6 @@ def _grow(
     centre: NDArray[np.int64],
     voxels: int,
     periventricular: bool,
-    options: MSLesionOptions,
     rng: np.random.Generator,
 ) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
     """Takes the `voxels` cheapest allowed voxels around a seed.
@@ -168,7 +169,7 @@ def _grow(
     axis = rng.standard_normal(3)
     along = offset @ (axis / np.linalg.norm(axis)).astype(np.float32)
     squared = (offset**2).sum(-1) - (1 - 1 / rng.uniform(1.1, 1.9) ** 2) * along**2
-    cost = np.sqrt(np.maximum(squared, 0)) + options.irregularity * radius * noise[here]
+    cost = np.sqrt(np.maximum(squared, 0)) + _IRREGULARITY * radius * noise[here]
     if periventricular:
         cost = cost * 0.7 + 1.3 * head.ventricle_distance[here] / head.step
     cost = np.where(allowed[here], cost, np.inf)

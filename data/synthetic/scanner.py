@@ -29,6 +29,14 @@ _ORIENTATIONS = tuple(
     for axes in permutations(("LR", "PA", "IS"))
     for signs in product((0, 1), repeat=3)
 )
+# Share of axial scans; the others are sagittal or coronal.
+_AXIAL_SHARE = 0.8
+# Largest rotation of the grid about each axis, degrees.
+_OBLIQUE_DEGREES = 8.0
+# Range of the air around the body, mm.
+_MARGIN_MM = (4.0, 15.0)
+# Gaussian scale of the bias field, mm.
+_BIAS_SCALE_MM = 60.0
 
 
 class ScannerOptions(Options):
@@ -36,21 +44,15 @@ class ScannerOptions(Options):
 
     in_plane_spacing: tuple[float, float] = Field((2.0, 2.0), description="range of the in-plane voxel size, mm")
     through_plane_spacing: tuple[float, float] = Field((3.0, 4.0), description="range of the slice distance, mm")
-    axial_share: float = Field(0.8, ge=0, le=1, description="share of axial scans; the others are sagittal or coronal")
     random_orientation: bool = Field(True, description="store the axes in a random one of 48 orders, else as RAS")
-    oblique_degrees: float = Field(
-        8.0, ge=0, le=30, description="largest rotation of the grid about each axis, degrees"
-    )
-    margin_mm: tuple[float, float] = Field((4.0, 15.0), description="range of the air around the body, mm")
     sample_mm: float = Field(1.25, gt=0, le=6, description="largest distance of the samples averaged into a voxel, mm")
     bias_strength: float = Field(0.15, ge=0, le=1, description="standard deviation of the log bias field")
-    bias_scale_mm: float = Field(60.0, ge=20, le=300, description="Gaussian scale of the bias field, mm")
     noise: float = Field(0.03, ge=0, le=0.5, description="s.d. of the complex noise relative to white matter")
     signal_scale: tuple[float, float] = Field((80.0, 3000.0), description="range of white matter's stored value")
 
     @model_validator(mode="after")
     def _ranges_in_order(self) -> ScannerOptions:
-        for name in ("in_plane_spacing", "through_plane_spacing", "margin_mm", "signal_scale"):
+        for name in ("in_plane_spacing", "through_plane_spacing", "signal_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(
@@ -99,15 +101,15 @@ def draw_grid(whole: NDArray, needed: NDArray, options: ScannerOptions, rng: np.
         options: spacing, obliqueness, margins.
         rng: the stream to draw from.
     """
-    rotation = rotation_matrix(np.deg2rad(rng.uniform(-1, 1, 3) * options.oblique_degrees))
-    other = (1 - options.axial_share) / 2
-    slice_axis = int(rng.choice(3, p=[other, other, options.axial_share]))
+    rotation = rotation_matrix(np.deg2rad(rng.uniform(-1, 1, 3) * _OBLIQUE_DEGREES))
+    other = (1 - _AXIAL_SHARE) / 2
+    slice_axis = int(rng.choice(3, p=[other, other, _AXIAL_SHARE]))
     spacing = np.full(3, rng.uniform(*options.in_plane_spacing))
     spacing[slice_axis] = rng.uniform(*options.through_plane_spacing)
     seen, must = whole @ rotation, needed @ rotation
-    lower = seen.min(axis=0) - rng.uniform(*options.margin_mm, 3)
-    upper = seen.max(axis=0) + rng.uniform(*options.margin_mm, 3)
-    below = must[:, 2].min() - 2 * spacing[2] - rng.uniform(0, 3) * options.margin_mm[1]
+    lower = seen.min(axis=0) - rng.uniform(*_MARGIN_MM, 3)
+    upper = seen.max(axis=0) + rng.uniform(*_MARGIN_MM, 3)
+    below = must[:, 2].min() - 2 * spacing[2] - rng.uniform(0, 3) * _MARGIN_MM[1]
     lower[2] = max(lower[2], below)
     lower = np.minimum(lower, must.min(axis=0) - 2 * spacing)
     shape = np.ceil((upper - lower) / spacing).astype(int) + 1
@@ -189,7 +191,7 @@ class Sampler:
 
 def bias_field(grid: ScanGrid, options: ScannerOptions, rng: np.random.Generator) -> NDArray[np.float32]:
     """Draws a smooth positive field `[x, y, z]` of mean logarithm near 0."""
-    step = options.bias_scale_mm / 3
+    step = _BIAS_SCALE_MM / 3
     lattice = tuple(int(n) for n in np.ceil(np.array(grid.shape) * grid.spacing / step) + 2)
     values = (options.bias_strength * smooth_noise(lattice, 3.0, rng)).astype(np.float32)
     weights = [

@@ -30,6 +30,12 @@ _VENTRICLE_SPEED = 0.01
 _FRONT_STEP = 2
 # Beyond this time a front has met all that is not walled off.
 _LONGEST_MARCH = 1e4
+# S.d. of the log speed of the growing fronts.
+_IRREGULARITY = 0.7
+# Gaussian softness of the borders, mm.
+_EDGE_MM = 0.8
+# Relative s.d. of the contrast within a part.
+_HETEROGENEITY = 0.2
 
 
 class TumourOptions(Options):
@@ -37,13 +43,10 @@ class TumourOptions(Options):
 
     volume_ml: tuple[float, float] = Field((30.0, 150.0), description="range of the volume of core, rim and oedema, ml")
     mass_share: tuple[float, float] = Field(
-        (0.3, 0.6), description="range of the share of that volume that is no oedema"
+        (0.3, 0.6), description="range of the share of that volume that is not oedema"
     )
     core_share: tuple[float, float] = Field((0.2, 0.55), description="range of the share of the mass that is core")
-    irregularity: float = Field(0.7, ge=0, le=1.5, description="s.d. of the log speed of the growing fronts")
     mass_effect: tuple[float, float] = Field((0.05, 0.3), description="range of the relative swelling at the centre")
-    edge_mm: float = Field(0.8, ge=0.2, le=4, description="Gaussian softness of the borders, mm")
-    heterogeneity: float = Field(0.2, ge=0, le=0.6, description="relative s.d. of the contrast within a part")
 
     @model_validator(mode="after")
     def _ranges_in_order(self) -> TumourOptions:
@@ -68,7 +71,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     fractions = head.fractions[:, ::factor, ::factor, ::factor]
     step = head.step * factor
     seed = _draw_seed(head, factor, rng)
-    speed = _speed(head, fractions, factor, step, _MASS_SPEED, options, rng)
+    speed = _speed(head, fractions, factor, step, _MASS_SPEED, rng)
     arrival = _fine(head, _march(speed, seed[None], step, mass_volume), factor)
     mass = _first(arrival, head.brain, mass_volume / head.step**3)
     bumps = upsampled_noise(head.box_shape, head.step, 4.0, rng)
@@ -78,7 +81,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
         ndimage.binary_erosion(mass, iterations=max(1, round(2 / head.step))),
         core_volume / head.step**3,
     )
-    speed = _speed(head, fractions, factor, step, _OEDEMA_SPEED, options, rng)
+    speed = _speed(head, fractions, factor, step, _OEDEMA_SPEED, rng)
     start = np.argwhere(mass[::factor, ::factor, ::factor])
     spread = _fine(head, _march(speed, start, step, mass_volume + oedema_volume), factor)
     oedema = _first(spread, head.brain & ~mass & (head.ventricle_distance > 0), oedema_volume / head.step**3)
@@ -87,7 +90,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     labels = np.zeros(head.brain.shape, dtype=np.uint8)
     labels[oedema], labels[mass], labels[core] = OEDEMA, RIM, CORE
     return Pathology(
-        overlays=_overlays(head, labels, spread, options, rng),
+        overlays=_overlays(head, labels, spread, rng),
         labels=labels,
         values=(CORE, RIM, OEDEMA),
         deform=partial(with_expansion, centre=centre, radius=1.1 * radius, strength=strength),
@@ -112,12 +115,11 @@ def _speed(
     factor: int,
     step: float,
     tissue_speed: NDArray[np.float32],
-    options: TumourOptions,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
     shape = (fractions.shape[1], fractions.shape[2], fractions.shape[3])
     noise = 0.9 * upsampled_noise(shape, step, 12.0, rng) + 0.5 * upsampled_noise(shape, step, 4.0, rng)
-    speed = np.tensordot(tissue_speed, fractions, 1) * np.exp(options.irregularity * noise)
+    speed = np.tensordot(tissue_speed, fractions, 1) * np.exp(_IRREGULARITY * noise)
     speed[head.ventricle_distance[::factor, ::factor, ::factor] <= 0] = _VENTRICLE_SPEED
     # Nothing crosses the falx; the corpus callosum, white matter right across, lets a front through.
     middle = round(-head.box_affine[0, 3] / step)
@@ -162,7 +164,7 @@ def _first(arrival: NDArray[np.float32], allowed: NDArray[np.bool_], voxels: flo
 
 
 def _overlays(
-    head: Head, labels: NDArray[np.uint8], spread: NDArray[np.float32], options: TumourOptions, rng: np.random.Generator
+    head: Head, labels: NDArray[np.uint8], spread: NDArray[np.float32], rng: np.random.Generator
 ) -> list[Overlay]:
     """Oedema under rim under core, so that each border blends with what lies next to it."""
     overlays = []
@@ -173,8 +175,8 @@ def _overlays(
         (Tissue.TUMOUR_CORE, (CORE,)),
     ):
         part = np.isin(labels, inner).astype(np.float32)
-        fraction = ndimage.gaussian_filter(part, options.edge_mm / head.step, truncate=3) * head.brain
-        gain = 1 + options.heterogeneity * upsampled_noise(head.box_shape, head.step, 5.0, rng)
+        fraction = ndimage.gaussian_filter(part, _EDGE_MM / head.step, truncate=3) * head.brain
+        gain = 1 + _HETEROGENEITY * upsampled_noise(head.box_shape, head.step, 5.0, rng)
         if tissue is Tissue.OEDEMA:
             # Oedema fades towards its margin.
             gain *= 1.1 - 0.4 * np.clip(spread / reach, 0, 1)

@@ -84,7 +84,7 @@ class ImportedNetworkOptions(Options):
         """
         if not self._allowed:
             raise NetworkCodeError(
-                f"the network is code outside Graft, `{self.factory}`, which a model may not run unasked",
+                f"the network is code outside Graft, `{self.factory}`, which is run only with your consent",
                 expected="your consent, if you trust where the model comes from",
                 fix="add --allow-network-code to the command, or allow_code=True in Python",
             )

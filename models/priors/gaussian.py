@@ -35,7 +35,7 @@ class GaussianOptions(PriorOptionsBase):
     covariance: Covariance = Field(default=Covariance.FULL, description="Form of the covariance.")
     centre: Centre = Field(default=Centre.POOLED, description="Where the mean comes from.")
     rank: int = Field(default=6, ge=1, description="Directions of a low-rank or factor covariance.")
-    scaling: Scaling = Field(default=Scaling.NONE, description="By what filters are divided before they are pooled.")
+    scaling: Scaling = Field(default=Scaling.NONE, description="What filters are divided by before they are pooled.")
     zero_mean: bool = Field(default=False, description="Fix the pooled mean at zero.")
     network: int | None = Field(
         default=None,
@@ -51,7 +51,7 @@ class GaussianOptions(PriorOptionsBase):
     )
     spread: float = Field(default=1.0, gt=0, description="Factor on the standard deviations between snapshots.")
     std_floor: float = Field(
-        default=0.05, gt=0, description="Least standard deviation at a position, as a share of the layer's RMS."
+        default=0.05, gt=0, description="Smallest standard deviation at a position, as a share of the layer's RMS."
     )
     shrinkage: float = Field(
         default=4.0, ge=0, description="Weight of the layer's variance against a position's own, in snapshots."

@@ -37,12 +37,12 @@ class GaussianMixtureOptions(PriorOptionsBase):
     covariance: ComponentCovariance = Field(
         default=ComponentCovariance.FULL, description="Covariance of each component, after whitening."
     )
-    scaling: Scaling = Field(default=Scaling.NONE, description="By what filters are divided before they are pooled.")
+    scaling: Scaling = Field(default=Scaling.NONE, description="What filters are divided by before they are pooled.")
     regularisation: float = Field(
         default=1e-3, gt=0, description="Added to every variance, as a share of the group's own variance."
     )
-    iterations: int = Field(default=100, ge=1, description="Most iterations of expectation maximisation.")
-    max_filters: int = Field(default=50_000, ge=2, description="Most filters to fit to, drawn at random.")
+    iterations: int = Field(default=100, ge=1, description="Largest number of iterations of expectation maximisation.")
+    max_filters: int = Field(default=50_000, ge=2, description="Largest number of filters to fit to, drawn at random.")
 
 
 class GaussianMixture(FilterPrior):

@@ -254,7 +254,7 @@ def check_known_layers(layer_ids: Tensor, where: FilterPositions) -> Tensor:
     if not torch.equal(layer_ids[rows], layer):
         unknown = sorted(set(torch.unique(layer).tolist()) - set(layer_ids.tolist()))
         raise ModelError(
-            f"the filter prior knows nothing of the layers number {unknown}",
+            f"the filter prior does not know the layers numbered {unknown}",
             expected=f"layers among {layer_ids.tolist()}",
             fix="use the same network and grouping as in 'fit-priors', or a prior that does not depend on the layer",
         )

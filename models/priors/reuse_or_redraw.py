@@ -129,11 +129,6 @@ class ReuseOrRedraw(FilterPrior):
             total = total - 0.5 * (squares + math.log(2 * math.pi * deviation**2)).sum()
         return total + self.shape.hyperprior_log_prob()
 
-    def reuse_probability(self, filters: Tensor, where: FilterPositions, samples: int = 1) -> Tensor:
-        """Returns the posterior probability `[F]` that each filter is a reused one."""
-        reused, redrawn = self._parts(filters, where, samples, None)
-        return torch.sigmoid(reused - redrawn)
-
     def fit_parts(
         self,
         of_network: FilterBank,

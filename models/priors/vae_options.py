@@ -33,9 +33,9 @@ class FilterVAEOptions(PriorOptionsBase):
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(128, 128), min_length=1, description="Widths of the hidden layers (channels, if convolutional)."
     )
-    condition: Condition = Field(default=Condition.NONE, description="What the networks are told besides w and z.")
+    condition: Condition = Field(default=Condition.NONE, description="What else the networks are conditioned on.")
     embedding: int = Field(default=8, ge=1, description="Length of the vector that stands for a layer.")
-    scaling: Scaling = Field(default=Scaling.NONE, description="By what filters are divided before they are pooled.")
+    scaling: Scaling = Field(default=Scaling.NONE, description="What filters are divided by before they are pooled.")
     standardise: Covariance | None = Field(
         default=None,
         description="Covariance that is removed before the networks see a filter; none: full for the MLP, isotropic "
@@ -57,7 +57,7 @@ class FilterVAEOptions(PriorOptionsBase):
         description="Share of the positions that are not trained on; the state that scores best on them is kept.",
     )
     log_variance_floor: float = Field(
-        default=-10.0, description="Least log-variance of the decoder, in standardised units."
+        default=-10.0, description="Smallest log-variance of the decoder, in standardised units."
     )
     latent_prior: LatentPriorKind = Field(default=LatentPriorKind.STANDARD, description="Density of the latent.")
     components: int = Field(
@@ -73,12 +73,12 @@ class FilterVAEOptions(PriorOptionsBase):
         default=1.0, ge=0, description="Weight of keeping what was learned from earlier source sets in an update."
     )
     epochs: int = Field(default=100, ge=1, description="Passes over the bank, unless max_steps ends the fit before.")
-    max_steps: int = Field(default=3000, ge=1, description="Most optimiser steps.")
+    max_steps: int = Field(default=3000, ge=1, description="Largest number of optimiser steps.")
     batch: int = Field(default=512, ge=2, description="Filters per step.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak rate of Adam; cosine to zero.")
     fit_samples: int = Field(default=1, ge=1, description="Latent draws per filter in the fit; more tighten the bound.")
     max_filters: int | None = Field(
-        default=None, ge=2, description="Most filters to fit to, drawn at random; none: all."
+        default=None, ge=2, description="Largest number of filters to fit to, drawn at random; none: all."
     )
 
     @model_validator(mode="after")

@@ -60,7 +60,7 @@ def updated_posterior(
     """
     if old.layers != new.layers:
         raise ModelError(
-            "the old and the new posterior are over different layers",
+            "the old and the new posterior cover different layers",
             expected="the same `trainable` and the same network",
             fix="update a unit of an arm with the same choices",
         )
@@ -69,7 +69,7 @@ def updated_posterior(
     kinds = {type(posterior) for part in parts for posterior in part.posteriors}
     if parts[0].layout != parts[1].layout or parts[0].fixed_layout != parts[1].fixed_layout or len(kinds) > 1:
         raise ModelError(
-            "the old and the new posterior are over different weights",
+            "the old and the new posterior cover different weights",
             expected="the same `bayesian_scope` and `trainable`",
             fix="update a unit of an arm with the same choices",
         )

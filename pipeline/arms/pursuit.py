@@ -43,7 +43,7 @@ def pursue(
     """
     mixture = model.posterior
     if not isinstance(mixture, Mixture):
-        raise ModelError("maximum-entropy pursuit of a posterior that is no mixture", expected="posterior: mixture")
+        raise ModelError("maximum-entropy pursuit of a posterior that is not a mixture", expected="posterior: mixture")
     number = len(mixture.components)
     history, elbos = History(), []
     for component in range(number):

@@ -32,7 +32,7 @@ def start_from_source(network: torch.nn.Module, source: Mapping[str, torch.Tenso
     fitting, anew = fitting_weights(network.state_dict(), source)
     network.load_state_dict(fitting, strict=False)
     if anew:
-        logger.info("started anew, because channels or classes differ from the source network: %s", ", ".join(anew))
+        logger.info("reinitialised, because channels or classes differ from the source network: %s", ", ".join(anew))
     return anew
 
 
@@ -111,7 +111,7 @@ def learned_names(network: torch.nn.Module, trainable: Trainable) -> set[str]:
     if not learned:
         raise ModelError(
             f"the network has nothing that `trainable: {trainable.value}` would learn",
-            expected="a network with blocks of its own for the ends, and with a coarser level than the image's",
+            expected="a network with separate blocks at its ends and a level coarser than the image",
             fix="set `trainable: all` for this arm",
         )
     return learned

@@ -14,7 +14,7 @@ from pipeline.commands.shared_options import NetworkCode, SharedOptions, with_sh
 @with_shared_options("overrides", "debug")
 def export(
     options: SharedOptions,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as infer/ARM/nNN/repeat-R/model.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, such as infer/ARM/nNN/repeat-R/model.")],
     output: Annotated[Path, typer.Option("--output", metavar="FOLDER", help="Folder of the bundle.")],
     study: Annotated[
         Path | None,

@@ -66,7 +66,7 @@ def stoppable(place: Path) -> Iterator[None]:
             yield
     except KeyboardInterrupt as stop:
         # The command line library would turn it into "Aborted!" and exit code 1.
-        typer.echo("graft: stopped; run the same command again to go on where it was.", err=True)
+        typer.echo("graft: stopped; run the same command again to continue where it stopped.", err=True)
         raise typer.Exit(REQUEUE if isinstance(stop, StopSignal) else _INTERRUPTED) from None
 
 

@@ -40,7 +40,7 @@ def preprocess(
         list[Path], typer.Argument(metavar="CONFIG|INPUT...", help="The study; with --model: scans, folders, datasets.")
     ],
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="MODEL", help="Prepare new scans as this model takes them.")
+        Path | None, typer.Option("--model", metavar="MODEL", help="Prepare new scans for this model.")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="DIR", help="With --model: folder of the results.")
@@ -95,13 +95,13 @@ def preprocess(
 )
 def predict(
     options: SharedOptions,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, as infer/ARM/nNN/repeat-R/model.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, such as infer/ARM/nNN/repeat-R/model.")],
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Image files, folders of them, datasets.")],
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Folder of the results.")],
     samples: Annotated[
         int | None, typer.Option("--samples", min=1, help="Draws from each posterior [default: as in the study].")
     ] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average over the mirrorings that the training made.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over the mirrorings used in training.")] = False,
     probabilities: Annotated[
         bool, typer.Option("--probabilities/--no-probabilities", help="Write the probability of each class.")
     ] = False,

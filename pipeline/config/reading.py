@@ -108,7 +108,9 @@ def set_key(raw: dict[str, Any], override: str) -> None:
         if child is None:
             child = node[part] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {shown}: `{part}` holds no keys", expected="a key that does", fix="correct it")
+            raise ConfigError(
+                f"--set {shown}: `{part}` holds no keys", expected="a key that holds keys", fix="correct it"
+            )
         node = child
     try:
         node[last] = parse_yaml(value)

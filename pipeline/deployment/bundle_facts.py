@@ -84,7 +84,7 @@ class BundleFacts:
             notes.append(f"They average over {trainings}, of which this model is one.")
         if self.model.arm.is_bayesian:
             notes.append(
-                f"They are of the average over {self.model.draws} draws from the posterior, not of the mean network in "
-                "this bundle."
+                f"They are those of the average over {self.model.draws} draws from the posterior, not of the mean "
+                "network in this bundle."
             )
         return tuple(notes)

@@ -19,7 +19,7 @@ class BundleInput:
     """What a bundle takes.
 
     Attributes:
-        missing: steps of the chain that a bundle cannot carry out; none where it takes raw scans.
+        missing: steps of the chain that a bundle cannot run; none where it takes raw scans.
         chain: step → its options, of the steps that it carries out; empty where the input is ready for the network.
         rule: which mask it makes of the probabilities.
     """

@@ -35,7 +35,7 @@ def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
         f"{facts.patients}; objective: {about.objective}.",
         "authors": options.authors or UNFILLED,
         "copyright": options.copyright or UNFILLED,
-        "intended_use": options.intended_use or "Research on scans like the training cases; no medical device.",
+        "intended_use": options.intended_use or "Research on scans like the training cases; not a medical device.",
         "label_classes": f"{len(about.classes)} structures: "
         + ", ".join(f"{value} is {name}" for name, value in about.classes.items()),
         "network_data_format": _data_format(about),

@@ -39,7 +39,7 @@ def require_words(config: Any, file: str) -> None:
     for key, text in _strings(config, ""):
         if _CARRIED_OUT.fullmatch(text.replace("#", "::")) or text in _COMPONENT_KEYS:
             raise ModelError(
-                f"{file} of the bundle: {text!r} in `{key}` would be carried out or replaced when MONAI reads it",
+                f"{file} of the bundle: {text!r} in `{key}` would be evaluated or replaced when MONAI reads it",
                 expected="words that do not begin with `$` or `%` and hold no reference with `@`",
                 fix="rename the channel, class, arm or study, or change what was given with --set",
             )

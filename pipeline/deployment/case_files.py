@@ -99,7 +99,7 @@ def require_apart(cases: Iterable[CaseFiles]) -> None:
         for parent in PurePosixPath(key).parents:
             if str(parent) in keys:
                 raise DataError(
-                    f"the results of {key!r} would lie in the folder of those of {str(parent)!r}",
+                    f"the results of {key!r} would lie inside the results of {str(parent)!r}",
                     expected="names of cases that differ from those of folders of a BIDS dataset",
                     fix="predict them into two folders",
                 )

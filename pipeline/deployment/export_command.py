@@ -93,7 +93,7 @@ class ExportedBundle:
         lines = [f"The bundle is {self.folder}; how to run it, and its model card: {self.folder / CARD}"]
         if self.missing_steps:
             lines.append(
-                "It takes preprocessed volumes, not raw scans, because a MONAI bundle cannot carry out "
+                "It takes preprocessed volumes, not raw scans, because a MONAI bundle cannot run "
                 f"{', '.join(self.missing_steps)}"
             )
         if self.examples:
@@ -174,7 +174,7 @@ def _require_free(output: Path, force: bool) -> None:
     # One that lists no files is what a killed command left unfinished.
     if "files" in written and not force:
         raise WorkspaceError(
-            f"{output}: holds a bundle already",
+            f"{output}: already holds a bundle",
             expected="a new or empty folder",
             fix="name another, or add --force to replace the files that Graft wrote",
         )
@@ -189,7 +189,7 @@ def _make_place(output: Path) -> None:
     place = output if output.is_dir() else output.parent
     try:
         place.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(place, os.W_OK | os.X_OK) else "no right to write"
+        reason = "" if os.access(place, os.W_OK | os.X_OK) else "no permission to write"
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:

@@ -47,7 +47,7 @@ def portable_steps(chain: Mapping[str, Any]) -> list[Step]:
         "padding": lambda o: Padding(PaddingOptions(**o)),
     }
     if unknown := set(chain) - set(make):
-        raise ValueError(f"a bundle cannot carry out {', '.join(sorted(unknown))}")
+        raise ValueError(f"a bundle cannot run {', '.join(sorted(unknown))}")
     return [step(chain[name]) for name, step in make.items() if chain.get(name) is not None]
 
 

@@ -158,7 +158,7 @@ def _make_folder(output: Path) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        reason = "" if os.access(output, os.W_OK | os.X_OK) else "no right to write"
+        reason = "" if os.access(output, os.W_OK | os.X_OK) else "no permission to write"
     except FileExistsError:
         reason = "a file is there"
     except OSError as error:

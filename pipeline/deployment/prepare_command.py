@@ -227,7 +227,7 @@ def _in_scan_space(file: Path, record: dict[str, Any], about: ModelDescription) 
     mask, affine = read_label(file), np.asarray(record["affine"], dtype=np.float64)
     if not np.allclose(mask.affine, affine, atol=1e-3):
         raise DataError(
-            f"{file}: lies on another grid than the prepared scan",
+            f"{file}: lies on a different grid from the prepared scan",
             expected="the mask as the bundle wrote it",
             fix="run the bundle on the prepared scans again",
         )

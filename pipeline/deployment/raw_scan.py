@@ -29,11 +29,6 @@ class GivenImage:
     source: ImageSource | None = None
 
     @classmethod
-    def of_volume(cls, volume: Volume) -> GivenImage:
-        """Takes a volume, of which nothing is claimed but its affine."""
-        return cls(volume, ImageHeader(volume.shape, volume.affine, volume.array.dtype))
-
-    @classmethod
     def read(cls, source: ImageSource) -> GivenImage:
         """Reads a file.
 

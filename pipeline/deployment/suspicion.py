@@ -81,7 +81,8 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
         apart = training.white_over_grey[channel]
         other = profile.distance(tissue_profile(own)) > max(factor * profile.spread, _LEAST_TISSUES)
         if other or apart.distance((white_over_grey(own),)) > max(factor * apart.spread, _LEAST_WHITE_GREY):
-            yield f"{channel}: another contrast than in training ({_order(own)}; in training {_order_of(own, profile)})"
+            usual = _order_of(own, profile)
+            yield f"{channel}: a different contrast from training ({_order(own)}; in training {usual})"
     for channel, profile in training.histogram.items():
         if channel in training.tissues and channel in facts.tissues:
             # Lesions change the histogram more than another contrast does.
@@ -89,8 +90,8 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
         away = profile.distance(facts.histogram[channel]) if channel in facts.histogram else 0.0
         if away > max(factor * profile.spread, _LEAST_HISTOGRAM):
             yield (
-                f"{channel}: the form of the histogram lies {plain_number(away, 2)} standard deviations from the "
-                f"training cases, which lie at most {plain_number(profile.spread, 2)} from each other"
+                f"{channel}: the shape of the histogram lies {plain_number(away, 2)} standard deviations from the "
+                f"training cases, which lie within {plain_number(profile.spread, 2)} of each other"
             )
 
 

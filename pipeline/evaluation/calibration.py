@@ -1,6 +1,6 @@
 """How honest probabilities are: likelihood, Brier score and calibration error near the boundary of the reference.
 
-Far from the boundary nearly every voxel is certain and right, and would hide what the probabilities are worth; so only
+Far from the boundary nearly every voxel is certain and right, which would hide how good the probabilities are; so only
 a band around the boundary of the reference counts, the same for all arms. What is predicted outside it is counted
 apart. Sources: Brier 1950; expected calibration error in bins of equal mass, Naeini et al. 2015 and Nixon et al. 2019.
 """

@@ -46,7 +46,7 @@ class Metric(Measure):
 class LesionMetric(Metric):
     """A metric of lesions: empty is a mask without a lesion that counts."""
 
-    empty: str = "best 1, worst 0; empty is a mask without a lesion that counts"
+    empty: str = "best 1, worst 0; a mask without a counted lesion is empty"
 
     def which_empty(self, pair: MaskPair) -> EmptyMask | None:
         """Returns which mask has no lesion; None where lesions were not asked for."""

@@ -172,4 +172,4 @@ def _shown_slope(patients: int, spread: float, slope: float, residual: float) ->
 
 def unchecked(expected: float) -> DiceEstimate:
     """Returns the estimate of a model that does not know how far expected and real Dice lie apart."""
-    return DiceEstimate(expected, None, 0, "what the prediction expects of itself; the model knows no error of it")
+    return DiceEstimate(expected, None, 0, "the prediction's own estimate, whose error is unknown")

@@ -72,7 +72,7 @@ def complete(stage: str, run: StageRun) -> None:
     if stopped := run.count("stopped"):
         raise StopRequestedError(
             f"{stage}: stopped on request with {stopped} of {len(run.outcomes)} units unfinished",
-            fix="run the same command again: it goes on where it was",
+            fix="run the same command again: it continues where it stopped",
         )
     if not failures:
         return

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 MARKER = "done.json"
 _POOL_RESTARTS = 3
 _KILLED = (
-    "its worker process was killed again and again; expected one that lives (did the machine run out of memory?); "
+    "its worker process was killed repeatedly; expected it to finish (did the machine run out of memory?); "
     "to fix it, use --jobs 1, or smaller patches"
 )
 
@@ -324,7 +324,7 @@ def _with_new_pools(
                 yield Outcome(batch[0].key, "failed", message=_KILLED)
             else:
                 restarts = 1 if finished else restarts + 1
-                logger.warning("%s: a worker process was killed; going on with what is unfinished", stage)
+                logger.warning("%s: a worker process was killed; continuing with the unfinished units", stage)
         waiting = [unit for unit in waiting if unit.key not in finished]
     if killed:
         remove_temporaries(workspace.root / stage)
@@ -335,7 +335,7 @@ def _in_parallel(
 ) -> Iterator[Outcome]:
     no_workers = execution.backend == "loky" and joblib.effective_n_jobs(2) == 1
     if no_workers and execution.jobs > 1:
-        logger.warning("workers need shared memory, and /dev/shm cannot be written: one unit at a time")
+        logger.warning("workers need shared memory, but /dev/shm is not writable: running one unit at a time")
     # Processes that train together all take part in every unit, here and one after the other.
     if world_size() > 1 or no_workers:
         for unit in units:

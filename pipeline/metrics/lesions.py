@@ -41,7 +41,7 @@ class LesionOptions(Options):
     overlap: float = Field(default=0.0, ge=0, le=1)
     """Share of a lesion's voxels that the other mask has to cover; 0: one voxel is enough."""
     minimum_volume: float = Field(default=0.0, ge=0)
-    """Volume in mm³ below which a connected component is no lesion, in reference and prediction."""
+    """Volume in mm³ below which a connected component does not count as a lesion, in reference and prediction."""
 
 
 _AS_DEFINED = LesionOptions()

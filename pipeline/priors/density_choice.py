@@ -94,7 +94,7 @@ def _choice(path: Path) -> str:
         return str(json.loads(path.read_text())["auto"]["density"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WorkspaceError(
-            f"{path}: does not say which density `auto` takes",
+            f"{path}: does not say which density `auto` stands for",
             expected="held-out scores of at least one density that is not centred on one network's positions",
             fix="run `graft fit-priors CONFIG`, or name a density as the arm's prior",
         ) from error

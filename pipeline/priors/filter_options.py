@@ -57,7 +57,7 @@ class PriorFitOptions(Options):
     themselves. Densities stay densities of the raw filters."""
     update_from: Path | None = None
     """Workspace of an earlier study with another source set: densities with `latent_prior: boosted` (BooVAE) are not
-    fitted anew but updated from those of that study, without its filters."""
+    fitted again but updated from those of that study, without its filters."""
     held_out: HeldOut = HeldOut.LAST
     """Which networks the densities are scored on."""
     held_out_networks: int = Field(default=1, ge=1)
@@ -103,7 +103,7 @@ class PriorFitOptions(Options):
     @classmethod
     def _free_names(cls, value: dict[str, PriorOptions]) -> dict[str, PriorOptions]:
         if AUTO in value:
-            raise ValueError(f"no density can be named {AUTO!r}: arms choose among all by that name")
+            raise ValueError(f"a density cannot be named {AUTO!r}: arms use that name to choose among all of them")
         return value
 
     @field_validator("densities", mode="before")

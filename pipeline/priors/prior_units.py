@@ -173,7 +173,7 @@ def read_fit(folder: Path) -> dict[str, Any]:
 def _why_not_scored(network: int) -> str:
     return (
         f"centred on the filters of source network {network}, position by position, and the channels of other networks "
-        "are permuted; so it is no candidate for `auto`"
+        "are permuted, so it is not a candidate for `auto`"
     )
 
 

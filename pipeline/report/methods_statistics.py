@@ -40,7 +40,7 @@ def measure_sentences(files: StudyFiles) -> list[str]:
     others = {m: str(p) for m, p in (evaluation.get("empty_masks_by_metric") or {}).items() if p and p != policy}
     if others:
         exceptions = listing([f"{metric_title(name)} ({p.replace('_', ' ')})" for name, p in others.items()])
-        sentences.append(f"Another policy for empty masks held for {exceptions}.")
+        sentences.append(f"A different policy for empty masks applied to {exceptions}.")
     return sentences
 
 

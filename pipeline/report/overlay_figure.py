@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from data.volume import Volume
 from pipeline.report.figure_style import PREDICTION, REFERENCE
-from preprocessing.content import fill_holes, foreground_mask
+from preprocessing.content import foreground_mask
 from preprocessing.quality_control import PLANES as PLANES
 
 Array = NDArray[Any]
@@ -69,7 +70,7 @@ class Scene:
         """`[X, Y, Z]`, where there is anatomy or a prediction: inside the mask, without one inside head or body."""
         seen = np.isfinite(self.image)
         if seen.all() and self.image.max() > self.image.min():
-            seen = fill_holes(foreground_mask(Volume(self.image.astype(np.float32), self.affine)))
+            seen = ndimage.binary_fill_holes(foreground_mask(Volume(self.image.astype(np.float32), self.affine)))
         return np.asarray(seen | (self.prediction > 0))
 
     @cached_property

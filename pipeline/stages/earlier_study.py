@@ -54,7 +54,7 @@ def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLa
     }
     if not ours:
         raise ConfigError(
-            f"`priors.update_from` is {root}, and no density of `priors.densities` can be updated",
+            f"`priors.update_from` is {root}, but no density of `priors.densities` can be updated",
             expected="a density with `kind: vae` and `latent_prior: boosted`",
             fix="add one that the earlier study has too, or remove `priors.update_from`",
         )

@@ -32,5 +32,5 @@ def refuse_older_layout(workspace: Workspace, stage: str, keys: Iterable[str], o
             raise WorkspaceError(
                 f"{workspace.root / stage}: holds results of an older layout, which this version cannot use",
                 expected=_NOW[stage],
-                fix=f"move {stage}/ out of the workspace to keep it, and run the same command again to make them anew",
+                fix=f"move {stage}/ out of the workspace to keep it, then run the same command again to replace it",
             )

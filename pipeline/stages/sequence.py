@@ -46,7 +46,7 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
         needless = needless_stages(config) if len(stages) > 1 else {}
         for stage in stages:
             if stage in needless:
-                logger.info("%s: left out, because %s", stage.value, needless[stage])
+                logger.info("%s: skipped, because %s", stage.value, needless[stage])
             else:
                 stage_module(stage).run(config, workspace, resources)
     return workspace

@@ -58,7 +58,7 @@ def _warn_of_slow_steps(device: str, begun: bool) -> None:
         "%s has no instructions for bfloat16, so a training step takes longer than in float32: about ten times as "
         "long where it was measured (15 s against 1.7 s at 1 mm). %s",
         "this processor" if device == "cpu" else "this GPU",
-        "The study was begun in bfloat16 and goes on in it; `--set computing.precision=float32` trains all of it anew"
+        "The study was begun in bfloat16 and goes on in it; `--set computing.precision=float32` trains all of it again"
         if begun
-        else "`computing.precision: auto`, the default, takes what the machine has",
+        else "`computing.precision: auto`, the default, uses what the machine supports",
     )

@@ -150,7 +150,7 @@ def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resource
     except GraftError:
         return
     if recorded is None:
-        yield "results: the tables do not say which models they are of; `graft evaluate CONFIG` writes them anew"
+        yield "results: the tables do not say which models they are of; `graft evaluate CONFIG` writes them again"
         return
     differences = [*_differences(recorded.settings, now.settings)]
     differences += [f"`{key}` is not among them" for key in now.units if key not in recorded.units]

@@ -52,7 +52,9 @@ def only_command(folder: Path, on_killed: Callable[[int], None] = lambda process
                 fix="name another",
             ) from error
         (folder / LOCK).unlink(missing_ok=True)
-        logger.info("%s: this disk has no locks (%s); the file %s stands in for one", folder, error.strerror, OWNER)
+        logger.info(
+            "%s: this disk does not support locks (%s); the file %s replaces one", folder, error.strerror, OWNER
+        )
         with _owner_file(folder, on_killed):
             yield
         return

@@ -15,16 +15,16 @@ from pipeline.storage.atomic import is_temporary
 
 _AGAIN = "run the same command again; what is finished is kept"
 _FULL = ("the disk is full", "room for the results", f"free some and {_AGAIN}")
-_RIGHTS = ("there is no right to read or to write it", "a place with the right to", "change the rights or name another")
+_RIGHTS = ("it may not be read or written", "permission to do both", "change the permissions or name another place")
 _FAULTS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the quota of the disk is used up", "room for the results", f"free some and {_AGAIN}"),
     errno.EFBIG: ("a file grew beyond the largest allowed size", "room for the results", f"raise it and {_AGAIN}"),
-    errno.EROFS: ("the disk can only be read", "one that can be written", "name a folder elsewhere"),
+    errno.EROFS: ("the disk is read-only", "one that can be written", "name a folder elsewhere"),
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
-    errno.EIO: ("the disk does not answer as it should", "a sound disk or network", f"look after it and {_AGAIN}"),
-    errno.ESTALE: ("the network disk was mounted anew", "a disk that stays", _AGAIN),
+    errno.EIO: ("the disk does not respond as it should", "a sound disk or network", f"check it and {_AGAIN}"),
+    errno.ESTALE: ("the network disk was remounted", "a disk that stays mounted", _AGAIN),
     errno.EMFILE: ("too many files are open", "fewer at a time", f"raise `ulimit -n` or use --jobs 1, and {_AGAIN}"),
     errno.ENAMETOOLONG: ("the name is too long for this disk", "a shorter one", "rename it or name another folder"),
 }

@@ -54,7 +54,7 @@ class Workspace:
         if not plain or any(os.path.islink(way) for way in islice(ways, 1, None)):
             raise WorkspaceError(
                 f"{folder}: does not lie in {self.root}",
-                expected="a folder of its own in there, and no link to another place",
+                expected="a folder of its own in there, not a link to another place",
                 fix="rename what it is named after, or remove the link",
             )
         return folder

@@ -36,7 +36,7 @@ class _Loader(yaml.SafeLoader):
             mark: Any = event.start_mark
             node = super().compose_node(parent, index)
             if id(node) not in self._whole:
-                raise ComposerError(None, None, "an alias refers to what it is part of", mark)
+                raise ComposerError(None, None, "an alias refers to something that contains it", mark)
             values, levels = self._whole[id(node)]
             self._count(values, self._depth + levels, event)
             return node
@@ -92,7 +92,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of keys and values.
 
     Raises:
-        ConfigError: it is no regular file, too large, not YAML (with the line), or holds no keys.
+        ConfigError: it is not a regular file, too large, not YAML (with the line), or holds no keys.
     """
     text = read_text(path, "a YAML file", ConfigError, LARGEST, fix="name a study, such as configs/demo.yaml")
     try:

@@ -119,9 +119,3 @@ class Augmentation:
         moved = result["image"].as_tensor() if hasattr(result["image"], "as_tensor") else result["image"]
         classes = result["label"].as_tensor() if hasattr(result["label"], "as_tensor") else result["label"]
         return moved.to(torch.float32), classes[0].round().to(torch.int64)
-
-
-def no_augmentation() -> AugmentationOptions:
-    """Options that leave every patch as it is."""
-    off = dict.fromkeys(("affine", "noise", "blur", "brightness", "gamma", "low_resolution"), 0.0)
-    return AugmentationOptions(**off)

@@ -75,7 +75,7 @@ class Checkpoints:
         try:
             about, tensors = load_about(self.path), load_tensors(self.path)
         except WorkspaceError as error:
-            logger.warning("the training starts from its beginning, because its checkpoint is not usable: %s", error)
+            logger.warning("the training starts from the beginning, because its checkpoint is not usable: %s", error)
             return 0
         for name, module in state.modules.items():
             start = f"{_MODULE}.{name}."

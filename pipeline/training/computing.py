@@ -17,12 +17,12 @@ class Precision(StrEnum):
     """Numbers that the network computes with; weights and losses are float32 in any case."""
 
     AUTO = "auto"
-    """`bfloat16` where the processor or GPU has instructions for it, else `float32`; a study goes on in what it began
-    with, also on another machine."""
+    """`bfloat16` where the processor or GPU has instructions for it, else `float32`; a study continues in the precision
+    it began with, also on another machine."""
     FLOAT32 = "float32"
     """Single precision."""
     BFLOAT16 = "bfloat16"
-    """Half the memory and, where the processor has it, faster; on others much slower. The range of float32."""
+    """Half the memory and, where the processor supports it, faster; on others much slower. The range of float32."""
     FLOAT16 = "float16"
     """For GPUs without bfloat16; the loss is scaled against underflow."""
 

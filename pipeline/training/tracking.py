@@ -146,7 +146,7 @@ def open_trackers(options: TrackingOptions, folder: Path, name: str = "") -> lis
         except ImportError as error:
             if use is Use.ON:
                 raise ConfigError(
-                    f"`tracking.{package}: on`, and {package} cannot be imported ({error})",
+                    f"`tracking.{package}: on`, but {package} cannot be imported ({error})",
                     expected=f"{package} installed, or `auto` or `off`",
                     fix="run `pip install '.[tracking]'` in the folder of Graft's clone",
                 ) from error

@@ -273,7 +273,7 @@ def test_of_several_runs_the_labelled_one_is_taken_with_its_label(tmp_path: Path
     }
     (finding,) = findings(dataset, "repeated_scan")
     assert finding.level is Level.WARNING
-    assert "3 sessions have several scans, of which one is taken" in finding.found
+    assert "3 sessions have several scans, of which one is used" in finding.found
     # Both runs are labelled: the label is that of the scan.
     add(tmp_path, "sub-01_run-1_dseg", pipeline="manual")
     dataset = read_dataset(tmp_path)
@@ -307,7 +307,7 @@ def test_different_acquisitions_in_one_channel_are_said(tmp_path: Path) -> None:
     add(tmp_path, "sub-01_acq-mprage_T1w", "sub-02_acq-spgr_T1w", "sub-03_acq-spgr_T1w")
     (finding,) = findings(read_dataset(tmp_path), "mixed_scans")
     assert finding.found == (
-        "T1w: acq-mprage_T1w in 1 of 3 sessions, acq-spgr_T1w in 2 of 3 sessions; taken as one channel"
+        "T1w: acq-mprage_T1w in 1 of 3 sessions, acq-spgr_T1w in 2 of 3 sessions; used as one channel"
     )
 
 

@@ -199,10 +199,14 @@ ERRORS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
     "label elsewhere": ("label_grid", "3 mm from that of T1", lambda root: rewrite(label_of(root), moved_by(3))),
     "label of another shape": (
         "label_grid",
-        "on another grid than T1: it has 11×14×10 voxels, T1 12×14×10",
+        "on a different grid from T1: it has 11×14×10 voxels, T1 12×14×10",
         other_shape,
     ),
-    "brain mask elsewhere": ("mask_grid", "brain mask: on another grid than T1: a corner lies 3 mm", mask_elsewhere),
+    "brain mask elsewhere": (
+        "mask_grid",
+        "brain mask: on a different grid from T1: a corner lies 3 mm",
+        mask_elsewhere,
+    ),
     "empty brain mask": ("brain_mask", "every voxel is 0", brain_mask((0,))),
     "undeclared value": (
         "label_values",

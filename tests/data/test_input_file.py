@@ -1,4 +1,4 @@
-"""Files that a user hands in: what is no regular file, too large, too deep or no text is a sentence, never a wait."""
+"""Files that a user hands in: what is not a regular file, too large, too deep or not text is an error, not a wait."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_image_names_that_no_file_can_have(msd_folder: Callable[..., Path], name
     (root / "dataset.json").write_text(json.dumps(content | names | {"dataset": entries}))
     report = check_dataset(read_dataset(root))
     assert {f.check for f in report.findings if f.case == "odd"} & {"missing_file", "unreadable_file"}
-    with pytest.raises(DataError, match=r"too long|is no name of a file"):
+    with pytest.raises(DataError, match=r"too long|is not a valid file name"):
         read_volume(root / name)
     for path in (root / name, root / "x.csv" / name):
         with pytest.raises(DataError, match="there is no such folder"):

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_one_sentence(scan: Volume) -> None:
         graft.preprocess(scan, "pet")
     with pytest.raises(ConfigError, match=r"preprocessing: .*resample"):
         graft.preprocess(scan, "mr", {"resample": {}})
-    with pytest.raises(DataError, match="label: on another grid"):
+    with pytest.raises(DataError, match="label: on a different grid"):
         graft.preprocess(scan, "mr", label=Volume(np.zeros((3, 3, 3)), np.eye(4)))
     with pytest.raises(DataError, match="label: has label values that are not whole numbers"):
         graft.preprocess(scan, "mr", label=scan.with_array(scan.array / 3))

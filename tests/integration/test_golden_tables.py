@@ -1,6 +1,6 @@
 """The tables of the tiny study are those of `tests/golden/`.
 
-A change that is meant to change them writes them anew, and explains the change of the numbers with that of the code:
+A change that is meant to change them writes them again, and explains the change of the numbers with that of the code:
 `GRAFT_RENEW_GOLDEN=1 make test ARGS=tests/integration/test_golden_tables.py`.
 """
 

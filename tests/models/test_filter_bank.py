@@ -4,7 +4,7 @@ from safetensors.torch import load, save
 
 from data.errors import ModelError
 from models.filter_bank import FilterBank, SourceState
-from models.filters import filter_layers
+from models.filters import filter_layers, filter_positions
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 
@@ -25,7 +25,8 @@ def network():
 @pytest.fixture
 def bank(network):
     layers = filter_layers(network)
-    return FilterBank.from_state_dicts(states(), layers, layers)
+    positions = filter_positions(layers, layers)
+    return FilterBank.concatenate([FilterBank.from_state(state, layers, positions) for state in states()])
 
 
 def test_each_filter_knows_where_it_came_from(bank, network):
@@ -46,13 +47,6 @@ def test_norm_threshold_reports_the_share_kept(bank):
     assert len(kept) == int((norms > threshold).sum())
     assert share == pytest.approx(len(kept) / len(bank))
     assert float(kept.filters.norm(dim=1).min()) > threshold
-
-
-def test_split_by_network_leaves_no_filter_on_both_sides(bank):
-    rest, held = bank.split_by_network([1])
-    assert rest.networks == (0, 4)
-    assert held.networks == (1,)
-    assert len(rest) + len(held) == len(bank)
 
 
 def test_last_snapshots_are_the_latest_of_each_network(bank):

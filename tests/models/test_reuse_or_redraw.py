@@ -40,7 +40,9 @@ def test_it_knows_which_filters_are_reused():
     filters = bank.filters.clone()
     filters[::2] = filters.flip(0)[::2]
     with torch.no_grad():
-        reused = prior.reuse_probability(filters, bank.positions)
+        reuse = prior.position.at_positions().log_prob(filters, bank.positions)
+        redraw = prior.shape.log_estimate(filters, bank.positions, 1, None)
+    reused = torch.sigmoid(reuse - redraw)  # both are as likely beforehand
     assert float(reused[1::2].mean()) > 0.8
     assert float(reused[::2].mean()) < 0.1
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation
+from pipeline.training.augmentation import Augmentation, AugmentationOptions
 
 ALL = ("affine", "elastic", "noise", "blur", "brightness", "gamma", "low_resolution")
 
@@ -25,7 +25,7 @@ def patch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_switched_off_it_changes_nothing(patch) -> None:
-    image, label = Augmentation(no_augmentation())(*patch, 1)
+    image, label = only()(*patch, 1)
     assert torch.equal(image, patch[0])
     assert torch.equal(label, patch[1])
 
@@ -114,6 +114,4 @@ def test_a_probability_is_a_share_of_the_patches(patch) -> None:
 
 def test_every_probability_below_one_is_that_of_the_options() -> None:
     options = AugmentationOptions()
-    assert no_augmentation().model_dump(include=set(ALL)) == dict.fromkeys(ALL, 0.0)
-    assert not no_augmentation().flip_axes
     assert not options.flip_axes, "mirroring is not for every anatomy, so nobody gets it unasked"

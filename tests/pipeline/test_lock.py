@@ -96,7 +96,7 @@ def test_without_locks_a_dead_command_is_taken_over(
     with caplog.at_level(logging.INFO), only_command(tmp_path, seen.append):
         assert json.loads((tmp_path / OWNER).read_text())["process"] == os.getpid()
     assert seen == [dead]
-    assert "this disk has no locks" in caplog.text
+    assert "this disk does not support locks" in caplog.text
     assert not list(tmp_path.iterdir())
 
 

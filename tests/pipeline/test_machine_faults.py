@@ -21,8 +21,8 @@ from pipeline.storage.machine_faults import machine_fault
 WORDS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the quota of the disk is used up",
-    errno.EROFS: "the disk can only be read",
-    errno.EACCES: "there is no right",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "may not be read or written",
     errno.EIO: "the disk does not answer",
     errno.EMFILE: "too many files are open",
 }

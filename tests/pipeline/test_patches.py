@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from pipeline.storage.cached_case import CachedCase
-from pipeline.training.augmentation import Augmentation, AugmentationOptions, no_augmentation
+from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.patches import PatchOptions, PatchSampler
+
+OFF = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)
 
 
 def sampler(
@@ -24,7 +26,7 @@ def sampler(
     augmentation: AugmentationOptions | None = None,
 ) -> PatchSampler:
     options = PatchOptions(size=size, batch=batch, foreground_share=foreground_share)
-    return PatchSampler(patients, options, Augmentation(augmentation or no_augmentation()), seed)
+    return PatchSampler(patients, options, Augmentation(augmentation or OFF), seed)
 
 
 def same(first: tuple, second: tuple) -> bool:

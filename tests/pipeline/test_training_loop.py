@@ -16,7 +16,7 @@ from models.objectives import SegmentationLoss, SegmentationLossOptions
 from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_about, load_tensors
-from pipeline.training.augmentation import Augmentation, no_augmentation
+from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.computing import ComputingOptions
 from pipeline.training.loop import History, OptimiserOptions, StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
@@ -24,6 +24,7 @@ from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name,
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.validation import mean_dice
 
+OFF = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)
 NETWORK = ResidualUNetOptions(channels=(4, 8), encoder_blocks=(0, 1))
 PLAIN = OptimiserOptions(weight_decay=0.0, gradient_clip=1e9)
 
@@ -135,9 +136,7 @@ def test_an_empty_history_can_be_written(tmp_path: Path) -> None:
 def test_a_small_network_learns_two_cubes(make_case) -> None:
     cases = [make_case("a"), make_case("b", corner=(7, 3, 8))]
     network = build_network(NETWORK, 1, 2, 0)
-    sampler = PatchSampler(
-        [[case] for case in cases], PatchOptions(size=(16, 16, 16), batch=2), Augmentation(no_augmentation()), 0
-    )
+    sampler = PatchSampler([[case] for case in cases], PatchOptions(size=(16, 16, 16), batch=2), Augmentation(OFF), 0)
     loss = SegmentationLoss(SegmentationLossOptions())
 
     def step_loss(step: int) -> StepLoss:
@@ -160,7 +159,7 @@ def source_task(cases, **changes) -> SourceTask:
         "network": NETWORK,
         "options": SourceTrainingOptions(networks=1, cycles=2, steps_per_cycle=3, warm_up=1, validation_cases=1),
         "patches": PatchOptions(size=(8, 8, 8)),
-        "augmentation": no_augmentation(),
+        "augmentation": OFF,
         "computing": ComputingOptions(),
     }
     return SourceTask(**(settings | changes))

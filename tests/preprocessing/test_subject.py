@@ -68,13 +68,13 @@ def test_a_label_elsewhere_is_refused_with_both_files_and_the_millimetres(image,
     off = AFFINE.copy()
     off[1, 3] += 4
     label = _write(tmp_path / "seg.nii.gz", np.ones((5, 6, 7), np.uint8), off)
-    with pytest.raises(DataError, match=r"seg\.nii\.gz: on another grid than T1: a corner lies 4 mm from"):
+    with pytest.raises(DataError, match=r"seg\.nii\.gz: on a different grid from T1: a corner lies 4 mm from"):
         load_subject(_case(image, label))
 
 
 def test_a_label_of_another_shape_is_refused(image, tmp_path):
     label = _write(tmp_path / "seg.nii.gz", np.ones((5, 6, 8), np.uint8))
-    with pytest.raises(DataError, match=r"seg\.nii\.gz: on another grid than T1: it has 5×6×8 voxels, T1 5×6×7"):
+    with pytest.raises(DataError, match=r"seg\.nii\.gz: on a different grid from T1: it has 5×6×8 voxels, T1 5×6×7"):
         load_subject(_case(image, label))
 
 

@@ -12,7 +12,7 @@ import torch
 
 from data.modality import Modality
 from models.filter_bank import FilterBank, SourceState
-from models.filters import FilterGrouping, FilterLayer, filter_layers, group_layers
+from models.filters import FilterGrouping, FilterLayer, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import PriorOptions, build_prior
@@ -35,12 +35,13 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import save_tensors
-from pipeline.training.augmentation import Augmentation, no_augmentation
+from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 from preprocessing.chain import default_options
 
 NETWORK = ResidualUNetOptions(channels=(4, 6, 8), encoder_blocks=(0, 1, 2))
+OFF = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)
 PATCHES = PatchOptions(size=(16, 16, 16), batch=1)
 # Not the Gaussian that it would start from: that one may be the best after so few steps, and its bound has no gap.
 SMALL_VAE = FilterVAEOptions(latent=2, hidden=(8,), max_steps=20, batch=64, start_at_gaussian=False)
@@ -76,7 +77,8 @@ def source() -> Source:
     priors: dict[str, dict[str, FilterPrior]] = {}
     for name, options in DENSITIES.items():
         for group, members in groups.items():
-            bank = FilterBank.from_state_dicts(snapshots, members, layers)
+            positions = filter_positions(members, layers)
+            bank = FilterBank.concatenate([FilterBank.from_state(s, members, positions) for s in snapshots])
             prior = build_prior(options)
             prior.fit(bank, torch.Generator().manual_seed(0))
             priors.setdefault(name, {})[group] = prior
@@ -116,7 +118,7 @@ class Bench:
 
     def sampler(self, channels: int = 1) -> PatchSampler:
         case = self.make_case("a", channels=channels)
-        return PatchSampler([[case]], PATCHES, Augmentation(no_augmentation()), SEED)
+        return PatchSampler([[case]], PATCHES, Augmentation(OFF), SEED)
 
     def learn(
         self, arm: ArmOptions, known: SourceKnowledge | None = None, channels: int = 1, **changes
@@ -178,7 +180,7 @@ class Bench:
         for path in (*trainings.values(), predictions):
             path.mkdir(parents=True)
         progress = ProgressFile(folder.parent / "progress")
-        settings = TrainingSettings(inference(), NETWORK, PATCHES, no_augmentation(), seed, "cpu")
+        settings = TrainingSettings(inference(), NETWORK, PATCHES, OFF, seed, "cpu")
         for training, path in zip(task.trainings, trainings.values(), strict=True):
             train_member(path, progress, task=training, settings=settings)
         seeds = [member_seed(seed, 0, member) for member in range(arm.members)]

@@ -44,7 +44,8 @@ STANDING = {"peak_rate": 1e-30, "log_variance_rate": 1e-9, "encoder_rate": 1e-9}
 
 
 def state_of(model: BayesianNetwork) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.bake().state_dict().items()}
+    weights = model.network.state_dict() | model.tensors(model.centre())
+    return {name: tensor.detach().clone() for name, tensor in weights.items()}
 
 
 def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor], names=None) -> bool:

@@ -118,7 +118,8 @@ def test_a_strong_l2sp_keeps_the_source_and_a_strong_l2_forgets_it(bench) -> Non
     for prior, std in (("l2_sp", 1e-3), ("l2_sp", 1e3), ("l2", 1e-3)):
         settings = {"temperature": 1.0, "peak_rate": 3e-3, "warm_up": 0}
         arm = changed(PRESETS["fine_tune_l2sp"], prior=prior, l2_std=std, l2_sp_std=std, **settings)
-        weight = bench.learn(arm, steps=8).model.bake().state_dict()["stem.weight"]
+        trained = bench.learn(arm, steps=8).model
+        weight = trained.tensors(trained.centre())["stem.weight"].detach()
         distance[prior, std] = float((weight - source).norm())
         if prior == "l2":
             assert float(weight.norm()) < float(source.norm())

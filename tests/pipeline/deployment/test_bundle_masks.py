@@ -215,7 +215,7 @@ def test_another_number_of_channels_is_refused() -> None:
     scan = MetaTensor(torch.rand(2, 6, 6, 6), affine=torch.eye(4), meta={"filename_or_obj": "anna.nii.gz"})
     with pytest.raises(ValueError, match=r"anna\.nii\.gz: 2 channels, not 1"):
         ToNetworkGridd("image", 1, {})({"image": scan})
-    with pytest.raises(ValueError, match="cannot carry out skull_strip"):
+    with pytest.raises(ValueError, match="cannot run skull_strip"):
         ToNetworkGridd("image", 1, {"skull_strip": {}})
 
 

@@ -51,7 +51,7 @@ def with_text(make_model: MakeModel, folder: Path, place: str, text: str) -> Exp
 def test_an_expression_is_refused_wherever_it_stands(
     make_model: MakeModel, tmp_path: Path, text: str, place: str
 ) -> None:
-    with pytest.raises(ModelError, match="would be carried out or replaced when MONAI reads it"):
+    with pytest.raises(ModelError, match="would be evaluated or replaced when MONAI reads it"):
         export(with_text(make_model, tmp_path, place, text))
     assert not (tmp_path / "bundle").exists()
 

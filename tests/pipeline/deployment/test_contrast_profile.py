@@ -59,7 +59,7 @@ def test_another_contrast_is_told_and_the_same_one_is_not() -> None:
     for seed in range(10, 20):
         assert list(other_contrast(facts(FLAIR, seed), training, limits.contrast)) == []
     (reason,) = other_contrast(facts(T1, 20), training, limits.contrast)
-    assert reason.startswith("image: another contrast than in training (white")
+    assert reason.startswith("image: a different contrast from training (white")
     assert "in training grey" in reason
     assert reason in unlike_training(facts(T1, 20), training, limits)
     assert list(other_contrast(facts(T1, 20), training, 50.0)) == []
@@ -84,7 +84,7 @@ def test_a_weak_t1_is_told_though_fluid_is_as_in_training() -> None:
     training = TrainingFingerprint.of([tissues(0.24, 0.14, -1.2), tissues(0.43, 0.04, -1.0), tissues(0.45, 0.07, -1.2)])
     assert list(other_contrast(tissues(0.28, -0.02, -0.71), training, 1.5)) == []
     (reason,) = other_contrast(tissues(0.68, -0.09, -0.95), training, 1.5)
-    assert "another contrast" in reason
+    assert "a different contrast" in reason
 
 
 def test_without_alignment_the_form_of_the_histogram_tells() -> None:
@@ -96,7 +96,7 @@ def test_without_alignment_the_form_of_the_histogram_tells() -> None:
     training = TrainingFingerprint.of([scan(seed, 1.0) for seed in range(3)])
     assert list(other_contrast(scan(9, 1.0), training, 2.0)) == []
     (reason,) = other_contrast(scan(9, -0.5), training, 2.0)
-    assert "the form of the histogram lies" in reason
+    assert "the shape of the histogram lies" in reason
 
 
 def test_spread_is_the_largest_distance_of_a_case_to_the_others() -> None:

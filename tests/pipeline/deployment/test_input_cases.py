@@ -128,7 +128,7 @@ def test_names_must_differ_and_folders_must_hold_scans(write_scans: WriteScans, 
         collect_cases([one, two], ["T1"])
     assert len(collect_cases([one, one], ["T1"])) == 1
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="in no known layout"):
+    with pytest.raises(DataError, match="not in a known layout"):
         collect_cases([tmp_path / "empty"], ["T1"])
     np.testing.assert_equal(len(collect_cases([tmp_path / "1"], ["T1"])), 1)
 

@@ -275,7 +275,7 @@ def test_one_bad_file_does_not_stop_the_others(
     assert "broken.nii.gz" in states["broken"]["message"]
     assert "truncated" in states["broken"]["message"]
     assert "Hounsfield" in states["ct"]["message"]
-    assert "lost.nii.gz: is a link to a file that is not there" in states["lost"]["message"]
+    assert "lost.nii.gz: is a link to a file that does not exist" in states["lost"]["message"]
     assert "has 2 channels; expected 1" in states["two"]["message"]
     assert not [name for name in ("broken", "ct", "lost", "two") if (tmp_path / "out" / name).exists()]
 

@@ -26,7 +26,7 @@ MakeScan = Callable[..., Volume]
 
 @pytest.fixture
 def chain() -> PreprocessingOptions:
-    """A chain with a step that a bundle cannot carry out."""
+    """A chain with a step that a bundle cannot run."""
     update = {
         "skull_strip": SkullStripOptions(method=SkullStripMethod.CONTENT),
         "resampling": ResamplingOptions(spacing=(2.5, 2.5, 2.5)),

@@ -10,6 +10,7 @@ import pytest
 from data.case import Case, ImageSource
 from data.errors import DataError
 from data.image_file import write_volume
+from data.image_header import ImageHeader
 from data.modality import Modality
 from data.volume import Volume
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint, case_facts
@@ -68,7 +69,10 @@ def test_a_ct_is_refused_by_a_model_for_mr_unless_told_otherwise(tmp_path: Path)
     ct = Volume(array, np.eye(4))
     write_volume(ct, tmp_path / "a.nii.gz")
     scan = RawScan.read(Case("a", "a", {"T1": ImageSource(tmp_path / "a.nii.gz")}), ["T1"])
-    shifted = RawScan.of_images("a", {"T1": GivenImage.of_volume(ct.with_array(array + 1024))})
+    raised = ct.with_array(array + 1024)
+    shifted = RawScan.of_images(
+        "a", {"T1": GivenImage(raised, ImageHeader(raised.shape, raised.affine, raised.array.dtype))}
+    )
     with pytest.raises(
         DataError, match=r"looks like CT in Hounsfield units \(94% of .*expected the model's modality, mr"
     ):

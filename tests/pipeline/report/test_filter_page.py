@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from models.filter_bank import FilterBank, SourceState
-from models.filters import FilterLayer
+from models.filters import FilterLayer, filter_positions
 from models.priors.factory import build_prior
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance
@@ -93,9 +93,10 @@ def build_workspace(root: Path) -> Path:
     config = {"name": "small", "seed": 5, "priors": {"densities": densities}}
     (root / "config.resolved.yaml").write_text(yaml.safe_dump(config))
     for group, layers in GROUPS.items():
-        bank = FilterBank.from_state_dicts(states, layers, LAYERS)
         folder = root / "collect-filters" / group
-        snapshots = [FilterBank.from_state_dicts([state], layers, LAYERS) for state in states]
+        positions = filter_positions(layers, LAYERS)
+        snapshots = [FilterBank.from_state(state, layers, positions) for state in states]
+        bank = FilterBank.concatenate(snapshots)
         order = [(state.network, state.snapshot) for state in states]
         write_bank(folder / "filters.safetensors", snapshots, order, layers[0].count, {"group": group})
         moved = {"encoder_1": 0.5, "decoder_1": 0.03}[group]
