@@ -77,7 +77,7 @@ class FittedPrior:
         if foreign or not layers or positions:
             differing = foreign or sorted(set(layers) ^ set(self.network_layers), key=lambda layer: layer.parameter)
             raise ModelError(
-                f"the prior was not fitted to the layers of the network, which has {len(layers)} with 3×3×3 filters"
+                f"the prior was fitted to other layers than the network, which has {len(layers)} with 3×3×3 filters"
                 + (f", {differing[0].parameter} among them" if layers else ""),
                 expected="the layers of the networks that it was fitted to",
                 fix="fit a prior with grouping='all' and no positions, which suits any network",

@@ -300,7 +300,7 @@ def test_names() -> None:
     assert image_suffix(Path("A.NII.GZ")) == ".nii.gz"
     assert image_stem(Path("x/a.b.nii.gz")) == "a.b"
     assert image_suffix(Path("a.txt")) == ""
-    with pytest.raises(DataError, match="no name for this image"):
+    with pytest.raises(DataError, match="not a file name for this image"):
         write_volume(volume(), Path("a.txt"))
     other = Volume(volume().array, np.eye(4))
     with pytest.raises(ValueError, match="one grid"):

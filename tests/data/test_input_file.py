@@ -34,7 +34,7 @@ def put_broken_link(path: Path) -> Path:
     return path
 
 
-ODD = [(put_pipe, "is a named pipe"), (put_folder, "is a folder"), (put_broken_link, "is a link to a file that is not")]
+ODD = [(put_pipe, "is a named pipe"), (put_folder, "is a folder"), (put_broken_link, "is a link to a file that does")]
 
 
 @pytest.mark.parametrize(("put", "found"), ODD)

@@ -198,7 +198,7 @@ def test_a_listed_file_that_does_not_exist_stays_listed(written: tuple[str, Path
 def test_a_missing_folder_and_an_unknown_layout_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         read_dataset(tmp_path / "absent")
-    with pytest.raises(DataError, match="in no known layout") as caught:
+    with pytest.raises(DataError, match="not in a known layout") as caught:
         read_dataset(tmp_path)
     assert all(layout.description in str(caught.value) for layout in LAYOUTS)
     (tmp_path / "series").mkdir()

@@ -112,7 +112,7 @@ def test_what_cannot_be_done_is_one_sentence() -> None:
     with pytest.raises(ModelError, match="no network"):
         graft.priors.fit([])
     by_layer = graft.priors.fit(network(), grouping="layer")
-    with pytest.raises(ModelError, match=r"other layers than the network's.*grouping='all'"):
+    with pytest.raises(ModelError, match=r"other layers than the network.*grouping='all'"):
         by_layer.log_prob(nn.Sequential(nn.Conv3d(1, 2, 3)))
 
 

@@ -214,7 +214,7 @@ def test_auto_is_resolved_by_group(tmp_path: Path) -> None:
     files = {group: tmp_path / group / SCORES for group in "ab"}
     assert resolve_densities(files, "auto", options.densities) == {"a": "vae", "b": "isotropic"}
     assert resolve_densities(files, "vae", options.densities) == {"a": "vae", "b": "vae"}
-    with pytest.raises(WorkspaceError, match="which density `auto` takes"):
+    with pytest.raises(WorkspaceError, match="which density `auto` stands for"):
         resolve_densities({"c": tmp_path / "c" / SCORES}, "auto", options.densities)
     with pytest.raises(WorkspaceError, match="'vae'"):
         resolve_densities(files, "auto", {"isotropic": GaussianOptions()})

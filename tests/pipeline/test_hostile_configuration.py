@@ -61,8 +61,8 @@ def chain(levels: int) -> str:
 
 HOSTILE = {
     bomb(10): "line 6.*more than 100000 values",
-    "name: &a [*a]": "line 1.*refers to what it is part of",
-    "name: x\nb: &a {c: {d: *a}}": "line 2.*refers to what it is part of",
+    "name: &a [*a]": "line 1.*refers to something that contains it",
+    "name: x\nb: &a {c: {d: *a}}": "line 2.*refers to something that contains it",
     "name: " + "[" * 10_000: "levels deep",
     "name: " + "{a: " * 10_000: "levels deep",
     "\n".join(" " * n + f"a{n}:" for n in range(1000)): "line 50.*levels deep",

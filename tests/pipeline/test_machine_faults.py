@@ -23,7 +23,7 @@ WORDS = {
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EROFS: "the disk is read-only",
     errno.EACCES: "may not be read or written",
-    errno.EIO: "the disk does not answer",
+    errno.EIO: "the disk does not respond",
     errno.EMFILE: "too many files are open",
 }
 
