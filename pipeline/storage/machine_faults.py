@@ -15,7 +15,7 @@ from pipeline.storage.atomic import is_temporary
 
 _AGAIN = "run the same command again; what is finished is kept"
 _FULL = ("the disk is full", "room for the results", f"free some and {_AGAIN}")
-_RIGHTS = ("it may not be read or written", "permission to do both", "change the permissions or name another place")
+_RIGHTS = ("may not be read or written", "permission to do both", "change the permissions or name another place")
 _FAULTS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: ("the quota of the disk is used up", "room for the results", f"free some and {_AGAIN}"),
