@@ -47,7 +47,6 @@ def measure_sentences(files: StudyFiles) -> list[str]:
 def statistics_sentences(material: Material) -> list[str]:
     """Describes averages, intervals and tests as they were carried out."""
     files, study = material.files, material.files.study
-    resamples = (files.config.get("evaluation") or {}).get("resamples")
     text = "Metrics were averaged over the labels of a case, the cases of a patient, then patients and repeats"
     few = None if study is None else why_no_interval(len(study.patients))
     if few is not None:
@@ -56,10 +55,10 @@ def statistics_sentences(material: Material) -> list[str]:
         "; 95\N{NO-BREAK SPACE}% intervals are percentiles of a bootstrap that resamples patients and repeats "
         "independently, with the same draws for every arm"
     )
-    sentences = [text + (f" ({plain(resamples)} resamples)." if resamples else ".")]
+    sentences = [f"{text} ({plain(files.table_settings.resamples)} resamples)."]
     if study is None:
         return sentences
-    rivals = [f"“{arm}”" for arm in material.rivals() if arm in study.arms]
+    rivals = [f"“{arm}”" for arm in files.table_settings.rivals if arm in study.arms]
     if rivals:
         others = f"the best of the non-Bayesian arms {listing(rivals)}" if len(rivals) > 1 else f"the arm {rivals[0]}"
         text = f"At each n, every arm was compared with {others} by the paired difference of Dice"

@@ -20,8 +20,15 @@ from data.natural_order import natural
 from models.priors.factory import PriorOptions
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, read_arm
 from pipeline.arms.choices import ArmOptions
+from pipeline.arms.presets import PRESETS
+from pipeline.arms.rivals import rivals
 from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
-from pipeline.evaluation.study_results import CASES, SUMMARY
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.evaluated_models import TableSettings, read_evaluated
+from pipeline.evaluation.leading_arm import Lead, LeadingArm, leading_arms
+from pipeline.evaluation.options import EvaluationOptions
+from pipeline.evaluation.study_results import CASES, COMPARISONS, LEADING_ARMS, SUMMARY
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
 from pipeline.storage.cached_case import ARRAYS
 from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
@@ -143,6 +150,8 @@ class StudyFiles:
 
     Attributes:
         root: the workspace.
+        comparisons: every arm against the best rival, by Dice.
+        leading: the leading arm of every size against the others, by Dice.
     """
 
     root: Path
@@ -150,6 +159,8 @@ class StudyFiles:
     provenance: dict[str, Any] = field(init=False)
     study: StudyRows | None = field(init=False)
     summary: list[SummaryRow] = field(init=False)
+    comparisons: list[Comparison] = field(init=False)
+    leading: list[LeadingArm] = field(init=False)
     calibration: StudyRows[CalibrationRow] | None = field(init=False)
     units: list[InferredUnit] = field(init=False)
 
@@ -165,6 +176,10 @@ class StudyFiles:
         rows = read_cases_csv(cases) if cases.is_file() else []
         self.study = StudyRows(rows) if rows else None
         self.summary = read_summary_csv(summary) if summary.is_file() else []
+        compared, leads = results / COMPARISONS, results / LEADING_ARMS
+        compared_by_any = read_rows(compared, Comparison) if compared.is_file() else []
+        self.comparisons = [row for row in compared_by_any if row.metric == "dice"]
+        self.leading = leading_arms(read_rows(leads, Lead)) if leads.is_file() else []
         calibration = results / CALIBRATION
         judged = read_calibration_csv(calibration) if calibration.is_file() else []
         self.calibration = StudyRows(judged) if judged else None
@@ -178,6 +193,16 @@ class StudyFiles:
     def seed(self) -> int:
         """Seed of the study."""
         return int(self.config.get("seed", self.provenance.get("seed", 0)))
+
+    @property
+    def table_settings(self) -> TableSettings:
+        """What the tables follow from; where an earlier version did not write it down, what is configured."""
+        recorded = read_evaluated(self.root / RESULTS)
+        if recorded is not None and recorded.settings is not None:
+            return recorded.settings
+        options = self.options(EvaluationOptions, "evaluation") or EvaluationOptions()
+        compared_with = rivals(self.arm_options() or PRESETS, options.rivals)
+        return TableSettings(resamples=options.resamples, rivals=compared_with, seed=self.seed)
 
     @property
     def title(self) -> str:
@@ -229,7 +254,8 @@ class StudyFiles:
         return [str(arm) for arm in nested(self.config, "inference", "arms", default=())]
 
     def _tabled(self) -> list[str]:
-        return [r.arm for r in self.summary] + list(self.study.arms if self.study else ())
+        return [*(r.arm for r in self.summary), *(self.study.arms if self.study else ()),
+                *(c.arm for c in self.comparisons)]  # fmt: skip
 
     def predicted_unit(self, arm: str, n: int) -> InferredUnit | None:
         """The first repeat of an arm at a size whose predictions were kept; None where there is none."""
