@@ -39,6 +39,15 @@ def read_record(path: Path, model: type[RecordT], fix: str = AGAIN) -> RecordT:
     return as_record(read_json(path, WorkspaceError, fix), path, model, fix)
 
 
+def record_if_there(path: Path, model: type[RecordT]) -> RecordT | None:
+    """Reads a record, or returns None where there is none.
+
+    Raises:
+        WorkspaceError: the file is damaged.
+    """
+    return read_record(path, model) if path.is_file() else None
+
+
 def as_record(value: Any, path: Path, model: type[RecordT], fix: str = AGAIN) -> RecordT:
     """Takes what a file holds for a record.
 

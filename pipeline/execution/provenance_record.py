@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from data.stored_record import StoredRecord
 
 
@@ -73,9 +75,9 @@ class Provenance(StoredRecord):
     """When the last stage ended."""
     machine: Machine = Machine()
     """Where it ran."""
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     """Package → version."""
-    inputs: dict[str, InputFacts] = {}
+    inputs: dict[str, InputFacts] = Field(default_factory=dict)
     """Dataset → facts."""
-    stages: dict[str, StageFacts] = {}
+    stages: dict[str, StageFacts] = Field(default_factory=dict)
     """Stage → facts."""

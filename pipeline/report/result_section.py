@@ -21,7 +21,6 @@ from pipeline.report.picture import Picture
 from pipeline.report.result_figures import difference_limits, difference_plot, learning_curve, patient_plot
 from pipeline.report.score_table import metric_table, overview_table
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import nested
 from pipeline.report.verdict import far_off, told_apart
 from pipeline.storage.file_names import RESULTS
 
@@ -118,7 +117,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
         "resamples": files.table_settings.resamples,
         "incomplete": [*missing_units(material), *incomplete_cells(study)],
         "empty_masks": empty_masks(study),
-        "empty_policy": nested(material.files.config, "evaluation", "empty_masks"),
+        "empty_policy": material.files.setting("evaluation", "empty_masks"),
     }
 
 

@@ -12,7 +12,7 @@ from pipeline.report.verdict import told_apart
 
 FORMAT = 2
 """Version of the file; raised when a key changes its meaning or goes."""
-_PROVENANCE = ("graft_version", "git_commit", "command", "seed", "started", "finished", "machine", "versions", "inputs")
+_PROVENANCE = {"graft_version", "git_commit", "command", "seed", "started", "finished", "machine", "versions", "inputs"}
 
 
 def study_summary(material: Material) -> dict[str, Any]:
@@ -23,10 +23,11 @@ def study_summary(material: Material) -> dict[str, Any]:
         is no interval, `no_interval` says why.
     """
     files, study = material.files, material.files.study
+    provenance = files.provenance.as_json() if files.provenance else {}
     return {
         "format": FORMAT,
-        "name": files.config.get("name"),
-        "title": files.config.get("title"),
+        "name": files.setting("name"),
+        "title": files.setting("title"),
         "arms": files.arms(),
         "sizes": sorted({row.n for row in files.summary}),
         "repeats": len(study.repeats) if study else None,
@@ -56,7 +57,7 @@ def study_summary(material: Material) -> dict[str, Any]:
             for best in files.leading
         ],
         "bootstrap": {"confidence": 0.95, "resamples": files.table_settings.resamples, "unit": "patients × repeats"},
-        "provenance": {key: files.provenance[key] for key in _PROVENANCE if key in files.provenance},
+        "provenance": {key: value for key, value in provenance.items() if key in _PROVENANCE},
     }
 
 

@@ -16,7 +16,8 @@ from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.vae_networks import GaussianNet
 from models.priors.vae_options import Condition, FilterVAEOptions
-from pipeline.report.density_scores import Estimate, reference_density, vae_densities
+from pipeline.priors.scores_record import Estimate
+from pipeline.report.density_scores import reference_density, vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
     distance_figure,
@@ -306,6 +307,6 @@ def test_not_moved_is_said_exactly_below_the_limit() -> None:
 
 
 def test_only_a_known_error_makes_a_difference_clear() -> None:
-    assert Estimate(1.0, 0.4).clear
-    assert not Estimate(1.0, 0.5).clear
-    assert not Estimate(1.0, None).clear
+    assert Estimate(mean=1.0, standard_error=0.4).clear
+    assert not Estimate(mean=1.0, standard_error=0.5).clear
+    assert not Estimate(mean=1.0).clear
