@@ -76,7 +76,7 @@ def _group(summary: FilterSummary, kept: KeptFilters | None) -> dict[str, Any]:
 
 
 def not_moved(summaries: Mapping[str, FilterSummary], limit: float) -> str | None:
-    """Says which groups' filters are still where they were initialised; None where all have moved, or none is known.
+    """Says which groups' filters are still where they were initialised; None where all have moved.
 
     Args:
         summaries: group → its `summary.json`.

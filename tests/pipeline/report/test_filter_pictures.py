@@ -16,6 +16,7 @@ from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.vae_networks import GaussianNet
 from models.priors.vae_options import Condition, FilterVAEOptions
+from pipeline.priors.filter_summary import FilterSummary
 from pipeline.priors.scores_record import Estimate
 from pipeline.report.density_scores import reference_density, vae_densities
 from pipeline.report.filter_change_figures import (
@@ -291,11 +292,14 @@ def test_the_full_gaussian_and_vaes_are_known_by_their_options() -> None:
 
 
 def test_not_moved_is_said_exactly_below_the_limit() -> None:
-    def summary(moved: float | None) -> dict[str, float | None]:
-        return {"moved_from_initial": moved}
+    def summary(moved: float) -> FilterSummary:
+        return FilterSummary(
+            group="a", layers=("a.weight",), networks=(0,), snapshots=1, filters=9, norm_quantile_levels=(0.5,),
+            norm_quantiles=(0.1,), moved_from_initial=moved, moved_quantiles=(moved,), moved_by_network={"0": moved},
+        )  # fmt: skip
 
     assert not_moved({"a": summary(0.1), "b": summary(0.7)}, 0.1) is None
-    assert not_moved({"a": summary(None)}, 0.1) is None
+    assert not_moved({}, 0.1) is None
     some = not_moved({"a": summary(0.0999), "b": summary(0.7)}, 0.1)
     assert some is not None
     assert some.startswith("In some groups, filters have hardly moved")
