@@ -27,11 +27,19 @@ from pipeline.evaluation.calibration_tables import (
     CalibrationRow,
     ReliabilityRow,
 )
-from pipeline.evaluation.comparison import ComparisonRow
+from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
-from pipeline.evaluation.study_results import CASES, COMPARISONS, EMPTY_MASKS, LABEL_EFFICIENCY, SUMMARY
+from pipeline.evaluation.leading_arm import Lead
+from pipeline.evaluation.study_results import (
+    CASES,
+    COMPARISONS,
+    EMPTY_MASKS,
+    LABEL_EFFICIENCY,
+    LEADING_ARMS,
+    SUMMARY,
+)
 from pipeline.evaluation.tables import CaseRow, SummaryRow
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.infer import STAGE as INFER
@@ -66,9 +74,14 @@ class Results:
         return self._read(SUMMARY, SummaryRow)
 
     @cached_property
-    def comparisons(self) -> Table[ComparisonRow]:
+    def comparisons(self) -> Table[Comparison]:
         """Every arm against the best rival that takes nothing from the prior, paired over patients."""
-        return self._read(COMPARISONS, ComparisonRow)
+        return self._read(COMPARISONS, Comparison)
+
+    @cached_property
+    def leading_arms(self) -> Table[Lead]:
+        """The arm with the highest Dice for every number of target patients against each other arm."""
+        return self._read(LEADING_ARMS, Lead)
 
     @cached_property
     def label_efficiency(self) -> Table[LabelEfficiency]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.stored_record import StoredRecord
 from data.volume import Volume
 from preprocessing.content import foreground_mask
 from preprocessing.grid import resample
@@ -24,9 +25,31 @@ PLANES = ("sagittal", "coronal", "axial")
 _MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR = "#ffb000", "#00d0ff", "#ff3060"
 
 
+class QualityRecord(StoredRecord):
+    """What there is to judge a preprocessed case by: `qc.json`."""
+
+    case: str
+    """Name of the case."""
+    doubts: tuple[str, ...] = ()
+    """What the checks say against the scan itself."""
+    suspect: tuple[str, ...] = ()
+    """What the steps found implausible, each after its step's name."""
+    mask_volume_ml: float | None = None
+    """Volume of the brain mask, where it was made."""
+    registration_metric: float | None = None
+    """Mutual information with the template in nats, where the case was aligned."""
+    template_overlap: float | None = None
+    """Dice of the brain mask and that of the template."""
+
+    def numbers(self) -> dict[str, float]:
+        """The numbers that there are, by name."""
+        names = ("mask_volume_ml", "registration_metric", "template_overlap")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
 def case_picture(
     raw: Subject, processed: Subject, records: Sequence[Record], path: Path, doubts: Sequence[str] = ()
-) -> dict[str, float | str | list[str]]:
+) -> QualityRecord:
     """Draws one case and returns its numbers.
 
     The rows show the raw scan with the brain mask, the result with the template's edges and the label, both in three
@@ -40,13 +63,12 @@ def case_picture(
         doubts: what the checks say against the scan itself.
 
     Returns:
-        `case`, `doubts`, `suspect` (reasons, each after its step's name), and where the steps ran: `mask_volume_ml`,
-        `registration_metric` (mutual information in nats), `template_overlap` (Dice of brain mask and template mask).
+        What there is to judge the case by, beside the picture.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    numbers = case_numbers(raw, records) | {"doubts": list(doubts)}
+    quality = case_numbers(raw, records).model_copy(update={"doubts": tuple(doubts)})
     figure = Figure(figsize=(12, 7.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 4)
@@ -59,21 +81,19 @@ def case_picture(
     _draw_row(axes[1, :3], "result", processed.reference, overlays)
     _draw_histogram(axes[0, 3], raw, raw.mask, "before")
     _draw_histogram(axes[1, 3], processed, processed.mask, "after")
-    colour = "#b00020" if numbers["suspect"] or doubts else "black"
-    figure.suptitle(_literal(_headline(numbers)), fontsize=10, color=colour, wrap=True)
+    colour = "#b00020" if quality.suspect or doubts else "black"
+    figure.suptitle(_literal(_headline(quality)), fontsize=10, color=colour, wrap=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the software's name and version the same case gives the same bytes.
     figure.savefig(path, dpi=80, metadata={"Software": None})
-    return numbers
+    return quality
 
 
-def case_numbers(raw: Subject, records: Sequence[Record]) -> dict[str, float | str | list[str]]:
+def case_numbers(raw: Subject, records: Sequence[Record]) -> QualityRecord:
     """Returns the numbers of `case_picture` from the records alone."""
     by_step = {record["step"]: record for record in records}
-    numbers: dict[str, float | str | list[str]] = {
-        "case": raw.name,
-        "suspect": [f"{record['step']}: {reason}" for record in records for reason in record["suspect"]],
-    }
+    suspect = tuple(f"{record['step']}: {reason}" for record in records for reason in record["suspect"])
+    numbers: dict[str, float] = {}
     for key, step, field in (
         ("mask_volume_ml", "skull_strip", "volume_ml"),
         ("registration_metric", "alignment", "metric"),
@@ -81,17 +101,17 @@ def case_numbers(raw: Subject, records: Sequence[Record]) -> dict[str, float | s
     ):
         if field in by_step.get(step, {}):
             numbers[key] = float(by_step[step][field])
-    return numbers
+    return QualityRecord(case=raw.name, suspect=suspect, **numbers)
 
 
-def _headline(numbers: dict[str, Any]) -> str:
-    parts = [str(numbers["case"])]
-    if "mask_volume_ml" in numbers:
-        parts.append(f"mask {numbers['mask_volume_ml']:.0f} ml")
-    if "template_overlap" in numbers:
-        parts.append(f"overlap with template {numbers['template_overlap']:.3f}")
-        parts.append(f"mutual information {numbers['registration_metric']:.2f} nats")
-    return "   ".join(parts) + "".join(f"\nSUSPECT  {reason}" for reason in [*numbers["doubts"], *numbers["suspect"]])
+def _headline(quality: QualityRecord) -> str:
+    parts = [quality.case]
+    if quality.mask_volume_ml is not None:
+        parts.append(f"mask {quality.mask_volume_ml:.0f} ml")
+    if quality.template_overlap is not None:
+        parts.append(f"overlap with template {quality.template_overlap:.3f}")
+        parts.append(f"mutual information {quality.registration_metric:.2f} nats")
+    return "   ".join(parts) + "".join(f"\nSUSPECT  {reason}" for reason in [*quality.doubts, *quality.suspect])
 
 
 def _native_mask(native: Volume, processed: Subject, records: Sequence[Record]) -> Volume | None:

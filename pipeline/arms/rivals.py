@@ -12,6 +12,6 @@ def rivals(arms: Mapping[str, ArmOptions], chosen: Sequence[str] | None = None) 
 
     Args:
         arms: name → choices.
-        chosen: `report.rivals`; None where the study leaves it to the choices.
+        chosen: `evaluation.rivals`; None where the study leaves it to the choices.
     """
     return tuple(chosen) if chosen is not None else tuple(name for name, arm in arms.items() if arm.is_rival)

@@ -197,6 +197,21 @@ def _follow(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
     return written, known
 
 
+def _places(name: str) -> list[str]:
+    """Where else the configuration has a key of this name; not below names that the user chooses."""
+    from pipeline.config.study import StudyConfig
+
+    found: list[str] = []
+    below: list[tuple[str, type[BaseModel]]] = [("", StudyConfig)]
+    while below:
+        path, model = below.pop()
+        for key, field in model.model_fields.items():
+            found += [path + key] if key == name else []
+            if get_origin(field.annotation) is not dict:
+                below += [(f"{path}{key}.", inner) for inner in _models(field.annotation)]
+    return list(dict.fromkeys(found))
+
+
 def _explained(error: ValidationError, path: Path) -> ConfigError:
     first = error.errors()[0]
     place, message = first_fault(error)
@@ -204,7 +219,7 @@ def _explained(error: ValidationError, path: Path) -> ConfigError:
     key = ".".join(location) or "the configuration"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        return _unknown(path, key, location[-1], known, error.error_count())
+        return _unknown(path, key, location[-1], known, error.error_count(), _places(location[-1]))
     if first["type"] == "missing":
         return ConfigError(f"{path}: the key `{key}` is missing{more}", expected="a value for it", fix="add it")
     value = first.get("input")
@@ -212,8 +227,11 @@ def _explained(error: ValidationError, path: Path) -> ConfigError:
     return ConfigError(f"{path}: `{key}`{shown}{more}: {message}", fix="correct the value")
 
 
-def _unknown(path: Path, key: str, last: str, known: Sequence[str], count: int) -> ConfigError:
-    near = difflib.get_close_matches(last, known, n=1)
+def _unknown(
+    path: Path, key: str, last: str, known: Sequence[str], count: int, places: Sequence[str] = ()
+) -> ConfigError:
+    """Words the error; a key that is right in one other place, and there alone, was meant for it or moved there."""
+    near = places if len(places) == 1 else difflib.get_close_matches(last, known, n=1)
     return ConfigError(
         f"{path}: the key `{key}` is unknown{f' (and {count - 1} more)' if count > 1 else ''}",
         expected=f"one of {', '.join(known)}" if known else "a known key",

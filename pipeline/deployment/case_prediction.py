@@ -97,7 +97,7 @@ class PredictedScan:
             "mirrorings": self.mirrored,
             "structures": self.structures,
             "suspect": self.reasons,
-            "preprocessing": {k: v for k, v in quality.items() if k not in ("case", "suspect") and _finite(v)},
+            "preprocessing": {name: value for name, value in quality.numbers().items() if math.isfinite(value)},
             "scan": self.facts.model_dump(mode="json", exclude={"structure_ml"}),
         }
 
@@ -247,7 +247,3 @@ def _arrays(subject: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_], N
     image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
     mask = subject.mask.array > 0 if subject.mask is not None else np.ones(image.shape[1:], dtype=bool)
     return image, mask, volumes[0].affine
-
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)

@@ -13,7 +13,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,12 +20,14 @@ import torch
 from data.case import Case
 from data.errors import ConfigError, DataError, WorkspaceError
 from data.image_file import read_label, write_volume
+from data.stored_record import record_if_there
 from data.volume import Volume
 from pipeline.deployment.bundle_example import input_names
 from pipeline.deployment.input_cases import InputCase, collect_cases
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import read_description
 from pipeline.deployment.predict_options import SuspicionLimits
+from pipeline.deployment.prepared_records import PreparedFolder, PreparedFor, PreparedScan
 from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.suspicion import chain_reasons, scan_reasons
 from pipeline.execution.processes import available_cores
@@ -35,7 +36,6 @@ from pipeline.execution.stage import complete
 from pipeline.execution.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.inference.native_maps import NativeMaps
 from pipeline.inference.native_mask import native_mask
-from pipeline.report.study_files import read_mapping
 from pipeline.storage.atomic import write_json
 from pipeline.storage.file_names import RECORD
 from pipeline.storage.owned_folder import set_aside
@@ -100,16 +100,16 @@ def _claim(output: Path, about: ModelDescription, digest: str) -> None:
         WorkspaceError: it holds something else, or scans that were prepared for another model.
     """
     if output.is_dir() and any(p.name[0] != "." for p in output.iterdir()):
-        claimed = read_mapping(output / CLAIM).get("model", {}).get("sha256")
-        if claimed != digest:
+        claimed = record_if_there(output / CLAIM, PreparedFolder)
+        if claimed is None or claimed.model.sha256 != digest:
             other = "holds files that are no prepared scans" if claimed is None else "is of another model"
             raise WorkspaceError(
                 f"{output}: {other}",
                 expected="a new or empty folder, or one of this model",
                 fix="name another with --output",
             )
-    model = {"study": about.study, "arm": about.arm_name, "sha256": digest}
-    write_json(Workspace(output).root / CLAIM, {"model": model})
+    claim = PreparedFolder(model=PreparedFor(study=about.study, arm=about.arm_name, sha256=digest))
+    write_json(Workspace(output).root / CLAIM, claim.as_json())
 
 
 def volume_names(case: str, channels: int) -> list[str]:
@@ -155,20 +155,21 @@ def prepare_case(
         # The unit's folder takes its name when it is whole; its volumes go where the bundle looks for them.
         write_volume(volume.with_array(volume.array.astype(np.float32, copy=False)), folder / name)
         os.replace(folder / name, output / name)
-    content = {
-        "model": digest,
-        "affine": processed.reference.affine.tolist(),
-        "records": records,
-        "suspect": reasons,
-        "sources": {name: source.path.name for name, source in case.channels.items()},
-    }
-    write_json(folder / RECORD, content)
+    record = PreparedScan(
+        model=digest,
+        affine=processed.reference.affine.tolist(),
+        records=records,
+        suspect=tuple(reasons),
+        sources={name: source.path.name for name, source in case.channels.items()},
+    )
+    write_json(folder / RECORD, record.as_json())
 
 
 def _tell(cases: Sequence[InputCase], output: Path) -> None:
     """Names the scans to look at, also those that an earlier command prepared."""
     for case in cases:
-        for reason in read_mapping(output / RECORDS / case.name / RECORD).get("suspect", ()):
+        record = record_if_there(output / RECORDS / case.name / RECORD, PreparedScan)
+        for reason in record.suspect if record else ():
             logger.warning("suspect %s: %s", case.name, reason)
 
 
@@ -209,12 +210,12 @@ def carry_back(model: Path, prepared: Path, masks: Path, output: Path) -> int:
     return len(files)
 
 
-def _record(mask: Path, prepared: Path, about: ModelDescription, digest: str) -> dict[str, Any]:
+def _record(mask: Path, prepared: Path, about: ModelDescription, digest: str) -> PreparedScan:
     stem = mask.name.removesuffix(f"{_MASK}{_SUFFIX}")
     name = stem if len(about.channels) == 1 else stem.removesuffix("_0000")
     path = prepared / RECORDS / name / RECORD
-    record = read_mapping(path)
-    if record.get("model") != digest:
+    record = record_if_there(path, PreparedScan)
+    if record is None or record.model != digest:
         raise DataError(
             f"{path}: {'is of another model' if record else 'is missing'}, so {mask.name} cannot be carried back",
             expected="the folder that `graft preprocess --model` of this model wrote",
@@ -223,14 +224,14 @@ def _record(mask: Path, prepared: Path, about: ModelDescription, digest: str) ->
     return record
 
 
-def _in_scan_space(file: Path, record: dict[str, Any], about: ModelDescription) -> Volume:
-    mask, affine = read_label(file), np.asarray(record["affine"], dtype=np.float64)
+def _in_scan_space(file: Path, record: PreparedScan, about: ModelDescription) -> Volume:
+    mask, affine = read_label(file), np.asarray(record.affine, dtype=np.float64)
     if not np.allclose(mask.affine, affine, atol=1e-3):
         raise DataError(
             f"{file}: lies on a different grid from the prepared scan",
             expected="the mask as the bundle wrote it",
             fix="run the bundle on the prepared scans again",
         )
-    native = NativeMaps(Chain(about.preprocessing), record["records"], affine)
+    native = NativeMaps(Chain(about.preprocessing), record.records, affine)
     values = list(about.classes.values())
     return native_mask((native(torch.from_numpy(mask.array == value)) for value in values), values)

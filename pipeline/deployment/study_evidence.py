@@ -11,7 +11,7 @@ from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.report.methods_data import data_sentences, preprocessing_sentences, roles
 from pipeline.report.source_use import SourceUse
-from pipeline.report.study_files import StudyFiles, nested
+from pipeline.report.study_files import StudyFiles
 from pipeline.storage.file_names import CONFIG, RESULTS
 
 _UNIT_DEPTH = 4
@@ -119,5 +119,5 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
 
 def _of_this_chain(files: StudyFiles, about: ModelDescription) -> bool:
     """Whether the workspace's configuration, which a later command may have changed, still has the model's chain."""
-    chain = nested(files.config, "datasets", str(files.target_dataset()), "preprocessing")
+    chain = files.setting("datasets", str(files.target_dataset()), "preprocessing")
     return chain is None or chain == about.preprocessing.model_dump(mode="json")

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.rivals import rivals
 from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough
-from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
+from pipeline.evaluation.csv_rows import columns
 from pipeline.evaluation.measure_titles import measure_of
-from pipeline.evaluation.statistics import PairedDifference, Resamples, holm, paired_difference
+from pipeline.evaluation.statistics import Interval, Resamples, holm, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
 
 NON_BAYESIAN_ARMS = rivals(PRESETS)
@@ -22,39 +21,18 @@ NON_BAYESIAN_ARMS = rivals(PRESETS)
 
 @dataclass(frozen=True)
 class Comparison:
-    """One arm minus the rival at one size.
-
-    Attributes:
-        arm: preset name.
-        rival: the non-Bayesian arm with the best mean at this size.
-        n: number of target patients.
-        metric: name of the metric.
-        difference: paired, `arm − rival`, with its interval; its p-value is raw.
-        p_holm: p-value after Holm's correction over the arms of this size; None with too few patients.
-    """
-
-    arm: str
-    rival: str
-    n: int
-    metric: str
-    difference: PairedDifference
-    p_holm: float | None = None
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One row of `comparisons.csv`.
+    """One arm minus the rival at one size: a row of `comparisons.csv`.
 
     Attributes:
         arm: preset name.
         rival: the non-Bayesian arm with the best mean of this metric at this size.
         n: number of target patients.
         metric: name of the metric.
-        difference: mean of `arm − rival` over the cells measured in both.
+        difference: mean of `arm − rival` over the cells measured in both; NaN with too few patients.
         ci_low: lower end of its 95 % interval over patients × repeats.
         ci_high: upper end.
         patients: number of patients measured in both arms.
-        p_value: two-sided Wilcoxon signed-rank test; empty with too few patients.
+        p_value: two-sided Wilcoxon signed-rank test; NaN with too few patients.
         p_holm: after Holm's correction over the arms of this size and metric.
     """
 
@@ -69,8 +47,13 @@ class ComparisonRow:
     p_value: float
     p_holm: float
 
+    @property
+    def interval(self) -> Interval:
+        """The difference with its interval."""
+        return Interval(self.difference, self.ci_low, self.ci_high)
 
-COMPARISON_COLUMNS = columns(ComparisonRow)
+
+COMPARISON_COLUMNS = columns(Comparison)
 
 
 def best_rival(
@@ -126,43 +109,17 @@ def compare_arms(
         if rival is None:
             continue
         table = study.table(metric, n)
-        family = [
-            Comparison(arm, rival, n, metric, paired_difference(table.of(arm), table.of(rival), draws))
+        family = {
+            arm: paired_difference(table.of(arm), table.of(rival), draws)
             for arm in table.arms
             if arm != rival and np.isfinite(table.of(arm)).any()
-        ]
-        adjusted = holm([c.difference.p_value for c in family])
-        comparisons += [replace(c, p_holm=p) for c, p in zip(family, adjusted, strict=True)]
+        }
+        adjusted = holm([difference.p_value for difference in family.values()])
+        for (arm, found), p_holm in zip(family.items(), adjusted, strict=True):
+            interval, (p, p_holm_or_nan) = found.interval, (np.nan if p is None else p for p in (found.p_value, p_holm))
+            comparisons.append(
+                Comparison(
+                    arm, rival, n, metric, interval.mean, interval.low, interval.high, found.patients, p, p_holm_or_nan
+                )
+            )
     return comparisons
-
-
-def write_comparisons_csv(comparisons: Iterable[Comparison], path: Path) -> None:
-    """Writes `comparisons.csv` atomically, in the order given; an empty p-value was not tested."""
-    write_rows(path, ComparisonRow, [_row(c) for c in comparisons])
-
-
-def read_comparisons_csv(path: Path) -> list[ComparisonRow]:
-    """Reads `comparisons.csv`.
-
-    Raises:
-        WorkspaceError: the file is missing or damaged.
-    """
-    return read_rows(path, ComparisonRow)
-
-
-def _row(comparison: Comparison) -> ComparisonRow:
-    difference = comparison.difference
-    interval = difference.interval
-    p_value, p_holm = (np.nan if p is None else p for p in (difference.p_value, comparison.p_holm))
-    return ComparisonRow(
-        comparison.arm,
-        comparison.rival,
-        comparison.n,
-        comparison.metric,
-        interval.mean,
-        interval.low,
-        interval.high,
-        difference.patients,
-        p_value,
-        p_holm,
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -23,13 +22,24 @@ class EvaluatedModel(Options):
     """Digest of its evaluation's recipe."""
 
 
+class TableSettings(Options):
+    """What the tables follow from beside the evaluations."""
+
+    resamples: int
+    """Bootstrap resamples behind the intervals."""
+    rivals: tuple[str, ...]
+    """Arms that count as non-Bayesian."""
+    seed: int
+    """Of the study."""
+
+
 class EvaluatedModels(Options):
     """What the tables of `results/` are of."""
 
     units: dict[str, EvaluatedModel] = Field(default_factory=dict)
     """`ARM/nNN/repeat-R` → the model."""
-    settings: dict[str, Any] = Field(default_factory=dict)
-    """Settings that the tables follow from beside the evaluations."""
+    settings: TableSettings | None = None
+    """Settings that the tables follow from beside the evaluations; `None` where an earlier version did not say."""
 
     def holds(self, model: str) -> bool:
         """Whether the tables hold numbers of the model with this SHA-256."""

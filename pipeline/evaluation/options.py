@@ -69,7 +69,10 @@ class EvaluationOptions(Options):
     calibration: CalibrationOptions | None = Field(default_factory=CalibrationOptions)
     """Calibration of the arms; `null` leaves it out."""
     resamples: int = Field(default=2000, ge=100)
-    """Bootstrap resamples behind the intervals."""
+    """Bootstrap resamples behind the intervals, those of the paired differences as well."""
+    rivals: tuple[str, ...] | None = None
+    """Arms that count as non-Bayesian: every other arm is compared with the best of them. By default the point
+    estimates that neither start from a filter prior nor are held by one."""
 
     def policies(self) -> dict[str, EmptyMaskPolicy]:
         """Metric → what empty masks give it."""

@@ -16,10 +16,11 @@ from pipeline.evaluation.calibration_tables import (
     write_calibration_csv,
     write_reliability_csv,
 )
-from pipeline.evaluation.comparison import Comparison, compare_arms, write_comparisons_csv
+from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount, count_empty_masks
 from pipeline.evaluation.label_efficiency import LabelEfficiency, label_efficiencies, why_no_efficiency
+from pipeline.evaluation.leading_arm import Lead, leads
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
     CaseRow,
@@ -33,11 +34,13 @@ from pipeline.evaluation.temperature_scaling import SCALED
 logger = logging.getLogger(__name__)
 
 CASES, SUMMARY = "cases.csv", "summary.csv"
-COMPARISONS, LABEL_EFFICIENCY, EMPTY_MASKS = "comparisons.csv", "label_efficiency.csv", "empty_masks.csv"
+COMPARISONS, LEADING_ARMS = "comparisons.csv", "leading_arms.csv"
+LABEL_EFFICIENCY, EMPTY_MASKS = "label_efficiency.csv", "empty_masks.csv"
 TABLES = (
     CASES,
     SUMMARY,
     COMPARISONS,
+    LEADING_ARMS,
     LABEL_EFFICIENCY,
     EMPTY_MASKS,
     CALIBRATION,
@@ -73,12 +76,14 @@ def write_study_results(
     write_summary_csv(summarise(rows, seed, options.resamples), folder / SUMMARY)
     write_rows(folder / EMPTY_MASKS, EmptyMaskCount, count_empty_masks(rows, options.policies()))
     comparisons: list[Comparison] = []
+    leading: list[Lead] = []
     efficiencies: list[LabelEfficiency] = []
     if rows:
         study = StudyRows(list(rows))
         draws = study.draws(seed=seed, resamples=options.resamples)
         for metric in study.metrics():
             comparisons += compare_arms(study, draws, metric=metric, rivals=rivals)
+        leading = leads(study, draws)
         efficiencies = label_efficiencies(study, draws)
         if reason := why_no_efficiency(study):
             logger.info("label efficiency is not available: %s", reason)
@@ -88,7 +93,8 @@ def write_study_results(
         scaled = {*rivals, *(name + SCALED for name in rivals)}
         for metric in judged.metrics(COMPARED_CALIBRATION):
             comparisons += compare_arms(judged, draws, metric=metric, rivals=scaled)
-    write_comparisons_csv(comparisons, folder / COMPARISONS)
+    write_rows(folder / COMPARISONS, Comparison, comparisons)
+    write_rows(folder / LEADING_ARMS, Lead, leading)
     write_rows(folder / LABEL_EFFICIENCY, LabelEfficiency, efficiencies)
     _write_calibration(folder, calibration, reliability, seed, options.resamples)
 

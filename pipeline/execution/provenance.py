@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from data.errors import WorkspaceError
+from data.stored_record import read_record
+from pipeline.execution.provenance_record import InputFacts, Machine, Provenance, StageFacts
 from pipeline.storage.atomic import write_json
 from pipeline.storage.workspace import Workspace
 
@@ -73,13 +75,12 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def read_provenance(workspace: Workspace) -> dict[str, Any]:
+def read_provenance(workspace: Workspace) -> Provenance:
     """Returns what is recorded so far; an empty record where there is none or it is damaged."""
     try:
-        record = json.loads(workspace.provenance.read_text())
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+        return read_record(workspace.provenance, Provenance)
+    except WorkspaceError:
+        return Provenance()
 
 
 def _device_name(device: str) -> str:
@@ -100,32 +101,35 @@ def start_provenance(workspace: Workspace, *, seed: int, device: str) -> None:
         device: as asked for; `record_stage` replaces it by the one that a stage trained on.
     """
     record = read_provenance(workspace)
-    trained_on = [stage["device"] for stage in record.get("stages", {}).values() if stage.get("device")]
-    record.setdefault("started", _now())
-    record.update(
-        graft_version=graft_version(),
-        git_commit=_git_commit(),
-        command=" ".join(["graft", *sys.argv[1:]]),
-        seed=seed,
-        machine={
-            "cpu": _processor(),
-            "cpu_count": os.cpu_count(),
-            "memory_gb": _memory_gb(),
-            "platform": platform.platform(),
-            "device": trained_on[-1] if trained_on else device,
-        },
-        versions=_versions(),
+    trained_on = [stage.device for stage in record.stages.values() if stage.device]
+    machine = Machine(
+        cpu=_processor(),
+        cpu_count=os.cpu_count(),
+        memory_gb=_memory_gb(),
+        platform=platform.platform(),
+        device=trained_on[-1] if trained_on else device,
     )
-    record.setdefault("inputs", {})
-    record.setdefault("stages", {})
-    write_json(workspace.provenance, record)
+    now = {
+        "started": record.started or _now(),
+        "graft_version": graft_version(),
+        "git_commit": _git_commit(),
+        "command": " ".join(["graft", *sys.argv[1:]]),
+        "seed": seed,
+        "machine": machine,
+        "versions": _versions(),
+        "inputs": record.inputs,
+        "stages": record.stages,
+    }
+    _write(workspace, record.model_copy(update=now))
 
 
-def record_inputs(workspace: Workspace, inputs: Mapping[str, Mapping[str, Any]]) -> None:
+def _write(workspace: Workspace, record: Provenance) -> None:
+    write_json(workspace.provenance, record.as_json())
+
+
+def record_inputs(workspace: Workspace, inputs: Mapping[str, InputFacts]) -> None:
     """Writes root, layout, number of cases and digest of every dataset."""
-    record = read_provenance(workspace)
-    record["inputs"] = {name: dict(facts) for name, facts in inputs.items()}
-    write_json(workspace.provenance, record)
+    _write(workspace, read_provenance(workspace).model_copy(update={"inputs": dict(inputs)}))
 
 
 def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: StageRun) -> None:
@@ -139,29 +143,28 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
     markers = [read_marker(workspace.unit_folder(unit.stage, unit.key)) for unit in units]
     finished = [m for m in markers if m is not None]
     record = read_provenance(workspace)
-    stages = record.setdefault("stages", {})
-    before = stages.get(stage, {}).get("wall_seconds", 0.0)
+    before, machine = record.stages.get(stage, StageFacts()), record.machine
     worked = run.count("done") + run.count("failed") > 0
     fresh = run.count("reused") == 0
     # Units that train carry the device that was resolved for them; what is reused was trained where it was trained.
     device = next((_device_name(str(u.arguments["device"])) for u in units if "device" in u.arguments), None)
     if device is None or not run.count("done"):
-        device = stages.get(stage, {}).get("device")
+        device = before.device
     else:
-        record.setdefault("machine", {})["device"] = device
+        machine = machine.model_copy(update={"device": device})
     precisions = sorted(
         {str(m["recipe"]["computing"]["precision"]) for m in finished if "computing" in m.get("recipe", {})}
     )
-    stages[stage] = {
-        "wall_seconds": round((0.0 if fresh else before) + (run.wall_seconds if worked or fresh else 0.0), 2),
-        "work_seconds": round(sum(m["seconds"] for m in finished), 2),
-        "peak_memory_gb": round(max((m["peak_memory"] for m in finished), default=0) / 1e9, 3),
-        "units": len(units),
-        "units_done": run.count("done"),
-        "units_reused": run.count("reused"),
-        "units_failed": run.count("failed"),
+    facts = StageFacts(
+        wall_seconds=round((0.0 if fresh else before.wall_seconds) + (run.wall_seconds if worked or fresh else 0.0), 2),
+        work_seconds=round(sum(m["seconds"] for m in finished), 2),
+        peak_memory_gb=round(max((m["peak_memory"] for m in finished), default=0) / 1e9, 3),
+        units=len(units),
+        units_done=run.count("done"),
+        units_reused=run.count("reused"),
+        units_failed=run.count("failed"),
         **({"device": device} if device else {}),
         **({"precision": ", ".join(precisions)} if precisions else {}),
-    }
-    record["finished"] = _now()
-    write_json(workspace.provenance, record)
+    )
+    stages = {**record.stages, stage: facts}
+    _write(workspace, record.model_copy(update={"machine": machine, "stages": stages, "finished": _now()}))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.errors import WorkspaceError
+from data.stored_record import read_record
 from models.priors.factory import PriorOptions
 from pipeline.evaluation.statistics import CLEAR_ERRORS
 from pipeline.priors.filter_options import AUTO
+from pipeline.priors.scores_record import ScoresRecord
 
 RULE = (
     "the density with the fewest free parameters whose held-out mean is within two standard errors (of the paired "
@@ -90,14 +91,19 @@ def resolve_densities(scores: Mapping[str, Path], name: str, densities: Mapping[
 
 
 def _choice(path: Path) -> str:
+    cause: WorkspaceError | None = None
+    auto = None
     try:
-        return str(json.loads(path.read_text())["auto"]["density"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        auto = read_record(path, ScoresRecord).auto
+    except WorkspaceError as error:
+        cause = error
+    if auto is None:
         raise WorkspaceError(
             f"{path}: does not say which density `auto` stands for",
             expected="held-out scores of at least one density that is not centred on one network's positions",
             fix="run `graft fit-priors CONFIG`, or name a density as the arm's prior",
-        ) from error
+        ) from cause
+    return auto.density
 
 
 def _require_known(names: Iterable[str], densities: Mapping[str, PriorOptions]) -> None:

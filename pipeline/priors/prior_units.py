@@ -19,6 +19,7 @@ from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.priors.group_fit import GroupFit, describe, full_gaussian
 from pipeline.priors.held_out_scores import NetworkValues, difference, estimate
+from pipeline.priors.scores_record import ScoresRecord
 from pipeline.storage.atomic import write_json
 from pipeline.storage.prior_files import DENSITY, FIT, SCORES, VALUES
 from pipeline.storage.stored_bank import StoredBank
@@ -125,8 +126,7 @@ def compare_densities(
     reference = full_gaussian(fit.scorable)
     compared = values[reference] if reference is not None else fit.reference_values()
     about = _densities(fit, values, compared, {name: read_fit(fits[name]) for name in scores})
-    write_json(
-        folder / SCORES,
+    record = ScoresRecord.model_validate(
         {
             "group": group.name,
             "fitted_on": next(fit.rounds()).fitted.kept,
@@ -139,8 +139,9 @@ def compare_densities(
             "densities": about,
             "auto": choose(about),
             "not_scored": {name: _why_not_scored(read_fit(fits[name])["network"]) for name in fit.at_positions},
-        },
+        }
     )
+    write_json(folder / SCORES, record.as_json())
 
 
 def _kept(fit: GroupFit) -> dict[str, Any]:

@@ -95,9 +95,9 @@ def build_report(
 def headline(material: Material, results: Section) -> dict[str, Any]:
     """Gathers what the head of the page says: study, source → target, sizes, arms, and who won at every size."""
     files = material.files
-    study, config = files.study, files.config
-    name = str(config.get("name") or files.root.name)
-    counts = roles(files)
+    study = files.study
+    finished = files.provenance.finished if files.provenance else None
+    source_patients = roles(files).get("source")
     differences = results.content.get("best_bayesian", {})
     facts: list[tuple[str, str]] = []
     if study is not None:
@@ -107,15 +107,15 @@ def headline(material: Material, results: Section) -> dict[str, Any]:
             ("repeats", str(len(study.repeats))),
             ("test patients", str(len(study.patients))),
         ]
-    facts += [("source patients", str(counts["source"]))] if counts.get("source") else []
+    facts += [("source patients", str(source_patients))] if source_patients else []
     return {
-        "name": name,
+        "name": files.name,
         "title": files.title,
         "source": dataset_title(files, "source"),
         "target": dataset_title(files, "target"),
         "facts": facts,
         "arms": listing(files.arms()) if study else "",
-        "finished": str(files.provenance.get("finished") or "").replace("T", " ").replace("+00:00", " UTC"),
+        "finished": (finished or "").replace("T", " ").replace("+00:00", " UTC"),
         "best": highest_dice(files.summary, differences),
         "compared": bool(differences),
         "no_interval": results.content.get("no_interval", ""),

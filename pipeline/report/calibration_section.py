@@ -19,7 +19,8 @@ from pipeline.evaluation.calibration_tables import (
     CalibrationRow,
     read_reliability_csv,
 )
-from pipeline.evaluation.comparison import read_comparisons_csv
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.evaluation.study_results import COMPARISONS
@@ -182,14 +183,14 @@ def review_table(
 
 def _differences(path: Path) -> list[dict[str, Any]]:
     """Lists the paired differences of ECE; none where the table is missing or no rival was run."""
-    rows = [r for r in read_comparisons_csv(path) if r.metric == "ece"] if path.is_file() else []
+    rows = [r for r in read_rows(path, Comparison) if r.metric == "ece"] if path.is_file() else []
     return [
         {
             "n": r.n,
             "arm": r.arm,
             "rival": r.rival,
             "mean": signed(r.difference),
-            "interval": interval_text(Interval(r.difference, r.ci_low, r.ci_high), with_sign=True),
+            "interval": interval_text(r.interval, with_sign=True),
             "p": p_text(r.p_holm),
         }
         for r in rows

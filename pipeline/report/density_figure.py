@@ -38,7 +38,11 @@ def density_figure(groups: Sequence[GroupScores], reference: str | None) -> Figu
         found = [
             (x + shift, d) for x, g in enumerate(groups) if name in g.densities and (d := g.densities[name].difference)
         ]
-        x, mean, error = ([p[0] for p in found], [d.mean for _, d in found], [d.error or 0.0 for _, d in found])
+        x, mean, error = (
+            [p[0] for p in found],
+            [d.mean for _, d in found],
+            [d.standard_error or 0.0 for _, d in found],
+        )
         ends += [m + sign * e for m, e in zip(mean, error, strict=True) for sign in (-1, 1)]
         style = styles[name]
         axes.errorbar(

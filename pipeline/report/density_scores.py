@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from data.errors import WorkspaceError
+from data.stored_record import record_if_there
 from models.priors.factory import PriorOptions
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_options import FilterVAEOptions
-from pipeline.evaluation.statistics import CLEAR_ERRORS
+from pipeline.priors.scores_record import NETWORKS, DensityRecord, Estimate, ScoresRecord
 from pipeline.report.filter_files import group_folders
-from pipeline.report.study_files import nested, read_mapping
 from pipeline.storage.prior_files import COMPARISON, SCORES
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean with its standard error, in nats per filter; the error is None where one value alone gives none."""
-
-    mean: float
-    error: float | None
-
-    @property
-    def clear(self) -> bool:
-        """Whether it is above zero by more than two standard errors."""
-        return self.error is not None and self.mean > CLEAR_ERRORS * self.error
 
 
 @dataclass(frozen=True)
@@ -50,6 +34,21 @@ class DensityScore:
 
 
 @dataclass(frozen=True)
+class KeptFilters:
+    """What the norm threshold of the fits keeps of a group.
+
+    Attributes:
+        threshold: least norm.
+        count: filters above it.
+        share: their share.
+    """
+
+    threshold: float
+    count: int
+    share: float
+
+
+@dataclass(frozen=True)
 class GroupScores:
     """Scores of all densities on the filters of one group.
 
@@ -61,6 +60,7 @@ class GroupScores:
         densities: scores by name.
         not_scored: name → reason.
         auto: the density that `auto` chose, if it was asked.
+        kept: what the norm threshold of the fits keeps.
     """
 
     group: str
@@ -70,6 +70,7 @@ class GroupScores:
     densities: Mapping[str, DensityScore]
     not_scored: Mapping[str, str]
     auto: str | None
+    kept: KeptFilters
 
     @property
     def best(self) -> str | None:
@@ -87,25 +88,8 @@ def read_scores(root: Path, options: Mapping[str, PriorOptions]) -> list[GroupSc
     Raises:
         WorkspaceError: a file is damaged.
     """
-    found = []
-    for folder in group_folders(root, COMPARISON):
-        path = folder / SCORES
-        if raw := read_mapping(path):
-            try:
-                found.append(_group(folder.name, raw, options))
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise WorkspaceError(
-                    f"{path}: cannot be read ({error!r})",
-                    expected="the scores of a group",
-                    fix="delete its folder and run 'graft fit-priors' again",
-                ) from error
-    return found
-
-
-def read_kept(root: Path, group: str) -> dict[str, Any]:
-    """Reads how many filters of a group the norm threshold of the fits keeps; nothing where none was fitted."""
-    raw = read_mapping(root / COMPARISON / group / SCORES)
-    return {key: raw[key] for key in ("norm_threshold", "kept", "share_kept") if key in raw}
+    records = (record_if_there(folder / SCORES, ScoresRecord) for folder in group_folders(root, COMPARISON))
+    return [_group(record, options) for record in records if record is not None]
 
 
 def reference_density(densities: Mapping[str, PriorOptions], names: Sequence[str]) -> str | None:
@@ -129,35 +113,24 @@ def vae_densities(densities: Mapping[str, PriorOptions], names: Sequence[str]) -
     ]
 
 
-def _group(name: str, raw: Mapping[str, Any], options: Mapping[str, PriorOptions]) -> GroupScores:
-    densities: Mapping[str, Mapping[str, Any]] = raw.get("densities") or {}
-    reference = reference_density(options, list(densities))
-    skipped = raw.get("not_scored") or {}
-    reasons = skipped if isinstance(skipped, Mapping) else dict.fromkeys(skipped, "the scores do not say why")
+def _group(scores: ScoresRecord, options: Mapping[str, PriorOptions]) -> GroupScores:
+    reference = reference_density(options, list(scores.densities))
     return GroupScores(
-        group=str(raw.get("group", name)),
-        fitted_on=int(raw.get("fitted_on", 0)),
-        held_out=int(raw.get("held_out", 0)),
-        networks=str(raw.get("held_out_networks", "")),
-        densities={density: _score(about, density == reference) for density, about in densities.items()},
-        not_scored={str(k): str(v) for k, v in reasons.items()},
-        auto=nested(raw, "auto", "density"),
+        group=scores.group,
+        fitted_on=scores.fitted_on,
+        held_out=scores.held_out,
+        networks=scores.held_out_networks,
+        densities={name: _score(own, name == reference) for name, own in scores.densities.items()},
+        not_scored=scores.not_scored,
+        auto=scores.auto.density if scores.auto else None,
+        kept=KeptFilters(scores.norm_threshold, scores.kept, scores.share_kept),
     )
 
 
-def _score(about: Mapping[str, Any], is_reference: bool) -> DensityScore:
-    to_reference = about.get("difference_to_gaussian_full")
+def _score(own: DensityRecord, is_reference: bool) -> DensityScore:
     return DensityScore(
-        nats=_estimate(about),
-        bound=bool(about.get("bound")),
-        over_networks=about.get("standard_error_over", "networks") == "networks",
-        difference=None if is_reference or to_reference is None else _estimate(to_reference),
+        nats=own,
+        bound=own.bound,
+        over_networks=own.standard_error_over == NETWORKS,
+        difference=None if is_reference else own.difference_to_gaussian_full,
     )
-
-
-def _estimate(about: Mapping[str, Any]) -> Estimate:
-    return Estimate(float(about["mean"]), _optional(about.get("standard_error")))
-
-
-def _optional(value: Any) -> float | None:
-    return None if value is None or not math.isfinite(float(value)) else float(value)

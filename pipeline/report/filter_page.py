@@ -14,6 +14,7 @@ from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
 from models.priors.filter_vae import FilterVAE
 from models.priors.prior import FilterPrior
+from pipeline.priors.filter_summary import FilterSummary
 from pipeline.report.density_scores import GroupScores, vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
@@ -63,7 +64,7 @@ class _Group:
 
 def build_filter_page(
     material: Material,
-    summaries: Mapping[str, Mapping[str, Any]],
+    summaries: Mapping[str, FilterSummary],
     scores: Sequence[GroupScores],
     notice: str | None = None,
 ) -> FilterPage:
@@ -81,9 +82,10 @@ def build_filter_page(
     path = material.pictures.folder.parent / PAGE
     options = material.options
     groups, unreadable = [], []
+    of_group = {score.group: score for score in scores}
     for name, summary in summaries.items():
         try:
-            group = _read_group(material, name, summary)
+            group = _read_group(material, name, summary, of_group.get(name))
         except WorkspaceError as error:
             unreadable.append(str(error))
             continue
@@ -91,7 +93,6 @@ def build_filter_page(
     if not groups:
         return FilterPage(None, tuple(unreadable), {})
     shown, rest = groups[: options.filter_groups], groups[options.filter_groups :]
-    of_group = {score.group: score for score in scores}
     pictures = [_pictures(material, group, of_group.get(group.name)) for group in shown]
     unused: dict[str, list[str]] = {}
     for pictured in pictures:
@@ -116,15 +117,14 @@ def build_filter_page(
     return FilterPage(PAGE, tuple(unreadable), unused)
 
 
-def _read_group(material: Material, name: str, summary: Mapping[str, Any]) -> _Group | None:
+def _read_group(material: Material, name: str, summary: FilterSummary, scores: GroupScores | None) -> _Group | None:
     root, seed, most = material.files.root, material.files.seed, material.options.filters_sampled
     bank = read_filters(root, name, most, seed)
     if bank is None or len(bank) < 2:
         return None
-    pairs = read_trained_pairs(root, name, [str(layer) for layer in summary.get("layers") or ()], most, seed)
-    filters = GroupFilters(
-        bank.filters.numpy(), pairs, float(summary.get("norm_threshold", 0)), float(summary.get("share_kept", 1))
-    )
+    pairs = read_trained_pairs(root, name, summary.layers, most, seed)
+    threshold, share = (scores.kept.threshold, scores.kept.share) if scores else (0.0, 1.0)
+    filters = GroupFilters(bank.filters.numpy(), pairs, threshold, share)
     return _Group(name, bank, filters)
 
 

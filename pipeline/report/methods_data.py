@@ -6,9 +6,7 @@ from collections.abc import Mapping
 
 from pipeline.report.section import listing
 from pipeline.report.source_use import SourceUse
-from pipeline.report.study_files import StudyFiles, nested, read_mapping
-from pipeline.storage.file_names import PLAN, PLAN_UNIT
-from pipeline.storage.stage_names import Stage
+from pipeline.report.study_files import StudyFiles
 from preprocessing.alignment import AlignmentKind, AlignmentOptions
 from preprocessing.chain import PreprocessingOptions
 from preprocessing.intensity import IntensityOptions, Scaling
@@ -34,23 +32,21 @@ _ROLES = ("source", "target")
 
 def roles(files: StudyFiles) -> dict[str, int]:
     """Number of patients by role (`source`, `pool`, `test`), from the plan that `check` wrote; empty without one."""
-    split = nested(read_mapping(files.root / Stage.CHECK / PLAN_UNIT / PLAN), "split", default={})
-    return {role: len(patients) for role, patients in split.items()}
+    return {} if files.plan is None else {role: len(patients) for role, patients in files.plan.split.items()}
 
 
 def dataset_title(files: StudyFiles, role: str) -> str | None:
     """Prints a role's dataset and structures, e.g. `hippocampus (anterior)`; None where the configuration lacks it."""
-    name = nested(files.config, role, "dataset")
+    name = files.setting(role, "dataset")
     if name is None:
         return None
-    foreground = nested(files.config, "datasets", name, "foreground", default=())
+    foreground = files.setting("datasets", name, "foreground", default=())
     return f"{name} ({', '.join(str(label) for label in foreground)})" if foreground else str(name)
 
 
 def synthetic_warning(files: StudyFiles) -> str | None:
     """Says that scans of this study are synthetic, and what its figures are worth then; None where all are real."""
-    about = {role: nested(files.config, "datasets", nested(files.config, role, "dataset")) for role in _ROLES}
-    synthetic = [role for role, options in about.items() if nested(options or {}, "synthetic")]
+    synthetic = [role for role in _ROLES if files.setting("datasets", files.setting(role, "dataset"), "synthetic")]
     if not synthetic:
         return None
     which = "These" if len(synthetic) == len(_ROLES) else f"The {synthetic[0]} scans"
@@ -86,10 +82,10 @@ def _patients(count: int) -> str:
 
 
 def _dataset(files: StudyFiles, role: str) -> str | None:
-    name = nested(files.config, role, "dataset")
+    name = files.setting(role, "dataset")
     if name is None:
         return None
-    about = nested(files.config, "datasets", name, default={})
+    about = files.setting("datasets", name, default={})
     kind = _MODALITIES.get(str(about.get("modality")), "scans")
     if about.get("synthetic"):
         kind = "synthetic " + kind
@@ -107,7 +103,7 @@ def _dataset(files: StudyFiles, role: str) -> str | None:
 
 def preprocessing_sentences(files: StudyFiles) -> list[str]:
     """Describes the chain of the target, and what differs on the source."""
-    source, target = (_steps(files, nested(files.config, role, "dataset")) for role in _ROLES)
+    source, target = (_steps(files, files.setting(role, "dataset")) for role in _ROLES)
     if not target:
         return []
     if not source or source == target:
@@ -123,7 +119,7 @@ def _steps(files: StudyFiles, dataset: str) -> list[str]:
     chain = files.options(PreprocessingOptions, "datasets", dataset, "preprocessing")
     if chain is None:
         return []
-    several = len(nested(files.config, "datasets", dataset, "channels") or ()) != 1
+    several = len(files.setting("datasets", dataset, "channels") or ()) != 1
     steps = (
         chain.padding_removal and "removal of padding and of wide borders of air",
         chain.canonical_orientation and "reorientation to the nearest right–anterior–superior grid",

@@ -19,7 +19,7 @@ from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.report.number_text import plain
 from pipeline.report.section import listing
 from pipeline.report.source_use import source_use
-from pipeline.report.study_files import StudyFiles, folders, nested
+from pipeline.report.study_files import StudyFiles, folders
 from pipeline.storage.stage_names import Stage
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.patches import PatchOptions
@@ -71,12 +71,11 @@ _AUGMENTATIONS = {
 
 def network_sentences(files: StudyFiles) -> list[str]:
     """Describes the network, its patches and its augmentation, the same on source and target."""
-    config = files.config
-    name = nested(config, "network", "name")
+    name = files.setting("network", "name")
     if name is None:
         return []
-    widths = nested(config, "network", "channels")
-    own = f"one of the study's own, built by {nested(config, 'network', 'factory')}"
+    widths = files.setting("network", "channels")
+    own = f"one of the study's own, built by {files.setting('network', 'factory')}"
     text = f"The network was {own if name == 'imported' else _NETWORKS.get(str(name), str(name))}"
     text += f" ({', '.join(str(w) for w in widths)} channels)" if widths else ""
     sentences = [text + "."]
@@ -117,7 +116,7 @@ def prior_sentences(files: StudyFiles) -> list[str]:
     used = list(dict.fromkeys(arm.prior for arm in files.arm_options().values() if arm.needs_prior))
     if not used:
         return []
-    group = _GROUPS.get(str(nested(files.config, "filters", "grouping")), "each group of layers")
+    group = _GROUPS.get(str(files.setting("filters", "grouping")), "each group of layers")
     densities = files.densities()
     described = [f"{_density(densities.get(name))} (“{name}”)" for name in used]
     text = f"To the 3×3×3 filters of all snapshots, taken together for {group}, "

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.measure_titles import metric_title
-from pipeline.evaluation.options import EvaluationOptions
+from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.metrics.overlap import EmptyMaskPolicy
 from pipeline.report.number_text import plain
@@ -20,24 +18,24 @@ _POLICIES = {
 }
 
 
+_SPACES = {
+    EvaluationSpace.NATIVE: "on the original grid of each scan, where masks were made of the probabilities carried "
+    "there, against the reference as it was drawn,",
+    EvaluationSpace.PREPROCESSED: "on the preprocessed grid",
+}
+
+
 def measure_sentences(files: StudyFiles) -> list[str]:
     """Describes the metrics and what empty masks gave."""
-    evaluation: dict[str, Any] = files.config.get("evaluation") or {}
     options = files.options(EvaluationOptions, "evaluation") or EvaluationOptions()
     measured = {row.metric.partition("[")[0] for row in files.summary} or {"dice", "iou"}
     names = [m.words.format(tolerance=options.surface_tolerance) for name, m in METRICS.items() if name in measured]
-    where = {
-        "native": "on the original grid of each scan, where masks were made of the probabilities carried there, "
-        "against the reference as it was drawn,",
-        "preprocessed": "on the preprocessed grid",
-    }.get(str(evaluation.get("space")), "")
-    sentences = [f"Predictions were measured {where}".rstrip() + f" by {listing(names)}."]
-    policy = evaluation.get("empty_masks")
-    if policy in set(EmptyMaskPolicy) and (words := _POLICIES.get(EmptyMaskPolicy(policy))):
-        sentences.append(
-            f"Where a mask was empty, {words}; a structure that was present and missed got the worst value."
-        )
-    others = {m: str(p) for m, p in (evaluation.get("empty_masks_by_metric") or {}).items() if p and p != policy}
+    policy = options.empty_masks
+    sentences = [
+        f"Predictions were measured {_SPACES[options.space]} by {listing(names)}.",
+        f"Where a mask was empty, {_POLICIES[policy]}; a structure that was present and missed got the worst value.",
+    ]
+    others = {metric: str(own) for metric, own in options.policies().items() if own != policy}
     if others:
         exceptions = listing([f"{metric_title(name)} ({p.replace('_', ' ')})" for name, p in others.items()])
         sentences.append(f"A different policy for empty masks applied to {exceptions}.")
@@ -47,7 +45,6 @@ def measure_sentences(files: StudyFiles) -> list[str]:
 def statistics_sentences(material: Material) -> list[str]:
     """Describes averages, intervals and tests as they were carried out."""
     files, study = material.files, material.files.study
-    resamples = (files.config.get("evaluation") or {}).get("resamples")
     text = "Metrics were averaged over the labels of a case, the cases of a patient, then patients and repeats"
     few = None if study is None else why_no_interval(len(study.patients))
     if few is not None:
@@ -56,10 +53,10 @@ def statistics_sentences(material: Material) -> list[str]:
         "; 95\N{NO-BREAK SPACE}% intervals are percentiles of a bootstrap that resamples patients and repeats "
         "independently, with the same draws for every arm"
     )
-    sentences = [text + (f" ({plain(resamples)} resamples)." if resamples else ".")]
+    sentences = [f"{text} ({plain(files.table_settings.resamples)} resamples)."]
     if study is None:
         return sentences
-    rivals = [f"“{arm}”" for arm in material.rivals() if arm in study.arms]
+    rivals = [f"“{arm}”" for arm in files.table_settings.rivals if arm in study.arms]
     if rivals:
         others = f"the best of the non-Bayesian arms {listing(rivals)}" if len(rivals) > 1 else f"the arm {rivals[0]}"
         text = f"At each n, every arm was compared with {others} by the paired difference of Dice"
@@ -74,16 +71,14 @@ def statistics_sentences(material: Material) -> list[str]:
 def software_sentences(files: StudyFiles) -> list[str]:
     """Names the software, its versions and the device."""
     record = files.provenance
-    versions, version = record.get("versions") or {}, record.get("graft_version")
-    if not version:
+    if record is None or not record.graft_version:
         return []
-    stack = [f"{name} {versions[key]}" for key, name in _STACK.items() if versions.get(key)]
-    text = f"All steps were carried out with Graft {version}" + (f" on {listing(stack)}" if stack else "")
-    device = (record.get("machine") or {}).get("device")
-    commit = str(record.get("git_commit") or "").split(" ")[0][:10]
+    stack = [f"{name} {version}" for key, name in _STACK.items() if (version := record.versions.get(key))]
+    text = f"All steps were carried out with Graft {record.graft_version}" + (f" on {listing(stack)}" if stack else "")
+    device, commit = record.machine.device, record.git_commit.split(" ")[0][:10]
     text += f" (commit {commit})" if commit else ""
     text += f"; networks were trained on {device}" if device and device != "auto" else ""
-    seed = files.config.get("seed")
+    seed = files.setting("seed")
     return [text + (f"; the seed of all randomness was {seed}" if seed is not None else "") + "."]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.comparison import best_rival
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.case_scene import read_case
@@ -64,8 +63,8 @@ def arms_to_show(material: Material, study: StudyRows, n: int, count: int) -> li
     """Returns the arms to show: the best by mean Dice, then the best rival, then the others by mean Dice."""
     means = study.table("dice", n).means()
     order = sorted(means, key=lambda arm: math.inf if math.isnan(means[arm]) else -means[arm])
-    rival = best_rival(study, "dice", n, material.rivals())
-    if rival is not None and rival in order[1:]:
+    rival = next((c.rival for c in material.files.comparisons if c.n == n), None)
+    if rival in order[1:]:
         order.remove(rival)
         order.insert(1, rival)
     return order[:count]

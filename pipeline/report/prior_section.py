@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data.stored_record import record_if_there
+from pipeline.priors.filter_summary import FilterSummary
+from pipeline.priors.scores_record import Estimate
 from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import (
     DensityScore,
-    Estimate,
     GroupScores,
-    read_kept,
+    KeptFilters,
     read_scores,
     reference_density,
     vae_densities,
 )
 from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
-from pipeline.report.number_text import number, plain, signed
+from pipeline.report.number_text import NOTHING, number, plain, signed
 from pipeline.report.section import Material, Section, listing
 from pipeline.report.source_use import source_use
-from pipeline.report.study_files import read_mapping
 from pipeline.storage.file_names import SUMMARY_JSON
 from pipeline.storage.stage_names import Stage
 
@@ -31,12 +32,10 @@ def prior_section(material: Material) -> Section:
     Pictures of single filters go to a page of their own, `filters.html` beside the report, which this links.
     """
     files, missing = material.files, []
-    summaries = {
-        f.name: s | read_kept(files.root, f.name)
-        for f in group_folders(files.root, Stage.COLLECT_FILTERS)
-        if (s := read_mapping(f / SUMMARY_JSON))
-    }
+    found = (record_if_there(f / SUMMARY_JSON, FilterSummary) for f in group_folders(files.root, Stage.COLLECT_FILTERS))
+    summaries = {summary.group: summary for summary in found if summary is not None}
     scores = read_scores(files.root, files.densities())
+    kept = {group.group: group.kept for group in scores}
     if not summaries and not scores and not source_use(files).priors:
         text = "No arm of this study uses a filter prior, so no filters were collected and no densities fitted to them."
         return Section("priors", "Filters and priors", missing=(text,))
@@ -52,7 +51,7 @@ def prior_section(material: Material) -> Section:
     missing += page.unreadable
     if summaries:
         content |= {
-            "groups": [_group(summary) for summary in summaries.values()],
+            "groups": [_group(summary, kept.get(name)) for name, summary in summaries.items()],
             "not_moved": still,
             "page": page.address,
             "unused": [unused_latents(vae, groups, len(summaries)) for vae, groups in page.unused.items()],
@@ -62,35 +61,29 @@ def prior_section(material: Material) -> Section:
     return Section("priors", "Filters and priors", content, tuple(missing))
 
 
-def _group(summary: Mapping[str, Any]) -> dict[str, Any]:
-    quantiles = [float(q) for q in summary.get("norm_quantiles") or ()]
-    middle = quantiles[len(quantiles) // 2] if quantiles else None
-    moved = summary.get("moved_from_initial")
+def _group(summary: FilterSummary, kept: KeptFilters | None) -> dict[str, Any]:
+    norms = summary.norm_quantiles
     return {
-        "name": summary.get("group", "?"),
-        "layers": summary.get("layers") or [],
-        "filters": plain(summary.get("filters", 0)),
-        "kept": plain(summary.get("kept", 0)),
-        "share": f"{100 * float(summary.get('share_kept', 0)):.1f}\N{NO-BREAK SPACE}%",
-        "threshold": plain(float(summary.get("norm_threshold", 0))),
-        "norms": f"{quantiles[0]:.3f} / {middle:.3f} / {quantiles[-1]:.3f}" if middle is not None else "–",
-        "moved": None if moved is None else f"{float(moved):.2f}",
+        "name": summary.group,
+        "layers": summary.layers,
+        "filters": plain(summary.filters),
+        "kept": plain(kept.count if kept else None),
+        "share": f"{100 * kept.share:.1f}\N{NO-BREAK SPACE}%" if kept else NOTHING,
+        "threshold": plain(kept.threshold if kept else None),
+        "norms": f"{norms[0]:.3f} / {norms[len(norms) // 2]:.3f} / {norms[-1]:.3f}",
+        "moved": f"{summary.moved_from_initial:.2f}",
     }
 
 
-def not_moved(summaries: Mapping[str, Mapping[str, Any]], limit: float) -> str | None:
-    """Says which groups' filters are still where they were initialised; None where all have moved, or none is known.
+def not_moved(summaries: Mapping[str, FilterSummary], limit: float) -> str | None:
+    """Says which groups' filters are still where they were initialised; None where all have moved.
 
     Args:
         summaries: group → its `summary.json`.
         limit: least median distance from the initialisation, as a share of its norm, that counts as moved.
     """
-    moved = {group: s.get("moved_from_initial") for group, s in summaries.items()}
-    still = [
-        f"{group} ({plain(round(100 * float(m), 2))} %)"
-        for group, m in moved.items()
-        if m is not None and float(m) < limit
-    ]
+    moved = {group: summary.moved_from_initial for group, summary in summaries.items()}
+    still = [f"{group} ({plain(round(100 * share, 2))} %)" for group, share in moved.items() if share < limit]
     if not still:
         return None
     where = "every group" if len(still) == len(moved) else "some groups"
@@ -161,7 +154,7 @@ def _cell(score: DensityScore) -> dict[str, Any]:
 
 
 def _error(estimate: Estimate) -> str:
-    return "?" if estimate.error is None else number(estimate.error, 2)
+    return "?" if estimate.standard_error is None else number(estimate.standard_error, 2)
 
 
 def _not_scored(groups: Sequence[GroupScores]) -> list[dict[str, str]]:
@@ -185,11 +178,10 @@ def vae_verdict(groups: Sequence[GroupScores], vaes: Sequence[str]) -> str | Non
     better, rest, unknown = [], [], []
     for group in groups:
         found = [group.densities[name] for name in vaes if name in group.densities]
-        if any(vae.over_networks and vae.difference is not None and vae.difference.clear for vae in found):
+        differences = [vae.difference for vae in found if vae.over_networks and vae.difference is not None]
+        if any(difference.clear for difference in differences):
             better.append(group.group)
-        elif any(
-            vae.over_networks and vae.difference is not None and vae.difference.error is not None for vae in found
-        ):
+        elif any(difference.standard_error is not None for difference in differences):
             rest.append(group.group)
         elif found:
             unknown.append(group.group)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from data.plain_number import plain_duration
+from pipeline.execution.provenance_record import Machine, Provenance, StageFacts
 from pipeline.report.number_text import number, plain
 from pipeline.report.section import Material, Section
 
@@ -21,33 +23,35 @@ _MACHINE = {
 def provenance_section(material: Material) -> Section:
     """Builds the section of provenance from `provenance.json`."""
     record = material.files.provenance
-    if not record:
+    if record is None:
         text = "provenance.json is missing: every command writes it, so versions, inputs and times are not known."
         return Section("provenance", "Provenance", missing=(text,))
-    machine = record.get("machine") or {}
-    facts = [(name, record[key]) for key, name in _FACTS.items() if record.get(key) not in (None, "")]
-    facts += [(name, plain(machine[key])) for key, name in _MACHINE.items() if machine.get(key) not in (None, "")]
-    trained_in = {stage["precision"] for stage in (record.get("stages") or {}).values() if stage.get("precision")}
+    facts = [(name, str(value)) for name, value in _told(record, _FACTS)]
+    facts += [(name, plain(value)) for name, value in _told(record.machine, _MACHINE)]
+    trained_in = {stage.precision for stage in record.stages.values() if stage.precision}
     facts += [("trained in", ", ".join(sorted(trained_in)))] if trained_in else []
-    missing = (
-        [] if record.get("stages") else ["provenance.json names no stages, so their time and memory are not known."]
-    )
+    missing = [] if record.stages else ["provenance.json names no stages, so their time and memory are not known."]
     content = {
         "facts": facts,
-        "versions": sorted((record.get("versions") or {}).items()),
-        "inputs": [{"name": name, **facts} for name, facts in (record.get("inputs") or {}).items()],
-        "stages": [_stage(name, facts) for name, facts in (record.get("stages") or {}).items()],
+        "versions": sorted(record.versions.items()),
+        "inputs": [{"name": name, **facts.model_dump()} for name, facts in record.inputs.items()],
+        "stages": [_stage(name, facts) for name, facts in record.stages.items()],
     }
     return Section("provenance", "Provenance", content, tuple(missing))
 
 
-def _stage(name: str, facts: dict[str, Any]) -> dict[str, Any]:
-    memory = facts.get("peak_memory_gb")
+def _told(record: Provenance | Machine, names: Mapping[str, str]) -> list[tuple[str, Any]]:
+    """What a record says, under the names that it is printed with."""
+    return [(name, value) for key, name in names.items() if (value := getattr(record, key)) not in (None, "")]
+
+
+def _stage(name: str, facts: StageFacts) -> dict[str, Any]:
+    memory = facts.peak_memory_gb
     return {
         "name": name,
-        "wall": plain_duration(float(facts.get("wall_seconds") or 0.0)),
-        "memory": "–" if memory is None else f"{number(float(memory), 2)} GB",
-        "done": facts.get("units_done", "–"),
-        "reused": facts.get("units_reused", "–"),
-        "failed": facts.get("units_failed", 0),
+        "wall": plain_duration(facts.wall_seconds),
+        "memory": "–" if memory is None else f"{number(memory, 2)} GB",
+        "done": plain(facts.units_done),
+        "reused": plain(facts.units_reused),
+        "failed": facts.units_failed,
     }

@@ -58,13 +58,11 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
 
 def _worst_first(case: CaseQuality) -> tuple[bool, float, list[Any]]:
     """Suspect cases, then those that overlap least with the template; cases that were not aligned by name."""
-    overlap = case.numbers.get(_OVERLAP)
-    worth = float(overlap) if isinstance(overlap, int | float) else 1.0
-    return (not case.suspect, worth, [case.folder.parent.name, natural(case.folder.name)])
+    return (not case.suspect, case.numbers.get(_OVERLAP, 1.0), [case.folder.parent.name, natural(case.folder.name)])
 
 
 def _row(case: CaseQuality, preprocess: Path) -> dict[str, Any]:
-    numbers = {key.replace("_", " "): plain(value) for key, value in case.numbers.items() if key != "case"}
+    numbers = {key.replace("_", " "): plain(value) for key, value in case.numbers.items()}
     picture = case.folder / QUALITY_PICTURE
     return {
         "name": f"{case.folder.parent.name}/{case.folder.name}",

@@ -9,12 +9,15 @@ from typing import Any
 from urllib.parse import quote
 
 from data.natural_order import natural
+from data.stored_record import record_if_there
 from pipeline.report.number_text import plain
 from pipeline.report.picture import thumbnail
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import folders, read_json, read_mapping
+from pipeline.report.study_files import folders
 from pipeline.storage.file_names import QUALITY, QUALITY_PICTURE, RECORD
 from pipeline.storage.stage_names import Stage
+from preprocessing.quality_control import QualityRecord
+from preprocessing.step_record import read_steps
 
 _SCAN = "scan"
 
@@ -27,13 +30,13 @@ class CaseQuality:
         folder: where it lies.
         steps: names of the steps, in order.
         suspect: (step, reason) pairs; the step of what the checks doubt is `scan`.
-        numbers: scalars of `qc.json`.
+        numbers: those of `qc.json`.
     """
 
     folder: Path
     steps: tuple[str, ...]
     suspect: tuple[tuple[str, str], ...]
-    numbers: dict[str, Any]
+    numbers: dict[str, float]
 
 
 def quality_section(material: Material) -> Section:
@@ -53,12 +56,12 @@ def quality_section(material: Material) -> Section:
 
 def case_quality(folder: Path) -> CaseQuality:
     """Reads record and numbers of one case."""
-    records = read_json(folder / RECORD) or []
-    written = read_mapping(folder / QUALITY)
-    suspect = [(_SCAN, str(doubt)) for doubt in written.get("doubts") or ()]
-    suspect += [(str(r.get("step", "?")), str(reason)) for r in records for reason in r.get("suspect") or ()]
-    numbers = {k: v for k, v in written.items() if isinstance(v, int | float | str)}
-    return CaseQuality(folder, tuple(str(r.get("step", "?")) for r in records), tuple(suspect), numbers)
+    steps = read_steps(folder / RECORD)
+    written = record_if_there(folder / QUALITY, QualityRecord)
+    suspect = [(_SCAN, doubt) for doubt in (written.doubts if written else ())]
+    suspect += [(step.step, reason) for step in steps for reason in step.suspect]
+    numbers = written.numbers() if written else {}
+    return CaseQuality(folder, tuple(step.step for step in steps), tuple(suspect), numbers)
 
 
 def _dataset(material: Material, name: str, cases: list[CaseQuality]) -> dict[str, Any]:

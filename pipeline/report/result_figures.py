@@ -71,7 +71,7 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
 
 def difference_limits(comparisons: Sequence[Comparison]) -> tuple[float, float] | None:
     """Returns an axis range that holds every interval and zero, for figures that are to be compared by eye."""
-    ends = [e for c in comparisons for e in (c.difference.interval.low, c.difference.interval.high) if np.isfinite(e)]
+    ends = [e for c in comparisons for e in (c.ci_low, c.ci_high) if np.isfinite(e)]
     if not ends:
         return None
     low, high = min(0.0, *ends), max(0.0, *ends)
@@ -106,7 +106,7 @@ def difference_plot(
         axes.text(0, y, title, transform=axes.get_yaxis_transform(), weight="bold", fontsize=9, va="center")
         for c in family:
             y += 1
-            interval, style = c.difference.interval, styles[c.arm]
+            interval, style = c.interval, styles[c.arm]
             axes.plot([interval.low, interval.high], [y, y], color=style.colour, linewidth=2)
             axes.plot(interval.mean, y, marker=style.marker, color=style.colour, markersize=6.5)
             ticks.append(y)

@@ -10,9 +10,9 @@ import numpy as np
 
 from pipeline.arms.inference_options import InferenceOptions
 from pipeline.evaluation.case_row import METRICS
-from pipeline.evaluation.comparison import Comparison, compare_arms
-from pipeline.evaluation.leading_arm import leading_arms
+from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
+from pipeline.evaluation.study_results import COMPARISONS, LEADING_ARMS
 from pipeline.evaluation.tables import StudyRows, SummaryRow
 from pipeline.metrics.overlap import EmptyMask
 from pipeline.report.figure_style import ArmStyle, arm_styles
@@ -21,8 +21,8 @@ from pipeline.report.picture import Picture
 from pipeline.report.result_figures import difference_limits, difference_plot, learning_curve, patient_plot
 from pipeline.report.score_table import metric_table, overview_table
 from pipeline.report.section import Material, Section
-from pipeline.report.study_files import nested
 from pipeline.report.verdict import far_off, told_apart
+from pipeline.storage.file_names import RESULTS
 
 EMPTY_NAMES = {
     EmptyMask.BOTH.value: "reference and prediction both empty",
@@ -32,12 +32,16 @@ EMPTY_NAMES = {
 
 OVERVIEW = tuple(name for name, metric in METRICS.items() if metric.overview)
 """Metrics that stand side by side: an arm with the best Dice may err far away, or find lesions where there are none."""
+_COMPARED = {
+    COMPARISONS: "there are no paired differences",
+    LEADING_ARMS: "it is not said which arms can be told apart",
+}
 _MOST_ROWS = 16
 """Rows of paired differences that one figure holds."""
 
 
 def result_section(material: Material) -> Section:
-    """Builds the section of results from `results/summary.csv` and `results/cases.csv`."""
+    """Builds the section of results from the tables of `results/`."""
     study, summary = material.files.study, material.files.summary
     missing = []
     if not summary:
@@ -49,6 +53,12 @@ def result_section(material: Material) -> Section:
             "results/cases.csv is missing or empty: the evaluate stage writes it, so there are no paired differences "
             "and no picture of the spread over patients."
         )
+    if study is not None:
+        missing += [
+            f"results/{name} is missing: the evaluate stage writes it, so {what}."
+            for name, what in _COMPARED.items()
+            if not (material.files.root / RESULTS / name).is_file()
+        ]
     content: dict[str, Any] = {}
     if summary:
         content |= _summary_content(material, summary)
@@ -82,11 +92,10 @@ def _no_interval_at_all(rows: list[SummaryRow]) -> str:
 
 
 def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
-    options, arms = material.options, material.files.arms()
+    files = material.files
+    arms = files.arms()
     styles = arm_styles(arms)
-    draws = study.draws(seed=material.files.seed, resamples=options.resamples)
-    comparisons = compare_arms(study, draws, rivals=material.rivals())
-    comparisons.sort(key=lambda c: (c.n, arms.index(c.arm)))
+    comparisons = sorted(files.comparisons, key=lambda c: (c.n, arms.index(c.arm)))
     differences = difference_pictures(material, comparisons, styles)
     plots = []
     for n in study.sizes:
@@ -95,19 +104,20 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
             material.pictures.add(f"patients-n{n:02d}", figure, f"Dice of every test patient at n = {n}, by arm")
         )
     return {
-        "verdicts": [told_apart(leading) for leading in leading_arms(study, draws)],
+        "verdicts": [told_apart(leading) for leading in files.leading],
         "remarks": [remark for n in study.sizes if (remark := far_off(study, n))],
         "differences": difference_table(comparisons, arms),
+        "no_rival": not comparisons and (files.root / RESULTS / COMPARISONS).is_file(),
         "no_difference": why_no_interval(len(study.patients)),
         "best_bayesian": best_bayesian(material, comparisons),
         "difference_plots": differences,
         "patient_plots": plots,
         "fewest_for_p": FEWEST_PATIENTS_FOR_P,
         "patients": len(study.patients),
-        "resamples": options.resamples,
+        "resamples": files.table_settings.resamples,
         "incomplete": [*missing_units(material), *incomplete_cells(study)],
         "empty_masks": empty_masks(study),
-        "empty_policy": nested(material.files.config, "evaluation", "empty_masks"),
+        "empty_policy": material.files.setting("evaluation", "empty_masks"),
     }
 
 
@@ -115,7 +125,7 @@ def difference_pictures(
     material: Material, comparisons: list[Comparison], styles: Mapping[str, ArmStyle]
 ) -> list[Picture]:
     """Draws the paired differences: in one figure if they fit, else in one for each size on the same axis."""
-    comparisons = [c for c in comparisons if np.isfinite(c.difference.interval.mean)]
+    comparisons = [c for c in comparisons if np.isfinite(c.difference)]
     if not comparisons:
         return []
     alt = "Paired differences of Dice to the best rival, by arm"
@@ -148,9 +158,9 @@ def difference_table(comparisons: list[Comparison], arms: list[str]) -> dict[str
 
 
 def _difference_cell(comparison: Comparison) -> dict[str, Any]:
-    interval = comparison.difference.interval
+    interval = comparison.interval
     # A bootstrap over a handful of patients gives intervals that are too narrow to call a winner from.
-    enough = comparison.difference.patients >= FEWEST_PATIENTS_FOR_P
+    enough = comparison.patients >= FEWEST_PATIENTS_FOR_P
     verdict = "" if not enough else "better" if interval.low > 0 else "worse" if interval.high < 0 else ""
     return {
         "rival": False,
@@ -163,12 +173,12 @@ def _difference_cell(comparison: Comparison) -> dict[str, Any]:
 
 def best_bayesian(material: Material, comparisons: list[Comparison]) -> dict[int, dict[str, str]]:
     """Picks at every size the arm outside the rivals with the largest difference, for the head of the page."""
-    picked = {}
+    picked, rivals = {}, material.files.table_settings.rivals
     for n in sorted({c.n for c in comparisons}):
-        family = [c for c in comparisons if c.n == n and c.arm not in material.rivals()]
-        family = [c for c in family if np.isfinite(c.difference.interval.mean)]
+        family = [c for c in comparisons if c.n == n and c.arm not in rivals]
+        family = [c for c in family if np.isfinite(c.difference)]
         if family:
-            c = max(family, key=lambda c: c.difference.interval.mean)
+            c = max(family, key=lambda c: c.difference)
             cell = _difference_cell(c)
             picked[n] = {"arm": c.arm, "rival": c.rival, "mean": cell["mean"], "interval": cell["interval"]}
     return picked

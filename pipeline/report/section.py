@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.arms.presets import PRESETS
-from pipeline.arms.rivals import rivals
 from pipeline.report.case_readings import CaseReadings
 from pipeline.report.options import ReportOptions
 from pipeline.report.picture import PictureFolder
@@ -39,10 +37,6 @@ class Material:
     options: ReportOptions
     pictures: PictureFolder
     readings: CaseReadings = field(default_factory=CaseReadings)
-
-    def rivals(self) -> tuple[str, ...]:
-        """Names of the arms that count as non-Bayesian, as `evaluate` does; of the presets without a configuration."""
-        return rivals(self.files.arm_options() or PRESETS, self.options.rivals)
 
 
 def listing(names: Sequence[str]) -> str:

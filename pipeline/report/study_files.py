@@ -14,21 +14,29 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from data import input_file
 from data.errors import ConfigError, WorkspaceError
 from data.natural_order import natural
+from data.stored_record import AGAIN, record_if_there
 from models.priors.factory import PriorOptions
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, read_arm
 from pipeline.arms.choices import ArmOptions
+from pipeline.arms.presets import PRESETS
+from pipeline.arms.rivals import rivals
 from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
-from pipeline.evaluation.study_results import CASES, SUMMARY
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.evaluated_models import TableSettings, read_evaluated
+from pipeline.evaluation.leading_arm import Lead, LeadingArm, leading_arms
+from pipeline.evaluation.options import EvaluationOptions
+from pipeline.evaluation.study_results import CASES, COMPARISONS, LEADING_ARMS, SUMMARY
 from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
+from pipeline.execution.provenance_record import Provenance
 from pipeline.storage.cached_case import ARRAYS
 from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
+from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.yaml_file import read_yaml
 
-_AGAIN = "delete its folder and run its stage again"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 History = dict[str, NDArray[np.float64]]
 
@@ -40,28 +48,16 @@ def folders(parent: Path) -> list[Path]:
     return sorted((p for p in parent.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: natural(p.name))
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file, or returns None where it is missing.
-
-    Raises:
-        WorkspaceError: the file is damaged.
-    """
-    return input_file.read_json(path, WorkspaceError, _AGAIN) if path.is_file() else None
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Reads a JSON or YAML file that holds a mapping; empty where it is missing.
+def read_configuration(path: Path) -> dict[str, Any]:
+    """Reads the resolved configuration; empty where it is missing.
 
     Raises:
         WorkspaceError: the file is damaged or holds something else.
     """
-    if path.suffix == ".json":
-        value = read_json(path)
-    else:
-        try:
-            value = read_yaml(path) if path.is_file() else None
-        except ConfigError as error:
-            raise _damaged(path, error) from error
+    try:
+        value = read_yaml(path) if path.is_file() else None
+    except ConfigError as error:
+        raise _damaged(path, error) from error
     if value is not None and not isinstance(value, dict):
         raise _damaged(path, TypeError(f"it holds a {type(value).__name__}, not a mapping"))
     return value or {}
@@ -87,17 +83,7 @@ def read_history(path: Path) -> History:
 
 
 def _damaged(path: Path, error: Exception) -> WorkspaceError:
-    return WorkspaceError(f"{path}: cannot be read ({error})", expected="a whole file", fix=_AGAIN)
-
-
-def nested(mapping: Mapping[str, Any], *keys: str, default: Any = None) -> Any:
-    """Returns `mapping[a][b]…`, or the default where a key is missing."""
-    value: Any = mapping
-    for key in keys:
-        if not isinstance(value, Mapping) or key not in value:
-            return default
-        value = value[key]
-    return value
+    return WorkspaceError(f"{path}: cannot be read ({error})", expected="a whole file", fix=AGAIN)
 
 
 @dataclass(frozen=True)
@@ -143,13 +129,18 @@ class StudyFiles:
 
     Attributes:
         root: the workspace.
+        comparisons: every arm against the best rival, by Dice.
+        leading: the leading arm of every size against the others, by Dice.
     """
 
     root: Path
     config: dict[str, Any] = field(init=False)
-    provenance: dict[str, Any] = field(init=False)
+    provenance: Provenance | None = field(init=False)
+    plan: PlanRecord | None = field(init=False)
     study: StudyRows | None = field(init=False)
     summary: list[SummaryRow] = field(init=False)
+    comparisons: list[Comparison] = field(init=False)
+    leading: list[LeadingArm] = field(init=False)
     calibration: StudyRows[CalibrationRow] | None = field(init=False)
     units: list[InferredUnit] = field(init=False)
 
@@ -158,13 +149,18 @@ class StudyFiles:
             raise WorkspaceError(
                 f"{self.root}: there is no such workspace", expected="the folder of a study", fix="run the study first"
             )
-        self.config = read_mapping(self.root / CONFIG)
-        self.provenance = read_mapping(self.root / PROVENANCE)
+        self.config = read_configuration(self.root / CONFIG)
+        self.provenance = record_if_there(self.root / PROVENANCE, Provenance)
+        self.plan = record_if_there(self.root / Stage.CHECK / PLAN_UNIT / PLAN, PlanRecord)
         results = self.root / RESULTS
         cases, summary = results / CASES, results / SUMMARY
         rows = read_cases_csv(cases) if cases.is_file() else []
         self.study = StudyRows(rows) if rows else None
         self.summary = read_summary_csv(summary) if summary.is_file() else []
+        compared, leads = results / COMPARISONS, results / LEADING_ARMS
+        compared_by_any = read_rows(compared, Comparison) if compared.is_file() else []
+        self.comparisons = [row for row in compared_by_any if row.metric == "dice"]
+        self.leading = leading_arms(read_rows(leads, Lead)) if leads.is_file() else []
         calibration = results / CALIBRATION
         judged = read_calibration_csv(calibration) if calibration.is_file() else []
         self.calibration = StudyRows(judged) if judged else None
@@ -174,26 +170,54 @@ class StudyFiles:
         # Arms that were taken out of the configuration leave their folders behind.
         self.units = [unit for unit in units if unit.arm in named or not named]
 
+    def setting(self, *keys: str, default: Any = None) -> Any:
+        """Returns what the configuration has under `a.b…`, as it is written; the default where a key is missing.
+
+        Rooms above this one own the model of the whole configuration; `options` reads the parts that lie below.
+        """
+        value: Any = self.config
+        for key in keys:
+            if not isinstance(value, Mapping) or key not in value:
+                return default
+            value = value[key]
+        return value
+
     @property
     def seed(self) -> int:
         """Seed of the study."""
-        return int(self.config.get("seed", self.provenance.get("seed", 0)))
+        recorded = self.provenance.seed if self.provenance else None
+        return int(self.setting("seed", default=recorded or 0))
+
+    @property
+    def name(self) -> str:
+        """Name of the study, or of its folder."""
+        return str(self.setting("name") or self.root.name)
+
+    @property
+    def table_settings(self) -> TableSettings:
+        """What the tables follow from; where an earlier version did not write it down, what is configured."""
+        recorded = read_evaluated(self.root / RESULTS)
+        if recorded is not None and recorded.settings is not None:
+            return recorded.settings
+        options = self.options(EvaluationOptions, "evaluation") or EvaluationOptions()
+        compared_with = rivals(self.arm_options() or PRESETS, options.rivals)
+        return TableSettings(resamples=options.resamples, rivals=compared_with, seed=self.seed)
 
     @property
     def title(self) -> str:
         """What the study calls itself."""
-        return str(self.config.get("title") or self.config.get("name") or self.root.name)
+        return str(self.setting("title") or self.name)
 
     def options(self, model: type[ModelT], *keys: str) -> ModelT | None:
         """Reads a part of the configuration, with its defaults; None where it is missing or of another version."""
         try:
-            return model.model_validate(nested(self.config, *keys))
+            return model.model_validate(self.setting(*keys))
         except ValidationError:
             return None
 
     def arm_options(self) -> dict[str, ArmOptions]:
         """Arm → its choices, in the order of the configuration; empty where it is missing or of another version."""
-        named = nested(self.config, "inference", "arms")
+        named = self.setting("inference", "arms")
         names = list(named) if isinstance(named, Mapping) else []
         arms = {str(name): self.options(ArmOptions, "inference", "arms", name) for name in names}
         known = {name: arm for name, arm in arms.items() if arm is not None}
@@ -203,7 +227,7 @@ class StudyFiles:
         """Density → its settings; empty where the configuration is missing or of another version."""
         adapter: TypeAdapter[dict[str, PriorOptions]] = TypeAdapter(dict[str, PriorOptions])
         try:
-            named = nested(self.config, "priors", "densities", default={})
+            named = self.setting("priors", "densities", default={})
             # `null` removes a default density.
             return adapter.validate_python({name: own for name, own in named.items() if own is not None})
         except (AttributeError, ValidationError):
@@ -211,13 +235,11 @@ class StudyFiles:
 
     def target_dataset(self) -> str | None:
         """Name of the target's dataset, if the configuration tells."""
-        return nested(self.config, "target", "dataset")
+        return self.setting("target", "dataset")
 
     def class_values(self, dataset: str) -> dict[str, list[int]]:
         """Class name → values in the label maps of a dataset, from the plan that `check` wrote; empty without one."""
-        plan = read_mapping(self.root / Stage.CHECK / PLAN_UNIT / PLAN)
-        classes = nested(plan, "classes", dataset, default={})
-        return {name: [int(v) for v in values] for name, values in classes.items()}
+        return {} if self.plan is None else self.plan.classes.get(dataset, {})
 
     def arms(self) -> list[str]:
         """All arms, in the order of the configuration, then of the tables, then of the folders."""
@@ -226,10 +248,11 @@ class StudyFiles:
         return list(dict.fromkeys([*(a for a in self._configured() if a in known), *tabled, *trained]))
 
     def _configured(self) -> list[str]:
-        return [str(arm) for arm in nested(self.config, "inference", "arms", default=())]
+        return [str(arm) for arm in self.setting("inference", "arms", default=())]
 
     def _tabled(self) -> list[str]:
-        return [r.arm for r in self.summary] + list(self.study.arms if self.study else ())
+        return [*(r.arm for r in self.summary), *(self.study.arms if self.study else ()),
+                *(c.arm for c in self.comparisons)]  # fmt: skip
 
     def predicted_unit(self, arm: str, n: int) -> InferredUnit | None:
         """The first repeat of an arm at a size whose predictions were kept; None where there is none."""

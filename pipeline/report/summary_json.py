@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pipeline.evaluation.comparison import Comparison, compare_arms
-from pipeline.evaluation.leading_arm import LeadingArm, leading_arms
+from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.report.section import Material
 from pipeline.report.verdict import told_apart
 
 FORMAT = 2
 """Version of the file; raised when a key changes its meaning or goes."""
-_PROVENANCE = ("graft_version", "git_commit", "command", "seed", "started", "finished", "machine", "versions", "inputs")
+_PROVENANCE = {"graft_version", "git_commit", "command", "seed", "started", "finished", "machine", "versions", "inputs"}
 
 
 def study_summary(material: Material) -> dict[str, Any]:
@@ -24,16 +23,11 @@ def study_summary(material: Material) -> dict[str, Any]:
         is no interval, `no_interval` says why.
     """
     files, study = material.files, material.files.study
-    comparisons: list[Comparison] = []
-    leading: list[LeadingArm] = []
-    if study is not None:
-        draws = study.draws(seed=files.seed, resamples=material.options.resamples)
-        comparisons = compare_arms(study, draws, rivals=material.rivals())
-        leading = leading_arms(study, draws)
+    provenance = files.provenance.as_json() if files.provenance else {}
     return {
         "format": FORMAT,
-        "name": files.config.get("name"),
-        "title": files.config.get("title"),
+        "name": files.setting("name"),
+        "title": files.setting("title"),
         "arms": files.arms(),
         "sizes": sorted({row.n for row in files.summary}),
         "repeats": len(study.repeats) if study else None,
@@ -50,36 +44,35 @@ def study_summary(material: Material) -> dict[str, Any]:
             }
             for row in files.summary
         ],
-        "differences": [_difference(c) for c in comparisons],
+        "differences": [_difference(c) for c in files.comparisons],
         "told_apart": [
             {
                 "n": best.n,
                 "arm": best.arm,
-                "ahead_of": best.behind(),
-                "not_told_from": best.not_told_apart(),
-                "not_compared_with": best.not_compared(),
+                "ahead_of": [lead.other for lead in best.behind()],
+                "not_told_from": [lead.other for lead in best.not_told_apart()],
+                "not_compared_with": [lead.other for lead in best.not_compared()],
                 "sentence": told_apart(best),
             }
-            for best in leading
+            for best in files.leading
         ],
-        "bootstrap": {"confidence": 0.95, "resamples": material.options.resamples, "unit": "patients × repeats"},
-        "provenance": {key: files.provenance[key] for key in _PROVENANCE if key in files.provenance},
+        "bootstrap": {"confidence": 0.95, "resamples": files.table_settings.resamples, "unit": "patients × repeats"},
+        "provenance": {key: value for key, value in provenance.items() if key in _PROVENANCE},
     }
 
 
 def _difference(comparison: Comparison) -> dict[str, Any]:
-    difference = comparison.difference
     return {
         "arm": comparison.arm,
         "rival": comparison.rival,
         "n": comparison.n,
         "metric": comparison.metric,
-        "mean": _number(difference.interval.mean),
-        "interval": _ends(difference.interval),
-        "no_interval": why_no_interval(difference.patients),
-        "patients": difference.patients,
-        "p_wilcoxon": difference.p_value,
-        "p_holm": comparison.p_holm,
+        "mean": _number(comparison.difference),
+        "interval": _ends(comparison.interval),
+        "no_interval": why_no_interval(comparison.patients),
+        "patients": comparison.patients,
+        "p_wilcoxon": _number(comparison.p_value),
+        "p_holm": _number(comparison.p_holm),
     }
 
 

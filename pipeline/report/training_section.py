@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from data.stored_record import record_if_there
 from pipeline.report.figure_style import arm_styles
 from pipeline.report.number_text import NOTHING, number, plain
 from pipeline.report.section import Material, Section
 from pipeline.report.source_use import source_use
-from pipeline.report.study_files import History, folders, read_history, read_mapping
+from pipeline.report.study_files import History, folders, read_history
 from pipeline.report.training_figures import source_training, target_training
 from pipeline.storage.file_names import HISTORY, SAMPLE
 from pipeline.storage.stage_names import Stage
+from pipeline.training.sample_record import SampleRecord
 
 
 def source_section(material: Material) -> Section:
@@ -26,8 +28,7 @@ def source_section(material: Material) -> Section:
         if not history:
             continue
         histories[folder.name] = history
-        sample = read_mapping(folder / SAMPLE)
-        rows.append(_network(folder.name, history, sample.get("drawn") or [], sample.get("out_of_bag") or []))
+        rows.append(_network(folder.name, history, record_if_there(folder / SAMPLE, SampleRecord)))
     use = source_use(material.files)
     if not histories and not (use.networks or use.priors):
         text = "No arm of this study uses anything of the source, so no networks were trained on it."
@@ -41,10 +42,11 @@ def source_section(material: Material) -> Section:
     return Section("source", title, {"picture": picture, "rows": rows})
 
 
-def _network(name: str, history: History, drawn: list[str], out_of_bag: list[str]) -> dict[str, Any]:
+def _network(name: str, history: History, sample: SampleRecord | None) -> dict[str, Any]:
     dice = history.get("out_of_bag_dice", np.empty(0))
     dice = dice[np.isfinite(dice)]
-    counts = Counter(str(patient) for patient in drawn)
+    drawn, out_of_bag = (sample.drawn, sample.out_of_bag) if sample else ((), ())
+    counts = Counter(drawn)
     return {
         "name": name,
         "drawn": len(drawn),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipeline.evaluation.leading_arm import LeadingArm
-from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, PairedDifference, why_no_interval
+from pipeline.evaluation.leading_arm import Lead, LeadingArm
+from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.evaluation.tables import StudyRows
 from pipeline.report.number_text import interval_text, number, signed
 from pipeline.report.section import listing
@@ -33,34 +33,34 @@ def told_apart(leading: LeadingArm) -> str:
     verb = "is ahead of" if few else "is better than"
     caveat = f" on these {leading.patients} test patients, which are too few for a test" if few else ""
     if equal:
-        text = f"{at}, “{leading.arm}” cannot be told from {_named(leading, equal)}"
+        text = f"{at}, “{leading.arm}” cannot be told from {_named(equal)}"
         text += f"; it {verb} {_names(behind)}{caveat}" if behind else ""
-    elif len(leading.differences) == 1:
-        text = f"{at}, “{leading.arm}” {verb} “{behind[0]}”{caveat}: {_difference(leading.differences[behind[0]])}"
+    elif len(leading.leads) == 1:
+        text = f"{at}, “{leading.arm}” {verb} “{behind[0].other}”{caveat}: {_difference(behind[0])}"
     else:
         others = _names(behind) if leading.not_compared() else "every other arm"
         text = f"{at}, “{leading.arm}” {verb} {others}{caveat}"
-        text += f"; the closest is “{behind[0]}”: {_difference(leading.differences[behind[0]])}"
+        text += f"; the closest is “{behind[0].other}”: {_difference(behind[0])}"
     if leading.not_compared():
         text += f"; too few patients were measured to compare it with {_names(leading.not_compared())}"
     return text + "."
 
 
-def _difference(difference: PairedDifference) -> str:
-    return f"{signed(difference.interval.mean)} {interval_text(difference.interval, with_sign=True)}"
+def _difference(lead: Lead) -> str:
+    return f"{signed(lead.difference)} {interval_text(lead.interval, with_sign=True)}"
 
 
-def _named(leading: LeadingArm, arms: Sequence[str]) -> str:
+def _named(leads: Sequence[Lead]) -> str:
     """The closest arms, each with its difference."""
-    parts = [f"“{arm}”: {_difference(leading.differences[arm])}" for arm in arms[:_MOST_NAMED]]
-    more = len(arms) - len(parts)
+    parts = [f"“{lead.other}”: {_difference(lead)}" for lead in leads[:_MOST_NAMED]]
+    more = len(leads) - len(parts)
     return ", ".join(parts) + (f", nor from {more} more" if more else "")
 
 
-def _names(arms: Sequence[str]) -> str:
-    if len(arms) > _MOST_NAMED:
-        return f"{len(arms)} other arms"
-    return listing([f"“{arm}”" for arm in arms])
+def _names(leads: Sequence[Lead]) -> str:
+    if len(leads) > _MOST_NAMED:
+        return f"{len(leads)} other arms"
+    return listing([f"“{lead.other}”" for lead in leads])
 
 
 def far_off(study: StudyRows, n: int) -> str | None:

@@ -17,6 +17,7 @@ from data.splits import Split, nested_subsets
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import record_inputs
+from pipeline.execution.provenance_record import InputFacts
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.units import Unit
 from pipeline.stages.cohorts import make_cohorts, read_datasets
@@ -26,6 +27,7 @@ from pipeline.stages.target_checks import compare_with_source
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import digest
 from pipeline.storage.file_names import PLAN
+from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -63,14 +65,14 @@ def write_plan(
     progress: ProgressFile,
     *,
     datasets: Mapping[str, Dataset],
-    plan: Mapping[str, Any],
+    plan: PlanRecord,
     split: Split,
     channels: Mapping[str, Sequence[str]],
     config: StudyConfig,
     jobs: int,
 ) -> None:
     """Checks every dataset and writes what was found and who plays which role."""
-    write_json(folder / PLAN, dict(plan))
+    write_json(folder / PLAN, plan.as_json())
     # Two entries of one folder and kind of label are looked at together, so that look-alikes on two sides are seen.
     findings: list[dict[str, Any]] = []
     folders: dict[tuple[Path, str | None], list[str]] = {}
@@ -173,7 +175,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     # A size that the pool cannot serve is told now, not after the source networks are trained.
     nested_subsets(split.pool, [config.inference.largest_size], 0, config.seed)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
-    plan = {"split": split.as_json(), "classes": classes, "channels": {k: list(v) for k, v in channels.items()}}
+    inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
+    plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
@@ -186,7 +189,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         "jobs": resources.execution(config).jobs,
     }
     modalities = {name: config.datasets[name].modality.value for name in datasets}
-    recipe = {"plan": plan, "files": files, "layout": noticed, "modalities": modalities, "version": 6}
+    recipe = {"plan": plan.as_json(), "files": files, "layout": noticed, "modalities": modalities, "version": 6}
     return [Unit(STAGE, KEY, recipe, write_plan, arguments)]
 
 
@@ -202,12 +205,12 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     [unit] = units(config, workspace, resources)
     datasets = unit.arguments["datasets"]
     inputs = {
-        name: {
-            "root": _root(name, config, d, workspace),
-            "layout": d.layout,
-            "cases": len(d.cases),
-            "sha256": digest(unit.recipe["files"][name]),
-        }
+        name: InputFacts(
+            root=_root(name, config, d, workspace),
+            layout=d.layout,
+            cases=len(d.cases),
+            sha256=digest(unit.recipe["files"][name]),
+        )
         for name, d in datasets.items()
     }
     # The battery has workers of its own, so its one unit runs in this process.

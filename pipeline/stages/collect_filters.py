@@ -14,6 +14,7 @@ from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.units import Unit, require_done
+from pipeline.priors.filter_summary import FilterSummary
 from pipeline.stages import train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
@@ -105,21 +106,20 @@ def collect_group(
             yield bank
 
     write_bank(folder / BANK, banks(), snapshots.order, snapshots.rows, {"group": group})
-    summary = {
-        "group": group,
-        "layers": snapshots.names,
-        "networks": [number for number, _ in networks],
-        "snapshots": cycles,
-        "filters": total,
-        "norm_quantile_levels": _QUANTILES,
-        "norm_quantiles": norms.quantiles(_QUANTILES),
-        # 1 where the quantiles are those of all filters; else of one filter in so many.
-        "norm_quantiles_of_every": norms.stride,
-        "moved_from_initial": float(moved.values.median()),
-        "moved_quantiles": moved.quantiles(_QUANTILES),
-        "moved_by_network": {str(number): value for number, value in moved_by_network.items()},
-    }
-    write_json(folder / SUMMARY_JSON, summary)
+    summary = FilterSummary(
+        group=group,
+        layers=tuple(snapshots.names),
+        networks=tuple(number for number, _ in networks),
+        snapshots=cycles,
+        filters=total,
+        norm_quantile_levels=_QUANTILES,
+        norm_quantiles=tuple(norms.quantiles(_QUANTILES)),
+        norm_quantiles_of_every=norms.stride,
+        moved_from_initial=float(moved.values.median()),
+        moved_quantiles=tuple(moved.quantiles(_QUANTILES)),
+        moved_by_network={str(number): value for number, value in moved_by_network.items()},
+    )
+    write_json(folder / SUMMARY_JSON, summary.as_json())
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from data.errors import ConfigError, DataError, ModelError, WorkspaceError
-from data.input_file import read_json
+from data.errors import ConfigError, ModelError, WorkspaceError
+from data.stored_record import read_record
 from models.filters import FilterLayer
 from models.priors.factory import PriorOptions
 from models.priors.latent_prior import LatentPriorKind
@@ -17,6 +17,7 @@ from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.study import StudyConfig
 from pipeline.execution.units import read_marker
 from pipeline.priors.earlier_density import EarlierDensity
+from pipeline.priors.filter_summary import FilterSummary
 from pipeline.stages import collect_filters
 from pipeline.storage.digest import file_digest
 from pipeline.storage.file_names import CONFIG, SUMMARY_JSON
@@ -87,8 +88,8 @@ def _require_same_layers(
         )
     path = root / collect_filters.STAGE / group / SUMMARY_JSON
     try:
-        found = list(read_json(path)["layers"])
-    except (DataError, KeyError, TypeError) as error:
+        found = list(read_record(path, FilterSummary).layers)
+    except WorkspaceError as error:
         raise WorkspaceError(
             f"{path}: this summary of the earlier study is missing or damaged",
             expected=f"its filters of the group {group!r}",

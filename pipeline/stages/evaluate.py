@@ -20,7 +20,7 @@ from pipeline.evaluation.calibration_tables import (
     write_reliability_csv,
 )
 from pipeline.evaluation.case_evaluation import Trained, evaluate_case
-from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels
+from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels, TableSettings
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
@@ -171,7 +171,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 record = read_arm(workspace.unit_folder(infer.STAGE, key))
                 recipe = {
                     "arm": digest,
-                    "options": config.evaluation.model_dump(mode="json", exclude={"resamples"}),
+                    "options": config.evaluation.model_dump(mode="json", exclude={"resamples", "rivals"}),
                     "seed": config.seed,
                     # A study on the preprocessed grid has none, and keeps what it evaluated before.
                     **({"labels": labels} if labels else {}),
@@ -210,7 +210,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
             [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
             options=config.evaluation,
-            rivals=rivals(config.inference.arms, config.report.rivals),
+            rivals=rivals(config.inference.arms, config.evaluation.rivals),
             seed=config.seed,
         )
     evaluated_models(config, workspace, measured).write(workspace.results)
@@ -219,8 +219,11 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequence[Unit]) -> EvaluatedModels:
     """What tables made of these evaluations are of."""
     models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
-    compared = rivals(config.inference.arms, config.report.rivals)
-    settings = {"resamples": config.evaluation.resamples, "rivals": list(compared), "seed": config.seed}
+    settings = TableSettings(
+        resamples=config.evaluation.resamples,
+        rivals=rivals(config.inference.arms, config.evaluation.rivals),
+        seed=config.seed,
+    )
     return EvaluatedModels(
         units={
             unit.key: EvaluatedModel(model=model_digest(models[unit.key]), evaluation=unit.digest) for unit in measured

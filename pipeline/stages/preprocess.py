@@ -68,7 +68,8 @@ def preprocess_case(
     }
     save_arrays(folder / ARRAYS, arrays, about)
     write_json(folder / RECORD, records)
-    write_json(folder / QUALITY, case_picture(raw, processed, records, folder / QUALITY_PICTURE, doubts))
+    quality = case_picture(raw, processed, records, folder / QUALITY_PICTURE, doubts)
+    write_json(folder / QUALITY, quality.as_json())
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:

@@ -152,7 +152,8 @@ def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resource
     if recorded is None:
         yield "results: the tables do not say which models they are of; `graft evaluate CONFIG` writes them again"
         return
-    differences = [*_differences(recorded.settings, now.settings)]
+    before, after = (models.model_dump(mode="json")["settings"] or {} for models in (recorded, now))
+    differences = [*_differences(before, after)]
     differences += [f"`{key}` is not among them" for key in now.units if key not in recorded.units]
     differences += [f"`{key}` is not in the configuration" for key in recorded.units if key not in now.units]
     both = [key for key in now.units if key in recorded.units]

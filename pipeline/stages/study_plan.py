@@ -6,18 +6,18 @@ packages that read them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from data.dataset import Dataset
 from data.splits import Split, draw_source, draw_split, draw_target, nested_subsets, split_from_cases
+from data.stored_record import read_record
 from pipeline.config.study import StudyConfig
 from pipeline.execution.units import require_done
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import PLAN, PLAN_UNIT
+from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.workspace import Workspace
 
 STAGE, KEY = "check", PLAN_UNIT
@@ -111,8 +111,8 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
         WorkspaceError: `check` has not been run.
     """
     require_done(workspace, STAGE, KEY)
-    raw: dict[str, Any] = json.loads((plan_folder(workspace) / PLAN).read_text())
-    return StudyPlan(Split.from_json(raw["split"]), raw["classes"], raw["channels"], config, workspace)
+    plan = read_record(plan_folder(workspace) / PLAN, PlanRecord)
+    return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace)
 
 
 def target_subsets(plan: StudyPlan, arm: str) -> list[Mapping[int, Sequence[str]]]:

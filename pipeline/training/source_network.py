@@ -26,6 +26,7 @@ from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions
 from pipeline.training.loop import Resumption, StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
+from pipeline.training.sample_record import SampleRecord
 from pipeline.training.schedule import cosine_cycles
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.tracking import TrackingOptions, open_trackers
@@ -197,7 +198,5 @@ def _end_cycle(
 
 def _write_sample(folder: Path, task: SourceTask) -> None:
     names = [case.name for case in task.validated_on]
-    write_json(
-        folder / SAMPLE,
-        {"drawn": list(task.sample.drawn), "out_of_bag": list(task.sample.out_of_bag), "validated_on": names},
-    )
+    sample = SampleRecord(drawn=task.sample.drawn, out_of_bag=task.sample.out_of_bag, validated_on=tuple(names))
+    write_json(folder / SAMPLE, sample.as_json())

@@ -114,7 +114,7 @@ def _study(name: str, dataset: Path) -> dict[str, Any]:
         "inference": {"arms": ["random", "dwp", "swag_calibrated"], "sizes": [5], "repeats": 1, "steps": 4},
         "evaluation": {"resamples": 100, "lesions": {}},
         "report": {
-            "resamples": 100, "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
+            "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
             "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "dpi": 50,
         },
     }  # fmt: skip

@@ -19,12 +19,14 @@ from pipeline.evaluation.comparison import COMPARISON_COLUMNS
 from pipeline.evaluation.csv_rows import columns
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
+from pipeline.evaluation.leading_arm import Lead
 from pipeline.evaluation.tables import CASE_COLUMNS, SUMMARY_COLUMNS
 
 TABLES = {
     "cases.csv": CASE_COLUMNS,
     "summary.csv": SUMMARY_COLUMNS,
     "comparisons.csv": COMPARISON_COLUMNS,
+    "leading_arms.csv": columns(Lead),
     "label_efficiency.csv": columns(LabelEfficiency),
     "empty_masks.csv": columns(EmptyMaskCount),
     "calibration.csv": CALIBRATION_COLUMNS,

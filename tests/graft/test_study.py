@@ -19,8 +19,8 @@ from pipeline.evaluation.tables import CaseRow
 pytestmark = pytest.mark.slow
 
 TABLES = (
-    "cases", "summary", "comparisons", "label_efficiency", "empty_masks", "calibration", "calibration_summary",
-    "reliability",
+    "cases", "summary", "comparisons", "leading_arms", "label_efficiency", "empty_masks", "calibration",
+    "calibration_summary", "reliability",
 )  # fmt: skip
 
 

@@ -17,7 +17,16 @@ import pytest
 pytestmark = pytest.mark.slow
 
 _GOLDEN = Path(__file__).parents[1] / "golden"
-_TABLES = ("cases", "summary", "comparisons", "calibration", "calibration_summary", "empty_masks", "label_efficiency")
+_TABLES = (
+    "cases",
+    "summary",
+    "comparisons",
+    "leading_arms",
+    "calibration",
+    "calibration_summary",
+    "empty_masks",
+    "label_efficiency",
+)
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -84,6 +84,13 @@ def test_an_unknown_key_is_named_with_its_nearest(write: Write, changes: dict, k
     assert str(path) in sentence
 
 
+@pytest.mark.parametrize("key", ["rivals", "resamples"])
+def test_a_key_that_belongs_elsewhere_is_sent_there(write: Write, key: str) -> None:
+    sentence = refused(write(report={key: 300}))
+    assert f"`report.{key}` is unknown" in sentence
+    assert f"write `evaluation.{key}`" in sentence
+
+
 def test_an_unknown_key_like_no_other_gets_the_list(write: Write) -> None:
     sentence = refused(write(xyzzy=1))
     assert "`xyzzy` is unknown" in sentence

@@ -35,7 +35,6 @@ EVERYTHING = ("check", "preprocess", *FROM_SOURCE)
 STALE: dict[str, tuple[str, ...]] = {
     "title=other": (),
     "report.case_pages=1": (),
-    "report.resamples=200": (),
     "tracking.tensorboard='off'": (),
     "execution.checkpoint_steps=3": (),
     "execution.checkpoint_minutes=1": (),
@@ -120,6 +119,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "evaluation.lesions={}": ("evaluate",),
     "evaluation.calibration.bins=5": ("evaluate",),
     "evaluation.resamples=200": (),
+    "evaluation.rivals=[random]": (),
 }  # fmt: skip
 SECTIONS = {
     "source_training": SourceTrainingOptions,

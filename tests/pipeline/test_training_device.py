@@ -15,7 +15,7 @@ def work(folder: Path, progress: Any, device: str = "") -> None:
 def run(workspace: Workspace, unit: Unit) -> dict[str, Any]:
     start_provenance(workspace, seed=0, device="auto")
     record_stage(workspace, unit.stage, [unit], run_units(unit.stage, [unit], workspace, Execution()))
-    return read_provenance(workspace)
+    return read_provenance(workspace).as_json()
 
 
 def test_the_device_that_was_trained_on_is_recorded_and_kept(tmp_path: Path) -> None:

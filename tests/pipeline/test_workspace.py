@@ -12,6 +12,7 @@ import pytest
 from data.errors import WorkspaceError
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import read_provenance, record_inputs, record_stage, start_provenance
+from pipeline.execution.provenance_record import InputFacts
 from pipeline.execution.units import Execution, Unit, run_units
 from pipeline.storage.workspace import Workspace
 
@@ -66,7 +67,7 @@ def test_a_file_is_no_workspace(tmp_path: Path) -> None:
 def test_provenance_names_versions_machine_and_inputs(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     start_provenance(workspace, seed=7, device="cpu")
-    record_inputs(workspace, {"ms": {"root": "/x", "cases": 3, "sha256": "ab"}})
+    record_inputs(workspace, {"ms": InputFacts(root="/x", cases=3, sha256="ab")})
     record = json.loads((tmp_path / "provenance.json").read_text())
     assert record["seed"] == 7
     assert record["machine"]["cpu_count"] >= 1
@@ -82,24 +83,24 @@ def test_a_stage_records_time_memory_and_counts(tmp_path: Path) -> None:
     start_provenance(workspace, seed=0, device="cpu")
     units = [Unit("s", "a", {}, work), Unit("s", "b", {}, work, {"fails": True})]
     record_stage(workspace, "s", units, run_units("s", units, workspace, Execution()))
-    first = read_provenance(workspace)["stages"]["s"]
-    assert (first["units"], first["units_done"], first["units_failed"]) == (2, 1, 1)
-    assert 0.01 < first["peak_memory_gb"] < 100
-    assert first["wall_seconds"] >= 0
+    first = read_provenance(workspace).stages["s"]
+    assert (first.units, first.units_done, first.units_failed) == (2, 1, 1)
+    assert 0.01 < first.peak_memory_gb < 100
+    assert first.wall_seconds >= 0
     # A run that finds all done adds no time, and a new start keeps what is recorded.
     start_provenance(workspace, seed=0, device="cpu")
     again = run_units("s", units[:1], workspace, Execution())
     record_stage(workspace, "s", units[:1], again)
-    second = read_provenance(workspace)["stages"]["s"]
-    assert second["units_reused"] == 1
-    assert second["wall_seconds"] == first["wall_seconds"]
-    assert second["peak_memory_gb"] == first["peak_memory_gb"]
+    second = read_provenance(workspace).stages["s"]
+    assert second.units_reused == 1
+    assert second.wall_seconds == first.wall_seconds
+    assert second.peak_memory_gb == first.peak_memory_gb
 
 
 def test_damaged_provenance_starts_anew(tmp_path: Path) -> None:
     (tmp_path / "provenance.json").write_text('{"stages": ')
     start_provenance(Workspace(tmp_path), seed=1, device="cpu")
-    assert read_provenance(Workspace(tmp_path))["seed"] == 1
+    assert read_provenance(Workspace(tmp_path)).seed == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from data.modality import Modality
 from data.volume import Volume
 from preprocessing.alignment import AlignmentOptions
 from preprocessing.chain import Chain, default_options
-from preprocessing.quality_control import case_numbers, case_picture, row_title
+from preprocessing.quality_control import QualityRecord, case_numbers, case_picture, row_title
 from preprocessing.resampling import ResamplingOptions
 from preprocessing.subject import Subject
 from preprocessing.template import load_template
@@ -41,19 +41,19 @@ def _has(colour: str, pixels: np.ndarray) -> bool:
 
 def test_the_picture_shows_mask_template_and_label_and_the_numbers_say_the_same(case, tmp_path):
     raw, processed, records = case
-    numbers = case_picture(raw, processed, records, tmp_path / "a" / "case.png")
+    quality = case_picture(raw, processed, records, tmp_path / "a" / "case.png")
     pixels = np.asarray(Image.open(tmp_path / "a" / "case.png").convert("RGB"))
     top, bottom = pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]
     assert _has("#ffb000", top)
     assert _has("#ff3060", top)
     assert _has("#00d0ff", bottom)
     assert _has("#ff3060", bottom)
-    assert json.loads(json.dumps(numbers)) == numbers
-    assert numbers["case"] == "case_3"
-    assert numbers["suspect"] == []
+    assert QualityRecord.model_validate_json(json.dumps(quality.as_json())) == quality
+    assert quality.case == "case_3"
+    assert quality.suspect == ()
     expected = np.count_nonzero(load_template(4.0).mask) * 0.064
-    assert numbers["mask_volume_ml"] == pytest.approx(expected, rel=0.05)
-    assert numbers["template_overlap"] > 0.95
+    assert quality.numbers()["mask_volume_ml"] == pytest.approx(expected, rel=0.05)
+    assert quality.numbers()["template_overlap"] > 0.95
 
 
 def test_the_same_case_gives_the_same_picture(case, tmp_path):
@@ -65,14 +65,14 @@ def test_the_same_case_gives_the_same_picture(case, tmp_path):
 def test_a_suspect_case_is_never_silent(case):
     raw, _, records = case
     marked = [record | {"suspect": ["odd"]} if record["step"] == "alignment" else record for record in records]
-    assert case_numbers(raw, marked)["suspect"] == ["alignment: odd"]
+    assert case_numbers(raw, marked).suspect == ("alignment: odd",)
 
 
 def test_a_case_without_mask_and_template_is_drawn_too(case, tmp_path):
     raw, *_ = case
     options = default_options(Modality.CT).model_copy(update={"resampling": ResamplingOptions(spacing=4.0)})
-    numbers = case_picture(raw, *Chain(options).apply(raw), tmp_path / "ct.png")
-    assert set(numbers) == {"case", "doubts", "suspect"}
+    quality = case_picture(raw, *Chain(options).apply(raw), tmp_path / "ct.png")
+    assert set(quality.as_json()) == {"case", "doubts", "suspect"}
     assert (tmp_path / "ct.png").stat().st_size > 10_000
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.evaluation.calibration_tables import CalibrationRow, read_calibration_csv, read_reliability_csv
 from pipeline.evaluation.case_evaluation import Trained
-from pipeline.evaluation.comparison import read_comparisons_csv
+from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
@@ -234,7 +234,7 @@ def test_tables_of_a_study(study: Path) -> None:
     assert ("random", 5, "volume_coverage") not in summary
     assert ("random", 5, "spearman_mutual_information") not in summary
     assert {"ece", "nll", "brier", "temperature"} <= {m for a, _, m in summary if a == "fine_tune+temperature"}
-    compared = read_comparisons_csv(results / "comparisons.csv")
+    compared = read_rows(results / "comparisons.csv", Comparison)
     assert {"dice", "hd95", "ece", "nll", "brier"} <= {r.metric for r in compared}
     assert {r.rival for r in compared if r.metric == "dice"} <= {"random", "fine_tune"}
     assert any(

@@ -19,8 +19,13 @@ from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRo
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import CaseRow
+from pipeline.execution.provenance_record import Provenance
 from pipeline.metrics.overlap import count_voxels, dice, iou
+from pipeline.priors.filter_summary import FilterSummary
+from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.tensors import save_arrays
+from pipeline.training.sample_record import SampleRecord
+from preprocessing.quality_control import QualityRecord
 
 ARMS = {"random": -0.10, "fine_tune": 0.0, "fine_tune_ends": -0.05, "dwp": 0.02}
 SIZES = (5, 10)
@@ -77,10 +82,11 @@ def build_workspace(
         "stages": {s: {"wall_seconds": 61.5 * (i + 1), "peak_memory_gb": 1.25, "units_done": 4, "units_reused": 1}
                    for i, s in enumerate(stages)},
     }  # fmt: skip
-    _text(root / "provenance.json", json.dumps(provenance))
+    _text(root / "provenance.json", json.dumps(Provenance.model_validate(provenance).as_json()))
     roles = {"source": [f"s{i}" for i in range(12)], "pool": [f"p{i}" for i in range(12)], "test": cases}
-    plan = {"classes": {"tumour": {"core": [2]}}, "split": {k: {p: [p] for p in v} for k, v in roles.items()}}
-    _text(root / "check/study/study.json", json.dumps(plan))
+    split = {k: {p: [p] for p in v} for k, v in roles.items()}
+    plan = PlanRecord(split=split, classes={"tumour": {"core": [2]}}, channels={"tumour": ["FLAIR"]})
+    _text(root / "check/study/study.json", json.dumps(plan.as_json()))
     _preprocess(root, cases, generator)
     _source(root, generator)
     _infer(root, cases, repeats, generator, store)
@@ -115,7 +121,7 @@ def _preprocess(root: Path, cases: list[str], generator: np.random.Generator) ->
             suspect = ["brain volume 400 ml is below 700 ml"] if number == 3 and dataset == "tumour" else []
             records = [{"step": "skull_strip", "suspect": suspect}, {"step": "align", "suspect": []}]
             _text(folder / "record.json", json.dumps(records))
-            _text(folder / "qc.json", json.dumps({"brain_volume_ml": 1312.5, "nested": {"left": "out"}}))
+            _text(folder / "qc.json", json.dumps(QualityRecord(case=case, mask_volume_ml=1312.5).as_json()))
             picture = Image.new("RGB", (900, 300), "black")
             ImageDraw.Draw(picture).ellipse((20, 20, 280, 280), outline="orange", width=4)
             picture.save(folder / "qc.png")
@@ -124,7 +130,8 @@ def _preprocess(root: Path, cases: list[str], generator: np.random.Generator) ->
 def _source(root: Path, generator: np.random.Generator) -> None:
     for k in range(3):
         folder = root / f"train-source/network-{k:02d}"
-        _text(folder / "sample.json", json.dumps({"drawn": ["s1", "s1", f"s{k + 2}"], "out_of_bag": ["s9", "s10"]}))
+        sample = SampleRecord(drawn=("s1", "s1", f"s{k + 2}"), out_of_bag=("s9", "s10"))
+        _text(folder / "sample.json", json.dumps(sample.as_json()))
         lines = ["step,loss,rate,out_of_bag_dice"]
         for step in range(1, 401):
             loss = 1.5 * np.exp(-step / 120) + 0.2 + generator.normal(0, 0.04)
@@ -132,10 +139,13 @@ def _source(root: Path, generator: np.random.Generator) -> None:
             lines.append(f"{step},{loss:.5f},{0.002 * (1 - (step % 200) / 200):.6f},{bag}")
         _text(folder / "history.csv", "\n".join(lines) + "\n")
     for g, group in enumerate(("encoder-1", "encoder-2", "decoder-1")):
-        summary = {"group": group, "layers": [f"{group}.conv1.weight", f"{group}.conv2.weight"], "filters": 4096,
-                   "kept": 4000 - g, "share_kept": (4000 - g) / 4096, "norm_threshold": 0.01,
-                   "norm_quantiles": [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9], "moved_from_initial": 0.71}  # fmt: skip
-        _text(root / f"collect-filters/{group}/summary.json", json.dumps(summary))
+        summary = FilterSummary(
+            group=group, layers=(f"{group}.conv1.weight", f"{group}.conv2.weight"), networks=(0, 1, 2), snapshots=2,
+            filters=4096, norm_quantile_levels=(0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0),
+            norm_quantiles=(0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.9), moved_from_initial=0.71, moved_quantiles=(0.5, 0.71, 1),
+            moved_by_network={"0": 0.71},
+        )  # fmt: skip
+        _text(root / f"collect-filters/{group}/summary.json", json.dumps(summary.as_json()))
         densities = {
             "isotropic": {"mean": 44.5 + g, "standard_error": 0.1, "bound": False},
             "gaussian_full": {"mean": 48.4 + g, "standard_error": 0.2, "bound": False},
@@ -145,6 +155,7 @@ def _source(root: Path, generator: np.random.Generator) -> None:
             paired = {"mean": density["mean"] - 48.4 - g, "standard_error": 0.1}
             density["difference_to_gaussian_full"] = paired
         scores = {"group": group, "fitted_on": 4000, "held_out": 900, "held_out_networks": "filters of network 2",
+                  "norm_threshold": 0.01, "kept": 4000 - g, "share_kept": (4000 - g) / 4096,
                   "densities": densities}  # fmt: skip
         _text(root / f"compare-priors/{group}/scores.json", json.dumps(scores))
 

@@ -26,6 +26,7 @@ from models.priors.factory import build_prior
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
+from pipeline.priors.filter_summary import FilterSummary
 from pipeline.report.build import build_report
 from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import read_scores
@@ -82,6 +83,7 @@ def _scores(group: str, over: str = "networks") -> dict[str, Any]:
         for name, (mean, difference, error) in SCORES[group].items()
     }  # fmt: skip
     return {"group": group, "fitted_on": 100, "held_out": 24, "held_out_networks": "filters of network 3",
+            "norm_threshold": 0.3, "kept": 180, "share_kept": 0.9375,
             "auto": {"density": {"encoder_1": "vae", "decoder_1": "gaussian_full"}[group]},
             "densities": densities, "not_scored": {"around_source": REASON}}  # fmt: skip
 
@@ -100,10 +102,12 @@ def build_workspace(root: Path) -> Path:
         order = [(state.network, state.snapshot) for state in states]
         write_bank(folder / "filters.safetensors", snapshots, order, layers[0].count, {"group": group})
         moved = {"encoder_1": 0.5, "decoder_1": 0.03}[group]
-        summary = {"group": group, "layers": [layer.parameter for layer in layers], "filters": len(bank), "kept": 180,
-                   "share_kept": 0.9375, "norm_threshold": 0.3, "norm_quantiles": [0.1, 0.5, 0.9],
-                   "moved_from_initial": moved}  # fmt: skip
-        (folder / "summary.json").write_text(json.dumps(summary))
+        summary = FilterSummary(
+            group=group, layers=tuple(layer.parameter for layer in layers), networks=(0, 1, 2, 3), snapshots=2,
+            filters=len(bank), norm_quantile_levels=(0.0, 0.5, 1.0), norm_quantiles=(0.1, 0.5, 0.9),
+            moved_from_initial=moved, moved_quantiles=(0.0, moved, 1.0), moved_by_network={"0": moved},
+        )  # fmt: skip
+        (folder / "summary.json").write_text(json.dumps(summary.as_json()))
         for name, options in DENSITIES.items():
             prior = build_prior(options)
             prior.fit(bank, generator)

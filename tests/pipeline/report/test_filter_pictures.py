@@ -16,7 +16,9 @@ from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.vae_networks import GaussianNet
 from models.priors.vae_options import Condition, FilterVAEOptions
-from pipeline.report.density_scores import Estimate, reference_density, vae_densities
+from pipeline.priors.filter_summary import FilterSummary
+from pipeline.priors.scores_record import Estimate
+from pipeline.report.density_scores import reference_density, vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
     distance_figure,
@@ -290,11 +292,14 @@ def test_the_full_gaussian_and_vaes_are_known_by_their_options() -> None:
 
 
 def test_not_moved_is_said_exactly_below_the_limit() -> None:
-    def summary(moved: float | None) -> dict[str, float | None]:
-        return {"moved_from_initial": moved}
+    def summary(moved: float) -> FilterSummary:
+        return FilterSummary(
+            group="a", layers=("a.weight",), networks=(0,), snapshots=1, filters=9, norm_quantile_levels=(0.5,),
+            norm_quantiles=(0.1,), moved_from_initial=moved, moved_quantiles=(moved,), moved_by_network={"0": moved},
+        )  # fmt: skip
 
     assert not_moved({"a": summary(0.1), "b": summary(0.7)}, 0.1) is None
-    assert not_moved({"a": summary(None)}, 0.1) is None
+    assert not_moved({}, 0.1) is None
     some = not_moved({"a": summary(0.0999), "b": summary(0.7)}, 0.1)
     assert some is not None
     assert some.startswith("In some groups, filters have hardly moved")
@@ -306,6 +311,6 @@ def test_not_moved_is_said_exactly_below_the_limit() -> None:
 
 
 def test_only_a_known_error_makes_a_difference_clear() -> None:
-    assert Estimate(1.0, 0.4).clear
-    assert not Estimate(1.0, 0.5).clear
-    assert not Estimate(1.0, None).clear
+    assert Estimate(mean=1.0, standard_error=0.4).clear
+    assert not Estimate(mean=1.0, standard_error=0.5).clear
+    assert not Estimate(mean=1.0).clear

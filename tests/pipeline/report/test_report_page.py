@@ -20,6 +20,7 @@ from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.rivals import rivals
 from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.evaluated_models import EvaluatedModels, TableSettings
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
 from pipeline.report.options import ReportOptions
@@ -31,7 +32,7 @@ from pipeline.report.study_files import StudyFiles
 pytestmark = pytest.mark.slow
 
 QUICK = ReportOptions(
-    dpi=50, overlay_arms=1, case_arms=1, resamples=100, quality_cases=1, filter_groups=1, filters_shown=2, filter_vaes=1
+    dpi=50, overlay_arms=1, case_arms=1, quality_cases=1, filter_groups=1, filters_shown=2, filter_vaes=1
 )
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -204,12 +205,43 @@ def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path) -> Non
         "bayes": {"init": "random", "prior": "vae", "posterior": field},
     }
     (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}, sort_keys=False))
-    pictures = PictureFolder(tmp_path / "figures", 50)
     configured = {name: ArmOptions.model_validate(arm) for name, arm in arms.items()}
-    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == rivals(configured)
-    assert Material(StudyFiles(tmp_path), QUICK, pictures).rivals() == ("scratch", "tuned", "averaged")
-    chosen = Material(StudyFiles(tmp_path), ReportOptions(rivals=("map",)), pictures)
-    assert chosen.rivals() == ("map",)
+    assert StudyFiles(tmp_path).table_settings.rivals == rivals(configured) == ("scratch", "tuned", "averaged")
+    options = {"inference": {"arms": arms}, "evaluation": {"rivals": ["map"]}}
+    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    assert StudyFiles(tmp_path).table_settings.rivals == ("map",)
+    # What the tables were made with counts, whatever is configured now.
+    made_with = TableSettings(resamples=321, rivals=("tuned",), seed=3)
+    (tmp_path / "results").mkdir()
+    EvaluatedModels(settings=made_with).write(tmp_path / "results")
+    assert StudyFiles(tmp_path).table_settings == made_with
+
+
+def test_differences_are_those_of_the_tables_and_lost_tables_are_named(
+    tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=12, repeats=1)
+    for name, key in (("comparisons.csv", "dwp"), ("leading_arms.csv", "5")):
+        path = root / "results" / name
+        with path.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        found = next(r for r in rows if key in (r["arm"], r["n"]) and r["metric"] == "dice" and r["n"] == "5")
+        found |= {"difference": "0.777", "ci_low": "0.666", "ci_high": "0.888"}
+        with path.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, list(found), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    page = Page(build_report(root, QUICK).read_text())
+    assert "+0.777" in next(cell for row in page.tables for line in row for cell in line if "+0.777" in cell)
+    assert "+0.777 [+0.666, +0.888]" in page.text.partition("Mean Dice, paired by patient")[0]
+    summary = json.loads((root / "results/summary.json").read_text())
+    assert [d["mean"] for d in summary["differences"] if (d["arm"], d["n"]) == ("dwp", 5)] == [0.777]
+    for name in ("comparisons.csv", "leading_arms.csv"):
+        (root / "results" / name).unlink()
+    text = Page(build_report(root, QUICK).read_text()).text
+    assert "results/comparisons.csv is missing" in text
+    assert "results/leading_arms.csv is missing" in text
+    assert "no non-Bayesian rival was run" not in text.lower()
 
 
 def test_suspect_cases_come_first_with_their_reason(page: Page) -> None:

@@ -15,7 +15,7 @@ from pipeline.report.summary_json import study_summary
 
 
 def summary_of(root: Path) -> dict:
-    return study_summary(Material(StudyFiles(root), ReportOptions(resamples=200), PictureFolder(root / "figures", 50)))
+    return study_summary(Material(StudyFiles(root), ReportOptions(), PictureFolder(root / "figures", 50)))
 
 
 def test_holds_the_numbers_of_the_table_and_the_differences(whole_workspace: Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pipeline.evaluation.leading_arm import leading_arms
+from pipeline.evaluation.leading_arm import leading_arms, leads
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.verdict import far_off, told_apart
 
@@ -21,7 +21,7 @@ def rows(arms: Mapping[str, float], patients: int, spread: float = 0.02) -> list
 
 def sentence(arms: Mapping[str, float], patients: int) -> str:
     study = StudyRows(rows(arms, patients))
-    (leading,) = leading_arms(study, study.draws(seed=0, resamples=300))
+    (leading,) = leading_arms(leads(study, study.draws(seed=0, resamples=300)))
     return told_apart(leading)
 
 
@@ -43,7 +43,7 @@ def test_an_arm_that_cannot_be_told_from_another_says_so_with_the_difference() -
 
 def test_many_arms_are_counted_and_not_listed() -> None:
     study = StudyRows([r for i in range(9) for r in rows({f"arm{i}": 0.8}, 14)] + rows(dict.fromkeys("abcde", 0.2), 14))
-    (leading,) = leading_arms(study, study.draws(seed=0, resamples=300))
+    (leading,) = leading_arms(leads(study, study.draws(seed=0, resamples=300)))
     assert told_apart(leading).endswith(", nor from 5 more; it is better than 5 other arms.")
 
 
@@ -53,14 +53,14 @@ def test_too_few_patients_tell_nothing_apart() -> None:
     )
     half_measured = [r for r in rows({"a": 0.5, "b": 0.4, "c": 0.3}, 14) if r.arm != "c" or r.patient < "p03"]
     study = StudyRows(half_measured)
-    (leading,) = leading_arms(study, study.draws(seed=0, resamples=300))
+    (leading,) = leading_arms(leads(study, study.draws(seed=0, resamples=300)))
     assert told_apart(leading).endswith("; too few patients were measured to compare it with “c”.")
     assert "better than “b”" in told_apart(leading)
 
 
 def test_a_lone_arm_is_told_from_nothing() -> None:
     study = StudyRows(rows({"dwp": 0.8}, 14))
-    assert leading_arms(study, study.draws(seed=0, resamples=100)) == []
+    assert leads(study, study.draws(seed=0, resamples=100)) == []
 
 
 def test_a_distance_larger_than_the_structure_beside_a_decent_dice_is_remarked_on() -> None:

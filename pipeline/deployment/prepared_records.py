@@ -1,0 +1,40 @@
+"""What `graft preprocess --model` writes beside the scans that it prepares: whom they are for, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data.stored_record import StoredRecord
+
+
+class PreparedFor(StoredRecord):
+    """The model that scans were prepared for."""
+
+    study: str
+    """Its study."""
+    arm: str
+    """Its arm."""
+    sha256: str
+    """Digest of its checksums."""
+
+
+class PreparedFolder(StoredRecord):
+    """`prepared.json` of a folder."""
+
+    model: PreparedFor
+    """Whom its scans are for."""
+
+
+class PreparedScan(StoredRecord):
+    """`records/NAME/record.json` of a scan."""
+
+    model: str
+    """Digest of the model's checksums."""
+    affine: list[list[float]]
+    """Of the prepared scan, to RAS+ millimetres."""
+    records: list[dict[str, Any]]
+    """What every step did, to undo it."""
+    suspect: tuple[str, ...]
+    """Why the outcome is implausible."""
+    sources: dict[str, str]
+    """Channel → name of its file."""

@@ -1,0 +1,108 @@
+"""`compare-priors/GROUP/scores.json`: how well each density fits filters of one group that it has not seen."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from data.stored_record import StoredRecord
+from pipeline.evaluation.statistics import CLEAR_ERRORS
+
+NETWORKS = "networks"
+"""What the standard error of several networks is over."""
+
+
+class Estimate(StoredRecord):
+    """A mean with its standard error, in nats per filter."""
+
+    mean: float
+    """Over networks of their means."""
+    standard_error: float | None = None
+    """`None` where one value alone gives none."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether it is above zero by more than two standard errors."""
+        return self.standard_error is not None and self.mean > CLEAR_ERRORS * self.standard_error
+
+
+class DensityRecord(Estimate):
+    """The score of one density: its log density of held-out filters."""
+
+    bound: bool
+    """Whether it is a lower bound."""
+    standard_error_over: str = NETWORKS
+    """`networks`, or the filters of a single one."""
+    difference_to_gaussian_full: Estimate | None = None
+    """Paired, to the full-covariance Gaussian."""
+    difference_to_best: Estimate | None = None
+    """Paired, to the density with the highest mean."""
+    network_means: dict[str, float] = Field(default_factory=dict)
+    """Network → mean."""
+    samples: int = 1
+    """Samples behind a lower bound."""
+    scored: int = 0
+    """Filters scored."""
+    parameters: int = 0
+    """Free parameters."""
+    fitted_filters: int = 0
+    """Filters that it was fitted to."""
+    given_filters: int = 0
+    """Filters that there were to fit to."""
+    steps: int = 0
+    """Steps of an optimiser."""
+    source_sets: int = 1
+    """Source sets that it has seen."""
+
+
+class AutoChoice(StoredRecord):
+    """Which density `auto` takes, and why."""
+
+    density: str
+    """Its name."""
+    best: str = ""
+    """The one with the highest mean."""
+    good_enough: tuple[str, ...] = ()
+    """Those that are as good, from simple to complex."""
+    by_parameters: dict[str, int] = Field(default_factory=dict)
+    """Density → free parameters."""
+    rule: str = ""
+    """The rule in words."""
+
+
+class ScoresRecord(StoredRecord):
+    """The scores of all densities of one group."""
+
+    group: str
+    """Its name."""
+    fitted_on: int
+    """Filters fitted to."""
+    held_out: int
+    """Filters scored."""
+    held_out_networks: str
+    """Which networks were held out, in words."""
+    held_out_by: str = ""
+    """How they were chosen."""
+    held_out_of: int = 0
+    """Filters that the scored ones were drawn from."""
+    folds: tuple[tuple[int, ...], ...] = ()
+    """Networks of each fold."""
+    norm_threshold: float = 0.0
+    """Least norm of a filter that is fitted to."""
+    filters: int = 0
+    """Filters of the group."""
+    kept: int = 0
+    """Those above the threshold."""
+    share_kept: float = 1.0
+    """Their share."""
+    refitted_on_all: bool = False
+    """Whether the densities of the arms are fitted to all networks."""
+    largest_fit: int | None = None
+    """Most filters that are fitted to."""
+    largest_score: int | None = None
+    """Most filters that are scored."""
+    densities: dict[str, DensityRecord]
+    """Density → score."""
+    auto: AutoChoice | None = None
+    """What `auto` takes; `None` where nothing was scored."""
+    not_scored: dict[str, str] = Field(default_factory=dict)
+    """Density → why it has no score."""

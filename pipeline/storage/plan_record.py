@@ -1,0 +1,16 @@
+"""`check/study/study.json`: who plays which role, and what the networks see."""
+
+from __future__ import annotations
+
+from data.stored_record import StoredRecord
+
+
+class PlanRecord(StoredRecord):
+    """The plan of a study, as `check` writes it."""
+
+    split: dict[str, dict[str, list[str]]]
+    """Role (`source`, `pool`, `test`) → patient → cases."""
+    classes: dict[str, dict[str, list[int]]]
+    """Dataset → class name → values in its label maps."""
+    channels: dict[str, list[str]]
+    """Dataset → channel names in the order of the network's input."""

@@ -1,0 +1,16 @@
+"""`train-source/network-NN/sample.json`: whom a source network was trained and validated on."""
+
+from __future__ import annotations
+
+from data.stored_record import StoredRecord
+
+
+class SampleRecord(StoredRecord):
+    """The bootstrap sample of a source network."""
+
+    drawn: tuple[str, ...]
+    """Patients, as often as they were drawn."""
+    out_of_bag: tuple[str, ...]
+    """Patients that were never drawn."""
+    validated_on: tuple[str, ...] = ()
+    """Their cases that it was measured on."""
