@@ -163,9 +163,9 @@ def test_ct_and_pet_have_folders_of_their_own(tmp_path: Path) -> None:
         (
             "anat",
             "sub-01_label-lesion_roi",
-            "only masks; sub-01/anat/sub-01_label-lesion_roi.nii.gz is no input",
+            "only masks; sub-01/anat/sub-01_label-lesion_roi.nii.gz is not used",
         ),
-        ("anat", "sub-01_T1", "there is no scan; `T1` is not a suffix of BIDS"),
+        ("anat", "sub-01_T1", "there is no scan; `T1` is not a BIDS suffix for scans"),
         ("anat", "sub-02_T1w", "there is no scan"),
     ],
 )

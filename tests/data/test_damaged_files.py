@@ -109,7 +109,7 @@ def test_no_short_file_is_read(tmp_path: Path, kind: str, share: float) -> None:
 def test_more_voxels_than_the_header_claims_are_another_type_or_shape(tmp_path: Path, kind: str) -> None:
     path, voxels = written(tmp_path, kind)
     voxels.write_bytes(voxels.read_bytes() + bytes(100))
-    with pytest.raises(DataError, match=r"claims 137,760 bytes of voxels.*there are 137,860"):
+    with pytest.raises(DataError, match=r"claims 137,760 bytes of voxels.*the file holds 137,860"):
         read_volume(path)
 
 

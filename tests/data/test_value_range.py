@@ -49,8 +49,8 @@ WRONG: dict[str, tuple[Scale, str]] = {
     "times 10": (lambda a: a * 10, "10 × Hounsfield units"),
     "0 to 255": (grey_levels, "grey levels from 0 to 255"),
     "0 to 1": (lambda a: grey_levels(a) / 255, "grey levels from 0 to 1"),
-    "standard scores": (lambda a: (a - a.mean()) / a.std(), "no CT in Hounsfield units"),
-    "counts of PET": (lambda a: (a + 1024).clip(0) * 7 + 9000, "no CT in Hounsfield units"),
+    "standard scores": (lambda a: (a - a.mean()) / a.std(), "not a CT in Hounsfield units"),
+    "counts of PET": (lambda a: (a + 1024).clip(0) * 7 + 9000, "not a CT in Hounsfield units"),
 }
 RIGHT: dict[str, Scale] = {
     "whole": lambda a: a,

@@ -67,7 +67,7 @@ def test_nothing_is_fitted_that_no_arm_uses(once: Path) -> None:
     page = (workspace / "report/index.html").read_text()
     assert "No arm of this study uses a filter prior" in page
     assert "Filter priors were learned" not in page
-    assert "Made with other settings" not in page
+    assert "Made with settings other than those" not in page
 
 
 def test_a_workspace_goes_on_in_its_precision_on_another_machine(
@@ -106,7 +106,7 @@ def test_a_replaced_test_label_is_noticed(
     assert f"preprocess/right/{case}: this result of `preprocess`" in capsys.readouterr().err
     assert study("report") == 0
     page = (tmp_path / "workspace/report/index.html").read_text()
-    assert "Made with other settings" in page
+    assert "Made with settings other than those" in page
     assert f"preprocess of right/{case} was made with other settings or inputs" in page
     # The answer is no part of what was learned and predicted.
     kept = {
@@ -144,7 +144,7 @@ def test_a_workspace_without_its_raw_scans_is_as_good(study: Callable[..., int],
     shutil.rmtree(tmp_path / "cohort")
     assert study("infer") == 0
     assert study("report") == 0
-    assert "Made with other settings" not in (tmp_path / "workspace/report/index.html").read_text()
+    assert "Made with settings other than those" not in (tmp_path / "workspace/report/index.html").read_text()
 
 
 def test_the_report_of_a_changed_option_says_so_and_describes_what_it_shows(
@@ -154,12 +154,12 @@ def test_the_report_of_a_changed_option_says_so_and_describes_what_it_shows(
     recorded = (workspace / "config.resolved.yaml").read_text()
     assert study("report", "--set", "inference.steps=77", "--set", "evaluation.resamples=120") == 0
     page = (workspace / "report/index.html").read_text()
-    assert "Made with other settings" in page
+    assert "Made with settings other than those" in page
     assert "`training.steps`: 3, now 77" in page
     assert "`resamples`: 100, now 120" in page
     assert (workspace / "config.resolved.yaml").read_text() == recorded
     assert study("report") == 0
-    assert "Made with other settings" not in (workspace / "report/index.html").read_text()
+    assert "Made with settings other than those" not in (workspace / "report/index.html").read_text()
 
 
 def test_no_old_number_is_on_the_card_of_a_model_that_was_trained_again(

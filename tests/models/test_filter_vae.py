@@ -171,7 +171,7 @@ def test_conditional_vae_learns_what_differs_between_layers():
     swapped = bank_of(filters, 1 - layer).positions
     assert float(right - prior.log_prob(filters, swapped, 4, generator).mean()) > 1.0
     unknown = bank_of(filters, layer + 7).positions
-    with pytest.raises(ModelError, match=r"layers number \[7, 8\]"):
+    with pytest.raises(ModelError, match=r"layers numbered \[7, 8\]"):
         prior.log_prob(filters, unknown)
 
 

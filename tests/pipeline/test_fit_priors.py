@@ -19,6 +19,7 @@ from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.priors.density_choice import choose, resolve_densities
 from pipeline.priors.filter_options import PriorFitOptions
+from pipeline.priors.filter_summary import FilterSummary
 from pipeline.priors.group_fit import full_gaussian
 from pipeline.priors.held_out_scores import difference, divide_positions, estimate, network_folds, score
 from pipeline.priors.prior_units import GroupTask, compare_densities, fit_density, score_density
@@ -210,7 +211,15 @@ def test_auto_is_resolved_by_group(tmp_path: Path) -> None:
     for group, density in (("a", "vae"), ("b", "isotropic"), ("c", None)):
         (tmp_path / group).mkdir()
         auto = None if density is None else {"density": density}
-        (tmp_path / group / "scores.json").write_text(json.dumps({"auto": auto}))
+        scores = {
+            "group": group,
+            "fitted_on": 1,
+            "held_out": 1,
+            "held_out_networks": "0",
+            "densities": {},
+            "auto": auto,
+        }
+        (tmp_path / group / "scores.json").write_text(json.dumps(scores))
     files = {group: tmp_path / group / SCORES for group in "ab"}
     assert resolve_densities(files, "auto", options.densities) == {"a": "vae", "b": "isotropic"}
     assert resolve_densities(files, "vae", options.densities) == {"a": "vae", "b": "vae"}
@@ -262,7 +271,12 @@ def earlier_study(tmp_path: Path) -> Path:
     files = {path.name: path.stat().st_size for path in fitted.iterdir()}
     (fitted / "done.json").write_text(json.dumps({"digest": "0", "files": files}))
     (root / "collect-filters" / "g").mkdir(parents=True)
-    (root / "collect-filters" / "g" / "summary.json").write_text(json.dumps({"layers": [LAYER.parameter]}))
+    summary = FilterSummary(
+        group="g", layers=(LAYER.parameter,), networks=(0, 1), snapshots=2, filters=len(StoredBank(bank)),
+        norm_quantile_levels=(0.5,), norm_quantiles=(1.0,), moved_from_initial=1.0, moved_quantiles=(1.0,),
+        moved_by_network={"0": 1.0, "1": 1.0},
+    )  # fmt: skip
+    (root / "collect-filters" / "g" / "summary.json").write_text(summary.model_dump_json())
     resolved = config_of().model_dump(mode="json")
     (root / "config.resolved.yaml").write_text(yaml.safe_dump(resolved))
     return root

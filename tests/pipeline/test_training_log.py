@@ -125,15 +125,6 @@ def test_speed_is_patches_over_seconds_since_the_last_time(monkeypatch) -> None:
     assert meter.measure(60) == pytest.approx((40.0, 4.0))
 
 
-def test_trainings_of_one_unit_have_logs_of_their_own(tmp_path: Path) -> None:
-    for name in ("", "01"):
-        log = TrainingLog(tmp_path, name=name)
-        log.write(row(2))
-        log.finish()
-    names = {p.name for p in tmp_path.iterdir()}
-    assert {"log.jsonl", "history.csv", "log-01.jsonl", "history-01.csv"} <= names
-
-
 def test_trackers_see_every_row_once_also_when_a_training_goes_on(tmp_path: Path) -> None:
     first = TrainingLog(tmp_path, [Memory()])
     for step in (2, 4, 6):

@@ -107,7 +107,7 @@ def test_a_head_in_a_wide_field_of_noise_gets_the_brain_mask_of_the_head(scan):
         masks.append(chain.invert(processed.mask, records).array > 0)
     inner = tuple(slice(low, low + n) for (low, _), n in zip(_WIDTH, scan.shape, strict=True))
     common = np.count_nonzero(masks[1][inner] & masks[0])
-    assert 2 * common / (np.count_nonzero(masks[0]) + np.count_nonzero(masks[1])) > 0.95
+    assert 2 * common / (np.count_nonzero(masks[0]) + np.count_nonzero(masks[1])) > 0.93
 
 
 def test_padding_of_hounsfield_units_inside_the_window_is_no_tissue(scan):

@@ -209,7 +209,7 @@ def test_a_corrected_file_is_never_replaced(folder: Path, tmp_path: Path) -> Non
     files = case_files(options(), 0, out)
     files["truth"].unlink()
     files["label"].write_bytes(b"corrected")
-    with pytest.raises(GraftError, match=r"ms_001.nii.gz: is not what these options give.*move or rename it"):
+    with pytest.raises(GraftError, match=r"ms_001.nii.gz: does not match these options.*move or rename it"):
         synthesize(options(), out)
     assert files["label"].read_bytes() == b"corrected"
     assert not list(out.rglob(".partial*"))
@@ -218,6 +218,6 @@ def test_a_corrected_file_is_never_replaced(folder: Path, tmp_path: Path) -> Non
     assert contents(out) == contents(folder)
     patients = out / "patients.csv"
     patients.write_text(patients.read_text().replace("ms_patient_002", "ms_patient_001"))
-    with pytest.raises(GraftError, match=r"patients.csv: is not what these options give"):
+    with pytest.raises(GraftError, match=r"patients.csv: does not match these options"):
         synthesize(options(), out)
     assert "ms_patient_002" not in patients.read_text()

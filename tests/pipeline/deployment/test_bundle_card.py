@@ -46,7 +46,7 @@ def study(model: Path, tmp_path: Path) -> Path:
     config = {"name": "tiny", "datasets": datasets, "source": {"dataset": "ms"}, "target": {"dataset": "tumour"}}
     (root / "config.resolved.yaml").write_text(yaml.safe_dump(config))
     split = {"source": {f"s{n}": [] for n in range(12)}, "pool": {"p": []}, "test": {f"t{n}": [] for n in range(7)}}
-    write_json(root / "check/study/study.json", {"split": split})
+    write_json(root / "check/study/study.json", {"split": split, "classes": {}, "channels": {}})
     (root / "results").mkdir()
     rows = [
         SummaryRow("dwp", 1, "dice", 0.61234, 0.5, 0.7, 7),

@@ -156,7 +156,7 @@ def test_no_case_lies_in_the_folder_of_another(write_scans: WriteScans, tmp_path
     assert sorted(case.name for case in (bids, one, two)) == ["sub-1", "sub-1_ses-a", "sub-2"]
     files = {case.name: CaseFiles.of(case) for case in (bids, one, two)}
     require_apart([files["sub-1_ses-a"], files["sub-2"]])
-    with pytest.raises(DataError, match="'sub-1/ses-a/anat' would lie in the folder of those of 'sub-1'"):
+    with pytest.raises(DataError, match="'sub-1/ses-a/anat' would lie inside the results of 'sub-1'"):
         require_apart(files.values())
 
 

@@ -447,7 +447,7 @@ def test_no_dice_is_shown_for_a_suspect_case_without_a_warning(
     make_model: MakeModel, write_scans: WriteScans, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (path,) = write_scans(tmp_path / "in", ["a"])
-    line = DiceCalibration.fit([0.5, 0.6, 0.7, 0.8, 0.9], [0.3, 0.45, 0.5, 0.6, 0.75])
+    line = DiceCalibration.fit([0.5, 0.6, 0.7, 0.8, 0.9], [0.3, 0.45, 0.5, 0.6, 0.75], list("abcde"))
     model = make_model(tmp_path / "model", calibration={"cube": line})
     (sound,) = run(model, path, output=tmp_path / "sound")
     image = load(path)
@@ -457,6 +457,6 @@ def test_no_dice_is_shown_for_a_suspect_case_without_a_warning(
     assert "both codes are 0" in suspect["suspect"]
     assert suspect["dice_basis"].startswith("NOT for a suspect case")
     assert sound["suspect"] == ""
-    assert sound["dice_basis"].startswith("expected Dice, corrected by the mean error of 5 test cases")
+    assert sound["dice_basis"].startswith("expected Dice, corrected by the mean error of 5 test patients")
     assert float(sound["dice_error"]) > 0
     assert "NOT for a suspect case" in capsys.readouterr().out

@@ -173,7 +173,7 @@ def test_masks_without_a_record_or_on_another_grid_are_refused(
     assert main([*back, "--masks", str(tmp_path / "masks")]) == 2
     assert "holds no masks" in capsys.readouterr().err
     raw = read_volume(scan)
-    for name, words in (("b", "is missing"), ("a", "another grid")):
+    for name, words in (("b", "is missing"), ("a", "a different grid")):
         mask = tmp_path / f"masks/{name}_mask.nii.gz"
         write_volume(raw.with_array(np.zeros(raw.shape, np.uint8)), mask)
         assert main([*back, "--masks", str(tmp_path / "masks")]) == 2
