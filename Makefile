@@ -43,7 +43,7 @@ demo: $(STAMP) ## the whole method on a synthetic cohort, about 20 minutes of pr
 test: $(STAMP) ## all tests
 	$(BIN)/python $(PYTEST) $(ARGS)
 
-test-fast: $(STAMP) ## tests that are not marked slow, in two minutes
+test-fast: $(STAMP) ## tests that are not marked slow
 	$(BIN)/python $(PYTEST) -m "not slow" $(ARGS)
 
 # torch stays the version of TORCH: wheels of its lowest version without CUDA are not in every index.
@@ -58,7 +58,7 @@ test-lowest: $(STAMP) ## fast tests with the lowest versions that pyproject.toml
 coverage: $(STAMP) ## all tests, and which lines none of them reaches, in worker processes and commands too
 	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered --timeout 900 $(ARGS)
 
-faults: $(STAMP) ## 100 kills at random moments, a full disk in every stage (an hour or two)
+faults: $(STAMP) ## 30 rounds of kills at random moments, a full disk in every stage (long)
 	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 1200 $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from data.errors import WorkspaceError
-from data.input_file import read_json
-from data.options import Options
+from data.stored_record import StoredRecord, read_record
 from pipeline.arms.choices import ArmOptions
 from pipeline.storage.atomic import write_json
 
@@ -17,7 +13,7 @@ TRAININGS, PREDICTIONS = "train-target", "predict-test"
 """Folders of the workspace beside `infer`."""
 
 
-class ArmRecord(Options):
+class ArmRecord(StoredRecord):
     """One arm at one size in one repeat: `infer/ARM/nNN/repeat-R/unit.json`."""
 
     arm: str
@@ -52,12 +48,4 @@ def read_arm(folder: Path) -> ArmRecord:
     Raises:
         WorkspaceError: it is missing or damaged.
     """
-    fix = "delete its folder and run `graft infer` again"
-    try:
-        return ArmRecord.model_validate(read_json(folder / UNIT, WorkspaceError, fix))
-    except ValidationError as error:
-        raise WorkspaceError(
-            f"{folder / UNIT}: cannot be read ({error.errors()[0]['msg']})",
-            expected="what `graft infer` wrote",
-            fix=fix,
-        ) from error
+    return read_record(folder / UNIT, ArmRecord, "delete its folder and run `graft infer` again")

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from data.errors import WorkspaceError
-from data.input_file import read_json
-from data.options import Options
 from data.random_streams import stream_seed
+from data.stored_record import StoredRecord, read_record
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
 from models.networks.factory import NetworkOptions
@@ -117,7 +115,7 @@ class TrainingSettings:
     workers: int = 0
 
 
-class TrainingRecord(Options):
+class TrainingRecord(StoredRecord):
     """The content of `training.json`."""
 
     arm: ArmOptions
@@ -177,11 +175,7 @@ def read_training(folder: Path) -> TrainingRecord:
     Raises:
         WorkspaceError: it is missing or damaged.
     """
-    fix = "delete its folder and run `graft infer` again"
-    try:
-        return TrainingRecord.model_validate(read_json(folder / TRAINING, WorkspaceError, fix))
-    except ValidationError as error:
-        raise WorkspaceError(f"{folder / TRAINING}: cannot be read", expected="a training's record", fix=fix) from error
+    return read_record(folder / TRAINING, TrainingRecord, "delete its folder and run `graft infer` again")
 
 
 def load_member(folder: Path, arm: ArmOptions, network: TargetNetwork) -> BayesianNetwork:

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from scipy.optimize import minimize_scalar
 
 from data.random_streams import random_stream
 from pipeline.evaluation.calibration import BandSample, Numbers
+from pipeline.inference.temperature import from_log_probability
 
 SMALLEST, LARGEST = 0.05, 20.0
 """Range of T; the likelihood is convex in 1/T, so one minimum lies in it or at an end."""
@@ -33,9 +35,8 @@ def scale(probability: Numbers, temperature: float) -> Numbers:
     Returns:
         `[K + 1, M]`; the most probable class stays the same.
     """
-    scaled = np.log(probability) / temperature
-    scaled = np.exp(scaled - scaled.max(axis=0, keepdims=True))
-    return scaled / scaled.sum(axis=0, keepdims=True)
+    scaled: Numbers = from_log_probability(torch.from_numpy(np.log(probability)), temperature).numpy()
+    return scaled
 
 
 def fit_temperature(samples: Sequence[BandSample]) -> float | None:

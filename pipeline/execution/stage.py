@@ -49,8 +49,9 @@ def run_in_order(kinds: Sequence[Sequence[Unit]], workspace: Workspace, executio
     runs: list[StageRun] = []
     missing: set[tuple[str, str]] = set()
     for units in kinds:
-        possible = [unit for unit in units if not missing & set(unit.needs)]
-        missing |= {unit.name for unit in units if unit not in possible}
+        impossible = {unit.name for unit in units if missing & set(unit.needs)}
+        possible = [unit for unit in units if unit.name not in impossible]
+        missing |= impossible
         if not possible:
             continue
         runs.append(run_stage(possible[0].stage, possible, workspace, execution))

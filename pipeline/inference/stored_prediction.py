@@ -192,6 +192,7 @@ def load_prediction(path: Path) -> StoredPrediction:
 def predicted_image(path: Path) -> str | None:
     """Digest of the image that a stored prediction is of; `None` where there is no such file or it cannot be read."""
     try:
-        return str(load_about(path).get("image"))
+        image = load_about(path).get("image")
     except WorkspaceError:
         return None
+    return None if image is None else str(image)
