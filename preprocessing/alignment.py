@@ -12,6 +12,7 @@ from pydantic import Field
 from data.options import Options
 from data.volume import Volume
 from preprocessing.content import content_mask, overlap
+from preprocessing.coregistration import moved as in_fixed_world
 from preprocessing.grid import background_value, isotropic_grid, resample
 from preprocessing.registration import (
     Degrees,
@@ -88,9 +89,9 @@ class Alignment(Step):
         found, dice = register_brain(before, mask, self.options)
         moved = Subject(
             subject.name,
-            {name: _move(volume, found.matrix) for name, volume in subject.channels.items()},
-            None if subject.label is None else _move(subject.label, found.matrix),
-            None if subject.mask is None else _move(subject.mask, found.matrix),
+            {name: in_fixed_world(volume, found.matrix) for name, volume in subject.channels.items()},
+            None if subject.label is None else in_fixed_world(subject.label, found.matrix),
+            None if subject.mask is None else in_fixed_world(subject.mask, found.matrix),
         )
         facts = {
             "kind": self.options.kind.value,
@@ -196,7 +197,3 @@ def _overlap(share: Volume, matrix: NDArray[np.float64], spacing: float = 2.0) -
         Interpolation.LINEAR,
     )
     return overlap(carried.array > 0.5, template.mask)
-
-
-def _move(volume: Volume, matrix: NDArray[np.float64]) -> Volume:
-    return Volume(volume.array, np.linalg.inv(matrix) @ volume.affine)
