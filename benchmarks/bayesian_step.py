@@ -29,7 +29,6 @@ from models.priors.factory import build_prior
 from models.priors.gaussian import GaussianOptions
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import assemble_member
 from pipeline.arms.prediction import weight_draws
@@ -37,8 +36,9 @@ from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
-from pipeline.inference.scan_prediction import predict_scan
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.prediction.scan_prediction import predict_scan
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.training.patches import PatchSampler
 
 ASKED_STEP, ASKED_DRAWS = 1.25, 1.05
@@ -88,7 +88,7 @@ def deterministic(network: torch.nn.Module, batch: OneBatch, steps: int) -> Run:
 
 
 def bayesian(arm: ArmOptions, network: torch.nn.Module, batch: OneBatch, steps: int, device: str) -> Run:
-    """Steps of an arm, through the very objective of the inference stage."""
+    """Steps of an arm, through the very objective of the target's trainings."""
     model = assemble_member(arm, network, [network.state_dict()]).to(device)
     groups = group_layers(network, FilterGrouping.CONSECUTIVE)
     layers = filter_layers(network)
@@ -102,7 +102,7 @@ def bayesian(arm: ArmOptions, network: torch.nn.Module, batch: OneBatch, steps: 
         )
         fitted[name].freeze_for_target()
     priors = WeightPriors(fitted, learned_groups(groups, layers, layers)).to(device)
-    options = InferenceOptions(steps=10**9)
+    options = TargetTrainingOptions(steps=10**9)
     objective = TargetLoss(arm, options, model, priors, cast(PatchSampler, batch), 0, device)
     return stepping(parameter_groups(model, priors, arm), lambda: objective(0).loss, steps)
 

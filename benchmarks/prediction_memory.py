@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 import pipeline.deployment.case_prediction as case_prediction
-import pipeline.inference.scan_prediction as scan_prediction
+import pipeline.prediction.scan_prediction as scan_prediction
 from data.image_file import write_volume
 from data.modality import Modality
 from data.volume import Volume
@@ -40,7 +40,7 @@ from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import save_tensors
 from preprocessing.chain import default_options
 

@@ -115,7 +115,7 @@ def write_study(root: Path, arms: list[str], sizes: list[int], repeats: int, cas
         "datasets": {"source": {"modality": "mr_head", "foreground": ["lesion"]},
                      "target": {"modality": "mr_head", "foreground": ["lesion"]}},
         "source": {"dataset": "source"}, "target": {"dataset": "target"},
-        "inference": {"arms": {a: PRESETS.get(a, PRESETS["dwp"]).model_dump(mode="json") for a in arms},
+        "target_training": {"arms": {a: PRESETS.get(a, PRESETS["dwp"]).model_dump(mode="json") for a in arms},
                       "sizes": sizes, "repeats": repeats, "steps": 500},
     }  # fmt: skip
     write_text(root / "config.resolved.yaml", yaml.safe_dump(config, sort_keys=False))

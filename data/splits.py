@@ -311,9 +311,9 @@ def nested_subsets(pool: Sequence[str], sizes: Sequence[int], repeat: int, seed:
     for size in sizes:
         if not 1 <= size <= len(patients):
             raise DataError(
-                f"`inference.sizes` holds {size}, and the pool has {len(patients)} patients",
+                f"`target_training.sizes` holds {size}, and the pool has {len(patients)} patients",
                 expected=f"sizes from 1 to {len(patients)}",
-                fix="correct `inference.sizes` or raise `target.pool`",
+                fix="correct `target_training.sizes` or raise `target.pool`",
             )
     order = random_stream(seed, "subset", repeat).permutation(len(patients))
     return {size: tuple(patients[i] for i in order[:size]) for size in sizes}

@@ -222,11 +222,11 @@ def _step_text(options: BaseModel | None) -> str:
 
 def preset_table() -> str:
     """The named arms, each with its choices."""
-    choices = ["init", "trainable", "prior", "posterior", "members", "peak_rate", "warm_up", "temperature"]
+    choices = ["init", "trainable", "prior", "posterior", "members", "peak_rate", "warm_up", "posterior_temperature"]
     titles = ["arm", *choices, "logit_temperature", "mask", "voxel_correlation"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, arm in PRESETS.items():
-        temperature = f"{arm.temperature:g}" if arm.needs_prior else "–"
+        temperature = f"{arm.posterior_temperature:g}" if arm.needs_prior else "–"
         values = [arm.init.value, arm.trainable.value, arm.prior, arm.posterior.kind, arm.members, arm.peak_rate]
         correlation = "–" if arm.voxel_correlation is None else f"{arm.voxel_correlation:g}"
         values += [arm.warm_up, temperature, f"{arm.logit_temperature:g}", arm.mask.value, correlation]
@@ -258,5 +258,5 @@ def config_page() -> str:
             )
         if place.model is PreprocessingOptions:
             pieces.append("Defaults by modality (– is off):\n\n" + chain_table())
-    pieces.append("## Presets of arms\n\nNames that `inference.arms` knows, and their choices.\n\n" + preset_table())
+    pieces.append("## Presets of arms\n\nWhat `target_training.arms` may name, and their choices.\n\n" + preset_table())
     return "\n\n".join(pieces) + "\n"

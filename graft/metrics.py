@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from data.errors import ConfigError, DataError
 from data.option_faults import fault_at
 from data.volume import Volume, snap
-from pipeline.evaluation.case_evaluation import Trained, evaluate_case
+from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
 from pipeline.evaluation.case_row import METRICS, LesionMetric
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.metrics.mask_pair import MaskPair
@@ -133,7 +133,7 @@ def measure(
     except ValidationError as error:
         raise ConfigError(f"measure: {fault_at(error)}", fix="see docs/reference/config.md") from error
     rows = evaluate_case(
-        first, second, labels, (x, y, z), trained=Trained("", 0, 0), case="", patient="", options=options
+        first, second, labels, (x, y, z), trained=TrainedArm("", 0, 0), case="", patient="", options=options
     )
     wanted = [name for name, own in METRICS.items() if chosen is not None or not isinstance(own, LesionMetric)]
     wanted += ["reference_ml", "predicted_ml"]

@@ -116,7 +116,7 @@ def study(cohort: Path) -> dict[str, Any]:
         "patches": {"size": [12, 12, 12], "batch": 1},
         "source_training": {"networks": 2, "cycles": 2, "steps_per_cycle": 3, "warm_up": 1, "validation_cases": 1},
         "priors": {"densities": {"vae": small}, "score_samples": 2},
-        "inference": {
+        "target_training": {
             "arms": ["random", "fine_tune", "fine_tune_ends", "dwp"],
             "sizes": [1, 2],
             "reference_sizes": [3],
@@ -139,8 +139,8 @@ def store_prediction() -> StorePrediction:
     """Returns a function that stores probabilities of the foreground classes as a prediction, and returns its file."""
     import torch
 
-    from pipeline.inference.stored_prediction import StoredPrediction, prediction_name
-    from pipeline.inference.temperature import log_probability
+    from pipeline.prediction.stored_prediction import StoredPrediction, prediction_name
+    from pipeline.prediction.temperature import log_probability
 
     def store(
         folder: Path,

@@ -17,7 +17,7 @@ ALLOWED = {
     "graft": {"graft", "pipeline", "preprocessing", "models", "data"},
 }
 FLOORS = (
-    "storage", "execution", "metrics", "inference", "training", "arms", "evaluation", "priors", "report", "config",
+    "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "report", "config",
     "deployment", "stages", "commands", "cli",
 )  # fmt: skip
 """The rooms of `pipeline`, each of which imports rooms that stand before it alone.

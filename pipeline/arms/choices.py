@@ -14,7 +14,7 @@ from models.posteriors.mean_field import Estimator, MeanFieldOptions
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import PointOptions
 from models.posteriors.swag import SWAGOptions
-from pipeline.inference.reading import ReadingOptions
+from pipeline.prediction.reading import ReadingOptions
 
 NO_PRIOR = "none"
 L2 = "l2"
@@ -98,8 +98,8 @@ class ArmOptions(ReadingOptions):
     """Learning rate after the warm-up."""
     warm_up: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps over which the rate rises to the peak."""
-    temperature: float = Field(default=1e-2, ge=0)
-    """T: weight of the prior terms; 1 is the negative ELBO, less is a tempered posterior."""
+    posterior_temperature: float = Field(default=1e-2, ge=0)
+    """T: weight of the prior terms; 1 is the negative ELBO, less is a tempered (cold) posterior."""
     kl_warm_up: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps over which the weight of the prior terms rises linearly to T; 0 switches it off."""
     prior_samples: int = Field(default=1, ge=1)
@@ -120,6 +120,14 @@ class ArmOptions(ReadingOptions):
     (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
     update_share: float = Field(default=0.5, gt=0, lt=1)
     """α, the share of the new data in `update_from`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _former_name(cls, value: Any) -> Any:
+        """Models that were trained before have `temperature`: two other temperatures made it ambiguous."""
+        if isinstance(value, dict) and "temperature" in value and "posterior_temperature" not in value:
+            value = {("posterior_temperature" if key == "temperature" else key): v for key, v in value.items()}
+        return value
 
     @field_validator("posterior", mode="before")
     @classmethod
@@ -153,7 +161,7 @@ class ArmOptions(ReadingOptions):
         if not self.needs_prior:
             idle |= {"encoder_rate", "prior_samples", "filter_share"}
         if self.prior == NO_PRIOR:
-            idle |= {"temperature", "kl_warm_up"}
+            idle |= {"posterior_temperature", "kl_warm_up"}
         if self.prior not in {L2, L2_SP}:
             idle |= {"l2_std", "l2_sp_std"}
         if self.bayesian_scope is BayesianScope.FILTERS or self.prior in {L2, L2_SP}:

@@ -11,7 +11,7 @@ from models.bayesian_network import BayesianNetwork
 from models.other_weights import OtherWeights
 from models.posteriors.swag import SWAG, SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.training.schedule import cosine_cycles
 
 
@@ -40,7 +40,7 @@ class IterateCollection:
     def _empty(self, start: Tensor) -> SWAG:
         return SWAG(len(start), self._options.rank, self._options.scale, start.shape[1]).to(start.device)
 
-    def rate(self, arm: ArmOptions, options: InferenceOptions) -> Callable[[int], float]:
+    def rate(self, arm: ArmOptions, options: TargetTrainingOptions) -> Callable[[int], float]:
         """The learning rate: as for other arms, but down to the constant rate of the second part and no further."""
         constant = self._options.rate * arm.peak_rate
         warm_up = min(round(arm.warm_up * options.steps), self._first)

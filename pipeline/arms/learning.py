@@ -16,7 +16,6 @@ from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import Point, PointOptions
 from models.posteriors.swag import SWAGOptions
 from pipeline.arms.choices import L2, L2_SP, ArmOptions, Initialisation
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.member import assemble_member
 from pipeline.arms.prior_term import WeightPriors
@@ -25,6 +24,7 @@ from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalt
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.training.computing import Computing
 from pipeline.training.loop import History, StepLoss, TrainingPlan, train
 from pipeline.training.patches import BatchSampler
@@ -50,7 +50,7 @@ class TrainedMember:
 
 def learn_member(
     arm: ArmOptions,
-    options: InferenceOptions,
+    options: TargetTrainingOptions,
     network: TargetNetwork,
     knowledge: SourceKnowledge,
     sampler: BatchSampler,
@@ -116,7 +116,7 @@ def _weight_priors(
 ) -> WeightPriors:
     """The densities in the objective: none where the arm has none, or where T = 0 takes them out."""
     groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network))
-    if arm.temperature == 0:
+    if arm.posterior_temperature == 0:
         return WeightPriors({}, groups).to(device)
     fitted = {name: knowledge.priors[name] for name in groups.rows} if arm.needs_prior else {}
     for prior in fitted.values():
@@ -139,7 +139,7 @@ class _Training:
     def __init__(
         self,
         arm: ArmOptions,
-        options: InferenceOptions,
+        options: TargetTrainingOptions,
         model: BayesianNetwork,
         priors: WeightPriors,
         loss: TargetLoss,

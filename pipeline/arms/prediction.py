@@ -10,11 +10,11 @@ import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
-from pipeline.inference.most_probable import most_probable_class
-from pipeline.inference.posterior_average import PosteriorAverage
-from pipeline.inference.scan_prediction import draw_probability
-from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.stored_prediction import CasePrediction
+from pipeline.prediction.most_probable import most_probable_class
+from pipeline.prediction.posterior_average import PosteriorAverage
+from pipeline.prediction.scan_prediction import draw_probability
+from pipeline.prediction.sliding_window import SlidingWindowOptions
+from pipeline.prediction.stored_prediction import CasePrediction
 from pipeline.storage.cached_case import CachedCase
 
 _MEMORY = 2**28

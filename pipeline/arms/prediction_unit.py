@@ -12,8 +12,8 @@ from pipeline.arms.prediction import predict_cases, weight_draws
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import load_member
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.stored_prediction import StoredPrediction, predicted_image, prediction_name
+from pipeline.prediction.sliding_window import SlidingWindowOptions
+from pipeline.prediction.stored_prediction import StoredPrediction, predicted_image, prediction_name
 from pipeline.storage.atomic import link_or_copy
 from pipeline.storage.cached_case import CachedCase
 

@@ -55,7 +55,7 @@ PRESETS: dict[str, ArmOptions] = {
     # A VAE that is told the layer of a filter.
     "dwp_conditional": ArmOptions(prior=VAE_CONDITIONAL, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     # The control that explains most of the original paper's gain: a plain network that starts from prior draws.
-    "prior_init": ArmOptions(init=Initialisation.PRIOR, prior=VAE, temperature=0.0, **_FROM_SCRATCH),
+    "prior_init": ArmOptions(init=Initialisation.PRIOR, prior=VAE, posterior_temperature=0.0, **_FROM_SCRATCH),
     # Point estimate under the learned prior.
     "map_prior": ArmOptions(prior=VAE, **_FROM_SCRATCH),
     # Variational inference under the simplest priors: what is left to the VAE is structure that they lack.

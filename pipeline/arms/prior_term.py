@@ -129,7 +129,7 @@ class PriorTerm:
 
     def scaled(self, kl: Tensor, step: int) -> Tensor:
         """Returns (T / N_vox) · KL with the weight of the step, nats per voxel."""
-        return self._arm.temperature * self.weight(step) / self._voxels * kl
+        return self._arm.posterior_temperature * self.weight(step) / self._voxels * kl
 
     def _other_kl(self, model: BayesianNetwork, draw: WeightDraw) -> Tensor:
         prior = self.priors.others[draw.component]

@@ -15,8 +15,8 @@ from models.deep_supervision import DeepSupervisionLoss
 from models.objectives import Likelihood, SegmentationLoss, SegmentationLossOptions
 from models.posteriors.mixture import Mixture
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.training.loop import StepLoss, is_logged
 from pipeline.training.patches import BatchSampler
 
@@ -41,7 +41,7 @@ class TargetLoss:
     def __init__(
         self,
         arm: ArmOptions,
-        options: InferenceOptions,
+        options: TargetTrainingOptions,
         model: BayesianNetwork,
         priors: WeightPriors,
         sampler: BatchSampler,
@@ -124,7 +124,7 @@ class TargetLoss:
         posterior = self._model.posterior
         alone = posterior.component(draw.component) if isinstance(posterior, Mixture) else posterior
         kl = float(self.prior_term.kl(self._model, draw, generator, share=1.0, posterior=alone))
-        return sum(values) / len(values) - self._arm.temperature * kl
+        return sum(values) / len(values) - self._arm.posterior_temperature * kl
 
 
 def _data_loss(likelihood: Likelihood) -> DeepSupervisionLoss:

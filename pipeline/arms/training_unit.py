@@ -18,11 +18,11 @@ from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.target_network import TargetNetwork
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import write_json
 from pipeline.storage.cached_case import CachedCase
@@ -95,7 +95,7 @@ class TrainingSettings:
     """What is common to all trainings of a study.
 
     Attributes:
-        options: of the inference stage.
+        options: how the target is learned.
         network: which network.
         patches: of the sampler.
         augmentation: of the patches.
@@ -105,7 +105,7 @@ class TrainingSettings:
         workers: background processes that draw the batches.
     """
 
-    options: InferenceOptions
+    options: TargetTrainingOptions
     network: NetworkOptions
     patches: PatchOptions
     augmentation: AugmentationOptions

@@ -28,10 +28,12 @@ CommandOptions = TypeVar("CommandOptions", bound=BaseModel)
 
 STUDY_KEYS = (
     "name", "title", "seed", "workspace", "datasets", "source", "target", "preprocessing", "network", "patches",
-    "augmentation", "source_training", "computing", "tracking", "filters", "priors", "inference", "evaluation",
-    "report", "execution",
+    "augmentation", "source_training", "computing", "tracking", "filters", "priors", "target_training",
+    "sliding_window", "evaluation", "report", "execution",
 )  # fmt: skip
 """The keys of `StudyConfig`, known before it is imported."""
+RENAMED_KEYS = {"inference": "target_training", "inference.window": "sliding_window"}
+"""Former names, for those who have a configuration of an earlier version."""
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -83,12 +85,12 @@ def parse_config(
 
 
 def _name_arms(raw: dict[str, Any]) -> None:
-    """Turns a list of arms into a mapping, so that `--set inference.arms.dwp.draws=4` reaches one of them."""
-    inference = raw.get("inference")
-    if isinstance(inference, dict) and isinstance(inference.get("arms"), list):
-        arms = inference["arms"]
+    """Turns a list of arms into a mapping, so that `--set target_training.arms.dwp.draws=4` reaches one of them."""
+    training = raw.get("target_training")
+    if isinstance(training, dict) and isinstance(training.get("arms"), list):
+        arms = training["arms"]
         if all(isinstance(arm, str) for arm in arms):
-            raw["inference"] = {**inference, "arms": dict.fromkeys(arms)}
+            raw["target_training"] = {**training, "arms": dict.fromkeys(arms)}
 
 
 def set_key(raw: dict[str, Any], override: str) -> None:
@@ -231,7 +233,8 @@ def _unknown(
     path: Path, key: str, last: str, known: Sequence[str], count: int, places: Sequence[str] = ()
 ) -> ConfigError:
     """Words the error; a key that is right in one other place, and there alone, was meant for it or moved there."""
-    near = places if len(places) == 1 else difflib.get_close_matches(last, known, n=1)
+    renamed = [new for former, new in RENAMED_KEYS.items() if former.split(".")[-1] == key.split(".")[-1]]
+    near = renamed or (places if len(places) == 1 else difflib.get_close_matches(last, known, n=1))
     return ConfigError(
         f"{path}: the key `{key}` is unknown{f' (and {count - 1} more)' if count > 1 else ''}",
         expected=f"one of {', '.join(known)}" if known else "a known key",

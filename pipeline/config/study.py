@@ -16,11 +16,12 @@ from models.networks.imported_network import ImportedNetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import centred_on_network, network_of
 from pipeline.arms.choices import UNFITTED_PRIORS, Initialisation
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.evaluation.options import EvaluationOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions
 from pipeline.report.options import ReportOptions
 from pipeline.storage.network_source import with_source
@@ -81,7 +82,9 @@ class StudyConfig(Options):
     tracking: TrackingOptions = Field(default_factory=TrackingOptions)
     filters: FilterOptions = Field(default_factory=FilterOptions)
     priors: PriorFitOptions = Field(default_factory=PriorFitOptions)
-    inference: InferenceOptions = Field(default_factory=InferenceOptions)
+    target_training: TargetTrainingOptions = Field(default_factory=TargetTrainingOptions)
+    sliding_window: SlidingWindowOptions = Field(default_factory=SlidingWindowOptions)
+    """How test volumes are predicted."""
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
     report: ReportOptions = Field(default_factory=ReportOptions)
     execution: ExecutionOptions = Field(default_factory=ExecutionOptions)
@@ -106,9 +109,9 @@ class StudyConfig(Options):
     @classmethod
     def _add_densities_of_arms(cls, raw: Any) -> Any:
         """Adds the densities that the arms name and the study does not define, so that a preset needs no more words."""
-        if not isinstance(raw, dict) or not _is_mapping(raw, "inference") or not _is_mapping(raw, "priors"):
+        if not isinstance(raw, dict) or not _is_mapping(raw, "target_training") or not _is_mapping(raw, "priors"):
             return raw
-        arms = (raw.get("inference") or {}).get("arms")
+        arms = (raw.get("target_training") or {}).get("arms")
         priors = dict(raw.get("priors") or {})
         densities = priors.get("densities")
         if densities is None or isinstance(densities, dict):
@@ -131,7 +134,7 @@ class StudyConfig(Options):
 
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> StudyConfig:
-        for arm, options in self.inference.arms.items():
+        for arm, options in self.target_training.arms.items():
             known = [*UNFITTED_PRIORS, AUTO, *self.priors.densities]
             if options.prior not in known:
                 names = ", ".join(known)
@@ -146,10 +149,10 @@ class StudyConfig(Options):
             if options.init is Initialisation.SOURCE and centre != 0:
                 # Channels of two networks are permuted: the prior would pull every filter towards another one's.
                 raise ValueError(f"arm {arm!r} starts from source network 0 and its prior is centred on {centre}")
-        largest, pool = self.inference.largest_size, self.target.pool
+        largest, pool = self.target_training.largest_size, self.target.pool
         if pool is not None and largest > pool:
-            key = "sizes" if largest in self.inference.sizes else "reference_sizes"
-            raise ValueError(f"`inference.{key}` asks for {largest} patients and `target.pool` has {pool}")
+            key = "sizes" if largest in self.target_training.sizes else "reference_sizes"
+            raise ValueError(f"`target_training.{key}` asks for {largest} patients and `target.pool` has {pool}")
         return self
 
     @property

@@ -16,13 +16,13 @@ from pipeline.arms.training_unit import MEMBER, read_training
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
-from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import graft_version
-from pipeline.inference.expected_dice import expected_dice
-from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.stored_prediction import ReadPrediction, load_prediction, prediction_name
 from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.prediction.expected_dice import expected_dice
+from pipeline.prediction.sliding_window import SlidingWindowOptions
+from pipeline.prediction.stored_prediction import ReadPrediction, load_prediction, prediction_name
 from pipeline.storage.cached_case import CachedCase
 
 
@@ -87,12 +87,9 @@ class DicePairs:
             self.real.setdefault(name, []).append(dice(count_voxels(mask, reference)))
             self.patients.setdefault(name, []).append(case.patient)
 
-    def calibrations(self) -> dict[str, DiceCalibration]:
-        """Class → calibration, for classes with enough patients."""
-        fits = {
-            name: DiceCalibration.fit(self.expected[name], self.real[name], self.patients[name])
-            for name in self.expected
-        }
+    def fits(self) -> dict[str, DiceFit]:
+        """Class → fit, for classes with enough patients."""
+        fits = {name: DiceFit.fit(self.expected[name], self.real[name], self.patients[name]) for name in self.expected}
         return {name: fit for name, fit in fits.items() if fit is not None}
 
 
@@ -144,5 +141,5 @@ def _description(task: ArmTask, pairs: DicePairs) -> ModelDescription:
         members=tuple(member_name(number) for number in range(len(task.trainings))),
         seeds=tuple(task.seeds),
         fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in cases]),
-        calibration=pairs.calibrations(),
+        dice_fits=pairs.fits(),
     )

@@ -15,10 +15,10 @@ from data.volume import Volume
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.mean_network import mean_probability
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.inference.dice_thresholds import mask_thresholds
-from pipeline.inference.most_probable import predicted_classes
-from pipeline.inference.native_maps import NativeMaps
-from pipeline.inference.native_mask import native_mask
+from pipeline.prediction.dice_thresholds import mask_thresholds
+from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.native_maps import NativeMaps
+from pipeline.prediction.native_mask import native_mask
 from preprocessing.chain import Chain
 from preprocessing.subject import load_subject
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.vendored_source import vendored_name
-from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.prediction.dice_thresholds import MaskRule
 
 NETWORK_GRID = "pipeline.deployment.network_grid"
 PORTABLE = ("padding_removal", "canonical_orientation", "resampling", "intensity", "cropping", "padding")

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from data.plain_number import plain_number
 from data.volume import Volume
-from pipeline.evaluation.dice_calibration import DiceEstimate
+from pipeline.evaluation.dice_fit import DiceEstimate
 from pipeline.report.overlay_figure import PLANES, Scene, shadow_figure, slice_figure
 
 _DPI = 110

@@ -29,11 +29,11 @@ from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
 from pipeline.deployment.weight_passes import pass_count, weight_passes
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.native_maps import NativeMaps
-from pipeline.inference.native_mask import native_mask
-from pipeline.inference.posterior_average import PosteriorAverage
-from pipeline.inference.scan_prediction import mirrorings, predict_scan
-from pipeline.inference.stored_prediction import read_average
+from pipeline.prediction.native_maps import NativeMaps
+from pipeline.prediction.native_mask import native_mask
+from pipeline.prediction.posterior_average import PosteriorAverage
+from pipeline.prediction.scan_prediction import mirrorings, predict_scan
+from pipeline.prediction.stored_prediction import read_average
 from pipeline.storage.atomic import write_json
 from preprocessing.chain import Chain
 from preprocessing.quality_control import case_numbers
@@ -167,7 +167,7 @@ def predict_case(
         draws,
         spacing,
         voxel_ml(affine, records),
-        about.calibration,
+        about.dice_fits,
         read.thresholds,
         read.voxel_correlation,
     )

@@ -11,8 +11,8 @@ from data.errors import ModelError
 from models.networks.factory import build_network, without_deep_supervision
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model
-from pipeline.inference.scan_prediction import draw_probability
-from pipeline.inference.temperature import tempered
+from pipeline.prediction.scan_prediction import draw_probability
+from pipeline.prediction.temperature import tempered
 
 
 def mean_networks(model: Model) -> list[nn.Module]:

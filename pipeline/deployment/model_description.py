@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from data.label_map import LARGEST_LABEL
 from data.modality import Modality
@@ -13,8 +13,8 @@ from data.options import Options
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.deployment.fingerprint import TrainingFingerprint
-from pipeline.evaluation.dice_calibration import DiceCalibration
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.evaluation.dice_fit import DiceFit
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from preprocessing.chain import PreprocessingOptions
 
 Side = Annotated[int, Field(ge=1, le=2048)]
@@ -72,7 +72,9 @@ class ModelDescription(ModelOrigin):
     """Seed of each member's draws, so that a prediction repeats the study's."""
     fingerprint: TrainingFingerprint
     """What the training cases looked like."""
-    calibration: dict[str, DiceCalibration] = Field(default_factory=dict)
+    dice_fits: dict[str, DiceFit] = Field(
+        default_factory=dict, validation_alias=AliasChoices("dice_fits", "calibration")
+    )
     """Class → how the expected Dice relates to the real one on the study's test cases, where there were enough."""
 
     @model_validator(mode="after")

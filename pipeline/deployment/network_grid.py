@@ -17,8 +17,8 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from data.volume import Volume
-from pipeline.inference.dice_thresholds import MaskRule, mask_thresholds
-from pipeline.inference.native_mask import native_mask
+from pipeline.prediction.dice_thresholds import MaskRule, mask_thresholds
+from pipeline.prediction.native_mask import native_mask
 from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions
 from preprocessing.orientation import Orientation, OrientationOptions

@@ -24,7 +24,7 @@ from pipeline.deployment.model_folder import find_model, read_description
 from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.prediction_table import Row, earlier_rows, prediction_rows, write_predictions
-from pipeline.evaluation.dice_calibration import DiceEstimate
+from pipeline.evaluation.dice_fit import DiceEstimate
 from pipeline.execution.device import chosen_device
 from pipeline.execution.provenance import graft_version
 from pipeline.execution.stage import complete

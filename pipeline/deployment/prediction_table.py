@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
-from pipeline.evaluation.dice_calibration import DiceEstimate
+from pipeline.evaluation.dice_fit import DiceEstimate
 from pipeline.execution.units import MARKER, Outcome
 from pipeline.storage.atomic import write_text
 from pipeline.storage.owned_folder import changed_files, read_manifest

@@ -34,8 +34,8 @@ from pipeline.execution.processes import available_cores
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete
 from pipeline.execution.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
-from pipeline.inference.native_maps import NativeMaps
-from pipeline.inference.native_mask import native_mask
+from pipeline.prediction.native_maps import NativeMaps
+from pipeline.prediction.native_mask import native_mask
 from pipeline.storage.atomic import write_json
 from pipeline.storage.file_names import RECORD
 from pipeline.storage.owned_folder import set_aside

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from data.volume import Volume
-from pipeline.evaluation.dice_calibration import DiceCalibration, unchecked
+from pipeline.evaluation.dice_fit import DiceFit, unchecked
 from pipeline.evaluation.volume_interval import volume_interval
-from pipeline.inference.boundary_band import possible_voxels
-from pipeline.inference.correlated_volume import correlated_volume_interval
-from pipeline.inference.expected_dice import DrawMasks, expected_dice
-from pipeline.inference.most_probable import predicted_classes
-from pipeline.inference.posterior_average import PosteriorAverage
+from pipeline.prediction.boundary_band import possible_voxels
+from pipeline.prediction.correlated_volume import correlated_volume_interval
+from pipeline.prediction.expected_dice import DrawMasks, expected_dice
+from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.posterior_average import PosteriorAverage
 
 
 def structure_facts(
@@ -26,7 +26,7 @@ def structure_facts(
     draws: DrawMasks,
     spacing: Sequence[float],
     voxel_ml: float,
-    calibration: Mapping[str, DiceCalibration],
+    fits: Mapping[str, DiceFit],
     thresholds: Sequence[float] | None = None,
     voxel_correlation: float | None = None,
 ) -> dict[str, dict[str, Any]]:
@@ -39,7 +39,7 @@ def structure_facts(
         draws: masks of the draws on the preprocessed grid.
         spacing: mm between voxel centres of the preprocessed grid.
         voxel_ml: volume of a voxel of the preprocessed grid in the patient.
-        calibration: class → expected against real Dice.
+        fits: class → expected against real Dice.
         thresholds: of the mask, of each class; `None` for the most probable class.
         voxel_correlation: ρ of the volume interval; `None` for the interval of the draws' masks.
 
@@ -66,29 +66,29 @@ def structure_facts(
             "voxels": voxels,
             "volume_ml": voxels * mask.voxel_volume / 1000,
             "volume_90_percent_ml": None if interval is None else list(interval),
-            "dice": _estimate(calibration.get(name), expected),
+            "dice": _estimate(fits.get(name), expected),
             "expected_dice": _known(expected),
             "dice_between_draws": _known(draws.agreement(number)),
-            "calibrated_dice": _on_the_line(calibration.get(name), expected),
+            "dice_line": _on_the_line(fits.get(name), expected),
         }
     return facts
 
 
-def _estimate(calibration: DiceCalibration | None, expected: float) -> dict[str, Any] | None:
+def _estimate(fit: DiceFit | None, expected: float) -> dict[str, Any] | None:
     """The one number that is shown, `DiceEstimate`; the others are for those who look into the file."""
     if math.isnan(expected):
         return None
-    return asdict(unchecked(expected) if calibration is None else calibration.estimate(expected))
+    return asdict(unchecked(expected) if fit is None else fit.estimate(expected))
 
 
-def _on_the_line(calibration: DiceCalibration | None, expected: float) -> dict[str, float | int] | None:
-    if calibration is None or math.isnan(expected):
+def _on_the_line(fit: DiceFit | None, expected: float) -> dict[str, float | int] | None:
+    if fit is None or math.isnan(expected):
         return None
     return {
-        "dice": calibration.line(expected),
-        "residual": calibration.residual,
-        "slope": calibration.slope,
-        "test_cases": calibration.cases,
+        "dice": fit.line(expected),
+        "residual": fit.residual,
+        "slope": fit.slope,
+        "test_cases": fit.cases,
     }
 
 

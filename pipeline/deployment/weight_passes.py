@@ -10,7 +10,7 @@ import torch
 from models.bayesian_network import BayesianNetwork, WeightDraw
 from pipeline.arms.prediction import WeightDraws, weight_draws
 from pipeline.deployment.model_folder import Model
-from pipeline.inference.scan_prediction import Forward
+from pipeline.prediction.scan_prediction import Forward
 
 
 def pass_count(model: Model, samples: int | None) -> int:

@@ -20,19 +20,19 @@ from pipeline.evaluation.calibration import (
     reliability_curve,
 )
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
-from pipeline.evaluation.case_evaluation import Trained
+from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.case_review import predicted_uncertainty
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.temperature_scaling import SCALED, cross_fitted, scale
 from pipeline.evaluation.volume_interval import VolumeInterval, volume_interval
 from pipeline.evaluation.voxel_correlation import PossibleVoxels, cross_fitted_correlation
-from pipeline.inference.boundary_band import possible_voxels
-from pipeline.inference.correlated_volume import correlated_volume_interval
-from pipeline.inference.most_probable import predicted_classes
+from pipeline.prediction.boundary_band import possible_voxels
+from pipeline.prediction.correlated_volume import correlated_volume_interval
+from pipeline.prediction.most_probable import predicted_classes
 
 
 @dataclass(frozen=True)
-class PredictedCase:
+class CalibrationCase:
     """A prediction and its reference on the preprocessed grid.
 
     Attributes:
@@ -72,7 +72,7 @@ class PredictedCase:
             return self.prediction
         return predicted_classes(torch.from_numpy(self.probability)).numpy()
 
-    def with_dice(self, dice: Mapping[str, float]) -> PredictedCase:
+    def with_dice(self, dice: Mapping[str, float]) -> CalibrationCase:
         """Returns the case with the Dice of each label."""
         return replace(self, dice=dice)
 
@@ -86,7 +86,7 @@ class ArmCalibration:
         seed: of the study, for the two halves of temperature scaling.
     """
 
-    def __init__(self, trained: Trained, options: CalibrationOptions, seed: int) -> None:
+    def __init__(self, trained: TrainedArm, options: CalibrationOptions, seed: int) -> None:
         self._trained = trained
         self._options = options
         self._seed = seed
@@ -95,7 +95,7 @@ class ArmCalibration:
         self._millilitres: dict[str, float] = {}
         self._possible: dict[tuple[str, int], PossibleVoxels] = {}
 
-    def add(self, case: PredictedCase) -> None:
+    def add(self, case: CalibrationCase) -> None:
         """Adds one case."""
         options = self._options
         sample = band_sample(
@@ -119,7 +119,7 @@ class ArmCalibration:
     def _is_scaled(self) -> bool:
         return self._trained.arm in self._options.temperature_scaled
 
-    def _row(self, case: PredictedCase, sample: BandSample, number: int) -> CalibrationRow:
+    def _row(self, case: CalibrationCase, sample: BandSample, number: int) -> CalibrationRow:
         """What does not depend on temperature scaling."""
         options, label = self._options, case.labels[number - 1]
         millilitres = float(np.prod(case.spacing)) / 1000
@@ -244,12 +244,12 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
     )
 
 
-def _where_possible(case: PredictedCase, number: int) -> NDArray[np.bool_]:
+def _where_possible(case: CalibrationCase, number: int) -> NDArray[np.bool_]:
     """`[X, Y, Z]`, where class `number` (from 1) may be, whatever mask the arm makes of its probabilities."""
     return possible_voxels(case.most_probable == number, case.spacing)
 
 
-def _possible_voxels(case: PredictedCase, number: int, clamp: float) -> PossibleVoxels:
+def _possible_voxels(case: CalibrationCase, number: int, clamp: float) -> PossibleVoxels:
     probability = class_probabilities(case.probability[:, _where_possible(case, number)], clamp)
     return PossibleVoxels(case.patient, number, probability, int(np.count_nonzero(case.reference == number)))
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.inference.boundary_band import boundary_band
 from pipeline.metrics.overlap import Mask
+from pipeline.prediction.boundary_band import boundary_band
 
 Numbers = NDArray[np.float64]
 

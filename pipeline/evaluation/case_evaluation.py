@@ -15,7 +15,7 @@ from pipeline.metrics.mask_pair import MaskPair
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedArm:
     """Which trained arm made a prediction: preset name, number of target patients, repeat."""
 
     arm: str
@@ -29,7 +29,7 @@ def evaluate_case(
     labels: Mapping[str, int],
     spacing: tuple[float, float, float],
     *,
-    trained: Trained,
+    trained: TrainedArm,
     case: str,
     patient: str,
     options: EvaluationOptions,

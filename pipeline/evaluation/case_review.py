@@ -16,8 +16,8 @@ from scipy import stats
 
 from pipeline.evaluation.calibration import class_probabilities
 from pipeline.evaluation.statistics import Interval, Resamples, Values, measured_patients, why_no_interval
-from pipeline.inference.boundary_band import boundary_band
-from pipeline.inference.expected_dice import expected_dice
+from pipeline.prediction.boundary_band import boundary_band
+from pipeline.prediction.expected_dice import expected_dice
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from data.case import Case
 from data.errors import DataError, WorkspaceError
 from data.shared_grid import place
 from data.volume import Volume, snap
-from pipeline.inference.native_maps import NativeMaps
-from pipeline.inference.native_mask import native_mask
+from pipeline.prediction.native_maps import NativeMaps
+from pipeline.prediction.native_mask import native_mask
 from pipeline.storage.file_names import RECORD
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.coregistration import moved

@@ -9,11 +9,11 @@ from pydantic import Field, create_model
 
 from data.options import Options
 from pipeline.evaluation.case_row import METRICS
-from pipeline.inference.boundary_band import BAND
-from pipeline.inference.correlated_volume import LEVEL
 from pipeline.metrics.lesions import LesionOptions as LesionOptions
 from pipeline.metrics.overlap import EmptyMaskPolicy
 from pipeline.metrics.surface_distance import TOLERANCE
+from pipeline.prediction.boundary_band import BAND
+from pipeline.prediction.correlated_volume import LEVEL
 
 
 class EvaluationSpace(StrEnum):

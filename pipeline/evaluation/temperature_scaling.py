@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from data.random_streams import random_stream
 from pipeline.evaluation.calibration import BandSample, Numbers
-from pipeline.inference.temperature import from_log_probability
+from pipeline.prediction.temperature import from_log_probability
 
 SMALLEST, LARGEST = 0.05, 20.0
 """Range of T; the likelihood is convex in 1/T, so one minimum lies in it or at an end."""

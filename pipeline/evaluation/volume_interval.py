@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pipeline.evaluation.statistics import Interval
-from pipeline.inference.correlated_volume import LEVEL
+from pipeline.prediction.correlated_volume import LEVEL
 
 
 @dataclass(frozen=True)

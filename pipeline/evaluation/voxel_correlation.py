@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from pipeline.evaluation.calibration import Numbers
 from pipeline.evaluation.temperature_scaling import scale, two_folds
-from pipeline.inference.correlated_volume import volume_given
+from pipeline.prediction.correlated_volume import volume_given
 
 SMALLEST, LARGEST = 1e-4, 0.9
 """Range of ρ."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.arm_dice_calibration import calibrate, dice_pairs
+from pipeline.evaluation.arm_dice_fit import dice_pairs, fit_dice
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     CALIBRATION_SUMMARY,
@@ -172,7 +172,7 @@ def review_table(
             found = [_find(summary, arm, n, metric) for metric in columns]
             if any(found):
                 cells = [r and {"mean": signed(r.mean, 2), "interval": _interval(r, with_sign=True)} for r in found]
-                fit = None if judged is None else calibrate(dice_pairs(judged, arm, n))
+                fit = None if judged is None else fit_dice(dice_pairs(judged, arm, n))
                 expected = fit and {
                     "mean": number(fit.expected_mean),
                     "dice": f"{number(fit.real_mean)} ± {number(fit.error)}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.arm_dice_calibration import calibrate, dice_pairs
+from pipeline.evaluation.arm_dice_fit import dice_pairs, fit_dice
 from pipeline.report.number_text import number
 from pipeline.report.study_files import StudyFiles
 
@@ -21,7 +21,7 @@ def case_confidence(files: StudyFiles, arm: str, n: int, repeat: int) -> dict[st
         Dice without it may be far too high on unseen patients.
     """
     pairs = {} if files.calibration is None else dice_pairs(files.calibration, arm, n, repeat)
-    fit = calibrate(pairs)
+    fit = fit_dice(pairs)
     if fit is None:
         return {}
     return {

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from joblib import Parallel, delayed
 
-from pipeline.inference.reading import ReadingOptions
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.case_readings import PredictionQuality
 from pipeline.report.case_scene import ShownCase, read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
-from pipeline.inference.reading import ReadingOptions
-from pipeline.inference.stored_prediction import load_prediction
 from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.stored_prediction import load_prediction
 from pipeline.report.overlay_figure import Scene
 from pipeline.storage.tensors import load_about, load_arrays
 

@@ -13,9 +13,9 @@ from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.arms.choices import NO_PRIOR, ArmOptions, Initialisation, Trainable
-from pipeline.arms.inference_options import InferenceOptions
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.report.number_text import plain
 from pipeline.report.section import listing
 from pipeline.report.source_use import source_use
@@ -142,20 +142,20 @@ def _density(options: PriorOptions | None) -> str:
 
 def arm_sentences(files: StudyFiles) -> list[str]:
     """Describes every arm, the comparison, the steps and the objective."""
-    study, inference, arms = files.study, files.options(InferenceOptions, "inference"), files.arm_options()
+    study, training, arms = files.study, files.options(TargetTrainingOptions, "target_training"), files.arm_options()
     names = list(arms) or (list(study.arms) if study else [])
     if not names:
         return []
-    sizes = inference.sizes if inference is not None else (study.sizes if study else ())
-    repeats = inference.repeats if inference is not None else (len(study.repeats) if study else 1)
+    sizes = training.sizes if training is not None else (study.sizes if study else ())
+    repeats = training.repeats if training is not None else (len(study.repeats) if study else 1)
     count = "One arm was" if len(names) == 1 else f"{len(names)} arms were"
     text = f"{count} trained on n = {listing([str(n) for n in sizes])} annotated target patients, with {repeats} "
     text += "draw of the training patients" if repeats == 1 else "independent draws of the training patients"
     sentences = [text + " and of all other randomness."]
     sentences += [_arm(name, options) for name, options in arms.items()]
     text = "Every arm saw the same patients, augmentation and number of optimiser steps"
-    if inference is not None:
-        text += f" ({inference.steps}), with AdamW (weight decay {plain(inference.optimiser.weight_decay)})"
+    if training is not None:
+        text += f" ({training.steps}), with AdamW (weight decay {plain(training.optimiser.weight_decay)})"
     return [*sentences, text + ".", *objective_sentences(files)]
 
 
@@ -169,7 +169,7 @@ def _arm(name: str, arm: ArmOptions) -> str:
         parts.append(f"a factorised normal posterior over the filters was learned under the prior “{arm.prior}”")
     elif arm.is_bayesian:
         parts.append(f"a posterior ({arm.posterior.kind}) was learned under the prior “{arm.prior}”")
-    elif arm.prior != NO_PRIOR and arm.temperature > 0:
+    elif arm.prior != NO_PRIOR and arm.posterior_temperature > 0:
         parts.append(f"weights were a maximum a posteriori estimate under the prior “{arm.prior}”")
     else:
         parts.append("weights were point estimates" + (" without a prior term" if arm.prior != NO_PRIOR else ""))
@@ -203,7 +203,7 @@ def objective_sentences(files: StudyFiles) -> list[str]:
 
 def prediction_sentences(files: StudyFiles) -> list[str]:
     """Describes how test volumes were predicted."""
-    window = files.options(SlidingWindowOptions, "inference", "window")
+    window = files.options(SlidingWindowOptions, "sliding_window")
     sentences = []
     if window is not None:
         sentences.append(

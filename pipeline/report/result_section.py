@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
@@ -186,15 +186,12 @@ def best_bayesian(material: Material, comparisons: list[Comparison]) -> dict[int
 
 def missing_units(material: Material) -> list[str]:
     """Names the arm × size × repeat units that the configuration asks for and `infer/` does not hold."""
-    inference = material.files.options(InferenceOptions, "inference")
-    if not material.files.units or inference is None:
+    training = material.files.options(TargetTrainingOptions, "target_training")
+    if not material.files.units or training is None:
         return []
     there = {(u.arm, u.n, u.repeat) for u in material.files.units}
     wanted = [
-        (arm, n, repeat)
-        for arm in inference.arms
-        for n in inference.sizes_of(arm)
-        for repeat in range(inference.repeats)
+        (arm, n, repeat) for arm in training.arms for n in training.sizes_of(arm) for repeat in range(training.repeats)
     ]
     return [
         f"{arm} at n = {n}, repeat {repeat}: not trained" for arm, n, repeat in wanted if (arm, n, repeat) not in there

@@ -217,9 +217,9 @@ class StudyFiles:
 
     def arm_options(self) -> dict[str, ArmOptions]:
         """Arm → its choices, in the order of the configuration; empty where it is missing or of another version."""
-        named = self.setting("inference", "arms")
+        named = self.setting("target_training", "arms")
         names = list(named) if isinstance(named, Mapping) else []
-        arms = {str(name): self.options(ArmOptions, "inference", "arms", name) for name in names}
+        arms = {str(name): self.options(ArmOptions, "target_training", "arms", name) for name in names}
         known = {name: arm for name, arm in arms.items() if arm is not None}
         return known if len(known) == len(arms) else {}
 
@@ -248,7 +248,7 @@ class StudyFiles:
         return list(dict.fromkeys([*(a for a in self._configured() if a in known), *tabled, *trained]))
 
     def _configured(self) -> list[str]:
-        return [str(arm) for arm in self.setting("inference", "arms", default=())]
+        return [str(arm) for arm in self.setting("target_training", "arms", default=())]
 
     def _tabled(self) -> list[str]:
         return [*(r.arm for r in self.summary), *(self.study.arms if self.study else ()),

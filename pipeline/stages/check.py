@@ -118,7 +118,7 @@ class Examination:
         """Empty labels among the target patients that the arms learn from."""
         config, pool = self.plan.config, self.plan.patients("pool")
         root = read_datasets(config, self.plan.workspace)[config.target.dataset].root.resolve()
-        subsets = [subset for arm in config.inference.arms for subset in target_subsets(self.plan, arm)]
+        subsets = [subset for arm in config.target_training.arms for subset in target_subsets(self.plan, arm)]
         patients = {p for subset in subsets for drawn in subset.values() for p in drawn}
         cases = {case for patient in patients for case in pool[patient]}
         empty = [(folder, f) for folder, f in self.findings if f.check == "empty_label" and f.case in cases]
@@ -173,7 +173,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     channels = _channels(config, datasets)
     split = make_split(config, datasets)
     # A size that the pool cannot serve is told now, not after the source networks are trained.
-    nested_subsets(split.pool, [config.inference.largest_size], 0, config.seed)
+    nested_subsets(split.pool, [config.target_training.largest_size], 0, config.seed)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs)

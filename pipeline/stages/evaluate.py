@@ -10,7 +10,7 @@ from pipeline.arms.arm_record import PREDICTIONS, read_arm
 from pipeline.arms.rivals import rivals
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_folder import MODEL_FOLDER, model_digest
-from pipeline.evaluation.arm_calibration import ArmCalibration, PredictedCase
+from pipeline.evaluation.arm_calibration import ArmCalibration, CalibrationCase
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     RELIABILITY,
@@ -19,7 +19,7 @@ from pipeline.evaluation.calibration_tables import (
     write_calibration_csv,
     write_reliability_csv,
 )
-from pipeline.evaluation.case_evaluation import Trained, evaluate_case
+from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
 from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels, TableSettings
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
@@ -28,8 +28,8 @@ from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.units import Unit, require_done
-from pipeline.inference.reading import ReadingOptions
-from pipeline.inference.stored_prediction import load_prediction, prediction_name
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.stages import infer
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
@@ -49,7 +49,7 @@ def evaluate_predictions(
     *,
     predictions: Path,
     reading: ReadingOptions,
-    trained: Trained,
+    trained: TrainedArm,
     cases: Sequence[CachedCase],
     native: Mapping[str, NativeCase],
     options: EvaluationOptions,
@@ -84,11 +84,11 @@ def evaluate_predictions(
         write_reliability_csv(curve, folder / RELIABILITY)
 
 
-def _read_prediction(path: Path, case: CachedCase, reading: ReadingOptions) -> PredictedCase:
+def _read_prediction(path: Path, case: CachedCase, reading: ReadingOptions) -> CalibrationCase:
     stored = load_prediction(path)
     read = stored.read(reading)
     information, volumes = stored.mutual_information, stored.volumes_ml
-    return PredictedCase(
+    return CalibrationCase(
         case.name,
         case.patient,
         tuple(case.classes),
@@ -105,10 +105,10 @@ def _read_prediction(path: Path, case: CachedCase, reading: ReadingOptions) -> P
 
 
 def _measure(
-    predicted: PredictedCase,
+    predicted: CalibrationCase,
     case: CachedCase,
     native: NativeCase | None,
-    trained: Trained,
+    trained: TrainedArm,
     options: EvaluationOptions,
 ) -> list[CaseRow]:
     prediction, reference, spacing = predicted.prediction, predicted.reference, predicted.spacing
@@ -163,9 +163,9 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     labels = {name: workspace.file_digests.of_files(own.label_files()) for name, own in native.items()}
     workspace.file_digests.save()
     planned = []
-    for arm in config.inference.arms:
-        for n in config.inference.sizes_of(arm):
-            for repeat in range(config.inference.repeats):
+    for arm in config.target_training.arms:
+        for n in config.target_training.sizes_of(arm):
+            for repeat in range(config.target_training.repeats):
                 key = arm_key(arm, n, repeat)
                 digest = require_done(workspace, infer.STAGE, key)["digest"]
                 record = read_arm(workspace.unit_folder(infer.STAGE, key))
@@ -180,7 +180,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 arguments = {
                     "predictions": workspace.unit_folder(PREDICTIONS, record.prediction),
                     "reading": record.choices.reading,
-                    "trained": Trained(arm, n, repeat),
+                    "trained": TrainedArm(arm, n, repeat),
                     "cases": test,
                     "native": native,
                     "options": config.evaluation,
@@ -210,7 +210,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
             [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
             options=config.evaluation,
-            rivals=rivals(config.inference.arms, config.evaluation.rivals),
+            rivals=rivals(config.target_training.arms, config.evaluation.rivals),
             seed=config.seed,
         )
     evaluated_models(config, workspace, measured).write(workspace.results)
@@ -221,7 +221,7 @@ def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequen
     models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
     settings = TableSettings(
         resamples=config.evaluation.resamples,
-        rivals=rivals(config.inference.arms, config.evaluation.rivals),
+        rivals=rivals(config.target_training.arms, config.evaluation.rivals),
         seed=config.seed,
     )
     return EvaluatedModels(

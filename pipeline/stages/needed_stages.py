@@ -12,7 +12,7 @@ def needless_stages(config: StudyConfig) -> dict[Stage, str]:
 
     Densities that the study chooses itself are fitted though no arm uses them: they are compared with each other.
     """
-    arms = config.inference.arms.values()
+    arms = config.target_training.arms.values()
     chosen = config.priors.densities != PriorFitOptions().densities or config.priors.update_from is not None
     if chosen or any(arm.needs_prior for arm in arms):
         return {}

@@ -122,5 +122,5 @@ def target_subsets(plan: StudyPlan, arm: str) -> list[Mapping[int, Sequence[str]
         DataError: a size is larger than the pool.
     """
     config, pool = plan.config, list(plan.patients("pool"))
-    sizes = config.inference.sizes_of(arm)
-    return [nested_subsets(pool, sizes, repeat, config.seed) for repeat in range(config.inference.repeats)]
+    sizes = config.target_training.sizes_of(arm)
+    return [nested_subsets(pool, sizes, repeat, config.seed) for repeat in range(config.target_training.repeats)]

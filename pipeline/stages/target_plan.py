@@ -87,18 +87,18 @@ class _Planner:
         self._found = TargetPlan()
         self._execution, self._device = resources.training(config)
         self._settings = TrainingSettings(
-            config.inference,
+            config.target_training,
             config.network,
             config.patches,
             config.augmentation,
             config.seed,
             self._device,
             settled_computing(config, plan.workspace, self._device),
-            resources.workers(config, config.inference.arm_units),
+            resources.workers(config, config.target_training.arm_units),
         )
 
     def plan(self) -> TargetPlan:
-        for name, arm in self._config.inference.arms.items():
+        for name, arm in self._config.target_training.arms.items():
             source = _OfSource.read(self._plan, arm)
             for repeat, subsets in enumerate(target_subsets(self._plan, name)):
                 for n, patients in subsets.items():
@@ -123,10 +123,10 @@ class _Planner:
             "repeat": repeat,
             **source.recipe,
             **({"networks": [source.networks[k][0] for k in starts]} if source.networks else {}),
-            "steps": config.inference.steps,
-            "floor_rate": config.inference.floor_rate,
-            "likelihood": config.inference.likelihood.value,
-            "optimiser": config.inference.optimiser.model_dump(mode="json"),
+            "steps": config.target_training.steps,
+            "floor_rate": config.target_training.floor_rate,
+            "likelihood": config.target_training.likelihood.value,
+            "optimiser": config.target_training.optimiser.model_dump(mode="json"),
             "network": config.network.model_dump(mode="json"),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
@@ -161,7 +161,7 @@ class _Planner:
             "trainings": [training.digest for training in trainings],
             "draws": predicted.draws,
             "posterior": predicted.posterior.model_dump(mode="json"),
-            "window": config.inference.window.model_dump(mode="json"),
+            "window": config.sliding_window.model_dump(mode="json"),
             "threads": self._execution.threads,
             "version": 1,
         }
@@ -174,7 +174,7 @@ class _Planner:
                 self._seeds(arm, repeat),
                 config.network,
                 config.patches.size,
-                config.inference.window,
+                config.sliding_window,
                 self._device,
                 self._test,
                 self._images,
@@ -222,7 +222,7 @@ class _Planner:
         task = ArmTask(
             name,
             arm,
-            objective_name(arm, config.inference, config.patches),
+            objective_name(arm, config.target_training, config.patches),
             n,
             repeat,
             {patient: self._plan.cached("pool", patient) for patient in patients},
@@ -233,7 +233,7 @@ class _Planner:
             self._test,
             config.network,
             config.patches.size,
-            config.inference.window,
+            config.sliding_window,
             config.augmentation.flip_axes,
             origin,
         )

@@ -15,7 +15,7 @@ from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss, SegmentationLossOptions
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.atomic import write_json
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import SAMPLE

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.inference.most_probable import most_probable_class
-from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.prediction.most_probable import most_probable_class
+from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.storage.cached_case import CachedCase
 
 

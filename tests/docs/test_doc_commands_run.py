@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 _STAGES = (*(stage.value for stage in Stage), "run")
 _CHEAPER: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_STAGES, ("--jobs", "1", "--device", "cpu", "--set", "inference.steps=4")),
+    **dict.fromkeys(_STAGES, ("--jobs", "1", "--device", "cpu", "--set", "target_training.steps=4")),
     "predict": ("--jobs", "1", "--device", "cpu", "--samples", "2", "--set", "pictures=false"),
     "export": ("--set", "onnx=false"),
     "synthesize": (
@@ -111,7 +111,7 @@ def _study(name: str, dataset: Path) -> dict[str, Any]:
             "densities": {"vae": {"max_steps": 10, "hidden": [8], "latent": 2, "batch": 64}},
             "score_samples": 2,
         },
-        "inference": {"arms": ["random", "dwp", "swag_calibrated"], "sizes": [5], "repeats": 1, "steps": 4},
+        "target_training": {"arms": ["random", "dwp", "swag_calibrated"], "sizes": [5], "repeats": 1, "steps": 4},
         "evaluation": {"resamples": 100, "lesions": {}},
         "report": {
             "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,

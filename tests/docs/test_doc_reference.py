@@ -156,7 +156,7 @@ def test_yaml_examples_are_valid(pages, reader_files, monkeypatch):
     for page in pages.values():
         for block in page.blocks("yaml"):
             study = StudyConfig.model_validate(_as_study(yaml.safe_load(block)))
-            assert study.inference.arms, page.name
+            assert study.target_training.arms, page.name
             checked += 1
     assert checked >= 8
 

@@ -141,7 +141,7 @@ def test_names_in_a_configuration(
         name = "\t"
     raw = yaml.safe_load(finished_study.config.read_text())
     if key == "arm":
-        raw["inference"]["arms"] = {name: {"init": "random"}}
+        raw["target_training"]["arms"] = {name: {"init": "random"}}
     elif key == "density":
         raw["priors"]["densities"] = {name: {"kind": "gaussian"}}
     elif key == "study":

@@ -39,7 +39,7 @@ def test_odd_names_go_through_all_stages(
         source={"dataset": "d [e]", "patients": 2},
         target={"dataset": "d [e]", "pool_cases": cases[:2], "test_cases": cases[2:4], "pool": None, "test": None},
         source_training={"networks": 1, "cycles": 1},
-        inference={
+        target_training={
             "arms": {ARMS[0]: {"preset": "fine_tune"}, ARMS[1]: {"preset": "random"}},
             "sizes": [1],
             "reference_sizes": [],

@@ -29,7 +29,7 @@ def study(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytes
     """A study that ran in two goes."""
     folder = tmp_path_factory.mktemp("study")
     config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
-    changes = ["inference.arms=[random, dwp]", "inference.sizes=[2]", "inference.reference_sizes=[]"]
+    changes = ["target_training.arms=[random, dwp]", "target_training.sizes=[2]", "target_training.reference_sizes=[]"]
     made = graft.Study(config, overrides=changes, workspace=folder / "workspace")
     with pytest.raises(WorkspaceError, match=r"holds no results.*call `run\(\)` first"):
         made.results()
@@ -84,7 +84,7 @@ def test_a_mapping_is_a_configuration_too(study: graft.Study, tmp_path: Path) ->
     assert again.config.model_copy(update={"workspace": None}) == study.config.model_copy(update={"workspace": None})
     assert graft.Study(study.config).config == study.config
     before = yaml.safe_load(study.as_yaml())
-    graft.Study(raw, overrides=["inference.steps=9", "inference.arms={random: null}"])
+    graft.Study(raw, overrides=["target_training.steps=9", "target_training.arms={random: null}"])
     assert raw == before
 
 

@@ -86,8 +86,8 @@ def test_a_missing_folder(refused: Refused, tmp_path: Path) -> None:
 
 
 def test_an_unknown_key(refused: Refused, checked: dict, tmp_path: Path) -> None:
-    sentence = refused("inference.step=3")
-    assert "`inference.step` is unknown" in sentence
+    sentence = refused("target_training.step=3")
+    assert "`target_training.step` is unknown" in sentence
     assert "write `steps`" in sentence
     assert kept(checked, tmp_path)
 
@@ -194,7 +194,7 @@ def test_too_few_patients(refused: Refused, cohort: Path) -> None:
 
 
 def test_a_size_above_the_pool_is_told_before_anything_is_trained(refused: Refused, tmp_path: Path) -> None:
-    sentence = refused("inference.sizes=[1, 5]")
+    sentence = refused("target_training.sizes=[1, 5]")
     assert "5" in sentence
     assert "`target.pool`" in sentence
     assert not (tmp_path / "workspace" / "preprocess").exists()

@@ -72,7 +72,7 @@ def study(
         folder / "own.yaml",
         write_cohort(folder / "cohort"),
         network=None,
-        inference={"arms": ARMS, "sizes": [2], "reference_sizes": []},
+        target_training={"arms": ARMS, "sizes": [2], "reference_sizes": []},
     )
     text = config.read_text().replace(
         "network: null\n", 'network: {factory: "own_nets.nets:build", options: {width: 4}}\n'
@@ -176,7 +176,7 @@ def test_results_follow_the_code(study: tuple[Path, Path], package: Path) -> Non
 
 def test_a_model_with_such_a_network_can_be_updated(study: tuple[Path, Path]) -> None:
     config, workspace = study
-    update = f"inference.arms={{dwp: {{update_from: {model_of(study)}, draws: 2}}}}"
+    update = f"target_training.arms={{dwp: {{update_from: {model_of(study)}, draws: 2}}}}"
     other = workspace.parent / "updated"
     words = [str(config), "--set", update, "--workspace", str(other), "--jobs", "1"]
     for stage in ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer"):

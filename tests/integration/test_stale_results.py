@@ -25,7 +25,7 @@ SMALL = {
     "priors": None,
     "computing": {"precision": "auto"},
     "evaluation": {"resamples": 100, "space": "native"},
-    "inference": {"arms": ["random", "fine_tune"], "sizes": [2], "reference_sizes": [], "repeats": 1, "steps": 3},
+    "target_training": {"arms": ["random", "fine_tune"], "sizes": [2], "reference_sizes": [], "repeats": 1, "steps": 3},
 }
 
 
@@ -82,7 +82,7 @@ def test_a_workspace_goes_on_in_its_precision_on_another_machine(
     before = {path: path.stat().st_mtime_ns for path in workspace.rglob("done.json")}
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not began)
     # One more arm learns in the precision of the others, which are left alone.
-    assert study("infer", "--set", "inference.arms=[random, fine_tune, fine_tune_ends]") == 0
+    assert study("infer", "--set", "target_training.arms=[random, fine_tune, fine_tune_ends]") == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     added = json.loads((workspace / "infer/fine_tune_ends/n02/repeat-0/done.json").read_text())
     assert added["recipe"]["training"]["computing"]["precision"] == precision
@@ -152,7 +152,7 @@ def test_the_report_of_a_changed_option_says_so_and_describes_what_it_shows(
 ) -> None:
     workspace = tmp_path / "workspace"
     recorded = (workspace / "config.resolved.yaml").read_text()
-    assert study("report", "--set", "inference.steps=77", "--set", "evaluation.resamples=120") == 0
+    assert study("report", "--set", "target_training.steps=77", "--set", "evaluation.resamples=120") == 0
     page = (workspace / "report/index.html").read_text()
     assert "Made with settings other than those" in page
     assert "`training.steps`: 3, now 77" in page
@@ -173,13 +173,13 @@ def test_no_old_number_is_on_the_card_of_a_model_that_was_trained_again(
     export = ["export", str(model), "--set", "onnx=false", "--output"]
     assert main([*export, str(tmp_path / "before")]) == 0
     assert "| Dice |" in (tmp_path / "before/docs/README.md").read_text()
-    assert study("infer", "--set", "inference.arms.fine_tune.peak_rate=0.0001") == 0
+    assert study("infer", "--set", "target_training.arms.fine_tune.peak_rate=0.0001") == 0
     assert main([*export, str(tmp_path / "after")]) == 0
     card = (tmp_path / "after/docs/README.md").read_text()
     assert "| Dice |" not in card
     assert "not of this model" in card
     assert "Networks were trained on the source dataset" in card
     assert "ilter priors" not in card
-    assert study("evaluate", "--set", "inference.arms.fine_tune.peak_rate=0.0001") == 0
+    assert study("evaluate", "--set", "target_training.arms.fine_tune.peak_rate=0.0001") == 0
     assert main([*export, str(tmp_path / "measured")]) == 0
     assert "| Dice |" in (tmp_path / "measured/docs/README.md").read_text()

@@ -144,7 +144,7 @@ def _check_records(config: Path, workspace: Path) -> None:
     # The study was moved after it ran; what was resolved names the places of then.
     places = [f"datasets.{name}.path={dataset.path}" for name, dataset in resolved.datasets.items()]
     assert resolved == read_config(config, places, resolved.workspace)
-    assert yaml.safe_load((workspace / "config.resolved.yaml").read_text())["inference"]["window"]["overlap"] == 0.25
+    assert yaml.safe_load((workspace / "config.resolved.yaml").read_text())["sliding_window"]["overlap"] == 0.25
     record = json.loads((workspace / "provenance.json").read_text())
     assert record["seed"] == 4
     assert {"torch", "monai", "python"} <= set(record["versions"])
@@ -180,7 +180,7 @@ def test_a_change_does_only_what_depends_on_it(finished: tuple[Path, Path]) -> N
     config, workspace = finished
     before = markers(workspace)
     # One more arm: nothing that is there is done again.
-    arms = "inference.arms=[random, fine_tune, fine_tune_ends, dwp, prior_init]"
+    arms = "target_training.arms=[random, fine_tune, fine_tune_ends, dwp, prior_init]"
     command = ["run", str(config), "--workspace", str(workspace), "--jobs", "1"]
     assert main([*command, "--set", arms]) == 0
     after = markers(workspace)
@@ -197,13 +197,13 @@ def test_a_change_does_only_what_depends_on_it(finished: tuple[Path, Path]) -> N
     assert {key.split("/")[0] for key in changed} == {"score-priors", "compare-priors"}
     after = markers(workspace)
     # How an arm reads its predictions is written anew, and nothing is trained or predicted.
-    command += ["--set", "inference.arms.dwp.logit_temperature=2"]
+    command += ["--set", "target_training.arms.dwp.logit_temperature=2"]
     assert main(command) == 0
     changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}
     assert {"/".join(key.split("/")[:2]) for key in changed} == {"infer/dwp", "evaluate/dwp"}
     after = markers(workspace)
     # One more draw is predicted by what is trained.
-    assert main([*command, "--set", "inference.arms.dwp.draws=9"]) == 0
+    assert main([*command, "--set", "target_training.arms.dwp.draws=9"]) == 0
     changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}
     assert {key.split("/")[0] for key in changed} == {"predict-test", "infer", "evaluate"}
 
@@ -294,7 +294,7 @@ def test_a_stage_alone_refuses_results_of_another_configuration(
     config, workspace = finished
     before = (workspace / "results" / "cases.csv").read_bytes()
     arguments = [str(config), "--workspace", str(workspace), "--jobs", "1"]
-    assert main(["evaluate", *arguments, "--set", "inference.arms.random.peak_rate=0.5"]) == 2
+    assert main(["evaluate", *arguments, "--set", "target_training.arms.random.peak_rate=0.5"]) == 2
     message = capsys.readouterr().err
     assert "infer/random" in message
     assert "graft infer CONFIG" in message

@@ -1,4 +1,4 @@
-"""Small preprocessed cases, for the tests of training, inference and arms."""
+"""Small preprocessed cases, for the tests of training, prediction and arms."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def check(folder: Path, bids: Path, source: str | None, target: str | None) -> i
         "datasets": {"source": {**dataset, "label_kind": source}, "target": {**dataset, "label_kind": target}},
         "source": {"dataset": "source", "patients": 2},
         "target": {"dataset": "target", "pool": 2, "test": 2},
-        "inference": {"sizes": [2]},
+        "target_training": {"sizes": [2]},
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study))

@@ -23,7 +23,7 @@ def evaluate_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> N
     """Writes the tables of a study without arms."""
     config: Any = SimpleNamespace(
         evaluation=EvaluationOptions(calibration=None),
-        inference=SimpleNamespace(arms={}),
+        target_training=SimpleNamespace(arms={}),
         report=ReportOptions(),
         seed=0,
     )

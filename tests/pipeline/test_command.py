@@ -38,7 +38,7 @@ def study(tmp_path: Path) -> Path:
         "datasets": {"a": {"path": str(tmp_path / "scans"), "modality": "mr", "foreground": [1]}},
         "source": {"dataset": "a", "patients": 2},
         "target": {"dataset": "a", "pool": 2, "test": 1},
-        "inference": {"sizes": [1]},
+        "target_training": {"sizes": [1]},
     }
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(raw))

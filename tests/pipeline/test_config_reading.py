@@ -25,7 +25,7 @@ def minimal() -> dict[str, Any]:
         "datasets": {"a": {"path": "/data/a", "modality": "mr", "foreground": "liver"}},
         "source": {"dataset": "a", "patients": 2},
         "target": {"dataset": "a", "pool": 2, "test": 1},
-        "inference": {"sizes": [2, 1], "arms": ["random", "dwp"]},
+        "target_training": {"sizes": [2, 1], "arms": ["random", "dwp"]},
     }
 
 
@@ -54,9 +54,9 @@ def test_a_minimal_study_takes_all_defaults(write: Write) -> None:
     config = read_config(write())
     assert config.name == "tiny"
     assert config.workspace_folder == Path("workspaces/tiny")
-    assert config.inference.sizes == (1, 2)
+    assert config.target_training.sizes == (1, 2)
     assert config.datasets["a"].classes == {"liver": ("liver",)}
-    assert config.inference.arms["dwp"] == PRESETS["dwp"]
+    assert config.target_training.arms["dwp"] == PRESETS["dwp"]
     assert config.source_training.networks == 5
 
 
@@ -64,18 +64,20 @@ def test_a_minimal_study_takes_all_defaults(write: Write) -> None:
     ("changes", "key", "nearest"),
     [
         ({"sed": 1}, "sed", "seed"),
+        ({"inference": {"steps": 3}}, "inference", "target_training"),
+        ({"target_training": {"window": {}}}, "target_training.window", "sliding_window"),
         ({"patches": {"sise": [8, 8, 8]}}, "patches.sise", "size"),
         ({"datasets": {"a": {"forground": [1]}}}, "datasets.a.forground", "foreground"),
         ({"network": {"name": "residual_unet", "chanels": [4, 8]}}, "network.chanels", "channels"),
-        ({"inference": {"arms": {"dwp": {"peak_rat": 1}}}}, "inference.arms.dwp.peak_rat", "peak_rate"),
+        ({"target_training": {"arms": {"dwp": {"peak_rat": 1}}}}, "target_training.arms.dwp.peak_rat", "peak_rate"),
         ({"priors": {"densities": {"vae": {"kind": "vae", "latnt": 1}}}}, "priors.densities.vae.latnt", "latent"),
         ({"datasets": {"a": {"preprocessing": {"resampling": {"spacin": 1}}}}}, "resampling.spacin", "spacing"),
     ],
 )
 def test_an_unknown_key_is_named_with_its_nearest(write: Write, changes: dict, key: str, nearest: str) -> None:
-    if "arms" in changes.get("inference", {}):
-        path = write(inference=None)
-        path = write(inference={**changes["inference"], "sizes": [1]})
+    if "arms" in changes.get("target_training", {}):
+        path = write(target_training=None)
+        path = write(target_training={**changes["target_training"], "sizes": [1]})
     else:
         path = write(**changes)
     sentence = refused(path)
@@ -110,9 +112,12 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     [
         ("patches.batch=0", ["`patches.batch` is 0", "greater than or equal to 1"]),
         ("datasets.a.modality=pet", ["`datasets.a.modality`", "'pet'", "'ct'"]),
-        ("inference.sizes=[0]", ["`inference.sizes`", "at least 1"]),
-        ("inference.reference_sizes=[4]", ["`inference.reference_sizes` asks for 4 patients", "`target.pool` has 2"]),
-        ("inference.arms=[dwpp]", ["'dwpp'", "dwp_prior"]),
+        ("target_training.sizes=[0]", ["`target_training.sizes`", "at least 1"]),
+        (
+            "target_training.reference_sizes=[4]",
+            ["`target_training.reference_sizes` asks for 4 patients", "`target.pool` has 2"],
+        ),
+        ("target_training.arms=[dwpp]", ["'dwpp'", "dwp_prior"]),
         ("source.dataset=b", ["source.dataset", "'b'", "one of a"]),
         ("source.cases=[x]", ["either `patients`"]),
         ("datasets.a.synthetic={cohort: ms, cases: 2}", ["either `path` or `synthetic`"]),
@@ -127,10 +132,10 @@ def test_a_value_that_is_not_allowed_is_named(write: Write, override: str, words
 
 
 def test_reference_sizes_need_the_arm_that_has_them(write: Write) -> None:
-    path = write(inference={"sizes": [1], "reference_sizes": [2], "arms": ["dwp"]})
+    path = write(target_training={"sizes": [1], "reference_sizes": [2], "arms": ["dwp"]})
     assert "'random', which is not among `arms`: add it" in refused(path)
-    inference = read_config(path, ["inference.arms=[random, dwp]"]).inference
-    assert (inference.sizes_of("random"), inference.sizes_of("dwp")) == ((1, 2), (1,))
+    training = read_config(path, ["target_training.arms=[random, dwp]"]).target_training
+    assert (training.sizes_of("random"), training.sizes_of("dwp")) == ((1, 2), (1,))
 
 
 def test_cases_may_be_listed_on_one_side(write: Write) -> None:
@@ -229,7 +234,7 @@ def test_the_resolved_study_reads_back_equal(write: Write, tmp_path: Path) -> No
     assert set(config.priors.densities) == {"isotropic", "vae"}
     # Every default is spelled out.
     resolved = yaml.safe_load(text)
-    assert resolved["inference"]["arms"]["dwp"]["posterior"]["initial_log_variance"] == -6.0
+    assert resolved["target_training"]["arms"]["dwp"]["posterior"]["initial_log_variance"] == -6.0
     assert resolved["datasets"]["a"]["preprocessing"]["intensity"] is None
 
 
@@ -266,15 +271,15 @@ def test_merging_changes_neither_side() -> None:
 def test_arms_start_from_presets(write: Write) -> None:
     arms = {
         "dwp": None,
-        "cold": {"preset": "dwp", "temperature": 0.5},
+        "cold": {"preset": "dwp", "posterior_temperature": 0.5},
         "mine": {"init": "source", "trainable": "decoder", "members": 2},
         "map": {"prior": "vae", "posterior": "point"},
     }
-    path = write(inference=None)
-    path = write(inference={"sizes": [1], "arms": arms})
-    found = read_config(path).inference.arms
+    path = write(target_training=None)
+    path = write(target_training={"sizes": [1], "arms": arms})
+    found = read_config(path).target_training.arms
     assert list(found) == list(arms)
-    assert found["cold"] == PRESETS["dwp"].model_copy(update={"temperature": 0.5})
+    assert found["cold"] == PRESETS["dwp"].model_copy(update={"posterior_temperature": 0.5})
     assert (found["mine"].init, found["mine"].trainable) == (Initialisation.SOURCE, Trainable.DECODER)
     assert not found["map"].is_bayesian
 
@@ -283,8 +288,8 @@ def test_arms_start_from_presets(write: Write) -> None:
     "arm", [{"init": "prior"}, {"posterior": "mean_field"}, {"preset": "nothing"}, {"prior": "unknown"}]
 )
 def test_arms_that_make_no_sense_are_refused(write: Write, arm: dict) -> None:
-    write(inference=None)
-    assert "arm" in refused(write(inference={"sizes": [1], "arms": {"mine": arm}}))
+    write(target_training=None)
+    assert "arm" in refused(write(target_training={"sizes": [1], "arms": {"mine": arm}}))
 
 
 def test_options_are_frozen(write: Write) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, ndtri
 
-from pipeline.inference.correlated_volume import correlated_volume_interval
+from pipeline.prediction.correlated_volume import correlated_volume_interval
 
 
 @given(st.floats(0.05, 0.95), st.floats(0.0, 0.9), st.floats(0.5, 0.99))

@@ -32,7 +32,7 @@ def test_a_relative_path_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "datasets": {"a": {"path": "scans", "modality": "mr", "foreground": ["x"]}},
         "source": {"dataset": "a", "patients": 2},
         "target": {"dataset": "a", "pool": 2, "test": 1},
-        "inference": {"sizes": [1], "reference_sizes": []},
+        "target_training": {"sizes": [1], "reference_sizes": []},
     }
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(raw))
     monkeypatch.chdir(tmp_path)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from data.volume import Volume
-from pipeline.inference.dice_thresholds import MaskRule, dice_thresholds, mask_thresholds
-from pipeline.inference.most_probable import predicted_classes
-from pipeline.inference.native_mask import native_mask
+from pipeline.prediction.dice_thresholds import MaskRule, dice_thresholds, mask_thresholds
+from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.native_mask import native_mask
 
 SPACING = (1.0, 1.0, 1.0)
 

@@ -42,7 +42,7 @@ def config(tmp_path: Path) -> StudyConfig:
         "datasets": {"ct": {"path": str(tmp_path / "manifest.csv"), "modality": "ct", "foreground": ["organ"]}},
         "source": {"dataset": "ct", "patients": 2},
         "target": {"dataset": "ct", "pool": 2, "test": 1},
-        "inference": {"sizes": [1]},
+        "target_training": {"sizes": [1]},
         "workspace": str(tmp_path / "workspace"),
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(raw))

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.inference import slabs
-from pipeline.inference.boundary_band import BAND
-from pipeline.inference.expected_dice import DrawMasks, expected_dice
-from pipeline.inference.most_probable import most_probable_class, predicted_classes
 from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.prediction import slabs
+from pipeline.prediction.boundary_band import BAND
+from pipeline.prediction.expected_dice import DrawMasks, expected_dice
+from pipeline.prediction.most_probable import most_probable_class, predicted_classes
 
 
 def draws(count: int, classes: int, seed: int) -> torch.Tensor:

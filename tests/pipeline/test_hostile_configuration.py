@@ -28,7 +28,7 @@ def write(tmp_path: Path) -> Write:
         "datasets": {"a": {"path": "/data/a", "modality": "mr", "foreground": "liver"}},
         "source": {"dataset": "a", "patients": 2},
         "target": {"dataset": "a", "pool": 2, "test": 1},
-        "inference": {"sizes": [1]},
+        "target_training": {"sizes": [1]},
     }
 
     def write_study(**changes: Any) -> Path:
@@ -138,7 +138,7 @@ NAMES = ["..", "../../../x", "/abs", "", "-x", "a\nb", "x" * 151, "done.json"]
                                                         "foreground": 1}}}),
         ("datasets.a", lambda name: {"datasets": {"a": {"foreground": {name: [1]}}}}),
         ("datasets.a.channels", lambda name: {"datasets": {"a": {"channels": [name]}}}),
-        ("inference.arms", lambda name: {"inference": {"arms": {name: {"preset": "random"}}}}),
+        ("target_training.arms", lambda name: {"target_training": {"arms": {name: {"preset": "random"}}}}),
         ("priors.densities", lambda name: {"priors": {"densities": {name: {"kind": "vae"}}}}),
     ],
 )  # fmt: skip
@@ -154,7 +154,7 @@ def test_a_name_that_leads_elsewhere_is_refused(write: Write, key: str, change: 
         {"datasets": {"A": {"path": "/x", "modality": "mr", "foreground": 1}}},
         {"datasets": {"a": {"foreground": {"x": [1], "X": [2]}}}},
         {"datasets": {"a": {"channels": ["T1", "t1"]}}},
-        {"inference": {"arms": {"x": {"preset": "random"}, "X": {"preset": "random"}}}},
+        {"target_training": {"arms": {"x": {"preset": "random"}, "X": {"preset": "random"}}}},
     ],
 )
 def test_names_that_a_file_system_takes_for_one_are_refused(write: Write, change: dict) -> None:
@@ -163,8 +163,8 @@ def test_names_that_a_file_system_takes_for_one_are_refused(write: Write, change
 
 def test_names_of_any_script_are_fine(write: Write) -> None:
     arms = {"肿瘤 + α": {"preset": "random"}}
-    path = write(name="Läsionen 2", inference={"arms": arms}, datasets={"a": {"foreground": {"Läsion": 1}}})
-    assert list(read_config(path).inference.arms) == list(arms)
+    path = write(name="Läsionen 2", target_training={"arms": arms}, datasets={"a": {"foreground": {"Läsion": 1}}})
+    assert list(read_config(path).target_training.arms) == list(arms)
 
 
 def test_a_class_with_too_long_a_name_of_its_own_needs_one(write: Write) -> None:
@@ -177,9 +177,9 @@ def test_a_class_with_too_long_a_name_of_its_own_needs_one(write: Write) -> None
     ("override", "key"),
     [
         ("execution.backend=nonsense", "execution.backend"),
-        ("inference.sizes=[]", "inference.sizes"),
-        ("inference.arms=[]", "inference.arms"),
-        ("inference.arms={}", "inference.arms"),
+        ("target_training.sizes=[]", "target_training.sizes"),
+        ("target_training.arms=[]", "target_training.arms"),
+        ("target_training.arms={}", "target_training.arms"),
         ("datasets={}", "datasets"),
         ("datasets.a.channels=[]", "datasets.a.channels"),
         ("datasets.a.foreground=[]", "datasets.a.foreground"),

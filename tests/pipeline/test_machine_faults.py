@@ -72,7 +72,7 @@ def commands(tmp_path: Path) -> dict[str, list[str]]:
         "datasets": {"a": {"path": str(tmp_path / "scans"), "modality": "mr", "foreground": [1]}},
         "source": {"dataset": "a", "patients": 2},
         "target": {"dataset": "a", "pool": 2, "test": 1},
-        "inference": {"sizes": [1]},
+        "target_training": {"sizes": [1]},
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(raw))
     stage = [str(tmp_path / "study.yaml"), "--workspace", str(tmp_path / "out")]

@@ -22,7 +22,7 @@ def study(folder: Path, **changes: Any) -> StudyConfig:
         "datasets": {"a": {"path": "a", "modality": "mr", "foreground": ["x"]}},
         "source": {"dataset": "a", "patients": 3},
         "target": {"dataset": "a", "pool": 5, "test": 2},
-        "inference": {"sizes": [2]},
+        "target_training": {"sizes": [2]},
     }
     for key, value in changes.items():
         raw[key] = {**raw.get(key, {}), **value}
@@ -44,7 +44,7 @@ def study(folder: Path, **changes: Any) -> StudyConfig:
     ],
 )
 def test_stages_that_no_arm_needs(tmp_path: Path, arms: Any, needless: set[Stage]) -> None:
-    config = study(tmp_path, inference={"arms": arms})
+    config = study(tmp_path, target_training={"arms": arms})
     assert set(needless_stages(config)) == needless
     # The resolved configuration is the same study.
     (tmp_path / "resolved.yaml").write_text(as_yaml(config))
@@ -53,4 +53,4 @@ def test_stages_that_no_arm_needs(tmp_path: Path, arms: Any, needless: set[Stage
 
 def test_densities_of_the_study_itself_are_fitted_though_no_arm_uses_them(tmp_path: Path) -> None:
     densities = {"densities": {"full": {"kind": "gaussian", "covariance": "full"}}}
-    assert not needless_stages(study(tmp_path, inference={"arms": ["random"]}, priors=densities))
+    assert not needless_stages(study(tmp_path, target_training={"arms": ["random"]}, priors=densities))

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from pipeline.inference import slabs
-from pipeline.inference.posterior_average import PosteriorAverage, entropy
+from pipeline.prediction import slabs
+from pipeline.prediction.posterior_average import PosteriorAverage, entropy
 
 
 def draws(count: int) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.inference.scan_prediction import draw_probability, mirrorings, predict_scan
-from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
+from pipeline.prediction.scan_prediction import draw_probability, mirrorings, predict_scan
+from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 
 WINDOW = SlidingWindowOptions(batch=2)
 PATCH = (6, 6, 6)

@@ -7,7 +7,7 @@ import torch
 
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
-from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
+from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.training.validation import mean_dice
 
 NETWORK = ResidualUNetOptions(channels=(4, 8), encoder_blocks=(0, 1))

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.inference_options import InferenceOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.cli import main
 from pipeline.config.reading import read_config
 from pipeline.evaluation.options import EvaluationOptions
@@ -74,44 +74,44 @@ STALE: dict[str, tuple[str, ...]] = {
     "priors.folds=3": (),
     "priors.score_samples=3": SCORES,
     "priors.largest_score=200": SCORES,
-    "inference.sizes=[1]": (),
-    "inference.reference_sizes=[]": (),
-    "inference.repeats=2": TARGET,
-    "inference.steps=5": TARGET,
-    "inference.floor_rate=0.0001": TARGET,
-    "inference.likelihood=cross_entropy": TARGET,
-    "inference.log_every=1": (),
-    "inference.optimiser.weight_decay=0.1": TARGET,
-    "inference.window.overlap=0.5": (*PREDICTED, *READ),
-    "inference.arms.dwp.init=source": TARGET,
-    "inference.arms.dwp.trainable=decoder": TARGET,
-    "inference.arms.dwp.prior=isotropic": TARGET,
-    "inference.arms.dwp.posterior={kind: point}": TARGET,
-    "inference.arms.dwp.bayesian_scope=all": TARGET,
-    "inference.arms.dwp.members=2": TARGET,
-    "inference.arms.dwp.peak_rate=0.1": TARGET,
-    "inference.arms.dwp.warm_up=0.5": TARGET,
-    "inference.arms.dwp.temperature=0.5": TARGET,
-    "inference.arms.dwp.kl_warm_up=0.5": TARGET,
-    "inference.arms.dwp.prior_samples=2": TARGET,
-    "inference.arms.dwp.filter_share=0.5": TARGET,
-    "inference.arms.dwp.train_samples=2": TARGET,
-    "inference.arms.dwp.log_variance_rate=2": TARGET,
-    "inference.arms.dwp.encoder_rate=2": TARGET,
-    "inference.arms.dwp.draws=39": (*PREDICTED, *READ),
-    "inference.arms.swag.posterior={kind: swag, scale: 0.5}": (*PREDICTED, *READ),
-    "inference.arms.swag.posterior={kind: swag, rank: 3}": TARGET,
-    "inference.arms.dwp.logit_temperature=2": READ,
-    "inference.arms.dwp.mask=expected_dice": READ,
-    "inference.arms.dwp.voxel_correlation=0.2": READ,
+    "target_training.sizes=[1]": (),
+    "target_training.reference_sizes=[]": (),
+    "target_training.repeats=2": TARGET,
+    "target_training.steps=5": TARGET,
+    "target_training.floor_rate=0.0001": TARGET,
+    "target_training.likelihood=cross_entropy": TARGET,
+    "target_training.log_every=1": (),
+    "target_training.optimiser.weight_decay=0.1": TARGET,
+    "sliding_window.overlap=0.5": (*PREDICTED, *READ),
+    "target_training.arms.dwp.init=source": TARGET,
+    "target_training.arms.dwp.trainable=decoder": TARGET,
+    "target_training.arms.dwp.prior=isotropic": TARGET,
+    "target_training.arms.dwp.posterior={kind: point}": TARGET,
+    "target_training.arms.dwp.bayesian_scope=all": TARGET,
+    "target_training.arms.dwp.members=2": TARGET,
+    "target_training.arms.dwp.peak_rate=0.1": TARGET,
+    "target_training.arms.dwp.warm_up=0.5": TARGET,
+    "target_training.arms.dwp.posterior_temperature=0.5": TARGET,
+    "target_training.arms.dwp.kl_warm_up=0.5": TARGET,
+    "target_training.arms.dwp.prior_samples=2": TARGET,
+    "target_training.arms.dwp.filter_share=0.5": TARGET,
+    "target_training.arms.dwp.train_samples=2": TARGET,
+    "target_training.arms.dwp.log_variance_rate=2": TARGET,
+    "target_training.arms.dwp.encoder_rate=2": TARGET,
+    "target_training.arms.dwp.draws=39": (*PREDICTED, *READ),
+    "target_training.arms.swag.posterior={kind: swag, scale: 0.5}": (*PREDICTED, *READ),
+    "target_training.arms.swag.posterior={kind: swag, rank: 3}": TARGET,
+    "target_training.arms.dwp.logit_temperature=2": READ,
+    "target_training.arms.dwp.mask=expected_dice": READ,
+    "target_training.arms.dwp.voxel_correlation=0.2": READ,
     # What an arm does not use: its record says it, its training is the same.
-    "inference.arms.dwp.other_std=3": READ,
-    "inference.arms.dwp.other_prior=normal": READ,
-    "inference.arms.dwp.l2_std=3": READ,
-    "inference.arms.dwp.l2_sp_std=3": READ,
-    "inference.arms.dwp.update_share=0.1": READ,
-    "inference.arms.fine_tune.temperature=0.5": READ,
-    "inference.arms.fine_tune.draws=39": READ,
+    "target_training.arms.dwp.other_std=3": READ,
+    "target_training.arms.dwp.other_prior=normal": READ,
+    "target_training.arms.dwp.l2_std=3": READ,
+    "target_training.arms.dwp.l2_sp_std=3": READ,
+    "target_training.arms.dwp.update_share=0.1": READ,
+    "target_training.arms.fine_tune.posterior_temperature=0.5": READ,
+    "target_training.arms.fine_tune.draws=39": READ,
     "evaluation.space=preprocessed": ("evaluate",),
     "evaluation.empty_masks=skip_agreement": ("evaluate",),
     "evaluation.empty_masks_by_metric={hd95: skip_agreement}": ("evaluate",),
@@ -126,11 +126,11 @@ SECTIONS = {
     "filters": FilterOptions,
     "priors": PriorFitOptions,
     "patches": PatchOptions,
-    "inference": InferenceOptions,
-    "inference.arms.dwp": ArmOptions,
+    "target_training": TargetTrainingOptions,
+    "target_training.arms.dwp": ArmOptions,
     "evaluation": EvaluationOptions,
 }
-ELSEWHERE = {"priors.update_from", "inference.arms.dwp.update_from", "inference.arms"}
+ELSEWHERE = {"priors.update_from", "target_training.arms.dwp.update_from", "target_training.arms"}
 """Options that name other studies or hold those of arms."""
 
 
@@ -175,8 +175,8 @@ def carry_out(config_file: Path, root: Path, *changes: str) -> set[str]:
 def planned(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was carried out with marks in place of work."""
     folder = tmp_path_factory.mktemp("stale")
-    inference = {"arms": ["random", "fine_tune", "dwp", "swag"], "sizes": [1, 2], "reference_sizes": [3]}
-    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"), inference=inference)
+    training = {"arms": ["random", "fine_tune", "dwp", "swag"], "sizes": [1, 2], "reference_sizes": [3]}
+    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"), target_training=training)
     kinds = carry_out(config, folder / "workspace")
     assert kinds == set(EVERYTHING)
     assert carry_out(config, folder / "workspace") == set()
@@ -201,14 +201,14 @@ def test_an_arm_of_more_members_keeps_those_that_are_trained(planned: Path, tmp_
     shutil.copytree(planned / "workspace", tmp_path / "workspace")
     workspace = tmp_path / "workspace"
     before = set((workspace / "train-target").rglob(MARKER))
-    assert carry_out(planned / "tiny.yaml", workspace, "inference.arms.fine_tune.members=3") == set(TARGET)
+    assert carry_out(planned / "tiny.yaml", workspace, "target_training.arms.fine_tune.members=3") == set(TARGET)
     # Two more members at each of two sizes.
     assert len(set((workspace / "train-target").rglob(MARKER)) - before) == 4
 
 
 def test_arms_that_learn_alike_share_their_trainings(planned: Path) -> None:
-    alike = "inference.arms=[fine_tune, ensemble, swa, swag, swag_calibrated, multi_swag_calibrated]"
-    config = read_config(planned / "tiny.yaml", [alike, "inference.reference_sizes=[]"], planned / "workspace")
+    alike = "target_training.arms=[fine_tune, ensemble, swa, swag, swag_calibrated, multi_swag_calibrated]"
+    config = read_config(planned / "tiny.yaml", [alike, "target_training.reference_sizes=[]"], planned / "workspace")
     plan = plan_target(config, Workspace(planned / "workspace"), Resources(jobs=1, device="cpu"))
     # Three members of two ways of learning, at two sizes; two of the predictions differ in their reading alone.
     assert (len(plan.trainings), len(plan.predictions), len(plan.arms)) == (12, 10, 12)
@@ -217,5 +217,5 @@ def test_arms_that_learn_alike_share_their_trainings(planned: Path) -> None:
 @pytest.mark.parametrize(("name", "cells"), [("hippocampus-cpu", 9), ("oasis-cpu", 9), ("hippocampus", 21)])
 def test_shipped_studies_train_what_differs(name: str, cells: int) -> None:
     config = read_config(Path(__file__).parents[2] / "configs" / f"{name}.yaml")
-    arms = config.inference.arms.values()
+    arms = config.target_training.arms.values()
     assert len({(arm.of_training().model_dump_json(), m) for arm in arms for m in range(arm.members)}) == cells

@@ -27,7 +27,7 @@ def test_a_study_loads_and_reads_back(path: Path, tmp_path: Path, monkeypatch: p
         # A study is about its own machine only through the variables.
         assert dataset.path is None or "home" not in dataset.path.parts
     target = config.target
-    assert target.pool is None or max(config.inference.sizes) <= target.pool
+    assert target.pool is None or max(config.target_training.sizes) <= target.pool
     resolved = tmp_path / "resolved.yaml"
     resolved.write_text(as_yaml(config))
     assert read_config(resolved) == config

@@ -31,7 +31,7 @@ def study(tmp_path: Path, cases: int = 3, seed: int = 1) -> StudyConfig:
         },
         "source": {"dataset": "ms", "patients": 2},
         "target": {"dataset": "ms", "pool": 1, "test": 1},
-        "inference": {"sizes": [1]},
+        "target_training": {"sizes": [1]},
         "workspace": str(tmp_path / "workspace"),
     }
     path = tmp_path / "study.yaml"

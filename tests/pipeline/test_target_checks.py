@@ -26,14 +26,14 @@ from pipeline.stages.target_checks import compare_with_source, refuse_empty_labe
 from pipeline.storage.tensors import save_tensors
 
 
-def study(inference: dict[str, Any] | None = None, priors: dict[str, Any] | None = None, **target: Any) -> StudyConfig:
+def study(training: dict[str, Any] | None = None, priors: dict[str, Any] | None = None, **target: Any) -> StudyConfig:
     dataset = {"path": "somewhere", "modality": "mr", "foreground": [1]}
     raw = {
         "name": "s",
         "datasets": {"a": dataset, "b": {**dataset, **target}},
         "source": {"dataset": "a", "patients": 4},
         "target": {"dataset": "b", "pool": 5, "test": 2},
-        "inference": {"sizes": [5], **(inference or {})},
+        "target_training": {"sizes": [5], **(training or {})},
         "priors": priors or {},
     }
     return StudyConfig.model_validate(raw)
@@ -134,7 +134,7 @@ def test_an_arm_starts_from_the_network_that_its_prior_is_centred_on(density: di
         return {"densities": {"around": {**density, **own}}}
 
     fitting = {"preset": "gaussian_source", "prior": "around"}
-    assert study({"arms": {"arm": fitting}}, around(0)).inference.arms["arm"].prior == "around"
+    assert study({"arms": {"arm": fitting}}, around(0)).target_training.arms["arm"].prior == "around"
     with pytest.raises(ValidationError, match="starts from source network 0 and its prior is centred on 1"):
         study({"arms": {"arm": fitting}}, around(1))
     assert study({"arms": {"arm": {**fitting, "init": "random"}}}, around(1))

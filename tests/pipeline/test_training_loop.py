@@ -14,7 +14,7 @@ from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import SegmentationLoss, SegmentationLossOptions
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.computing import ComputingOptions

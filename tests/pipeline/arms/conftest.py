@@ -22,17 +22,17 @@ from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import Condition, FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.target_network import TargetNetwork
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.deployment.arm_model import ArmTask, write_arm
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.deployment.updatable_model import find_updatable
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
@@ -85,8 +85,8 @@ def source() -> Source:
     return Source(states, groups, priors)
 
 
-def inference(**changes) -> InferenceOptions:
-    return InferenceOptions(**({"arms": ["random"], "steps": 3, "floor_rate": 0.0} | changes))
+def training_options(**changes) -> TargetTrainingOptions:
+    return TargetTrainingOptions(**({"arms": ["random"], "steps": 3, "floor_rate": 0.0} | changes))
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Bench:
     ) -> TrainedMember:
         return learn_member(
             arm,
-            inference(**changes),
+            training_options(**changes),
             TargetNetwork(NETWORK, channels, 2),
             known or self.knowledge(arm),
             self.sampler(channels),
@@ -180,7 +180,7 @@ class Bench:
         for path in (*trainings.values(), predictions):
             path.mkdir(parents=True)
         progress = ProgressFile(folder.parent / "progress")
-        settings = TrainingSettings(inference(), NETWORK, PATCHES, OFF, seed, "cpu")
+        settings = TrainingSettings(training_options(), NETWORK, PATCHES, OFF, seed, "cpu")
         for training, path in zip(task.trainings, trainings.values(), strict=True):
             train_member(path, progress, task=training, settings=settings)
         seeds = [member_seed(seed, 0, member) for member in range(arm.members)]

@@ -20,7 +20,6 @@ from models.objectives import Likelihood
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.swag import SWAGOptions
 from pipeline.arms.choices import ArmOptions, Initialisation, Trainable
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.objective_name import objective_name
@@ -30,11 +29,12 @@ from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
 from pipeline.arms.target_network import TargetNetwork
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import member_seed
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.sliding_window import SlidingWindowOptions
-from pipeline.inference.stored_prediction import StoredPrediction, load_prediction
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.sliding_window import SlidingWindowOptions
+from pipeline.prediction.stored_prediction import StoredPrediction, load_prediction
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.patches import PatchOptions
 
@@ -110,7 +110,7 @@ def test_an_arm_learns_what_its_choices_say_and_nothing_else(name: str, bench) -
         assert bool(parameter.isfinite().all()), key
     assert len(model.posterior.mean()) == sum(layer.count for layer in model.layers)
     # ψ of r(z|w) is learned with the posterior, φ of p(w|z) never is.
-    uses_prior = arm.needs_prior and arm.temperature > 0
+    uses_prior = arm.needs_prior and arm.posterior_temperature > 0
     assert (f"kl_nats_{next(iter(bench.source.groups))}" in history.rows[-1]) == (
         uses_prior and any(layer.parameter in learned for layer in next(iter(bench.source.groups.values())))
     )
@@ -118,7 +118,7 @@ def test_an_arm_learns_what_its_choices_say_and_nothing_else(name: str, bench) -
         changed = {k for k, tensor in prior.state_dict().items() if not torch.equal(tensor, priors[group][k])}
         encoder = ("encoder", "shape.encoder", "reuse_logit", "log_spread")
         assert all(key.startswith(encoder) for key in changed)
-        if arm.temperature > 0 and any(layer.parameter in learned for layer in bench.source.groups[group]):
+        if arm.posterior_temperature > 0 and any(layer.parameter in learned for layer in bench.source.groups[group]):
             variational = {id(p) for p in prior.variational_parameters()}
             assert all(p.requires_grad == (id(p) in variational) for p in prior.parameters())
         in_use = uses_prior and any(layer.parameter in learned for layer in bench.source.groups[group])
@@ -242,9 +242,16 @@ def test_what_a_training_does_not_depend_on_is_at_its_default_there() -> None:
     assert PRESETS["ensemble"].of_training() == PRESETS["fine_tune"].of_training()
     assert PRESETS["random"].of_training() != PRESETS["fine_tune"].of_training()
     assert PRESETS["swa"].of_prediction() != PRESETS["swag"].of_prediction()
-    idle = {"temperature": 0.5, "l2_std": 1.0, "filter_share": 1.0, "train_samples": 1, "draws": 3, "kl_warm_up": 0.5}
+    idle = {
+        "posterior_temperature": 0.5,
+        "l2_std": 1.0,
+        "filter_share": 1.0,
+        "train_samples": 1,
+        "draws": 3,
+        "kl_warm_up": 0.5,
+    }
     assert PRESETS["fine_tune"].model_copy(update=idle).of_training() == PRESETS["fine_tune"].of_training()
-    used = {"temperature": 0.5, "kl_warm_up": 0.5, "filter_share": 1.0, "log_variance_rate": 3.0}
+    used = {"posterior_temperature": 0.5, "kl_warm_up": 0.5, "filter_share": 1.0, "log_variance_rate": 3.0}
     for name, value in used.items():
         assert PRESETS["dwp"].model_copy(update={name: value}).of_training() != PRESETS["dwp"].of_training(), name
 
@@ -319,15 +326,30 @@ def test_arms_see_the_same_patches_and_start_alike(bench) -> None:
     [
         ({}, {}, 0.5, ["dice_cross_entropy", "no prior term"]),
         ({"preset": "prior_init"}, {}, 0.0, ["no prior term"]),
-        ({"preset": "dwp", "temperature": 1}, {"likelihood": "cross_entropy"}, 0.0, ["negative ELBO per voxel"]),
-        ({"preset": "dwp", "temperature": 0.5}, {"likelihood": "cross_entropy"}, 0.0, ["tempered", "T = 0.5"]),
-        ({"preset": "dwp", "temperature": 1}, {}, 0.0, ["tempered", "data term dice_cross_entropy"]),
-        ({"preset": "dwp", "temperature": 1}, {"likelihood": "cross_entropy"}, 0.5, ["tempered", "50%"]),
-        ({"preset": "map_prior", "temperature": 1}, {"likelihood": "cross_entropy"}, 0.0, ["maximum a posteriori"]),
+        (
+            {"preset": "dwp", "posterior_temperature": 1},
+            {"likelihood": "cross_entropy"},
+            0.0,
+            ["negative ELBO per voxel"],
+        ),
+        (
+            {"preset": "dwp", "posterior_temperature": 0.5},
+            {"likelihood": "cross_entropy"},
+            0.0,
+            ["tempered", "T = 0.5"],
+        ),
+        ({"preset": "dwp", "posterior_temperature": 1}, {}, 0.0, ["tempered", "data term dice_cross_entropy"]),
+        ({"preset": "dwp", "posterior_temperature": 1}, {"likelihood": "cross_entropy"}, 0.5, ["tempered", "50%"]),
+        (
+            {"preset": "map_prior", "posterior_temperature": 1},
+            {"likelihood": "cross_entropy"},
+            0.0,
+            ["maximum a posteriori"],
+        ),
     ],
 )
 def test_only_an_elbo_is_called_one(arm: dict, options: dict, share: float, words: list[str]) -> None:
-    study = InferenceOptions(arms={"arm": {"preset": "random", **arm} if arm else {"preset": "random"}}, **options)
+    study = TargetTrainingOptions(arms={"arm": {"preset": "random", **arm} if arm else {"preset": "random"}}, **options)
     name = objective_name(study.arms["arm"], study, PatchOptions(foreground_share=share))
     assert all(word in name for word in words), name
     assert ("ELBO" in name) == (words == ["negative ELBO per voxel"])

@@ -18,7 +18,6 @@ from models.posteriors.mixture import ComponentWeights, Mixture, MixtureOptions,
 from models.posteriors.swag import SWAG, SWAGOptions
 from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import ArmOptions, OtherPrior
-from pipeline.arms.inference_options import InferenceOptions
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.learning import learn_member
 from pipeline.arms.member import assemble_member, rebuild_member
@@ -29,8 +28,9 @@ from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.deployment.updatable_model import find_updatable
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 
@@ -116,7 +116,7 @@ def test_a_strong_l2sp_keeps_the_source_and_a_strong_l2_forgets_it(bench) -> Non
     source = bench.source.states[0]["stem.weight"]
     distance = {}
     for prior, std in (("l2_sp", 1e-3), ("l2_sp", 1e3), ("l2", 1e-3)):
-        settings = {"temperature": 1.0, "peak_rate": 3e-3, "warm_up": 0}
+        settings = {"posterior_temperature": 1.0, "peak_rate": 3e-3, "warm_up": 0}
         arm = changed(PRESETS["fine_tune_l2sp"], prior=prior, l2_std=std, l2_sp_std=std, **settings)
         trained = bench.learn(arm, steps=8).model
         weight = trained.tensors(trained.centre())["stem.weight"].detach()
@@ -134,7 +134,7 @@ def test_the_objective_is_logged(bench) -> None:
     assert [row["kl_weight"] for row in rows] == [0.25, 0.5, 0.75, 1.0]
     for row in rows:
         nats = sum(row[f"kl_nats_{name}"] for name in bench.source.groups)
-        scaled = arm.temperature * row["kl_weight"] * nats / bench.sampler().voxels
+        scaled = arm.posterior_temperature * row["kl_weight"] * nats / bench.sampler().voxels
         assert row["kl"] == pytest.approx(scaled, rel=1e-4)
         assert row["loss"] == pytest.approx(row["data_term"] + row["kl"], rel=1e-5)
         assert 0 <= row[f"left_prior_{group}"] <= 1
@@ -153,7 +153,7 @@ def test_antithetic_draws_of_a_step_lower_the_noise_of_the_gradient(bench) -> No
     spread = {}
     for antithetic in (False, True):
         options = MeanFieldOptions(initial_log_variance=-3.0, antithetic=antithetic)
-        arm = changed(GAUSSIAN, posterior=options, train_samples=2, temperature=0.0)
+        arm = changed(GAUSSIAN, posterior=options, train_samples=2, posterior_temperature=0.0)
         network = build_network(bench.network, 1, 2, 0)
         model = assemble_member(arm, network, [network.state_dict()])
         known = bench.knowledge(arm)
@@ -169,7 +169,7 @@ def test_antithetic_draws_of_a_step_lower_the_noise_of_the_gradient(bench) -> No
 
 def objective(bench, arm: ArmOptions, model, known, seed: int) -> TargetLoss:
     priors = WeightPriors({}, learned_groups(known.groups, model.layers, model.layers))
-    return TargetLoss(arm, InferenceOptions(), model, priors, bench.sampler(), seed, "cpu")
+    return TargetLoss(arm, TargetTrainingOptions(), model, priors, bench.sampler(), seed, "cpu")
 
 
 def test_local_reparameterisation_is_an_option_of_the_training(bench) -> None:
@@ -228,7 +228,7 @@ def test_the_elbo_of_a_component_is_its_own_whatever_keeps_it_apart(bench) -> No
         layers = model.layers
         penalties = [filter_penalty(arm, state, layers, None) for state in bench.source.states[:2]]
         priors = WeightPriors({}, learned_groups({}, layers, layers), [p for p in penalties if p is not None])
-        loss = TargetLoss(arm, InferenceOptions(), model, priors, bench.sampler(), 0, "cpu")
+        loss = TargetLoss(arm, TargetTrainingOptions(), model, priors, bench.sampler(), 0, "cpu")
         model.posterior.train_component(1)
         elbos.append(loss.elbo())
     assert elbos[0] == elbos[1] == elbos[2]
@@ -253,7 +253,7 @@ def test_members_have_seeds_of_their_own_for_dropout_and_no_batch_beyond_the_tra
     noted = []
     for seed in (1, 2):
         sampler = Watched(bench.sampler(), 2 * 2)
-        options = InferenceOptions(arms=["random"], steps=2, floor_rate=0.0)
+        options = TargetTrainingOptions(arms=["random"], steps=2, floor_rate=0.0)
         learn_member(
             arm,
             options,
@@ -279,7 +279,7 @@ def test_swag_is_the_gaussian_of_the_second_half(bench) -> None:
             model.posterior.filters.fill_(float(step))
             network.head.conv.bias.fill_(float(step))
             collection(step)
-            seen.append(float(collection.rate(arm, InferenceOptions(steps=6))(step)))
+            seen.append(float(collection.rate(arm, TargetTrainingOptions(steps=6))(step)))
     swag = collection.network()
     assert isinstance(swag.posterior, SWAG)
     assert int(swag.posterior.collected) == 3

@@ -23,7 +23,7 @@ from pipeline.arms.member import assemble_member
 from pipeline.deployment.fingerprint import TrainingFingerprint, case_facts
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import member_name, write_model
-from pipeline.inference.sliding_window import SlidingWindowOptions
+from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import save_tensors
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.subject import Subject

@@ -32,7 +32,7 @@ from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.network_grid import ToNetworkGridd
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.prediction.dice_thresholds import MaskRule
 from preprocessing.chain import PreprocessingOptions, default_options
 from preprocessing.cropping import CroppingOptions
 from preprocessing.intensity import IntensityOptions, Scaling

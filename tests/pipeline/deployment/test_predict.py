@@ -27,10 +27,10 @@ from pipeline.arms.choices import ArmOptions
 from pipeline.cli import main
 from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
 from pipeline.deployment.predict_options import PredictOptions
-from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.execution.stage import StageError
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.native_mask import native_mask
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.native_mask import native_mask
 from preprocessing.chain import default_options
 from preprocessing.resampling import ResamplingOptions
 
@@ -209,7 +209,7 @@ _KILLED = """
 import os, sys
 from pathlib import Path
 import pipeline.deployment.case_prediction as case_prediction
-from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.deployment.predict_command import PredictRequest, predict
 from pipeline.deployment.predict_options import PredictOptions
 write = case_prediction.write_json
@@ -447,8 +447,8 @@ def test_no_dice_is_shown_for_a_suspect_case_without_a_warning(
     make_model: MakeModel, write_scans: WriteScans, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (path,) = write_scans(tmp_path / "in", ["a"])
-    line = DiceCalibration.fit([0.5, 0.6, 0.7, 0.8, 0.9], [0.3, 0.45, 0.5, 0.6, 0.75], list("abcde"))
-    model = make_model(tmp_path / "model", calibration={"cube": line})
+    line = DiceFit.fit([0.5, 0.6, 0.7, 0.8, 0.9], [0.3, 0.45, 0.5, 0.6, 0.75], list("abcde"))
+    model = make_model(tmp_path / "model", dice_fits={"cube": line})
     (sound,) = run(model, path, output=tmp_path / "sound")
     image = load(path)
     image.header["sform_code"] = image.header["qform_code"] = 0

@@ -38,7 +38,7 @@ def test_check_and_preprocess_take_it(tmp_path: Path) -> None:
         "datasets": {"mr": {"path": str(folder), "modality": "mr", "foreground": ["prostate/uterus"]}},
         "source": {"dataset": "mr", "patients": 2},
         "target": {"dataset": "mr", "pool": 2, "test": 1},
-        "inference": {"sizes": [1]},
+        "target_training": {"sizes": [1]},
         "workspace": str(tmp_path / "workspace"),
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))

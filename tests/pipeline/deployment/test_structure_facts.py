@@ -12,13 +12,13 @@ import torch
 from data.volume import Volume
 from pipeline.deployment.arm_model import DicePairs
 from pipeline.deployment.structure_facts import structure_facts
-from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.evaluation.volume_interval import volume_interval
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.expected_dice import DrawMasks
-from pipeline.inference.posterior_average import PosteriorAverage
-from pipeline.inference.reading import ReadingOptions
-from pipeline.inference.stored_prediction import read_average
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.expected_dice import DrawMasks
+from pipeline.prediction.posterior_average import PosteriorAverage
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.stored_prediction import read_average
 from pipeline.storage.cached_case import CachedCase
 
 DRAWS = 19
@@ -53,7 +53,7 @@ def test_numbers_of_a_structure() -> None:
         draws.add(probability)
     mask = Volume(np.zeros((2, 2, 2), np.uint8), np.diag([10.0, 10.0, 10.0, 1.0]))
     mask.array[0] = 4
-    line = DiceCalibration(cases=9, slope=0.5, intercept=0.1, residual=0.05)
+    line = DiceFit(cases=9, slope=0.5, intercept=0.1, residual=0.05)
     facts = structure_facts(
         mask, {"core": 4, "rim": 2}, average, draws, (5.0, 5.0, 5.0), 2.0, {"core": line, "rim": line}
     )
@@ -62,12 +62,12 @@ def test_numbers_of_a_structure() -> None:
     assert core["volume_90_percent_ml"] == [8.0, 8.0]
     expected = 2 * 4 * 0.7 / (4 + 4 * 0.7 + 4 * 0.1)
     assert core["expected_dice"] == pytest.approx(expected, rel=1e-5)
-    assert core["calibrated_dice"]["dice"] == pytest.approx(0.1 + 0.5 * expected, rel=1e-5)
+    assert core["dice_line"]["dice"] == pytest.approx(0.1 + 0.5 * expected, rel=1e-5)
     assert core["dice_between_draws"] == 1.0
     assert rim["voxels"] == 0
     # A line without the means of before is no estimate.
     assert (core["dice"]["dice"], core["dice"]["error"]) == (core["expected_dice"], None)
-    assert rim["dice"] is rim["expected_dice"] is rim["dice_between_draws"] is rim["calibrated_dice"] is None
+    assert rim["dice"] is rim["expected_dice"] is rim["dice_between_draws"] is rim["dice_line"] is None
 
 
 def test_a_mask_by_thresholds_and_the_interval_of_correlated_voxels() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.calibration_tables import CalibrationRow, read_calibration_csv, read_reliability_csv
-from pipeline.evaluation.case_evaluation import Trained
+from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
@@ -20,11 +20,11 @@ from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
 from pipeline.evaluation.study_results import TABLES, write_study_results
 from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.boundary_band import possible_voxels
-from pipeline.inference.correlated_volume import correlated_volume_interval
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.reading import ReadingOptions
-from pipeline.inference.stored_prediction import load_prediction
+from pipeline.prediction.boundary_band import possible_voxels
+from pipeline.prediction.correlated_volume import correlated_volume_interval
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.stored_prediction import load_prediction
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.label_efficiency_section import label_efficiency_section
@@ -89,13 +89,13 @@ def evaluate(predict: Predict) -> Callable[..., Path]:
     ) -> Path:  # fmt: skip
         predictions = predict(tmp_path / "infer" / f"{arm}-{n}", cases, **how)
         folder = tmp_path / "evaluate" / f"{arm}-{n}"
-        return measure(folder, predictions, Trained(arm, n, 0), cases, options, reading)
+        return measure(folder, predictions, TrainedArm(arm, n, 0), cases, options, reading)
 
     return run
 
 
 def measure(
-    folder: Path, predictions: Path, trained: Trained, cases: Sequence[CachedCase], options: EvaluationOptions,
+    folder: Path, predictions: Path, trained: TrainedArm, cases: Sequence[CachedCase], options: EvaluationOptions,
     reading: ReadingOptions = PLAIN,
 ) -> Path:  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -192,7 +192,7 @@ def test_an_empty_prediction_is_scored_and_reviewed_first(
     predictions = predict(tmp_path / "infer", cases, skill=0.8, draws=1)
     nothing = np.full((1, *cases[0].shape), 0.01, np.float32)
     store_prediction(predictions, nothing, case=cases[0].name, affine=cases[0].affine)
-    measure(tmp_path / "out", predictions, Trained("random", 5, 0), cases, EvaluationOptions())
+    measure(tmp_path / "out", predictions, TrainedArm("random", 5, 0), cases, EvaluationOptions())
     row = next(r for r in read_calibration_csv(tmp_path / "out/calibration.csv") if r.case == cases[0].name)
     assert (row.dice, row.expected_dice) == (0.0, 0.0)
     assert row.nll > 1

@@ -16,7 +16,7 @@ from pipeline.evaluation.calibration import (
     negative_log_likelihood,
     reliability_curve,
 )
-from pipeline.inference.boundary_band import boundary_band
+from pipeline.prediction.boundary_band import boundary_band
 
 SPACING = (0.5, 1.0, 3.0)
 CLAMP = 2.0**-12

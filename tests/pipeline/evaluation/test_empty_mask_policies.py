@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.evaluation.case_evaluation import Trained, evaluate_case
+from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
 from pipeline.evaluation.empty_mask_counts import count_empty_masks
 from pipeline.evaluation.options import EvaluationOptions, LesionOptions, MetricPolicies
 from pipeline.evaluation.tables import METRICS, CaseRow, summarise
@@ -24,7 +24,7 @@ BEST_AND_WORST = {
 
 
 def measure(prediction: np.ndarray, reference: np.ndarray, options: EvaluationOptions, case: str = "c") -> CaseRow:
-    trained, spacing = Trained("dwp", 5, 0), (1.0, 2.0, 3.0)
+    trained, spacing = TrainedArm("dwp", 5, 0), (1.0, 2.0, 3.0)
     (row,) = evaluate_case(
         prediction, reference, {"x": 1}, spacing, trained=trained, case=case, patient=case, options=options
     )

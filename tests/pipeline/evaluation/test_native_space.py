@@ -17,14 +17,14 @@ from data.modality import Modality
 from data.splits import Split
 from data.volume import Volume, reorient, turned_like
 from pipeline.config.study import StudyConfig
-from pipeline.evaluation.case_evaluation import Trained
+from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.native_space import NativeCase, in_native_space
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.tables import read_cases_csv
 from pipeline.execution.progress import ProgressFile
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.reading import ReadingOptions
 from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.stages.evaluate import evaluate_predictions, native_cases
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
@@ -206,7 +206,7 @@ def test_the_stage_measures_the_mask_that_the_arm_reads(
     for name in MaskRule:
         evaluate_predictions(
             tmp_path / f"out-{name}", ProgressFile(tmp_path / "progress"), predictions=tmp_path / "predictions",
-            reading=ReadingOptions(mask=name), trained=Trained("random", 5, 0), cases=[cached], native={"c": native},
+            reading=ReadingOptions(mask=name), trained=TrainedArm("random", 5, 0), cases=[cached], native={"c": native},
             options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
         scores.append([row.dice for row in read_cases_csv(tmp_path / f"out-{name}" / "cases.csv")])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data.errors import WorkspaceError
-from pipeline.evaluation.case_evaluation import Trained, evaluate_case
+from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
 from pipeline.evaluation.comparison import (
     NON_BAYESIAN_ARMS,
     Comparison,
@@ -172,7 +172,7 @@ def test_a_case_is_measured_label_by_label() -> None:
     reference[:2], reference[2, 0, 0] = 1, 2
     prediction = np.where(reference == 1, 1, 0)
     liver, spleen = evaluate_case(
-        prediction, reference, {"liver": 1, "spleen": 2}, (1.0, 2.0, 5.0), trained=Trained("dwp", 5, 1), case="c",
+        prediction, reference, {"liver": 1, "spleen": 2}, (1.0, 2.0, 5.0), trained=TrainedArm("dwp", 5, 1), case="c",
         patient="p", options=EvaluationOptions(empty_masks=EmptyMaskPolicy.SKIP_EMPTY_REFERENCE),
     )  # fmt: skip
     assert (liver.arm, liver.n, liver.repeat, liver.label, liver.dice, liver.hd95) == ("dwp", 5, 1, "liver", 1.0, 0.0)

@@ -36,7 +36,7 @@ AFFINE = np.diag([2.0, 1.5, 2.0, 1.0])
 def record(arm: str, n: int, repeat: int, objective: str = "none") -> ArmRecord:
     """The record of an arm whose training and prediction are named after it."""
     key = f"{arm}-n{n:02d}-{repeat}"
-    choices = ArmOptions(init=Initialisation.SOURCE, temperature=0.1)
+    choices = ArmOptions(init=Initialisation.SOURCE, posterior_temperature=0.1)
     return ArmRecord(
         arm=arm, n=n, repeat=repeat, patients=("p1",), steps=60, choices=choices, objective=objective,
         trainings=(key,), prediction=key,
@@ -64,7 +64,7 @@ def build_workspace(
         "source": {"dataset": "ms", "patients": 12},
         "target": {"dataset": "tumour", "pool": 12, "test": patients},
         "source_training": {"networks": 3, "cycles": 2},
-        "inference": {
+        "target_training": {
             "arms": {a: {"prior": "vae" if a == "dwp" else "none", "posterior": "mean_field" if a == "dwp" else "point"}
                      for a in ARMS},
             "sizes": list(SIZES), "repeats": repeats, "steps": 60,

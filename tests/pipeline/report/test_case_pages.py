@@ -15,8 +15,8 @@ from joblib import parallel_config
 from PIL import Image
 
 from pipeline.evaluation.tables import read_cases_csv
-from pipeline.inference.reading import ReadingOptions
-from pipeline.inference.stored_prediction import load_prediction
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.stored_prediction import load_prediction
 from pipeline.report.case_plan import read_cases
 from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_figure import Scene

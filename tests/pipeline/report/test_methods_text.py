@@ -47,7 +47,7 @@ def test_every_shipped_study_has_whole_sentences(path: Path, tmp_path: Path) -> 
     assert len(sentences) > 12
     assert all(s[0].isupper() or s[0].isdigit() for s in sentences)
     assert all(s.endswith(".") for s in sentences)
-    for arm in config["inference"]["arms"]:
+    for arm in config["target_training"]["arms"]:
         assert f"Arm “{arm}” started" in text
 
 
@@ -80,9 +80,9 @@ def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tm
     }
     changed["network"] = {"name": "segresnet", "channels": None}
     changed["augmentation"] = dict.fromkeys(changed["augmentation"], 0) | {"flip_axes": [0]}
-    arms = changed["inference"]["arms"]
+    arms = changed["target_training"]["arms"]
     arms["ensemble"] = arms["fine_tune"] | {"members": 3}
-    arms["map"] = arms["random"] | {"prior": "gaussian_full", "temperature": 1.0}
+    arms["map"] = arms["random"] | {"prior": "gaussian_full", "posterior_temperature": 1.0}
     changed["evaluation"] |= {"space": "preprocessed", "empty_masks": "skip_agreement"}
     text = paragraphs(tmp_path, changed)
     for told in (
@@ -125,7 +125,7 @@ def test_software_and_device_come_from_the_provenance(demo: dict[str, Any], tmp_
 def test_what_was_learned_on_the_source_follows_from_the_arms(demo: dict[str, Any], tmp_path: Path) -> None:
     def text(*arms: str) -> str:
         config = copy.deepcopy(demo)
-        config["inference"]["arms"] = {arm: PRESETS[arm].model_dump(mode="json") for arm in arms}
+        config["target_training"]["arms"] = {arm: PRESETS[arm].model_dump(mode="json") for arm in arms}
         return paragraphs(tmp_path, config)
 
     assert "Filter priors were learned on the source dataset “ms”" in text("random", "dwp")

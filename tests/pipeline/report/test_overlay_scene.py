@@ -11,8 +11,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data.errors import WorkspaceError
 from pipeline.evaluation.tables import CaseRow
-from pipeline.inference.dice_thresholds import MaskRule
-from pipeline.inference.reading import ReadingOptions
+from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.overlay_figure import PLANES, Scene, slice_figure

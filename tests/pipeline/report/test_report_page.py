@@ -19,7 +19,7 @@ from data.errors import WorkspaceError
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.rivals import rivals
-from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.evaluation.evaluated_models import EvaluatedModels, TableSettings
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
@@ -190,7 +190,7 @@ def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(
         folder.mkdir(parents=True)
         arm_record(arm, 5, 0).write(folder)
     assert StudyFiles(tmp_path).arms() == ["dropped", "kept"]
-    (tmp_path / "config.resolved.yaml").write_text("inference: {arms: {kept: {}}}\n")
+    (tmp_path / "config.resolved.yaml").write_text("target_training: {arms: {kept: {}}}\n")
     assert StudyFiles(tmp_path).arms() == ["kept"]
 
 
@@ -204,10 +204,10 @@ def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path) -> Non
         "map": {"init": "random", "prior": "vae", "posterior": point},
         "bayes": {"init": "random", "prior": "vae", "posterior": field},
     }
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"inference": {"arms": arms}}, sort_keys=False))
+    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"target_training": {"arms": arms}}, sort_keys=False))
     configured = {name: ArmOptions.model_validate(arm) for name, arm in arms.items()}
     assert StudyFiles(tmp_path).table_settings.rivals == rivals(configured) == ("scratch", "tuned", "averaged")
-    options = {"inference": {"arms": arms}, "evaluation": {"rivals": ["map"]}}
+    options = {"target_training": {"arms": arms}, "evaluation": {"rivals": ["map"]}}
     (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
     assert StudyFiles(tmp_path).table_settings.rivals == ("map",)
     # What the tables were made with counts, whatever is configured now.
@@ -311,9 +311,9 @@ def test_the_dice_estimated_of_a_case_is_that_of_predict_with_its_error(page: Pa
     with (built.parent.parent / "results/calibration.csv").open() as stream:
         rows = [r for r in csv.DictReader(stream) if (r["arm"], r["n"]) == ("dwp", "10")]
 
-    def fitted(chosen: list[dict[str, str]]) -> DiceCalibration:
+    def fitted(chosen: list[dict[str, str]]) -> DiceFit:
         columns = ([float(r["expected_dice"]) for r in chosen], [float(r["dice"]) for r in chosen])
-        found = DiceCalibration.fit(*columns, [r["patient"] for r in chosen])
+        found = DiceFit.fit(*columns, [r["patient"] for r in chosen])
         assert found is not None
         return found
 

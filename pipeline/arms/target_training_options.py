@@ -1,4 +1,4 @@
-"""Options of the study's inference stage: which arms, on how many patients, how often, for how long."""
+"""Options of learning the target: which arms, on how many patients, how often, for how long."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
-from pipeline.inference.sliding_window import SlidingWindowOptions
 from pipeline.training.loop import OptimiserOptions
 
 
-class InferenceOptions(Options):
+class TargetTrainingOptions(Options):
     """Arms × target sizes × repeats."""
 
     arms: Annotated[dict[Name, ArmOptions], Apart] = Field(
@@ -39,12 +38,10 @@ class InferenceOptions(Options):
     floor_rate: float = Field(default=1e-5, ge=0)
     """Learning rate at the end."""
     likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
-    """Data term. Only cross-entropy, unbiased patches and T = 1 make the objective an ELBO."""
+    """Data term. Only cross-entropy, unbiased patches and `posterior_temperature: 1` make the objective an ELBO."""
     log_every: int = Field(default=10, ge=1)
     """Every how many steps the terms of the objective are written to `history.csv`."""
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
-    window: SlidingWindowOptions = Field(default_factory=SlidingWindowOptions)
-    """How test volumes are predicted."""
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -77,13 +74,13 @@ class InferenceOptions(Options):
         return tuple(sorted(set(value)))
 
     @model_validator(mode="after")
-    def _reference_is_there(self) -> InferenceOptions:
+    def _reference_is_there(self) -> TargetTrainingOptions:
         if self.reference_sizes and REFERENCE_ARM not in self.arms:
             raise ValueError(f"`reference_sizes` are for the arm {REFERENCE_ARM!r}, which is not among `arms`: add it")
         return self
 
     @model_validator(mode="after")
-    def _iterates_enough(self) -> InferenceOptions:
+    def _iterates_enough(self) -> TargetTrainingOptions:
         for name, arm in self.arms.items():
             if isinstance(arm.posterior, SWAGOptions) and self.steps - first_collected(arm.posterior, self.steps) < 2:
                 raise ValueError(f"arm {name!r} collects fewer than 2 iterates in {self.steps} steps: raise `steps`")

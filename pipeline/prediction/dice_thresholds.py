@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.inference.boundary_band import possible_voxels
-from pipeline.inference.most_probable import predicted_classes
+from pipeline.prediction.boundary_band import possible_voxels
+from pipeline.prediction.most_probable import predicted_classes
 
 
 class MaskRule(StrEnum):

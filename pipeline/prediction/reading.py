@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from data.options import Options
-from pipeline.inference.dice_thresholds import MaskRule
+from pipeline.prediction.dice_thresholds import MaskRule
 
 
 class ReadingOptions(Options):

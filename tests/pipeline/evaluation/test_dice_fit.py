@@ -10,18 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.deployment.arm_model import DicePairs
-from pipeline.evaluation.arm_dice_calibration import calibrate, dice_pairs
+from pipeline.evaluation.arm_dice_fit import dice_pairs, fit_dice
 from pipeline.evaluation.calibration_tables import CalibrationRow
-from pipeline.evaluation.dice_calibration import DiceCalibration, DiceEstimate, unchecked
+from pipeline.evaluation.dice_fit import DiceEstimate, DiceFit, unchecked
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_INTERVAL, FEWEST_PATIENTS_FOR_LINE
 from pipeline.evaluation.tables import StudyRows
 
 Numbers = Sequence[float] | NDArray[np.float64]
 
 
-def fit(expected: Numbers, real: Numbers) -> DiceCalibration | None:
+def fit(expected: Numbers, real: Numbers) -> DiceFit | None:
     """Of one case for each patient."""
-    return DiceCalibration.fit(list(expected), list(real), [str(i) for i in range(len(expected))])
+    return DiceFit.fit(list(expected), list(real), [str(i) for i in range(len(expected))])
 
 
 def test_calibration_finds_a_line_and_says_how_far_cases_lie_from_it() -> None:
@@ -35,7 +35,7 @@ def test_calibration_finds_a_line_and_says_how_far_cases_lie_from_it() -> None:
     rough = fit(x, 0.2 + 0.7 * x + noise)
     assert rough is not None
     assert rough.residual == pytest.approx(0.1, rel=0.15)
-    assert DiceCalibration(cases=9, slope=2.0, intercept=0.0, residual=0.1).line(0.9) == 1.0
+    assert DiceFit(cases=9, slope=2.0, intercept=0.0, residual=0.1).line(0.9) == 1.0
 
 
 def test_calibration_claims_nothing_that_the_cases_do_not_show() -> None:
@@ -94,9 +94,9 @@ def test_the_words_warn_where_nothing_was_checked_or_the_case_is_suspect() -> No
 
 def test_patients_are_the_unit_and_not_their_cases() -> None:
     expected, real = [0.8, 0.9, 0.7, 0.85, 0.75], [0.7, 0.6, 0.65, 0.8, 0.5]
-    assert DiceCalibration.fit(expected * 3, real * 3, list("aabb" * 4)[:15]) is None
-    alone = DiceCalibration.fit(expected, real, list("abcde"))
-    often = DiceCalibration.fit(expected + expected[:1] * 9, real + real[:1] * 9, list("abcde" + "a" * 9))
+    assert DiceFit.fit(expected * 3, real * 3, list("aabb" * 4)[:15]) is None
+    alone = DiceFit.fit(expected, real, list("abcde"))
+    often = DiceFit.fit(expected + expected[:1] * 9, real + real[:1] * 9, list("abcde" + "a" * 9))
     assert alone is not None
     assert often is not None
     assert (alone.cases, often.cases, alone.patients, often.patients) == (5, 14, 5, 5)
@@ -124,10 +124,10 @@ def test_the_report_has_the_fit_of_the_model_that_predict_uses() -> None:
     pairs.expected["core"] = [row.expected_dice for row in rows]
     pairs.real["core"] = [row.dice for row in rows]
     pairs.patients["core"] = [row.patient for row in rows]
-    found = calibrate(dice_pairs(judged(6), "dwp", 5, repeat=1))
-    assert found == pairs.calibrations()["core"]
+    found = fit_dice(dice_pairs(judged(6), "dwp", 5, repeat=1))
+    assert found == pairs.fits()["core"]
     # Several labels of a case are averaged: they are no further cases.
-    assert calibrate(dice_pairs(judged(6, ("core", "rim")), "dwp", 5, repeat=1)) == found
+    assert fit_dice(dice_pairs(judged(6, ("core", "rim")), "dwp", 5, repeat=1)) == found
 
 
 def test_a_missed_structure_is_no_case_of_the_fit_and_has_no_estimate() -> None:
@@ -135,16 +135,16 @@ def test_a_missed_structure_is_no_case_of_the_fit_and_has_no_estimate() -> None:
     rows.rows.append(CalibrationRow("dwp", 5, 1, "missed", "p9", "core", dice=0.0, expected_dice=0.0))
     pairs = dice_pairs(StudyRows(rows.rows), "dwp", 5, repeat=1)
     assert (1, "p9", "missed") not in pairs
-    assert calibrate(pairs) == calibrate(dice_pairs(judged(6), "dwp", 5, repeat=1))
+    assert fit_dice(pairs) == fit_dice(dice_pairs(judged(6), "dwp", 5, repeat=1))
 
 
 def test_repeats_are_no_further_patients() -> None:
-    found = calibrate(dice_pairs(judged(6), "dwp", 5))
+    found = fit_dice(dice_pairs(judged(6), "dwp", 5))
     assert found is not None
     assert (found.cases, found.patients) == (12, 6)
     assert (found.expected_mean, found.real_mean) == pytest.approx((0.805, 0.75))
 
 
 def test_too_few_patients_and_unknown_arms_have_no_fit() -> None:
-    assert calibrate(dice_pairs(judged(4), "dwp", 5)) is None
-    assert calibrate(dice_pairs(judged(6), "random", 5)) is None
+    assert fit_dice(dice_pairs(judged(4), "dwp", 5)) is None
+    assert fit_dice(dice_pairs(judged(6), "random", 5)) is None

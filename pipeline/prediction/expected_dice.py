@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.inference.boundary_band import possible_voxels
-from pipeline.inference.most_probable import most_probable_class
-from pipeline.inference.slabs import slabs
+from pipeline.prediction.boundary_band import possible_voxels
+from pipeline.prediction.most_probable import most_probable_class
+from pipeline.prediction.slabs import slabs
 
 
 def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], spacing: Sequence[float]) -> float:

@@ -7,10 +7,10 @@ from itertools import combinations
 
 import torch
 
-from pipeline.inference.expected_dice import DrawMasks
-from pipeline.inference.posterior_average import PosteriorAverage
-from pipeline.inference.slabs import slabs
-from pipeline.inference.sliding_window import SlidingWindowOptions, predict_logits
+from pipeline.prediction.expected_dice import DrawMasks
+from pipeline.prediction.posterior_average import PosteriorAverage
+from pipeline.prediction.slabs import slabs
+from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Windows `[N, C, *patch]` → logits `[N, K + 1, *patch]`, with the same weights in every call."""

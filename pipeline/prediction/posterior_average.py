@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.inference.slabs import slabs
-from pipeline.inference.temperature import tempered
+from pipeline.prediction.slabs import slabs
+from pipeline.prediction.temperature import tempered
 
 _SMALLEST = 1e-12
 

@@ -45,7 +45,7 @@ class DiceEstimate:
         return f"{text}, NOT for a suspect case" if suspect else text
 
 
-class DiceCalibration(Options):
+class DiceFit(Options):
     """How far expected and real Dice lie apart, and a line from one to the other, by least squares."""
 
     cases: int = Field(ge=2)
@@ -76,7 +76,7 @@ class DiceCalibration(Options):
     """Largest real Dice."""
 
     @classmethod
-    def fit(cls, expected: Sequence[float], real: Sequence[float], patients: Sequence[str]) -> DiceCalibration | None:
+    def fit(cls, expected: Sequence[float], real: Sequence[float], patients: Sequence[str]) -> DiceFit | None:
         """Compares the two; `None` for too few patients.
 
         Every patient weighs the same, however many cases they have: cases of one patient are no independent trials.

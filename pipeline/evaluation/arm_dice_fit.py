@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from pipeline.evaluation.calibration_tables import CalibrationRow
-from pipeline.evaluation.dice_calibration import DiceCalibration
+from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.evaluation.tables import StudyRows
 
 Pair = tuple[float, float]
@@ -38,9 +38,9 @@ def dice_pairs(
     return {key: (float(expected), float(real)) for key, (expected, real) in means.items()}
 
 
-def calibrate(pairs: Mapping[tuple[int, str, str], Pair]) -> DiceCalibration | None:
+def fit_dice(pairs: Mapping[tuple[int, str, str], Pair]) -> DiceFit | None:
     """Fits what `predict` fits for the model of the arm; None where the test patients are too few to tell."""
-    return DiceCalibration.fit(
+    return DiceFit.fit(
         [expected for expected, _ in pairs.values()],
         [real for _, real in pairs.values()],
         [patient for _, patient, _ in pairs],

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
-from pipeline.inference.dice_thresholds import mask_thresholds
-from pipeline.inference.most_probable import predicted_classes
-from pipeline.inference.posterior_average import PosteriorAverage, entropy
-from pipeline.inference.reading import ReadingOptions
-from pipeline.inference.temperature import from_log_probability, log_probability
+from pipeline.prediction.dice_thresholds import mask_thresholds
+from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.posterior_average import PosteriorAverage, entropy
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.temperature import from_log_probability, log_probability
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 
