@@ -258,5 +258,5 @@ class Study:
         """
         folder = Workspace(self.workspace).unit_folder(INFER, arm_key(arm, n, repeat))
         # Who writes a configuration says whose code is run.
-        own = read_description(folder)[0].network == self._config.network
+        own = read_description(folder)[0].network == self._config.network_of(arm)
         return load_model(folder, device=device, allow_code=allow_code or own)

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from models.networks.factory import NetworkOptions
 from models.posteriors.factory import PosteriorOptions
 from models.posteriors.mean_field import Estimator, MeanFieldOptions
 from models.posteriors.mixture import MixtureOptions
@@ -115,6 +116,9 @@ class ArmOptions(ReadingOptions):
     draws: int = Field(default=8, ge=1)
     """Draws from the posterior, each one pass over a test volume; without a
     `voxel_correlation` a 90 % volume interval needs 39 or more."""
+    network: NetworkOptions | None = None
+    """A network of this arm alone, to compare architectures; the study's by default. Nothing learned on the source fits
+    it, so the arm starts at random and has the prior `none` or `l2`."""
     update_from: Path | None = None
     """Folder of a trained unit of the same network: its posterior q(w|D) and the one learned here on D_new become
     (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
@@ -142,6 +146,8 @@ class ArmOptions(ReadingOptions):
             raise ValueError("a posterior other than `point` and `swag` needs a prior: set `prior`")
         if self.bayesian_scope is BayesianScope.ALL and not self.is_bayesian:
             raise ValueError("`bayesian_scope: all` needs a posterior other than `point`")
+        if self.network is not None and (self.init is not Initialisation.RANDOM or self.prior not in {NO_PRIOR, L2}):
+            raise ValueError("an arm with a `network` of its own needs `init: random` and `prior: none` or `l2`")
         if self.update_from is not None and not self.is_variational:
             raise ValueError("`update_from` needs `posterior: mean_field` or `mixture`")
         if self.train_samples > 1 and not self.is_variational:

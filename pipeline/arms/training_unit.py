@@ -45,6 +45,7 @@ class TrainingTask:
 
     Attributes:
         arm: the choices that it depends on (`ArmOptions.of_training`).
+        network: which network.
         member: which of the independent trainings of its arms.
         n: number of target patients.
         repeat: which repeat.
@@ -58,6 +59,7 @@ class TrainingTask:
     """
 
     arm: ArmOptions
+    network: NetworkOptions
     member: int
     n: int
     repeat: int
@@ -96,7 +98,6 @@ class TrainingSettings:
 
     Attributes:
         options: how the target is learned.
-        network: which network.
         patches: of the sampler.
         augmentation: of the patches.
         seed: the study's.
@@ -106,7 +107,6 @@ class TrainingSettings:
     """
 
     options: TargetTrainingOptions
-    network: NetworkOptions
     patches: PatchOptions
     augmentation: AugmentationOptions
     seed: int
@@ -205,7 +205,7 @@ def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFil
     return learn_member(
         arm,
         settings.options,
-        TargetNetwork.of(settings.network, task.first_case),
+        TargetNetwork.of(task.network, task.first_case),
         task.knowledge(),
         BackgroundSampler(patches, settings.options.steps * arm.components, settings.workers),
         seed,
@@ -218,6 +218,6 @@ def _joined(
     trained: TrainedMember, earlier: EarlierPosterior, task: TrainingTask, settings: TrainingSettings
 ) -> TrainedMember:
     """Joins the posterior of a member to that of an earlier unit."""
-    old = earlier.read(TargetNetwork.of(settings.network, task.first_case))
+    old = earlier.read(TargetNetwork.of(task.network, task.first_case))
     joined = updated_posterior(old.to(settings.device), trained.model, task.arm.trainable, task.arm.update_share)
     return TrainedMember(joined.eval(), trained.history, trained.started_anew, trained.about)

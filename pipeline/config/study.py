@@ -124,6 +124,16 @@ class StudyConfig(Options):
         """Who writes a configuration says whose code is run, and results follow from that code."""
         return with_source(network) if isinstance(network, ImportedNetworkOptions) else network
 
+    @field_validator("target_training")
+    @classmethod
+    def _with_code_of_arms(cls, training: TargetTrainingOptions) -> TargetTrainingOptions:
+        arms = {
+            name: arm.model_copy(update={"network": with_source(arm.network)})
+            for name, arm in training.arms.items()
+            if isinstance(arm.network, ImportedNetworkOptions)
+        }
+        return training.model_copy(update={"arms": {**training.arms, **arms}})
+
     @model_validator(mode="after")
     def _known_references(self) -> StudyConfig:
         for role in ("source", "target"):
@@ -154,6 +164,10 @@ class StudyConfig(Options):
             key = "sizes" if largest in self.target_training.sizes else "reference_sizes"
             raise ValueError(f"`target_training.{key}` asks for {largest} patients and `target.pool` has {pool}")
         return self
+
+    def network_of(self, arm: str) -> NetworkOptions:
+        """The network that an arm trains."""
+        return self.target_training.arms[arm].network or self.network
 
     @property
     def workspace_folder(self) -> Path:

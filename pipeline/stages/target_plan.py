@@ -88,7 +88,6 @@ class _Planner:
         self._execution, self._device = resources.training(config)
         self._settings = TrainingSettings(
             config.target_training,
-            config.network,
             config.patches,
             config.augmentation,
             config.seed,
@@ -117,7 +116,7 @@ class _Planner:
         recipe = {
             "training": self._plan.digests("pool", patients),
             "classes": self._plan.classes[config.target.dataset],
-            "arm": learned.model_dump(mode="json", exclude={"update_from"}),
+            "arm": learned.model_dump(mode="json", exclude={"update_from", "network"}),
             "member": member,
             "n": n,
             "repeat": repeat,
@@ -127,7 +126,7 @@ class _Planner:
             "floor_rate": config.target_training.floor_rate,
             "likelihood": config.target_training.likelihood.value,
             "optimiser": config.target_training.optimiser.model_dump(mode="json"),
-            "network": config.network.model_dump(mode="json"),
+            "network": (arm.network or config.network).model_dump(mode="json"),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
             "computing": self._settings.computing.model_dump(mode="json"),
@@ -139,6 +138,7 @@ class _Planner:
         if key not in self._found.trainings:
             task = TrainingTask(
                 learned,
+                arm.network or config.network,
                 member,
                 n,
                 repeat,
@@ -172,7 +172,7 @@ class _Planner:
                 predicted,
                 [self._folder(training) for training in trainings],
                 self._seeds(arm, repeat),
-                config.network,
+                arm.network or config.network,
                 config.patches.size,
                 config.sliding_window,
                 self._device,
@@ -231,7 +231,7 @@ class _Planner:
             prediction.key,
             self._folder(prediction),
             self._test,
-            config.network,
+            config.network_of(name),
             config.patches.size,
             config.sliding_window,
             config.augmentation.flip_axes,
@@ -314,7 +314,9 @@ class _OfSource:
         if arm.update_from is not None:
             dataset = config.target.dataset
             channels, classes = len(plan.channels[dataset]), len(plan.classes[dataset]) + 1
-            inputs["updated"] = find_updatable(arm.update_from, TargetNetwork(config.network, channels, classes))
+            inputs["updated"] = find_updatable(
+                arm.update_from, TargetNetwork(arm.network or config.network, channels, classes)
+            )
             recipe["update_from"] = inputs["updated"].digest
         return cls(recipe, **inputs)
 

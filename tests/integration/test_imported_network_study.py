@@ -46,6 +46,8 @@ ARMS = {
     "random": None,
     "fine_tune_ends": None,
     "dwp": {"draws": 2},
+    # The study's network against another one.
+    "other": {"preset": "random", "network": {"name": "unet", "channels": [4, 8]}},
 }
 
 
@@ -97,6 +99,9 @@ def test_every_stage_is_done_and_the_model_refers_to_the_code(study: tuple[Path,
     network = json.loads((model_of(study) / "model.json").read_text())["network"]
     assert (network["factory"], network["options"], len(network["source"])) == ("own_nets.nets:build", {"width": 4}, 64)
     assert not list(model_of(study).glob("*.py"))
+    other = model_of(study, "other")
+    assert json.loads((other / "model.json").read_text())["network"]["name"] == "unet"
+    assert graft.load_model(other, device="cpu").arm == "other"
 
 
 def test_a_prediction_asks_for_consent(

@@ -285,7 +285,15 @@ def test_arms_start_from_presets(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    "arm", [{"init": "prior"}, {"posterior": "mean_field"}, {"preset": "nothing"}, {"prior": "unknown"}]
+    "arm",
+    [
+        {"init": "prior"},
+        {"posterior": "mean_field"},
+        {"preset": "nothing"},
+        {"prior": "unknown"},
+        {"preset": "fine_tune", "network": {"name": "unet"}},
+        {"preset": "dwp", "network": {"name": "unet"}},
+    ],
 )
 def test_arms_that_make_no_sense_are_refused(write: Write, arm: dict) -> None:
     write(target_training=None)

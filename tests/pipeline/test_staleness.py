@@ -112,6 +112,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.arms.dwp.update_share=0.1": READ,
     "target_training.arms.fine_tune.posterior_temperature=0.5": READ,
     "target_training.arms.fine_tune.draws=39": READ,
+    "target_training.arms.random.network={name: unet, channels: [4, 8]}": TARGET,
     "evaluation.space=preprocessed": ("evaluate",),
     "evaluation.empty_masks=skip_agreement": ("evaluate",),
     "evaluation.empty_masks_by_metric={hd95: skip_agreement}": ("evaluate",),
@@ -130,8 +131,11 @@ SECTIONS = {
     "target_training.arms.dwp": ArmOptions,
     "evaluation": EvaluationOptions,
 }
-ELSEWHERE = {"priors.update_from", "target_training.arms.dwp.update_from", "target_training.arms"}
-"""Options that name other studies or hold those of arms."""
+ELSEWHERE = {
+    "priors.update_from", "target_training.arms", "target_training.arms.dwp.update_from",
+    "target_training.arms.dwp.network",
+}  # fmt: skip
+"""Options that name other studies, hold those of arms, or that `dwp` cannot have; they have tests of their own."""
 
 
 def as_if_done(stage: str, units: list[Unit], workspace: Workspace) -> set[str]:

@@ -151,6 +151,7 @@ class Bench:
         trainings = [
             TrainingTask(
                 arm=arm.of_training(),
+                network=NETWORK,
                 member=member,
                 n=2,
                 repeat=0,
@@ -180,7 +181,7 @@ class Bench:
         for path in (*trainings.values(), predictions):
             path.mkdir(parents=True)
         progress = ProgressFile(folder.parent / "progress")
-        settings = TrainingSettings(training_options(), NETWORK, PATCHES, OFF, seed, "cpu")
+        settings = TrainingSettings(training_options(), PATCHES, OFF, seed, "cpu")
         for training, path in zip(task.trainings, trainings.values(), strict=True):
             train_member(path, progress, task=training, settings=settings)
         seeds = [member_seed(seed, 0, member) for member in range(arm.members)]

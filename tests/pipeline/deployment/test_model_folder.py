@@ -19,6 +19,7 @@ from models.posteriors.mean_field import MeanField
 from pipeline.deployment.model_description import FORMAT, label_values
 from pipeline.deployment.model_folder import CHECKSUMS, DESCRIPTION, member_name, read_description, read_model
 from pipeline.deployment.weight_passes import pass_count, weight_passes
+from pipeline.evaluation.dice_fit import DiceFit
 
 
 @pytest.fixture
@@ -136,6 +137,20 @@ def test_a_description_that_is_signed_but_wrong_is_refused(folder: Path) -> None
     rewrite(folder, lambda raw: raw.update(members=["../elsewhere.safetensors"]))
     with pytest.raises(ModelError, match="does not list"):
         read_model(folder)
+
+
+def test_models_with_the_former_names_are_read(folder: Path) -> None:
+    line = DiceFit.fit([0.5, 0.6, 0.7, 0.8, 0.9], [0.3, 0.45, 0.5, 0.6, 0.75], list("abcde"))
+    assert line is not None
+
+    def former(raw: dict) -> None:
+        raw["arm"]["temperature"] = 0.25
+        del raw["arm"]["posterior_temperature"], raw["dice_fits"]
+        raw["calibration"] = {"cube": line.model_dump(mode="json")}
+
+    rewrite(folder, former)
+    found = read_model(folder).description
+    assert (found.arm.posterior_temperature, found.dice_fits) == (0.25, {"cube": line})
 
 
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "-Infinity"])
