@@ -119,7 +119,7 @@ def draw_split(
     target: Dataset,
     *,
     source_patients: int,
-    pool_patients: int,
+    pool_patients: int | None,
     test_patients: int,
     seed: int,
 ) -> Split:
@@ -133,15 +133,15 @@ def draw_split(
         source: the source dataset.
         target: the target dataset; may be the same folder.
         source_patients: how many source patients (config key `source.patients`).
-        pool_patients: how many patients the target subsets are taken from (`target.pool`).
-        test_patients: how many test patients (`target.test`).
+        pool_patients: how many patients the target subsets are taken from (`target.pool`); `None` for all.
+        test_patients: how many test patients (`target.test`); 0 where the pool is cross-validated.
         seed: the study's seed.
 
     Raises:
         DataError: there are too few labelled patients.
     """
     pool, test = _draw_target(target, pool_patients, test_patients, seed)
-    used = f" beside the {test_patients} of `target.test` and the {pool_patients} of `target.pool` in the same folder"
+    used = f" beside the {len(test)} of `target.test` and the {len(pool)} of the pool in the same folder"
     elsewhere = {*test, *pool} if same_root(source, target) else set()
     return Split(_draw_source(source, source_patients, seed, elsewhere, used), pool, test)
 
@@ -182,7 +182,7 @@ def draw_target(
     target: Dataset,
     *,
     source_cases: Sequence[str],
-    pool_patients: int,
+    pool_patients: int | None,
     test_patients: int,
     seed: int,
 ) -> Split:
@@ -194,8 +194,8 @@ def draw_target(
         source: the source dataset.
         target: the target dataset; may be the same folder.
         source_cases: cases of the source (config key `source.cases`).
-        pool_patients: how many patients the target subsets are taken from (`target.pool`).
-        test_patients: how many test patients (`target.test`).
+        pool_patients: how many patients the target subsets are taken from (`target.pool`); `None` for all.
+        test_patients: how many test patients (`target.test`); 0 where the pool is cross-validated.
         seed: the study's seed.
 
     Raises:
@@ -209,10 +209,17 @@ def draw_target(
 
 
 def _draw_target(
-    target: Dataset, pool_patients: int, test_patients: int, seed: int, elsewhere: Collection[str] = (), used: str = ""
+    target: Dataset,
+    pool_patients: int | None,
+    test_patients: int,
+    seed: int,
+    elsewhere: Collection[str] = (),
+    used: str = "",
 ) -> tuple[PatientCases, PatientCases]:
     """Draws pool and test; `elsewhere` are patients who play another role, `used` names it."""
     labelled = _labelled_patients(target, excluded=elsewhere)
+    if pool_patients is None:
+        pool_patients = max(len(labelled) - test_patients, 0)
     wanted = {"target.test": test_patients, "target.pool": pool_patients}
     _require(target, len(labelled), wanted, used if elsewhere else "")
     order = _shuffled(labelled, seed, "split", "target")
@@ -317,6 +324,32 @@ def nested_subsets(pool: Sequence[str], sizes: Sequence[int], repeat: int, seed:
             )
     order = random_stream(seed, "subset", repeat).permutation(len(patients))
     return {size: tuple(patients[i] for i in order[:size]) for size in sizes}
+
+
+def draw_folds(patients: Sequence[str], folds: int, repeat: int, seed: int) -> tuple[tuple[str, ...], ...]:
+    """Parts patients into folds at random, whose sizes differ by one at most.
+
+    Args:
+        patients: all patients; their order does not matter.
+        folds: how many folds.
+        repeat: which repeat; every repeat has its own partition.
+        seed: the study's seed.
+
+    Returns:
+        The patients of each fold.
+
+    Raises:
+        DataError: there are more folds than patients, or fewer than two folds.
+    """
+    names = sorted(set(patients))
+    if not 2 <= folds <= len(names):
+        raise DataError(
+            f"`target.folds` is {folds}, and {len(names)} annotated patients are to be cross-validated",
+            expected=f"2 to {len(names)} folds" if len(names) > 1 else "2 patients or more",
+            fix="lower `target.folds`, or write `folds: leave_one_out`" if len(names) > 1 else "annotate more patients",
+        )
+    order = random_stream(seed, "folds", repeat).permutation(len(names))
+    return tuple(tuple(names[i] for i in order[fold::folds]) for fold in range(folds))
 
 
 def bootstrap_sample(patients: Sequence[str], seed: int, network: int) -> BootstrapSample:

@@ -23,7 +23,7 @@ class ArmRecord(StoredRecord):
     repeat: int
     """Which repeat."""
     patients: tuple[str, ...]
-    """Names of the target patients."""
+    """Names of the target patients that its model learned from; none where it has no model."""
     steps: int
     """Optimiser steps of each member."""
     choices: ArmOptions
@@ -31,9 +31,9 @@ class ArmRecord(StoredRecord):
     objective: str
     """What its trainings minimised, in words."""
     trainings: tuple[str, ...]
-    """Key of each member's training: its folder below `train-target/`."""
-    prediction: str
-    """Key of its prediction: its folder below `predict-test/`."""
+    """Key of the training of each member of its model: a folder below `train-target/`."""
+    predictions: tuple[str, ...]
+    """Keys of its predictions, one for each fold of a cross-validation: folders below `predict-test/`."""
     started_anew: tuple[str, ...] = ()
     """Parameters of the network that did not fit the source's and started anew."""
 

@@ -14,6 +14,9 @@ from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
 from pipeline.training.loop import OptimiserOptions
 
+DEFAULT_SIZES = (5, 10)
+"""Where there are test patients."""
+
 
 class TargetTrainingOptions(Options):
     """Arms × target sizes × repeats."""
@@ -26,8 +29,9 @@ class TargetTrainingOptions(Options):
         min_length=1,
     )
     """Preset names, or name → options; `preset` starts from another preset."""
-    sizes: tuple[int, ...] = Field(default=(5, 10), min_length=1)
-    """Numbers of target patients; subsets of one repeat are nested."""
+    sizes: tuple[int, ...] | None = None
+    """Numbers of target patients; subsets of one repeat are nested. By default 5 and 10; in cross-validation, where all
+    patients but those of a fold are always a size, no others."""
     reference_sizes: tuple[int, ...] = ()
     """More numbers of target patients for the arm `random` alone: the longer its learning curve, the larger a label
     efficiency it can measure."""
@@ -54,21 +58,24 @@ class TargetTrainingOptions(Options):
 
     def sizes_of(self, arm: str) -> tuple[int, ...]:
         """Numbers of target patients that an arm learns from."""
-        return tuple(sorted({*self.sizes, *self.reference_sizes})) if arm == REFERENCE_ARM else self.sizes
+        sizes = self.sizes or ()
+        return tuple(sorted({*sizes, *self.reference_sizes})) if arm == REFERENCE_ARM else sizes
 
     @property
     def arm_units(self) -> int:
         """Arms × their sizes × repeats; fewer trainings where arms share them."""
-        return sum(len(self.sizes_of(arm)) for arm in self.arms) * self.repeats
+        return sum(max(len(self.sizes_of(arm)), 1) for arm in self.arms) * self.repeats
 
     @property
     def largest_size(self) -> int:
-        """Largest number of target patients of any arm."""
-        return max(n for arm in self.arms for n in self.sizes_of(arm))
+        """Largest number of target patients of any arm that is given; 0 where none is."""
+        return max((n for arm in self.arms for n in self.sizes_of(arm)), default=0)
 
     @field_validator("sizes", "reference_sizes")
     @classmethod
-    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+    def _ascending(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if value is None:
+            return None
         if any(n < 1 for n in value):
             raise ValueError("a target size counts patients and is at least 1")
         return tuple(sorted(set(value)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -95,8 +95,12 @@ class SourceOptions(Options):
         return self
 
 
+LEAVE_ONE_OUT = "leave_one_out"
+ALL_PATIENTS = "all"
+
+
 class TargetOptions(Options):
-    """What the arms learn and are tested on."""
+    """What the arms learn and are tested on: a pool and separate test patients, or patients who are cross-validated."""
 
     dataset: str
     """Name of a dataset of this study."""
@@ -108,9 +112,35 @@ class TargetOptions(Options):
     """Instead of a number: the cases of the pool by name."""
     test_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the test set by name."""
+    patients: Literal["all"] | None = None
+    """Instead of a pool: all annotated patients, in cross-validation."""
+    folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = None
+    """Instead of test patients: every patient of the pool is tested once in each repeat, by models that never saw them.
+    The final model of each arm learns from all of them."""
+
+    @property
+    def cross_validated(self) -> bool:
+        """Whether the annotated patients are tested themselves, in folds."""
+        return self.folds is not None
+
+    def number_of_folds(self, patients: int) -> int:
+        """Number of folds of so many patients."""
+        return patients if self.folds == LEAVE_ONE_OUT else int(self.folds or 0)
 
     @model_validator(mode="after")
     def _one_choice(self) -> TargetOptions:
+        who = [key for key in ("patients", "pool", "pool_cases") if getattr(self, key) is not None]
+        if self.cross_validated:
+            if self.test is not None or self.test_cases is not None:
+                raise ValueError("with `folds` every annotated patient is tested: leave out `test` and `test_cases`")
+            if len(who) != 1:
+                raise ValueError(
+                    "`folds` says how patients are cross-validated, not who: give one of `patients: all`, `pool` (a "
+                    "number) or `pool_cases` (names)"
+                )
+            return self
+        if self.patients is not None:
+            raise ValueError("`patients: all` leaves nobody to test on: add `folds: 5` or `folds: leave_one_out`")
         given = {key for key in ("pool", "test", "pool_cases", "test_cases") if getattr(self, key) is not None}
         if given in ({"pool", "test"}, {"pool_cases", "test_cases"}):
             return self
@@ -118,11 +148,12 @@ class TargetOptions(Options):
             if given == {pool}:
                 raise ValueError(
                     f"`{test}` is missing: the arms learn from patients of the pool and are measured on others, whom "
-                    f"none of them has seen; set some annotated patients aside, as in `{test}: {example}`"
+                    f"none of them has seen; set some annotated patients aside, as in `{test}: {example}`, or "
+                    "cross-validate them, as in `folds: 5`"
                 )
             if given == {test}:
                 raise ValueError(f"`{pool}` is missing: it says which patients the arms may learn from")
         raise ValueError(
-            "give either the numbers `pool` and `test`, and the patients are drawn, or the lists `pool_cases` and "
-            "`test_cases`"
+            "give the numbers `pool` and `test`, and the patients are drawn, or the lists `pool_cases` and "
+            "`test_cases`, or cross-validate: `patients: all` and `folds: 5`"
         )

@@ -6,7 +6,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from data.modality import Modality
 from data.name_fields import Apart, Name
@@ -18,7 +18,7 @@ from models.priors.factory import centred_on_network, network_of
 from pipeline.arms.choices import UNFITTED_PRIORS, Initialisation
 from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
-from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.target_training_options import DEFAULT_SIZES, TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
@@ -126,6 +126,18 @@ class StudyConfig(Options):
 
     @field_validator("target_training")
     @classmethod
+    def _with_sizes(cls, training: TargetTrainingOptions, known: ValidationInfo) -> TargetTrainingOptions:
+        """Fills in the sizes: cross-validation has one of its own, all annotated patients."""
+        target = known.data.get("target")
+        if training.sizes is None:
+            sizes = () if target is not None and target.cross_validated else DEFAULT_SIZES
+            return training.model_copy(update={"sizes": sizes})
+        if not training.sizes and target is not None and not target.cross_validated:
+            raise ValueError("`sizes` is empty: give the numbers of target patients, such as [5, 10]")
+        return training
+
+    @field_validator("target_training")
+    @classmethod
     def _with_code_of_arms(cls, training: TargetTrainingOptions) -> TargetTrainingOptions:
         arms = {
             name: arm.model_copy(update={"network": with_source(arm.network)})
@@ -161,7 +173,7 @@ class StudyConfig(Options):
                 raise ValueError(f"arm {arm!r} starts from source network 0 and its prior is centred on {centre}")
         largest, pool = self.target_training.largest_size, self.target.pool
         if pool is not None and largest > pool:
-            key = "sizes" if largest in self.target_training.sizes else "reference_sizes"
+            key = "sizes" if largest in (self.target_training.sizes or ()) else "reference_sizes"
             raise ValueError(f"`target_training.{key}` asks for {largest} patients and `target.pool` has {pool}")
         return self
 

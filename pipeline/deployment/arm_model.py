@@ -36,12 +36,11 @@ class ArmTask:
         objective: what its trainings minimised, in words.
         n: number of target patients.
         repeat: which repeat.
-        patients: patient → training cases.
+        steps: optimiser steps of each member.
+        patients: patient → cases that its model learned from; none where it only measures.
         seeds: seed of each member's draws.
-        trainings: key → folder of each member's training.
-        prediction: key of its prediction.
-        predicted: folder of that prediction.
-        test: the test cases.
+        trainings: key → folder of the training of each member of its model.
+        predictions: key → folder of a prediction, and the test cases that it is of; several in cross-validation.
         network: the network.
         patch: size of the sliding window.
         window: how it moves.
@@ -54,12 +53,11 @@ class ArmTask:
     objective: str
     n: int
     repeat: int
+    steps: int
     patients: Mapping[str, Sequence[CachedCase]]
     seeds: Sequence[int]
     trainings: Mapping[str, Path]
-    prediction: str
-    predicted: Path
-    test: Sequence[CachedCase]
+    predictions: Mapping[str, tuple[Path, Sequence[CachedCase]]]
     network: NetworkOptions
     patch: tuple[int, int, int]
     window: SlidingWindowOptions
@@ -99,26 +97,34 @@ def write_arm(folder: Path, progress: ProgressFile, *, task: ArmTask) -> None:
     Raises:
         WorkspaceError: a training or a prediction is missing or damaged.
     """
-    records = [read_training(training) for training in task.trainings.values()]
-    pairs = DicePairs()
-    for position, case in enumerate(task.test):
-        stored = load_prediction(task.predicted / prediction_name(case.name))
-        pairs.add(stored.read(task.options.reading), case)
-        progress((position + 1) / (len(task.test) + 1))
-    members = [training / MEMBER for training in task.trainings.values()]
-    write_model(folder / MODEL_FOLDER, _description(task, pairs), members)
+    started_anew: tuple[str, ...] = ()
+    if task.trainings:
+        started_anew = read_training(next(iter(task.trainings.values()))).started_anew
+        members = [training / MEMBER for training in task.trainings.values()]
+        write_model(folder / MODEL_FOLDER, _description(task, _dice_pairs(task, progress)), members)
     ArmRecord(
         arm=task.name,
         n=task.n,
         repeat=task.repeat,
         patients=tuple(task.patients),
-        steps=records[0].steps,
+        steps=task.steps,
         choices=task.options,
         objective=task.objective,
         trainings=tuple(task.trainings),
-        prediction=task.prediction,
-        started_anew=records[0].started_anew,
+        predictions=tuple(task.predictions),
+        started_anew=started_anew,
     ).write(folder)
+
+
+def _dice_pairs(task: ArmTask, progress: ProgressFile) -> DicePairs:
+    """Reads all predictions; in cross-validation those of all folds, by models that never saw the cases."""
+    pairs = DicePairs()
+    tested = [(folder, case) for folder, cases in task.predictions.values() for case in cases]
+    for position, (folder, case) in enumerate(tested):
+        stored = load_prediction(folder / prediction_name(case.name))
+        pairs.add(stored.read(task.options.reading), case)
+        progress((position + 1) / (len(tested) + 1))
+    return pairs
 
 
 def _description(task: ArmTask, pairs: DicePairs) -> ModelDescription:

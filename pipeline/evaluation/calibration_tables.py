@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,11 +162,11 @@ def read_reliability_csv(path: Path) -> list[ReliabilityRow]:
     return read_rows(path, ReliabilityRow)
 
 
-def summarise_calibration(rows: Sequence[CalibrationRow], seed: int, resamples: int) -> list[SummaryRow]:
+def summarise_calibration(study: StudyRows[CalibrationRow], seed: int, resamples: int) -> list[SummaryRow]:
     """Summarises calibration per arm and size.
 
     Args:
-        rows: of the whole study.
+        study: all rows.
         seed: of the study; with the same patients and repeats the draws are those of the metrics.
         resamples: number of bootstrap resamples.
 
@@ -174,11 +174,10 @@ def summarise_calibration(rows: Sequence[CalibrationRow], seed: int, resamples: 
         Means with crossed bootstrap intervals; the coverage of the volume intervals with its binomial interval over
         patients; the rank correlations of uncertainty with Dice. Nothing that is not available has a row.
     """
-    study = StudyRows(list(rows))
     if not study.rows:
         return []
     draws = study.draws(seed=seed, resamples=resamples)
-    summary = summarise(rows, seed, resamples, AVERAGED)
+    summary = summarise(study, seed, resamples, AVERAGED)
     for n in study.sizes:
         summary += _by_arm(study.table("covered", n), n, COVERAGE, _coverage)
         quality = study.table("dice", n)

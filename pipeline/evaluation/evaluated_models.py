@@ -16,8 +16,9 @@ EVALUATED = "evaluated.json"
 class EvaluatedModel(Options):
     """One trained arm in the tables."""
 
-    model: str
-    """SHA-256 of its model folder, as the card of a bundle and every prediction name it."""
+    model: str | None
+    """SHA-256 of its model folder, as the card of a bundle and every prediction name it; `None` where it has none: the
+    smaller sizes and later repeats of a cross-validation."""
     evaluation: str
     """Digest of its evaluation's recipe."""
 
@@ -31,6 +32,8 @@ class TableSettings(Options):
     """Arms that count as non-Bayesian."""
     seed: int
     """Of the study."""
+    folds: int | None = None
+    """Of the cross-validation that they are of; `None` for a study with test patients."""
 
 
 class EvaluatedModels(Options):

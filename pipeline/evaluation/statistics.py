@@ -3,6 +3,13 @@
 The sampling unit is the patient. Patients and repeats (subset draws, seeds) are crossed, not nested: a bootstrap
 resample draws patients and, independently, repeats, and every arm is measured on the same draw (Owen 2007, "The
 pigeonhole bootstrap"), so that intervals of differences between arms are paired. Holm 1979 for the family of arms.
+
+In cross-validation, models of different folds learn from largely the same patients, so their scores are no independent
+trials and a plain bootstrap promises too much (Bates, Hastie, Tibshirani 2024, "Cross-validation: what does it estimate
+and how well does it do it?"). The variance is inflated as Nadeau and Bengio 2003, "Inference for the generalization
+error", do for K test sets of n₂ cases and training sets of n₁: 1/K + n₂/n₁ in place of 1/K. With n₂/n₁ = 1/(K − 1)
+that is a factor 1 + K/(K − 1), between 2 and 3. A resample draws that many times fewer patients, which has the same
+effect on the variance of a mean and keeps every statistic within its bounds.
 """
 
 from __future__ import annotations
@@ -69,15 +76,17 @@ class Resamples:
     """How often each patient and each repeat was drawn, the same for every arm.
 
     Attributes:
-        patients: `[S, P]`; each row sums to P.
+        patients: `[S, P]`; each row sums to P, in cross-validation to `patients_drawn(P, K)`.
         repeats: `[S, R]`; each row sums to R.
+        folds: K of a cross-validation; `None` where the test patients are no training patients.
     """
 
     patients: Values
     repeats: Values
+    folds: int | None = None
 
     @classmethod
-    def draw(cls, patients: int, repeats: int, *, resamples: int, seed: int) -> Resamples:
+    def draw(cls, patients: int, repeats: int, *, resamples: int, seed: int, folds: int | None = None) -> Resamples:
         """Draws patients and repeats with replacement, independently of each other.
 
         Args:
@@ -85,6 +94,7 @@ class Resamples:
             repeats: number of repeats R.
             resamples: number of draws S.
             seed: of the study; the same seed and sizes give the same draws.
+            folds: K of a cross-validation.
 
         Returns:
             The draws as counts.
@@ -96,16 +106,18 @@ class Resamples:
             raise ValueError(f"cannot resample {patients} patients and {repeats} repeats {resamples} times")
         by_patient = random_stream(seed, "evaluation", "bootstrap", "patients")
         by_repeat = random_stream(seed, "evaluation", "bootstrap", "repeats")
+        drawn = patients_drawn(patients, folds)
         return cls(
-            by_patient.multinomial(patients, np.full(patients, 1 / patients), size=resamples).astype(np.float64),
+            by_patient.multinomial(drawn, np.full(patients, 1 / patients), size=resamples).astype(np.float64),
             by_repeat.multinomial(repeats, np.full(repeats, 1 / repeats), size=resamples).astype(np.float64),
+            folds,
         )
 
     def patient_indices(self) -> NDArray[np.intp]:
-        """Returns `[S, P]` indices of the drawn patients of each resample, a patient as often as it was drawn."""
+        """Returns indices of the drawn patients of each resample `[S, …]`, a patient as often as it was drawn."""
         count, patients = self.patients.shape
         everyone = np.tile(np.arange(patients, dtype=np.intp), count)
-        return np.repeat(everyone, self.patients.ravel().astype(np.intp)).reshape(count, patients)
+        return np.repeat(everyone, self.patients.ravel().astype(np.intp)).reshape(count, -1)
 
     def means(self, values: Values) -> Values:
         """Averages one arm in every resample.
@@ -126,6 +138,19 @@ class Resamples:
         total = np.sum((self.patients @ np.where(measured, values, 0.0)) * self.repeats, axis=1)
         weight = np.sum((self.patients @ measured.astype(np.float64)) * self.repeats, axis=1)
         return np.divide(total, weight, out=np.full_like(total, np.nan), where=weight > 0)
+
+
+def patients_drawn(patients: int, folds: int | None) -> int:
+    """Number of patients in a bootstrap resample.
+
+    Args:
+        patients: P.
+        folds: K of a cross-validation; `None` where no test patient is a training patient of another's models.
+
+    Returns:
+        P, or in cross-validation ⌊P / (1 + K / (K − 1))⌋, at least 2.
+    """
+    return patients if folds is None else min(patients, max(2, int(patients / (1 + folds / (folds - 1)))))
 
 
 def crossed_interval(values: Values, draws: Resamples, *, confidence: float = 0.95) -> Interval:
@@ -180,7 +205,8 @@ class PairedDifference:
         interval: mean difference and its percentile interval; all NaN with too few patients, whose mean difference
             alone would be read as a finding.
         patients: number of patients measured in both arms.
-        p_value: two-sided Wilcoxon signed-rank test on per-patient means over repeats; None with too few patients.
+        p_value: two-sided Wilcoxon signed-rank test on per-patient means over repeats; None with too few patients, and
+            in cross-validation, where patients are no independent trials.
     """
 
     interval: Interval
@@ -206,9 +232,8 @@ def paired_difference(first: Values, second: Values, draws: Resamples, *, confid
     per_patient = per_patient[np.isfinite(per_patient)]
     if why_no_interval(len(per_patient)):
         return PairedDifference(Interval(np.nan, np.nan, np.nan), len(per_patient), None)
-    return PairedDifference(
-        crossed_interval(difference, draws, confidence=confidence), len(per_patient), wilcoxon_p(per_patient)
-    )
+    p_value = wilcoxon_p(per_patient) if draws.folds is None else None
+    return PairedDifference(crossed_interval(difference, draws, confidence=confidence), len(per_patient), p_value)
 
 
 def wilcoxon_p(differences: Values) -> float | None:

@@ -60,6 +60,7 @@ def write_study_results(
     options: EvaluationOptions,
     rivals: Collection[str],
     seed: int,
+    folds: int | None = None,
 ) -> None:
     """Writes all tables of `results/`.
 
@@ -71,15 +72,16 @@ def write_study_results(
         options: of the evaluation.
         rivals: names of the non-Bayesian arms.
         seed: of the study.
+        folds: of the cross-validation that they are of; `None` for a study with test patients.
     """
+    study = StudyRows(list(rows), folds)
     write_cases_csv(rows, folder / CASES)
-    write_summary_csv(summarise(rows, seed, options.resamples), folder / SUMMARY)
+    write_summary_csv(summarise(study, seed, options.resamples), folder / SUMMARY)
     write_rows(folder / EMPTY_MASKS, EmptyMaskCount, count_empty_masks(rows, options.policies()))
     comparisons: list[Comparison] = []
     leading: list[Lead] = []
     efficiencies: list[LabelEfficiency] = []
     if rows:
-        study = StudyRows(list(rows))
         draws = study.draws(seed=seed, resamples=options.resamples)
         for metric in study.metrics():
             comparisons += compare_arms(study, draws, metric=metric, rivals=rivals)
@@ -87,8 +89,8 @@ def write_study_results(
         efficiencies = label_efficiencies(study, draws)
         if reason := why_no_efficiency(study):
             logger.info("label efficiency is not available: %s", reason)
+    judged = StudyRows(list(calibration), folds)
     if calibration:
-        judged = StudyRows(list(calibration))
         draws = judged.draws(seed=seed, resamples=options.resamples)
         scaled = {*rivals, *(name + SCALED for name in rivals)}
         for metric in judged.metrics(COMPARED_CALIBRATION):
@@ -96,18 +98,18 @@ def write_study_results(
     write_rows(folder / COMPARISONS, Comparison, comparisons)
     write_rows(folder / LEADING_ARMS, Lead, leading)
     write_rows(folder / LABEL_EFFICIENCY, LabelEfficiency, efficiencies)
-    _write_calibration(folder, calibration, reliability, seed, options.resamples)
+    _write_calibration(folder, judged, reliability, seed, options.resamples)
 
 
 def _write_calibration(
     folder: Path,
-    calibration: Sequence[CalibrationRow],
+    calibration: StudyRows[CalibrationRow],
     reliability: Sequence[ReliabilityRow],
     seed: int,
     resamples: int,
 ) -> None:
-    if not calibration:
+    if not calibration.rows:
         return
-    write_calibration_csv(calibration, folder / CALIBRATION)
+    write_calibration_csv(calibration.rows, folder / CALIBRATION)
     write_reliability_csv(reliability, folder / RELIABILITY)
     write_summary_csv(summarise_calibration(calibration, seed, resamples), folder / CALIBRATION_SUMMARY)

@@ -203,9 +203,11 @@ class StudyRows(Generic[RowT]):
         rows: of `cases.csv`, or of another table with a row for each arm, size, repeat, case and label.
         every_size: numbers of target patients of any arm.
         sizes: those at which arms can be compared; `random` may have more of its own.
+        folds: of the cross-validation that the rows are of; `None` for a study with test patients.
     """
 
     rows: list[RowT]
+    folds: int | None = None
     arms: tuple[str, ...] = field(init=False)
     every_size: tuple[int, ...] = field(init=False)
     sizes: tuple[int, ...] = field(init=False)
@@ -227,7 +229,8 @@ class StudyRows(Generic[RowT]):
 
     def draws(self, *, seed: int, resamples: int) -> Resamples:
         """Draws the patients and repeats that all arms, sizes and metrics of the study share."""
-        return Resamples.draw(len(self.patients), len(self.repeats), resamples=resamples, seed=seed)
+        size = (len(self.patients), len(self.repeats))
+        return Resamples.draw(*size, resamples=resamples, seed=seed, folds=self.folds)
 
     def table(self, metric: str, n: int, label: str | None = None) -> PatientTable:
         """Gathers one metric at one size.
@@ -261,11 +264,11 @@ class StudyRows(Generic[RowT]):
         return PatientTable(arms, self.patients, self.repeats, by_cell.reshape(shape), cases)
 
 
-def summarise(rows: Sequence[RowT], seed: int, resamples: int, metrics: Iterable[str] = METRICS) -> list[SummaryRow]:
+def summarise(study: StudyRows[RowT], seed: int, resamples: int, metrics: Iterable[str] = METRICS) -> list[SummaryRow]:
     """Averages every measured metric per arm and size, with intervals over patients × repeats.
 
     Args:
-        rows: of the whole study.
+        study: all rows.
         seed: of the study; the draws come from its own stream.
         resamples: number of bootstrap resamples, the same draws for every arm, size and metric.
         metrics: fields of the rows to average, where they were measured.
@@ -274,7 +277,6 @@ def summarise(rows: Sequence[RowT], seed: int, resamples: int, metrics: Iterable
         One row per arm, size and metric; with several labels also one per label, as `metric[label]`. Dice has a second
         row, `dice_worst_tenth`: its mean over the worst tenth of patients.
     """
-    study = StudyRows(list(rows))
     if not study.rows:
         return []
     draws = study.draws(seed=seed, resamples=resamples)

@@ -146,7 +146,7 @@ def arm_sentences(files: StudyFiles) -> list[str]:
     names = list(arms) or (list(study.arms) if study else [])
     if not names:
         return []
-    sizes = training.sizes if training is not None else (study.sizes if study else ())
+    sizes = (training.sizes or ()) if training is not None else (study.sizes if study else ())
     repeats = training.repeats if training is not None else (len(study.repeats) if study else 1)
     count = "One arm was" if len(names) == 1 else f"{len(names)} arms were"
     text = f"{count} trained on n = {listing([str(n) for n in sizes])} annotated target patients, with {repeats} "

@@ -115,12 +115,12 @@ class InferredUnit:
 
     def predictions(self) -> dict[str, Path]:
         """Case → file, for the cases whose prediction was kept."""
-        folder = self.root / PREDICTIONS / self.record.prediction
-        return {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
+        folders = [self.root / PREDICTIONS / key for key in self.record.predictions]
+        return {p.stem: p for folder in folders for p in sorted(folder.glob("*.safetensors"))}
 
     def history(self) -> History:
-        """The history of its first member; no columns at all where the training was deleted."""
-        return read_history(self.root / TRAININGS / self.record.trainings[0] / HISTORY)
+        """The history of its first member; no columns at all where it has no model or the training was deleted."""
+        return read_history(self.root / TRAININGS / "/".join(self.record.trainings[:1]) / HISTORY)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from data.checks.battery import CONTENT_CHECKS, check_dataset
 from data.checks.finding import Finding, Level
 from data.dataset import Dataset
 from data.errors import DataError
-from data.splits import Split, nested_subsets
+from data.splits import Split
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import record_inputs
@@ -22,7 +22,8 @@ from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.units import Unit
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
-from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan, target_subsets
+from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
+from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_checks import compare_with_source
 from pipeline.storage.atomic import write_json
 from pipeline.storage.digest import digest
@@ -56,7 +57,11 @@ def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]
     """Role → cases of one of the study's datasets."""
     roles = {"source": split.source_cases} if config.source.dataset == name else {}
     if config.target.dataset == name:
-        roles |= {"pool": split.pool_cases, "test": split.test_cases}
+        if config.target.cross_validated:
+            # Any two patients may meet on two sides of a fold.
+            roles |= {f"patient {patient}": {patient: cases} for patient, cases in split.pool_cases.items()}
+        else:
+            roles |= {"pool": split.pool_cases, "test": split.test_cases}
     return {role: [case for cases in patients.values() for case in cases] for role, patients in roles.items()}
 
 
@@ -118,8 +123,8 @@ class Examination:
         """Empty labels among the target patients that the arms learn from."""
         config, pool = self.plan.config, self.plan.patients("pool")
         root = read_datasets(config, self.plan.workspace)[config.target.dataset].root.resolve()
-        subsets = [subset for arm in config.target_training.arms for subset in target_subsets(self.plan, arm)]
-        patients = {p for subset in subsets for drawn in subset.values() for p in drawn}
+        cells = [cell for arm in config.target_training.arms for cell in target_cells(self.plan, arm)]
+        patients = {patient for cell in cells for fold in cell.folds for patient in fold.learned_from}
         cases = {case for patient in patients for case in pool[patient]}
         empty = [(folder, f) for folder, f in self.findings if f.check == "empty_label" and f.case in cases]
         return [(folder, finding) for folder, finding in empty if folder == root]
@@ -172,11 +177,12 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     datasets = read_datasets(config, workspace)
     channels = _channels(config, datasets)
     split = make_split(config, datasets)
-    # A size that the pool cannot serve is told now, not after the source networks are trained.
-    nested_subsets(split.pool, [config.target_training.largest_size], 0, config.seed)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs)
+    # Sizes and folds that the patients cannot serve are told now, not after the source networks are trained.
+    for arm in config.target_training.arms:
+        target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()

@@ -34,6 +34,7 @@ from pipeline.stages import infer
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
+from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_plan import arm_key
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import FILES
@@ -47,7 +48,7 @@ def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
-    predictions: Path,
+    predictions: Mapping[str, Path],
     reading: ReadingOptions,
     trained: TrainedArm,
     cases: Sequence[CachedCase],
@@ -60,7 +61,7 @@ def evaluate_predictions(
     Args:
         folder: where the tables go.
         progress: where to tell how far it is.
-        predictions: folder of the arm's predictions.
+        predictions: case → folder of the prediction that holds it.
         reading: how the arm reads them.
         trained: which arm.
         cases: the test cases.
@@ -71,7 +72,7 @@ def evaluate_predictions(
     rows: list[CaseRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     for position, case in enumerate(cases):
-        predicted = _read_prediction(predictions / prediction_name(case.name), case, reading)
+        predicted = _read_prediction(predictions[case.name] / prediction_name(case.name), case, reading)
         measured = _measure(predicted, case, native.get(case.name), trained, options)
         rows += measured
         if calibration is not None:
@@ -159,35 +160,54 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     plan = read_plan(config, workspace)
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
     native = native_cases(config, workspace, plan)
+    options = _options(config)
     # Labels as they were drawn are read from the dataset; those on the preprocessed grid are part of the predictions.
     labels = {name: workspace.file_digests.of_files(own.label_files()) for name, own in native.items()}
     workspace.file_digests.save()
     planned = []
     for arm in config.target_training.arms:
-        for n in config.target_training.sizes_of(arm):
-            for repeat in range(config.target_training.repeats):
-                key = arm_key(arm, n, repeat)
-                digest = require_done(workspace, infer.STAGE, key)["digest"]
-                record = read_arm(workspace.unit_folder(infer.STAGE, key))
-                recipe = {
-                    "arm": digest,
-                    "options": config.evaluation.model_dump(mode="json", exclude={"resamples", "rivals"}),
-                    "seed": config.seed,
-                    # A study on the preprocessed grid has none, and keeps what it evaluated before.
-                    **({"labels": labels} if labels else {}),
-                    "version": 6,
-                }
-                arguments = {
-                    "predictions": workspace.unit_folder(PREDICTIONS, record.prediction),
-                    "reading": record.choices.reading,
-                    "trained": TrainedArm(arm, n, repeat),
-                    "cases": test,
-                    "native": native,
-                    "options": config.evaluation,
-                    "seed": config.seed,
-                }
-                planned.append(Unit(STAGE, key, recipe, evaluate_predictions, arguments))
+        for cell in target_cells(plan, arm):
+            key = arm_key(arm, cell.n, cell.repeat)
+            digest = require_done(workspace, infer.STAGE, key)["digest"]
+            record = read_arm(workspace.unit_folder(infer.STAGE, key))
+            recipe = {
+                "arm": digest,
+                "options": options.model_dump(mode="json", exclude={"resamples", "rivals"}),
+                "seed": config.seed,
+                # A study on the preprocessed grid has none, and keeps what it evaluated before.
+                **({"labels": labels} if labels else {}),
+                "version": 6,
+            }
+            folders = [workspace.unit_folder(PREDICTIONS, own) for own in record.predictions]
+            predictions = {
+                case: folder
+                for fold, folder in zip(cell.folds, folders, strict=True)
+                for patient in fold.tested_on
+                for case in plan.patients("test")[patient]
+            }
+            arguments = {
+                "predictions": predictions,
+                "reading": record.choices.reading,
+                "trained": TrainedArm(arm, cell.n, cell.repeat),
+                "cases": test,
+                "native": native,
+                "options": options,
+                "seed": config.seed,
+            }
+            planned.append(Unit(STAGE, key, recipe, evaluate_predictions, arguments))
     return planned
+
+
+def _options(config: StudyConfig) -> EvaluationOptions:
+    """The options of the evaluation.
+
+    In cross-validation no temperature is fitted on other patients' predictions: the models that made those have learned
+    from the very patient whose probabilities would be scaled.
+    """
+    options = config.evaluation
+    if not config.target.cross_validated or options.calibration is None:
+        return options
+    return options.model_copy(update={"calibration": options.calibration.model_copy(update={"temperature_scaled": ()})})
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
@@ -200,6 +220,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     measured = units(config, workspace, resources)
     complete(STAGE, run_stage(STAGE, measured, workspace, resources.execution(config)))
     folders = [workspace.unit_folder(STAGE, unit.key) for unit in measured]
+    folds = read_plan(config, workspace).folds
     # While the tables are written, nothing may be taken for theirs.
     (workspace.results / EVALUATED).unlink(missing_ok=True)
     judged = folders if config.evaluation.calibration is not None else []
@@ -212,6 +233,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             options=config.evaluation,
             rivals=rivals(config.target_training.arms, config.evaluation.rivals),
             seed=config.seed,
+            folds=folds,
         )
     evaluated_models(config, workspace, measured).write(workspace.results)
 
@@ -219,14 +241,14 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequence[Unit]) -> EvaluatedModels:
     """What tables made of these evaluations are of."""
     models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
+    digests = {key: model_digest(folder) if folder.is_dir() else None for key, folder in models.items()}
     settings = TableSettings(
         resamples=config.evaluation.resamples,
         rivals=rivals(config.target_training.arms, config.evaluation.rivals),
         seed=config.seed,
+        folds=read_plan(config, workspace).folds,
     )
     return EvaluatedModels(
-        units={
-            unit.key: EvaluatedModel(model=model_digest(models[unit.key]), evaluation=unit.digest) for unit in measured
-        },
+        units={unit.key: EvaluatedModel(model=digests[unit.key], evaluation=unit.digest) for unit in measured},
         settings=settings,
     )

@@ -7,11 +7,11 @@ packages that read them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import Dataset
-from data.splits import Split, draw_source, draw_split, draw_target, nested_subsets, split_from_cases
+from data.splits import Split, draw_source, draw_split, draw_target, split_from_cases
 from data.stored_record import read_record
 from pipeline.config.study import StudyConfig
 from pipeline.execution.units import require_done
@@ -48,6 +48,12 @@ class StudyPlan:
     def patients(self, role: str) -> Mapping[str, Sequence[str]]:
         """Patient → cases of a role."""
         return {"source": self.split.source_cases, "pool": self.split.pool_cases, "test": self.split.test_cases}[role]
+
+    @property
+    def folds(self) -> int | None:
+        """Number of folds of a cross-validation; `None` for a study with test patients."""
+        target = self.config.target
+        return target.number_of_folds(len(self.split.pool)) if target.cross_validated else None
 
     def cached(self, role: str, patient: str) -> list[CachedCase]:
         """The preprocessed cases of one patient."""
@@ -87,16 +93,24 @@ def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
         DataError: too few patients, unknown cases, or a patient on both sides.
     """
     source, target = datasets[config.source.dataset], datasets[config.target.dataset]
-    source_cases, source_patients = config.source.cases, config.source.patients or 0
-    listed = {"pool_cases": config.target.pool_cases or (), "test_cases": config.target.test_cases or ()}
-    drawn = {"pool_patients": config.target.pool or 0, "test_patients": config.target.test or 0, "seed": config.seed}
-    if config.target.pool_cases is None:
-        if source_cases is None:
-            return draw_split(source, target, source_patients=source_patients, **drawn)
-        return draw_target(source, target, source_cases=source_cases, **drawn)
-    if source_cases is None:
-        return draw_source(source, target, source_patients=source_patients, seed=config.seed, **listed)
-    return split_from_cases(source, target, source_cases=source_cases, **listed)
+    split = _drawn(config, source, target)
+    # Cross-validation tests the patients of the pool themselves.
+    return replace(split, test_cases=split.pool_cases) if config.target.cross_validated else split
+
+
+def _drawn(config: StudyConfig, source: Dataset, target: Dataset) -> Split:
+    listed, own = config.source, config.target
+    seed = config.seed
+    if own.pool_cases is not None:
+        cases = {"pool_cases": own.pool_cases, "test_cases": own.test_cases or ()}
+        if listed.cases is None:
+            return draw_source(source, target, source_patients=listed.patients or 0, seed=seed, **cases)
+        return split_from_cases(source, target, source_cases=listed.cases, **cases)
+    pool, test = None if own.patients is not None else own.pool or 0, own.test or 0
+    if listed.cases is not None:
+        return draw_target(source, target, source_cases=listed.cases, pool_patients=pool, test_patients=test, seed=seed)
+    patients = listed.patients or 0
+    return draw_split(source, target, source_patients=patients, pool_patients=pool, test_patients=test, seed=seed)
 
 
 def plan_folder(workspace: Workspace) -> Path:
@@ -113,14 +127,3 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     require_done(workspace, STAGE, KEY)
     plan = read_record(plan_folder(workspace) / PLAN, PlanRecord)
     return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace)
-
-
-def target_subsets(plan: StudyPlan, arm: str) -> list[Mapping[int, Sequence[str]]]:
-    """Size → target patients that an arm learns from, for each repeat; nested within a repeat, the same for all arms.
-
-    Raises:
-        DataError: a size is larger than the pool.
-    """
-    config, pool = plan.config, list(plan.patients("pool"))
-    sizes = config.target_training.sizes_of(arm)
-    return [nested_subsets(pool, sizes, repeat, config.seed) for repeat in range(config.target_training.repeats)]

@@ -30,7 +30,9 @@ from pipeline.execution.units import Unit, require_done
 from pipeline.stages import collect_filters, fit_priors, train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
-from pipeline.stages.study_plan import StudyPlan, read_plan, target_subsets
+from pipeline.stages.study_plan import StudyPlan, read_plan
+from pipeline.stages.target_cells import Cell, Fold, target_cells
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.digest import digest
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
@@ -99,13 +101,18 @@ class _Planner:
     def plan(self) -> TargetPlan:
         for name, arm in self._config.target_training.arms.items():
             source = _OfSource.read(self._plan, arm)
-            for repeat, subsets in enumerate(target_subsets(self._plan, name)):
-                for n, patients in subsets.items():
-                    members = range(arm.members)
-                    trainings = [self._training(arm, source, n, repeat, patients, member) for member in members]
-                    prediction = self._prediction(arm, n, repeat, trainings)
-                    self._arm(name, arm, n, repeat, patients, trainings, prediction)
+            for cell in target_cells(self._plan, name):
+                predictions = []
+                for fold in cell.folds:
+                    trainings = self._trainings(arm, source, cell, fold.learned_from)
+                    predictions.append(self._prediction(arm, cell, trainings, self._test_cases(fold)))
+                final = [] if cell.final is None else self._trainings(arm, source, cell, cell.final)
+                self._arm(name, arm, cell, final, predictions)
         return self._found
+
+    def _trainings(self, arm: ArmOptions, source: _OfSource, cell: Cell, patients: Sequence[str]) -> list[Unit]:
+        """The trainings of all members on the same patients."""
+        return [self._training(arm, source, cell.n, cell.repeat, patients, member) for member in range(arm.members)]
 
     def _training(
         self, arm: ArmOptions, source: _OfSource, n: int, repeat: int, patients: Sequence[str], member: int
@@ -155,9 +162,9 @@ class _Planner:
             self._found.trainings[key] = Unit(TRAININGS, key, recipe, train_member, arguments, size)
         return self._found.trainings[key]
 
-    def _prediction(self, arm: ArmOptions, n: int, repeat: int, trainings: Sequence[Unit]) -> Unit:
+    def _prediction(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit], tested: Sequence[CachedCase]) -> Unit:
         config, predicted = self._config, arm.of_prediction()
-        basis = {
+        basis: dict[str, Any] = {
             "trainings": [training.digest for training in trainings],
             "draws": predicted.draws,
             "posterior": predicted.posterior.model_dump(mode="json"),
@@ -165,22 +172,26 @@ class _Planner:
             "threads": self._execution.threads,
             "version": 1,
         }
+        if config.target.cross_validated:
+            # Small subsets of two folds can be alike, and then have two sets of test cases.
+            basis["cases"] = [case.name for case in tested]
         # The images are no part of the name: one more test case is one more prediction in the same folder.
-        key = _named(n, repeat, predicted, f"x{len(trainings)}", basis)
+        key = _named(cell.n, cell.repeat, predicted, f"x{len(trainings)}", basis)
         if key not in self._found.predictions:
+            images = {case.name: self._images[case.name] for case in tested}
             task = PredictionTask(
                 predicted,
                 [self._folder(training) for training in trainings],
-                self._seeds(arm, repeat),
+                self._seeds(arm, cell.repeat),
                 arm.network or config.network,
                 config.patches.size,
                 config.sliding_window,
                 self._device,
-                self._test,
-                self._images,
+                tested,
+                images,
                 self._plan.workspace.unit_folder(PREDICTIONS, key),
             )
-            recipe = {**basis, "images": self._images}
+            recipe = {**basis, "images": images}
             arguments = {"task": task}
             size = float(len(trainings) * (predicted.draws if arm.is_bayesian else 1))
             needs = tuple(training.name for training in trainings)
@@ -193,11 +204,9 @@ class _Planner:
         self,
         name: str,
         arm: ArmOptions,
-        n: int,
-        repeat: int,
-        patients: Sequence[str],
+        cell: Cell,
         trainings: Sequence[Unit],
-        prediction: Unit,
+        predictions: Sequence[Unit],
     ) -> None:
         config, dataset = self._config, self._config.target.dataset
         target = config.datasets[dataset]
@@ -209,35 +218,39 @@ class _Planner:
         )
         recipe = {
             # Whole, so that what differs from an earlier run can be told; the members differ in their number alone.
-            "training": trainings[0].recipe,
+            **({"training": trainings[0].recipe} if trainings else {}),
             "trainings": [training.digest for training in trainings],
-            "prediction": prediction.recipe,
+            # Of the folds of a cross-validation the first stands for all in words.
+            "prediction": predictions[0].recipe,
+            "predictions": [prediction.digest for prediction in predictions],
             "arm": arm.model_dump(mode="json"),
             # Not the name of the study: a renamed study writes nothing again.
             "origin": origin.model_dump(mode="json", exclude={"study"}),
             "test": self._plan.digests("test", list(self._plan.patients("test"))),
             "version": 1,
         }
-        key = arm_key(name, n, repeat)
+        key = arm_key(name, cell.n, cell.repeat)
         task = ArmTask(
             name,
             arm,
             objective_name(arm, config.target_training, config.patches),
-            n,
-            repeat,
-            {patient: self._plan.cached("pool", patient) for patient in patients},
-            self._seeds(arm, repeat),
+            cell.n,
+            cell.repeat,
+            config.target_training.steps,
+            {patient: self._plan.cached("pool", patient) for patient in cell.final or ()},
+            self._seeds(arm, cell.repeat),
             {training.key: self._folder(training) for training in trainings},
-            prediction.key,
-            self._folder(prediction),
-            self._test,
+            {
+                prediction.key: (self._folder(prediction), prediction.arguments["task"].cases)
+                for prediction in predictions
+            },
             config.network_of(name),
             config.patches.size,
             config.sliding_window,
             config.augmentation.flip_axes,
             origin,
         )
-        needs = tuple(unit.name for unit in (*trainings, prediction))
+        needs = tuple(unit.name for unit in (*trainings, *predictions))
         self._found.arms[key] = Unit(Stage.INFER, key, recipe, write_arm, {"task": task}, needs=needs)
 
     def _seeds(self, arm: ArmOptions, repeat: int) -> list[int]:
@@ -246,15 +259,15 @@ class _Planner:
     def _folder(self, unit: Unit) -> Path:
         return self._plan.workspace.unit_folder(unit.stage, unit.key)
 
-    @cached_property
-    def _test(self) -> list[Any]:
-        return [case for patient in self._plan.patients("test") for case in self._plan.cached("test", patient)]
+    def _test_cases(self, fold: Fold) -> list[CachedCase]:
+        return [case for patient in fold.tested_on for case in self._plan.cached("test", patient)]
 
     @cached_property
     def _images(self) -> dict[str, str]:
         # Not preprocessed is a fault that names the stage; a missing file would be none.
         self._plan.digests("test", list(self._plan.patients("test")))
-        return {case.name: case.image_digest for case in self._test}
+        patients = self._plan.patients("test")
+        return {case.name: case.image_digest for patient in patients for case in self._plan.cached("test", patient)}
 
 
 def _named(n: int, repeat: int, arm: ArmOptions, which: str, recipe: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from data.errors import DataError
 from data.splits import (
     Split,
     bootstrap_sample,
+    draw_folds,
     draw_source,
     draw_split,
     draw_target,
@@ -206,3 +207,16 @@ def test_the_target_is_drawn_beside_listed_source_cases() -> None:
         draw_target(one, one, source_cases=["c01_0", "c02_0"], pool_patients=3, test_patients=2, seed=3)
     other = draw_target(cohort("/b", 6), one, source_cases=["c01_0"], pool_patients=3, test_patients=3, seed=3)
     assert len({*other.pool, *other.test}) == 6
+
+
+@given(st.integers(2, 20), st.data())
+def test_folds_part_patients_evenly_and_every_repeat_anew(count: int, data: st.DataObject) -> None:
+    patients = [f"p{i}" for i in range(count)]
+    folds = data.draw(st.integers(2, count))
+    parts = draw_folds(patients, folds, 0, seed=1)
+    assert sorted(p for part in parts for p in part) == sorted(patients)
+    assert len(parts) == folds
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert draw_folds(list(reversed(patients)), folds, 0, seed=1) == parts
+    if count > 9 and folds < count:
+        assert draw_folds(patients, folds, 1, seed=1) != parts

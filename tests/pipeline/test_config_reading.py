@@ -150,8 +150,8 @@ def test_cases_may_be_listed_on_one_side(write: Write) -> None:
         ({"test": None}, ["`test` is missing", "measured on others", "`test: 5`"]),
         ({"pool": None, "test": None, "pool_cases": ["a", "b"]}, ["`test_cases` is missing", "`test_cases: [case_07"]),
         ({"pool": None}, ["`pool` is missing", "may learn from"]),
-        ({"pool": None, "test": None}, ["either the numbers `pool` and `test`", "or the lists"]),
-        ({"test_cases": ["z"]}, ["either the numbers `pool` and `test`"]),
+        ({"pool": None, "test": None}, ["give the numbers `pool` and `test`", "or the lists", "cross-validate"]),
+        ({"test_cases": ["z"]}, ["give the numbers `pool` and `test`"]),
     ],
 )
 def test_what_is_missing_of_the_target_is_said(write: Write, target: dict, words: list[str]) -> None:

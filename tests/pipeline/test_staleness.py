@@ -148,7 +148,8 @@ def as_if_done(stage: str, units: list[Unit], workspace: Workspace) -> set[str]:
             task = unit.arguments["task"]
             ArmRecord(
                 arm=task.name, n=task.n, repeat=task.repeat, patients=tuple(task.patients), steps=1,
-                choices=task.options, objective="none", trainings=tuple(task.trainings), prediction=task.prediction,
+                choices=task.options, objective="none", trainings=tuple(task.trainings),
+                predictions=tuple(task.predictions),
             ).write(folder)  # fmt: skip
         write_json(folder / MARKER, {"digest": unit.digest, "files": {}, "recipe": unit.recipe})
     return {unit.stage for unit in stale}

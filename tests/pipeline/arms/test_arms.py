@@ -184,7 +184,7 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
     assert (unit["arm"], unit["n"], unit["repeat"], unit["patients"]) == (name, 2, 0, ["p", "q"])
     assert unit["choices"] == arm.model_dump(mode="json")
     assert unit["started_anew"] == []
-    assert (len(unit["trainings"]), unit["prediction"]) == (arm.members, "predictions")
+    assert (len(unit["trainings"]), unit["predictions"]) == (arm.members, ["predictions"])
     rows = list(csv.DictReader(files["train-0/history.csv"].decode().splitlines()))
     assert [row["step"] for row in rows] == [str(3 * (k + 1)) for k in range(arm.components)]
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
 from pipeline.evaluation.empty_mask_counts import count_empty_masks
 from pipeline.evaluation.options import EvaluationOptions, LesionOptions, MetricPolicies
-from pipeline.evaluation.tables import METRICS, CaseRow, summarise
+from pipeline.evaluation.tables import METRICS, CaseRow, StudyRows, summarise
 from pipeline.metrics.overlap import EmptyMaskPolicy
 
 NONE = np.zeros((4, 4, 5), np.int16)
@@ -65,7 +65,7 @@ def test_a_metric_obeys_its_own_policy_and_the_others_theirs(metric: str) -> Non
 def test_a_missed_structure_pulls_every_average_down(policy: EmptyMaskPolicy) -> None:
     chosen = EvaluationOptions(empty_masks=policy, lesions=LesionOptions())
     found, missed = measure(SOME, SOME, chosen, "a"), measure(NONE, SOME, chosen, "b")
-    means = {r.metric: (r.mean, r.cases) for r in summarise([found, missed], 0, 100)}
+    means = {r.metric: (r.mean, r.cases) for r in summarise(StudyRows([found, missed]), 0, 100)}
     for metric in METRICS:
         best, worst = BEST_AND_WORST.get(metric, (1.0, 0.0))
         assert means[metric] == (pytest.approx((best + worst) / 2), 2)

@@ -53,7 +53,7 @@ def study_rows() -> list[CaseRow]:
 
 def test_headers_are_those_promised(tmp_path: Path) -> None:
     write_cases_csv([row()], tmp_path / "cases.csv")
-    write_summary_csv(summarise([row()], 0, 100), tmp_path / "summary.csv")
+    write_summary_csv(summarise(StudyRows([row()]), 0, 100), tmp_path / "summary.csv")
     header = (tmp_path / "cases.csv").read_text().splitlines()[0]
     assert header.startswith("arm,n,repeat,case,patient,label,dice,iou,")
     assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "arm,n,metric,mean,ci_low,ci_high,cases,patients"
@@ -80,7 +80,7 @@ def test_bytes_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
 
 def test_summary_comes_back_and_holds_the_averages(tmp_path: Path) -> None:
     rows = study_rows()
-    summary = summarise(rows, 3, 300)
+    summary = summarise(StudyRows(rows), 3, 300)
     write_summary_csv(summary, tmp_path / "summary.csv")
     # NaN is equal to nothing, so compare what is written.
     assert repr(read_summary_csv(tmp_path / "summary.csv")) == repr(summary)
@@ -91,14 +91,14 @@ def test_summary_comes_back_and_holds_the_averages(tmp_path: Path) -> None:
     assert (found.cases, found.patients) == (14, 14)
     # Distances were not measured.
     assert {s.metric for s in summary} == {"dice", "iou", "dice_worst_tenth"}
-    assert repr(summarise(rows, 3, 300)) == repr(summary)
-    assert repr(summarise(rows, 4, 300)) != repr(summary)
+    assert repr(summarise(StudyRows(rows), 3, 300)) == repr(summary)
+    assert repr(summarise(StudyRows(rows), 4, 300)) != repr(summary)
 
 
 def test_labels_are_averaged_in_a_case_and_listed_beside() -> None:
     rows = [row(case="a-1", label="liver", dice=0.9), row(case="a-1", label="spleen", dice=0.5),
             row(case="a-2", label="liver", dice=0.3), row(case="b-1", label="liver", dice=0.1)]  # fmt: skip
-    means = {s.metric: s.mean for s in summarise(rows, 0, 100)}
+    means = {s.metric: s.mean for s in summarise(StudyRows(rows), 0, 100)}
     assert means["dice"] == pytest.approx(((0.7 + 0.3) / 2 + 0.1) / 2)
     assert means["dice[liver]"] == pytest.approx(((0.9 + 0.3) / 2 + 0.1) / 2)
     assert means["dice[spleen]"] == pytest.approx(0.5)
@@ -109,7 +109,7 @@ def test_a_size_that_one_arm_has_alone_is_summarised_and_not_compared() -> None:
     study = StudyRows(rows)
     assert (study.sizes, study.every_size) == ((5, 10), (5, 10, 40))
     assert {c.n for c in compare_arms(study, study.draws(seed=0, resamples=100))} == {5, 10}
-    summary = summarise(rows, 0, 100)
+    summary = summarise(StudyRows(rows), 0, 100)
     assert {s.n for s in summary} == {5, 10, 40}
     best = [
         [cell and cell["best"] for cell in line["cells"]] for line in metric_table(summary, study.arms, "dice")["lines"]
@@ -127,7 +127,7 @@ def test_point_estimates_without_a_fitted_prior_are_the_rivals() -> None:
 def test_arms_share_their_draws() -> None:
     rows = [row("a", case=f"p{i}", dice=0.1 * i) for i in range(8)]
     rows += [replace(r, arm="b", dice=r.dice + 0.1) for r in rows]
-    by_arm = {s.arm: s for s in summarise(rows, 0, 200) if s.metric == "dice"}
+    by_arm = {s.arm: s for s in summarise(StudyRows(rows), 0, 200) if s.metric == "dice"}
     assert by_arm["b"].ci_low - by_arm["a"].ci_low == pytest.approx(0.1)
     assert by_arm["b"].ci_high - by_arm["a"].ci_high == pytest.approx(0.1)
 
@@ -205,7 +205,7 @@ def test_comparisons_come_back_and_an_untested_p_is_empty(tmp_path: Path) -> Non
 @pytest.mark.parametrize("patients", [1, 2, 4])
 def test_few_test_patients_give_means_and_neither_intervals_nor_differences(tmp_path: Path, patients: int) -> None:
     rows = [r for r in study_rows() if r.case in {f"p{i:02d}" for i in range(patients)}]
-    summary = summarise(rows, 0, 100)
+    summary = summarise(StudyRows(rows), 0, 100)
     assert all(math.isfinite(s.mean) and math.isnan(s.ci_low) and math.isnan(s.ci_high) for s in summary)
     assert {s.no_interval for s in summary} == {why_no_interval(patients)}
     subject = "1 test patient is" if patients == 1 else f"{patients} test patients are"
@@ -220,7 +220,7 @@ def test_few_test_patients_give_means_and_neither_intervals_nor_differences(tmp_
 
 def test_the_arm_that_lacks_patients_has_no_interval_and_the_others_have() -> None:
     rows = [r for r in study_rows() if r.arm != "dwp" or r.case in {"p00", "p01"}]
-    reasons = {s.arm: s.no_interval for s in summarise(rows, 0, 100) if s.metric == "dice"}
+    reasons = {s.arm: s.no_interval for s in summarise(StudyRows(rows), 0, 100) if s.metric == "dice"}
     assert reasons == {"random": None, "fine_tune": None, "dwp": "2 test patients are too few for an interval"}
 
 
@@ -247,7 +247,7 @@ def test_an_arm_that_segments_next_to_nothing_is_no_rival_in_another_metric() ->
 
 def test_the_same_value_in_all_patients_gives_no_interval_of_no_width() -> None:
     rows = [row(case=f"p{i}", dice=1.0) for i in range(8)]
-    found = next(s for s in summarise(rows, 0, 100) if s.metric == "dice")
+    found = next(s for s in summarise(StudyRows(rows), 0, 100) if s.metric == "dice")
     assert found.mean == 1.0
     assert math.isnan(found.ci_low)
     assert found.no_interval == "all test patients have the same value"
@@ -264,5 +264,5 @@ def test_an_arm_of_few_patients_leads_nothing_where_others_have_enough() -> None
     assert leading.arm == "fine_tune"
     assert {lead.other for lead in leading.not_compared()} == {"dwp", "swa"}
     assert best_rival(study, "dice", 5, ("random", "fine_tune", "swa")) == "fine_tune"
-    table = metric_table(summarise(rows, 0, 100), study.arms, "dice")
+    table = metric_table(summarise(StudyRows(rows), 0, 100), study.arms, "dice")
     assert {line["arm"] for line in table["lines"] if line["cells"][0]["best"]} == {"fine_tune"}

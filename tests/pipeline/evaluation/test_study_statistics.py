@@ -15,6 +15,7 @@ from pipeline.evaluation.statistics import (
     crossed_interval,
     holm,
     paired_difference,
+    patients_drawn,
     wilcoxon_p,
 )
 from pipeline.evaluation.worst_patients import patient_means, worst_tenth
@@ -149,3 +150,25 @@ def test_drawn_patients_come_as_often_as_they_were_drawn_with_their_drawn_repeat
         weights = repeats * np.isfinite(values)
         means = np.nansum(weights * values, axis=1) / np.where(weights.sum(axis=1), weights.sum(axis=1), np.nan)
         np.testing.assert_allclose(np.sort(row), np.sort(np.repeat(means, patients.astype(int))))
+
+
+def test_intervals_of_a_cross_validation_are_as_wide_as_shared_training_patients_make_them() -> None:
+    values = np.random.default_rng(0).normal(0.8, 0.1, (60, 1))
+    plain = crossed_interval(values, Resamples.draw(60, 1, resamples=4000, seed=0))
+    folded = crossed_interval(values, Resamples.draw(60, 1, resamples=4000, seed=0, folds=5))
+    # Nadeau and Bengio 2003: 1 / K + n2 / n1 in place of 1 / K.
+    factor = (1 / 5 + 1 / 4) / (1 / 5)
+    assert patients_drawn(60, 5) == int(60 / factor)
+    assert folded.mean == plain.mean
+    assert (folded.high - folded.low) / (plain.high - plain.low) == pytest.approx(np.sqrt(factor), rel=0.06)
+    assert patients_drawn(5, 5) == 2
+    assert patients_drawn(60, None) == 60
+
+
+def test_cross_validation_has_no_p_value() -> None:
+    first = np.random.default_rng(0).uniform(0, 1, (20, 1))
+    draws = Resamples.draw(20, 1, resamples=200, seed=0)
+    assert paired_difference(first, first * 0.9, draws).p_value is not None
+    folded = Resamples.draw(20, 1, resamples=200, seed=0, folds=4)
+    assert paired_difference(first, first * 0.9, folded).p_value is None
+    assert folded.patient_indices().shape == (200, patients_drawn(20, 4))

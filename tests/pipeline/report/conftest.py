@@ -39,7 +39,7 @@ def record(arm: str, n: int, repeat: int, objective: str = "none") -> ArmRecord:
     choices = ArmOptions(init=Initialisation.SOURCE, posterior_temperature=0.1)
     return ArmRecord(
         arm=arm, n=n, repeat=repeat, patients=("p1",), steps=60, choices=choices, objective=objective,
-        trainings=(key,), prediction=key,
+        trainings=(key,), predictions=(key,),
     )  # fmt: skip
 
 

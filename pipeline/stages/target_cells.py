@@ -1,0 +1,83 @@
+"""Which patients the arms of a study learn from, and who they are tested on: sizes × repeats × folds.
+
+A study with test patients has one fold for each size and repeat: a subset of the pool, and all test patients. In
+cross-validation every patient of the pool is tested once in each repeat, by models that learned from patients of the
+other folds alone. Folds part patients, never cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from data.errors import DataError
+from data.splits import draw_folds, nested_subsets
+from pipeline.stages.study_plan import StudyPlan
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Patients that models learn from, and other patients that these models are tested on."""
+
+    learned_from: tuple[str, ...]
+    tested_on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One size in one repeat.
+
+    Attributes:
+        n: number of target patients. In cross-validation on all patients, their number: each fold's models learn from
+            those of the other folds, the final model from all.
+        repeat: which repeat.
+        folds: one, or those of the cross-validation.
+        final: patients that the model of the cell learns from; `None` where the cell only measures.
+    """
+
+    n: int
+    repeat: int
+    folds: tuple[Fold, ...]
+    final: tuple[str, ...] | None
+
+
+def target_cells(plan: StudyPlan, arm: str) -> list[Cell]:
+    """Returns the cells of an arm, repeat by repeat; the same for all arms that have a size.
+
+    Raises:
+        DataError: a size is larger than the pool or than what a fold leaves, or there are more folds than patients.
+    """
+    config = plan.config
+    sizes = config.target_training.sizes_of(arm)
+    repeats = range(config.target_training.repeats)
+    if config.target.cross_validated:
+        return [cell for repeat in repeats for cell in _cross_validated(plan, sizes, repeat)]
+    pool, test = list(plan.patients("pool")), tuple(plan.patients("test"))
+    return [
+        Cell(n, repeat, (Fold(subset, test),), subset)
+        for repeat in repeats
+        for n, subset in nested_subsets(pool, sizes, repeat, config.seed).items()
+    ]
+
+
+def _cross_validated(plan: StudyPlan, sizes: Sequence[int], repeat: int) -> list[Cell]:
+    config, patients = plan.config, tuple(plan.patients("pool"))
+    parts = draw_folds(patients, plan.folds or 0, repeat, config.seed)
+    left = [tuple(sorted(set(patients) - set(part))) for part in parts]
+    fewest = min(map(len, left))
+    smaller = [n for n in sizes if n < len(patients)]
+    too_large = [n for n in smaller if n > fewest] + [n for n in sizes if n > len(patients)]
+    if too_large:
+        raise DataError(
+            f"`target_training.sizes` holds {too_large[0]}, and a fold leaves {fewest} of {len(patients)} patients",
+            expected=f"sizes from 1 to {fewest}; all {len(patients)} patients, less those of a fold, are always a size",
+            fix="correct `target_training.sizes` or raise `target.folds`",
+        )
+    subsets = [nested_subsets(rest, smaller, repeat, config.seed) for rest in left]
+    cells = [
+        Cell(n, repeat, tuple(Fold(own[n], part) for own, part in zip(subsets, parts, strict=True)), None)
+        for n in smaller
+    ]
+    everyone = tuple(Fold(rest, part) for rest, part in zip(left, parts, strict=True))
+    # One final model for each arm, not one for each repeat: they would be alike.
+    return [*cells, Cell(len(patients), repeat, everyone, patients if repeat == 0 else None)]

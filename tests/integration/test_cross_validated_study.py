@@ -1,0 +1,121 @@
+"""A study whose annotated patients are cross-validated: everybody is tested once by models that never saw them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.image_file import read_volume
+from pipeline.cli import main
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("folds")
+    return write_study(
+        folder / "folds.yaml",
+        write_cohort(folder / "cohort"),
+        source={"patients": None, "cases": ["case_0", "case_1", "case_2"]},
+        target={"pool": None, "test": None, "patients": "all", "folds": 3},
+        target_training={"arms": ["random", "swag_calibrated"], "sizes": [2], "reference_sizes": [], "repeats": 2},
+    )
+
+
+@pytest.fixture(scope="module")
+def workspace(config: Path) -> Path:
+    folder = config.parent / "workspace"
+    assert main(["run", str(config), "--workspace", str(folder), "--jobs", "1"]) == 0
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_everybody_is_tested_once_in_each_repeat_by_models_that_never_saw_them(workspace: Path) -> None:
+    everybody = [f"P{i}" for i in range(3, 9)]
+    cases = rows(workspace / "results/cases.csv")
+    for arm in ("random", "swag_calibrated"):
+        for n in (2, 6):
+            for repeat in (0, 1):
+                of = [r for r in cases if (r["arm"], r["n"], r["repeat"]) == (arm, str(n), str(repeat))]
+                assert [r["patient"] for r in of] == everybody
+    for unit in workspace.glob("infer/*/n*/repeat-*/unit.json"):
+        record = json.loads(unit.read_text())
+        assert len(record["predictions"]) == 3
+        tested = []
+        for key in record["predictions"]:
+            marker = json.loads(next((workspace / "predict-test" / key).glob("*done*")).read_text())
+            trained = {
+                patient
+                for own in (workspace / "train-target").glob("*/*/*/training.json")
+                for patient in json.loads(own.read_text())["patients"]
+                if digest_of(own.parent) in marker["recipe"]["trainings"]
+            }
+            cases_of_fold = {case.removeprefix("case_") for case in marker["recipe"]["images"]}
+            assert trained
+            assert not {f"P{case}" for case in cases_of_fold} & trained
+            tested += cases_of_fold
+        assert sorted(tested) == [p.removeprefix("P") for p in everybody]
+
+
+def digest_of(folder: Path) -> str:
+    return json.loads(next(folder.glob("*done*")).read_text())["digest"]
+
+
+def test_the_final_model_learns_from_all_and_predicts(workspace: Path, config: Path, tmp_path: Path) -> None:
+    models = sorted(str(p.parent.relative_to(workspace / "infer")) for p in workspace.glob("infer/**/model.json"))
+    assert models == ["random/n06/repeat-0/model", "swag_calibrated/n06/repeat-0/model"]
+    model = workspace / "infer" / models[1]
+    description = json.loads((model / "model.json").read_text())
+    assert description["training_patients"] == 6
+    # Patients tell how far expected and real Dice lie apart out of fold: by models that had not seen them.
+    other = json.loads((workspace / "infer" / models[0] / "model.json").read_text())
+    assert other["dice_fits"]["right"]["patients"] >= 5
+    scan = config.parent / "cohort" / "imagesTr" / "case_0.nii.gz"
+    words = ["predict", str(model), str(scan), "--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main([*words, "--set", "pictures=false"]) == 0
+    assert np.unique(read_volume(tmp_path / "out/case_0/case_0.nii.gz").array).size <= 2
+
+
+def test_the_tables_say_that_it_is_cross_validation(workspace: Path) -> None:
+    evaluated = json.loads((workspace / "results/evaluated.json").read_text())
+    assert evaluated["settings"]["folds"] == 3
+    assert {unit["model"] is None for unit in evaluated["units"].values()} == {True, False}
+    assert all(not row["p_value"] for row in rows(workspace / "results/comparisons.csv"))
+
+
+def test_a_second_run_does_nothing(workspace: Path, config: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (workspace / "train-target").rglob("*") if p.is_file()}
+    assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in (workspace / "train-target").rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["target.folds=9"], ["`target.folds` is 9, and 6 annotated patients", "2 to 6 folds"]),
+        (["target_training.sizes=[5]"], ["holds 5, and a fold leaves 4 of 6 patients"]),
+        (["target.test=2"], ["every annotated patient is tested", "leave out `test`"]),
+        (["target.folds=null"], ["leaves nobody to test on", "leave_one_out"]),
+        (["target.folds=1"], ["greater than or equal to 2"]),
+        (["target.patients=null"], ["how patients are cross-validated, not who"]),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: list[str], words: list[str]
+) -> None:
+    arguments = ["check", str(config), "--workspace", str(tmp_path / "w"), "--jobs", "1"]
+    assert main([*arguments, *(word for change in changes for word in ("--set", change))]) == 2
+    error = capsys.readouterr().err
+    for word in words:
+        assert word in error
+    assert error.count("\n") == 1
