@@ -1,4 +1,4 @@
-"""`compare-priors/GROUP/scores.json`: how well each density fits filters of one group that it has not seen."""
+"""`fit.json` and `scores.json` of a group: how its densities were fitted, and how well they fit unseen filters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,31 @@ class Estimate(StoredRecord):
         return self.standard_error is not None and self.mean > CLEAR_ERRORS * self.standard_error
 
 
-class DensityRecord(Estimate):
+class Fit(StoredRecord):
+    """How the fit of a density for the arms went."""
+
+    parameters: int = 0
+    """Free parameters."""
+    fitted_filters: int = 0
+    """Filters that it was fitted to."""
+    given_filters: int = 0
+    """Filters that there were to fit to."""
+    steps: int = 0
+    """Steps of an optimiser."""
+    source_sets: int = 1
+    """Source sets that it has seen."""
+
+
+class FitRecord(Fit):
+    """The content of `fit.json`."""
+
+    bound: bool
+    """Whether the density gives a lower bound alone."""
+    network: int | None
+    """The source network whose filters it is centred on."""
+
+
+class DensityRecord(Estimate, Fit):
     """The score of one density: its log density of held-out filters."""
 
     bound: bool
@@ -42,16 +66,6 @@ class DensityRecord(Estimate):
     """Samples behind a lower bound."""
     scored: int = 0
     """Filters scored."""
-    parameters: int = 0
-    """Free parameters."""
-    fitted_filters: int = 0
-    """Filters that it was fitted to."""
-    given_filters: int = 0
-    """Filters that there were to fit to."""
-    steps: int = 0
-    """Steps of an optimiser."""
-    source_sets: int = 1
-    """Source sets that it has seen."""
 
 
 class AutoChoice(StoredRecord):

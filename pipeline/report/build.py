@@ -33,7 +33,7 @@ from pipeline.report.study_files import StudyFiles
 from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
 from pipeline.report.uncertainty_section import uncertainty_section
-from pipeline.storage.atomic import write_json, write_text
+from pipeline.storage.atomic import write_record, write_text
 from pipeline.storage.file_names import FILES, INDEX, RESULTS, SUMMARY_JSON
 from pipeline.storage.owned_folder import owned_folder
 from pipeline.storage.stage_names import Stage
@@ -86,8 +86,8 @@ def build_report(
         page = page_environment().get_template("report.html.j2").render(head=head, sections=sections, stale=stale)
         write_text(folder / INDEX, page)
     path = workspace / Stage.REPORT / INDEX
-    if material.files.summary:
-        write_json(workspace / RESULTS / SUMMARY_JSON, study_summary(material))
+    if files.summary:
+        write_record(workspace / RESULTS / SUMMARY_JSON, study_summary(files))
     logger.info("report of %s written to %s (%.1f MB)", workspace, path, len(page.encode()) / 1e6)
     return path
 

@@ -271,7 +271,7 @@ def test_bad_models_are_refused_before_anything_is_written(model: Path, tmp_path
     copy = Path(shutil.copytree(model, tmp_path / "model"))
     raw = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(raw | {"format": raw["format"] + 1}))
-    with pytest.raises(ModelError, match="newer format"):
+    with pytest.raises(ModelError, match="newer version of Graft"):
         export(ExportRequest(copy, tmp_path / "out", NO_ONNX))
     (copy / "model.json").write_text(json.dumps(raw))
     with pytest.raises(ModelError, match="changed or damaged"):
