@@ -26,10 +26,10 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pipeline.arms.presets import PRESETS
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.tables import CaseRow, summarise, write_cases_csv, write_summary_csv
 from pipeline.metrics.overlap import count_voxels, dice, iou
 from pipeline.report.build import build_report
-from pipeline.report.options import ReportOptions
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.tensors import save_arrays
 

@@ -20,10 +20,10 @@ from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions
-from pipeline.report.options import ReportOptions
 from pipeline.storage.network_source import with_source
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions

@@ -45,7 +45,7 @@ _MEASURES = {
 
 def calibration_section(material: Material) -> Section:
     """Builds the section from `results/calibration*.csv` and `results/reliability.csv`."""
-    results = material.files.root / RESULTS
+    results, config = material.files.root / RESULTS, material.files.config
     absent = [name for name in (CALIBRATION, CALIBRATION_SUMMARY, RELIABILITY) if not (results / name).is_file()]
     if absent:
         text = (
@@ -57,7 +57,7 @@ def calibration_section(material: Material) -> Section:
     rows = judged.rows if judged is not None else []
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
-    options = material.files.options(CalibrationOptions, "evaluation", "calibration") or CalibrationOptions()
+    options = (config and config.evaluation.calibration) or CalibrationOptions()
     dice = dice_by_size(material.files.summary)
     content = {
         "options": options,

@@ -28,10 +28,10 @@ from pipeline.report.filter_change_figures import (
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
 from pipeline.report.filter_files import read_filters, read_prior, read_trained_pairs, sample_rows
 from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
-from pipeline.report.number_text import plain
+from pipeline.report.number_text import listing, plain
 from pipeline.report.page import page_environment
 from pipeline.report.picture import Picture
-from pipeline.report.section import Material, listing
+from pipeline.report.section import Material
 from pipeline.storage.atomic import write_text
 
 PAGE = "filters.html"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
+from pipeline.evaluation.options import EvaluationSpace
 from pipeline.evaluation.tables import CaseRow, StudyRows
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
@@ -55,8 +55,8 @@ def overlay_section(material: Material) -> Section:
 
 def _measured_elsewhere(material: Material) -> bool:
     """Whether the table was measured on the scans' own grids; the pictures are drawn on the preprocessed one."""
-    options = material.files.options(EvaluationOptions, "evaluation")
-    return options is not None and options.space is EvaluationSpace.NATIVE
+    config = material.files.config
+    return config is not None and config.evaluation.space is EvaluationSpace.NATIVE
 
 
 def arms_to_show(material: Material, study: StudyRows, n: int, count: int) -> list[str]:

@@ -19,8 +19,8 @@ from pipeline.report.density_scores import (
 )
 from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
-from pipeline.report.number_text import NOTHING, number, plain, signed
-from pipeline.report.section import Material, Section, listing
+from pipeline.report.number_text import NOTHING, listing, number, percent, plain, signed
+from pipeline.report.section import Material, Section
 from pipeline.report.source_use import source_use
 from pipeline.storage.file_names import SUMMARY_JSON
 from pipeline.storage.stage_names import Stage
@@ -68,7 +68,7 @@ def _group(summary: FilterSummary, kept: KeptFilters | None) -> dict[str, Any]:
         "layers": summary.layers,
         "filters": plain(summary.filters),
         "kept": plain(kept.count if kept else None),
-        "share": f"{100 * kept.share:.1f}\N{NO-BREAK SPACE}%" if kept else NOTHING,
+        "share": percent(kept.share, 1) if kept else NOTHING,
         "threshold": plain(kept.threshold if kept else None),
         "norms": f"{norms[0]:.3f} / {norms[len(norms) // 2]:.3f} / {norms[-1]:.3f}",
         "moved": f"{summary.moved_from_initial:.2f}",

@@ -91,8 +91,8 @@ def study_summary(files: StudyFiles) -> StudySummary:
     """Gathers arms, sizes, metrics with intervals, paired differences and provenance."""
     study, provenance = files.study, files.provenance or Provenance()
     return StudySummary(
-        name=files.setting("name"),
-        title=files.setting("title"),
+        name=files.config.name if files.config else None,
+        title=files.config.title if files.config else None,
         arms=tuple(files.arms()),
         sizes=tuple(sorted({row.n for row in files.summary})),
         repeats=len(study.repeats) if study else None,

@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 import pipeline.deployment.export_command as export_command
 import pipeline.deployment.onnx_network as onnx_network
 from data.errors import ConfigError, DataError, ModelError, WorkspaceError
 from pipeline.cli import main
+from pipeline.config.reading import as_yaml, parse_config
 from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, ExportRequest, export, export_options
 from pipeline.deployment.export_options import UNFILLED, ExportOptions
 from pipeline.deployment.model_folder import model_digest
@@ -37,14 +37,25 @@ def evaluated(study: Path, model: Path, key: str) -> None:
     EvaluatedModels(units={**tables.units, key: own}).write(study / "results")
 
 
+def configuration(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datasets": {
+            "ms": {"path": "ms", "modality": "mr_head", "channels": ["FLAIR"], "foreground": [1]},
+            "tumour": {"path": "tumour", "modality": "mr", "channels": ["T1"], "foreground": [1]},
+        },
+        "source": {"dataset": "ms", "patients": 12},
+        "target": {"dataset": "tumour", "pool": 1, "test": 7},
+        "target_training": {"arms": ["random", "dwp"], "sizes": [1]},
+    }
+
+
 @pytest.fixture
 def study(model: Path, tmp_path: Path) -> Path:
     """A workspace with the results of the arm of the model, which lies in it."""
     root = tmp_path / "workspaces" / "tiny"
     shutil.copytree(model, root / "infer/dwp/n01/repeat-0/model")
-    datasets = {"ms": {"modality": "mr_head", "channels": ["FLAIR"]}, "tumour": {"modality": "mr", "channels": ["T1"]}}
-    config = {"name": "tiny", "datasets": datasets, "source": {"dataset": "ms"}, "target": {"dataset": "tumour"}}
-    (root / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+    (root / "config.resolved.yaml").write_text(as_yaml(parse_config(configuration("tiny"), tmp_path)))
     split = {"source": {f"s{n}": [] for n in range(12)}, "pool": {"p": []}, "test": {f"t{n}": [] for n in range(7)}}
     write_json(root / "check/study/study.json", {"split": split, "classes": {}, "channels": {}})
     (root / "results").mkdir()
@@ -116,7 +127,7 @@ def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: 
     assert named.evaluated
     with pytest.raises(WorkspaceError, match=r"config\.resolved\.yaml"):
         export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=tmp_path))
-    (study / "config.resolved.yaml").write_text("name: other\n")
+    (study / "config.resolved.yaml").write_text(as_yaml(parse_config(configuration("other"), tmp_path)))
     with pytest.raises(WorkspaceError, match="is of the study other"):
         export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=study))
     assert not (tmp_path / "no").exists()

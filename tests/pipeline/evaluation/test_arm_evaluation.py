@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.calibration_tables import CalibrationRow, read_calibration_csv, read_reliability_csv
 from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.comparison import Comparison
@@ -29,7 +30,6 @@ from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.label_efficiency_section import label_efficiency_section
 from pipeline.report.measures_section import measures_section
-from pipeline.report.options import ReportOptions
 from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material

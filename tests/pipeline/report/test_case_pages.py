@@ -14,11 +14,11 @@ import pytest
 from joblib import parallel_config
 from PIL import Image
 
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.tables import read_cases_csv
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction
 from pipeline.report.case_plan import read_cases
-from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_figure import Scene
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
