@@ -143,6 +143,18 @@ class StudyConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _named_arms_are_there(self) -> StudyConfig:
+        arms, evaluation = self.target_training.arms, self.evaluation
+        named = {"rivals": evaluation.rivals}
+        if evaluation.calibration is not None:
+            named["calibration.temperature_scaled"] = evaluation.calibration.temperature_scaled
+        for key, names in named.items():
+            if unknown := [name for name in names or () if name not in arms]:
+                known = ", ".join(arms)
+                raise ValueError(f"`evaluation.{key}` names {unknown[0]!r}, which is not one of the arms {known}")
+        return self
+
+    @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> StudyConfig:
         for arm, options in self.target_training.arms.items():
             known = [*UNFITTED_PRIORS, AUTO, *self.priors.densities]

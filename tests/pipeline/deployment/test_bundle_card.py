@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,6 +89,17 @@ def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) ->
     assert "“tumour”" in metadata["data_source"]
     assert "3 draws" in metadata["eval_metrics_note"]
     assert "control" not in card
+
+
+def test_numbers_of_a_study_of_an_earlier_version_are_told_by_the_digest_of_the_model(
+    study: Path, tmp_path: Path
+) -> None:
+    config = study / "config.resolved.yaml"
+    config.write_text(config.read_text().replace("target_training:", "inference:"))
+    assert export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)).evaluated
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert "| Dice | 0.612 | 0.500 to 0.700 | 7 |" in card
+    assert "“tumour”" not in card
 
 
 def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study: Path, tmp_path: Path) -> None:

@@ -338,12 +338,11 @@ def test_the_dice_estimated_of_a_case_is_that_of_predict_with_its_error(page: Pa
 def test_a_banner_says_that_scans_are_synthetic(
     tmp_path: Path, synthetic: tuple[str, ...], text: str | None, configure: Configure
 ) -> None:
-    of = {
-        name: {"synthetic": {"cohort": "ms", "cases": 2}} if name in synthetic else {"path": name}
-        for name in ("ms", "tumour")
-    }
-    common = {"modality": "mr_head", "foreground": ["lesion"]}
-    configure(tmp_path, {"datasets": {name: own | common for name, own in of.items()}})
+    datasets: dict[str, dict[str, Any]] = {}
+    for name in ("ms", "tumour"):
+        origin = {"synthetic": {"cohort": "ms", "cases": 2}} if name in synthetic else {"path": name}
+        datasets[name] = {"modality": "mr_head", "foreground": ["lesion"], **origin}
+    configure(tmp_path, {"datasets": datasets})
     page = Page(build_report(tmp_path).read_text())
     assert ("synthetic" in page.ids()) == (text is not None)
     assert text is None or text in page.text
