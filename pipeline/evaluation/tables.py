@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -104,6 +105,7 @@ class Measurement(Protocol):
 
 
 RowT = TypeVar("RowT", bound=Measurement)
+KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
 
 
 def write_cases_csv(rows: Iterable[CaseRow], path: Path) -> None:
@@ -240,25 +242,30 @@ class StudyRows(Generic[RowT]):
         Returns:
             The values by arm, patient and repeat.
         """
-        rows = [r for r in self.rows if r.n == n and (label is None or r.label == label)]
-        arms = tuple(a for a in self.arms if any(r.arm == a for r in rows))
-        shape = (len(arms), len(self.patients), len(self.repeats))
+        rows = [r for r in self.rows if r.n == n and label in (None, r.label)]
         defined = [r for r in rows if math.isfinite(getattr(r, metric))]
         # Labels of a case first, then cases of a patient: a case with an undefined label still weighs as one case.
-        keys = sorted({(r.arm, r.patient, r.repeat, r.case) for r in defined})
-        place = {key: i for i, key in enumerate(keys)}
-        owner = np.array([place[r.arm, r.patient, r.repeat, r.case] for r in defined], dtype=np.intp)
-        values = np.array([getattr(r, metric) for r in defined], dtype=np.float64)
-        arm_at, patient_at, repeat_at = (
-            {name: i for i, name in enumerate(names)} for names in (arms, self.patients, self.repeats)
-        )
-        cell = np.array(
-            [np.ravel_multi_index((arm_at[a], patient_at[p], repeat_at[r]), shape) for a, p, r, _ in keys],
-            dtype=np.intp,
-        )
-        by_cell = grouped_means(grouped_means(values, owner, len(keys)), cell, math.prod(shape))
-        cases = tuple(len({r.case for r in defined if r.arm == a}) for a in arms)
-        return PatientTable(arms, self.patients, self.repeats, by_cell.reshape(shape), cases)
+        of_labels = np.array([getattr(r, metric) for r in defined], dtype=np.float64)
+        cases, of_cases = _means_by([(r.arm, r.patient, r.repeat, r.case) for r in defined], of_labels)
+        cells, of_patients = _means_by([(arm, patient, repeat) for arm, patient, repeat, _ in cases], of_cases)
+        measured = {r.arm for r in rows}
+        arms = tuple(arm for arm in self.arms if arm in measured)
+        values = np.full((len(arms), len(self.patients), len(self.repeats)), np.nan)
+        for (arm, patient, repeat), mean in zip(cells, of_patients, strict=True):
+            values[arms.index(arm), self.patients.index(patient), self.repeats.index(repeat)] = mean
+        counts = Counter(arm for arm, _ in {(arm, case) for arm, _, _, case in cases})
+        return PatientTable(arms, self.patients, self.repeats, values, tuple(counts[arm] for arm in arms))
+
+
+def _means_by(keys: Sequence[KeyT], values: Values) -> tuple[list[KeyT], Values]:
+    """Averages values with the same key.
+
+    Returns:
+        The keys, sorted, and the mean of each.
+    """
+    distinct = sorted(set(keys))
+    place = {key: i for i, key in enumerate(distinct)}
+    return distinct, grouped_means(values, np.array([place[key] for key in keys], dtype=np.intp), len(distinct))
 
 
 def summarise(rows: Sequence[RowT], seed: int, resamples: int, metrics: Iterable[str] = METRICS) -> list[SummaryRow]:

@@ -67,6 +67,11 @@ class DensityRecord(Estimate, Fit):
     scored: int = 0
     """Filters scored."""
 
+    @property
+    def over_networks(self) -> bool:
+        """Whether the error is over networks, and not over the filters of a single one."""
+        return self.standard_error_over == NETWORKS
+
 
 class AutoChoice(StoredRecord):
     """Which density `auto` takes, and why."""
@@ -120,3 +125,24 @@ class ScoresRecord(StoredRecord):
     """What `auto` takes; `None` where nothing was scored."""
     not_scored: dict[str, str] = Field(default_factory=dict)
     """Density → why it has no score."""
+
+    @property
+    def best(self) -> str | None:
+        """The density with the highest mean."""
+        return max(self.densities, key=lambda name: self.densities[name].mean, default=None)
+
+    @property
+    def choice(self) -> str | None:
+        """The density that `auto` takes."""
+        return self.auto.density if self.auto else None
+
+    def difference_of(self, density: str) -> Estimate | None:
+        """The paired difference of a density to the full-covariance Gaussian; `None` where there is none."""
+        return self.densities[density].difference_to_gaussian_full if density in self.densities else None
+
+    def without_difference_of(self, density: str | None) -> ScoresRecord:
+        """The same scores; this density, of which a difference would say nothing, has none."""
+        if density not in self.densities:
+            return self
+        own = self.densities[density].model_copy(update={"difference_to_gaussian_full": None})
+        return self.model_copy(update={"densities": {**self.densities, density: own}})
