@@ -101,6 +101,8 @@ def objectives(units: Mapping[str, InferredUnit]) -> dict[str, Any]:
 
 
 def _settings(record: ArmRecord) -> dict[str, str]:
-    """Setting → its value in print; of the posterior, its kind, which names it."""
-    choices = record.choices.model_dump(mode="json") | {"posterior": record.choices.posterior.kind}
+    """Setting → its value in print; posterior and network by what names them."""
+    arm = record.choices
+    network = None if arm.network is None else arm.network.name
+    choices = arm.model_dump(mode="json") | {"posterior": arm.posterior.kind, "network": network}
     return {key: plain(value) for key, value in choices.items()} | {"steps": plain(record.steps)}

@@ -133,6 +133,7 @@ def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tm
             ),
         ),
         ("target_training.arms.dwp.init", ("random", "prior", "source")),
+        ("target_training.arms.random.network", ("null", "{name: unet}", "{factory: 'json:loads'}")),
         ("target_training.arms.dwp.trainable", tuple(Trainable)),
         ("target_training.arms.dwp.posterior", ("point", "mean_field", "mixture", "swag", "{kind: swag, scale: 0}")),
         ("target_training.arms.dwp.prior", ("auto", "vae", "gaussian_full")),
@@ -193,3 +194,6 @@ def test_a_network_of_ones_own_and_one_prior_for_all_filters_are_told(demo: dict
     text = paragraphs(tmp_path, config)
     assert "The network was one of the study's own, built by my_nets:build." in text
     assert "taken together for the whole network, " in text
+    config["target_training"]["arms"]["random"]["network"] = {"name": "unet", "channels": [4, 8]}
+    own = "trained MONAI's residual 3D U-Net (4, 8 channels) in place of the study's network"
+    assert f"Arm “random” started at random, {own}, weights were" in paragraphs(tmp_path, config)
