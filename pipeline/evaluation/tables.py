@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from pipeline.evaluation.case_row import METRICS as METRICS
 from pipeline.evaluation.case_row import CaseRow as CaseRow
-from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
+from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.statistics import (
     TOO_FEW,
     Interval,
@@ -65,15 +65,15 @@ class SummaryRow:
             reason = "all test patients have the same value"
         return reason
 
-    def with_honest_interval(self) -> SummaryRow:
-        """Returns the row without an interval that `no_interval` has a reason against."""
-        return replace(self, ci_low=math.nan, ci_high=math.nan) if self.no_interval else self
+    def __post_init__(self) -> None:
+        # Whoever makes or reads a row: what `no_interval` has a reason against is no interval.
+        if self.no_interval:
+            object.__setattr__(self, "ci_low", math.nan)
+            object.__setattr__(self, "ci_high", math.nan)
 
 
 WORST_TENTH = "dice_worst_tenth"
 """Name in the summary of the mean Dice over the worst tenth of patients."""
-CASE_COLUMNS = columns(CaseRow)
-SUMMARY_COLUMNS = columns(SummaryRow)
 
 
 class Measurement(Protocol):
@@ -116,35 +116,6 @@ def write_cases_csv(rows: Iterable[CaseRow], path: Path) -> None:
 def sorted_rows(rows: Iterable[RowT]) -> list[RowT]:
     """Sorts rows as the tables list them, whatever order they were measured in."""
     return sorted(rows, key=lambda r: (r.n, r.arm, r.repeat, r.patient, r.case, r.label))
-
-
-def write_summary_csv(rows: Iterable[SummaryRow], path: Path) -> None:
-    """Writes `summary.csv` atomically, in the order given."""
-    write_rows(path, SummaryRow, rows)
-
-
-def read_cases_csv(path: Path) -> list[CaseRow]:
-    """Reads `cases.csv`; columns it does not know are ignored, and optional ones may be missing.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The rows in the order of the file.
-
-    Raises:
-        WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
-    """
-    return read_rows(path, CaseRow)
-
-
-def read_summary_csv(path: Path) -> list[SummaryRow]:
-    """Reads `summary.csv`, or another table of the same columns.
-
-    Raises:
-        WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
-    """
-    return [row.with_honest_interval() for row in read_rows(path, SummaryRow)]
 
 
 @dataclass(frozen=True)
@@ -307,5 +278,4 @@ def summarise(rows: Sequence[RowT], seed: int, resamples: int, metrics: Iterable
 
 def summary_row(arm: str, n: int, metric: str, interval: Interval, cases: int, patients: int) -> SummaryRow:
     """Makes a row of an interval."""
-    row = SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)
-    return row.with_honest_interval()
+    return SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)

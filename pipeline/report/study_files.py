@@ -21,14 +21,14 @@ from pipeline.arms.presets import PRESETS
 from pipeline.arms.rivals import rivals
 from pipeline.config.reading import parse_config
 from pipeline.config.study import StudyConfig
-from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
+from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow
 from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.csv_rows import rows_if_there
 from pipeline.evaluation.evaluated_models import TableSettings, read_evaluated
 from pipeline.evaluation.leading_arm import Lead, LeadingArm, leading_arms
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import CASES, COMPARISONS, LEADING_ARMS, SUMMARY
-from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
+from pipeline.evaluation.tables import CaseRow, StudyRows, SummaryRow
 from pipeline.execution.provenance_record import Provenance
 from pipeline.storage.cached_case import ARRAYS
 from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
@@ -138,17 +138,12 @@ class StudyFiles:
         self.provenance = record_if_there(self.root / PROVENANCE, Provenance)
         self.plan = record_if_there(self.root / Stage.CHECK / PLAN_UNIT / PLAN, PlanRecord)
         results = self.root / RESULTS
-        cases, summary = results / CASES, results / SUMMARY
-        rows = read_cases_csv(cases) if cases.is_file() else []
+        rows, judged = rows_if_there(results / CASES, CaseRow), rows_if_there(results / CALIBRATION, CalibrationRow)
         self.study = StudyRows(rows) if rows else None
-        self.summary = read_summary_csv(summary) if summary.is_file() else []
-        compared, leads = results / COMPARISONS, results / LEADING_ARMS
-        compared_by_any = read_rows(compared, Comparison) if compared.is_file() else []
-        self.comparisons = [row for row in compared_by_any if row.metric == "dice"]
-        self.leading = leading_arms(read_rows(leads, Lead)) if leads.is_file() else []
-        calibration = results / CALIBRATION
-        judged = read_calibration_csv(calibration) if calibration.is_file() else []
         self.calibration = StudyRows(judged) if judged else None
+        self.summary = rows_if_there(results / SUMMARY, SummaryRow)
+        self.comparisons = [row for row in rows_if_there(results / COMPARISONS, Comparison) if row.metric == "dice"]
+        self.leading = leading_arms(rows_if_there(results / LEADING_ARMS, Lead))
         paths = sorted(self.root.glob(f"{Stage.INFER}/*/n*/repeat-*/{UNIT}"))
         units = [InferredUnit(self.root, read_arm(path.parent)) for path in paths]
         named = {*self.arm_options(), *self._tabled()}

@@ -23,8 +23,9 @@ from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, Export
 from pipeline.deployment.export_options import UNFILLED, ExportOptions
 from pipeline.deployment.model_folder import model_digest
 from pipeline.deployment.vendored_source import copy_modules
+from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, read_evaluated
-from pipeline.evaluation.tables import CaseRow, SummaryRow, write_cases_csv, write_summary_csv
+from pipeline.evaluation.tables import CaseRow, SummaryRow, write_cases_csv
 from pipeline.storage.atomic import write_json
 
 MakeModel = Callable[..., Path]
@@ -66,7 +67,7 @@ def study(model: Path, tmp_path: Path) -> Path:
         SummaryRow("dwp", 5, "dice", 0.987, 0.98, 0.99, 7),
         SummaryRow("random", 1, "dice", 0.123, 0.1, 0.2, 7),
     ]
-    write_summary_csv(rows, root / "results/summary.csv")
+    write_rows(root / "results/summary.csv", SummaryRow, rows)
     cases = [CaseRow("dwp", 1, repeat, "t0", "t0", "cube", 0.6, 0.4) for repeat in range(3)]
     write_cases_csv(cases, root / "results/cases.csv")
     evaluated(root, model, "dwp/n01/repeat-0")
@@ -335,7 +336,7 @@ def test_the_licence_file_is_asked_for_until_it_is_there(study: Path, tmp_path: 
 
 
 def test_the_card_says_why_a_score_has_no_interval(study: Path, tmp_path: Path) -> None:
-    write_summary_csv([SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)], study / "results/summary.csv")
+    write_rows(study / "results/summary.csv", SummaryRow, [SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)])
     export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX))
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "| Dice | 0.600 | 2 test patients are too few for an interval | 2 |" in card
