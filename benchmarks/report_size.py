@@ -26,10 +26,11 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from pipeline.arms.presets import PRESETS
-from pipeline.evaluation.tables import CaseRow, StudyRows, summarise, write_cases_csv, write_summary_csv
+from pipeline.config.report_options import ReportOptions
+from pipeline.evaluation.csv_rows import write_rows
+from pipeline.evaluation.tables import CaseRow, StudyRows, SummaryRow, summarise, write_cases_csv
 from pipeline.metrics.overlap import count_voxels, dice, iou
 from pipeline.report.build import build_report
-from pipeline.report.options import ReportOptions
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.tensors import save_arrays
 
@@ -139,7 +140,7 @@ def write_study(root: Path, arms: list[str], sizes: list[int], repeats: int, cas
                                 measured.fp, measured.fn, hd95=20 * (1 - value), surface_dice=value)
                     )  # fmt: skip
     write_cases_csv(rows, root / "results/cases.csv")
-    write_summary_csv(summarise(StudyRows(rows), 0, 2000), root / "results/summary.csv")
+    write_rows(root / "results/summary.csv", SummaryRow, summarise(StudyRows(rows), 0, 2000))
 
 
 def megabytes(*paths: Path) -> float:

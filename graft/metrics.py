@@ -24,6 +24,7 @@ from pipeline.evaluation.case_row import METRICS, LesionMetric
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.metrics.mask_pair import MaskPair
 from pipeline.metrics.overlap import EmptyMaskPolicy
+from pipeline.metrics.surface_distance import TOLERANCE
 
 __all__ = ["average_surface_distance", "dice", "hd95", "iou", "measure", "relative_volume_error", "surface_dice"]
 
@@ -84,7 +85,7 @@ def surface_dice(
     reference: Mask,
     spacing: Spacing = None,
     *,
-    tolerance: float = 2.0,
+    tolerance: float = TOLERANCE,
     empty: str = "reward_agreement",
 ) -> float:
     """Returns the normalised surface Dice (NSD): the share of both surfaces within `tolerance` mm of the other.
@@ -100,7 +101,7 @@ def measure(
     labels: Mapping[str, int],
     spacing: Spacing = None,
     *,
-    tolerance: float = 2.0,
+    tolerance: float = TOLERANCE,
     empty: str = "reward_agreement",
     lesions: bool | Mapping[str, Any] = False,
 ) -> dict[str, dict[str, float]]:
@@ -141,7 +142,7 @@ def measure(
 
 
 def _of_surfaces(
-    name: str, prediction: Mask, reference: Mask, spacing: Spacing, empty: str, tolerance: float = 2.0
+    name: str, prediction: Mask, reference: Mask, spacing: Spacing, empty: str, tolerance: float = TOLERANCE
 ) -> float:
     first, second = _arrays(prediction, reference)
     pair = MaskPair(first != 0, second != 0, _spacing(prediction, reference, spacing), tolerance)

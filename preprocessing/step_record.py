@@ -1,17 +1,17 @@
-"""`record.json` of a preprocessed case, as far as every step says the same: which step, and what it found suspect."""
+"""`record.json` of a preprocessed case: what every step did."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+from pydantic import ConfigDict
 
-from data.errors import WorkspaceError
-from data.input_file import read_json
-from data.stored_record import AGAIN, StoredRecord, as_record
+from data.stored_record import ListRecord, StoredRecord
+from preprocessing.step import Record
 
 
 class StepRecord(StoredRecord):
-    """What one step did. The rest of the record is what the step itself needs to undo it."""
+    """What one step did; beside what is here, what the step itself needs to undo it."""
+
+    model_config = ConfigDict(extra="allow")
 
     step: str
     """Name of the step."""
@@ -19,14 +19,12 @@ class StepRecord(StoredRecord):
     """Why its outcome is implausible."""
 
 
-class _Steps(StoredRecord):
-    steps: Sequence[StepRecord]
+class ChainRecord(ListRecord):
+    """What all steps did."""
 
+    steps: tuple[StepRecord, ...]
+    """In their order."""
 
-def read_steps(path: Path) -> Sequence[StepRecord]:
-    """Reads what the steps found suspect, in their order.
-
-    Raises:
-        WorkspaceError: the file is missing or damaged.
-    """
-    return as_record({"steps": read_json(path, WorkspaceError, AGAIN)}, path, _Steps).steps
+    def records(self) -> list[Record]:
+        """What each step needs to undo it."""
+        return [step.model_dump() for step in self.steps]

@@ -17,13 +17,14 @@ ALLOWED = {
     "graft": {"graft", "pipeline", "preprocessing", "models", "data"},
 }
 FLOORS = (
-    "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "report", "config",
+    "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "config", "report",
     "deployment", "stages", "commands", "cli",
 )  # fmt: skip
 """The rooms of `pipeline`, each of which imports rooms that stand before it alone.
 
 The report lies below what is deployed: the card of a model says in its sentences what was done, and the picture of a
-predicted scan is one of its figures. The configuration lies above all whose options it is made of.
+predicted scan is one of its figures. The configuration lies above all whose options it is made of, and
+below the report, which reads it: the options of the report are therefore its own.
 """
 LATE = {"SimpleITK", "nilearn"}
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

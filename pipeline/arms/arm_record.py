@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
-from data.stored_record import StoredRecord, read_record
+from data.stored_record import WHOLE, StoredRecord, read_record
 from pipeline.arms.choices import ArmOptions
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 
 UNIT = "unit.json"
 TRAININGS, PREDICTIONS = "train-target", "predict-test"
@@ -26,7 +27,7 @@ class ArmRecord(StoredRecord):
     """Names of the target patients that its model learned from; none where it has no model."""
     steps: int
     """Optimiser steps of each member."""
-    choices: ArmOptions
+    choices: Annotated[ArmOptions, WHOLE]
     """How it learns and reads."""
     objective: str
     """What its trainings minimised, in words."""
@@ -39,7 +40,7 @@ class ArmRecord(StoredRecord):
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of the arm."""
-        write_json(folder / UNIT, self.model_dump(mode="json"))
+        write_record(folder / UNIT, self)
 
 
 def read_arm(folder: Path) -> ArmRecord:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from data.random_streams import stream_seed
-from data.stored_record import StoredRecord, read_record
+from data.stored_record import WHOLE, StoredRecord, read_record
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
 from models.networks.factory import NetworkOptions
@@ -24,7 +24,7 @@ from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.execution.progress import ProgressFile
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import HISTORY
 from pipeline.storage.tensors import load_tensors, save_tensors
@@ -118,7 +118,7 @@ class TrainingSettings:
 class TrainingRecord(StoredRecord):
     """The content of `training.json`."""
 
-    arm: ArmOptions
+    arm: Annotated[ArmOptions, WHOLE]
     """The choices that it depends on."""
     member: int
     """Which of the independent trainings of its arms."""
@@ -166,7 +166,7 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
         started_anew=tuple(trained.started_anew),
         about=trained.about,
     )
-    write_json(folder / TRAINING, record.model_dump(mode="json"))
+    write_record(folder / TRAINING, record)
 
 
 def read_training(folder: Path) -> TrainingRecord:

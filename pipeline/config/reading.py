@@ -6,6 +6,7 @@ them is told.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import re
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 
 CommandOptions = TypeVar("CommandOptions", bound=BaseModel)
 
-STUDY_KEYS = (
-    "name", "title", "seed", "workspace", "datasets", "source", "target", "preprocessing", "network", "patches",
-    "augmentation", "source_training", "computing", "tracking", "filters", "priors", "target_training",
-    "sliding_window", "evaluation", "report", "execution",
-)  # fmt: skip
-"""The keys of `StudyConfig`, known before it is imported."""
 RENAMED_KEYS = {"inference": "target_training", "inference.window": "sliding_window"}
 """Former names, for those who have a configuration of an earlier version."""
 
@@ -71,9 +66,10 @@ def parse_config(
         set_key(raw, override)
     if workspace is not None:
         raw["workspace"] = str(workspace)
-    unknown = [str(key) for key in raw if key not in STUDY_KEYS]
+    known = study_keys()
+    unknown = [str(key) for key in raw if key not in known]
     if unknown:
-        raise _unknown(path, unknown[0], unknown[0], STUDY_KEYS, len(unknown))
+        raise _unknown(path, unknown[0], unknown[0], known, len(unknown))
     filled_in = _filled_in(raw, path)
 
     from pipeline.config.study import StudyConfig
@@ -82,6 +78,14 @@ def parse_config(
         return StudyConfig.model_validate(filled_in)
     except ValidationError as error:
         raise _explained(error, path) from error
+
+
+def study_keys() -> list[str]:
+    """Returns the keys of `StudyConfig`, read from its source: importing it takes seconds."""
+    source = ast.parse(Path(__file__).with_name("study.py").read_text(encoding="utf-8"))
+    study = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "StudyConfig")
+    fields = (node.target for node in study.body if isinstance(node, ast.AnnAssign))
+    return [target.id for target in fields if isinstance(target, ast.Name)]
 
 
 def _name_arms(raw: dict[str, Any]) -> None:

@@ -20,10 +20,10 @@ from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.arms.target_training_options import DEFAULT_SIZES, TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions
-from pipeline.report.options import ReportOptions
 from pipeline.storage.network_source import with_source
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions
@@ -152,6 +152,18 @@ class StudyConfig(Options):
             dataset = getattr(self, role).dataset
             if dataset not in self.datasets:
                 raise ValueError(f"`{role}.dataset` is {dataset!r}, which is not one of {', '.join(self.datasets)}")
+        return self
+
+    @model_validator(mode="after")
+    def _named_arms_are_there(self) -> StudyConfig:
+        arms, evaluation = self.target_training.arms, self.evaluation
+        named = {"rivals": evaluation.rivals}
+        if evaluation.calibration is not None:
+            named["calibration.temperature_scaled"] = evaluation.calibration.temperature_scaled
+        for key, names in named.items():
+            if unknown := [name for name in names or () if name not in arms]:
+                known = ", ".join(arms)
+                raise ValueError(f"`evaluation.{key}` names {unknown[0]!r}, which is not one of the arms {known}")
         return self
 
     @model_validator(mode="after")

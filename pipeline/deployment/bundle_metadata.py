@@ -47,7 +47,7 @@ def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
         },
     }
     if evidence is not None:
-        metadata["data_source"] = " ".join(evidence.data)
+        metadata["data_source"] = evidence.data
         metadata["eval_metrics"] = {row.metric: row.mean for row in evidence.scores}
         metadata["eval_metrics_note"] = " ".join(facts.caveats)
     return metadata

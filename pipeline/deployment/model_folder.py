@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from data.errors import ModelError
 from data.input_file import is_there, read_json, read_text
 from data.option_faults import fault_at
+from data.stored_record import refuse_newer
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.target_network import TargetNetwork
@@ -151,14 +152,14 @@ def _require_format(file: Path, raw: Any) -> None:
     version = raw.get("format") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
         raise ModelError(f"{file}: does not say its `format`", expected=f"format {FORMAT}", fix=_AGAIN)
-    if version == FORMAT:
-        return
     writer = raw.get("graft_version", "unknown")
-    if version > FORMAT:
-        age, fix = "newer", f"install Graft {writer} or later"
-    else:
-        age, fix = "older", f"run `graft infer` of its study again, or use Graft {writer}"
-    raise ModelError(f"{file}: the model has the {age} format {version}", expected=f"format {FORMAT}", fix=fix)
+    refuse_newer(raw, file, FORMAT, ModelError, f"install Graft {writer} or later")
+    if version < FORMAT:
+        raise ModelError(
+            f"{file}: the model has the older format {version}",
+            expected=f"format {FORMAT}",
+            fix=f"run `graft infer` of its study again, or use Graft {writer}",
+        )
 
 
 def _verify(folder: Path) -> set[str]:

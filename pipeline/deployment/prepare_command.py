@@ -36,7 +36,7 @@ from pipeline.execution.stage import complete
 from pipeline.execution.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 from pipeline.storage.file_names import RECORD
 from pipeline.storage.owned_folder import set_aside
 from pipeline.storage.workspace import Workspace
@@ -109,7 +109,7 @@ def _claim(output: Path, about: ModelDescription, digest: str) -> None:
                 fix="name another with --output",
             )
     claim = PreparedFolder(model=PreparedFor(study=about.study, arm=about.arm_name, sha256=digest))
-    write_json(Workspace(output).root / CLAIM, claim.as_json())
+    write_record(Workspace(output).root / CLAIM, claim)
 
 
 def volume_names(case: str, channels: int) -> list[str]:
@@ -162,7 +162,7 @@ def prepare_case(
         suspect=tuple(reasons),
         sources={name: source.path.name for name, source in case.channels.items()},
     )
-    write_json(folder / RECORD, record.as_json())
+    write_record(folder / RECORD, record)
 
 
 def _tell(cases: Sequence[InputCase], output: Path) -> None:

@@ -9,7 +9,7 @@ from data.errors import WorkspaceError
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.tables import SummaryRow
-from pipeline.report.methods_data import data_sentences, preprocessing_sentences, roles
+from pipeline.report.methods_section import MethodsFacts, methods_text
 from pipeline.report.source_use import SourceUse
 from pipeline.report.study_files import StudyFiles
 from pipeline.storage.file_names import CONFIG, RESULTS
@@ -32,8 +32,9 @@ class StudyEvidence:
     """What the study found.
 
     Attributes:
-        data: sentences on source and target.
-        preprocessing: sentences on the chains.
+        data: on source and target; empty where the study's configuration is not known.
+        preprocessing: on the chains; empty where the workspace's configuration, which a later command may have changed,
+            has another one than the model.
         patients: role (`source`, `pool`, `test`) → number of patients.
         scores: rows of the summary of this arm at this number of patients; empty where the tables are not of this
             very model.
@@ -41,8 +42,8 @@ class StudyEvidence:
         evaluated: whether the tables are of this very model.
     """
 
-    data: tuple[str, ...]
-    preprocessing: tuple[str, ...]
+    data: str
+    preprocessing: str
     patients: dict[str, int]
     scores: tuple[SummaryRow, ...]
     repeats: int
@@ -93,10 +94,11 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
         WorkspaceError: a file in it is damaged.
     """
     files = StudyFiles(workspace)
-    name = files.config.get("name")
-    if name != about.study:
+    config = files.config
+    # Without a configuration of this version, the digest of the model alone tells whether the numbers are its own.
+    if config is not None and config.name != about.study:
         raise OtherStudyError(
-            f"{workspace}: is of the study {name}",
+            f"{workspace}: is of the study {config.name}",
             expected=f"the study of the model, {about.study}",
             fix="name its workspace with --study",
         )
@@ -107,17 +109,13 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
     scores = tuple(row for row in files.summary if (row.arm, row.n) == of_arm) if evaluated else ()
     rows = files.study.rows if files.study is not None and evaluated else []
     repeats = {row.repeat for row in rows if (row.arm, row.n) == of_arm}
+    facts = MethodsFacts(files, config, SourceUse.of([about.arm])) if config else None
+    same_chain = config is not None and config.datasets[config.target.dataset].preprocessing == about.preprocessing
     return StudyEvidence(
-        tuple(data_sentences(files, SourceUse.of([about.arm]))),
-        tuple(preprocessing_sentences(files)) if _of_this_chain(files, about) else (),
-        roles(files),
+        methods_text(facts, "data") if facts else "",
+        methods_text(facts, "preprocessing") if facts and same_chain else "",
+        files.patients,
         scores,
         len(repeats),
         evaluated,
     )
-
-
-def _of_this_chain(files: StudyFiles, about: ModelDescription) -> bool:
-    """Whether the workspace's configuration, which a later command may have changed, still has the model's chain."""
-    chain = files.setting("datasets", str(files.target_dataset()), "preprocessing")
-    return chain is None or chain == about.preprocessing.model_dump(mode="json")

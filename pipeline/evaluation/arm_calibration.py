@@ -117,7 +117,7 @@ class ArmCalibration:
 
     @property
     def _is_scaled(self) -> bool:
-        return self._trained.arm in self._options.temperature_scaled
+        return self._options.is_scaled(self._trained.arm)
 
     def _row(self, case: CalibrationCase, sample: BandSample, number: int) -> CalibrationRow:
         """What does not depend on temperature scaling."""

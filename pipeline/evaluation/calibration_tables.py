@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.evaluation.case_review import rank_correlation
-from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
+from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.statistics import Interval, measured_patients, why_no_interval
 from pipeline.evaluation.tables import PatientTable, StudyRows, SummaryRow, sorted_rows, summarise, summary_row
 from pipeline.evaluation.volume_interval import coverage_interval
@@ -112,8 +112,6 @@ SCORES: dict[str, Measure] = measures(CalibrationRow)
 """Column → score of the calibration."""
 CALIBRATION, RELIABILITY = "calibration.csv", "reliability.csv"
 CALIBRATION_SUMMARY = "calibration_summary.csv"
-CALIBRATION_COLUMNS = columns(CalibrationRow)
-RELIABILITY_COLUMNS = columns(ReliabilityRow)
 AVERAGED = (
     "nll",
     "brier",
@@ -139,27 +137,9 @@ def write_calibration_csv(rows: Iterable[CalibrationRow], path: Path) -> None:
     write_rows(path, CalibrationRow, sorted_rows(rows))
 
 
-def read_calibration_csv(path: Path) -> list[CalibrationRow]:
-    """Reads `calibration.csv`.
-
-    Raises:
-        WorkspaceError: the file is missing or damaged.
-    """
-    return read_rows(path, CalibrationRow)
-
-
 def write_reliability_csv(rows: Iterable[ReliabilityRow], path: Path) -> None:
     """Writes `reliability.csv` atomically, sorted."""
     write_rows(path, ReliabilityRow, sorted(rows, key=lambda r: (r.n, r.arm, r.repeat, r.label, r.low)))
-
-
-def read_reliability_csv(path: Path) -> list[ReliabilityRow]:
-    """Reads `reliability.csv`.
-
-    Raises:
-        WorkspaceError: the file is missing or damaged.
-    """
-    return read_rows(path, ReliabilityRow)
 
 
 def summarise_calibration(study: StudyRows[CalibrationRow], seed: int, resamples: int) -> list[SummaryRow]:

@@ -10,7 +10,6 @@ import numpy as np
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.rivals import rivals
 from pipeline.evaluation.arm_ranking import arms_that_segment, arms_with_patients_enough
-from pipeline.evaluation.csv_rows import columns
 from pipeline.evaluation.measure_titles import measure_of
 from pipeline.evaluation.statistics import Interval, Resamples, holm, paired_difference
 from pipeline.evaluation.tables import RowT, StudyRows
@@ -51,9 +50,6 @@ class Comparison:
     def interval(self) -> Interval:
         """The difference with its interval."""
         return Interval(self.difference, self.ci_low, self.ci_high)
-
-
-COMPARISON_COLUMNS = columns(Comparison)
 
 
 def best_rival(

@@ -80,6 +80,15 @@ def read_rows(path: Path, row_type: Callable[..., Row], *, fix: str = "run the e
     return [row_type(**_values(path, reader.line_num, record, known, fix)) for record in reader]
 
 
+def rows_if_there(path: Path, row_type: Callable[..., Row]) -> list[Row]:
+    """Reads a table, or returns no rows where there is none.
+
+    Raises:
+        WorkspaceError: the file is damaged.
+    """
+    return read_rows(path, row_type) if path.is_file() else []
+
+
 def _values(path: Path, line: int, record: dict[str, str], known: Iterable[Field[Any]], fix: str) -> dict[str, object]:
     values: dict[str, object] = {}
     for field in known:

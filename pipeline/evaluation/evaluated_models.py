@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from data.errors import WorkspaceError
-from data.options import Options
-from pipeline.storage.atomic import write_json
+from data.stored_record import StoredRecord, record_if_there
+from pipeline.storage.atomic import write_record
 
 EVALUATED = "evaluated.json"
 
 
-class EvaluatedModel(Options):
+class EvaluatedModel(StoredRecord):
     """One trained arm in the tables."""
 
     model: str | None
@@ -23,7 +22,7 @@ class EvaluatedModel(Options):
     """Digest of its evaluation's recipe."""
 
 
-class TableSettings(Options):
+class TableSettings(StoredRecord):
     """What the tables follow from beside the evaluations."""
 
     resamples: int
@@ -36,7 +35,7 @@ class TableSettings(Options):
     """Of the cross-validation that they are of; `None` for a study with test patients."""
 
 
-class EvaluatedModels(Options):
+class EvaluatedModels(StoredRecord):
     """What the tables of `results/` are of."""
 
     units: dict[str, EvaluatedModel] = Field(default_factory=dict)
@@ -50,7 +49,7 @@ class EvaluatedModels(Options):
 
     def write(self, results: Path) -> None:
         """Writes it beside the tables."""
-        write_json(results / EVALUATED, self.model_dump(mode="json"))
+        write_record(results / EVALUATED, self)
 
 
 def read_evaluated(results: Path) -> EvaluatedModels | None:
@@ -59,12 +58,4 @@ def read_evaluated(results: Path) -> EvaluatedModels | None:
     Raises:
         WorkspaceError: the file is damaged.
     """
-    path = results / EVALUATED
-    if not path.is_file():
-        return None
-    try:
-        return EvaluatedModels.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise WorkspaceError(
-            f"{path}: cannot be read", expected="what `graft evaluate` wrote", fix="run `graft evaluate CONFIG` again"
-        ) from error
+    return record_if_there(results / EVALUATED, EvaluatedModels, "run `graft evaluate CONFIG` again")

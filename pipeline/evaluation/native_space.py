@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from data.case import Case
 from data.errors import DataError, WorkspaceError
 from data.shared_grid import place
+from data.stored_record import read_record
 from data.volume import Volume, snap
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
@@ -23,8 +23,9 @@ from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.coregistration import moved
 from preprocessing.grid import resample
 from preprocessing.step import Interpolation, Record
+from preprocessing.step_record import ChainRecord
 
-"""What the preprocess stage wrote about each case, beside its arrays."""
+_AGAIN = "delete its folder and run `graft preprocess` again"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def in_native_space(
         DataError: the label lies on the grid of no channel.
     """
     native.require_label()
-    records = _records(folder / RECORD)
+    records = read_record(folder / RECORD, ChainRecord, _AGAIN).records()
     raw = native.case.read_label()
     reference = raw.with_array(_as_classes(raw.array, native.classes))
     maps = NativeMaps(Chain(native.preprocessing), records, affine)
@@ -105,18 +106,6 @@ def in_native_space(
     grid, affine = _drawn_on(reference, carried, native, records)
     array = resample(carried, grid.shape, affine, Interpolation.NEAREST).array
     return snap(Volume(array, grid.affine), reference), reference
-
-
-def _records(path: Path) -> list[Record]:
-    try:
-        records: list[Record] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WorkspaceError(
-            f"{path}: cannot be read ({error})",
-            expected="the record of a preprocessed case",
-            fix="delete its folder and run `graft preprocess` again",
-        ) from error
-    return records
 
 
 def _as_classes(array: NDArray[np.integer], classes: Mapping[str, Sequence[int]]) -> NDArray[np.int16]:

@@ -38,6 +38,10 @@ class MetricPolicies(_Policies):
     """What empty masks give, metric by metric; `null` takes `evaluation.empty_masks`."""
 
 
+_SCALED = ("fine_tune", "ensemble")
+"""Arms that are judged after temperature scaling as well, unless a study names others."""
+
+
 class CalibrationOptions(Options):
     """How probabilities, volumes and uncertainties are judged."""
 
@@ -49,8 +53,13 @@ class CalibrationOptions(Options):
     """Smallest probability of a class before a logarithm is taken: it limits what a single confident error costs."""
     level: float = Field(default=LEVEL, gt=0, lt=1)
     """Coverage of the volume interval."""
-    temperature_scaled: tuple[str, ...] = ("fine_tune", "ensemble")
-    """Arms that are also judged after temperature scaling, cross-fitted over two halves of the test patients."""
+    temperature_scaled: tuple[str, ...] | None = None
+    """Arms that are also judged after temperature scaling, cross-fitted over two halves of the test patients; by
+    default `fine_tune` and `ensemble`, where the study has them."""
+
+    def is_scaled(self, arm: str) -> bool:
+        """Whether an arm is also judged after temperature scaling."""
+        return arm in (_SCALED if self.temperature_scaled is None else self.temperature_scaled)
 
 
 class EvaluationOptions(Options):

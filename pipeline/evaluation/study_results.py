@@ -25,9 +25,9 @@ from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
     CaseRow,
     StudyRows,
+    SummaryRow,
     summarise,
     write_cases_csv,
-    write_summary_csv,
 )
 from pipeline.evaluation.temperature_scaling import SCALED
 
@@ -76,7 +76,7 @@ def write_study_results(
     """
     study = StudyRows(list(rows), folds)
     write_cases_csv(rows, folder / CASES)
-    write_summary_csv(summarise(study, seed, options.resamples), folder / SUMMARY)
+    write_rows(folder / SUMMARY, SummaryRow, summarise(study, seed, options.resamples))
     write_rows(folder / EMPTY_MASKS, EmptyMaskCount, count_empty_masks(rows, options.policies()))
     comparisons: list[Comparison] = []
     leading: list[Lead] = []
@@ -112,4 +112,4 @@ def _write_calibration(
         return
     write_calibration_csv(calibration.rows, folder / CALIBRATION)
     write_reliability_csv(reliability, folder / RELIABILITY)
-    write_summary_csv(summarise_calibration(calibration, seed, resamples), folder / CALIBRATION_SUMMARY)
+    write_rows(folder / CALIBRATION_SUMMARY, SummaryRow, summarise_calibration(calibration, seed, resamples))

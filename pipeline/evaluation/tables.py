@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from pipeline.evaluation.case_row import METRICS as METRICS
 from pipeline.evaluation.case_row import CaseRow as CaseRow
-from pipeline.evaluation.csv_rows import columns, read_rows, write_rows
+from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.statistics import (
     TOO_FEW,
     Interval,
@@ -64,15 +65,15 @@ class SummaryRow:
             reason = "all test patients have the same value"
         return reason
 
-    def with_honest_interval(self) -> SummaryRow:
-        """Returns the row without an interval that `no_interval` has a reason against."""
-        return replace(self, ci_low=math.nan, ci_high=math.nan) if self.no_interval else self
+    def __post_init__(self) -> None:
+        # Whoever makes or reads a row: what `no_interval` has a reason against is no interval.
+        if self.no_interval:
+            object.__setattr__(self, "ci_low", math.nan)
+            object.__setattr__(self, "ci_high", math.nan)
 
 
 WORST_TENTH = "dice_worst_tenth"
 """Name in the summary of the mean Dice over the worst tenth of patients."""
-CASE_COLUMNS = columns(CaseRow)
-SUMMARY_COLUMNS = columns(SummaryRow)
 
 
 class Measurement(Protocol):
@@ -104,6 +105,7 @@ class Measurement(Protocol):
 
 
 RowT = TypeVar("RowT", bound=Measurement)
+KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
 
 
 def write_cases_csv(rows: Iterable[CaseRow], path: Path) -> None:
@@ -114,35 +116,6 @@ def write_cases_csv(rows: Iterable[CaseRow], path: Path) -> None:
 def sorted_rows(rows: Iterable[RowT]) -> list[RowT]:
     """Sorts rows as the tables list them, whatever order they were measured in."""
     return sorted(rows, key=lambda r: (r.n, r.arm, r.repeat, r.patient, r.case, r.label))
-
-
-def write_summary_csv(rows: Iterable[SummaryRow], path: Path) -> None:
-    """Writes `summary.csv` atomically, in the order given."""
-    write_rows(path, SummaryRow, rows)
-
-
-def read_cases_csv(path: Path) -> list[CaseRow]:
-    """Reads `cases.csv`; columns it does not know are ignored, and optional ones may be missing.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The rows in the order of the file.
-
-    Raises:
-        WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
-    """
-    return read_rows(path, CaseRow)
-
-
-def read_summary_csv(path: Path) -> list[SummaryRow]:
-    """Reads `summary.csv`, or another table of the same columns.
-
-    Raises:
-        WorkspaceError: the file is missing, lacks a column, or holds a value of the wrong type.
-    """
-    return [row.with_honest_interval() for row in read_rows(path, SummaryRow)]
 
 
 @dataclass(frozen=True)
@@ -243,25 +216,30 @@ class StudyRows(Generic[RowT]):
         Returns:
             The values by arm, patient and repeat.
         """
-        rows = [r for r in self.rows if r.n == n and (label is None or r.label == label)]
-        arms = tuple(a for a in self.arms if any(r.arm == a for r in rows))
-        shape = (len(arms), len(self.patients), len(self.repeats))
+        rows = [r for r in self.rows if r.n == n and label in (None, r.label)]
         defined = [r for r in rows if math.isfinite(getattr(r, metric))]
         # Labels of a case first, then cases of a patient: a case with an undefined label still weighs as one case.
-        keys = sorted({(r.arm, r.patient, r.repeat, r.case) for r in defined})
-        place = {key: i for i, key in enumerate(keys)}
-        owner = np.array([place[r.arm, r.patient, r.repeat, r.case] for r in defined], dtype=np.intp)
-        values = np.array([getattr(r, metric) for r in defined], dtype=np.float64)
-        arm_at, patient_at, repeat_at = (
-            {name: i for i, name in enumerate(names)} for names in (arms, self.patients, self.repeats)
-        )
-        cell = np.array(
-            [np.ravel_multi_index((arm_at[a], patient_at[p], repeat_at[r]), shape) for a, p, r, _ in keys],
-            dtype=np.intp,
-        )
-        by_cell = grouped_means(grouped_means(values, owner, len(keys)), cell, math.prod(shape))
-        cases = tuple(len({r.case for r in defined if r.arm == a}) for a in arms)
-        return PatientTable(arms, self.patients, self.repeats, by_cell.reshape(shape), cases)
+        of_labels = np.array([getattr(r, metric) for r in defined], dtype=np.float64)
+        cases, of_cases = _means_by([(r.arm, r.patient, r.repeat, r.case) for r in defined], of_labels)
+        cells, of_patients = _means_by([(arm, patient, repeat) for arm, patient, repeat, _ in cases], of_cases)
+        measured = {r.arm for r in rows}
+        arms = tuple(arm for arm in self.arms if arm in measured)
+        values = np.full((len(arms), len(self.patients), len(self.repeats)), np.nan)
+        for (arm, patient, repeat), mean in zip(cells, of_patients, strict=True):
+            values[arms.index(arm), self.patients.index(patient), self.repeats.index(repeat)] = mean
+        counts = Counter(arm for arm, _ in {(arm, case) for arm, _, _, case in cases})
+        return PatientTable(arms, self.patients, self.repeats, values, tuple(counts[arm] for arm in arms))
+
+
+def _means_by(keys: Sequence[KeyT], values: Values) -> tuple[list[KeyT], Values]:
+    """Averages values with the same key.
+
+    Returns:
+        The keys, sorted, and the mean of each.
+    """
+    distinct = sorted(set(keys))
+    place = {key: i for i, key in enumerate(distinct)}
+    return distinct, grouped_means(values, np.array([place[key] for key in keys], dtype=np.intp), len(distinct))
 
 
 def summarise(study: StudyRows[RowT], seed: int, resamples: int, metrics: Iterable[str] = METRICS) -> list[SummaryRow]:
@@ -302,5 +280,4 @@ def summarise(study: StudyRows[RowT], seed: int, resamples: int, metrics: Iterab
 
 def summary_row(arm: str, n: int, metric: str, interval: Interval, cases: int, patients: int) -> SummaryRow:
     """Makes a row of an interval."""
-    row = SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)
-    return row.with_honest_interval()
+    return SummaryRow(arm, n, metric, interval.mean, interval.low, interval.high, cases, patients)

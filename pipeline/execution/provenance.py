@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from data.errors import WorkspaceError
 from data.stored_record import read_record
 from pipeline.execution.provenance_record import InputFacts, Machine, Provenance, StageFacts
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 from pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def start_provenance(workspace: Workspace, *, seed: int, device: str) -> None:
 
 
 def _write(workspace: Workspace, record: Provenance) -> None:
-    write_json(workspace.provenance, record.as_json())
+    write_record(workspace.provenance, record)
 
 
 def record_inputs(workspace: Workspace, inputs: Mapping[str, InputFacts]) -> None:

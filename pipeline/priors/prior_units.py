@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import torch
 
-from data.errors import WorkspaceError
+from data.stored_record import read_record
 from models.priors.factory import load_prior
 from models.priors.filter_vae import FilterVAE
 from pipeline.execution.progress import ProgressFile
@@ -19,8 +18,8 @@ from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.priors.group_fit import GroupFit, describe, full_gaussian
 from pipeline.priors.held_out_scores import NetworkValues, difference, estimate
-from pipeline.priors.scores_record import ScoresRecord
-from pipeline.storage.atomic import write_json
+from pipeline.priors.scores_record import FitRecord, ScoresRecord
+from pipeline.storage.atomic import write_record
 from pipeline.storage.prior_files import DENSITY, FIT, SCORES, VALUES
 from pipeline.storage.stored_bank import StoredBank
 from pipeline.storage.tensors import load_tensors, save_tensors
@@ -63,16 +62,16 @@ def fit_density(folder: Path, progress: ProgressFile, *, group: GroupTask, densi
     prior, report = fitted.prior, fitted.report
     save_tensors(folder / DENSITY, prior.state_dict(), {"group": group.name, "density": density})
     boosted = isinstance(prior, FilterVAE) and density in group.earlier
-    about = {
-        "parameters": prior.free_parameters(),
-        "bound": prior.is_bound,
-        "fitted_filters": report.filters_used,
-        "given_filters": drawn.kept,
-        "steps": report.steps,
-        "network": network,
+    record = FitRecord(
+        parameters=prior.free_parameters(),
+        bound=prior.is_bound,
+        fitted_filters=report.filters_used,
+        given_filters=drawn.kept,
+        steps=report.steps,
+        network=network,
         **({"source_sets": int(prior.sets)} if boosted and isinstance(prior, FilterVAE) else {}),
-    }
-    write_json(folder / FIT, about)
+    )
+    write_record(folder / FIT, record)
 
 
 def score_density(folder: Path, progress: ProgressFile, *, group: GroupTask, density: str, fitted: Path | None) -> None:
@@ -138,10 +137,10 @@ def compare_densities(
             "largest_score": group.options.largest_score,
             "densities": about,
             "auto": choose(about),
-            "not_scored": {name: _why_not_scored(read_fit(fits[name])["network"]) for name in fit.at_positions},
+            "not_scored": {name: _why_not_scored(read_fit(fits[name]).network) for name in fit.at_positions},
         }
     )
-    write_json(folder / SCORES, record.as_json())
+    write_record(folder / SCORES, record)
 
 
 def _kept(fit: GroupFit) -> dict[str, Any]:
@@ -157,21 +156,16 @@ def read_values(folder: Path) -> dict[int, torch.Tensor]:
     return {network: stored[str(network)] for network in sorted(map(int, stored))}
 
 
-def read_fit(folder: Path) -> dict[str, Any]:
+def read_fit(folder: Path) -> FitRecord:
     """Reads how the fit of a density went.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
     """
-    try:
-        return dict(json.loads((folder / FIT).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise WorkspaceError(
-            f"{folder / FIT}: cannot be read", expected="how a fit went", fix="run `graft fit-priors CONFIG` again"
-        ) from error
+    return read_record(folder / FIT, FitRecord)
 
 
-def _why_not_scored(network: int) -> str:
+def _why_not_scored(network: int | None) -> str:
     return (
         f"centred on the filters of source network {network}, position by position, and the channels of other networks "
         "are permuted, so it is not a candidate for `auto`"
@@ -182,21 +176,20 @@ def _densities(
     fit: GroupFit,
     values: Mapping[str, NetworkValues],
     reference: NetworkValues,
-    fits: Mapping[str, Mapping[str, Any]],
+    fits: Mapping[str, FitRecord],
 ) -> dict[str, dict[str, Any]]:
     """The scores of every density, and how it was fitted."""
     estimates = {name: estimate(of_density) for name, of_density in values.items()}
     best = max(estimates, key=lambda name: float(estimates[name]["mean"]), default=None)
     about = {}
     for name, of_density in values.items():
-        how = {key: value for key, value in fits[name].items() if key != "network"}
         about[name] = {
             **estimates[name],
             "network_means": {str(n): float(v.mean()) for n, v in sorted(of_density.items())},
             "difference_to_gaussian_full": difference(of_density, reference),
             "difference_to_best": difference(of_density, values[best]) if best is not None else None,
-            "samples": fit.options.score_samples if how["bound"] else 1,
+            "samples": fit.options.score_samples if fits[name].bound else 1,
             "scored": sum(len(v) for v in of_density.values()),
-            **how,
+            **fits[name].model_dump(exclude={"network"}, exclude_unset=True),
         }
     return about

@@ -1,4 +1,4 @@
-"""`compare-priors/GROUP/scores.json`: how well each density fits filters of one group that it has not seen."""
+"""`fit.json` and `scores.json` of a group: how its densities were fitted, and how well they fit unseen filters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,31 @@ class Estimate(StoredRecord):
         return self.standard_error is not None and self.mean > CLEAR_ERRORS * self.standard_error
 
 
-class DensityRecord(Estimate):
+class Fit(StoredRecord):
+    """How the fit of a density for the arms went."""
+
+    parameters: int = 0
+    """Free parameters."""
+    fitted_filters: int = 0
+    """Filters that it was fitted to."""
+    given_filters: int = 0
+    """Filters that there were to fit to."""
+    steps: int = 0
+    """Steps of an optimiser."""
+    source_sets: int = 1
+    """Source sets that it has seen."""
+
+
+class FitRecord(Fit):
+    """The content of `fit.json`."""
+
+    bound: bool
+    """Whether the density gives a lower bound alone."""
+    network: int | None
+    """The source network whose filters it is centred on."""
+
+
+class DensityRecord(Estimate, Fit):
     """The score of one density: its log density of held-out filters."""
 
     bound: bool
@@ -42,16 +66,11 @@ class DensityRecord(Estimate):
     """Samples behind a lower bound."""
     scored: int = 0
     """Filters scored."""
-    parameters: int = 0
-    """Free parameters."""
-    fitted_filters: int = 0
-    """Filters that it was fitted to."""
-    given_filters: int = 0
-    """Filters that there were to fit to."""
-    steps: int = 0
-    """Steps of an optimiser."""
-    source_sets: int = 1
-    """Source sets that it has seen."""
+
+    @property
+    def over_networks(self) -> bool:
+        """Whether the error is over networks, and not over the filters of a single one."""
+        return self.standard_error_over == NETWORKS
 
 
 class AutoChoice(StoredRecord):
@@ -106,3 +125,24 @@ class ScoresRecord(StoredRecord):
     """What `auto` takes; `None` where nothing was scored."""
     not_scored: dict[str, str] = Field(default_factory=dict)
     """Density → why it has no score."""
+
+    @property
+    def best(self) -> str | None:
+        """The density with the highest mean."""
+        return max(self.densities, key=lambda name: self.densities[name].mean, default=None)
+
+    @property
+    def choice(self) -> str | None:
+        """The density that `auto` takes."""
+        return self.auto.density if self.auto else None
+
+    def difference_of(self, density: str) -> Estimate | None:
+        """The paired difference of a density to the full-covariance Gaussian; `None` where there is none."""
+        return self.densities[density].difference_to_gaussian_full if density in self.densities else None
+
+    def without_difference_of(self, density: str | None) -> ScoresRecord:
+        """The same scores; this density, of which a difference would say nothing, has none."""
+        if density not in self.densities:
+            return self
+        own = self.densities[density].model_copy(update={"difference_to_gaussian_full": None})
+        return self.model_copy(update={"densities": {**self.densities, density: own}})

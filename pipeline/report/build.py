@@ -6,21 +6,16 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from pipeline.evaluation.arm_ranking import arms_with_patients_enough, best_arms
-from pipeline.evaluation.statistics import Interval
-from pipeline.evaluation.tables import SummaryRow, compared_sizes
+from pipeline.config.report_options import ReportOptions
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.case_plan import read_cases
 from pipeline.report.case_section import case_section
 from pipeline.report.figure_style import figure_style
+from pipeline.report.headline import headline
 from pipeline.report.label_efficiency_section import label_efficiency_section
 from pipeline.report.measures_section import measures_section
-from pipeline.report.method_section import method_section
-from pipeline.report.methods_data import dataset_title, roles, synthetic_warning
-from pipeline.report.number_text import interval_text, number
-from pipeline.report.options import ReportOptions
+from pipeline.report.methods_section import methods_section
 from pipeline.report.overlay_section import overlay_section
 from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
@@ -28,12 +23,12 @@ from pipeline.report.prior_section import prior_section
 from pipeline.report.provenance_section import provenance_section
 from pipeline.report.quality_section import quality_section
 from pipeline.report.result_section import result_section
-from pipeline.report.section import Material, Section, listing
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import StudyFiles
 from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
 from pipeline.report.uncertainty_section import uncertainty_section
-from pipeline.storage.atomic import write_json, write_text
+from pipeline.storage.atomic import write_record, write_text
 from pipeline.storage.file_names import FILES, INDEX, RESULTS, SUMMARY_JSON
 from pipeline.storage.owned_folder import owned_folder
 from pipeline.storage.stage_names import Stage
@@ -52,7 +47,7 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     prior_section,
     target_section,
     measures_section,
-    method_section,
+    methods_section,
     provenance_section,
 )
 
@@ -82,65 +77,11 @@ def build_report(
         material = replace(material, readings=read_cases(material, folder, jobs))
         with figure_style():
             sections = [build(material) for build in SECTIONS]
-        head = headline(material, sections[0])
+        head = headline(files, sections[0])
         page = page_environment().get_template("report.html.j2").render(head=head, sections=sections, stale=stale)
         write_text(folder / INDEX, page)
     path = workspace / Stage.REPORT / INDEX
-    if material.files.summary:
-        write_json(workspace / RESULTS / SUMMARY_JSON, study_summary(material))
+    if files.summary:
+        write_record(workspace / RESULTS / SUMMARY_JSON, study_summary(files))
     logger.info("report of %s written to %s (%.1f MB)", workspace, path, len(page.encode()) / 1e6)
     return path
-
-
-def headline(material: Material, results: Section) -> dict[str, Any]:
-    """Gathers what the head of the page says: study, source → target, sizes, arms, and who won at every size."""
-    files = material.files
-    study = files.study
-    finished = files.provenance.finished if files.provenance else None
-    source_patients = roles(files).get("source")
-    differences = results.content.get("best_bayesian", {})
-    facts: list[tuple[str, str]] = []
-    if study is not None:
-        facts = [
-            ("arms", str(len(study.arms))),
-            ("n, target patients", ", ".join(str(n) for n in study.sizes)),
-            ("repeats", str(len(study.repeats))),
-            ("test patients", str(len(study.patients))),
-        ]
-    facts += [("source patients", str(source_patients))] if source_patients else []
-    return {
-        "name": files.name,
-        "title": files.title,
-        "source": dataset_title(files, "source"),
-        "target": dataset_title(files, "target"),
-        "facts": facts,
-        "arms": listing(files.arms()) if study else "",
-        "finished": (finished or "").replace("T", " ").replace("+00:00", " UTC"),
-        "best": highest_dice(files.summary, differences),
-        "compared": bool(differences),
-        "no_interval": results.content.get("no_interval", ""),
-        "synthetic": synthetic_warning(files),
-    }
-
-
-def highest_dice(summary: list[SummaryRow], differences: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
-    """Names the arms with the highest mean Dice at every size, with the paired difference of the best Bayesian arm."""
-    best: list[dict[str, Any]] = []
-    for n in compared_sizes(summary):
-        rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
-        enough = arms_with_patients_enough({r.arm: r.patients or r.cases for r in rows})
-        rows = [r for r in rows if r.arm in enough]
-        if rows:
-            row = max(rows, key=lambda r: r.mean)
-            tied = best_arms({r.arm: r.mean for r in rows}, less_is_better=False, digits=3)
-            best.append(
-                {
-                    "n": n,
-                    "arm": listing([r.arm for r in rows if r.arm in tied]),
-                    "mean": number(row.mean),
-                    # Arms that tie in the mean have intervals of their own, in the table below.
-                    "interval": interval_text(Interval(row.mean, row.ci_low, row.ci_high)) if len(tied) == 1 else "",
-                    "difference": differences.get(n),
-                }
-            )
-    return best

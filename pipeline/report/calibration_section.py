@@ -17,14 +17,14 @@ from pipeline.evaluation.calibration_tables import (
     COVERAGE,
     RELIABILITY,
     CalibrationRow,
-    read_reliability_csv,
+    ReliabilityRow,
 )
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.statistics import Interval, why_no_interval
 from pipeline.evaluation.study_results import COMPARISONS
-from pipeline.evaluation.tables import StudyRows, SummaryRow, read_summary_csv
+from pipeline.evaluation.tables import StudyRows, SummaryRow
 from pipeline.evaluation.temperature_scaling import SCALED
 from pipeline.report.calibration_figures import coverage_plot, reliability_plot, review_plot
 from pipeline.report.figure_style import DOTTED, ArmStyle, arm_styles
@@ -45,19 +45,19 @@ _MEASURES = {
 
 def calibration_section(material: Material) -> Section:
     """Builds the section from `results/calibration*.csv` and `results/reliability.csv`."""
-    results = material.files.root / RESULTS
+    results, config = material.files.root / RESULTS, material.files.config
     absent = [name for name in (CALIBRATION, CALIBRATION_SUMMARY, RELIABILITY) if not (results / name).is_file()]
     if absent:
         text = (
             f"results/{absent[0]} is missing: the evaluate stage writes it, unless `evaluation.calibration` is `null`."
         )
         return Section("calibration", TITLE, missing=(text,))
-    summary = read_summary_csv(results / CALIBRATION_SUMMARY)
+    summary = read_rows(results / CALIBRATION_SUMMARY, SummaryRow)
     judged = material.files.calibration
     rows = judged.rows if judged is not None else []
     arms = _ordered(material, {r.arm for r in rows})
     styles = _styles(material, arms)
-    options = material.files.options(CalibrationOptions, "evaluation", "calibration") or CalibrationOptions()
+    options = (config and config.evaluation.calibration) or CalibrationOptions()
     dice = dice_by_size(material.files.summary)
     content = {
         "options": options,
@@ -101,7 +101,7 @@ def _find(summary: Sequence[SummaryRow], arm: str, n: int, metric: str) -> Summa
 
 
 def _reliability(material: Material, styles: dict[str, ArmStyle]) -> list[Picture]:
-    rows = read_reliability_csv(material.files.root / RESULTS / RELIABILITY)
+    rows = read_rows(material.files.root / RESULTS / RELIABILITY, ReliabilityRow)
     pictures = []
     for n in sorted({r.n for r in rows}):
         curves = {arm: [r for r in rows if (r.arm, r.n) == (arm, n)] for arm in styles}

@@ -17,12 +17,12 @@ from urllib.parse import quote
 
 from joblib import Parallel, delayed
 
+from pipeline.config.report_options import ReportOptions
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.case_readings import PredictionQuality
 from pipeline.report.case_scene import ShownCase, read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.number_text import number
-from pipeline.report.options import ReportOptions
 from pipeline.report.page import page_environment
 from pipeline.report.viewer_volume import (
     ENTROPY_LEVELS,

@@ -15,7 +15,8 @@ from models.filter_bank import FilterBank
 from models.priors.filter_vae import FilterVAE
 from models.priors.prior import FilterPrior
 from pipeline.priors.filter_summary import FilterSummary
-from pipeline.report.density_scores import GroupScores, vae_densities
+from pipeline.priors.scores_record import ScoresRecord
+from pipeline.report.density_scores import vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
     distance_figure,
@@ -28,10 +29,10 @@ from pipeline.report.filter_change_figures import (
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
 from pipeline.report.filter_files import read_filters, read_prior, read_trained_pairs, sample_rows
 from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
-from pipeline.report.number_text import plain
+from pipeline.report.number_text import counted, listing, plain
 from pipeline.report.page import page_environment
 from pipeline.report.picture import Picture
-from pipeline.report.section import Material, listing
+from pipeline.report.section import Material
 from pipeline.storage.atomic import write_text
 
 PAGE = "filters.html"
@@ -65,7 +66,7 @@ class _Group:
 def build_filter_page(
     material: Material,
     summaries: Mapping[str, FilterSummary],
-    scores: Sequence[GroupScores],
+    scores: Sequence[ScoresRecord],
     notice: str | None = None,
 ) -> FilterPage:
     """Writes the page, where there are filters to show.
@@ -117,13 +118,13 @@ def build_filter_page(
     return FilterPage(PAGE, tuple(unreadable), unused)
 
 
-def _read_group(material: Material, name: str, summary: FilterSummary, scores: GroupScores | None) -> _Group | None:
+def _read_group(material: Material, name: str, summary: FilterSummary, scores: ScoresRecord | None) -> _Group | None:
     root, seed, most = material.files.root, material.files.seed, material.options.filters_sampled
     bank = read_filters(root, name, most, seed)
     if bank is None or len(bank) < 2:
         return None
     pairs = read_trained_pairs(root, name, summary.layers, most, seed)
-    threshold, share = (scores.kept.threshold, scores.kept.share) if scores else (0.0, 1.0)
+    threshold, share = (scores.norm_threshold, scores.share_kept) if scores else (0.0, 1.0)
     filters = GroupFilters(bank.filters.numpy(), pairs, threshold, share)
     return _Group(name, bank, filters)
 
@@ -156,14 +157,14 @@ def _change_row(name: str, filters: GroupFilters, hardly_moved: float) -> dict[s
             "high": high,
             "still": _percent(float(np.mean(distance < hardly_moved))),
         },
-        "networks": f"{filters.pairs.networks} network{'s' if filters.pairs.networks != 1 else ''}",
+        "networks": counted(filters.pairs.networks, "network"),
         "rows": len(filters.pairs.initial),
         "total": filters.pairs.total,
         "before": f"{effective_dimensions(spectrum(filters.pairs.initial)):.1f}",
     }
 
 
-def _pictures(material: Material, group: _Group, scores: GroupScores | None) -> dict[str, Any]:
+def _pictures(material: Material, group: _Group, scores: ScoresRecord | None) -> dict[str, Any]:
     """Samples beside trained filters, and walks through the latents of VAEs, of one group."""
     options, notes = material.options, list[str]()
     priors: dict[str, FilterPrior] = {}
@@ -195,19 +196,19 @@ def _pictures(material: Material, group: _Group, scores: GroupScores | None) -> 
         "name": group.name,
         "picture": material.pictures.add(f"filters-{group.name}-samples", sample_figure(blocks), alt),
         "densities": list(priors),
-        "auto": scores.auto if scores is not None else None,
+        "auto": scores.choice if scores is not None else None,
         "count": len(chosen),
         "walks": walks,
         "notes": notes,
     }
 
 
-def _chosen(material: Material, scores: GroupScores | None) -> tuple[list[str], list[str]]:
+def _chosen(material: Material, scores: ScoresRecord | None) -> tuple[list[str], list[str]]:
     """Names the density of choice of a group (what `auto` chose, else the best), and its best VAEs."""
     if scores is None:
         return [], []
-    best = scores.auto or scores.best
-    ranked = sorted(scores.densities, key=lambda name: -scores.densities[name].nats.mean)
+    best = scores.choice or scores.best
+    ranked = sorted(scores.densities, key=lambda name: -scores.densities[name].mean)
     vaes = vae_densities(material.files.densities(), ranked)[: material.options.filter_vaes]
     return ([best] if best is not None else []), vaes
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.measure_titles import metric_title
-from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
+from pipeline.evaluation.options import EvaluationSpace
 from pipeline.evaluation.study_results import EMPTY_MASKS
 from pipeline.report.section import Material, Section
 from pipeline.storage.file_names import RESULTS
@@ -27,8 +27,8 @@ def measures_section(material: Material) -> Section:
         text = f"results/{EMPTY_MASKS} is missing: the evaluate stage writes it."
         return Section("measures", TITLE, missing=(text,))
     content: dict[str, Any] = {"lines": [_line(count) for count in read_rows(path, EmptyMaskCount)]}
-    options = material.files.options(EvaluationOptions, "evaluation")
-    if options is not None:
+    if material.files.config is not None:
+        options = material.files.config.evaluation
         content |= {"space": _SPACES[options.space], "tolerance": options.surface_tolerance, "lesions": options.lesions}
     return Section("measures", TITLE, content)
 

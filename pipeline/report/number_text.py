@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from data.plain_number import plain_number
@@ -23,6 +24,22 @@ def number(value: float | None, digits: int = 3) -> str:
     text = f"{value:,.{digits}f}"
     # What rounds to zero has no sign.
     return text.replace("-", "−") if float(text.replace(",", "")) else text.removeprefix("-")
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Prints a share in per cent with so many decimals."""
+    return f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def counted(count: int, name: str) -> str:
+    """Prints how many of something there are: `1 patient`, `12 patients`."""
+    return f"{count} {name}" + ("s" if count != 1 else "")
+
+
+def listing(names: Iterable[object]) -> str:
+    """Joins words as prose does: `a, b and c`."""
+    words = [str(name) for name in names]
+    return " and ".join([", ".join(words[:-1]), *words[-1:]]) if len(words) > 1 else "".join(words)
 
 
 def signed(value: float | None, digits: int = 3) -> str:

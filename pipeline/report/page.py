@@ -1,4 +1,4 @@
-"""The templates of the report's pages."""
+"""The templates of the report's pages and of its text."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pipeline.report.number_text import plain
+from pipeline.report.number_text import counted, listing, percent, plain
 
 
 @cache
-def page_environment() -> Environment:
-    """Returns the templates; everything that goes into them is escaped, and what they lack is an error."""
+def page_environment(*, escape: bool = True) -> Environment:
+    """Returns the templates; what they lack is an error.
+
+    Args:
+        escape: whether everything that goes into them is escaped, as in pages; texts go into pages later.
+    """
     environment = Environment(
         loader=PackageLoader("pipeline.report"),
-        autoescape=True,
+        autoescape=escape,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = plain
+    environment.filters |= {"plain": plain, "listing": listing, "percent": percent, "counted": counted}
     return environment

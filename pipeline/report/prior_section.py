@@ -7,20 +7,13 @@ from typing import Any
 
 from data.stored_record import record_if_there
 from pipeline.priors.filter_summary import FilterSummary
-from pipeline.priors.scores_record import Estimate
+from pipeline.priors.scores_record import DensityRecord, Estimate, ScoresRecord
 from pipeline.report.density_figure import density_figure
-from pipeline.report.density_scores import (
-    DensityScore,
-    GroupScores,
-    KeptFilters,
-    read_scores,
-    reference_density,
-    vae_densities,
-)
+from pipeline.report.density_scores import read_scores, reference_density, vae_densities
 from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
-from pipeline.report.number_text import NOTHING, number, plain, signed
-from pipeline.report.section import Material, Section, listing
+from pipeline.report.number_text import NOTHING, listing, number, percent, plain, signed
+from pipeline.report.section import Material, Section
 from pipeline.report.source_use import source_use
 from pipeline.storage.file_names import SUMMARY_JSON
 from pipeline.storage.stage_names import Stage
@@ -35,7 +28,7 @@ def prior_section(material: Material) -> Section:
     found = (record_if_there(f / SUMMARY_JSON, FilterSummary) for f in group_folders(files.root, Stage.COLLECT_FILTERS))
     summaries = {summary.group: summary for summary in found if summary is not None}
     scores = read_scores(files.root, files.densities())
-    kept = {group.group: group.kept for group in scores}
+    of_group = {group.group: group for group in scores}
     if not summaries and not scores and not source_use(files).priors:
         text = "No arm of this study uses a filter prior, so no filters were collected and no densities fitted to them."
         return Section("priors", "Filters and priors", missing=(text,))
@@ -51,7 +44,7 @@ def prior_section(material: Material) -> Section:
     missing += page.unreadable
     if summaries:
         content |= {
-            "groups": [_group(summary, kept.get(name)) for name, summary in summaries.items()],
+            "groups": [_group(summary, of_group.get(name)) for name, summary in summaries.items()],
             "not_moved": still,
             "page": page.address,
             "unused": [unused_latents(vae, groups, len(summaries)) for vae, groups in page.unused.items()],
@@ -61,15 +54,15 @@ def prior_section(material: Material) -> Section:
     return Section("priors", "Filters and priors", content, tuple(missing))
 
 
-def _group(summary: FilterSummary, kept: KeptFilters | None) -> dict[str, Any]:
+def _group(summary: FilterSummary, scores: ScoresRecord | None) -> dict[str, Any]:
     norms = summary.norm_quantiles
     return {
         "name": summary.group,
         "layers": summary.layers,
         "filters": plain(summary.filters),
-        "kept": plain(kept.count if kept else None),
-        "share": f"{100 * kept.share:.1f}\N{NO-BREAK SPACE}%" if kept else NOTHING,
-        "threshold": plain(kept.threshold if kept else None),
+        "kept": plain(scores.kept if scores else None),
+        "share": percent(scores.share_kept, 1) if scores else NOTHING,
+        "threshold": plain(scores.norm_threshold if scores else None),
         "norms": f"{norms[0]:.3f} / {norms[len(norms) // 2]:.3f} / {norms[-1]:.3f}",
         "moved": f"{summary.moved_from_initial:.2f}",
     }
@@ -103,7 +96,7 @@ def unused_latents(vae: str, groups: Sequence[str], count: int) -> str:
     )
 
 
-def _scores(material: Material, scores: Sequence[GroupScores]) -> dict[str, Any]:
+def _scores(material: Material, scores: Sequence[ScoresRecord]) -> dict[str, Any]:
     options = material.files.densities()
     names = list(dict.fromkeys(name for group in scores for name in group.densities))
     reference = reference_density(options, names)
@@ -111,11 +104,11 @@ def _scores(material: Material, scores: Sequence[GroupScores]) -> dict[str, Any]
         "scores": score_table(scores),
         "reference": reference or "a full-covariance Gaussian",
         "not_scored": _not_scored(scores),
-        "auto": any(group.auto for group in scores),
+        "auto": any(group.choice for group in scores),
         "one_network": _single_network(scores),
         "verdict": vae_verdict(scores, vae_densities(options, names)),
     }
-    if any(density.difference is not None for group in scores for density in group.densities.values()):
+    if any(group.difference_of(name) for group in scores for name in names):
         alt = (
             "Held-out log density of every filter prior minus that of the full-covariance Gaussian, by group of layers"
         )
@@ -123,32 +116,32 @@ def _scores(material: Material, scores: Sequence[GroupScores]) -> dict[str, Any]
     return content
 
 
-def _single_network(groups: Sequence[GroupScores]) -> str:
+def _single_network(groups: Sequence[ScoresRecord]) -> str:
     """Names the groups whose error is over the filters of one network, not over networks; empty where there is none."""
     single = [g.group for g in groups if any(not density.over_networks for density in g.densities.values())]
     return "every group" if len(single) == len(groups) else listing(single)
 
 
-def score_table(groups: Sequence[GroupScores]) -> dict[str, Any]:
+def score_table(groups: Sequence[ScoresRecord]) -> dict[str, Any]:
     """Arranges held-out nats as group × density; the best of every group is marked, a lower bound carries ≥."""
     names = list(dict.fromkeys(name for group in groups for name in group.densities))
     lines = []
     for group in groups:
         cells = [
             name in group.densities
-            and _cell(group.densities[name]) | {"best": name == group.best, "auto": name == group.auto}
+            and _cell(group.densities[name]) | {"best": name == group.best, "auto": name == group.choice}
             for name in names
         ]
         lines.append({"group": group.group, "held_out": plain(group.held_out), "fitted_on": plain(group.fitted_on),
-                      "networks": group.networks, "cells": cells})  # fmt: skip
+                      "networks": group.held_out_networks, "cells": cells})  # fmt: skip
     return {"names": names, "lines": lines}
 
 
-def _cell(score: DensityScore) -> dict[str, Any]:
-    difference = score.difference
+def _cell(score: DensityRecord) -> dict[str, Any]:
+    difference = score.difference_to_gaussian_full
     return {
-        "mean": ("≥ " if score.bound else "") + number(score.nats.mean, 2),
-        "error": _error(score.nats),
+        "mean": ("≥ " if score.bound else "") + number(score.mean, 2),
+        "error": _error(score),
         "difference": None if difference is None else f"{signed(difference.mean, 2)} ± {_error(difference)}",
     }
 
@@ -157,7 +150,7 @@ def _error(estimate: Estimate) -> str:
     return "?" if estimate.standard_error is None else number(estimate.standard_error, 2)
 
 
-def _not_scored(groups: Sequence[GroupScores]) -> list[dict[str, str]]:
+def _not_scored(groups: Sequence[ScoresRecord]) -> list[dict[str, str]]:
     """Names every density without a score once for each reason, with its groups where these are not all."""
     found: dict[tuple[str, str], list[str]] = {}
     for group in groups:
@@ -169,37 +162,36 @@ def _not_scored(groups: Sequence[GroupScores]) -> list[dict[str, str]]:
     ]
 
 
-def vae_verdict(groups: Sequence[GroupScores], vaes: Sequence[str]) -> str | None:
+def vae_verdict(groups: Sequence[ScoresRecord], vaes: Sequence[str]) -> str | None:
     """Says in how many groups a VAE beats the full-covariance Gaussian by more than two standard errors, and where not.
 
     Returns:
         The sentence; None without a VAE.
     """
-    better, rest, unknown = [], [], []
-    for group in groups:
-        found = [group.densities[name] for name in vaes if name in group.densities]
-        differences = [vae.difference for vae in found if vae.over_networks and vae.difference is not None]
-        if any(difference.clear for difference in differences):
-            better.append(group.group)
-        elif any(difference.standard_error is not None for difference in differences):
-            rest.append(group.group)
-        elif found:
-            unknown.append(group.group)
-    known = better + rest
-    if not known and not unknown:
+    leads = {group.group: _vae_leads(group, vaes) for group in groups if not group.densities.keys().isdisjoint(vaes)}
+    if not leads:
         return None
+    unknown = [group for group, lead in leads.items() if lead is None]
+    behind = [group for group, lead in leads.items() if lead is False]
+    known = len(leads) - len(unknown)
     if not known:
         return (
             "This study cannot tell whether a variational auto-encoder is better than the full-covariance "
             "Gaussian: with fewer than two networks held out, the paired difference has no standard error over "
             "networks."
         )
-    text = (
-        f"A variational auto-encoder is better than the full-covariance Gaussian by more than two standard errors of "
-        f"the paired difference in {len(better)} of {len(known)} groups."
-    )
-    if rest and better:
-        text += f" It is not in {listing(rest)}."
-    if unknown:
-        text += f" For {listing(unknown)} that error is not known."
-    return text
+    sentences = [
+        "A variational auto-encoder is better than the full-covariance Gaussian by more than two standard errors of "
+        f"the paired difference in {known - len(behind)} of {known} groups.",
+        f"It is not in {listing(behind)}." if 0 < len(behind) < known else "",
+        f"For {listing(unknown)} that error is not known." if unknown else "",
+    ]
+    return " ".join(filter(None, sentences))
+
+
+def _vae_leads(group: ScoresRecord, vaes: Sequence[str]) -> bool | None:
+    """Whether a VAE beats the full-covariance Gaussian clearly in a group; `None` where the error is not known."""
+    scores = [group.densities[name] for name in vaes if name in group.densities]
+    differences = [own.difference_to_gaussian_full for own in scores if own.over_networks]
+    known = [difference for difference in differences if difference and difference.standard_error is not None]
+    return any(difference.clear for difference in known) if known else None

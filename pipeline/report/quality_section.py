@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from data.natural_order import natural
-from data.stored_record import record_if_there
+from data.stored_record import read_record, record_if_there
 from pipeline.report.number_text import plain
 from pipeline.report.picture import thumbnail
 from pipeline.report.section import Material, Section
@@ -17,7 +17,7 @@ from pipeline.report.study_files import folders
 from pipeline.storage.file_names import QUALITY, QUALITY_PICTURE, RECORD
 from pipeline.storage.stage_names import Stage
 from preprocessing.quality_control import QualityRecord
-from preprocessing.step_record import read_steps
+from preprocessing.step_record import ChainRecord
 
 _SCAN = "scan"
 
@@ -56,7 +56,7 @@ def quality_section(material: Material) -> Section:
 
 def case_quality(folder: Path) -> CaseQuality:
     """Reads record and numbers of one case."""
-    steps = read_steps(folder / RECORD)
+    steps = read_record(folder / RECORD, ChainRecord).steps
     written = record_if_there(folder / QUALITY, QualityRecord)
     suspect = [(_SCAN, doubt) for doubt in (written.doubts if written else ())]
     suspect += [(step.step, reason) for step in steps for reason in step.suspect]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
@@ -117,7 +116,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
         "resamples": files.table_settings.resamples,
         "incomplete": [*missing_units(material), *incomplete_cells(study)],
         "empty_masks": empty_masks(study),
-        "empty_policy": material.files.setting("evaluation", "empty_masks"),
+        "empty_policy": files.config and files.config.evaluation.empty_masks,
     }
 
 
@@ -186,9 +185,9 @@ def best_bayesian(material: Material, comparisons: list[Comparison]) -> dict[int
 
 def missing_units(material: Material) -> list[str]:
     """Names the arm × size × repeat units that the configuration asks for and `infer/` does not hold."""
-    training = material.files.options(TargetTrainingOptions, "target_training")
-    if not material.files.units or training is None:
+    if not material.files.units or material.files.config is None:
         return []
+    training = material.files.config.target_training
     there = {(u.arm, u.n, u.repeat) for u in material.files.units}
     wanted = [
         (arm, n, repeat) for arm in training.arms for n in training.sizes_of(arm) for repeat in range(training.repeats)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.config.report_options import ReportOptions
 from pipeline.report.case_readings import CaseReadings
-from pipeline.report.options import ReportOptions
 from pipeline.report.picture import PictureFolder
 from pipeline.report.study_files import StudyFiles
 
@@ -37,8 +36,3 @@ class Material:
     options: ReportOptions
     pictures: PictureFolder
     readings: CaseReadings = field(default_factory=CaseReadings)
-
-
-def listing(names: Sequence[str]) -> str:
-    """Joins words as prose does: `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else ""

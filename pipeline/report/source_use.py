@@ -29,11 +29,6 @@ class SourceUse:
             any(arm.needs_source or arm.needs_references for arm in chosen), any(arm.needs_prior for arm in chosen)
         )
 
-    def learned(self) -> str:
-        """What was learned on the source for them, as the start of a sentence; empty where nothing was."""
-        parts = ["networks were trained"] * self.networks + ["filter priors were learned"] * self.priors
-        return " and ".join(parts).capitalize()
-
 
 def source_use(files: StudyFiles) -> SourceUse:
     """Reads it from the configuration of a study; all of it where that does not tell."""

@@ -5,14 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from data.errors import ConfigError, WorkspaceError
 from data.natural_order import natural
@@ -22,14 +19,16 @@ from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, UNIT, ArmRecord, re
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.rivals import rivals
-from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow, read_calibration_csv
+from pipeline.config.reading import parse_config
+from pipeline.config.study import StudyConfig
+from pipeline.evaluation.calibration_tables import CALIBRATION, CalibrationRow
 from pipeline.evaluation.comparison import Comparison
-from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.csv_rows import rows_if_there
 from pipeline.evaluation.evaluated_models import TableSettings, read_evaluated
 from pipeline.evaluation.leading_arm import Lead, LeadingArm, leading_arms
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import CASES, COMPARISONS, LEADING_ARMS, SUMMARY
-from pipeline.evaluation.tables import StudyRows, SummaryRow, read_cases_csv, read_summary_csv
+from pipeline.evaluation.tables import CaseRow, StudyRows, SummaryRow
 from pipeline.execution.provenance_record import Provenance
 from pipeline.storage.cached_case import ARRAYS
 from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
@@ -37,7 +36,6 @@ from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.yaml_file import read_yaml
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 History = dict[str, NDArray[np.float64]]
 
 
@@ -46,21 +44,6 @@ def folders(parent: Path) -> list[Path]:
     if not parent.is_dir():
         return []
     return sorted((p for p in parent.iterdir() if p.is_dir() and p.name[0] != "."), key=lambda p: natural(p.name))
-
-
-def read_configuration(path: Path) -> dict[str, Any]:
-    """Reads the resolved configuration; empty where it is missing.
-
-    Raises:
-        WorkspaceError: the file is damaged or holds something else.
-    """
-    try:
-        value = read_yaml(path) if path.is_file() else None
-    except ConfigError as error:
-        raise _damaged(path, error) from error
-    if value is not None and not isinstance(value, dict):
-        raise _damaged(path, TypeError(f"it holds a {type(value).__name__}, not a mapping"))
-    return value or {}
 
 
 def read_history(path: Path) -> History:
@@ -129,12 +112,13 @@ class StudyFiles:
 
     Attributes:
         root: the workspace.
+        config: the resolved configuration; `None` where it is missing or of another version.
         comparisons: every arm against the best rival, by Dice.
         leading: the leading arm of every size against the others, by Dice.
     """
 
     root: Path
-    config: dict[str, Any] = field(init=False)
+    config: StudyConfig | None = field(init=False)
     provenance: Provenance | None = field(init=False)
     plan: PlanRecord | None = field(init=False)
     study: StudyRows | None = field(init=False)
@@ -143,55 +127,64 @@ class StudyFiles:
     leading: list[LeadingArm] = field(init=False)
     calibration: StudyRows[CalibrationRow] | None = field(init=False)
     units: list[InferredUnit] = field(init=False)
+    _fault: str = field(init=False, default="")
 
     def __post_init__(self) -> None:
         if not self.root.is_dir():
             raise WorkspaceError(
                 f"{self.root}: there is no such workspace", expected="the folder of a study", fix="run the study first"
             )
-        self.config = read_configuration(self.root / CONFIG)
+        self.config = self._read_configuration()
         self.provenance = record_if_there(self.root / PROVENANCE, Provenance)
         self.plan = record_if_there(self.root / Stage.CHECK / PLAN_UNIT / PLAN, PlanRecord)
         results = self.root / RESULTS
-        cases, summary = results / CASES, results / SUMMARY
-        rows = read_cases_csv(cases) if cases.is_file() else []
+        rows, judged = rows_if_there(results / CASES, CaseRow), rows_if_there(results / CALIBRATION, CalibrationRow)
         self.study = StudyRows(rows) if rows else None
-        self.summary = read_summary_csv(summary) if summary.is_file() else []
-        compared, leads = results / COMPARISONS, results / LEADING_ARMS
-        compared_by_any = read_rows(compared, Comparison) if compared.is_file() else []
-        self.comparisons = [row for row in compared_by_any if row.metric == "dice"]
-        self.leading = leading_arms(read_rows(leads, Lead)) if leads.is_file() else []
-        calibration = results / CALIBRATION
-        judged = read_calibration_csv(calibration) if calibration.is_file() else []
         self.calibration = StudyRows(judged) if judged else None
+        self.summary = rows_if_there(results / SUMMARY, SummaryRow)
+        self.comparisons = [row for row in rows_if_there(results / COMPARISONS, Comparison) if row.metric == "dice"]
+        self.leading = leading_arms(rows_if_there(results / LEADING_ARMS, Lead))
         paths = sorted(self.root.glob(f"{Stage.INFER}/*/n*/repeat-*/{UNIT}"))
         units = [InferredUnit(self.root, read_arm(path.parent)) for path in paths]
-        named = {*self._configured(), *self._tabled()}
+        named = {*self.arm_options(), *self._tabled()}
         # Arms that were taken out of the configuration leave their folders behind.
         self.units = [unit for unit in units if unit.arm in named or not named]
 
-    def setting(self, *keys: str, default: Any = None) -> Any:
-        """Returns what the configuration has under `a.b…`, as it is written; the default where a key is missing.
+    def _read_configuration(self) -> StudyConfig | None:
+        path = self.root / CONFIG
+        try:
+            raw = read_yaml(path) if path.is_file() else None
+        except ConfigError as error:
+            raise _damaged(path, error) from error
+        try:
+            return None if raw is None else parse_config(raw, Path(CONFIG))
+        except ConfigError as error:
+            self._fault = error.found
+            return None
 
-        Rooms above this one own the model of the whole configuration; `options` reads the parts that lie below.
-        """
-        value: Any = self.config
-        for key in keys:
-            if not isinstance(value, Mapping) or key not in value:
-                return default
-            value = value[key]
-        return value
+    @property
+    def no_config(self) -> str:
+        """Why there is no configuration."""
+        if not (self.root / CONFIG).is_file():
+            return f"{CONFIG} is missing: every command writes it, so the settings of this study are not known."
+        return f"{self._fault}: another version of Graft wrote it, so the settings of this study are not known."
 
     @property
     def seed(self) -> int:
         """Seed of the study."""
-        recorded = self.provenance.seed if self.provenance else None
-        return int(self.setting("seed", default=recorded or 0))
+        if self.config is not None:
+            return self.config.seed
+        return (self.provenance.seed if self.provenance else None) or 0
 
     @property
     def name(self) -> str:
         """Name of the study, or of its folder."""
-        return str(self.setting("name") or self.root.name)
+        return self.config.name if self.config else self.root.name
+
+    @property
+    def title(self) -> str:
+        """What the study calls itself."""
+        return (self.config.title if self.config else "") or self.name
 
     @property
     def table_settings(self) -> TableSettings:
@@ -199,43 +192,22 @@ class StudyFiles:
         recorded = read_evaluated(self.root / RESULTS)
         if recorded is not None and recorded.settings is not None:
             return recorded.settings
-        options = self.options(EvaluationOptions, "evaluation") or EvaluationOptions()
+        options = self.config.evaluation if self.config else EvaluationOptions()
         compared_with = rivals(self.arm_options() or PRESETS, options.rivals)
         return TableSettings(resamples=options.resamples, rivals=compared_with, seed=self.seed)
 
     @property
-    def title(self) -> str:
-        """What the study calls itself."""
-        return str(self.setting("title") or self.name)
-
-    def options(self, model: type[ModelT], *keys: str) -> ModelT | None:
-        """Reads a part of the configuration, with its defaults; None where it is missing or of another version."""
-        try:
-            return model.model_validate(self.setting(*keys))
-        except ValidationError:
-            return None
+    def patients(self) -> dict[str, int]:
+        """Role (`source`, `pool`, `test`) → number of patients, from the plan of `check`; empty without one."""
+        return {} if self.plan is None else {role: len(patients) for role, patients in self.plan.split.items()}
 
     def arm_options(self) -> dict[str, ArmOptions]:
-        """Arm → its choices, in the order of the configuration; empty where it is missing or of another version."""
-        named = self.setting("target_training", "arms")
-        names = list(named) if isinstance(named, Mapping) else []
-        arms = {str(name): self.options(ArmOptions, "target_training", "arms", name) for name in names}
-        known = {name: arm for name, arm in arms.items() if arm is not None}
-        return known if len(known) == len(arms) else {}
+        """Arm → its choices, in the order of the configuration; empty without one."""
+        return self.config.target_training.arms if self.config else {}
 
     def densities(self) -> dict[str, PriorOptions]:
-        """Density → its settings; empty where the configuration is missing or of another version."""
-        adapter: TypeAdapter[dict[str, PriorOptions]] = TypeAdapter(dict[str, PriorOptions])
-        try:
-            named = self.setting("priors", "densities", default={})
-            # `null` removes a default density.
-            return adapter.validate_python({name: own for name, own in named.items() if own is not None})
-        except (AttributeError, ValidationError):
-            return {}
-
-    def target_dataset(self) -> str | None:
-        """Name of the target's dataset, if the configuration tells."""
-        return self.setting("target", "dataset")
+        """Density → its settings; empty without a configuration."""
+        return self.config.priors.densities if self.config else {}
 
     def class_values(self, dataset: str) -> dict[str, list[int]]:
         """Class name → values in the label maps of a dataset, from the plan that `check` wrote; empty without one."""
@@ -243,12 +215,12 @@ class StudyFiles:
 
     def arms(self) -> list[str]:
         """All arms, in the order of the configuration, then of the tables, then of the folders."""
-        tabled, trained = self._tabled(), [u.arm for u in self.units]
-        known = {*tabled, *trained}
-        return list(dict.fromkeys([*(a for a in self._configured() if a in known), *tabled, *trained]))
+        known = dict.fromkeys([*self._tabled(), *(u.arm for u in self.units)])
+        return list(dict.fromkeys([*(arm for arm in self.arm_options() if arm in known), *known]))
 
-    def _configured(self) -> list[str]:
-        return [str(arm) for arm in self.setting("target_training", "arms", default=())]
+    def first_units(self) -> dict[str, InferredUnit]:
+        """Arm → its first trained unit."""
+        return {arm: unit for arm in self.arms() if (unit := next((u for u in self.units if u.arm == arm), None))}
 
     def _tabled(self) -> list[str]:
         return [*(r.arm for r in self.summary), *(self.study.arms if self.study else ()),
@@ -261,9 +233,9 @@ class StudyFiles:
     def preprocessed(self, case: str) -> Path | None:
         """The folder of a preprocessed target case, or None where it is missing."""
         names = [d.name for d in folders(self.root / Stage.PREPROCESS)]
-        target = self.target_dataset()
+        target = self.config.target.dataset if self.config else ""
         for name in [target] if target in names else names:
-            folder = self.root / Stage.PREPROCESS / str(name) / case
+            folder = self.root / Stage.PREPROCESS / name / case
             if (folder / ARRAYS).is_file():
                 return folder
         return None

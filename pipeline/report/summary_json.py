@@ -3,82 +3,145 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Annotated, ClassVar
 
+from pydantic import BeforeValidator
+
+from data.stored_record import StoredRecord
 from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.leading_arm import LeadingArm
 from pipeline.evaluation.statistics import Interval, why_no_interval
-from pipeline.report.section import Material
+from pipeline.evaluation.tables import SummaryRow
+from pipeline.execution.provenance_record import Provenance
+from pipeline.report.study_files import StudyFiles
 from pipeline.report.verdict import told_apart
 
-FORMAT = 2
-"""Version of the file; raised when a key changes its meaning or goes."""
-_PROVENANCE = {"graft_version", "git_commit", "command", "seed", "started", "finished", "machine", "versions", "inputs"}
+Number = Annotated[float | None, BeforeValidator(lambda value: None if value is None or math.isnan(value) else value)]
+Ends = tuple[float, float] | None
 
 
-def study_summary(material: Material) -> dict[str, Any]:
-    """Gathers arms, sizes, metrics with intervals, paired differences and provenance.
+class MetricMean(StoredRecord):
+    """The mean of a metric over the test patients: a row of `summary.csv`."""
 
-    Returns:
-        A JSON-able mapping; `null` stands for what is undefined, as an empty field does in `summary.csv`. Where there
-        is no interval, `no_interval` says why.
-    """
-    files, study = material.files, material.files.study
-    provenance = files.provenance.as_json() if files.provenance else {}
-    return {
-        "format": FORMAT,
-        "name": files.setting("name"),
-        "title": files.setting("title"),
-        "arms": files.arms(),
-        "sizes": sorted({row.n for row in files.summary}),
-        "repeats": len(study.repeats) if study else None,
-        "test_patients": len(study.patients) if study else None,
-        "metrics": [
-            {
-                "arm": row.arm,
-                "n": row.n,
-                "metric": row.metric,
-                "mean": _number(row.mean),
-                "interval": _ends(Interval(row.mean, row.ci_low, row.ci_high)),
-                "no_interval": row.no_interval,
-                "cases": row.cases,
-            }
-            for row in files.summary
-        ],
-        "differences": [_difference(c) for c in files.comparisons],
-        "told_apart": [
-            {
-                "n": best.n,
-                "arm": best.arm,
-                "ahead_of": [lead.other for lead in best.behind()],
-                "not_told_from": [lead.other for lead in best.not_told_apart()],
-                "not_compared_with": [lead.other for lead in best.not_compared()],
-                "sentence": told_apart(best),
-            }
-            for best in files.leading
-        ],
-        "bootstrap": {"confidence": 0.95, "resamples": files.table_settings.resamples, "unit": "patients × repeats"},
-        "provenance": {key: value for key, value in provenance.items() if key in _PROVENANCE},
-    }
+    arm: str
+    n: int
+    metric: str
+    mean: Number
+    interval: Ends
+    no_interval: str | None
+    """Why there is no interval."""
+    cases: int
 
 
-def _difference(comparison: Comparison) -> dict[str, Any]:
-    return {
-        "arm": comparison.arm,
-        "rival": comparison.rival,
-        "n": comparison.n,
-        "metric": comparison.metric,
-        "mean": _number(comparison.difference),
-        "interval": _ends(comparison.interval),
-        "no_interval": why_no_interval(comparison.patients),
-        "patients": comparison.patients,
-        "p_wilcoxon": _number(comparison.p_value),
-        "p_holm": _number(comparison.p_holm),
-    }
+class ArmDifference(StoredRecord):
+    """An arm minus its rival, paired by patient: a row of `comparisons.csv`."""
+
+    arm: str
+    rival: str
+    n: int
+    metric: str
+    mean: Number
+    interval: Ends
+    no_interval: str | None
+    """Why there is no interval."""
+    patients: int
+    p_wilcoxon: Number
+    p_holm: Number
 
 
-def _ends(interval: Interval) -> list[float] | None:
-    return [interval.low, interval.high] if math.isfinite(interval.low) and math.isfinite(interval.high) else None
+class Standing(StoredRecord):
+    """How the leading arm of one size stands to the others."""
+
+    n: int
+    arm: str
+    ahead_of: tuple[str, ...]
+    not_told_from: tuple[str, ...]
+    not_compared_with: tuple[str, ...]
+    sentence: str
 
 
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+class Bootstrap(StoredRecord):
+    """What the intervals are."""
+
+    confidence: float
+    resamples: int
+    unit: str
+
+
+class StudySummary(StoredRecord):
+    """The whole file; `null` stands for what is undefined, as an empty field does in the tables."""
+
+    FORMAT: ClassVar[int] = 2
+
+    name: str | None
+    title: str | None
+    arms: tuple[str, ...]
+    sizes: tuple[int, ...]
+    repeats: int | None
+    test_patients: int | None
+    metrics: tuple[MetricMean, ...]
+    differences: tuple[ArmDifference, ...]
+    told_apart: tuple[Standing, ...]
+    bootstrap: Bootstrap
+    provenance: Provenance
+    """Without the stages."""
+
+
+def study_summary(files: StudyFiles) -> StudySummary:
+    """Gathers arms, sizes, metrics with intervals, paired differences and provenance."""
+    study, provenance = files.study, files.provenance or Provenance()
+    return StudySummary(
+        name=files.config.name if files.config else None,
+        title=files.config.title if files.config else None,
+        arms=tuple(files.arms()),
+        sizes=tuple(sorted({row.n for row in files.summary})),
+        repeats=len(study.repeats) if study else None,
+        test_patients=len(study.patients) if study else None,
+        metrics=tuple(_mean(row) for row in files.summary),
+        differences=tuple(_difference(comparison) for comparison in files.comparisons),
+        told_apart=tuple(_standing(leading) for leading in files.leading),
+        bootstrap=Bootstrap(confidence=0.95, resamples=files.table_settings.resamples, unit="patients × repeats"),
+        provenance=Provenance.model_validate(provenance.model_dump(exclude={"stages"}, exclude_unset=True)),
+    )
+
+
+def _mean(row: SummaryRow) -> MetricMean:
+    return MetricMean(
+        arm=row.arm,
+        n=row.n,
+        metric=row.metric,
+        mean=row.mean,
+        interval=_ends(Interval(row.mean, row.ci_low, row.ci_high)),
+        no_interval=row.no_interval,
+        cases=row.cases,
+    )
+
+
+def _difference(comparison: Comparison) -> ArmDifference:
+    return ArmDifference(
+        arm=comparison.arm,
+        rival=comparison.rival,
+        n=comparison.n,
+        metric=comparison.metric,
+        mean=comparison.difference,
+        interval=_ends(comparison.interval),
+        no_interval=why_no_interval(comparison.patients),
+        patients=comparison.patients,
+        p_wilcoxon=comparison.p_value,
+        p_holm=comparison.p_holm,
+    )
+
+
+def _standing(leading: LeadingArm) -> Standing:
+    return Standing(
+        n=leading.n,
+        arm=leading.arm,
+        ahead_of=tuple(lead.other for lead in leading.behind()),
+        not_told_from=tuple(lead.other for lead in leading.not_told_apart()),
+        not_compared_with=tuple(lead.other for lead in leading.not_compared()),
+        sentence=told_apart(leading),
+    )
+
+
+def _ends(interval: Interval) -> Ends:
+    return (interval.low, interval.high) if math.isfinite(interval.low) and math.isfinite(interval.high) else None

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from data.stored_record import record_if_there
+from pipeline.arms.arm_record import ArmRecord
 from pipeline.report.figure_style import arm_styles
-from pipeline.report.number_text import NOTHING, number, plain
+from pipeline.report.number_text import number, plain
 from pipeline.report.section import Material, Section
 from pipeline.report.source_use import source_use
-from pipeline.report.study_files import History, folders, read_history
+from pipeline.report.study_files import History, InferredUnit, folders, read_history
 from pipeline.report.training_figures import source_training, target_training
 from pipeline.storage.file_names import HISTORY, SAMPLE
 from pipeline.storage.stage_names import Stage
@@ -74,37 +76,33 @@ def target_section(material: Material) -> Section:
         if drawn:
             alt = f"Data term and KL of every arm on the target at n = {n}"
             plots.append((n, material.pictures.add(f"target-training-n{n:02d}", target_training(drawn, styles), alt)))
-    content = {"plots": plots, "objectives": objectives(material, arms), "units": len(units)}
+    content = {"plots": plots, "objectives": objectives(material.files.first_units()), "units": len(units)}
     return Section("target", title, content, tuple(missing))
 
 
-def objectives(material: Material, arms: list[str]) -> dict[str, Any]:
-    """Arranges what `unit.json` says of the objective as arm × setting, so that a tempered posterior is plain."""
-    of_arm = {}
-    for arm in arms:
-        unit = next((u for u in material.files.units if u.arm == arm), None)
-        if unit is not None:
-            record = unit.record
-            choices = _flat(record.choices.model_dump(mode="json"))
-            of_arm[arm] = {"objective": record.objective, **choices, "steps": record.steps}
-    keys = list(dict.fromkeys(key for settings in of_arm.values() for key in settings))
-    printed = {arm: {key: plain(settings.get(key)) for key in keys} for arm, settings in of_arm.items()}
-    differ = [key for key in keys if key == "objective" or len({p[key] for p in printed.values()}) > 1]
-    first = next(iter(printed.values()), {})
-    return {
-        "lines": [
-            {
-                "name": arm,
-                "objective": settings.get("objective", NOTHING),
-                "settings": [(key, settings[key]) for key in differ if key != "objective"],
-            }
-            for arm, settings in printed.items()
-        ],
-        "common": [(key, first[key]) for key in keys if key not in differ],
-    }
+def objectives(units: Mapping[str, InferredUnit]) -> dict[str, Any]:
+    """Arranges what the arms minimised, and with which settings: those that differ by arm, then the common ones.
+
+    Args:
+        units: arm → a trained unit of it.
+    """
+    settings = {arm: _settings(unit.record) for arm, unit in units.items()}
+    first = next(iter(settings.values()), {})
+    common = {key: value for key, value in first.items() if all(own[key] == value for own in settings.values())}
+    lines = [
+        {
+            "name": arm,
+            "objective": units[arm].record.objective,
+            "settings": [(key, value) for key, value in own.items() if key not in common],
+        }
+        for arm, own in settings.items()
+    ]
+    return {"lines": lines, "common": list(common.items())}
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    # Of a nested choice, e.g. the posterior, its kind is what names it; the details are in the configuration.
-    flat = {k: v.get("kind") if isinstance(v, dict) else v for k, v in settings.items()}
-    return {k: v for k, v in flat.items() if not isinstance(v, list)}
+def _settings(record: ArmRecord) -> dict[str, str]:
+    """Setting → its value in print; posterior and network by what names them."""
+    arm = record.choices
+    network = None if arm.network is None else arm.network.name
+    choices = arm.model_dump(mode="json") | {"posterior": arm.posterior.kind, "network": network}
+    return {key: plain(value) for key, value in choices.items()} | {"steps": plain(record.steps)}

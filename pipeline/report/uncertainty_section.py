@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.report.case_readings import PredictionQuality
 from pipeline.report.figure_style import arm_styles
-from pipeline.report.number_text import number
+from pipeline.report.number_text import number, percent
 from pipeline.report.section import Material, Section
 from pipeline.report.uncertainty_figures import error_rates, errors_found
 from pipeline.report.voxel_errors import VoxelErrors
@@ -28,7 +28,7 @@ def uncertainty_section(material: Material) -> Section:
     styles, pictures = arm_styles(material.files.arms()), material.pictures
     content = {
         "n": readings.n,
-        "shares": [f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%") for share in SHARES],
+        "shares": [percent(share) for share in SHARES],
         "lines": [_line(arm, found[arm], of_arm) for arm, of_arm in errors.items()],
         "rates": pictures.add(
             "uncertainty-rates",
@@ -50,7 +50,7 @@ def _line(arm: str, found: list[PredictionQuality], errors: VoxelErrors) -> dict
         "arm": arm,
         "draws": max(q.draws for q in found),
         "cases": len(found),
-        "wrong": f"{100 * share:.2f}\N{NO-BREAK SPACE}%",
+        "wrong": percent(share, 2),
         "area": number(errors.area_under_curve()),
         "found": [number(errors.found_in_most_uncertain(share), 2) for share in SHARES],
     }

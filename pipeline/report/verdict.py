@@ -10,8 +10,7 @@ import numpy as np
 from pipeline.evaluation.leading_arm import Lead, LeadingArm
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.evaluation.tables import StudyRows
-from pipeline.report.number_text import interval_text, number, signed
-from pipeline.report.section import listing
+from pipeline.report.number_text import interval_text, listing, number, signed
 
 _MOST_NAMED = 3
 """Arms that a sentence names; of more it gives the number."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from data.checks.battery import CONTENT_CHECKS, check_dataset
 from data.checks.finding import Finding, Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.splits import Split
+from data.stored_record import ListRecord, StoredRecord, read_record
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import record_inputs
@@ -25,7 +24,7 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
 from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_checks import compare_with_source
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_json, write_record
 from pipeline.storage.digest import digest
 from pipeline.storage.file_names import PLAN
 from pipeline.storage.plan_record import PlanRecord
@@ -36,6 +35,30 @@ logger = logging.getLogger(__name__)
 FINDINGS = "findings.json"
 DATASETS = "datasets"
 """Folder of the reports, so that no dataset has the name of another file."""
+
+
+class FindingRecord(StoredRecord):
+    """What a check found, and in which dataset."""
+
+    dataset: str
+    """Its name; where two share a folder, that of the first."""
+    level: Level
+    """How much it matters."""
+    case: str | None
+    """Name of the case; `None` for the dataset as a whole."""
+    check: str
+    """Name of the check."""
+    found: str
+    """What was found."""
+    fix: str
+    """What to do about it."""
+
+
+class FindingsRecord(ListRecord):
+    """The content of `findings.json`."""
+
+    findings: tuple[FindingRecord, ...]
+    """Worst first in each dataset."""
 
 
 def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str, tuple[str, ...]]:
@@ -77,9 +100,9 @@ def write_plan(
     jobs: int,
 ) -> None:
     """Checks every dataset and writes what was found and who plays which role."""
-    write_json(folder / PLAN, plan.as_json())
+    write_record(folder / PLAN, plan)
     # Two entries of one folder and kind of label are looked at together, so that look-alikes on two sides are seen.
-    findings: list[dict[str, Any]] = []
+    findings: list[FindingRecord] = []
     folders: dict[tuple[Path, str | None], list[str]] = {}
     for name, dataset in datasets.items():
         folders.setdefault((dataset.root.resolve(), config.datasets[name].label_kind), []).append(name)
@@ -98,9 +121,9 @@ def write_plan(
             modality=config.datasets[names[0]].modality,
         )
         write_json(folder / DATASETS / f"{names[0]}.json", report.as_json())
-        findings += [{"dataset": names[0], **finding.as_json()} for finding in report.findings]
+        findings += [FindingRecord(dataset=names[0], **finding.as_json()) for finding in report.findings]
         progress((position + 1) / len(folders))
-    write_json(folder / FINDINGS, findings)
+    write_record(folder / FINDINGS, FindingsRecord(findings=tuple(findings)))
 
 
 @dataclass(frozen=True)
@@ -250,9 +273,8 @@ def read_examination(config: StudyConfig, workspace: Workspace) -> Examination:
 
 
 def _read_findings(workspace: Workspace, datasets: Mapping[str, Dataset]) -> Iterator[tuple[Path, Finding]]:
-    for raw in json.loads((plan_folder(workspace) / FINDINGS).read_text()):
-        finding = Finding(Level(raw["level"]), raw["case"], raw["check"], raw["found"], raw["fix"])
-        yield datasets[raw["dataset"]].root.resolve(), finding
+    for found in read_record(plan_folder(workspace) / FINDINGS, FindingsRecord).findings:
+        yield datasets[found.dataset].root.resolve(), Finding(**found.model_dump(exclude={"dataset"}))
 
 
 def _file_digests(dataset: Dataset, workspace: Workspace) -> dict[str, list[tuple[str, str]]]:

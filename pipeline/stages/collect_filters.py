@@ -18,7 +18,7 @@ from pipeline.priors.filter_summary import FilterSummary
 from pipeline.stages import train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 from pipeline.storage.file_names import BANK, SUMMARY_JSON
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import load_tensors
@@ -119,7 +119,7 @@ def collect_group(
         moved_quantiles=tuple(moved.quantiles(_QUANTILES)),
         moved_by_network={str(number): value for number, value in moved_by_network.items()},
     )
-    write_json(folder / SUMMARY_JSON, summary.as_json())
+    write_record(folder / SUMMARY_JSON, summary)
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:

@@ -14,17 +14,18 @@ from pipeline.evaluation.arm_calibration import ArmCalibration, CalibrationCase
 from pipeline.evaluation.calibration_tables import (
     CALIBRATION,
     RELIABILITY,
-    read_calibration_csv,
-    read_reliability_csv,
+    CalibrationRow,
+    ReliabilityRow,
     write_calibration_csv,
     write_reliability_csv,
 )
 from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
+from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels, TableSettings
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
-from pipeline.evaluation.tables import CaseRow, read_cases_csv, write_cases_csv
+from pipeline.evaluation.tables import CaseRow, write_cases_csv
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.units import Unit, require_done
@@ -227,9 +228,9 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     with owned_files(workspace.results, FILES, of_before=TABLES) as results:
         write_study_results(
             results,
-            [row for folder in folders for row in read_cases_csv(folder / CASES)],
-            [row for folder in judged for row in read_calibration_csv(folder / CALIBRATION)],
-            [row for folder in judged for row in read_reliability_csv(folder / RELIABILITY)],
+            [row for folder in folders for row in read_rows(folder / CASES, CaseRow)],
+            [row for folder in judged for row in read_rows(folder / CALIBRATION, CalibrationRow)],
+            [row for folder in judged for row in read_rows(folder / RELIABILITY, ReliabilityRow)],
             options=config.evaluation,
             rivals=rivals(config.target_training.arms, config.evaluation.rivals),
             seed=config.seed,

@@ -20,7 +20,7 @@ from pipeline.stages import check
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import ARRAYS, IMAGE_DIGEST
 from pipeline.storage.digest import array_digest
 from pipeline.storage.file_names import FILES, QUALITY, QUALITY_PICTURE, RECORD
@@ -29,6 +29,7 @@ from pipeline.storage.tensors import save_arrays
 from pipeline.storage.workspace import Workspace
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.quality_control import case_picture
+from preprocessing.step_record import ChainRecord
 from preprocessing.subject import load_subject
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,9 @@ def preprocess_case(
         IMAGE_DIGEST: array_digest(arrays["image"]),
     }
     save_arrays(folder / ARRAYS, arrays, about)
-    write_json(folder / RECORD, records)
+    write_record(folder / RECORD, ChainRecord.model_validate(records))
     quality = case_picture(raw, processed, records, folder / QUALITY_PICTURE, doubts)
-    write_json(folder / QUALITY, quality.as_json())
+    write_record(folder / QUALITY, quality)
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:

@@ -12,7 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from data.stored_record import StoredRecord
 
 TEMPORARY = ".graft-tmp-"
 """How the name of everything unfinished begins; process, target and a random part follow."""
@@ -80,6 +83,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file atomically, keys sorted, so that equal values give equal bytes."""
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_record(path: Path, record: StoredRecord) -> None:
+    """Writes a record and its version atomically."""
+    write_json(path, record.as_json())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from models.objectives import SegmentationLoss, SegmentationLossOptions
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
-from pipeline.storage.atomic import write_json
+from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import SAMPLE
 from pipeline.storage.tensors import save_tensors
@@ -199,4 +199,4 @@ def _end_cycle(
 def _write_sample(folder: Path, task: SourceTask) -> None:
     names = [case.name for case in task.validated_on]
     sample = SampleRecord(drawn=task.sample.drawn, out_of_bag=task.sample.out_of_bag, validated_on=tuple(names))
-    write_json(folder / SAMPLE, sample.as_json())
+    write_record(folder / SAMPLE, sample)

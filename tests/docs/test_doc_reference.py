@@ -13,24 +13,24 @@ import yaml
 import graft
 from pipeline.arms.presets import PRESETS
 from pipeline.config.study import StudyConfig
-from pipeline.evaluation.calibration_tables import CALIBRATION_COLUMNS, RELIABILITY_COLUMNS
+from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.case_row import METRICS
-from pipeline.evaluation.comparison import COMPARISON_COLUMNS
+from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import columns
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.leading_arm import Lead
-from pipeline.evaluation.tables import CASE_COLUMNS, SUMMARY_COLUMNS
+from pipeline.evaluation.tables import CaseRow, SummaryRow
 
 TABLES = {
-    "cases.csv": CASE_COLUMNS,
-    "summary.csv": SUMMARY_COLUMNS,
-    "comparisons.csv": COMPARISON_COLUMNS,
+    "cases.csv": columns(CaseRow),
+    "summary.csv": columns(SummaryRow),
+    "comparisons.csv": columns(Comparison),
     "leading_arms.csv": columns(Lead),
     "label_efficiency.csv": columns(LabelEfficiency),
     "empty_masks.csv": columns(EmptyMaskCount),
-    "calibration.csv": CALIBRATION_COLUMNS,
-    "reliability.csv": RELIABILITY_COLUMNS,
+    "calibration.csv": columns(CalibrationRow),
+    "reliability.csv": columns(ReliabilityRow),
 }
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
-from pipeline.evaluation.tables import read_cases_csv
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.tables import CaseRow
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +48,7 @@ def test_odd_names_go_through_all_stages(
     )
     workspace = tmp_path / "workspace"
     assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
-    read = read_cases_csv(workspace / "results" / "cases.csv")
+    read = read_rows(workspace / "results" / "cases.csv", CaseRow)
     assert {row.arm for row in read} == {*ARMS}
     assert {row.case for row in read} == {*cases[2:4]}
     assert {row.label for row in read} == {*foreground}

@@ -71,7 +71,7 @@ def test_what_the_layout_notices_is_a_finding_of_the_study(bids: Path, tmp_path:
     findings = tmp_path / "workspace" / "check" / "study" / "findings.json"
 
     def noticed() -> set[str]:
-        return {finding["check"] for finding in json.loads(findings.read_text())}
+        return {finding["check"] for finding in json.loads(findings.read_text())["findings"]}
 
     assert check(tmp_path, bids, "manual", "manual") == 0
     assert "mask_beside_scan" not in noticed()

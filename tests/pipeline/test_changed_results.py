@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from data.errors import WorkspaceError
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import SUMMARY
 from pipeline.execution.units import Execution
-from pipeline.report.options import ReportOptions
 from pipeline.report.quality_index import build_quality_index
 from pipeline.stages import evaluate, preprocess
 from pipeline.storage.file_names import FILES

@@ -15,6 +15,7 @@ from pipeline.arms.choices import Initialisation, Trainable
 from pipeline.arms.presets import PRESETS
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.config.study import StudyConfig, merged
+from pipeline.evaluation.options import CalibrationOptions
 
 Write = Callable[..., Path]
 
@@ -298,6 +299,23 @@ def test_arms_start_from_presets(write: Write) -> None:
 def test_arms_that_make_no_sense_are_refused(write: Write, arm: dict) -> None:
     write(target_training=None)
     assert "arm" in refused(write(target_training={"sizes": [1], "arms": {"mine": arm}}))
+
+
+@pytest.mark.parametrize("key", ["rivals", "calibration.temperature_scaled"])
+def test_options_name_arms_of_the_study_alone(write: Write, key: str, tmp_path: Path) -> None:
+    path = write()
+    text = refused(path, f"evaluation.{key}=[random, fine_tune]")
+    assert f"`evaluation.{key}` names 'fine_tune', which is not one of the arms random, dwp" in text
+    config = read_config(path, [f"evaluation.{key}=[dwp]"])
+    (tmp_path / "resolved.yaml").write_text(as_yaml(config))
+    assert read_config(tmp_path / "resolved.yaml") == config
+
+
+def test_temperature_scaling_is_for_what_is_named_and_by_default_for_two_point_estimates() -> None:
+    assert CalibrationOptions().is_scaled("ensemble")
+    assert not CalibrationOptions().is_scaled("dwp")
+    assert not CalibrationOptions(temperature_scaled=("dwp",)).is_scaled("ensemble")
+    assert CalibrationOptions(temperature_scaled=("dwp",)).is_scaled("dwp")
 
 
 def test_options_are_frozen(write: Write) -> None:

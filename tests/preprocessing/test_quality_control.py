@@ -72,7 +72,7 @@ def test_a_case_without_mask_and_template_is_drawn_too(case, tmp_path):
     raw, *_ = case
     options = default_options(Modality.CT).model_copy(update={"resampling": ResamplingOptions(spacing=4.0)})
     quality = case_picture(raw, *Chain(options).apply(raw), tmp_path / "ct.png")
-    assert set(quality.as_json()) == {"case", "doubts", "suspect"}
+    assert set(quality.as_json()) == {"format", "case", "doubts", "suspect"}
     assert (tmp_path / "ct.png").stat().st_size > 10_000
 
 

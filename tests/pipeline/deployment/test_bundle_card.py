@@ -10,20 +10,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
 import pipeline.deployment.export_command as export_command
 import pipeline.deployment.onnx_network as onnx_network
 from data.errors import ConfigError, DataError, ModelError, WorkspaceError
 from pipeline.cli import main
+from pipeline.config.reading import as_yaml, parse_config
 from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, ExportRequest, export, export_options
 from pipeline.deployment.export_options import UNFILLED, ExportOptions
 from pipeline.deployment.model_folder import model_digest
 from pipeline.deployment.vendored_source import copy_modules
+from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.evaluated_models import EvaluatedModel, EvaluatedModels, read_evaluated
-from pipeline.evaluation.tables import CaseRow, SummaryRow, write_cases_csv, write_summary_csv
+from pipeline.evaluation.tables import CaseRow, SummaryRow, write_cases_csv
 from pipeline.storage.atomic import write_json
 
 MakeModel = Callable[..., Path]
@@ -37,14 +39,25 @@ def evaluated(study: Path, model: Path, key: str) -> None:
     EvaluatedModels(units={**tables.units, key: own}).write(study / "results")
 
 
+def configuration(name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "datasets": {
+            "ms": {"path": "ms", "modality": "mr_head", "channels": ["FLAIR"], "foreground": [1]},
+            "tumour": {"path": "tumour", "modality": "mr", "channels": ["T1"], "foreground": [1]},
+        },
+        "source": {"dataset": "ms", "patients": 12},
+        "target": {"dataset": "tumour", "pool": 1, "test": 7},
+        "target_training": {"arms": ["random", "dwp"], "sizes": [1]},
+    }
+
+
 @pytest.fixture
 def study(model: Path, tmp_path: Path) -> Path:
     """A workspace with the results of the arm of the model, which lies in it."""
     root = tmp_path / "workspaces" / "tiny"
     shutil.copytree(model, root / "infer/dwp/n01/repeat-0/model")
-    datasets = {"ms": {"modality": "mr_head", "channels": ["FLAIR"]}, "tumour": {"modality": "mr", "channels": ["T1"]}}
-    config = {"name": "tiny", "datasets": datasets, "source": {"dataset": "ms"}, "target": {"dataset": "tumour"}}
-    (root / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+    (root / "config.resolved.yaml").write_text(as_yaml(parse_config(configuration("tiny"), tmp_path)))
     split = {"source": {f"s{n}": [] for n in range(12)}, "pool": {"p": []}, "test": {f"t{n}": [] for n in range(7)}}
     write_json(root / "check/study/study.json", {"split": split, "classes": {}, "channels": {}})
     (root / "results").mkdir()
@@ -54,7 +67,7 @@ def study(model: Path, tmp_path: Path) -> Path:
         SummaryRow("dwp", 5, "dice", 0.987, 0.98, 0.99, 7),
         SummaryRow("random", 1, "dice", 0.123, 0.1, 0.2, 7),
     ]
-    write_summary_csv(rows, root / "results/summary.csv")
+    write_rows(root / "results/summary.csv", SummaryRow, rows)
     cases = [CaseRow("dwp", 1, repeat, "t0", "t0", "cube", 0.6, 0.4) for repeat in range(3)]
     write_cases_csv(cases, root / "results/cases.csv")
     evaluated(root, model, "dwp/n01/repeat-0")
@@ -77,6 +90,17 @@ def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) ->
     assert "“tumour”" in metadata["data_source"]
     assert "3 draws" in metadata["eval_metrics_note"]
     assert "control" not in card
+
+
+def test_numbers_of_a_study_of_an_earlier_version_are_told_by_the_digest_of_the_model(
+    study: Path, tmp_path: Path
+) -> None:
+    config = study / "config.resolved.yaml"
+    config.write_text(config.read_text().replace("target_training:", "inference:"))
+    assert export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)).evaluated
+    card = (tmp_path / "bundle" / CARD).read_text()
+    assert "| Dice | 0.612 | 0.500 to 0.700 | 7 |" in card
+    assert "“tumour”" not in card
 
 
 def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study: Path, tmp_path: Path) -> None:
@@ -116,7 +140,7 @@ def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: 
     assert named.evaluated
     with pytest.raises(WorkspaceError, match=r"config\.resolved\.yaml"):
         export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=tmp_path))
-    (study / "config.resolved.yaml").write_text("name: other\n")
+    (study / "config.resolved.yaml").write_text(as_yaml(parse_config(configuration("other"), tmp_path)))
     with pytest.raises(WorkspaceError, match="is of the study other"):
         export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=study))
     assert not (tmp_path / "no").exists()
@@ -271,7 +295,7 @@ def test_bad_models_are_refused_before_anything_is_written(model: Path, tmp_path
     copy = Path(shutil.copytree(model, tmp_path / "model"))
     raw = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(raw | {"format": raw["format"] + 1}))
-    with pytest.raises(ModelError, match="newer format"):
+    with pytest.raises(ModelError, match="newer version of Graft"):
         export(ExportRequest(copy, tmp_path / "out", NO_ONNX))
     (copy / "model.json").write_text(json.dumps(raw))
     with pytest.raises(ModelError, match="changed or damaged"):
@@ -312,7 +336,7 @@ def test_the_licence_file_is_asked_for_until_it_is_there(study: Path, tmp_path: 
 
 
 def test_the_card_says_why_a_score_has_no_interval(study: Path, tmp_path: Path) -> None:
-    write_summary_csv([SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)], study / "results/summary.csv")
+    write_rows(study / "results/summary.csv", SummaryRow, [SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)])
     export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX))
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "| Dice | 0.600 | 2 test patients are too few for an interval | 2 |" in card

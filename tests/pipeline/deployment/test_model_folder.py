@@ -87,7 +87,7 @@ def test_checksums_are_those_of_sha256sum(model: Path) -> None:
 @pytest.mark.parametrize(
     ("version", "words"),
     [
-        (FORMAT + 1, ("newer format", "install Graft 0 or later")),
+        (FORMAT + 1, ("newer version of Graft", "install Graft 0 or later")),
         (0, ("older format", "again")),
         ("1", ("does not say",)),
     ],

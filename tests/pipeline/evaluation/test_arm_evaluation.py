@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.evaluation.calibration_tables import CalibrationRow, read_calibration_csv, read_reliability_csv
+from pipeline.config.report_options import ReportOptions
+from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
@@ -18,7 +19,7 @@ from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
 from pipeline.evaluation.study_results import TABLES, write_study_results
-from pipeline.evaluation.tables import read_cases_csv, read_summary_csv
+from pipeline.evaluation.tables import CaseRow, SummaryRow
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
@@ -29,7 +30,6 @@ from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.label_efficiency_section import label_efficiency_section
 from pipeline.report.measures_section import measures_section
-from pipeline.report.options import ReportOptions
 from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
@@ -108,8 +108,8 @@ def measure(
 
 def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]) -> None:
     folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(), skill=0.7, draws=DRAWS)
-    rows = {r.case: r for r in read_calibration_csv(folder / "calibration.csv")}
-    measured = {r.case: r for r in read_cases_csv(folder / "cases.csv")}
+    rows = {r.case: r for r in read_rows(folder / "calibration.csv", CalibrationRow)}
+    measured = {r.case: r for r in read_rows(folder / "cases.csv", CaseRow)}
     assert set(rows) == set(measured) == {c.name for c in cases}
     for name, row in rows.items():
         volumes = load_prediction(tmp_path / "infer/dwp-5" / f"{name}.safetensors").volumes_ml
@@ -124,7 +124,7 @@ def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase], eval
     # One calibration error for each patient, not for each case.
     assert rows["case-0"].ece == rows["case-1"].ece != rows["case-2"].ece
     assert rows["case-0"].nll != rows["case-1"].nll
-    curve = read_reliability_csv(folder / "reliability.csv")
+    curve = read_rows(folder / "reliability.csv", ReliabilityRow)
     assert sum(b.share for b in curve) == pytest.approx(1)
     assert {b.arm for b in curve} == {"dwp"}
 
@@ -133,7 +133,7 @@ def test_a_single_network_has_a_volume_interval_where_it_is_scaled_as_a_rival(
     tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
 ) -> None:
     folder = evaluate(tmp_path, "fine_tune", 5, cases, EvaluationOptions(), skill=0.7, draws=1, sharp=12.0)
-    rows = read_calibration_csv(folder / "calibration.csv")
+    rows = read_rows(folder / "calibration.csv", CalibrationRow)
     raw, scaled = ({r.case: r for r in rows if r.arm == arm} for arm in ("fine_tune", "fine_tune+temperature"))
     assert len(raw) == len(scaled) == len(cases)
     for row in rows:
@@ -148,7 +148,7 @@ def test_a_single_network_has_a_volume_interval_where_it_is_scaled_as_a_rival(
     assert np.mean([r.nll for r in scaled.values()]) < np.mean([r.nll for r in raw.values()])
     only = EvaluationOptions(calibration=CalibrationOptions(temperature_scaled=()))
     folder = evaluate(tmp_path, "fine_tune", 10, cases, only, skill=0.7, draws=1)
-    assert {r.arm for r in read_calibration_csv(folder / "calibration.csv")} == {"fine_tune"}
+    assert {r.arm for r in read_rows(folder / "calibration.csv", CalibrationRow)} == {"fine_tune"}
 
 
 def test_how_an_arm_reads_its_probabilities_is_followed(
@@ -159,12 +159,12 @@ def test_how_an_arm_reads_its_probabilities_is_followed(
     reading = ReadingOptions(logit_temperature=3.0, mask=MaskRule.EXPECTED_DICE, voxel_correlation=0.2)
     read = evaluate(tmp_path / "read", "fine_tune", 5, cases, EvaluationOptions(), reading, **how)
     errors = [
-        {row.case: row.relative_volume_error for row in read_cases_csv(folder / "cases.csv")}
+        {row.case: row.relative_volume_error for row in read_rows(folder / "cases.csv", CaseRow)}
         for folder in (plain, read)
     ]
     assert errors[0] != errors[1]
-    rows = [row for row in read_calibration_csv(read / "calibration.csv") if row.arm == "fine_tune"]
-    raw = {row.case: row for row in read_calibration_csv(plain / "calibration.csv") if row.arm == "fine_tune"}
+    rows = [row for row in read_rows(read / "calibration.csv", CalibrationRow) if row.arm == "fine_tune"]
+    raw = {row.case: row for row in read_rows(plain / "calibration.csv", CalibrationRow) if row.arm == "fine_tune"}
     for row in rows:
         assert 0 < row.volume_low_ml < row.volume_high_ml
         assert row.volume_nominal == 0.9
@@ -193,7 +193,7 @@ def test_an_empty_prediction_is_scored_and_reviewed_first(
     nothing = np.full((1, *cases[0].shape), 0.01, np.float32)
     store_prediction(predictions, nothing, case=cases[0].name, affine=cases[0].affine)
     measure(tmp_path / "out", predictions, TrainedArm("random", 5, 0), cases, EvaluationOptions())
-    row = next(r for r in read_calibration_csv(tmp_path / "out/calibration.csv") if r.case == cases[0].name)
+    row = next(r for r in read_rows(tmp_path / "out/calibration.csv", CalibrationRow) if r.case == cases[0].name)
     assert (row.dice, row.expected_dice) == (0.0, 0.0)
     assert row.nll > 1
     assert math.isnan(row.entropy)
@@ -211,9 +211,9 @@ def study(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
     ]
     write_study_results(
         tmp_path / "study/results",
-        [row for f in folders for row in read_cases_csv(f / "cases.csv")],
-        [row for f in folders for row in read_calibration_csv(f / "calibration.csv")],
-        [row for f in folders for row in read_reliability_csv(f / "reliability.csv")],
+        [row for f in folders for row in read_rows(f / "cases.csv", CaseRow)],
+        [row for f in folders for row in read_rows(f / "calibration.csv", CalibrationRow)],
+        [row for f in folders for row in read_rows(f / "reliability.csv", ReliabilityRow)],
         options=options,
         rivals=("random", "fine_tune"),
         seed=0,
@@ -223,9 +223,9 @@ def study(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
 
 def test_tables_of_a_study(study: Path) -> None:
     results = study / "results"
-    summary = {(r.arm, r.n, r.metric): r for r in read_summary_csv(results / "calibration_summary.csv")}
+    summary = {(r.arm, r.n, r.metric): r for r in read_rows(results / "calibration_summary.csv", SummaryRow)}
     coverage = summary["dwp", 5, "volume_coverage"]
-    covered = [r for r in read_calibration_csv(results / "calibration.csv") if (r.arm, r.n) == ("dwp", 5)]
+    covered = [r for r in read_rows(results / "calibration.csv", CalibrationRow) if (r.arm, r.n) == ("dwp", 5)]
     by_patient: dict[str, list[float]] = {}
     for row in covered:
         by_patient.setdefault(row.patient, []).append(row.covered)
@@ -246,11 +246,11 @@ def test_tables_of_a_study(study: Path) -> None:
     assert efficiencies["dwp", 10].relation == ">"
     touched = read_rows(results / "empty_masks.csv", EmptyMaskCount)
     assert {c.metric for c in touched} >= {"dice", "hd95", "relative_volume_error"}
-    assert "dice_worst_tenth" in {r.metric for r in read_summary_csv(results / "summary.csv")}
+    assert "dice_worst_tenth" in {r.metric for r in read_rows(results / "summary.csv", SummaryRow)}
 
 
 def test_tables_of_an_earlier_run_with_calibration_do_not_stay(study: Path) -> None:
-    rows = read_cases_csv(study / "results/cases.csv")
+    rows = read_rows(study / "results/cases.csv", CaseRow)
     options = EvaluationOptions(resamples=100, calibration=None)
     with owned_files(study / "results", "files.json", of_before=TABLES) as folder:
         write_study_results(folder, rows, [], [], options=options, rivals=("random",), seed=0)
@@ -292,6 +292,6 @@ def test_sections_say_what_is_missing(study: Path) -> None:
 
 
 def test_a_row_of_calibration_comes_back_exactly(study: Path) -> None:
-    rows = read_calibration_csv(study / "results/calibration.csv")
+    rows = read_rows(study / "results/calibration.csv", CalibrationRow)
     assert rows
     assert all(isinstance(r, CalibrationRow) and isinstance(r.draws, int) for r in rows)

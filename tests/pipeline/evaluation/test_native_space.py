@@ -18,9 +18,10 @@ from data.splits import Split
 from data.volume import Volume, reorient, turned_like
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.case_evaluation import TrainedArm
+from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.native_space import NativeCase, in_native_space
 from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
-from pipeline.evaluation.tables import read_cases_csv
+from pipeline.evaluation.tables import CaseRow
 from pipeline.execution.progress import ProgressFile
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.dice_thresholds import MaskRule
@@ -209,7 +210,7 @@ def test_the_stage_measures_the_mask_that_the_arm_reads(
             reading=ReadingOptions(mask=name), trained=TrainedArm("random", 5, 0), cases=[cached], native={"c": native},
             options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
-        scores.append([row.dice for row in read_cases_csv(tmp_path / f"out-{name}" / "cases.csv")])
+        scores.append([row.dice for row in read_rows(tmp_path / f"out-{name}" / "cases.csv", CaseRow)])
     assert max(scores[0]) < 0.2
     assert min(scores[1]) > 0.8
 

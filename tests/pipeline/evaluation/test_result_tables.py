@@ -22,11 +22,9 @@ from pipeline.evaluation.statistics import why_no_interval
 from pipeline.evaluation.tables import (
     CaseRow,
     StudyRows,
-    read_cases_csv,
-    read_summary_csv,
+    SummaryRow,
     summarise,
     write_cases_csv,
-    write_summary_csv,
 )
 from pipeline.metrics.overlap import EmptyMaskPolicy
 from pipeline.report.score_table import metric_table
@@ -53,7 +51,7 @@ def study_rows() -> list[CaseRow]:
 
 def test_headers_are_those_promised(tmp_path: Path) -> None:
     write_cases_csv([row()], tmp_path / "cases.csv")
-    write_summary_csv(summarise(StudyRows([row()]), 0, 100), tmp_path / "summary.csv")
+    write_rows(tmp_path / "summary.csv", SummaryRow, summarise(StudyRows([row()]), 0, 100))
     header = (tmp_path / "cases.csv").read_text().splitlines()[0]
     assert header.startswith("arm,n,repeat,case,patient,label,dice,iou,")
     assert (tmp_path / "summary.csv").read_text().splitlines()[0] == "arm,n,metric,mean,ci_low,ci_high,cases,patients"
@@ -62,7 +60,7 @@ def test_headers_are_those_promised(tmp_path: Path) -> None:
 def test_cases_come_back_exactly(tmp_path: Path) -> None:
     rows = [row(case='a "b", c', dice=1 / 3), row(case="d", dice=math.nan)]
     write_cases_csv(rows, tmp_path / "cases.csv")
-    got = read_cases_csv(tmp_path / "cases.csv")
+    got = read_rows(tmp_path / "cases.csv", CaseRow)
     # NaN is equal to nothing, so compare what is written.
     assert [repr(r) for r in got] == [repr(r) for r in rows]
     assert got[0].lesions_reference is None
@@ -81,9 +79,9 @@ def test_bytes_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
 def test_summary_comes_back_and_holds_the_averages(tmp_path: Path) -> None:
     rows = study_rows()
     summary = summarise(StudyRows(rows), 3, 300)
-    write_summary_csv(summary, tmp_path / "summary.csv")
+    write_rows(tmp_path / "summary.csv", SummaryRow, summary)
     # NaN is equal to nothing, so compare what is written.
-    assert repr(read_summary_csv(tmp_path / "summary.csv")) == repr(summary)
+    assert repr(read_rows(tmp_path / "summary.csv", SummaryRow)) == repr(summary)
     assert all(math.isnan(s.ci_low) == (s.no_interval is not None) for s in summary)
     found = next(s for s in summary if (s.arm, s.n, s.metric) == ("dwp", 10, "dice"))
     assert found.mean == pytest.approx(np.mean([r.dice for r in rows if (r.arm, r.n) == ("dwp", 10)]))
@@ -156,15 +154,15 @@ def test_every_arm_is_compared_with_the_best_rival() -> None:
 def test_damaged_tables_are_refused_with_the_place(tmp_path: Path, text: str, what: str) -> None:
     (tmp_path / "cases.csv").write_text(text)
     with pytest.raises(WorkspaceError, match=what):
-        read_cases_csv(tmp_path / "cases.csv")
+        read_rows(tmp_path / "cases.csv", CaseRow)
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"cases\.csv"):
-        read_cases_csv(tmp_path / "cases.csv")
+        read_rows(tmp_path / "cases.csv", CaseRow)
     (tmp_path / "summary.csv").write_text("arm,n\nx,1\n")
     with pytest.raises(WorkspaceError, match=r"summary\.csv"):
-        read_summary_csv(tmp_path / "summary.csv")
+        read_rows(tmp_path / "summary.csv", SummaryRow)
 
 
 def test_a_case_is_measured_label_by_label() -> None:
@@ -229,7 +227,7 @@ def test_an_interval_that_an_earlier_version_wrote_of_one_patient_is_not_read(tm
     (tmp_path / "summary.csv").write_text(
         header + "dwp,5,dice,0.7,0.7,0.7,1\ndwp,5,dice_worst_tenth,0.7,0.7,0.74,8\ndwp,5,iou,0.6,0.5,0.7,8\n"
     )
-    one, worst, iou = read_summary_csv(tmp_path / "summary.csv")
+    one, worst, iou = read_rows(tmp_path / "summary.csv", SummaryRow)
     assert (one.mean, math.isnan(one.ci_low), math.isnan(one.ci_high)) == (0.7, True, True)
     assert (worst.mean, math.isnan(worst.ci_low)) == (0.7, True)
     assert "worst tenth is 1 of 8 test patients, too few" in str(worst.no_interval)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from functools import partial
@@ -10,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image, ImageDraw
 
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions, Initialisation
+from pipeline.config.reading import as_yaml, parse_config
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import write_study_results
@@ -43,6 +44,15 @@ def record(arm: str, n: int, repeat: int, objective: str = "none") -> ArmRecord:
     )  # fmt: skip
 
 
+def write_config(root: Path, settings: dict[str, Any]) -> None:
+    """Writes the resolved configuration of a study on two datasets, `ms` and `tumour`, with these settings."""
+    datasets = {name: {"path": name, "modality": "mr_brain", "foreground": ["lesion"]} for name in ("ms", "tumour")}
+    study = {"name": "fake", "datasets": datasets, "source": {"dataset": "ms", "patients": 12},
+             "target": {"dataset": "tumour", "pool": 12, "test": 13}}  # fmt: skip
+    text = as_yaml(parse_config({**study, **copy.deepcopy(settings)}, root / "study.yaml"))
+    _text(root / "config.resolved.yaml", text)
+
+
 def build_workspace(
     root: Path,
     store: Callable[..., Path],
@@ -54,11 +64,11 @@ def build_workspace(
     """Writes the workspace and returns it."""
     generator = np.random.default_rng(3)
     cases = [first_case, *(f"case-{i:02d}" for i in range(1, patients))]
-    config = {
+    settings = {
         "name": "fake", "title": "A made-up study", "seed": 7,
         "datasets": {
-            "ms": {"modality": "mr_brain", "foreground": ["lesion"]},
-            "tumour": {"modality": "mr_brain", "foreground": ["core"],
+            "ms": {"path": "ms", "modality": "mr_brain", "foreground": ["lesion"]},
+            "tumour": {"path": "tumour", "modality": "mr_brain", "foreground": ["core"],
                        "preprocessing": {"skull_strip": {}, "alignment": {}, "resampling": {}}},
         },
         "source": {"dataset": "ms", "patients": 12},
@@ -71,7 +81,7 @@ def build_workspace(
         },
         "evaluation": {"empty_masks": "reward_agreement", "resamples": 500},
     }  # fmt: skip
-    _text(root / "config.resolved.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_config(root, settings)
     stages = ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer", "evaluate")
     provenance = {
         "graft_version": "0.1.0", "git_commit": "0123abc", "command": "graft run fake.yaml",
@@ -202,6 +212,12 @@ def _infer(
 def arm_record() -> Callable[..., ArmRecord]:
     """Returns a function that makes the record of an arm: its name, size, repeat and objective."""
     return record
+
+
+@pytest.fixture(scope="session")
+def configure() -> Callable[[Path, dict[str, Any]], None]:
+    """Returns a function that writes the resolved configuration of a workspace."""
+    return write_config
 
 
 @pytest.fixture(scope="session")

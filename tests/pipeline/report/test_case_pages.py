@@ -14,11 +14,12 @@ import pytest
 from joblib import parallel_config
 from PIL import Image
 
-from pipeline.evaluation.tables import read_cases_csv
+from pipeline.config.report_options import ReportOptions
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.tables import CaseRow
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction
 from pipeline.report.case_plan import read_cases
-from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_figure import Scene
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
@@ -82,7 +83,7 @@ def test_the_number_of_pages_is_bounded_and_takes_the_worst(small: Path, tmp_pat
 
 def test_pages_are_linked_in_the_order_of_their_rank(small: Path, tmp_path: Path) -> None:
     readings = read_cases(material(small, case_arms=1), tmp_path, jobs=1)
-    rows = [r for r in read_cases_csv(small / "results/cases.csv") if (r.arm, r.n) == (readings.arms[0], 10)]
+    rows = [r for r in read_rows(small / "results/cases.csv", CaseRow) if (r.arm, r.n) == (readings.arms[0], 10)]
     by_dice = {r.case: r.dice for r in rows}
     values = [by_dice[case] for case in readings.order]
     assert values == sorted(values, reverse=True)

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
@@ -26,12 +25,12 @@ from models.priors.factory import build_prior
 from models.priors.gaussian import GaussianOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
+from pipeline.config.report_options import ReportOptions
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.report.build import build_report
 from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import read_scores
 from pipeline.report.figure_style import figure_style
-from pipeline.report.options import ReportOptions
 from pipeline.report.page import page_environment
 from pipeline.report.picture import Picture, PictureFolder
 from pipeline.report.prior_section import prior_section
@@ -88,12 +87,11 @@ def _scores(group: str, over: str = "networks") -> dict[str, Any]:
             "densities": densities, "not_scored": {"around_source": REASON}}  # fmt: skip
 
 
-def build_workspace(root: Path) -> Path:
+def build_workspace(root: Path, configure: Callable[[Path, dict[str, Any]], None]) -> Path:
     generator = torch.Generator().manual_seed(3)
     states = _states(root, generator)
     densities = {name: options.model_dump(mode="json") for name, options in DENSITIES.items()}
-    config = {"name": "small", "seed": 5, "priors": {"densities": densities}}
-    (root / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+    configure(root, {"name": "small", "seed": 5, "priors": {"densities": densities}})
     for group, layers in GROUPS.items():
         folder = root / "collect-filters" / group
         positions = filter_positions(layers, LAYERS)
@@ -118,8 +116,8 @@ def build_workspace(root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_workspace(tmp_path_factory.mktemp("filters"))
+def workspace(tmp_path_factory: pytest.TempPathFactory, configure: Callable[[Path, dict[str, Any]], None]) -> Path:
+    return build_workspace(tmp_path_factory.mktemp("filters"), configure)
 
 
 @pytest.fixture(scope="module")

@@ -3,21 +3,30 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from models.filters import FilterGrouping
+from models.objectives import Likelihood
+from models.priors.standardisation import Covariance
 from pipeline.arms.arm_record import ArmRecord
+from pipeline.arms.choices import Trainable
 from pipeline.arms.presets import PRESETS
 from pipeline.config.reading import as_yaml, read_config
-from pipeline.report.method_section import method_section
-from pipeline.report.options import ReportOptions
+from pipeline.config.report_options import ReportOptions
+from pipeline.evaluation.options import EvaluationSpace
+from pipeline.metrics.overlap import EmptyMaskPolicy
+from pipeline.report.methods_section import methods_section
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
+from preprocessing.alignment import AlignmentKind
+from preprocessing.intensity import Scaling
+from preprocessing.skull_strip import SkullStripMethod
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
@@ -25,7 +34,9 @@ CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 def paragraphs(root: Path, config: dict[str, Any]) -> str:
     (root / "config.resolved.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     material = Material(StudyFiles(root), ReportOptions(), PictureFolder(root / "figures", 50))
-    return " ".join(text for _, text in method_section(material).content["paragraphs"])
+    section = methods_section(material)
+    assert not section.missing
+    return " ".join(text for _, text in section.content["paragraphs"])
 
 
 def resolved(path: Path) -> dict[str, Any]:
@@ -72,13 +83,13 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
 def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tmp_path: Path) -> None:
     changed = copy.deepcopy(demo)
     target = changed["datasets"]["tumour"]
-    target |= {"modality": "ct", "synthetic": None, "foreground": ["spleen"], "channels": None}
+    target |= {"modality": "ct", "synthetic": None, "path": "scans", "foreground": ["spleen"], "channels": None}
     target["preprocessing"] = {
         "canonical_orientation": {},
         "resampling": {"spacing": [1.0, 1.0, 2.5]},
         "intensity": {"scaling": "window", "window_low": -160, "window_high": 240},
     }
-    changed["network"] = {"name": "segresnet", "channels": None}
+    changed["network"] = {"name": "segresnet"}
     changed["augmentation"] = dict.fromkeys(changed["augmentation"], 0) | {"flip_axes": [0]}
     arms = changed["target_training"]["arms"]
     arms["ensemble"] = arms["fine_tune"] | {"members": 3}
@@ -97,6 +108,43 @@ def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tm
     demo_text = paragraphs(tmp_path, demo)
     assert "original grid of each scan" in demo_text
     assert "scored one, a false one zero" in demo_text
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("datasets.tumour.modality", ("mr_head", "mr_brain", "mr", "ct")),
+        ("datasets.tumour.preprocessing.skull_strip.method", tuple(SkullStripMethod)),
+        ("datasets.tumour.preprocessing.alignment.kind", tuple(AlignmentKind)),
+        ("datasets.tumour.preprocessing.intensity.scaling", tuple(Scaling)),
+        ("network", ("{name: unet}", "{name: residual_unet}", "{name: dynunet}", "{name: segresnet}")),
+        ("source_training.likelihood", tuple(Likelihood)),
+        ("filters.grouping", tuple(FilterGrouping)),
+        ("priors.densities.vae", tuple(f"{{kind: gaussian, covariance: {own}}}" for own in Covariance)),
+        (
+            "priors.densities.vae",
+            (
+                "{kind: vae, beta: 1.0}",
+                "{kind: vae, beta: 0.5}",
+                "{kind: vae, latent_prior: boosted}",
+                "{kind: gaussian_mixture}",
+                "{kind: reuse_or_redraw}",
+                "{kind: gaussian, centre: source_position}",
+            ),
+        ),
+        ("target_training.arms.dwp.init", ("random", "prior", "source")),
+        ("target_training.arms.random.network", ("null", "{name: unet}", "{factory: 'json:loads'}")),
+        ("target_training.arms.dwp.trainable", tuple(Trainable)),
+        ("target_training.arms.dwp.posterior", ("point", "mean_field", "mixture", "swag", "{kind: swag, scale: 0}")),
+        ("target_training.arms.dwp.prior", ("auto", "vae", "gaussian_full")),
+        ("evaluation.space", tuple(EvaluationSpace)),
+        ("evaluation.empty_masks", tuple(EmptyMaskPolicy)),
+    ],
+)
+def test_every_choice_has_words_of_its_own(key: str, values: Sequence[str], tmp_path: Path) -> None:
+    config = Path(__file__).parents[3] / "configs/demo.yaml"
+    texts = [paragraphs(tmp_path, yaml.safe_load(as_yaml(read_config(config, [f"{key}={own}"])))) for own in values]
+    assert len(set(texts)) == len(values)
 
 
 def test_objectives_are_those_that_the_units_recorded(
@@ -146,3 +194,6 @@ def test_a_network_of_ones_own_and_one_prior_for_all_filters_are_told(demo: dict
     text = paragraphs(tmp_path, config)
     assert "The network was one of the study's own, built by my_nets:build." in text
     assert "taken together for the whole network, " in text
+    config["target_training"]["arms"]["random"]["network"] = {"name": "unet", "channels": [4, 8]}
+    own = "trained MONAI's residual 3D U-Net (4, 8 channels) in place of the study's network"
+    assert f"Arm “random” started at random, {own}, weights were" in paragraphs(tmp_path, config)

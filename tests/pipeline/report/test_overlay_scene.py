@@ -16,7 +16,7 @@ from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
-from pipeline.report.overlay_section import best_median_worst
+from pipeline.report.shown_arms import best_median_worst, ranked_cases
 from pipeline.storage.tensors import save_arrays
 
 SHAPE, SPACING = (9, 11, 13), np.array([1.0, 2.0, 3.0])
@@ -87,9 +87,9 @@ def test_cases_are_ranked_by_dice_over_labels() -> None:
     values = {"a": 0.9, "b": 0.7, "c": 0.2, "d": 0.5, "gone": 0.99, "undefined": float("nan")}
     rows = [CaseRow("dwp", 5, 0, case, case, "core", value, value) for case, value in values.items()]
     available = set(values) - {"gone"}
-    assert best_median_worst(rows, available) == [("best", "a"), ("median", "b"), ("worst", "c")]
-    assert best_median_worst(rows, {"b"}) == [("best", "b")]
-    assert best_median_worst(rows, set()) == []
+    assert best_median_worst(ranked_cases(rows, available)) == [("best", "a"), ("median", "b"), ("worst", "c")]
+    assert best_median_worst(ranked_cases(rows, {"b"})) == [("best", "b")]
+    assert best_median_worst(ranked_cases(rows, set())) == []
 
 
 def test_entropy_is_largest_where_all_classes_are_equally_probable(

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config.report_options import ReportOptions
 from pipeline.report.build import build_report
 from pipeline.report.figure_style import PREDICTION, REFERENCE
-from pipeline.report.options import ReportOptions
 
 BROWSER = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None

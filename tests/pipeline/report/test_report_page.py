@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -19,11 +20,11 @@ from data.errors import WorkspaceError
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.rivals import rivals
+from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.evaluation.evaluated_models import EvaluatedModels, TableSettings
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
-from pipeline.report.options import ReportOptions
 from pipeline.report.overlay_section import overlay_section
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
@@ -31,6 +32,7 @@ from pipeline.report.study_files import StudyFiles
 
 pytestmark = pytest.mark.slow
 
+Configure = Callable[[Path, dict[str, Any]], None]
 QUICK = ReportOptions(
     dpi=50, overlay_arms=1, case_arms=1, quality_cases=1, filter_groups=1, filters_shown=2, filter_vaes=1
 )
@@ -183,18 +185,18 @@ def test_settings_scores_and_provenance_are_told(page: Page) -> None:
 
 
 def test_an_arm_that_was_taken_out_of_the_configuration_is_not_reported(
-    tmp_path: Path, arm_record: Callable[..., ArmRecord]
+    tmp_path: Path, arm_record: Callable[..., ArmRecord], configure: Configure
 ) -> None:
     for arm in ("kept", "dropped"):
         folder = tmp_path / "infer" / arm / "n05" / "repeat-0"
         folder.mkdir(parents=True)
         arm_record(arm, 5, 0).write(folder)
     assert StudyFiles(tmp_path).arms() == ["dropped", "kept"]
-    (tmp_path / "config.resolved.yaml").write_text("target_training: {arms: {kept: {}}}\n")
+    configure(tmp_path, {"target_training": {"arms": {"kept": {"preset": "random"}}}})
     assert StudyFiles(tmp_path).arms() == ["kept"]
 
 
-def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path) -> None:
+def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path, configure: Configure) -> None:
     point, field = {"kind": "point"}, {"kind": "mean_field"}
     arms = {
         "scratch": {"init": "random", "prior": "none", "posterior": point},
@@ -204,11 +206,10 @@ def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path) -> Non
         "map": {"init": "random", "prior": "vae", "posterior": point},
         "bayes": {"init": "random", "prior": "vae", "posterior": field},
     }
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump({"target_training": {"arms": arms}}, sort_keys=False))
+    configure(tmp_path, {"target_training": {"arms": arms}})
     configured = {name: ArmOptions.model_validate(arm) for name, arm in arms.items()}
     assert StudyFiles(tmp_path).table_settings.rivals == rivals(configured) == ("scratch", "tuned", "averaged")
-    options = {"target_training": {"arms": arms}, "evaluation": {"rivals": ["map"]}}
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(options, sort_keys=False))
+    configure(tmp_path, {"target_training": {"arms": arms}, "evaluation": {"rivals": ["map"]}})
     assert StudyFiles(tmp_path).table_settings.rivals == ("map",)
     # What the tables were made with counts, whatever is configured now.
     made_with = TableSettings(resamples=321, rivals=("tuned",), seed=3)
@@ -334,13 +335,29 @@ def test_the_dice_estimated_of_a_case_is_that_of_predict_with_its_error(page: Pa
     [(("ms", "tumour"), "These are synthetic scans: the figures"), (("ms",), "The source scans are synthetic: the"),
      ((), None)],
 )  # fmt: skip
-def test_a_banner_says_that_scans_are_synthetic(tmp_path: Path, synthetic: tuple[str, ...], text: str | None) -> None:
-    datasets = {name: {"synthetic": {"cohort": "ms"} if name in synthetic else None} for name in ("ms", "tumour")}
-    config = {"datasets": datasets, "source": {"dataset": "ms"}, "target": {"dataset": "tumour"}}
-    (tmp_path / "config.resolved.yaml").write_text(yaml.safe_dump(config))
+def test_a_banner_says_that_scans_are_synthetic(
+    tmp_path: Path, synthetic: tuple[str, ...], text: str | None, configure: Configure
+) -> None:
+    datasets: dict[str, dict[str, Any]] = {}
+    for name in ("ms", "tumour"):
+        origin = {"synthetic": {"cohort": "ms", "cases": 2}} if name in synthetic else {"path": name}
+        datasets[name] = {"modality": "mr_head", "foreground": ["lesion"], **origin}
+    configure(tmp_path, {"datasets": datasets})
     page = Page(build_report(tmp_path).read_text())
     assert ("synthetic" in page.ids()) == (text is not None)
     assert text is None or text in page.text
+
+
+def test_a_configuration_of_another_version_leaves_out_what_follows_from_it(
+    tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=5, repeats=1)
+    path = root / "config.resolved.yaml"
+    path.write_text(path.read_text().replace("target_training:", "inference:"))
+    text = Page(build_report(root, QUICK).read_text()).text
+    assert "config.resolved.yaml: the key `inference` is unknown: another version of Graft wrote it" in text
+    assert "At n = 10, “" in text  # the tables are shown as they are
+    assert "Arms: random, fine_tune, fine_tune_ends and dwp." in text
 
 
 def test_names_are_escaped(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:

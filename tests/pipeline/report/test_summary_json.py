@@ -7,15 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report.options import ReportOptions
-from pipeline.report.picture import PictureFolder
-from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
-from pipeline.report.summary_json import study_summary
+from pipeline.report.summary_json import StudySummary, study_summary
 
 
 def summary_of(root: Path) -> dict:
-    return study_summary(Material(StudyFiles(root), ReportOptions(), PictureFolder(root / "figures", 50)))
+    return json.loads(json.dumps(study_summary(StudyFiles(root)).as_json(), allow_nan=False))
 
 
 def test_holds_the_numbers_of_the_table_and_the_differences(whole_workspace: Path) -> None:
@@ -46,6 +43,9 @@ def test_holds_the_numbers_of_the_table_and_the_differences(whole_workspace: Pat
         assert others == {*summary["arms"]} - {told["arm"]}
         assert told["sentence"].startswith(f"At n = {told['n']}, “{told['arm']}”")
     assert summary["provenance"]["git_commit"] == "0123abc"
+    assert summary["provenance"]["machine"]["device"] == "cpu"
+    assert "stages" not in summary["provenance"]
+    assert summary["format"] == StudySummary.FORMAT
 
 
 def test_what_is_undefined_is_null(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
@@ -55,7 +55,7 @@ def test_what_is_undefined_is_null(tmp_path: Path, workspace_builder: Callable[.
     cells = lines[1].split(",")
     lines[1] = ",".join([*cells[:3], "", "", "", *cells[6:]])
     path.write_text("\n".join(lines) + "\n")
-    summary = json.loads(json.dumps(summary_of(root), allow_nan=False))
+    summary = summary_of(root)
     assert summary["metrics"][0]["mean"] is None
     assert summary["metrics"][0]["interval"] is None
     assert summary["differences"][0]["p_holm"] is None  # too few patients for a test
