@@ -40,6 +40,7 @@ class StudyEvidence:
             very model.
         repeats: trainings that the rows average over.
         evaluated: whether the tables are of this very model.
+        cross_validation: how the patients were tested, in words; `None` where they were others than those of the arm.
     """
 
     data: str
@@ -48,6 +49,7 @@ class StudyEvidence:
     scores: tuple[SummaryRow, ...]
     repeats: int
     evaluated: bool
+    cross_validation: str | None = None
 
 
 def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path | None) -> StudyEvidence | None:
@@ -118,4 +120,5 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
         scores,
         len(repeats),
         evaluated,
+        files.cross_validation,
     )

@@ -26,6 +26,8 @@ def headline(files: StudyFiles, results: Section) -> dict[str, Any]:
             ("repeats", str(len(study.repeats))),
             ("test patients", str(len(study.patients))),
         ]
+        # Never to be mistaken for results on patients whom no model of the study has seen.
+        facts += [("tested by", files.cross_validation)] if files.cross_validation else []
     facts += [("source patients", str(count))] if (count := files.patients.get("source")) else []
     return {
         "name": files.name,

@@ -114,9 +114,22 @@ class MethodsFacts:
         return [f"“{arm}”" for arm in self.files.table_settings.rivals if arm in measured]
 
     @property
+    def sizes(self) -> list[int]:
+        """Numbers of target patients; in cross-validation all of them, too."""
+        sizes = self.config.target_training.sizes or ()
+        return sorted({*sizes, self.patients["pool"]}) if self.cross_validation else list(sizes)
+
+    @property
     def tested(self) -> bool:
-        """Whether there are patients enough for a test."""
-        return self.files.study is not None and len(self.files.study.patients) >= self.fewest_for_p
+        """Whether there are patients enough for a test, and they are independent trials."""
+        if self.cross_validation or self.files.study is None:
+            return False
+        return len(self.files.study.patients) >= self.fewest_for_p
+
+    @property
+    def cross_validation(self) -> str | None:
+        """The design in words; `None` for a study with test patients."""
+        return self.files.cross_validation
 
     @property
     def provenance(self) -> Provenance:

@@ -103,7 +103,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
             material.pictures.add(f"patients-n{n:02d}", figure, f"Dice of every test patient at n = {n}, by arm")
         )
     return {
-        "verdicts": [told_apart(leading) for leading in files.leading],
+        "verdicts": [told_apart(leading, files.cross_validation) for leading in files.leading],
         "remarks": [remark for n in study.sizes if (remark := far_off(study, n))],
         "differences": difference_table(comparisons, arms),
         "no_rival": not comparisons and (files.root / RESULTS / COMPARISONS).is_file(),
@@ -112,6 +112,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
         "difference_plots": differences,
         "patient_plots": plots,
         "fewest_for_p": FEWEST_PATIENTS_FOR_P,
+        "cross_validation": files.cross_validation,
         "patients": len(study.patients),
         "resamples": files.table_settings.resamples,
         "incomplete": [*missing_units(material), *incomplete_cells(study)],

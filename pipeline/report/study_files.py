@@ -194,7 +194,23 @@ class StudyFiles:
             return recorded.settings
         options = self.config.evaluation if self.config else EvaluationOptions()
         compared_with = rivals(self.arm_options() or PRESETS, options.rivals)
-        return TableSettings(resamples=options.resamples, rivals=compared_with, seed=self.seed)
+        return TableSettings(
+            resamples=options.resamples, rivals=compared_with, seed=self.seed, folds=self._planned_folds
+        )
+
+    @property
+    def _planned_folds(self) -> int | None:
+        target = self.config.target if self.config else None
+        pool = self.patients.get("pool", 0)
+        return target.number_of_folds(pool) if target is not None and target.cross_validated and pool else None
+
+    @property
+    def cross_validation(self) -> str | None:
+        """The design in words, e.g. `5-fold cross-validation`; `None` for a study with test patients."""
+        folds = self.table_settings.folds
+        if folds is None:
+            return None
+        return f"{'leave-one-out' if folds == self.patients.get('pool') else f'{folds}-fold'} cross-validation"
 
     @property
     def patients(self) -> dict[str, int]:

@@ -79,6 +79,8 @@ class StudySummary(StoredRecord):
     sizes: tuple[int, ...]
     repeats: int | None
     test_patients: int | None
+    folds: int | None
+    """Of a cross-validation, in which the test patients are the annotated ones themselves."""
     metrics: tuple[MetricMean, ...]
     differences: tuple[ArmDifference, ...]
     told_apart: tuple[Standing, ...]
@@ -97,9 +99,10 @@ def study_summary(files: StudyFiles) -> StudySummary:
         sizes=tuple(sorted({row.n for row in files.summary})),
         repeats=len(study.repeats) if study else None,
         test_patients=len(study.patients) if study else None,
+        folds=files.table_settings.folds,
         metrics=tuple(_mean(row) for row in files.summary),
         differences=tuple(_difference(comparison) for comparison in files.comparisons),
-        told_apart=tuple(_standing(leading) for leading in files.leading),
+        told_apart=tuple(_standing(leading, files.cross_validation) for leading in files.leading),
         bootstrap=Bootstrap(confidence=0.95, resamples=files.table_settings.resamples, unit="patients × repeats"),
         provenance=Provenance.model_validate(provenance.model_dump(exclude={"stages"}, exclude_unset=True)),
     )
@@ -132,14 +135,14 @@ def _difference(comparison: Comparison) -> ArmDifference:
     )
 
 
-def _standing(leading: LeadingArm) -> Standing:
+def _standing(leading: LeadingArm, cross_validation: str | None) -> Standing:
     return Standing(
         n=leading.n,
         arm=leading.arm,
         ahead_of=tuple(lead.other for lead in leading.behind()),
         not_told_from=tuple(lead.other for lead in leading.not_told_apart()),
         not_compared_with=tuple(lead.other for lead in leading.not_compared()),
-        sentence=told_apart(leading),
+        sentence=told_apart(leading, cross_validation),
     )
 
 

@@ -18,19 +18,26 @@ _DECENT_DICE = 0.5
 """From this mean Dice on, the structure as such was found."""
 
 
-def told_apart(leading: LeadingArm) -> str:
+def told_apart(leading: LeadingArm, cross_validation: str | None = None) -> str:
     """Says in a sentence what can be told apart at one size.
 
-    Only with enough patients for a test is an arm called better; with fewer it is ahead on these patients.
+    Only with enough patients for a test is an arm called better; with fewer, and in cross-validation, whose scores are
+    no independent trials, it is ahead on these patients.
+
+    Args:
+        leading: the leading arm of a size, with its differences to the others.
+        cross_validation: the design in words; `None` for a study with test patients.
     """
     reason, at = why_no_interval(leading.patients), f"At n = {leading.n}"
     if reason is not None:
         # No difference is given either: it would be read as a finding.
         return f"{at}, the arms cannot be told apart: {reason}."
     equal, behind = leading.not_told_apart(), leading.behind()
-    few = leading.patients < FEWEST_PATIENTS_FOR_P
+    few = leading.patients < FEWEST_PATIENTS_FOR_P or cross_validation is not None
     verb = "is ahead of" if few else "is better than"
     caveat = f" on these {leading.patients} test patients, which are too few for a test" if few else ""
+    if cross_validation is not None:
+        caveat = f" in {cross_validation} of these {leading.patients} patients"
     if equal:
         text = f"{at}, “{leading.arm}” cannot be told from {_named(equal)}"
         text += f"; it {verb} {_names(behind)}{caveat}" if behind else ""

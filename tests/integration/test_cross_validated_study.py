@@ -83,14 +83,21 @@ def test_the_final_model_learns_from_all_and_predicts(workspace: Path, config: P
     scan = config.parent / "cohort" / "imagesTr" / "case_0.nii.gz"
     words = ["predict", str(model), str(scan), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*words, "--set", "pictures=false"]) == 0
+    assert main(["export", str(model), "--output", str(tmp_path / "bundle"), "--set", "onnx=false"]) == 0
+    card = next(p for p in (tmp_path / "bundle").rglob("README.md")).read_text()
+    assert "By 3-fold cross-validation of 6 annotated patients" in card
     assert np.unique(read_volume(tmp_path / "out/case_0/case_0.nii.gz").array).size <= 2
 
 
-def test_the_tables_say_that_it_is_cross_validation(workspace: Path) -> None:
+def test_tables_and_report_say_that_it_is_cross_validation(workspace: Path) -> None:
     evaluated = json.loads((workspace / "results/evaluated.json").read_text())
     assert evaluated["settings"]["folds"] == 3
     assert {unit["model"] is None for unit in evaluated["units"].values()} == {True, False}
     assert all(not row["p_value"] for row in rows(workspace / "results/comparisons.csv"))
+    page = (workspace / "report/index.html").read_text()
+    assert page.count("3-fold cross-validation") >= 3
+    assert "others formed the test set" not in page
+    assert json.loads((workspace / "results/summary.json").read_text())["folds"] == 3
 
 
 def test_a_second_run_does_nothing(workspace: Path, config: Path, caplog: pytest.LogCaptureFixture) -> None:
