@@ -50,6 +50,11 @@ class MethodsFacts:
         return self.files.patients
 
     @property
+    def cross_validated(self) -> bool:
+        """Whether the annotated patients are tested themselves, in folds."""
+        return self.config.target.cross_validated
+
+    @property
     def trains_source(self) -> bool:
         """Whether networks are, or were, trained on the source."""
         return self.use.networks or self.use.priors or bool(folders(self.files.root / Stage.TRAIN_SOURCE))
@@ -115,8 +120,9 @@ class MethodsFacts:
 
     @property
     def tested(self) -> bool:
-        """Whether there are patients enough for a test."""
-        return self.files.study is not None and len(self.files.study.patients) >= self.fewest_for_p
+        """Whether there are patients enough for a test, and independent ones."""
+        study = self.files.study
+        return study is not None and len(study.patients) >= self.fewest_for_p and not self.cross_validated
 
     @property
     def provenance(self) -> Provenance:

@@ -62,7 +62,7 @@ def test_a_bare_list_is_the_first_version_of_a_list(tmp_path: Path) -> None:
 def test_options_are_written_with_every_default(tmp_path: Path) -> None:
     record = ArmRecord(
         arm="a", n=2, repeat=0, patients=("p",), steps=1, choices=ArmOptions(), objective="", trainings=("t",),
-        prediction="t",
+        predictions=("t",),
     )  # fmt: skip
     record.write(tmp_path)
     written = json.loads((tmp_path / "unit.json").read_text())
