@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import os
 import pstats
 import tempfile
@@ -20,19 +19,30 @@ import time
 from pathlib import Path
 
 import numpy as np
-import yaml
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from pipeline.arms.arm_record import PREDICTIONS, TRAININGS, ArmRecord
+from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import PRESETS
+from pipeline.config.reading import as_yaml, parse_config
 from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.tables import CaseRow, StudyRows, SummaryRow, summarise, write_cases_csv
+from pipeline.execution.provenance_record import Provenance, StageFacts
 from pipeline.metrics.overlap import count_voxels, dice, iou
+from pipeline.prediction.stored_prediction import StoredPrediction, prediction_name
+from pipeline.prediction.temperature import log_probability
 from pipeline.report.build import build_report
-from pipeline.storage.atomic import write_json, write_text
+from pipeline.storage.atomic import write_record, write_text
+from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, QUALITY, RECORD
+from pipeline.storage.plan_record import PlanRecord
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.tensors import save_arrays
+from preprocessing.quality_control import QualityRecord
+from preprocessing.step_record import ChainRecord, StepRecord
 
 SHAPE, SPACING = (72, 88, 72), 2.0
 SECONDS, MEGABYTES = 60.0, 15.0
@@ -44,6 +54,16 @@ def arm_names(count: int) -> list[str]:
     """Names of presets, then variants of them."""
     names = list(PRESETS)
     return [names[i] if i < len(names) else f"{names[i % len(names)]}_{i // len(names) + 1}" for i in range(count)]
+
+
+def preset(arm: str) -> ArmOptions:
+    """Choices of an arm."""
+    return PRESETS.get(arm, PRESETS["dwp"])
+
+
+def unit_key(arm: str, n: int, repeat: int) -> str:
+    """Key of the training and of the prediction of an arm; here each has its own."""
+    return f"{arm}-n{n:02d}-{repeat}"
 
 
 def ellipsoid(centre: NDArray[np.float64], axes: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -68,17 +88,18 @@ def write_scans(root: Path, cases: list[str]) -> dict[tuple[str, int], tuple[Pat
         image = (1 + 0.3 * folds + 0.8 * label + generator.normal(0, 0.08, SHAPE)).astype(np.float32)
         arrays = {"image": image[None], "label": label.astype(np.int16), "mask": (brain > 0).astype(np.uint8)}
         save_arrays(folder / "arrays.safetensors", arrays, {"affine": affine.tolist(), "channels": ["FLAIR"]})
-        write_json(folder / "qc.json", {"brain_volume_ml": 1400.0 + generator.normal(0, 90)})
-        write_text(folder / "record.json", json.dumps([{"step": s, "suspect": []} for s in ("skull_strip", "align")]))
+        quality = QualityRecord(case=case, mask_volume_ml=1400.0 + generator.normal(0, 90))
+        write_record(folder / QUALITY, quality)
+        write_record(folder / RECORD, ChainRecord(steps=tuple(StepRecord(step=s) for s in ("skull_strip", "align"))))
         picture = np.clip(90 * np.concatenate([image[:, :, z] for z in (20, 36, 50)], axis=1), 0, 255).astype(np.uint8)
         Image.fromarray(picture).resize((1200, 400)).convert("RGB").save(folder / "qc.png")
         for skill in range(SKILLS):
             error = 6 * gaussian_filter(generator.normal(size=SHAPE), 3).astype(np.float32) * (6 + 6 * skill)
             probability = 1 / (1 + np.exp(-np.clip((depth + error - 1.0) / 2, -30, 30)))
             path = root / "predictions" / f"{case}-{skill}.safetensors"
-            save_arrays(
-                path, {"probability": probability[None].astype(np.float16)}, {"classes": ["lesion"], "draws": 8}
-            )
+            whole = torch.from_numpy(np.stack([1 - probability, probability])).float()
+            stored = log_probability(whole).half()
+            StoredPrediction(case, "0", ("lesion",), affine, 8, stored, None, None).write(path)
             counts = count_voxels(probability > 0.5, label)
             row = CaseRow("", 0, 0, case, case, "lesion", dice(counts), iou(counts), counts.true_positive,
                           counts.false_positive, counts.false_negative)  # fmt: skip
@@ -99,37 +120,42 @@ def write_training(root: Path, arms: list[str], sizes: list[int], repeats: int) 
     for arm in arms:
         for n in sizes:
             for repeat in range(repeats):
-                folder = root / f"infer/{arm}/n{n:02d}/repeat-{repeat}"
-                write_json(
-                    folder / "unit.json", {"arm": arm, "n": n, "repeat": repeat, "objective": "tempered posterior"}
-                )
+                key = unit_key(arm, n, repeat)
+                ArmRecord(
+                    arm=arm, n=n, repeat=repeat, patients=("p",), steps=500, choices=preset(arm),
+                    objective="tempered posterior", trainings=(key,), predictions=(key,),
+                ).write(root / f"infer/{arm}/n{n:02d}/repeat-{repeat}")  # fmt: skip
                 loss = 1.2 * np.exp(-np.arange(0, 500, 10) / (60 + n)) + 0.2 + generator.normal(0, 0.03, 50)
                 lines = ["step,data_term,kl", *(f"{10 * i},{v:.5f},{2 + v:.5f}" for i, v in enumerate(loss))]
-                write_text(folder / "history.csv", "\n".join(lines) + "\n")
+                write_text(root / TRAININGS / key / HISTORY, "\n".join(lines) + "\n")
 
 
 def write_study(root: Path, arms: list[str], sizes: list[int], repeats: int, cases: list[str]) -> None:
     """Writes a finished study."""
     generator = np.random.default_rng(2)
+    dataset = {"path": "scans", "modality": "mr_head", "foreground": ["lesion"]}
     config = {
         "name": "large", "title": "A made-up large study", "seed": 0,
-        "datasets": {"source": {"modality": "mr_head", "foreground": ["lesion"]},
-                     "target": {"modality": "mr_head", "foreground": ["lesion"]}},
-        "source": {"dataset": "source"}, "target": {"dataset": "target"},
-        "target_training": {"arms": {a: PRESETS.get(a, PRESETS["dwp"]).model_dump(mode="json") for a in arms},
-                      "sizes": sizes, "repeats": repeats, "steps": 500},
+        "datasets": {"source": dataset, "target": dataset},
+        "source": {"dataset": "source", "patients": 20},
+        "target": {"dataset": "target", "pool": sizes[-1], "test": len(cases)},
+        "target_training": {"arms": {arm: preset(arm).model_dump(mode="json") for arm in arms},
+                            "sizes": sizes, "repeats": repeats, "steps": 500},
     }  # fmt: skip
-    write_text(root / "config.resolved.yaml", yaml.safe_dump(config, sort_keys=False))
-    write_json(root / "check/study/study.json", {"classes": {"target": {"lesion": [1]}}, "split": {"test": cases}})
-    write_json(root / "provenance.json", {"graft_version": "0", "stages": {"infer": {"wall_seconds": 1.0}}})
+    write_text(root / CONFIG, as_yaml(parse_config(config, root / CONFIG)))
+    roles = {"source": ["s"], "pool": ["p"], "test": cases}
+    split = {role: {patient: [patient] for patient in patients} for role, patients in roles.items()}
+    plan = PlanRecord(split=split, classes={"target": {"lesion": [1]}}, channels={"target": ["FLAIR"]})
+    write_record(root / Stage.CHECK / PLAN_UNIT / PLAN, plan)
+    write_record(root / PROVENANCE, Provenance(graft_version="0", stages={"infer": StageFacts(wall_seconds=1.0)}))
     write_training(root, arms, sizes, repeats)
     scans, rows = write_scans(root, cases), []
     for number, arm in enumerate(arms):
-        folder = root / f"infer/{arm}/n{sizes[-1]:02d}/repeat-0/predictions"
-        folder.mkdir()
+        folder = root / PREDICTIONS / unit_key(arm, sizes[-1], 0)
+        folder.mkdir(parents=True)
         for case in cases:
             path, measured = scans[case, number % SKILLS]
-            os.link(path, folder / f"{case}.safetensors")
+            os.link(path, folder / prediction_name(case))
             for n in sizes:
                 for repeat in range(repeats):
                     exact = n == sizes[-1] and repeat == 0

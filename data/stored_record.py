@@ -17,6 +17,10 @@ WHOLE = PlainSerializer(lambda options: options.model_dump(mode="json"))
 """Marks options of a record that are written with every default: another version may have other defaults."""
 
 
+class NewerFormatError(WorkspaceError):
+    """A newer version of the program wrote a file."""
+
+
 class StoredRecord(BaseModel):
     """What a file or a part of it holds.
 
@@ -53,9 +57,16 @@ def read_record(path: Path, model: type[RecordT], fix: str = AGAIN) -> RecordT:
         fix: what the user can do about a damaged file.
 
     Raises:
-        WorkspaceError: it is missing or damaged.
+        WorkspaceError: it is missing or damaged, or a newer version wrote it (`NewerFormatError`).
     """
-    return as_record(read_json(path, WorkspaceError, fix), path, model, fix)
+    value = read_json(path, WorkspaceError, fix)
+    refuse_newer(value, path, model.FORMAT)
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise WorkspaceError(
+            f"{path}: cannot be read ({fault_at(error)})", expected="what Graft wrote there", fix=fix
+        ) from error
 
 
 def record_if_there(path: Path, model: type[RecordT], fix: str = AGAIN) -> RecordT | None:
@@ -67,23 +78,8 @@ def record_if_there(path: Path, model: type[RecordT], fix: str = AGAIN) -> Recor
     return read_record(path, model, fix) if path.is_file() else None
 
 
-def as_record(value: Any, path: Path, model: type[RecordT], fix: str = AGAIN) -> RecordT:
-    """Takes what a file holds for a record.
-
-    Raises:
-        WorkspaceError: it is something else, or a newer version wrote it.
-    """
-    refuse_newer(value, path, model.FORMAT)
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise WorkspaceError(
-            f"{path}: cannot be read ({fault_at(error)})", expected="what Graft wrote there", fix=fix
-        ) from error
-
-
 def refuse_newer(
-    value: Any, path: Path, known: int, error: type[GraftError] = WorkspaceError, fix: str = "update Graft"
+    value: Any, path: Path, known: int, error: type[GraftError] = NewerFormatError, fix: str = "update Graft"
 ) -> None:
     """Refuses a file of a version that this program does not know yet; a file that names none is of the first.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,10 +11,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from data.options import Options
+from data.stored_record import record_if_there
 from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, tissue_profile, white_over_grey
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import RECORD
 from preprocessing.step import Record
+from preprocessing.step_record import ChainRecord
 
 _PERCENTILES = (5, 25, 50, 75, 95)
 
@@ -175,10 +176,10 @@ def cached_facts(case: CachedCase, channels: Sequence[str]) -> CaseFacts:
     """Collects the numbers of a training case from the workspace.
 
     Raises:
-        WorkspaceError: its arrays are missing or damaged.
+        WorkspaceError: its arrays are missing, or they or its record are damaged.
     """
-    path = case.folder / RECORD
-    records = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    chain = record_if_there(case.folder / RECORD, ChainRecord)
+    records = chain.records() if chain else []
     label = case.label().numpy()
     structures = {name: label == number for number, name in enumerate(case.classes, start=1)}
     return case_facts(case.image().numpy(), case.mask().numpy(), case.affine, channels, records, structures)

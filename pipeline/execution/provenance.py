@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.errors import WorkspaceError
-from data.stored_record import read_record
+from data.stored_record import NewerFormatError, read_record
 from pipeline.execution.provenance_record import InputFacts, Machine, Provenance, StageFacts
 from pipeline.storage.atomic import write_record
 from pipeline.storage.workspace import Workspace
@@ -76,9 +76,15 @@ def _now() -> str:
 
 
 def read_provenance(workspace: Workspace) -> Provenance:
-    """Returns what is recorded so far; an empty record where there is none or it is damaged."""
+    """Returns what is recorded so far; an empty record where there is none or it is damaged.
+
+    Raises:
+        NewerFormatError: a newer version wrote it.
+    """
     try:
         return read_record(workspace.provenance, Provenance)
+    except NewerFormatError:
+        raise
     except WorkspaceError:
         return Provenance()
 

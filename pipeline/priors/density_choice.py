@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import WorkspaceError
-from data.stored_record import read_record
+from data.stored_record import NewerFormatError, read_record
 from models.priors.factory import PriorOptions
 from pipeline.evaluation.statistics import CLEAR_ERRORS
 from pipeline.priors.filter_options import AUTO
@@ -95,6 +95,8 @@ def _choice(path: Path) -> str:
     auto = None
     try:
         auto = read_record(path, ScoresRecord).auto
+    except NewerFormatError:
+        raise
     except WorkspaceError as error:
         cause = error
     if auto is None:

@@ -50,6 +50,11 @@ class MethodsFacts:
         return self.files.patients
 
     @property
+    def cross_validated(self) -> bool:
+        """Whether the annotated patients are tested themselves, in folds."""
+        return self.config.target.cross_validated
+
+    @property
     def trains_source(self) -> bool:
         """Whether networks are, or were, trained on the source."""
         return self.use.networks or self.use.priors or bool(folders(self.files.root / Stage.TRAIN_SOURCE))
@@ -114,22 +119,10 @@ class MethodsFacts:
         return [f"“{arm}”" for arm in self.files.table_settings.rivals if arm in measured]
 
     @property
-    def sizes(self) -> list[int]:
-        """Numbers of target patients; in cross-validation all of them, too."""
-        sizes = self.config.target_training.sizes or ()
-        return sorted({*sizes, self.patients["pool"]}) if self.cross_validation else list(sizes)
-
-    @property
     def tested(self) -> bool:
-        """Whether there are patients enough for a test, and they are independent trials."""
-        if self.cross_validation or self.files.study is None:
-            return False
-        return len(self.files.study.patients) >= self.fewest_for_p
-
-    @property
-    def cross_validation(self) -> str | None:
-        """The design in words; `None` for a study with test patients."""
-        return self.files.cross_validation
+        """Whether there are patients enough for a test, and independent ones."""
+        study = self.files.study
+        return study is not None and len(study.patients) >= self.fewest_for_p and not self.cross_validated
 
     @property
     def provenance(self) -> Provenance:

@@ -186,12 +186,18 @@ def best_bayesian(material: Material, comparisons: list[Comparison]) -> dict[int
 
 def missing_units(material: Material) -> list[str]:
     """Names the arm × size × repeat units that the configuration asks for and `infer/` does not hold."""
-    if not material.files.units or material.files.config is None:
+    files, config = material.files, material.files.config
+    if not files.units or config is None:
         return []
-    training = material.files.config.target_training
-    there = {(u.arm, u.n, u.repeat) for u in material.files.units}
+    training, everyone = config.target_training, set[int]()
+    if config.target.cross_validated and files.plan is not None:
+        everyone = {files.patients["pool"]}
+    there = {(u.arm, u.n, u.repeat) for u in files.units}
     wanted = [
-        (arm, n, repeat) for arm in training.arms for n in training.sizes_of(arm) for repeat in range(training.repeats)
+        (arm, n, repeat)
+        for arm in training.arms
+        for n in sorted({*training.sizes_of(arm), *everyone})
+        for repeat in range(training.repeats)
     ]
     return [
         f"{arm} at n = {n}, repeat {repeat}: not trained" for arm, n, repeat in wanted if (arm, n, repeat) not in there

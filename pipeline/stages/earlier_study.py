@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from data.errors import ConfigError, ModelError, WorkspaceError
-from data.stored_record import read_record
+from data.stored_record import NewerFormatError, read_record
 from models.filters import FilterLayer
 from models.priors.factory import PriorOptions
 from models.priors.latent_prior import LatentPriorKind
@@ -89,6 +89,8 @@ def _require_same_layers(
     path = root / collect_filters.STAGE / group / SUMMARY_JSON
     try:
         found = list(read_record(path, FilterSummary).layers)
+    except NewerFormatError:
+        raise
     except WorkspaceError as error:
         raise WorkspaceError(
             f"{path}: this summary of the earlier study is missing or damaged",

@@ -12,7 +12,9 @@ from data.errors import WorkspaceError
 from data.stored_record import ListRecord, StoredRecord, read_record
 from pipeline.arms.arm_record import ArmRecord, read_arm
 from pipeline.arms.choices import ArmOptions
+from pipeline.execution.provenance import start_provenance
 from pipeline.storage.atomic import write_record
+from pipeline.storage.workspace import Workspace
 
 
 class Second(StoredRecord):
@@ -60,10 +62,18 @@ def test_a_bare_list_is_the_first_version_of_a_list(tmp_path: Path) -> None:
 def test_options_are_written_with_every_default(tmp_path: Path) -> None:
     record = ArmRecord(
         arm="a", n=2, repeat=0, patients=("p",), steps=1, choices=ArmOptions(), objective="", trainings=("t",),
-        prediction="t",
+        predictions=("t",),
     )  # fmt: skip
     record.write(tmp_path)
     written = json.loads((tmp_path / "unit.json").read_text())
     assert written["choices"] == ArmOptions().model_dump(mode="json")
     assert written["format"] == 1
     assert read_arm(tmp_path) == record
+
+
+def test_what_a_newer_version_recorded_of_a_study_is_not_written_over(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    workspace.provenance.write_text('{"format": 9, "seed": 3}')
+    with pytest.raises(WorkspaceError, match="newer version of Graft"):
+        start_provenance(workspace, seed=1, device="cpu")
+    assert json.loads(workspace.provenance.read_text())["seed"] == 3

@@ -197,3 +197,23 @@ def test_a_network_of_ones_own_and_one_prior_for_all_filters_are_told(demo: dict
     config["target_training"]["arms"]["random"]["network"] = {"name": "unet", "channels": [4, 8]}
     own = "trained MONAI's residual 3D U-Net (4, 8 channels) in place of the study's network"
     assert f"Arm “random” started at random, {own}, weights were" in paragraphs(tmp_path, config)
+
+
+@pytest.mark.parametrize(("folds", "how"), [(4, "in 4 folds"), ("leave_one_out", "by leaving one out")])
+def test_cross_validation_is_told_as_it_is(
+    folds: object, how: str, tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=12, repeats=1)
+    config = yaml.safe_load((root / "config.resolved.yaml").read_text())
+    config["target"] = {"dataset": "tumour", "patients": "all", "folds": folds}
+    config["target_training"]["sizes"] = []
+    text = paragraphs(root, config)
+    for told in (
+        f"the 12 annotated patients of the target were cross-validated {how}: in each repeat",
+        "4 arms were trained on all annotated target patients outside the tested fold, with 1 draw of the folds",
+        "(500 resamples); a resample holds fewer patients than were tested",
+        "no test was made, since the patients of a cross-validation are no independent trials.",
+    ):
+        assert told in text, told
+    assert "test set" not in text
+    assert "Wilcoxon" not in text
