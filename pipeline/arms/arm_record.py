@@ -7,10 +7,11 @@ from typing import Annotated
 
 from data.stored_record import WHOLE, StoredRecord, read_record
 from pipeline.arms.choices import ArmOptions
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.storage.atomic import write_record
 
 UNIT = "unit.json"
-TRAININGS, PREDICTIONS = "train-target", "predict-test"
+TRAININGS, PREDICTIONS, READINGS = "train-target", "predict-test", "fit-readings"
 """Folders of the workspace beside `infer`."""
 
 
@@ -35,8 +36,17 @@ class ArmRecord(StoredRecord):
     """Key of the training of each member of its model: a folder below `train-target/`."""
     predictions: tuple[str, ...]
     """Keys of its predictions, one for each fold of a cross-validation: folders below `predict-test/`."""
+    readings: tuple[ReadingOptions, ...] = ()
+    """How each of its predictions is read: where that is fitted, to each fold's own training patients."""
+    reading_patients: int = 0
+    """Training patients on whose out-of-fold predictions the reading of its choices was fitted; 0 where it is given."""
     started_anew: tuple[str, ...] = ()
     """Parameters of the network that did not fit the source's and started anew."""
+
+    def read_predictions(self) -> list[tuple[str, ReadingOptions]]:
+        """Key of each prediction, and how it is read."""
+        readings = self.readings or (self.choices.reading,) * len(self.predictions)
+        return list(zip(self.predictions, readings, strict=True))
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of the arm."""

@@ -116,6 +116,9 @@ class ArmOptions(ReadingOptions):
     draws: int = Field(default=8, ge=1)
     """Draws from the posterior, each one pass over a test volume; without a
     `voxel_correlation` a 90 % volume interval needs 39 or more."""
+    fit_reading: bool = False
+    """Fit `logit_temperature`, and `voxel_correlation` where one is given, on out-of-fold predictions of the arm's own
+    training patients (`target_training.inner_folds`). The numbers given are those for fewer than three patients."""
     network: NetworkOptions | None = None
     """A network of this arm alone, to compare architectures; the study's by default. Nothing learned on the source fits
     it, so the arm starts at random and has the prior `none` or `l2`."""
@@ -159,9 +162,13 @@ class ArmOptions(ReadingOptions):
         """How its averaged probabilities are read."""
         return ReadingOptions(**{name: getattr(self, name) for name in ReadingOptions.model_fields})
 
+    def with_reading(self, reading: ReadingOptions) -> ArmOptions:
+        """The same arm with another reading."""
+        return self.model_copy(update=reading.model_dump())
+
     def of_training(self) -> ArmOptions:
         """The same arm with all at its default that the training of one member does not depend on."""
-        idle = set(ReadingOptions.model_fields) | {"members", "draws"}
+        idle = set(ReadingOptions.model_fields) | {"members", "draws", "fit_reading"}
         if not self.is_variational:
             idle |= {"train_samples", "log_variance_rate"}
         if not self.needs_prior:
@@ -178,7 +185,7 @@ class ArmOptions(ReadingOptions):
 
     def of_prediction(self) -> ArmOptions:
         """The same arm with all at its default that the averages over its draws do not depend on."""
-        idle = set(ReadingOptions.model_fields) | (set() if self.is_bayesian else {"draws"})
+        idle = {*ReadingOptions.model_fields, "fit_reading"} | (set() if self.is_bayesian else {"draws"})
         return self._without(idle)
 
     def _without(self, idle: Collection[str], **of_swag: float) -> ArmOptions:

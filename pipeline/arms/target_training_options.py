@@ -35,6 +35,9 @@ class TargetTrainingOptions(Options):
     reference_sizes: tuple[int, ...] = ()
     """More numbers of target patients for the arm `random` alone: the longer its learning curve, the larger a label
     efficiency it can measure."""
+    inner_folds: int = Field(default=3, ge=0)
+    """Folds of the training patients for what arms with `fit_reading` fit on themselves: so many more trainings of each
+    of their members, on the patients of the other folds. With 0, or fewer than three patients, nothing is fitted."""
     repeats: int = Field(default=3, ge=1)
     """Independent draws of the subsets and of all other randomness."""
     steps: int = Field(default=500, ge=1)
@@ -70,6 +73,13 @@ class TargetTrainingOptions(Options):
     def largest_size(self) -> int:
         """Largest number of target patients of any arm that is given; 0 where none is."""
         return max((n for arm in self.arms for n in self.sizes_of(arm)), default=0)
+
+    @field_validator("inner_folds")
+    @classmethod
+    def _no_single_fold(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("a single fold leaves no patients to learn from: give 2 or more, or 0 for none")
+        return value
 
     @field_validator("sizes", "reference_sizes")
     @classmethod

@@ -17,13 +17,30 @@ from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
 from pipeline.evaluation.dice_fit import DiceFit
+from pipeline.evaluation.fitted_reading import read_fitted
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import graft_version
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.expected_dice import expected_dice
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.prediction.stored_prediction import ReadPrediction, load_prediction, prediction_name
 from pipeline.storage.cached_case import CachedCase
+
+
+@dataclass(frozen=True)
+class TestedFold:
+    """One prediction of an arm.
+
+    Attributes:
+        folder: of the prediction.
+        cases: the test cases that it is of.
+        reading: folder of the reading that was fitted for it; `None` where the options of the arm say how it is read.
+    """
+
+    folder: Path
+    cases: Sequence[CachedCase]
+    reading: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,8 @@ class ArmTask:
         patients: patient → cases that its model learned from; none where it only measures.
         seeds: seed of each member's draws.
         trainings: key → folder of the training of each member of its model.
-        predictions: key → folder of a prediction, and the test cases that it is of; several in cross-validation.
+        predictions: key → one of its predictions; several in cross-validation.
+        reading: folder of the fitted reading of its model; `None` where the options say how it reads.
         network: the network.
         patch: size of the sliding window.
         window: how it moves.
@@ -57,7 +75,8 @@ class ArmTask:
     patients: Mapping[str, Sequence[CachedCase]]
     seeds: Sequence[int]
     trainings: Mapping[str, Path]
-    predictions: Mapping[str, tuple[Path, Sequence[CachedCase]]]
+    predictions: Mapping[str, TestedFold]
+    reading: Path | None
     network: NetworkOptions
     patch: tuple[int, int, int]
     window: SlidingWindowOptions
@@ -97,44 +116,51 @@ def write_arm(folder: Path, progress: ProgressFile, *, task: ArmTask) -> None:
     Raises:
         WorkspaceError: a training or a prediction is missing or damaged.
     """
+    folds = task.predictions.values()
+    fitted = None if task.reading is None else read_fitted(task.reading)
+    choices = task.options if fitted is None else task.options.with_reading(fitted.reading)
+    readings = [choices.reading if fold.reading is None else read_fitted(fold.reading).reading for fold in folds]
     started_anew: tuple[str, ...] = ()
     if task.trainings:
         started_anew = read_training(next(iter(task.trainings.values()))).started_anew
         members = [training / MEMBER for training in task.trainings.values()]
-        write_model(folder / MODEL_FOLDER, _description(task, _dice_pairs(task, progress)), members)
+        description = _description(task, choices, _dice_pairs(list(folds), readings, progress))
+        write_model(folder / MODEL_FOLDER, description, members)
     ArmRecord(
         arm=task.name,
         n=task.n,
         repeat=task.repeat,
         patients=tuple(task.patients),
         steps=task.steps,
-        choices=task.options,
+        choices=choices,
         objective=task.objective,
         trainings=tuple(task.trainings),
         predictions=tuple(task.predictions),
+        readings=tuple(readings),
+        reading_patients=0 if fitted is None else fitted.patients,
         started_anew=started_anew,
     ).write(folder)
 
 
-def _dice_pairs(task: ArmTask, progress: ProgressFile) -> DicePairs:
+def _dice_pairs(folds: Sequence[TestedFold], readings: Sequence[ReadingOptions], progress: ProgressFile) -> DicePairs:
     """Reads all predictions; in cross-validation those of all folds, by models that never saw the cases."""
     pairs = DicePairs()
-    tested = [(folder, case) for folder, cases in task.predictions.values() for case in cases]
-    for position, (folder, case) in enumerate(tested):
-        stored = load_prediction(folder / prediction_name(case.name))
-        pairs.add(stored.read(task.options.reading), case)
+    tested = [(fold, case, own) for fold, own in zip(folds, readings, strict=True) for case in fold.cases]
+    for position, (fold, case, reading) in enumerate(tested):
+        stored = load_prediction(fold.folder / prediction_name(case.name))
+        pairs.add(stored.read(reading), case)
         progress((position + 1) / (len(tested) + 1))
     return pairs
 
 
-def _description(task: ArmTask, pairs: DicePairs) -> ModelDescription:
+def _description(task: ArmTask, choices: ArmOptions, pairs: DicePairs) -> ModelDescription:
     cases = [case for own in task.patients.values() for case in own]
     classes = {name: list(values) for name, values in cases[0].classes.items()}
     return ModelDescription(
         **task.origin.model_dump(),
         graft_version=graft_version(),
         arm_name=task.name,
-        arm=task.options,
+        arm=choices,
         objective=task.objective,
         training_patients=len(task.patients),
         repeat=task.repeat,
@@ -143,7 +169,7 @@ def _description(task: ArmTask, pairs: DicePairs) -> ModelDescription:
         patch=task.patch,
         window=task.window,
         flip_axes=task.flip_axes,
-        draws=task.options.draws,
+        draws=choices.draws,
         members=tuple(member_name(number) for number in range(len(task.trainings))),
         seeds=tuple(task.seeds),
         fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in cases]),

@@ -29,6 +29,9 @@ from pipeline.evaluation.voxel_correlation import PossibleVoxels, cross_fitted_c
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
 from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.reading import ReadingOptions
+from pipeline.prediction.stored_prediction import StoredPrediction
+from pipeline.storage.cached_case import CachedCase
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,26 @@ class CalibrationCase:
     thresholds: Sequence[float] | None = None
     voxel_correlation: float | None = None
     dice: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, stored: StoredPrediction, case: CachedCase, reading: ReadingOptions) -> CalibrationCase:
+        """Reads a stored prediction, and the reference of its case."""
+        read = stored.read(reading)
+        information, volumes = stored.mutual_information, stored.volumes_ml
+        return cls(
+            case.name,
+            case.patient,
+            tuple(case.classes),
+            stored.spacing,
+            read.foreground.numpy(),
+            read.mask,
+            case.label().numpy(),
+            None if information is None else information.float().numpy(),
+            None if volumes is None else volumes.numpy(),
+            stored.draws,
+            read.thresholds,
+            read.voxel_correlation,
+        )
 
     @property
     def most_probable(self) -> NDArray[np.integer]:
@@ -113,7 +136,7 @@ class ArmCalibration:
         self._rows.append([self._row(case, sample, k) for k in numbers])
         self._millilitres[case.case] = float(np.prod(case.spacing)) / 1000
         if self._is_scaled:
-            self._possible |= {(case.case, k): _possible_voxels(case, k, options.clamp) for k in numbers}
+            self._possible |= {(case.case, k): possible_in(case, k, options.clamp) for k in numbers}
 
     @property
     def _is_scaled(self) -> bool:
@@ -249,7 +272,8 @@ def _where_possible(case: CalibrationCase, number: int) -> NDArray[np.bool_]:
     return possible_voxels(case.most_probable == number, case.spacing)
 
 
-def _possible_voxels(case: CalibrationCase, number: int, clamp: float) -> PossibleVoxels:
+def possible_in(case: CalibrationCase, number: int, clamp: float) -> PossibleVoxels:
+    """The voxels of a case that may belong to class `number` (from 1)."""
     probability = class_probabilities(case.probability[:, _where_possible(case, number)], clamp)
     return PossibleVoxels(case.patient, number, probability, int(np.count_nonzero(case.reference == number)))
 

@@ -49,8 +49,7 @@ def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
-    predictions: Mapping[str, Path],
-    reading: ReadingOptions,
+    predictions: Mapping[str, tuple[Path, ReadingOptions]],
     trained: TrainedArm,
     cases: Sequence[CachedCase],
     native: Mapping[str, NativeCase],
@@ -62,8 +61,7 @@ def evaluate_predictions(
     Args:
         folder: where the tables go.
         progress: where to tell how far it is.
-        predictions: case → folder of the prediction that holds it.
-        reading: how the arm reads them.
+        predictions: case → folder of the prediction that holds it, and how the arm reads it.
         trained: which arm.
         cases: the test cases.
         native: case → what it takes to measure it in native space; empty to measure on the preprocessed grid.
@@ -73,7 +71,9 @@ def evaluate_predictions(
     rows: list[CaseRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     for position, case in enumerate(cases):
-        predicted = _read_prediction(predictions[case.name] / prediction_name(case.name), case, reading)
+        folder_of_case, reading = predictions[case.name]
+        stored = load_prediction(folder_of_case / prediction_name(case.name))
+        predicted = CalibrationCase.of(stored, case, reading)
         measured = _measure(predicted, case, native.get(case.name), trained, options)
         rows += measured
         if calibration is not None:
@@ -84,26 +84,6 @@ def evaluate_predictions(
         scored, curve = calibration.finish()
         write_calibration_csv(scored, folder / CALIBRATION)
         write_reliability_csv(curve, folder / RELIABILITY)
-
-
-def _read_prediction(path: Path, case: CachedCase, reading: ReadingOptions) -> CalibrationCase:
-    stored = load_prediction(path)
-    read = stored.read(reading)
-    information, volumes = stored.mutual_information, stored.volumes_ml
-    return CalibrationCase(
-        case.name,
-        case.patient,
-        tuple(case.classes),
-        stored.spacing,
-        read.foreground.numpy(),
-        read.mask,
-        case.label().numpy(),
-        None if information is None else information.float().numpy(),
-        None if volumes is None else volumes.numpy(),
-        stored.draws,
-        read.thresholds,
-        read.voxel_correlation,
-    )
 
 
 def _measure(
@@ -179,16 +159,14 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 **({"labels": labels} if labels else {}),
                 "version": 6,
             }
-            folders = [workspace.unit_folder(PREDICTIONS, own) for own in record.predictions]
             predictions = {
-                case: folder
-                for fold, folder in zip(cell.folds, folders, strict=True)
+                case: (workspace.unit_folder(PREDICTIONS, key_of_fold), reading)
+                for fold, (key_of_fold, reading) in zip(cell.folds, record.read_predictions(), strict=True)
                 for patient in fold.tested_on
                 for case in plan.patients("test")[patient]
             }
             arguments = {
                 "predictions": predictions,
-                "reading": record.choices.reading,
                 "trained": TrainedArm(arm, cell.n, cell.repeat),
                 "cases": test,
                 "native": native,

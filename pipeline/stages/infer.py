@@ -30,12 +30,12 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         ModelError: an arm updates a model that does not fit.
     """
     plan = plan_target(config, workspace, resources)
-    return [*plan.arms.values(), *plan.predictions.values()]
+    return [unit for kind in reversed(plan.in_order()) for unit in kind]
 
 
 def needed_trainings(plan: TargetPlan, workspace: Workspace) -> list[Unit]:
     """Trainings that are finished, and those that an unfinished prediction or arm is made of."""
-    waiting = [u for u in (*plan.predictions.values(), *plan.arms.values()) if not is_done(u, workspace)]
+    waiting = [unit for kind in plan.in_order() for unit in kind if not is_done(unit, workspace)]
     needed = {name for unit in waiting for name in unit.needs}
     return [unit for unit in plan.trainings.values() if unit.name in needed or is_done(unit, workspace)]
 
@@ -80,5 +80,4 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         len(target.arms),
     )
     trainings = needed_trainings(target, workspace)
-    kinds = (trainings, list(target.predictions.values()), list(target.arms.values()))
-    complete(STAGE, run_in_order(kinds, workspace, execution))
+    complete(STAGE, run_in_order((trainings, *target.in_order()), workspace, execution))

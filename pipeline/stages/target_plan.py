@@ -1,7 +1,8 @@
 """What the arms of a study need: trainings that they share, predictions of the test cases, and their own folders.
 
     train-target/nNN/repeat-R/TRAINING   one member of one way of learning
-    predict-test/nNN/repeat-R/PREDICTION what trained members and their draws say of the test cases
+    predict-test/nNN/repeat-R/PREDICTION what trained members and their draws say of cases that they never saw
+    fit-readings/nNN/repeat-R/READING    temperature and correlation, fitted out of fold on an arm's training patients
     infer/ARM/nNN/repeat-R               an arm: which trainings and prediction are its own, and its model
 
 A training is named after what it depends on: arms that learn alike, in this run or a later one, find the same one.
@@ -15,17 +16,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.splits import draw_folds
 from models.filters import FilterLayer
-from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
+from pipeline.arms.arm_record import PREDICTIONS, READINGS, TRAININGS
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.config.study import StudyConfig
-from pipeline.deployment.arm_model import ArmTask, write_arm
+from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
+from pipeline.evaluation.fitted_reading import ReadingTask, fit_reading
+from pipeline.evaluation.options import CalibrationOptions
 from pipeline.execution.units import Unit, require_done
 from pipeline.stages import collect_filters, fit_priors, train_source
 from pipeline.stages.resources import Resources
@@ -38,6 +42,8 @@ from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import snapshot_name
 
+FEWEST_TO_FIT = 3
+"""Training patients that a reading is fitted on; of two, each inner fold would learn from one."""
 _LETTERS = 12
 """Of a digest, in the name of a training or a prediction."""
 
@@ -58,12 +64,18 @@ class TargetPlan:
     Attributes:
         trainings: key → unit.
         predictions: key → unit.
+        readings: key → unit.
         arms: key → unit.
     """
 
     trainings: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, Unit] = field(default_factory=dict)
+    readings: dict[str, Unit] = field(default_factory=dict)
     arms: dict[str, Unit] = field(default_factory=dict)
+
+    def in_order(self) -> tuple[list[Unit], ...]:
+        """Predictions, what is fitted on them, and arms: what comes after the trainings."""
+        return list(self.predictions.values()), list(self.readings.values()), list(self.arms.values())
 
     def tasks(self) -> list[TrainingTask]:
         """What the trainings do."""
@@ -102,13 +114,43 @@ class _Planner:
         for name, arm in self._config.target_training.arms.items():
             source = _OfSource.read(self._plan, arm)
             for cell in target_cells(self._plan, name):
-                predictions = []
-                for fold in cell.folds:
-                    trainings = self._trainings(arm, source, cell, fold.learned_from)
-                    predictions.append(self._prediction(arm, cell, trainings, self._test_cases(fold)))
+                predictions = [self._of_fold(arm, source, cell, fold) for fold in cell.folds]
+                readings = [self._reading(arm, source, cell, fold.learned_from) for fold in cell.folds]
                 final = [] if cell.final is None else self._trainings(arm, source, cell, cell.final)
-                self._arm(name, arm, cell, final, predictions)
+                reading = None if cell.final is None else self._reading(arm, source, cell, cell.final)
+                self._arm(name, arm, cell, final, reading, list(zip(predictions, readings, strict=True)))
         return self._found
+
+    def _of_fold(self, arm: ArmOptions, source: _OfSource, cell: Cell, fold: Fold) -> Unit:
+        """The prediction of a fold's patients by models that learned from the others."""
+        trainings = self._trainings(arm, source, cell, fold.learned_from)
+        return self._prediction(arm, cell, trainings, fold)
+
+    def _reading(self, arm: ArmOptions, source: _OfSource, cell: Cell, patients: Sequence[str]) -> Unit | None:
+        """The reading that is fitted on out-of-fold predictions of training patients; `None` where none is."""
+        config = self._config
+        folds = min(config.target_training.inner_folds, len(patients))
+        if not arm.fit_reading or folds < 2 or len(patients) < FEWEST_TO_FIT:
+            return None
+        parts = draw_folds(patients, folds, cell.repeat, config.seed)
+        inner = [Fold(tuple(p for p in patients if p not in part), part) for part in parts]
+        predictions = [self._of_fold(arm, source, cell, fold) for fold in inner]
+        options = config.evaluation.calibration or CalibrationOptions()
+        recipe = {
+            "predictions": [prediction.digest for prediction in predictions],
+            "labels": self._plan.digests("pool", patients),
+            "declared": arm.reading.model_dump(mode="json"),
+            "band": options.band,
+            "clamp": options.clamp,
+            "version": 1,
+        }
+        key = _named(cell.n, cell.repeat, arm, f"x{arm.members}", recipe)
+        if key not in self._found.readings:
+            tested = [(self._folder(own), own.arguments["task"].cases) for own in predictions]
+            arguments = {"task": ReadingTask(arm.reading, tested, options)}
+            needs = tuple(prediction.name for prediction in predictions)
+            self._found.readings[key] = Unit(READINGS, key, recipe, fit_reading, arguments, needs=needs)
+        return self._found.readings[key]
 
     def _trainings(self, arm: ArmOptions, source: _OfSource, cell: Cell, patients: Sequence[str]) -> list[Unit]:
         """The trainings of all members on the same patients."""
@@ -162,7 +204,7 @@ class _Planner:
             self._found.trainings[key] = Unit(TRAININGS, key, recipe, train_member, arguments, size)
         return self._found.trainings[key]
 
-    def _prediction(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit], tested: Sequence[CachedCase]) -> Unit:
+    def _prediction(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit], fold: Fold) -> Unit:
         config, predicted = self._config, arm.of_prediction()
         basis: dict[str, Any] = {
             "trainings": [training.digest for training in trainings],
@@ -172,13 +214,14 @@ class _Planner:
             "threads": self._execution.threads,
             "version": 1,
         }
-        if config.target.cross_validated:
-            # Small subsets of two folds can be alike, and then have two sets of test cases.
+        tested = self._tested(fold)
+        if fold.tested_on != self._test_patients:
+            # Two folds can leave the same patients to learn from, and then have two sets of test cases.
             basis["cases"] = [case.name for case in tested]
         # The images are no part of the name: one more test case is one more prediction in the same folder.
         key = _named(cell.n, cell.repeat, predicted, f"x{len(trainings)}", basis)
         if key not in self._found.predictions:
-            images = {case.name: self._images[case.name] for case in tested}
+            images = {case.name: case.image_digest for case in tested}
             task = PredictionTask(
                 predicted,
                 [self._folder(training) for training in trainings],
@@ -206,7 +249,8 @@ class _Planner:
         arm: ArmOptions,
         cell: Cell,
         trainings: Sequence[Unit],
-        predictions: Sequence[Unit],
+        reading: Unit | None,
+        folds: Sequence[tuple[Unit, Unit | None]],
     ) -> None:
         config, dataset = self._config, self._config.target.dataset
         target = config.datasets[dataset]
@@ -221,8 +265,9 @@ class _Planner:
             **({"training": trainings[0].recipe} if trainings else {}),
             "trainings": [training.digest for training in trainings],
             # Of the folds of a cross-validation the first stands for all in words.
-            "prediction": predictions[0].recipe,
-            "predictions": [prediction.digest for prediction in predictions],
+            "prediction": folds[0][0].recipe,
+            "predictions": [prediction.digest for prediction, _ in folds],
+            "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
             "arm": arm.model_dump(mode="json"),
             # Not the name of the study: a renamed study writes nothing again.
             "origin": origin.model_dump(mode="json", exclude={"study"}),
@@ -241,16 +286,22 @@ class _Planner:
             self._seeds(arm, cell.repeat),
             {training.key: self._folder(training) for training in trainings},
             {
-                prediction.key: (self._folder(prediction), prediction.arguments["task"].cases)
-                for prediction in predictions
+                prediction.key: TestedFold(
+                    self._folder(prediction),
+                    prediction.arguments["task"].cases,
+                    None if own is None else self._folder(own),
+                )
+                for prediction, own in folds
             },
+            None if reading is None else self._folder(reading),
             config.network_of(name),
             config.patches.size,
             config.sliding_window,
             config.augmentation.flip_axes,
             origin,
         )
-        needs = tuple(unit.name for unit in (*trainings, *predictions))
+        made = [*trainings, reading, *(unit for fold in folds for unit in fold)]
+        needs = tuple(dict.fromkeys(unit.name for unit in made if unit is not None))
         self._found.arms[key] = Unit(Stage.INFER, key, recipe, write_arm, {"task": task}, needs=needs)
 
     def _seeds(self, arm: ArmOptions, repeat: int) -> list[int]:
@@ -259,15 +310,22 @@ class _Planner:
     def _folder(self, unit: Unit) -> Path:
         return self._plan.workspace.unit_folder(unit.stage, unit.key)
 
-    def _test_cases(self, fold: Fold) -> list[CachedCase]:
-        return [case for patient in fold.tested_on for case in self._plan.cached("test", patient)]
-
     @cached_property
-    def _images(self) -> dict[str, str]:
-        # Not preprocessed is a fault that names the stage; a missing file would be none.
-        self._plan.digests("test", list(self._plan.patients("test")))
-        patients = self._plan.patients("test")
-        return {case.name: case.image_digest for patient in patients for case in self._plan.cached("test", patient)}
+    def _test_patients(self) -> tuple[str, ...]:
+        """Test patients of the study; none in cross-validation."""
+        return () if self._config.target.cross_validated else tuple(self._plan.patients("test"))
+
+    def _tested(self, fold: Fold) -> list[CachedCase]:
+        """The cases that a fold is tested on.
+
+        Raises:
+            WorkspaceError: one is not preprocessed; a missing file would not name the stage.
+        """
+        pool = self._plan.patients("pool")
+        roles = {patient: "pool" if patient in pool else "test" for patient in fold.tested_on}
+        for patient, role in roles.items():
+            self._plan.digests(role, [patient])
+        return [case for patient, role in roles.items() for case in self._plan.cached(role, patient)]
 
 
 def _named(n: int, repeat: int, arm: ArmOptions, which: str, recipe: Mapping[str, Any]) -> str:

@@ -53,7 +53,7 @@ def test_everybody_is_tested_once_in_each_repeat_by_models_that_never_saw_them(w
         assert len(record["predictions"]) == 3
         tested = []
         for key in record["predictions"]:
-            marker = json.loads(next((workspace / "predict-test" / key).glob("*done*")).read_text())
+            marker = json.loads((workspace / "predict-test" / key / "done.json").read_text())
             trained = {
                 patient
                 for own in (workspace / "train-target").glob("*/*/*/training.json")
@@ -67,8 +67,29 @@ def test_everybody_is_tested_once_in_each_repeat_by_models_that_never_saw_them(w
         assert sorted(tested) == [p.removeprefix("P") for p in everybody]
 
 
+def test_readings_are_fitted_inside_each_fold_alone(workspace: Path) -> None:
+    record = json.loads((workspace / "infer/swag_calibrated/n06/repeat-0/unit.json").read_text())
+    temperatures = [reading["logit_temperature"] for reading in record["readings"]]
+    # Every fold has its own, and the final model one of all six patients.
+    assert len({*temperatures, record["choices"]["logit_temperature"]}) == 4
+    assert record["reading_patients"] == 6
+    description = json.loads((workspace / "infer/swag_calibrated/n06/repeat-0/model/model.json").read_text())
+    assert description["arm"]["logit_temperature"] == record["choices"]["logit_temperature"]
+    for key in record["predictions"]:
+        tested = set(json.loads((workspace / "predict-test" / key / "done.json").read_text())["recipe"]["images"])
+        mine = [own for own in (workspace / "fit-readings/n06/repeat-0").iterdir() if not tested & set(labels_of(own))]
+        # That of this fold; the final model's holds all patients, those of other folds these.
+        assert len(mine) == 1
+    of_two = json.loads((workspace / "infer/swag_calibrated/n02/repeat-0/unit.json").read_text())
+    assert (of_two["choices"]["logit_temperature"], of_two["reading_patients"]) == (1.0, 0)
+
+
+def labels_of(folder: Path) -> list[str]:
+    return list(json.loads((folder / "done.json").read_text())["recipe"]["labels"])
+
+
 def digest_of(folder: Path) -> str:
-    return json.loads(next(folder.glob("*done*")).read_text())["digest"]
+    return json.loads((folder / "done.json").read_text())["digest"]
 
 
 def test_the_final_model_learns_from_all_and_predicts(workspace: Path, config: Path, tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.floor_rate=0.0001": TARGET,
     "target_training.likelihood=cross_entropy": TARGET,
     "target_training.log_every=1": (),
+    # Of one and two patients nothing is fitted.
+    "target_training.inner_folds=2": (),
+    "target_training.arms.dwp.fit_reading=true": READ,
     "target_training.optimiser.weight_decay=0.1": TARGET,
     "sliding_window.overlap=0.5": (*PREDICTED, *READ),
     "target_training.arms.dwp.init=source": TARGET,

@@ -71,8 +71,10 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
         "residual 3D U-Net", "8, 16, 32, 64 channels", "2 patches of 40 × 40 × 40 voxels",
         "2 networks were trained, each on its own bootstrap sample", "3 cosine cycles", "“vae”",
         "n = 2 and 5 annotated target patients", "steps (110)",
-        "a Gaussian (SWAG) was fitted to the iterates", "logits were divided by 3.4",
-        "(ρ = 0.1, fixed beforehand)", "masks were made of the probabilities",
+        "a Gaussian (SWAG) was fitted to the iterates",
+        "the temperature that divides its logits and the correlation of voxels",
+        "were fitted to out-of-fold predictions of its own training patients (3 folds)",
+        "masks were made of the probabilities",
         "a factorised normal posterior over the filters was learned under the prior “vae”",
     ):  # fmt: skip
         assert told in text, told
