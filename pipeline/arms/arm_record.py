@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
+
+from pydantic import model_validator
 
 from data.stored_record import WHOLE, StoredRecord, read_record
 from pipeline.arms.choices import ArmOptions
@@ -17,6 +19,8 @@ TRAININGS, PREDICTIONS, READINGS = "train-target", "predict-test", "fit-readings
 
 class ArmRecord(StoredRecord):
     """One arm at one size in one repeat: `infer/ARM/nNN/repeat-R/unit.json`."""
+
+    FORMAT: ClassVar[int] = 2
 
     arm: str
     """Its name."""
@@ -36,7 +40,7 @@ class ArmRecord(StoredRecord):
     """Key of the training of each member of its model: a folder below `train-target/`."""
     predictions: tuple[str, ...]
     """Keys of its predictions, one for each fold of a cross-validation: folders below `predict-test/`."""
-    readings: tuple[ReadingOptions, ...] = ()
+    readings: tuple[Annotated[ReadingOptions, WHOLE], ...] = ()
     """How each of its predictions is read: where that is fitted, to each fold's own training patients."""
     reading_patients: int = 0
     """Training patients on whose out-of-fold predictions the reading of its choices was fitted; 0 where it is given."""
@@ -47,6 +51,14 @@ class ArmRecord(StoredRecord):
         """Key of each prediction, and how it is read."""
         readings = self.readings or (self.choices.reading,) * len(self.predictions)
         return list(zip(self.predictions, readings, strict=True))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_format_1(cls, value: Any) -> Any:
+        """Before there was cross-validation, an arm had one prediction."""
+        if isinstance(value, dict) and "prediction" in value:
+            return {**value, "predictions": [value["prediction"]]}
+        return value
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of the arm."""

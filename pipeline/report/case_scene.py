@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +89,8 @@ def read_case(
     return ShownCase(
         scene,
         scene.turned(inside, affine),
-        _first(about.get("channels") or about.get("channel_names")),
+        str(next(iter(about.get("channels", ())), "")),
         tuple(str(name) for name in named) if known else tuple(f"class {k}" for k in numbers),
         stored.draws,
         float(np.mean([dice(count_voxels(mask == k, reference == k)) for k in numbers])),
     )
-
-
-def _first(names: Any) -> str:
-    return str(next(iter(names or ()), ""))

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from data.natural_order import natural
 from pipeline.report.number_text import plain
+from pipeline.report.page import page_environment
 from pipeline.report.quality_section import CaseQuality, case_quality
 from pipeline.report.study_files import folders
 from pipeline.storage.atomic import write_text
@@ -45,11 +44,10 @@ def build_quality_index(preprocess: Path, failures: Mapping[str, str]) -> Path:
     rows += [_row(case, preprocess) for case in sorted(cases, key=_worst_first)]
     columns = list(dict.fromkeys(key for row in rows for key in row.get("numbers", {})))
     states = ("failed", "suspect", "done")
-    environment = Environment(
-        loader=PackageLoader("pipeline.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    page = environment.get_template("quality_index.html.j2").render(
-        rows=rows, columns=columns, counts={state: sum(r["state"] == state for r in rows) for state in states}
+    page = (
+        page_environment()
+        .get_template("quality_index.html.j2")
+        .render(rows=rows, columns=columns, counts={state: sum(r["state"] == state for r in rows) for state in states})
     )
     with owned_files(preprocess, FILES, of_before=(INDEX,)) as folder:
         write_text(folder / INDEX, page)

@@ -67,7 +67,11 @@ def test_options_are_written_with_every_default(tmp_path: Path) -> None:
     record.write(tmp_path)
     written = json.loads((tmp_path / "unit.json").read_text())
     assert written["choices"] == ArmOptions().model_dump(mode="json")
-    assert written["format"] == 1
+    assert read_arm(tmp_path) == record
+    assert written["format"] == 2
+    # What was written before there was cross-validation is read, too.
+    earlier = {key: value for key, value in written.items() if key not in {"format", "predictions"}}
+    (tmp_path / "unit.json").write_text(json.dumps({**earlier, "prediction": "t"}))
     assert read_arm(tmp_path) == record
 
 
