@@ -1,4 +1,4 @@
-"""`unit.json` of an arm: which trainings it is made of, and which prediction it reads."""
+"""`unit.json` of an arm: the trainings that it is made of and the prediction that it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.storage.atomic import write_record
 
 UNIT = "unit.json"
 TRAININGS, PREDICTIONS = "train-target", "predict-test"
-"""Folders of the workspace beside `infer`."""
+"""Folders of the workspace next to `infer`."""
 
 
 class ArmRecord(StoredRecord):
@@ -22,7 +22,7 @@ class ArmRecord(StoredRecord):
     n: int
     """Number of target patients."""
     repeat: int
-    """Which repeat."""
+    """Number of the repeat."""
     patients: tuple[str, ...]
     """Names of the target patients that its model learned from; none where it has no model."""
     steps: int
@@ -30,13 +30,13 @@ class ArmRecord(StoredRecord):
     choices: Annotated[ArmOptions, WHOLE]
     """How it learns and reads."""
     objective: str
-    """What its trainings minimised, in words."""
+    """Name of the objective that its trainings minimised."""
     trainings: tuple[str, ...]
     """Key of the training of each member of its model: a folder below `train-target/`."""
     predictions: tuple[str, ...]
     """Keys of its predictions, one for each fold of a cross-validation: folders below `predict-test/`."""
     started_anew: tuple[str, ...] = ()
-    """Parameters of the network that did not fit the source's and started anew."""
+    """Parameters that did not fit the source network and kept their random start."""
 
     def write(self, folder: Path) -> None:
         """Writes it into the folder of the arm."""
@@ -44,7 +44,7 @@ class ArmRecord(StoredRecord):
 
 
 def read_arm(folder: Path) -> ArmRecord:
-    """Reads what an arm is.
+    """Reads the record of an arm.
 
     Raises:
         WorkspaceError: it is missing or damaged.

@@ -1,4 +1,4 @@
-"""Training one source network: cosine cycles on a bootstrap sample, a snapshot at the end of each cycle."""
+"""Training a source network on a bootstrap sample in cosine cycles, with a snapshot at the end of each cycle."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def snapshot_name(cycle: int) -> str:
 
 @dataclass(frozen=True)
 class SourceTask:
-    """One source network.
+    """The inputs of a source network's training.
 
     Attributes:
-        number: which of the B networks.
-        seed: the study's seed.
+        number: of the network, from 0 to B − 1.
+        seed: of the study.
         sample: names of the drawn and the out-of-bag patients.
         drawn: cases of each drawn patient, with repetition.
         out_of_bag: cases to validate on.
-        network: which network.
+        network: options of the network.
         options: of the training.
         patches: of the sampler.
         augmentation: of the patches.
@@ -72,7 +72,7 @@ class SourceTask:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Number of optimiser steps."""
         return self.options.cycles * self.options.steps_per_cycle
 
     @property
@@ -106,17 +106,17 @@ def train_source_network(
     checkpoint_steps: int = 500,
     checkpoint_seconds: float = 300.0,
 ) -> None:
-    """Trains a network and writes its snapshots, history and bootstrap sample; goes on from a checkpoint in the folder.
+    """Trains a network and writes its snapshots, history and bootstrap sample; resumes from a checkpoint in the folder.
 
     Args:
         folder: where the files go.
-        progress: is told the share of the steps done, and tells whether to stop.
+        progress: called with the share of the steps done; requests a stop.
         task: what to train.
         device: where to train.
         workers: background processes that draw the batches.
-        tracking: TensorBoard and MLflow beside the log.
-        checkpoint_steps: save after so many steps.
-        checkpoint_seconds: save when so much time has passed.
+        tracking: TensorBoard and MLflow in addition to the log.
+        checkpoint_steps: steps between checkpoints.
+        checkpoint_seconds: time between checkpoints.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -157,7 +157,7 @@ def train_source_network(
     checkpoints = Checkpoints(
         folder, checkpoint_steps, checkpoint_seconds, lambda: progress.stop_requested, computing.is_main
     )
-    # Nobody reads the checkpoint before the process that writes has made the folder.
+    # No process reads the checkpoint before the writing process has made the folder.
     computing.wait()
     train(
         [{"params": list(model.parameters())}],
@@ -165,7 +165,7 @@ def train_source_network(
         TrainingPlan(task.steps, task.rate, task.options.optimiser, seed, keep=task.ends_cycle),
         after_step=after_step,
         computing=computing,
-        # Of processes that train together, the first one writes.
+        # Of processes that train together, only the first writes.
         resumption=Resumption({"network": model}, checkpoints, open_log if computing.is_main else None),
     )
     if computing.is_main:
@@ -188,7 +188,7 @@ def _sampler(task: SourceTask, workers: int) -> BackgroundSampler:
 def _end_cycle(
     folder: Path, task: SourceTask, step: int, model: torch.nn.Module, row: dict[str, float], device: str
 ) -> None:
-    """Writes the snapshot of the cycle that ends, and measures it on out-of-bag cases."""
+    """Writes the snapshot at the end of a cycle, and measures it on out-of-bag cases."""
     cycle = step // task.options.steps_per_cycle
     save_tensors(folder / snapshot_name(cycle), model.state_dict(), {"network": task.number, "cycle": cycle})
     if task.validated_on:

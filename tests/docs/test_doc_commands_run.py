@@ -29,7 +29,7 @@ import yaml
 from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.cli import app, main
-from pipeline.stages.sequence import Stage
+from pipeline.storage.stage_names import Stage
 
 pytestmark = pytest.mark.slow
 

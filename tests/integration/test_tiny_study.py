@@ -17,7 +17,7 @@ import yaml
 from data.image_file import read_volume, write_volume
 from pipeline.cli import main
 from pipeline.config.reading import read_config
-from pipeline.stages.sequence import Stage
+from pipeline.storage.stage_names import Stage
 
 pytestmark = pytest.mark.slow
 

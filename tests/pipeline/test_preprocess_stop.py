@@ -13,7 +13,8 @@ from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.execution.progress import STOP, ProgressFile
 from pipeline.execution.stopping import StopRequestedError
-from pipeline.execution.units import Outcome, StageRun
+from pipeline.execution.unit import Outcome
+from pipeline.execution.units import StageRun
 from pipeline.stages import preprocess
 from pipeline.stages.preprocess import preprocess_case
 from pipeline.storage.workspace import Workspace

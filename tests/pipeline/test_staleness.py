@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.cli import main
 from pipeline.config.reading import read_config
 from pipeline.evaluation.options import EvaluationOptions
-from pipeline.execution.units import MARKER, Unit, is_done
+from pipeline.execution.unit import MARKER, Unit, is_done
 from pipeline.priors.filter_options import FilterOptions, PriorFitOptions
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, stage_module
@@ -145,12 +144,7 @@ def as_if_done(stage: str, units: list[Unit], workspace: Workspace) -> set[str]:
         folder = workspace.unit_folder(unit.stage, unit.key)
         folder.mkdir(parents=True, exist_ok=True)
         if unit.stage == "infer":
-            task = unit.arguments["task"]
-            ArmRecord(
-                arm=task.name, n=task.n, repeat=task.repeat, patients=tuple(task.patients), steps=1,
-                choices=task.options, objective="none", trainings=tuple(task.trainings),
-                predictions=tuple(task.predictions),
-            ).write(folder)  # fmt: skip
+            unit.arguments["task"].record.write(folder)
         write_json(folder / MARKER, {"digest": unit.digest, "files": {}, "recipe": unit.recipe})
     return {unit.stage for unit in stale}
 

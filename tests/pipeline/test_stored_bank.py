@@ -98,8 +98,8 @@ def test_a_table_that_is_not_full_does_not_take_its_name(tmp_path: Path) -> None
     columns = {"a": Column(torch.float32, (3,)), "b": Column(torch.int64)}
 
     def write(rows: int) -> None:
-        with writing_table(path, columns, 4) as table:
-            table.append({"a": torch.ones(rows, 3), "b": torch.arange(rows)})
+        with writing_table(path, columns, 4) as append:
+            append({"a": torch.ones(rows, 3), "b": torch.arange(rows)})
 
     for rows in (3, 5):
         with pytest.raises(ValueError, match="rows"):
