@@ -39,13 +39,7 @@ class EarlierPosterior:
 def updated_posterior(
     old: BayesianNetwork, new: BayesianNetwork, trainable: Trainable, share_of_new: float
 ) -> BayesianNetwork:
-    """Returns a network with the posterior (1 − α) q(w|D) + α q(w|D_new).
-
-    Args:
-        old: q(w|D).
-        new: q(w|D_new), of a network with the same parameters.
-        trainable: which parameters both have learned.
-        share_of_new: α.
+    """Returns a network with the posterior (1 − α) q(w|D) + α q(w|D_new) of the networks `old` and `new`.
 
     Raises:
         ModelError: if the posteriors are over different weights.

@@ -20,11 +20,6 @@ class IterateCollection:
 
     Weights that are not filters are averaged over the same iterates, or get their own Gaussian where the arm asks for
     it (its low-rank directions are drawn independently of the filters').
-
-    Args:
-        options: of the posterior.
-        model: network with point estimates.
-        steps: of the training.
     """
 
     def __init__(self, options: SWAGOptions, model: BayesianNetwork, steps: int) -> None:

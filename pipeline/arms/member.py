@@ -93,12 +93,7 @@ def _start_log_variances(options: MeanFieldOptions, column: Tensor, layout: Weig
 
 
 def rebuild_member(arm: ArmOptions, network: TargetNetwork, state: Mapping[str, Tensor]) -> BayesianNetwork:
-    """Rebuilds a trained member from its saved state, ready to predict.
-
-    Args:
-        arm: the choices that it was trained with.
-        network: the network.
-        state: tensors of `member-XX.safetensors`.
+    """Rebuilds a trained member from the state in `member-XX.safetensors`, ready to predict.
 
     Raises:
         ModelError: the state does not fit these options.

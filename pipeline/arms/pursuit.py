@@ -30,14 +30,7 @@ def pursue(
     train_round: Round,
     progress: Callable[[float], None],
 ) -> tuple[History, dict[str, Any]]:
-    """Trains every component of a mixture.
-
-    Args:
-        model: a network with a mixture posterior.
-        loss: of a step.
-        weights: of the components in predictions.
-        train_round: trains one component.
-        progress: called with the share of all steps done.
+    """Trains every component of a mixture, one by one with `train_round`.
 
     Returns:
         The history of all rounds (column `component`), and the weights and ELBOs of the components for the record.

@@ -42,14 +42,7 @@ class SourceKnowledge:
 def filter_penalty(
     arm: ArmOptions, own: State, layers: Sequence[FilterLayer], source: State | None
 ) -> WeightGaussian | None:
-    """The normal prior `l2` or `l2_sp` over the learned filters, `[F, 27]`; `None` if the arm has another prior.
-
-    Args:
-        arm: the choices.
-        own: the state of the network, for its shapes.
-        layers: learned layers.
-        source: the source network that `l2_sp` is centred on.
-    """
+    """The normal prior `l2`, or `l2_sp` around `source`, over the learned filters, `[F, 27]`; else `None`."""
     if arm.prior not in {L2, L2_SP}:
         return None
     means, stds = _penalty(arm, own, source)
@@ -61,12 +54,7 @@ def other_weight_prior(
 ) -> WeightGaussian | None:
     """The normal prior over the learned weights that are not filters, `[P, 1]`; `None` if they have none.
 
-    Args:
-        arm: the choices.
-        own: the state of the network, for its shapes.
-        layout: of these weights.
-        source: the source network that `l2_sp` is centred on.
-        references: source networks that `other_prior: source` is fitted to, parameter by parameter.
+    `l2_sp` is centred on `source`; `other_prior: source` is fitted to the `references`, parameter by parameter.
     """
     if arm.prior in {L2, L2_SP}:
         means, stds = _penalty(arm, own, source)

@@ -43,15 +43,7 @@ _UNCERTAINTY = {
 
 
 def dataset_links(output: Path, roots: Iterable[Path]) -> dict[str, str]:
-    """Names the BIDS datasets that a derivative is made from, including those of earlier commands.
-
-    Args:
-        output: folder of the derivative.
-        roots: of the datasets.
-
-    Returns:
-        Name in BIDS URIs → path from the derivative to the dataset.
-    """
+    """Returns name in BIDS URIs → path from the derivative to a source dataset, including those of earlier commands."""
     links: dict[str, str] = {}
     with suppress(OSError, ValueError):
         earlier = json.loads((output / DESCRIPTION).read_text(encoding="utf-8"))["DatasetLinks"]
@@ -77,15 +69,7 @@ def _relative(output: Path, root: Path) -> str:
 def write_derivative_files(
     folder: Path, model: ModelDescription, digest: str, links: Mapping[str, str], output: Path
 ) -> None:
-    """Writes `dataset_description.json`, `desc-graft_dseg.tsv` and `.bidsignore`.
-
-    Args:
-        folder: where they are written.
-        model: that predicts.
-        digest: SHA-256 of the model.
-        links: name of a dataset in BIDS URIs → path to it.
-        output: folder of the derivative, to which these paths are relative.
-    """
+    """Writes `dataset_description.json`, `desc-graft_dseg.tsv` and `.bidsignore`; `links` lead from `output`."""
     description = {
         "Name": f"Segmentations of the study {model.study}",
         "BIDSVersion": "1.10.0",

@@ -25,11 +25,6 @@ def network_modules(options: NetworkOptions) -> tuple[str, ...]:
 def network_definition(options: NetworkOptions, in_channels: int, out_channels: int) -> dict[str, Any]:
     """Returns the component of a bundle's configuration that builds the network, without heads on coarser levels.
 
-    Args:
-        options: of the trained network.
-        in_channels: image channels.
-        out_channels: classes, background included.
-
     Raises:
         ModelError: MONAI would evaluate an option of an imported network.
     """

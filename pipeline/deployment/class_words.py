@@ -16,10 +16,6 @@ def file_words(names: Iterable[str], *, bids: bool = False) -> dict[str, str]:
 
     Letters and digits of any script and `+` stay; everything else becomes dashes. BIDS labels allow only ASCII letters
     and digits, so accents are removed there. Words that would be equal or empty get the number of the class.
-
-    Args:
-        names: all classes, in their order.
-        bids: whether the words are BIDS labels.
     """
     plain = {name: _bids_word(name) if bids else _word(name) for name in names}
     counts = Counter(word.casefold() for word in plain.values())

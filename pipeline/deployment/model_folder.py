@@ -72,13 +72,7 @@ def member_name(number: int) -> str:
 
 
 def write_model(folder: Path, description: ModelDescription, members: Sequence[Path]) -> None:
-    """Writes a model into a new folder, whole or not at all.
-
-    Args:
-        folder: the model's folder.
-        description: its `members` are the names of the files.
-        members: file of each trained member's weights and posterior.
-    """
+    """Writes a model into a new folder, whole or not at all, with its members' files as named in the description."""
     with new_folder(folder) as temporary:
         for name, member in zip(description.members, members, strict=True):
             link_or_copy(member, temporary / name)

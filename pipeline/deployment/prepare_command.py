@@ -49,16 +49,9 @@ _SUFFIX = ".nii.gz"
 
 
 def prepare(model: Path, inputs: Sequence[Path], output: Path, jobs: int | None = None) -> int:
-    """Preprocesses scans with the chain of a model; finished ones are kept, and a bad one does not stop the others.
+    """Preprocesses scans with the chain of a model and returns their number.
 
-    Args:
-        model: folder of the model.
-        inputs: files, folders and datasets.
-        output: folder of the prepared scans.
-        jobs: scans at a time.
-
-    Returns:
-        The number of scans.
+    Finished scans are kept, and a bad one does not stop the others.
 
     Raises:
         GraftError: the model or an input as a whole is not usable, or the output folder holds something else.
@@ -153,18 +146,9 @@ def _warn_of_suspects(cases: Sequence[InputCase], output: Path) -> None:
 
 
 def carry_back(model: Path, prepared: Path, masks: Path, output: Path) -> int:
-    """Carries masks that the bundle made of prepared scans to the grids of the scans.
+    """Carries the bundle's masks (`NAME_mask.nii.gz`) of prepared scans to the scans' grids and returns their number.
 
     Each structure is interpolated linearly, and a voxel gets the structure that fills most of it.
-
-    Args:
-        model: folder of the model.
-        prepared: the folder that `prepare` wrote.
-        masks: folder of the bundle's masks, `NAME_mask.nii.gz`.
-        output: folder for masks of the same names.
-
-    Returns:
-        The number of masks.
 
     Raises:
         GraftError: the model is not usable, a mask has no record or another grid, or the output would be overwritten.

@@ -16,13 +16,7 @@ from preprocessing.subject import Subject, check_image, load_subject
 
 @dataclass(frozen=True)
 class GivenImage:
-    """One channel that is in memory.
-
-    Attributes:
-        volume: its voxels, float32.
-        header: what is claimed about them.
-        source: the file that it was read from, if there is one.
-    """
+    """One channel in memory: its voxels, what its header claims, and the file that it was read from, if any."""
 
     volume: Volume
     header: ImageHeader

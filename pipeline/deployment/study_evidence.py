@@ -53,13 +53,7 @@ class StudyEvidence:
 
 
 def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path | None) -> StudyEvidence | None:
-    """Reads the results of the study that the user named, or of the one that the model lies in.
-
-    Args:
-        model: folder of the model.
-        about: the model.
-        digest: SHA-256 of the model's checksums.
-        given: the workspace that the user named.
+    """Reads the results of the model's study from the `given` workspace, or from the one that the model lies in.
 
     Returns:
         `None` if the user named no workspace and the model does not lie in that of its study.

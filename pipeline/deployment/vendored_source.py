@@ -20,17 +20,10 @@ def vendored_name(module: str) -> str:
 
 
 def copy_modules(modules: Iterable[str], root: Path, origin: str) -> list[str]:
-    """Copies modules, and the modules that they import when loaded, into `scripts/` of a bundle.
+    """Copies modules, and those that they import when loaded, into `scripts/` of a bundle; returns them sorted.
 
-    Imports inside functions are renamed but not followed: they belong to steps that a bundle does not offer.
-
-    Args:
-        modules: e.g. `preprocessing.grid`.
-        root: of the bundle.
-        origin: of the copies, for their first line.
-
-    Returns:
-        The copied modules, sorted.
+    Imports inside functions are renamed but not followed: they belong to steps that a bundle does not offer. The first
+    line of each copy names its `origin`.
     """
     found: dict[str, str] = {}
     waiting = list(modules)

@@ -66,13 +66,7 @@ class ProgressFile:
 
 
 class StageProgress:
-    """Shows the progress of a stage.
-
-    Args:
-        stage: name of the stage.
-        sizes: unit → its share of the work, in any measure.
-        folder: of the units' progress files.
-    """
+    """Shows the progress of a stage, whose units have a size in any measure and write their progress to a folder."""
 
     def __init__(self, stage: str, sizes: Mapping[str, float], folder: Path) -> None:
         self._stage = stage

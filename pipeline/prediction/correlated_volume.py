@@ -39,11 +39,5 @@ def correlated_volume_interval(
 
 
 def volume_given(z: float, scores: NDArray[np.float64], correlation: float) -> float:
-    """Returns the expected number of voxels of a structure, given the factor common to them.
-
-    Args:
-        z: the common factor; the larger it is, the smaller the structure.
-        scores: `[M]`, Φ⁻¹(p_v).
-        correlation: ρ.
-    """
+    """Returns the expected number of voxels with scores Φ⁻¹(p_v), given the common factor z (decreasing in z)."""
     return float(ndtr((scores - np.sqrt(correlation) * z) / np.sqrt(1 - correlation)).sum())

@@ -72,13 +72,7 @@ class ReadPrediction:
 
 
 def read_average(probability: torch.Tensor, reading: ReadingOptions, spacing: Sequence[float]) -> ReadPrediction:
-    """Applies a reading to averaged probabilities that already have its temperature.
-
-    Args:
-        probability: `[K + 1, X, Y, Z]`.
-        reading: gives mask and interval.
-        spacing: mm between voxel centres.
-    """
+    """Applies a reading to averaged probabilities `[K + 1, X, Y, Z]` that already have its temperature."""
     foreground = probability[1:].cpu().numpy()
     return ReadPrediction(probability, mask_thresholds(reading.mask, foreground, spacing), reading.voxel_correlation)
 

@@ -74,12 +74,7 @@ def compare_densities(
 ) -> None:
     """Writes the scores of all densities, the differences between them, and the choice of `auto`.
 
-    Args:
-        folder: where they go.
-        progress: called with the share done.
-        group: of layers.
-        fits: density → folder of its fit.
-        scores: density → folder of its score; densities centred on one network have none.
+    Densities centred on one network have a fit but no score.
     """
     values = {name: read_values(scored) for name, scored in scores.items()}
     reference = full_gaussian(group.options.scorable)

@@ -57,18 +57,9 @@ def evaluate_predictions(
     options: EvaluationOptions,
     seed: int,
 ) -> None:
-    """Measures the test cases of one trained arm.
+    """Measures the test cases of one trained arm in native space or, without `native`, on the preprocessed grid.
 
-    Args:
-        folder: where the tables go.
-        progress: called with the share done.
-        predictions: case → folder of the prediction that holds it.
-        reading: how the arm reads them.
-        trained: the arm.
-        cases: the test cases.
-        native: case → what is needed to measure it in native space; empty to measure on the preprocessed grid.
-        options: of the evaluation.
-        seed: of the study.
+    The prediction of a case lies in the folder `predictions[case]`.
     """
     rows: list[CaseRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)

@@ -29,13 +29,7 @@ STAGE = "fit-priors"
 def chosen_densities(
     workspace: Workspace, groups: Iterable[str], prior: str, config: StudyConfig
 ) -> dict[str, ChosenDensity]:
-    """Returns the fitted density that an arm uses in every group of layers.
-
-    Args:
-        workspace: of the study.
-        groups: names of the groups.
-        prior: name of a density of the study, or `auto`.
-        config: of the study.
+    """Returns the fitted density that an arm with this prior (a name, or `auto`) uses in every group of layers.
 
     Raises:
         WorkspaceError: the densities of a group are not fitted, or `auto` has nothing to choose from.

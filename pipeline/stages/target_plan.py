@@ -49,13 +49,7 @@ def _cell(n: int, repeat: int) -> str:
 
 @dataclass
 class TargetPlan:
-    """The units of the target side of a study, each once.
-
-    Attributes:
-        trainings: key → unit.
-        predictions: key → unit.
-        arms: key → unit.
-    """
+    """The units of target training by their keys, each once."""
 
     trainings: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, Unit] = field(default_factory=dict)

@@ -11,12 +11,9 @@ from models.networks.imported_network import ImportedNetworkOptions, network_cod
 
 
 def source_digest(factory: str) -> str | None:
-    """Returns the SHA-256 of the Python files of a factory's package; `None` if it is not installed.
+    """Returns the SHA-256 of the Python files of the package of `package.module:function`; `None` if not installed.
 
     The whole package counts, because a network is rarely defined in one file. Nothing is imported.
-
-    Args:
-        factory: import path, `package.module:function`.
     """
     package = factory.partition(":")[0].partition(".")[0]
     try:

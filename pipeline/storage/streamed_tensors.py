@@ -65,12 +65,6 @@ def writing_table(
 ) -> Iterator[Append]:
     """Yields a function that appends rows to a table; the file gets its name when all rows are written.
 
-    Args:
-        path: of the table.
-        columns: by name.
-        rows: number of all rows.
-        about: JSON-able description.
-
     Raises:
         ValueError: fewer rows were written than announced.
     """

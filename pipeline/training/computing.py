@@ -61,10 +61,6 @@ class ComputingOptions(Options):
 class Computing:
     """Puts a network and its optimiser on the device, and runs their steps there.
 
-    Args:
-        options: precision and switches.
-        device: `cpu` or `cuda`.
-
     Raises:
         ConfigError: float16 on a CPU.
     """

@@ -144,12 +144,7 @@ def _follow_step(record: NetworkRecord, patches: PatchOptions, half: bool) -> Li
 
 
 def require_memory(estimate: MemoryEstimate, available: int, units: int = 1) -> None:
-    """Refuses a training that would not fit.
-
-    Args:
-        estimate: of one unit.
-        available: bytes available to all units, see `available_memory`.
-        units: number of units that train at a time.
+    """Refuses a training that would not fit into its share of the available bytes if `units` train at a time.
 
     Raises:
         TrainingError: a unit's share is too small; names a setting that fits.
@@ -179,14 +174,7 @@ def fitting_patches(estimate: MemoryEstimate, available: int) -> PatchOptions | 
     """Returns the setting that fits and is closest to the estimated one: fewer patches, else a single smaller patch.
 
     A smaller patch keeps its shape as far as the network allows: the longest axis is shortened first, to multiples of
-    the network's coarsest voxel, and to at least two such voxels.
-
-    Args:
-        estimate: of the requested setting.
-        available: bytes available to one training.
-
-    Returns:
-        The patches, or `None` if not even the smallest fit.
+    the network's coarsest voxel, and to at least two such voxels. `None` if not even the smallest patch fits.
     """
     candidates = _smaller(estimate.patches, coarsest_factor(estimate.record.options))
     return next((patches for patches in candidates if estimate.fits(patches, available)), None)

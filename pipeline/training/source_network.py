@@ -108,15 +108,7 @@ def train_source_network(
 ) -> None:
     """Trains a network and writes its snapshots, history and bootstrap sample; resumes from a checkpoint in the folder.
 
-    Args:
-        folder: where the files go.
-        progress: called with the share of the steps done; requests a stop.
-        task: what to train.
-        device: where to train.
-        workers: background processes that draw the batches.
-        tracking: TensorBoard and MLflow in addition to the log.
-        checkpoint_steps: steps between checkpoints.
-        checkpoint_seconds: time between checkpoints.
+    `workers` background processes draw the batches.
 
     Raises:
         TrainingError: the loss is not finite.

@@ -116,13 +116,7 @@ class TrainingLog:
 
 
 class SpeedMeter:
-    """Measures patches per second and the time left, since the last measurement.
-
-    Args:
-        patches: in a step.
-        steps: of the whole training.
-        start: number of earlier steps.
-    """
+    """Measures patches per second and the time left since the last measurement, from the step `start` on."""
 
     def __init__(self, patches: int, steps: int, start: int = 0) -> None:
         self._patches = patches
