@@ -147,7 +147,7 @@ class ArmOptions(ReadingOptions):
         if self.bayesian_scope is BayesianScope.ALL and not self.is_bayesian:
             raise ValueError("`bayesian_scope: all` needs a posterior other than `point`")
         if self.network is not None and (self.init is not Initialisation.RANDOM or self.prior not in {NO_PRIOR, L2}):
-            raise ValueError("an arm with a `network` of its own needs `init: random` and `prior: none` or `l2`")
+            raise ValueError("an arm with its own `network` needs `init: random` and `prior: none` or `l2`")
         if self.update_from is not None and not self.is_variational:
             raise ValueError("`update_from` needs `posterior: mean_field` or `mixture`")
         if self.train_samples > 1 and not self.is_variational:

@@ -113,18 +113,18 @@ class TargetOptions(Options):
     test_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the test set by name."""
     patients: Literal["all"] | None = None
-    """Instead of a pool: all annotated patients, in cross-validation."""
+    """Instead of `pool`: all annotated patients, for cross-validation."""
     folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = None
-    """Instead of test patients: every patient of the pool is tested once in each repeat, by models that never saw them.
-    The final model of each arm learns from all of them."""
+    """Instead of test patients: cross-validation, in which models that never saw a patient of the pool test that
+    patient once in each repeat. The final model of each arm learns from all patients."""
 
     @property
     def cross_validated(self) -> bool:
-        """Whether the annotated patients are tested themselves, in folds."""
+        """Whether the annotated patients are cross-validated."""
         return self.folds is not None
 
     def number_of_folds(self, patients: int) -> int:
-        """Number of folds of so many patients."""
+        """Number of folds for a number of patients."""
         return patients if self.folds == LEAVE_ONE_OUT else int(self.folds or 0)
 
     @model_validator(mode="after")
@@ -132,10 +132,10 @@ class TargetOptions(Options):
         who = [key for key in ("patients", "pool", "pool_cases") if getattr(self, key) is not None]
         if self.cross_validated:
             if self.test is not None or self.test_cases is not None:
-                raise ValueError("with `folds` every annotated patient is tested: leave out `test` and `test_cases`")
+                raise ValueError("with `folds`, every annotated patient is tested: remove `test` and `test_cases`")
             if len(who) != 1:
                 raise ValueError(
-                    "`folds` says how patients are cross-validated, not who: give one of `patients: all`, `pool` (a "
+                    "`folds` does not say which patients are cross-validated: give one of `patients: all`, `pool` (a "
                     "number) or `pool_cases` (names)"
                 )
             return self

@@ -127,13 +127,13 @@ class StudyConfig(Options):
     @field_validator("target_training")
     @classmethod
     def _with_sizes(cls, training: TargetTrainingOptions, known: ValidationInfo) -> TargetTrainingOptions:
-        """Fills in the sizes: cross-validation has one of its own, all annotated patients."""
+        """Fills in the default sizes; cross-validation always includes all annotated patients, so it has none."""
         target = known.data.get("target")
         if training.sizes is None:
             sizes = () if target is not None and target.cross_validated else DEFAULT_SIZES
             return training.model_copy(update={"sizes": sizes})
         if not training.sizes and target is not None and not target.cross_validated:
-            raise ValueError("`sizes` is empty: give the numbers of target patients, such as [5, 10]")
+            raise ValueError("`sizes` is empty: give numbers of target patients, such as [5, 10]")
         return training
 
     @field_validator("target_training")

@@ -81,7 +81,7 @@ def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]
     roles = {"source": split.source_cases} if config.source.dataset == name else {}
     if config.target.dataset == name:
         if config.target.cross_validated:
-            # Any two patients may meet on two sides of a fold.
+            # Any two patients may lie on different sides of a fold.
             roles |= {f"patient {patient}": {patient: cases} for patient, cases in split.pool_cases.items()}
         else:
             roles |= {"pool": split.pool_cases, "test": split.test_cases}
@@ -198,7 +198,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs)
-    # Sizes and folds that the patients cannot serve are told now, not after the source networks are trained.
+    # Impossible sizes and folds are refused now, not after the source networks are trained.
     for arm in config.target_training.arms:
         target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}

@@ -193,8 +193,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 def _options(config: StudyConfig) -> EvaluationOptions:
     """The options of the evaluation.
 
-    In cross-validation no temperature is fitted on other patients' predictions: the models that made those have learned
-    from the very patient whose probabilities would be scaled.
+    In cross-validation, no temperature is fitted to the predictions of other patients: the models that made them
+    learned from the patient whose probabilities would be scaled.
     """
     options = config.evaluation
     if not config.target.cross_validated or options.calibration is None:

@@ -47,7 +47,7 @@ class TrainingPlan:
         options: of the optimiser.
         seed: together with the step it seeds torch's own generator, from which dropout draws.
         log_every: steps between logged rows; the last step is always logged.
-        keep: step → whether its row is logged in any case.
+        keep: step → whether its row is logged in addition.
     """
 
     steps: int

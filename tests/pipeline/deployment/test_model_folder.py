@@ -215,7 +215,7 @@ def test_missing_additional_and_misshapen_tensors_are_refused(folder: Path) -> N
 
 def test_a_network_that_the_file_cannot_fill_is_never_built(folder: Path) -> None:
     rewrite(folder, lambda raw: raw["network"].update(channels=[100_000, 100_000]))
-    with pytest.raises(ModelError, match="fewer than the"):
+    with pytest.raises(ModelError, match="fewer than the network"):
         read_model(folder)
 
 
