@@ -55,7 +55,7 @@ def preprocess(
     ] = None,
     strict: Strict = False,
 ) -> None:
-    """Preprocess the scans of a study, or with --model new scans for that model."""
+    """Preprocess the scans of a study. With --model: new scans, for that model."""
     from data.errors import ConfigError
 
     if model is None:

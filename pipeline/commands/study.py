@@ -19,11 +19,11 @@ Strict = Annotated[
 ]
 
 STAGE_HELP = {
-    Stage.TRAIN_SOURCE: "Train networks on bootstrap samples of the source patients.",
-    Stage.COLLECT_FILTERS: "Collect all 3x3x3 filters of the snapshots, by group of layers.",
+    Stage.TRAIN_SOURCE: "Train networks on samples of the source. Each learns from a bootstrap sample of its patients.",
+    Stage.COLLECT_FILTERS: "Collect all 3x3x3 filters of the snapshots. They are stored by group of layers.",
     Stage.FIT_PRIORS: "Fit densities to the filters of every group.",
-    Stage.INFER: "Train every arm on every subset of the target, and predict the test cases.",
-    Stage.EVALUATE: "Measure every prediction and compare the arms: overlap, distances, volumes, lesions, calibration.",
+    Stage.INFER: "Train every arm and predict the test cases. Each arm learns from every subset of the target.",
+    Stage.EVALUATE: "Measure every prediction and compare the arms. Overlap, distances, volumes, lesions and calibration.",
     Stage.REPORT: "Build the report from the files of the workspace.",
 }
 """Stages whose command takes only a study, in their order."""

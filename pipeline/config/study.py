@@ -133,7 +133,7 @@ class StudyConfig(Options):
             sizes = () if target is not None and target.cross_validated else DEFAULT_SIZES
             return training.model_copy(update={"sizes": sizes})
         if not training.sizes and target is not None and not target.cross_validated:
-            raise ValueError("`sizes` is empty: give numbers of target patients, such as [5, 10]")
+            raise ValueError("`target_training.sizes` is empty: give numbers of target patients, such as [5, 10]")
         return training
 
     @field_validator("target_training")

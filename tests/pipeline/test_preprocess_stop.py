@@ -38,5 +38,5 @@ def test_scans_that_were_given_up_are_not_counted_as_done(tmp_path: Path, caplog
     states = ("done", "stopped", "reused", "stopped", "failed")
     outcomes = tuple(Outcome(f"d/{number}", state, message="x") for number, state in enumerate(states))
     with caplog.at_level(logging.INFO):
-        preprocess._tell(StageRun(outcomes, 1.0), {}, Workspace(tmp_path))
+        preprocess._summarise(StageRun(outcomes, 1.0), {}, Workspace(tmp_path))
     assert any("2 done, 0 of them suspect, 1 failed" in message for message in caplog.messages)

@@ -91,7 +91,7 @@ def test_checksums_are_those_of_sha256sum(model: Path) -> None:
     [
         (FORMAT + 1, ("newer version of Graft", "install Graft 0 or later")),
         (0, ("older format", "again")),
-        ("1", ("does not say",)),
+        ("1", ("does not state",)),
     ],
 )
 def test_another_format_is_refused(folder: Path, version: object, words: tuple[str, ...]) -> None:
