@@ -23,7 +23,7 @@ STAGE_HELP = {
     Stage.COLLECT_FILTERS: "Collect all 3x3x3 filters of the snapshots. They are stored by group of layers.",
     Stage.FIT_PRIORS: "Fit densities to the filters of every group.",
     Stage.INFER: "Train every arm and predict the test cases. Each arm learns from every subset of the target.",
-    Stage.EVALUATE: "Measure every prediction and compare the arms. Overlap, distances, volumes, lesions and calibration.",
+    Stage.EVALUATE: "Measure every prediction and compare the arms. Overlap, distances, volumes, lesions, calibration.",
     Stage.REPORT: "Build the report from the files of the workspace.",
 }
 """Stages whose command takes only a study, in their order."""

@@ -96,7 +96,7 @@ def test_numbers_of_a_study_of_an_earlier_version_are_told_by_the_digest_of_the_
 ) -> None:
     config = study / "config.resolved.yaml"
     config.write_text(config.read_text().replace("target_training:", "inference:"))
-    assert export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)).evaluated
+    assert export(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX).facts.evaluated
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "| Dice | 0.612 | 0.500 to 0.700 | 7 |" in card
     assert "“tumour”" not in card
