@@ -29,6 +29,7 @@ def evaluate_nothing(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> N
     )
     resources: Any = SimpleNamespace(execution=lambda config: Execution(jobs=1, threads=1))
     monkeypatch.setattr(evaluate, "units", lambda *_: [])
+    monkeypatch.setattr(evaluate, "read_plan", lambda *_: SimpleNamespace(folds=None))
     evaluate.run(config, workspace, resources)
 
 
