@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,28 +108,35 @@ def predict(
             "device": chosen_device(device),
             "allow_code": allow_network_code,
         }
-        found = {case.name: case.case for case in cases if case.case is not None}
         files = {case.name: CaseFiles.of(case, names) for case in cases if case.case is not None}
+        found = {case.name: case.case for case in cases if case.case is not None}
         units = {name: _unit(case, files[name], common, workspace) for name, case in found.items()}
+        workspace.file_digests.save()
         if not resume:
             for unit in units.values():
                 set_aside(workspace.unit_folder(unit.stage, unit.key), MARKER)
-        workspace.file_digests.save()
         # One case at a time by default: scans are large.
         run = run_units(PREDICT, list(units.values()), workspace, Execution.sharing_cores(jobs, len(cases)))
         outcomes = _outcomes(output, cases, units, run)
         rows = prediction_rows(output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
-        earlier = earlier_rows(output, output / PREDICTION_TABLE, outcomes)
-        with temporary_room(output) as room:
-            write_predictions(room / PREDICTION_TABLE, sorted([*rows, *earlier], key=lambda row: row["case"]))
+        everything = [*rows, *earlier_rows(output, output / PREDICTION_TABLE, outcomes)]
+        with _output_files(output, about) as room:
+            write_predictions(room / PREDICTION_TABLE, sorted(everything, key=lambda row: row["case"]))
             if bids:
                 write_derivative_files(room, description, digest, links, output)
-            write_json(room / PREDICTION, contents(room, PREDICTION) | about)
-            require_unchanged(output, PREDICTION, [PREDICTION_TABLE])
-            settle(room, output, PREDICTION, Changed.KEEP)
     _show(rows)
     complete(PREDICT, StageRun(tuple(outcomes.values()), run.wall_seconds))
     return rows
+
+
+@contextmanager
+def _output_files(output: Path, about: dict[str, Any]) -> Iterator[Path]:
+    """Yields a temporary folder for files that belong to the output folder and not to a case."""
+    with temporary_room(output) as room:
+        yield room
+        write_json(room / PREDICTION, contents(room, PREDICTION) | about)
+        require_unchanged(output, PREDICTION, [PREDICTION_TABLE])
+        settle(room, output, PREDICTION, Changed.KEEP)
 
 
 def _refuse_foreign(output: Path) -> None:

@@ -47,8 +47,8 @@ class Checkpoints:
     """
 
     folder: Path
-    every_steps: int = 500
-    every_seconds: float = 300.0
+    every_steps: int = 0
+    every_seconds: float = 0
     stop_requested: Callable[[], bool] = lambda: False
     writes: bool = True
     _saved: list[float] = field(default_factory=lambda: [time.monotonic()])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,8 +103,8 @@ def train_source_network(
     device: str,
     workers: int = 0,
     tracking: TrackingOptions | None = None,
-    checkpoint_steps: int = 500,
-    checkpoint_seconds: float = 300.0,
+    checkpoint_steps: int = 0,
+    checkpoint_seconds: float = 0,
 ) -> None:
     """Trains a network and writes its snapshots, history and bootstrap sample; resumes from a checkpoint in the folder.
 
@@ -120,16 +120,6 @@ def train_source_network(
     model = computing.place(build_network(task.network, first.channels, len(first.classes) + 1, seed))
     if computing.is_main:
         save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
-    called = computing.wrap(model)
-    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
-    sampler = _sampler(task, workers)
-
-    def step_loss(step: int) -> StepLoss:
-        called.train()
-        images, labels, names = sampler.batch(step)
-        with computing.autocast():
-            outputs = called(computing.images(images))
-        return StepLoss(data_loss(outputs, labels.to(computing.device)), cases=names)
 
     def after_step(step: int, row: dict[str, float]) -> None:
         progress((step + 1) / task.steps)
@@ -153,7 +143,7 @@ def train_source_network(
     computing.wait()
     train(
         [{"params": list(model.parameters())}],
-        step_loss,
+        _step_loss(task, computing.wrap(model), computing, workers),
         TrainingPlan(task.steps, task.rate, task.options.optimiser, seed, keep=task.ends_cycle),
         after_step=after_step,
         computing=computing,
@@ -165,7 +155,11 @@ def train_source_network(
         checkpoints.remove()
 
 
-def _sampler(task: SourceTask, workers: int) -> BackgroundSampler:
+def _step_loss(
+    task: SourceTask, network: torch.nn.Module, computing: Computing, workers: int
+) -> Callable[[int], StepLoss]:
+    """Makes the loss of a step; the samplers of processes that train together share each batch."""
+    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
     patches = PatchSampler(
         task.drawn,
         task.patches,
@@ -174,7 +168,16 @@ def _sampler(task: SourceTask, workers: int) -> BackgroundSampler:
         rank(),
         world_size(),
     )
-    return BackgroundSampler(patches, task.steps, workers)
+    sampler = BackgroundSampler(patches, task.steps, workers)
+
+    def step_loss(step: int) -> StepLoss:
+        network.train()
+        images, labels, names = sampler.batch(step)
+        with computing.autocast():
+            outputs = network(computing.images(images))
+        return StepLoss(data_loss(outputs, labels.to(computing.device)), cases=names)
+
+    return step_loss
 
 
 def _end_cycle(

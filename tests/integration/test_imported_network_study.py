@@ -154,7 +154,7 @@ def test_a_bundle_refers_to_the_code_and_onnx_holds_it(
     assert main([*words, "--allow-network-code", "--set", "onnx=true"]) == 0
     network = json.loads((tmp_path / "bundle/configs/inference.json").read_text())["network_def"]
     assert network == {"_target_": "own_nets.nets.build", "channels": 1, "classes": 2, "width": 4}
-    assert "`own_nets.nets:build` has to be importable" in (tmp_path / "bundle/docs/README.md").read_text()
+    assert "`own_nets.nets:build` must be importable" in (tmp_path / "bundle/docs/README.md").read_text()
     assert (tmp_path / "bundle/models/model.onnx").is_file()
 
 

@@ -107,7 +107,7 @@ def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study:
     evaluated(study, model, "random/n01/repeat-0")
     export(model, tmp_path / "bundle", NO_ONNX, study=study)
     card = (tmp_path / "bundle" / CARD).read_text()
-    assert "nothing of the source went into it" in card
+    assert "uses nothing that was learned on the source" in card
     assert "| Dice | 0.123 | 0.100 to 0.200 | 7 |" in card
     assert "draws" not in card
 
