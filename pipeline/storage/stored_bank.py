@@ -106,9 +106,9 @@ class StoredBank:
         ranges = self._ranges(networks, last_snapshots)
         yield from map(FilterBank.from_tensors, read_chunks(self.path, names, ranges, rows))
 
-    def load(self, networks: Collection[int] | None = None, *, last_snapshots: bool = False) -> FilterBank:
+    def load(self, networks: Collection[int] | None = None) -> FilterBank:
         """Reads all filters of some networks at once."""
-        return FilterBank.concatenate(list(self.chunks(networks, last_snapshots=last_snapshots)))
+        return FilterBank.concatenate(list(self.chunks(networks)))
 
     def draw(
         self,

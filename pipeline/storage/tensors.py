@@ -50,14 +50,14 @@ def damaged(path: Path, error: Exception) -> WorkspaceError:
 
 
 @contextmanager
-def reading(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
+def reading(path: Path, framework: str) -> Iterator[Any]:
     """Opens a file; nothing in it is trusted.
 
     Raises:
         WorkspaceError: it is missing or damaged, or holds values of an unsupported type.
     """
     try:
-        with safe_open(path, framework=framework, device=device) as stream:
+        with safe_open(path, framework=framework) as stream:
             yield stream
     except (SafetensorError, OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         # Types that numpy lacks raise an AttributeError or a TypeError in the library.
@@ -91,15 +91,13 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
         return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iteration over the stream)
 
 
-def load_tensors(
-    path: Path, device: str | torch.device = "cpu", names: Iterable[str] | None = None
-) -> dict[str, torch.Tensor]:
-    """Reads the named tensors of a file, or all of them, to a device.
+def load_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+    """Reads the named tensors of a file, or all of them.
 
     Raises:
         WorkspaceError: the file is missing or damaged, lacks a tensor, or holds values that are not finite.
     """
-    with reading(path, "pt", str(device)) as stream:
+    with reading(path, "pt") as stream:
         keys = list(stream.keys() if names is None else names)
         found = {key: stream.get_tensor(key) for key in keys}
     return {key: require_finite(path, key, tensor) for key, tensor in found.items()}
