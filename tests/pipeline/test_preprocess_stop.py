@@ -28,7 +28,7 @@ def test_the_wish_to_stop_is_seen_between_steps(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "unit"
     folder.mkdir()
     (tmp_path / STOP).touch()
-    monkeypatch.setattr("preprocessing.resampling.Resampling.apply", lambda *_: pytest.fail("a step was carried out"))
+    monkeypatch.setattr("preprocessing.resampling.Resampling.apply", lambda *_: pytest.fail("a step was run"))
     with pytest.raises(StopRequestedError):
         preprocess_case(folder, ProgressFile(tmp_path / "progress"), case=case, channels=["T1"], options=options)
     assert not list(folder.iterdir())

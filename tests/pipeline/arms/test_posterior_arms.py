@@ -284,7 +284,7 @@ def test_swag_is_the_gaussian_of_the_second_half(bench) -> None:
     assert isinstance(swag.posterior, SWAG)
     assert int(swag.posterior.collected) == 3
     assert torch.allclose(swag.posterior.mean(), torch.full_like(swag.posterior.mean(), 4.0))
-    # What is no filter is averaged over the same iterates.
+    # Weights that are not filters are averaged over the same iterates.
     assert torch.allclose(network.head.conv.bias, torch.full_like(network.head.conv.bias, 4.0))
     assert seen[3:] == [0.5 * arm.peak_rate] * 3
     assert max(seen[:3]) > seen[3]

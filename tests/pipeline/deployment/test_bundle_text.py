@@ -1,4 +1,4 @@
-"""Words of people in a bundle stay words: nothing is carried out, and nothing but words is shown."""
+"""Text from users in a bundle stays text: it is neither evaluated nor rendered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks and maps lie where their scan does, for every reader; what is doubtful about that is told."""
+"""Masks and maps lie on their scan in every viewer; doubts about the geometry are reported."""
 
 from __future__ import annotations
 

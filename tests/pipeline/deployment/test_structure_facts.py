@@ -69,7 +69,7 @@ def test_numbers_of_a_structure() -> None:
     assert core["dice_line"]["dice"] == pytest.approx(0.1 + 0.5 * expected, rel=1e-5)
     assert core["dice_between_draws"] == 1.0
     assert rim["voxels"] == 0
-    # A line without the means of before is no estimate.
+    # A line of an older model, without means, gives no estimate.
     assert (core["dice"]["dice"], core["dice"]["error"]) == (core["expected_dice"], None)
     assert rim["dice"] is rim["expected_dice"] is rim["dice_between_draws"] is rim["dice_line"] is None
 
