@@ -67,11 +67,7 @@ class OtherPrior(StrEnum):
 
 
 class ArmOptions(ReadingOptions):
-    """One way of learning the target, and of reading the predictions.
-
-    A *training* depends on `of_training`, a *prediction* on its trainings and `of_prediction`; a `reading` is applied
-    to stored predictions.
-    """
+    """One way of learning the target, and of reading the predictions."""
 
     init: Initialisation = Initialisation.RANDOM
     """Start of the weights or of the posterior means."""
@@ -156,11 +152,11 @@ class ArmOptions(ReadingOptions):
 
     @property
     def reading(self) -> ReadingOptions:
-        """The options of reading alone."""
+        """The options that are applied to stored predictions."""
         return ReadingOptions(**{name: getattr(self, name) for name in ReadingOptions.model_fields})
 
     def of_training(self) -> ArmOptions:
-        """The arm with every option that does not affect the training of a member at its default."""
+        """What a training depends on: all options that do not affect it have their default."""
         idle = set(ReadingOptions.model_fields) | {"members", "draws"}
         if not self.is_variational:
             idle |= {"train_samples", "log_variance_rate"}
@@ -177,7 +173,7 @@ class ArmOptions(ReadingOptions):
         return self._without(idle, scale=_SWAG_SCALE)
 
     def of_prediction(self) -> ArmOptions:
-        """The arm with every option that does not affect the average over its draws at its default."""
+        """What a prediction depends on beside its trainings: all options that do not affect it have their default."""
         idle = set(ReadingOptions.model_fields) | (set() if self.is_bayesian else {"draws"})
         return self._without(idle)
 

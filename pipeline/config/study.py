@@ -50,7 +50,7 @@ class ExecutionOptions(Options):
     backend: Backend = Backend.LOKY
     """Where the units run."""
     workers: int | None = Field(default=None, ge=0)
-    """Background processes that draw the batches of each training ahead; by default one for each unused core."""
+    """Background processes that draw the batches of each training ahead; by default one per unused core, at most 4."""
     checkpoint_steps: int = Field(default=500, ge=0)
     """Steps between checkpoints of a source network's training; 0 for checkpoints by time only."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
