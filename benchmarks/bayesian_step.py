@@ -31,7 +31,7 @@ from models.priors.vae_options import FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import assemble_member
-from pipeline.arms.prediction import weight_draws
+from pipeline.arms.prediction import WeightDraws
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.starting_point import learned_groups
@@ -110,7 +110,7 @@ def bayesian(arm: ArmOptions, network: torch.nn.Module, batch: OneBatch, steps: 
 def predicting(model: BayesianNetwork, image: torch.Tensor, patch: int, draws: int, sampled: bool, device: str) -> Run:
     """S passes over a volume: with S draws of the weights, or S times with the network's own."""
     window = SlidingWindowOptions()
-    weights = weight_draws(model, draws, 0, device)
+    weights = WeightDraws(model, draws, 0, device)
 
     def run() -> None:
         passes = (model.with_weights(draw) for draw in weights) if sampled else (model.network for _ in range(draws))

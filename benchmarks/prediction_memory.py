@@ -38,7 +38,7 @@ from pipeline.arms.member import assemble_member
 from pipeline.deployment.fingerprint import TrainingFingerprint, case_facts
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import member_name, write_model
-from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import save_tensors
@@ -112,7 +112,7 @@ def work(folder: Path, samples: int) -> dict[str, float]:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as output:
         options = PredictOptions(samples=samples)
-        predict(PredictRequest(folder / "model", (folder / "scan.nii.gz",), Path(output), options, device="cpu"))
+        predict(folder / "model", (folder / "scan.nii.gz",), Path(output), options, device="cpu")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {**spent, "whole": time.perf_counter() - start, "peak": peak}
 

@@ -16,6 +16,7 @@ from data.shared_grid import place
 from data.volume import Volume
 from graft.images import Image, Images, given_channels, read_scan, volume_of
 from pipeline.config.study import merged
+from pipeline.deployment.suspicion import chain_reasons
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.step import Interpolation
 
@@ -92,5 +93,5 @@ def preprocess(
         scan = replace(scan, mask=place(made, scan.channels, "brain mask").volume)
     chain = Chain(chosen)
     done, records = chain.apply(scan)
-    warnings = tuple(f"{record['step']}: {reason}" for record in records for reason in record["suspect"])
+    warnings = tuple(chain_reasons(records))
     return Preprocessed(dict(done.channels), done.mask, done.label, records, warnings, chain)

@@ -1,4 +1,4 @@
-"""The `graft` command. Everything heavy is imported inside the commands, so that `--help` answers at once."""
+"""The `graft` command. Heavy modules are imported inside the commands, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data.errors import GraftError
 from pipeline.commands.bundle import export
 from pipeline.commands.output import refused, set_up_output
 from pipeline.commands.scans import predict, preprocess, synthesize
-from pipeline.commands.shared_options import SharedOptions, current, start_anew, with_shared_options
+from pipeline.commands.shared_options import SharedOptions, current, reset_options, with_shared_options
 from pipeline.commands.study import STAGE_HELP, check, run, stage_command
 
 app = typer.Typer(
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     Returns:
         0; 2 for an error that the user can fix, 130 after Ctrl-C, 1 for a bug.
     """
-    start_anew(debug=bool(os.environ.get("GRAFT_DEBUG")))
+    reset_options(debug=bool(os.environ.get("GRAFT_DEBUG")))
     set_up_output()
     try:
         app(arguments)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.case import Case
 from data.errors import DataError
@@ -44,6 +45,14 @@ class Subject:
     def reference_name(self) -> str:
         """The name of the first channel."""
         return next(iter(self.channels))
+
+    def image(self) -> NDArray[np.float32]:
+        """The channels, which share a grid, as one array `[C, X, Y, Z]`."""
+        return np.stack([volume.array.astype(np.float32, copy=False) for volume in self.channels.values()])
+
+    def content(self) -> NDArray[np.bool_]:
+        """Where the mask is 1, `[X, Y, Z]`; everywhere if there is none."""
+        return np.ones(self.reference.shape, dtype=bool) if self.mask is None else self.mask.array > 0
 
     def volumes(self) -> Iterator[Volume]:
         """Yields all volumes: the channels in order, then label and mask if there are any."""

@@ -1,1 +1,1 @@
-"""Arms: the ways to learn the target, each a point in a few orthogonal choices."""
+"""Arms: ways to learn the target, each a combination of a few independent choices."""

@@ -1,4 +1,4 @@
-"""`unit.json` of an arm: which trainings it is made of, and which prediction it reads."""
+"""`unit.json` of an arm: the trainings that it is made of and the prediction that it reads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.storage.atomic import write_record
 
 UNIT = "unit.json"
 TRAININGS, PREDICTIONS, READINGS = "train-target", "predict-test", "fit-readings"
-"""Folders of the workspace beside `infer`."""
+"""Folders of the workspace next to `infer`."""
 
 
 class ArmRecord(StoredRecord):
@@ -27,7 +27,7 @@ class ArmRecord(StoredRecord):
     n: int
     """Number of target patients."""
     repeat: int
-    """Which repeat."""
+    """Number of the repeat."""
     patients: tuple[str, ...]
     """Names of the target patients that its model learned from; none where it has no model."""
     steps: int
@@ -35,7 +35,7 @@ class ArmRecord(StoredRecord):
     choices: Annotated[ArmOptions, WHOLE]
     """How it learns and reads."""
     objective: str
-    """What its trainings minimised, in words."""
+    """Name of the objective that its trainings minimised."""
     trainings: tuple[str, ...]
     """Key of the training of each member of its model: a folder below `train-target/`."""
     predictions: tuple[str, ...]
@@ -45,7 +45,7 @@ class ArmRecord(StoredRecord):
     reading_patients: int = 0
     """Training patients on whose out-of-fold predictions the reading of its choices was fitted; 0 where it is given."""
     started_anew: tuple[str, ...] = ()
-    """Parameters of the network that did not fit the source's and started anew."""
+    """Parameters that did not fit the source network and kept their random start."""
 
     def read_predictions(self) -> list[tuple[str, ReadingOptions]]:
         """Key of each prediction, and how it is read."""
@@ -66,7 +66,7 @@ class ArmRecord(StoredRecord):
 
 
 def read_arm(folder: Path) -> ArmRecord:
-    """Reads what an arm is.
+    """Reads the record of an arm.
 
     Raises:
         WorkspaceError: it is missing or damaged.

@@ -21,9 +21,9 @@ NO_PRIOR = "none"
 L2 = "l2"
 L2_SP = "l2_sp"
 UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
-"""Values of an arm's `prior` that are no fitted density."""
+"""Values of an arm's `prior` that do not name a fitted density."""
 _SWAG_SCALE = 1.0
-"""What is collected of the iterates does not depend on how far the draws spread about their mean."""
+"""The scale of the draws does not affect which iterates a training collects."""
 
 
 class Initialisation(StrEnum):
@@ -32,7 +32,7 @@ class Initialisation(StrEnum):
     RANDOM = "random"
     """The network's own random initialisation."""
     PRIOR = "prior"
-    """Filters drawn from the fitted prior; everything else at random."""
+    """Filters drawn from the fitted prior; all other weights at random."""
     SOURCE = "source"
     """The last snapshot of a source network."""
 
@@ -52,26 +52,22 @@ class BayesianScope(StrEnum):
     """Which weights have a posterior."""
 
     FILTERS = "filters"
-    """The 3×3×3 filters, as published; everything else is a point estimate."""
+    """The 3×3×3 filters, as published; all other weights are point estimates."""
     ALL = "all"
-    """1×1×1 convolutions, norms, biases and the head too: a mean-field normal (SWAG: iterates) over each number."""
+    """Also 1×1×1 convolutions, norms, biases and the head: a mean-field normal (SWAG: iterates) over each number."""
 
 
 class OtherPrior(StrEnum):
-    """Prior of the weights that are no filters, where they have a posterior."""
+    """Prior of the weights that are not filters, where they have a posterior."""
 
     SOURCE = "source"
-    """For each parameter a normal with the mean and the variance that its numbers have in the source networks."""
+    """For each parameter, a normal with the mean and variance of its values in the source networks."""
     NORMAL = "normal"
     """N(0, `other_std`²)."""
 
 
 class ArmOptions(ReadingOptions):
-    """One way of learning the target, and of reading what was learned.
-
-    A *training* follows from `of_training`, a *prediction* from its trainings and `of_prediction`, and `reading` is
-    applied to what a prediction stored.
-    """
+    """One way of learning the target, and of reading the predictions."""
 
     init: Initialisation = Initialisation.RANDOM
     """Start of the weights or of the posterior means."""
@@ -79,20 +75,20 @@ class ArmOptions(ReadingOptions):
     """What is learned."""
     prior: str = NO_PRIOR
     """`none`; `l2` or `l2_sp` (normal densities around zero, or around the source's weights where they fit); or the
-    name of a density of the study's `priors.densities`."""
+    name of a density in `priors.densities`."""
     posterior: PosteriorOptions = Field(default_factory=PointOptions)
     """Distribution over the filters: `point`, `mean_field`, `mixture` or `swag`, or a mapping with `kind` and its
     settings."""
     bayesian_scope: BayesianScope = BayesianScope.FILTERS
     """Which weights have a posterior."""
     other_prior: OtherPrior = OtherPrior.SOURCE
-    """Prior of the other weights with `bayesian_scope: all`."""
+    """Prior of the weights that are not filters, with `bayesian_scope: all`."""
     other_std: float = Field(default=1.0, gt=0)
-    """Standard deviation of `other_prior: normal`, and of parameters that the source networks lack."""
+    """Standard deviation with `other_prior: normal`, and of parameters that the source networks lack."""
     l2_std: float = Field(default=0.03, gt=0)
-    """Standard deviation of the normal prior around zero of `l2`, and of `l2_sp` for what does not fit the source."""
+    """Standard deviation of `l2`, and of `l2_sp` for parameters that do not fit the source."""
     l2_sp_std: float = Field(default=0.01, gt=0)
-    """Standard deviation of the normal prior around the source's weights of `l2_sp`."""
+    """Standard deviation of `l2_sp` around the source's weights."""
     members: int = Field(default=1, ge=1)
     """Independent trainings whose predictions are averaged; member m starts from source network m."""
     peak_rate: float = Field(default=2e-3, gt=0)
@@ -100,38 +96,38 @@ class ArmOptions(ReadingOptions):
     warm_up: float = Field(default=0.1, ge=0, le=1)
     """Share of the steps over which the rate rises to the peak."""
     posterior_temperature: float = Field(default=1e-2, ge=0)
-    """T: weight of the prior terms; 1 is the negative ELBO, less is a tempered (cold) posterior."""
+    """T: weight of the prior terms; 1 gives the negative ELBO, less a tempered (cold) posterior."""
     kl_warm_up: float = Field(default=0.0, ge=0, le=1)
-    """Share of the steps over which the weight of the prior terms rises linearly to T; 0 switches it off."""
+    """Share of the steps over which the weight of the prior terms rises linearly to T; 0 for no warm-up."""
     prior_samples: int = Field(default=1, ge=1)
     """K: samples of the bound on log p(w), for priors that have no exact density."""
     filter_share: float = Field(default=0.02, gt=0, le=1)
-    """Share of the filters whose prior term is computed at each step, a random unbiased subset."""
+    """Share of the filters whose prior term is computed at each step, as an unbiased random subset."""
     train_samples: int = Field(default=1, ge=1)
-    """Draws from the posterior in each step, on the same batch; with `antithetic` they are pairs mean ± deviation."""
+    """Draws from the posterior in each step, on the same batch; with `antithetic`, pairs mean ± deviation."""
     log_variance_rate: float = Field(default=10.0, gt=0)
     """Learning rate of the posterior's log-variances, as a multiple of `peak_rate`."""
     encoder_rate: float = Field(default=0.3, gt=0)
     """Learning rate of the prior's variational parameters (the encoder of a VAE), as a multiple of `peak_rate`."""
     draws: int = Field(default=8, ge=1)
-    """Draws from the posterior, each one pass over a test volume; without a
-    `voxel_correlation` a 90 % volume interval needs 39 or more."""
+    """Draws from the posterior, each one pass over a test volume; without `voxel_correlation`, a 90 % volume interval
+    needs at least 39."""
     fit_reading: bool = False
     """Fit `logit_temperature`, and `voxel_correlation` where one is given, on out-of-fold predictions of the arm's own
     training patients (`target_training.inner_folds`). The numbers given are those for fewer than three patients."""
     network: NetworkOptions | None = None
-    """A network of this arm alone, to compare architectures; the study's by default. Nothing learned on the source fits
+    """A network of this arm only, to compare architectures; by default the study's. Nothing learned on the source fits
     it, so the arm starts at random and has the prior `none` or `l2`."""
     update_from: Path | None = None
-    """Folder of a trained unit of the same network: its posterior q(w|D) and the one learned here on D_new become
-    (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
+    """Folder of an arm trained with the same network: its posterior q(w|D) and the one learned here on D_new are
+    combined to (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
     update_share: float = Field(default=0.5, gt=0, lt=1)
     """α, the share of the new data in `update_from`."""
 
     @model_validator(mode="before")
     @classmethod
     def _former_name(cls, value: Any) -> Any:
-        """Models that were trained before have `temperature`: two other temperatures made it ambiguous."""
+        """Earlier models say `temperature`, which was ambiguous beside two other temperatures."""
         if isinstance(value, dict) and "temperature" in value and "posterior_temperature" not in value:
             value = {("posterior_temperature" if key == "temperature" else key): v for key, v in value.items()}
         return value
@@ -144,13 +140,13 @@ class ArmOptions(ReadingOptions):
     @model_validator(mode="after")
     def _coherent(self) -> ArmOptions:
         if self.init is Initialisation.PRIOR and not self.needs_prior:
-            raise ValueError("an arm that starts from the prior needs a fitted one: set `prior`")
+            raise ValueError("`init: prior` needs a fitted prior: set `prior`")
         if self.is_bayesian and self.prior == NO_PRIOR and not isinstance(self.posterior, SWAGOptions):
             raise ValueError("a posterior other than `point` and `swag` needs a prior: set `prior`")
         if self.bayesian_scope is BayesianScope.ALL and not self.is_bayesian:
             raise ValueError("`bayesian_scope: all` needs a posterior other than `point`")
         if self.network is not None and (self.init is not Initialisation.RANDOM or self.prior not in {NO_PRIOR, L2}):
-            raise ValueError("an arm with a `network` of its own needs `init: random` and `prior: none` or `l2`")
+            raise ValueError("an arm with its own `network` needs `init: random` and `prior: none` or `l2`")
         if self.update_from is not None and not self.is_variational:
             raise ValueError("`update_from` needs `posterior: mean_field` or `mixture`")
         if self.train_samples > 1 and not self.is_variational:
@@ -159,7 +155,7 @@ class ArmOptions(ReadingOptions):
 
     @property
     def reading(self) -> ReadingOptions:
-        """How its averaged probabilities are read."""
+        """The options that are applied to stored predictions."""
         return ReadingOptions(**{name: getattr(self, name) for name in ReadingOptions.model_fields})
 
     def with_reading(self, reading: ReadingOptions) -> ArmOptions:
@@ -167,7 +163,7 @@ class ArmOptions(ReadingOptions):
         return self.model_copy(update=reading.model_dump())
 
     def of_training(self) -> ArmOptions:
-        """The same arm with all at its default that the training of one member does not depend on."""
+        """What a training depends on: all options that do not affect it have their default."""
         idle = set(ReadingOptions.model_fields) | {"members", "draws", "fit_reading"}
         if not self.is_variational:
             idle |= {"train_samples", "log_variance_rate"}
@@ -184,7 +180,7 @@ class ArmOptions(ReadingOptions):
         return self._without(idle, scale=_SWAG_SCALE)
 
     def of_prediction(self) -> ArmOptions:
-        """The same arm with all at its default that the averages over its draws do not depend on."""
+        """What a prediction depends on beside its trainings: all options that do not affect it have their default."""
         idle = {*ReadingOptions.model_fields, "fit_reading"} | (set() if self.is_bayesian else {"draws"})
         return self._without(idle)
 
@@ -202,7 +198,7 @@ class ArmOptions(ReadingOptions):
 
     @property
     def is_rival(self) -> bool:
-        """Whether Bayesian arms are compared with it: a point estimate without a fitted prior."""
+        """Whether Bayesian arms are compared with it: it is a point estimate without a fitted prior."""
         return not (self.is_bayesian or self.needs_prior)
 
     @property
@@ -212,23 +208,23 @@ class ArmOptions(ReadingOptions):
 
     @property
     def components(self) -> int:
-        """Starting networks of each member: the components of a mixture, else one."""
+        """Starting networks of each member: one for each component of a mixture, otherwise one."""
         return self.posterior.components if isinstance(self.posterior, MixtureOptions) else 1
 
     @property
     def local_reparameterisation(self) -> bool:
-        """Whether training steps draw activations in place of filters."""
+        """Whether training steps draw activations instead of filters."""
         options = self.posterior.component if isinstance(self.posterior, MixtureOptions) else self.posterior
         return isinstance(options, MeanFieldOptions) and options.estimator is Estimator.LOCAL_REPARAMETERISATION
 
     @property
     def needs_source(self) -> bool:
-        """Whether it starts from a source network, or is held near one."""
+        """Whether it starts from, or is penalised towards, a source network."""
         return self.init is Initialisation.SOURCE or self.prior == L2_SP
 
     @property
     def needs_references(self) -> bool:
-        """Whether the prior of the other weights is read from the source networks."""
+        """Whether the prior of the other weights is fitted to the source networks."""
         fitted = self.bayesian_scope is BayesianScope.ALL and self.other_prior is OtherPrior.SOURCE
         return fitted and self.prior not in {L2, L2_SP} and self.is_variational
 

@@ -21,24 +21,16 @@ from pipeline.storage.tensors import load_tensors
 
 @dataclass(frozen=True)
 class EarlierPosterior:
-    """The posterior q(w|D) of one member of an earlier unit.
-
-    Attributes:
-        arm: the choices that it was trained with.
-        member: file of its weights and posterior.
-    """
+    """The posterior q(w|D) of a member trained earlier: its choices, and the file of its weights and posterior."""
 
     arm: ArmOptions
     member: Path
 
     def read(self, network: TargetNetwork) -> BayesianNetwork:
-        """Reads it.
-
-        Args:
-            network: which network.
+        """Reads the posterior.
 
         Raises:
-            ModelError: it is of another network.
+            ModelError: it belongs to a different network.
             WorkspaceError: the file is missing or damaged.
         """
         return rebuild_member(self.arm, network, load_tensors(self.member))
@@ -47,36 +39,27 @@ class EarlierPosterior:
 def updated_posterior(
     old: BayesianNetwork, new: BayesianNetwork, trainable: Trainable, share_of_new: float
 ) -> BayesianNetwork:
-    """Returns a network with the posterior (1 − α) q(w|D) + α q(w|D_new).
-
-    Args:
-        old: q(w|D).
-        new: q(w|D_new), of a network with the same parameters.
-        trainable: what both have learned.
-        share_of_new: α.
+    """Returns a network with the posterior (1 − α) q(w|D) + α q(w|D_new) of the networks `old` and `new`.
 
     Raises:
         ModelError: if the posteriors are over different weights.
     """
     if old.layers != new.layers:
-        raise ModelError(
-            "the old and the new posterior cover different layers",
-            expected="the same `trainable` and the same network",
-            fix="update a unit of an arm with the same choices",
-        )
+        raise _differing("layers", "the same `trainable` and the same network")
     posterior = combine(_mixture(old), _mixture(new), share_of_new)
     parts = [_others(member, trainable) for member in (old, new)]
     kinds = {type(posterior) for part in parts for posterior in part.posteriors}
     if parts[0].layout != parts[1].layout or parts[0].fixed_layout != parts[1].fixed_layout or len(kinds) > 1:
-        raise ModelError(
-            "the old and the new posterior cover different weights",
-            expected="the same `bayesian_scope` and `trainable`",
-            fix="update a unit of an arm with the same choices",
-        )
+        raise _differing("weights", "the same `bayesian_scope` and `trainable`")
     posteriors = [part.posterior(index) for part in parts for index in range(len(part.posteriors))]
     fixed = torch.cat([part.fixed for part in parts])
     others = OtherWeights(parts[0].layout, posteriors, parts[0].fixed_layout, fixed)
     return BayesianNetwork(new.network, posterior, new.layers, others)
+
+
+def _differing(what: str, expected: str) -> ModelError:
+    found = f"the old and the new posterior cover different {what}"
+    return ModelError(found, expected=expected, fix="update from an arm with the same choices")
 
 
 def _mixture(member: BayesianNetwork) -> Mixture:
@@ -89,7 +72,7 @@ def _mixture(member: BayesianNetwork) -> Mixture:
 
 
 def _others(member: BayesianNetwork, trainable: Trainable) -> OtherWeights:
-    """The weights that are no filters, taken out of the network where they are its ordinary parameters."""
+    """The weights that are not filters, taken from the network where they are ordinary parameters."""
     held = member.others
     if held is not None and isinstance(member.posterior, Mixture):
         return held

@@ -1,4 +1,4 @@
-"""Collecting the iterates of a training for SWAG: at a constant rate, in its second part (Maddox et al. 2019)."""
+"""Collecting the iterates of a training for SWAG, at a constant rate in its second part (Maddox et al. 2019)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,10 @@ from pipeline.training.schedule import cosine_cycles
 
 
 class IterateCollection:
-    """Watches a point estimate learn and becomes the Gaussian of its iterates.
+    """Collects the iterates of a point estimate during training and turns them into a Gaussian.
 
-    What is no filter is averaged over the same iterates, or has a Gaussian of its own where the arm asks for one (whose
-    low-rank directions are drawn independently of the filters').
-
-    Args:
-        options: of the posterior.
-        model: network with point estimates.
-        steps: of the training.
+    Weights that are not filters are averaged over the same iterates, or get their own Gaussian where the arm asks for
+    it (its low-rank directions are drawn independently of the filters').
     """
 
     def __init__(self, options: SWAGOptions, model: BayesianNetwork, steps: int) -> None:
@@ -41,7 +36,7 @@ class IterateCollection:
         return SWAG(len(start), self._options.rank, self._options.scale, start.shape[1]).to(start.device)
 
     def rate(self, arm: ArmOptions, options: TargetTrainingOptions) -> Callable[[int], float]:
-        """The learning rate: as for other arms, but down to the constant rate of the second part and no further."""
+        """The learning rate: the schedule of the other arms, but only down to the constant rate of the second part."""
         constant = self._options.rate * arm.peak_rate
         warm_up = min(round(arm.warm_up * options.steps), self._first)
 
@@ -54,7 +49,7 @@ class IterateCollection:
 
     @torch.no_grad()
     def __call__(self, step: int) -> None:
-        """Collects the weights after a step (from 0), if it is its turn."""
+        """Collects the weights after a step (from 0), if they are due."""
         if step < self._first or (step - self._first + 1) % self._every:
             return
         self._number += 1

@@ -1,9 +1,10 @@
-"""Learning the target with one arm: the objective is the same for all, a point in the choices sets its terms."""
+"""Learning the target with one arm: all arms share the objective, and the choices set its terms."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,20 +27,21 @@ from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.training.computing import Computing
-from pipeline.training.loop import History, StepLoss, TrainingPlan, train
+from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import BatchSampler
 from pipeline.training.schedule import cosine_cycles
+from pipeline.training.training_log import History
 
 
 @dataclass(frozen=True)
 class TrainedMember:
-    """What a training of an arm gives.
+    """The outcome of training a member.
 
     Attributes:
         model: network and posterior, ready to predict.
         history: of the objective.
-        started_anew: names of source parameters that did not fit.
-        about: what else is told of it, JSON-able.
+        started_anew: names of the parameters that did not fit the source network.
+        about: further facts for the record, JSON-able.
     """
 
     model: BayesianNetwork
@@ -63,12 +65,12 @@ def learn_member(
     Args:
         arm: the choices.
         options: steps, rates and data term, common to all arms.
-        network: which network.
-        knowledge: what it takes from the source.
+        network: the network to train.
+        knowledge: what the arm takes from the source.
         sampler: draws the batches; the same for every arm.
         seed: of the initial weights and the posterior's draws; the same for every arm.
-        computing: where to train, and in which precision.
-        progress: is told the share of the steps done.
+        computing: device and precision.
+        progress: called with the share of the steps done.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -81,23 +83,23 @@ def learn_member(
     model = assemble_member(arm, networks[0], states, trained).to(device)
     priors = _weight_priors(arm, model, states, knowledge, device)
     loss = TargetLoss(arm, options, model, priors, sampler, seed, device, computing.autocast)
-    training = _Training(arm, options, model, priors, loss, computing, seed)
+    run = partial(_optimise, loss, computing)
     about: dict[str, Any] = {}
     if isinstance(arm.posterior, MixtureOptions):
-        history, about = pursue(model, training.loss, arm.posterior.weights, training.run, progress)
+        history, about = pursue(model, loss, arm.posterior.weights, run, progress)
     elif isinstance(arm.posterior, SWAGOptions):
         collection = IterateCollection(arm.posterior, model, options.steps)
-        history = training.run(training.loss, progress, collection.rate(arm, options), collection)
+        history = run(loss, progress, collection.rate(arm, options), collection)
         model = collection.network()
     else:
-        history = training.run(training.loss, progress)
+        history = run(loss, progress)
     return TrainedMember(model.eval(), history, anew, about)
 
 
 def _starting_networks(
     arm: ArmOptions, target: TargetNetwork, knowledge: SourceKnowledge, seed: int
 ) -> tuple[list[torch.nn.Module], list[str]]:
-    """One network at its start for each component, and the names of source parameters that did not fit."""
+    """The starting network of each component, and the names of the parameters that did not fit the source."""
     networks, anew = [], []
     for component in range(arm.components):
         own = seed if component == 0 else stream_seed(seed, "component", component)
@@ -114,7 +116,7 @@ def _starting_networks(
 def _weight_priors(
     arm: ArmOptions, model: BayesianNetwork, states: Sequence[State], knowledge: SourceKnowledge, device: str
 ) -> WeightPriors:
-    """The densities in the objective: none where the arm has none, or where T = 0 takes them out."""
+    """The densities in the objective; none if the arm has none or T = 0."""
     groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network))
     if arm.posterior_temperature == 0:
         return WeightPriors({}, groups).to(device)
@@ -133,64 +135,42 @@ def _weight_priors(
     return WeightPriors(fitted, groups, filters, others, layout).to(device)
 
 
-class _Training:
-    """Optimiser runs on one model: one for most arms, one for each component of a mixture."""
+def _optimise(
+    loss: TargetLoss,
+    computing: Computing,
+    step_loss: Callable[[int], StepLoss],
+    progress: Callable[[float], None],
+    rate: Callable[[int], float] | None = None,
+    watch: Callable[[int], None] = lambda step: None,
+) -> History:
+    """Trains the parameters that are free to learn; of a mixture, those of the active component."""
+    arm, options = loss.arm, loss.options
+    warm_up = round(arm.warm_up * options.steps)
 
-    def __init__(
-        self,
-        arm: ArmOptions,
-        options: TargetTrainingOptions,
-        model: BayesianNetwork,
-        priors: WeightPriors,
-        loss: TargetLoss,
-        computing: Computing,
-        seed: int,
-    ) -> None:
-        self.loss = loss
-        self._seed = seed
-        self._computing = computing
-        self._arm = arm
-        self._options = options
-        self._model = model
-        self._priors = priors
+    def cosine(step: int) -> float:
+        return cosine_cycles(step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up)
 
-    def run(
-        self,
-        step_loss: Callable[[int], StepLoss],
-        progress: Callable[[float], None],
-        rate: Callable[[int], float] | None = None,
-        watch: Callable[[int], None] = lambda step: None,
-    ) -> History:
-        """Trains what is free to learn; for a mixture that is the component whose turn it is."""
-        arm, options = self._arm, self._options
-        warm_up = round(arm.warm_up * options.steps)
+    def after_step(step: int, row: Mapping[str, Any]) -> None:
+        watch(step)
+        progress((step + 1) / options.steps)
 
-        def cosine(step: int) -> float:
-            return cosine_cycles(
-                step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up
-            )
-
-        def after_step(step: int, row: Mapping[str, Any]) -> None:
-            watch(step)
-            progress((step + 1) / options.steps)
-
-        return train(
-            parameter_groups(self._model, self._priors, arm),
-            step_loss,
-            TrainingPlan(options.steps, rate or cosine, options.optimiser, self._seed, options.log_every),
-            after_step=after_step,
-            computing=self._computing,
-        )
+    return train(
+        parameter_groups(loss.model, loss.priors, arm),
+        step_loss,
+        TrainingPlan(options.steps, rate or cosine, options.optimiser, loss.seed, options.log_every),
+        after_step=after_step,
+        computing=computing,
+    )
 
 
 def parameter_groups(model: BayesianNetwork, priors: WeightPriors, arm: ArmOptions) -> list[dict[str, Any]]:
-    """Groups for the optimiser: point estimates, means or filters, log-variances, and encoders of the priors.
+    """Groups for the optimiser: point estimates, filters, log-variances, encoders of the priors, and other means.
 
-    Weight decay is a prior of its own, so weights that have a prior get none. Log-variances have far to go at a rate
-    made for weights and get a multiple of it. The encoders of the priors start trained and get less: at the rate of the
-    log-variances theirs diverge.
+    Weight decay is itself a prior, so weights with a prior get none. Log-variances have further to go than weights and
+    get a multiple of their rate. The encoders of the priors start trained and get less: at the rate of the
+    log-variances they diverge.
     """
-    plain: list[torch.nn.Parameter] = model.point_parameters()
+    plain = model.point_parameters()
     weights: list[torch.nn.Parameter] = []
     means: list[torch.nn.Parameter] = []
     quick: list[torch.nn.Parameter] = []

@@ -1,4 +1,4 @@
-"""A member of an arm: a network with a posterior of the arm's kind, built from its start or from its saved state."""
+"""A member of an arm: a network with a posterior, built from starting weights or from a saved state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.arms.starting_point import choose_trainable, learned_layers, learn
 from pipeline.arms.target_network import TargetNetwork
 
 _LEAST_MEAN_SQUARE = 1e-4
-"""Biases start at zero, which says nothing of their scale; the variance at the start is then relative to 0.01²."""
+"""Biases start at zero, which gives no scale; their initial variance is then relative to 0.01²."""
 
 
 def assemble_member(
@@ -34,10 +34,10 @@ def assemble_member(
     """Puts a posterior around starting weights.
 
     Args:
-        arm: says what is learned and what is Bayesian.
-        network: holds what is neither learned nor Bayesian.
+        arm: says which weights are learned and which are Bayesian.
+        network: holds the weights that are neither.
         starts: state dicts of the network, one for each component.
-        options: the posterior; the arm's if left out.
+        options: the posterior; by default the arm's.
     """
     chosen = arm.posterior if options is None else options
     choose_trainable(network, arm.trainable)
@@ -53,7 +53,7 @@ def _other_weights(
     layers: Sequence[FilterLayer],
     starts: Sequence[Mapping[str, Tensor]],
 ) -> OtherWeights | None:
-    """Posteriors over the weights that are no filters, where they cannot stay parameters of the one network."""
+    """Posteriors over the weights that are not filters, where they cannot stay parameters of the network."""
     bayesian = arm.bayesian_scope is BayesianScope.ALL
     mixture = isinstance(options, MixtureOptions)
     if not bayesian and not mixture:
@@ -93,35 +93,30 @@ def _start_log_variances(options: MeanFieldOptions, column: Tensor, layout: Weig
 
 
 def rebuild_member(arm: ArmOptions, network: TargetNetwork, state: Mapping[str, Tensor]) -> BayesianNetwork:
-    """Rebuilds a trained member from its saved state, ready to predict.
-
-    Args:
-        arm: the choices that it was trained with.
-        network: which network.
-        state: tensors of `member-XX.safetensors`.
+    """Rebuilds a trained member from the state in `member-XX.safetensors`, ready to predict.
 
     Raises:
-        ModelError: if the state does not belong to these options.
+        ModelError: the state does not fit these options.
     """
     with torch.device("meta"):
         wanted = sum(parameter.numel() for parameter in network.build(0).parameters())
     if wanted > sum(tensor.numel() for tensor in state.values()):
-        # Before memory is taken for a network that the file cannot fill.
-        raise _unfitting(f"they are fewer than the {wanted} of the network")
+        # Checked before memory is allocated for a network that the file cannot fill.
+        raise _unfitting(f"they are fewer than the network's {wanted}")
     built = network.build(0)
     options: PosteriorOptions = arm.posterior
     components = 1
     # An incremental update turns a mean-field posterior into a mixture, and adds components to a mixture.
     weights = state.get("posterior.log_weights")
     if weights is not None and isinstance(options, MeanFieldOptions | MixtureOptions):
-        # Each has tensors of its own: a claim of more is not believed, however many numbers it has.
+        # Each component has tensors of its own, so a file cannot hold more components than tensors.
         components = max(1, min(weights.numel(), len(state)))
         component = options.component if isinstance(options, MixtureOptions) else options
         options = MixtureOptions(components=components, component=component)
     member = assemble_member(arm, built, [built.state_dict()] * components, options)
     for name, own in member.state_dict().items():
         if name in state and state[name].dtype != own.dtype:
-            # Torch would convert them, and what was rounded or cut is not what was trained.
+            # Torch would convert them, and rounded weights are not the trained ones.
             raise _unfitting(f"`{name}` holds {_kind(state[name])} numbers, not {_kind(own)}")
     try:
         member.load_state_dict(dict(state))
@@ -134,7 +129,7 @@ def _unfitting(reason: str) -> ModelError:
     return ModelError(
         f"the weights of a trained member do not fit its options: {reason}",
         expected="the network, channels, classes and arm that it was trained with",
-        fix="use the folder as `graft infer` wrote it",
+        fix="use the folder that `graft infer` wrote",
     )
 
 

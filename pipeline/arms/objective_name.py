@@ -1,4 +1,4 @@
-"""Says in words what a run minimised: an ELBO, a tempered objective, or a plain loss."""
+"""The name of the objective that a training minimises: an ELBO, a tempered objective, or a plain loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.training.patches import PatchOptions
 
 
 def objective_name(arm: ArmOptions, options: TargetTrainingOptions, patches: PatchOptions) -> str:
-    """Names the objective; only cross-entropy on unbiased patches at T = 1 is the negative ELBO per voxel."""
+    """Names the objective; only cross-entropy on unbiased patches at T = 1 gives the negative ELBO per voxel."""
     collected = ", Gaussian of its iterates" if isinstance(arm.posterior, SWAGOptions) else ""
     if arm.prior == NO_PRIOR or arm.posterior_temperature == 0:
         return f"{options.likelihood.value} (no prior term){collected}"

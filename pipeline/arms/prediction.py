@@ -18,20 +18,20 @@ from pipeline.prediction.stored_prediction import CasePrediction
 from pipeline.storage.cached_case import CachedCase
 
 _MEMORY = 2**28
-"""Bytes for the maps of the cases that share a draw: small beside a training, and dozens of small volumes."""
+"""Bytes for the maps of the cases that share a draw: little beside a training, yet dozens of small volumes."""
 
 
 @dataclass(frozen=True)
 class WeightDraws:
-    """Draws of a network's weights, the same ones every time they are gone through.
+    """Draws of a network's weights, one for each pass over a volume; every iteration yields the same draws.
 
-    One draw is in memory at a time, so S = 39 draws need no more of it than one.
+    One draw is in memory at a time. A point posterior has a single one.
 
     Attributes:
         member: the trained network.
-        count: number of draws.
+        count: number of draws S; those of a mixture are stratified over its components.
         seed: of the draws.
-        device: where the network is.
+        device: of the network.
     """
 
     member: BayesianNetwork
@@ -40,7 +40,7 @@ class WeightDraws:
     device: str
 
     def __len__(self) -> int:
-        return self.count
+        return self.count if self.member.posterior.has_density else 1
 
     def __iter__(self) -> Iterator[WeightDraw]:
         if not self.member.posterior.has_density:
@@ -49,26 +49,14 @@ class WeightDraws:
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "prediction"))
         stream = self.member.draws(self.count, generator)
         for _ in range(self.count):
-            # Around the draw alone: what stands around a `yield` would hold for whoever takes the draw.
+            # Not around the `yield`, where it would apply to the caller too.
             with torch.no_grad():
                 draw = next(stream)
             yield draw
 
 
-def weight_draws(member: BayesianNetwork, count: int, seed: int, device: str) -> WeightDraws:
-    """Draws weights, one draw for each pass over a volume; a point posterior has a single one.
-
-    Args:
-        member: the trained network.
-        count: number of draws S, those of a mixture stratified over its components.
-        seed: of the draws.
-        device: where the network is.
-    """
-    return WeightDraws(member, count if member.posterior.has_density else 1, seed, device)
-
-
 def predict_cases(
-    members: Sequence[tuple[BayesianNetwork, WeightDraws]],
+    members: Sequence[WeightDraws],
     cases: Sequence[CachedCase],
     patch: Sequence[int],
     window: SlidingWindowOptions,
@@ -78,31 +66,31 @@ def predict_cases(
 ) -> Iterator[tuple[CachedCase, CasePrediction]]:
     """Averages the probabilities of every case over members and draws.
 
-    Making a draw of a network's weights takes longer than a pass over a small volume, so each draw serves as many cases
-    as there is memory for. What a case gets does not depend on the others.
+    Drawing a network's weights takes longer than a pass over a small volume, so each draw serves as many cases as fit
+    into memory. The prediction of a case does not depend on the others.
 
     Args:
-        members: the trained networks and their draws.
+        members: the draws of each trained network.
         cases: to predict.
         patch: voxels of a window.
         window: how windows overlap.
-        device: where the networks are.
-        progress: is told the share of all passes done.
-        memory: bytes for the images and the maps of the cases that share a draw; one case is taken in any case.
+        device: of the networks.
+        progress: called with the share of all passes done.
+        memory: bytes for the images and maps of the cases that share a draw; at least one case is taken.
 
     Yields:
-        The cases in their order, with what the draws say of each.
+        The cases in their order, each with its prediction.
     """
-    done, passes = 0, len(cases) * sum(len(draws) for _, draws in members)
+    done, passes = 0, len(cases) * sum(map(len, members))
     for block in _blocks(cases, memory):
         images = [case.image().to(device) for case in block]
         averages = [PosteriorAverage() for _ in block]
         voxels: list[list[torch.Tensor]] = [[] for _ in block]
-        for member, draws in members:
+        for draws in members:
             for draw in draws:
-                # Not around a `yield`: it would hold for whoever takes the case.
+                # Not around the `yield`, where it would apply to the caller too.
                 with torch.inference_mode():
-                    network = member.with_weights(draw)
+                    network = draws.member.with_weights(draw)
                     for image, average, of_draws in zip(images, averages, voxels, strict=True):
                         probability = draw_probability(network, image, patch, window)
                         chosen = most_probable_class(probability)
@@ -115,11 +103,11 @@ def predict_cases(
 
 
 def _blocks(cases: Sequence[CachedCase], memory: int) -> Iterator[list[CachedCase]]:
-    """Divides the cases, in their order, into blocks whose images and maps fit into the memory."""
+    """Divides the cases, in their order, into blocks whose images and maps fit into memory."""
     block: list[CachedCase] = []
     left = memory
     for case in cases:
-        # Its image, the mean of every class, entropy and squares: float32.
+        # Image, mean of every class, entropy and squares, in float32.
         needed = 4 * math.prod(case.shape) * (case.channels + len(case.classes) + 3)
         if block and needed > left:
             yield block

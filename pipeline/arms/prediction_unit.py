@@ -1,4 +1,4 @@
-"""One prediction: what trained members and their draws say of the test cases. Arms that differ in reading share it."""
+"""One prediction of the test cases by trained members and their draws; arms that differ only in reading share it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.prediction import predict_cases, weight_draws
+from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import load_member
 from pipeline.execution.progress import ProgressFile
@@ -20,19 +20,19 @@ from pipeline.storage.cached_case import CachedCase
 
 @dataclass(frozen=True)
 class PredictionTask:
-    """What one prediction does.
+    """The inputs of one prediction.
 
     Attributes:
         arm: the choices that it depends on (`ArmOptions.of_prediction`).
         trainings: folder of each member's training.
         seeds: seed of each member's draws.
-        network: which network.
+        network: options of the network.
         patch: size of the sliding window.
         window: how it moves.
         device: where to predict.
         cases: to predict.
         images: case → digest of its preprocessed image.
-        earlier: folder of the same prediction by an earlier command; what it holds of these images is taken over.
+        earlier: folder of the same prediction by an earlier command; its predictions of these images are reused.
     """
 
     arm: ArmOptions
@@ -48,27 +48,27 @@ class PredictionTask:
 
 
 def predict_test_cases(folder: Path, progress: ProgressFile, *, task: PredictionTask) -> None:
-    """Predicts every test case that was not predicted before.
+    """Predicts every test case that has not been predicted yet.
 
     Raises:
-        ModelError: the weights of a member are of other options.
+        ModelError: the weights of a member do not fit its options.
         WorkspaceError: a training is missing or damaged.
     """
-    left = [case for case in task.cases if not _take_over(task, case, folder)]
+    left = [case for case in task.cases if not _reuse(task, case, folder)]
     if not left:
         return
     network = TargetNetwork.of(task.network, left[0])
     members = []
     for training, seed in zip(task.trainings, task.seeds, strict=True):
         member = load_member(training, task.arm, network).to(task.device)
-        members.append((member, weight_draws(member, task.arm.draws, seed, task.device)))
+        members.append(WeightDraws(member, task.arm.draws, seed, task.device))
     for case, prediction in predict_cases(members, left, task.patch, task.window, task.device, progress):
         stored = StoredPrediction.of(prediction, case, task.images[case.name])
         stored.write(folder / prediction_name(case.name))
 
 
-def _take_over(task: PredictionTask, case: CachedCase, folder: Path) -> bool:
-    """Takes the prediction of a case over from the earlier folder, if it is one of the same image."""
+def _reuse(task: PredictionTask, case: CachedCase, folder: Path) -> bool:
+    """Reuses the earlier prediction of a case, if it is of the same image."""
     name = prediction_name(case.name)
     before = task.earlier / name
     if not before.is_file() or predicted_image(before) != task.images[case.name]:

@@ -1,7 +1,7 @@
 """Densities over filters that the presets name.
 
-Three are fitted in every study. The others are fitted where an arm of the study names them, without a word in
-`priors.densities`; a study that does say something of them changes single settings.
+Three are fitted in every study. The others are fitted where an arm names them, even if `priors.densities` does not
+list them; a study that lists one changes single settings of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VAE_CONDITIONAL = "vae_conditional"
 GAUSSIAN_SOURCE = "gaussian_source"
 REUSE_OR_REDRAW = "reuse_or_redraw"
 
-# Positions correspond within one network only; member 0 of an arm starts from source network 0.
+# Positions correspond only within one network; member 0 of an arm starts from source network 0.
 _AT_POSITIONS = GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC, network=0)
 
 ON_DEMAND: dict[str, PriorOptions] = {
@@ -33,10 +33,10 @@ ON_DEMAND: dict[str, PriorOptions] = {
 
 
 def with_densities_of_arms(densities: Mapping[str, Any], priors: Iterable[str]) -> dict[str, Any]:
-    """Adds what the arms' priors name and a study does not define.
+    """Adds the densities that arms name and the study does not define.
 
     Args:
-        densities: `priors.densities` as the study gives it; `null` keeps a density out.
+        densities: `priors.densities` of the study; `null` keeps a density out.
         priors: the arms' priors.
     """
     added = dict(densities)

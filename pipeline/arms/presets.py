@@ -1,4 +1,4 @@
-"""Named arms: points of the choices that the literature knows."""
+"""Named arms: combinations of choices known from the literature."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from pipeline.arms.preset_densities import (
 )
 
 # Rates from a development task (docs/results/hippocampus.md), on which `random`, `fine_tune`, `fine_tune_l2sp`, `dwp`,
-# `dwp_source`, `gaussian_source` and `swag` were given the same four; the other arms take that of the nearest of them.
-# For `random`, `dwp_source` and `gaussian_source` twice these rates won there, by .002 to .003 Dice. The first two
+# `dwp_source`, `gaussian_source` and `swag` tried the same four; the other arms take the rate of the most similar one.
+# For `random`, `dwp_source` and `gaussian_source`, twice these rates won there by .002 to .003 Dice. The first two
 # failed with them on whole brains (docs/results/oasis.md).
 _FROM_SCRATCH: dict[str, Any] = {"peak_rate": 3e-3, "warm_up": 0.05}
 # With the warm-up that Wald et al. 2025 found necessary.
 _FROM_SOURCE: dict[str, Any] = {"init": Initialisation.SOURCE, "peak_rate": 4e-3, "warm_up": 0.1}
 # A temperature that was fitted on that task did not fit another one (docs/results/oasis.md), so calibrated arms fit
-# their own. Of one or two patients there is nothing to fit on: the temperature stays 1.
+# their own. With one or two patients there is nothing to fit on: the temperature stays 1.
 _CALIBRATED: dict[str, Any] = {"fit_reading": True, "voxel_correlation": 0.1}
 
 REFERENCE_ARM = "random"
-"""Training from scratch, whose learning curve measures what the annotations of the other arms are worth."""
+"""Training from scratch: its learning curve measures the label efficiency of the other arms."""
 
 DEFAULT_ARM = "multi_swag_calibrated"
-"""The arm to use where nothing speaks for another: chosen on the development task (docs/results/hippocampus.md)."""
+"""The arm to use by default, chosen on the development task (docs/results/hippocampus.md)."""
 
 PRESETS: dict[str, ArmOptions] = {
     # UNet-RI of Kuzina et al. 2019.
     REFERENCE_ARM: ArmOptions(**_FROM_SCRATCH),
     # UNet-PR.
     "fine_tune": ArmOptions(**_FROM_SOURCE),
-    # L2-SP of Li, Grandvalet, Davoine 2018. At T = 1 and 10⁵ training voxels its standard deviations are near the
-    # weights that the paper found best, 0.1 for the source's weights and 0.01 for new ones; that was too strict on the
+    # L2-SP of Li, Grandvalet, Davoine 2018. At T = 1 and 10⁵ training voxels, the standard deviations are close to the
+    # weights that the paper found best, 0.1 for the source's weights and 0.01 for new ones; this was too strict on the
     # development task, where T = 0.01 won.
     "fine_tune_l2sp": ArmOptions(prior=L2_SP, **_FROM_SOURCE),
     # UNet-PRf.
@@ -52,26 +52,26 @@ PRESETS: dict[str, ArmOptions] = {
     # Atanov et al. 2019 start the means from the VAE.
     "dwp_prior": ArmOptions(init=Initialisation.PRIOR, prior=VAE, posterior=MeanFieldOptions(), **_FROM_SCRATCH),
     "dwp_source": ArmOptions(prior=VAE, posterior=MeanFieldOptions(), **_FROM_SOURCE),
-    # A VAE that is told the layer of a filter.
+    # A VAE conditioned on the layer of a filter.
     "dwp_conditional": ArmOptions(prior=VAE_CONDITIONAL, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     # The control that explains most of the original paper's gain: a plain network that starts from prior draws.
     "prior_init": ArmOptions(init=Initialisation.PRIOR, prior=VAE, posterior_temperature=0.0, **_FROM_SCRATCH),
     # Point estimate under the learned prior.
     "map_prior": ArmOptions(prior=VAE, **_FROM_SCRATCH),
-    # Variational inference under the simplest priors: what is left to the VAE is structure that they lack.
+    # Variational inference under the simplest priors: the VAE differs in the structure that they lack.
     "gaussian": ArmOptions(prior=ISOTROPIC, posterior=MeanFieldOptions(), **_FROM_SCRATCH),
     "gaussian_full": ArmOptions(prior=GAUSSIAN_FULL, posterior=MeanFieldOptions(), **_FROM_SCRATCH),
     # MOPED (Krishnan et al. 2020): prior and posterior are centred on the source's filters.
     "gaussian_source": ArmOptions(prior=GAUSSIAN_SOURCE, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     "reuse_or_redraw": ArmOptions(prior=REUSE_OR_REDRAW, posterior=MeanFieldOptions(), **_FROM_SOURCE),
-    # MPVI: each component starts from a source network of its own.
+    # MPVI: each component starts from its own source network.
     "mixture": ArmOptions(prior=VAE, posterior=MixtureOptions(), **_FROM_SOURCE),
-    # Izmailov et al. 2018: what is left of SWAG without its spread, so its rival.
+    # Izmailov et al. 2018: SWAG without its spread, so its rival.
     "swa": ArmOptions(posterior=SWAGOptions(scale=0), **_FROM_SOURCE),
     # Maddox et al. 2019, around a fine-tuned network.
     "swag": ArmOptions(posterior=SWAGOptions(), **_FROM_SOURCE),
     "swag_calibrated": ArmOptions(posterior=SWAGOptions(), **_CALIBRATED, **_FROM_SOURCE),
-    # Wilson and Izmailov 2020: one around each of several, from source networks of their own.
+    # Wilson and Izmailov 2020: SWAG around each of several members, each from its own source network.
     "multi_swag": ArmOptions(posterior=SWAGOptions(), members=3, **_FROM_SOURCE),
     DEFAULT_ARM: ArmOptions(posterior=SWAGOptions(), members=3, **_CALIBRATED, **_FROM_SOURCE),
     # Fine-tuned bootstrap networks, averaged: the rival to beat in calibration.
@@ -80,7 +80,7 @@ PRESETS: dict[str, ArmOptions] = {
 
 
 def resolve_arm(name: str, changes: dict[str, Any] | None) -> dict[str, Any]:
-    """Returns all options of an arm: its preset (its own name, or the key `preset`) with the changes.
+    """Returns all options of an arm: its preset (named like the arm, or by the key `preset`) with the changes.
 
     Raises:
         ValueError: there is no such preset.
@@ -89,15 +89,15 @@ def resolve_arm(name: str, changes: dict[str, Any] | None) -> dict[str, Any]:
     preset = changes.pop("preset", name if name in PRESETS else None)
     if preset is None:
         if not changes:
-            raise ValueError(f"there is no preset {name!r}; known are {', '.join(PRESETS)}")
+            raise ValueError(f"there is no preset {name!r}; known presets: {', '.join(PRESETS)}")
         return changes
     if preset not in PRESETS:
-        raise ValueError(f"arm {name!r}: there is no preset {preset!r}; known are {', '.join(PRESETS)}")
+        raise ValueError(f"arm {name!r}: there is no preset {preset!r}; known presets: {', '.join(PRESETS)}")
     return {**PRESETS[preset].model_dump(mode="json"), **changes}
 
 
 def named_priors(arms: Any) -> list[str]:
-    """Priors that raw arms name: a list of presets, or a mapping of names to changes (or to finished options)."""
+    """Priors of raw arms: a list of presets, or a mapping of names to changes or to complete options."""
     if not isinstance(arms, list | tuple | Mapping):
         return []
     named = []

@@ -1,4 +1,4 @@
-"""The prior's part of the objective: (T / N_vox) Σ [ −H(q) − E_q log p(w) ] over filters and other weights."""
+"""The prior term of the objective: (T / N_vox) Σ [ −H(q) − E_q log p(w) ] over filters and other weights."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import ArmOptions
 
 _GAP_FILTERS = 256
-"""Filters of each group that the gap of the bound is estimated on."""
+"""Filters of each group on which the gap of the bound is estimated."""
 
 
 @dataclass(frozen=True)
 class WeightPriors:
-    """What stands for p(w).
+    """The prior p(w).
 
     Attributes:
         fitted: group → density over filters.
         groups: rows and positions of these groups among the learned filters.
         filters: for `l2` and `l2_sp`, the density of the filters, one for each component of the posterior.
-        others: the density of the other learned weights, one for each component; none where they have none.
+        others: the densities of the other learned weights, one for each component; empty where they have none.
         other_layout: of these weights.
     """
 
@@ -54,27 +54,28 @@ class WeightPriors:
         )
 
 
+@dataclass(frozen=True)
 class PriorTerm:
-    """Computes the prior's part of a step.
+    """Computes the prior term of a step.
 
-    Args:
+    Attributes:
         arm: temperature, samples, share, warm-up.
         priors: p(w).
         voxels: N_vox.
         steps: of the training, for the warm-up.
-        seed: of what only the log draws, so that logging does not change the training.
+        seed: of the draws that are only logged, so that logging does not change the training.
     """
 
-    def __init__(self, arm: ArmOptions, priors: WeightPriors, voxels: int, steps: int, seed: int) -> None:
-        self.priors = priors
-        self._arm = arm
-        self._voxels = voxels
-        self._warm_up = arm.kl_warm_up * steps
-        self._seed = seed
+    arm: ArmOptions
+    priors: WeightPriors
+    voxels: int
+    steps: int
+    seed: int
 
     def weight(self, step: int) -> float:
-        """Share of T at a step: rises linearly over the warm-up."""
-        return min((step + 1) / self._warm_up, 1.0) if self._warm_up > 0 else 1.0
+        """Share of T at a step; rises linearly over the warm-up."""
+        warm_up = self.arm.kl_warm_up * self.steps
+        return min((step + 1) / warm_up, 1.0) if warm_up > 0 else 1.0
 
     def kl(
         self,
@@ -91,10 +92,10 @@ class PriorTerm:
             model: network and posterior.
             draw: of its weights.
             generator: source of the subset and the latents.
-            share: of the filters that are looked at; the arm's if left out.
-            terms: gets the nats of every group and the share of filters that left the prior.
-            posterior: q over the filters; the model's, whose entropy is the repulsive one for a mixture in training, if
-                left out.
+            share: of the filters that are evaluated; by default the arm's.
+            terms: receives the nats of every group and the share of filters that left the prior.
+            posterior: q over the filters; by default the model's, whose entropy is the repulsive one while a mixture is
+                trained.
         """
         own = model.posterior if posterior is None else posterior
         beside = self._beside(model, draw)
@@ -106,8 +107,8 @@ class PriorTerm:
                 self.priors.groups,
                 draw.filters,
                 beside,
-                samples=self._arm.prior_samples,
-                share=self._arm.filter_share if share is None else share,
+                samples=self.arm.prior_samples,
+                share=self.arm.filter_share if share is None else share,
                 generator=generator,
             )
             total = total + divergence.kl
@@ -129,7 +130,7 @@ class PriorTerm:
 
     def scaled(self, kl: Tensor, step: int) -> Tensor:
         """Returns (T / N_vox) · KL with the weight of the step, nats per voxel."""
-        return self._arm.posterior_temperature * self.weight(step) / self._voxels * kl
+        return self.arm.posterior_temperature * self.weight(step) / self.voxels * kl
 
     def _other_kl(self, model: BayesianNetwork, draw: WeightDraw) -> Tensor:
         prior = self.priors.others[draw.component]
@@ -147,16 +148,16 @@ class PriorTerm:
         return model.others.log_probs(draw.others)
 
     def gaps(self, draw: WeightDraw, step: int) -> dict[str, float]:
-        """Estimates by how many nats per filter the K-sample bound of each group lies below the density."""
+        """Estimates the gap in nats per filter between the density of each group and its K-sample bound."""
         found = {}
         for name, prior in self.priors.fitted.items():
             if not prior.is_bound:
                 continue
             device = draw.filters.device
-            generator = torch.Generator(device).manual_seed(stream_seed(self._seed, "bound-gap", step))
+            generator = torch.Generator(device).manual_seed(stream_seed(self.seed, "bound-gap", step))
             rows, positions = self.priors.groups.rows[name], self.priors.groups.positions[name]
             chosen = torch.randperm(len(rows), generator=generator, device=device)[:_GAP_FILTERS]
             filters = draw.filters.detach()[rows[chosen]]
-            gap = bound_gap(prior, filters, positions[chosen], self._arm.prior_samples, generator=generator)
+            gap = bound_gap(prior, filters, positions[chosen], self.arm.prior_samples, generator=generator)
             found[f"bound_gap_{name}"] = float(gap)
         return found

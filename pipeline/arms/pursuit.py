@@ -1,8 +1,8 @@
 """Maximum-entropy pursuit (MPVI): the components of a mixture are trained one after the other.
 
-Round t trains h = q_t alone, with the weight α of the new component fixed in the round: the exact objective
-E_h [ log p(D, w) − log((1−α) q_t + α h) ] of `models.posteriors.mixture`. Each component has the whole number of steps,
-as each member of an ensemble has, and usually starts from a source network of its own.
+Round t trains only the new component h, with its weight α fixed in the round: the exact objective
+E_h [ log p(D, w) − log((1−α) q_t + α h) ] of `models.posteriors.mixture`. Each component gets the full number of steps,
+like each member of an ensemble, and usually starts from its own source network.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
 from models.posteriors.mixture import ComponentWeights, Mixture
 from pipeline.arms.target_loss import TargetLoss
-from pipeline.training.loop import History, StepLoss
+from pipeline.training.loop import StepLoss
+from pipeline.training.training_log import History
 
 Round = Callable[[Callable[[int], StepLoss], Callable[[float], None]], History]
-"""Trains what is free to learn: gets the loss of a step and the progress, returns the history."""
+"""Trains the parameters that are free to learn, given the loss of a step and the progress; returns the history."""
 
 
 def pursue(
@@ -29,17 +30,10 @@ def pursue(
     train_round: Round,
     progress: Callable[[float], None],
 ) -> tuple[History, dict[str, Any]]:
-    """Trains every component of a mixture.
-
-    Args:
-        model: a network with a mixture posterior.
-        loss: of a step.
-        weights: of the components in predictions.
-        train_round: trains one component.
-        progress: is told the share of all steps done.
+    """Trains every component of a mixture, one by one with `train_round`.
 
     Returns:
-        The history of all rounds (column `component`), and weights and ELBOs of the components for the record.
+        The history of all rounds (column `component`), and the weights and ELBOs of the components for the record.
     """
     mixture = model.posterior
     if not isinstance(mixture, Mixture):

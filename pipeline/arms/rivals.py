@@ -1,4 +1,4 @@
-"""Which arms the others are compared with: one rule for the tables, the report and its text."""
+"""Which arms are the rivals: one rule for the tables, the report and its text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,5 @@ from pipeline.arms.choices import ArmOptions
 
 
 def rivals(arms: Mapping[str, ArmOptions], chosen: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Names the non-Bayesian arms: as chosen, else the point estimates without a fitted prior.
-
-    Args:
-        arms: name → choices.
-        chosen: `evaluation.rivals`; None where the study leaves it to the choices.
-    """
+    """Returns the rivals: those of `evaluation.rivals`, else all point estimates without a fitted prior."""
     return tuple(chosen) if chosen is not None else tuple(name for name, arm in arms.items() if arm.is_rival)

@@ -1,4 +1,4 @@
-"""What an arm may take from the source, and the normal priors over single weights that follow from it."""
+"""What an arm takes from the source, and the normal priors over single weights that follow from it."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from pipeline.arms.choices import L2, L2_SP, ArmOptions, BayesianScope, OtherPri
 from pipeline.arms.starting_point import Groups, fitting_weights
 
 _LEAST_STD = 1e-3
-"""Of the normal fitted to a parameter's numbers: a parameter that never moved has none of its own."""
+"""Lower bound for the normal fitted to a parameter's values: a parameter that never moved has no spread."""
 
 State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
 class SourceKnowledge:
-    """What an arm may take from the source.
+    """What an arm takes from the source.
 
     Attributes:
         states: weights of the source networks that this member starts from, one for each component of its posterior;
-            none if it does not start from one.
+            empty if it does not start from one.
         priors: group → fitted density, if the arm has one.
         groups: group → layers of the source network.
-        references: weights of source networks that the prior of the other weights is read from, if it is.
+        references: weights of the source networks that the prior of the other weights is fitted to, if it is.
     """
 
     states: Sequence[State] = ()
@@ -42,14 +42,7 @@ class SourceKnowledge:
 def filter_penalty(
     arm: ArmOptions, own: State, layers: Sequence[FilterLayer], source: State | None
 ) -> WeightGaussian | None:
-    """The normal prior `l2` or `l2_sp` over the learned filters, `[F, 27]`; None if the arm has another prior.
-
-    Args:
-        arm: the choices.
-        own: the state of the network, for its shapes.
-        layers: learned layers.
-        source: the source network that `l2_sp` is centred on.
-    """
+    """The normal prior `l2`, or `l2_sp` around `source`, over the learned filters, `[F, 27]`; else `None`."""
     if arm.prior not in {L2, L2_SP}:
         return None
     means, stds = _penalty(arm, own, source)
@@ -59,14 +52,9 @@ def filter_penalty(
 def other_weight_prior(
     arm: ArmOptions, own: State, layout: WeightLayout, source: State | None, references: Sequence[State]
 ) -> WeightGaussian | None:
-    """The normal prior over the learned weights that are no filters, `[P, 1]`; None if they have none.
+    """The normal prior over the learned weights that are not filters, `[P, 1]`; `None` if they have none.
 
-    Args:
-        arm: the choices.
-        own: the state of the network, for its shapes.
-        layout: of these weights.
-        source: the source network that `l2_sp` is centred on.
-        references: source networks that `other_prior: source` is fitted to, parameter by parameter.
+    `l2_sp` is centred on `source`; `other_prior: source` is fitted to the `references`, parameter by parameter.
     """
     if arm.prior in {L2, L2_SP}:
         means, stds = _penalty(arm, own, source)
@@ -91,7 +79,7 @@ def _penalty(arm: ArmOptions, own: State, source: State | None) -> tuple[dict[st
 
 
 def _moments(name: str, arm: ArmOptions, references: Sequence[State]) -> tuple[float, float]:
-    """Mean and standard deviation of the numbers that a parameter has in the source networks."""
+    """Mean and standard deviation of a parameter's values in the source networks."""
     found = [state[name].flatten().double() for state in references if name in state]
     if arm.other_prior is OtherPrior.NORMAL or not found:
         return 0.0, arm.other_std

@@ -1,4 +1,4 @@
-"""Where an arm starts: random weights, filters drawn from the prior, or a source network; and what of it is learned."""
+"""Where an arm starts (random weights, draws from the prior, or a source network) and which parameters it learns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Groups = Mapping[str, Sequence[FilterLayer]]
 
-# Past every input channel there is, so that a prior which knows positions finds none there.
+# Beyond every real input channel, so that a prior that knows positions finds none there.
 _NO_SUCH_CHANNEL = 1 << 19
 
 
@@ -27,7 +27,7 @@ def start_from_source(network: torch.nn.Module, source: Mapping[str, torch.Tenso
     """Copies the weights of a source network where they fit.
 
     Returns:
-        names of the parameters that do not fit (another number of channels or classes) and keep their random start.
+        Names of the parameters that do not fit (another number of channels or classes) and keep their random start.
     """
     fitting, anew = fitting_weights(network.state_dict(), source)
     network.load_state_dict(fitting, strict=False)
@@ -39,7 +39,7 @@ def start_from_source(network: torch.nn.Module, source: Mapping[str, torch.Tenso
 def fitting_weights(
     own: Mapping[str, torch.Tensor], source: Mapping[str, torch.Tensor]
 ) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Returns the source's tensors that fit a network's own, and the names of those that it has to start anew."""
+    """Returns the source's tensors that fit a network, and the names of the network's tensors that nothing fits."""
     fitting = {name: tensor for name, tensor in source.items() if name in own and own[name].shape == tensor.shape}
     return fitting, [name for name in own if name not in fitting]
 
@@ -58,10 +58,10 @@ def start_from_prior(
 
 
 def own_groups(groups: Groups, layers: Sequence[FilterLayer]) -> dict[str, list[FilterLayer]]:
-    """The groups of the source network as layers of another network, by name; a group without any is left out.
+    """The groups of the source network as layers of another network, by name; groups without any are left out.
 
-    Their channels may differ (a stem that reads another number of image channels): filters of a group that says nothing
-    of positions have its prior all the same.
+    The channels may differ (a stem with another number of image channels): a prior that does not depend on positions
+    applies all the same.
     """
     by_name = {layer.parameter: layer for layer in layers}
     own = {
@@ -80,8 +80,8 @@ def target_positions(
 ) -> FilterPositions:
     """Positions of filters in the target network, for priors that were fitted on the source network.
 
-    Channels of a layer that does not fit the source do not correspond to the source's; its positions are then ones that
-    the source does not have, where a prior that knows positions falls back to the pooled filters.
+    Channels of a layer that does not fit the source do not correspond to the source's channels. Such a layer gets
+    positions that the source does not have, where a prior that knows positions falls back to the pooled filters.
     """
     where = filter_positions(members, layers)
     numbers = [number for number, layer in enumerate(layers) if layer.parameter in changed]
@@ -90,7 +90,7 @@ def target_positions(
 
 
 def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer]) -> FilterGroups:
-    """The groups of those filters that are learned: rows count among them, positions in the whole network."""
+    """The groups of the learned filters: rows count among these, positions in the whole network."""
     kept = own_groups(groups, learned)
     positions = {
         name: target_positions(members, layers, _changed(groups[name], members)) for name, members in kept.items()
@@ -118,7 +118,7 @@ def learned_names(network: torch.nn.Module, trainable: Trainable) -> set[str]:
 
 
 def choose_trainable(network: torch.nn.Module, trainable: Trainable) -> None:
-    """Freezes what the arm does not learn."""
+    """Freezes the parameters that the arm does not learn."""
     learned = learned_names(network, trainable)
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(name in learned)

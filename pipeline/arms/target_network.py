@@ -12,13 +12,7 @@ from pipeline.storage.cached_case import CachedCase
 
 @dataclass(frozen=True)
 class TargetNetwork:
-    """Which network learns the target: one output, without deep supervision.
-
-    Attributes:
-        options: of the study's networks.
-        channels: image channels.
-        classes: classes of the output, background included.
-    """
+    """The network that learns the target: one output, without deep supervision; `classes` include the background."""
 
     options: NetworkOptions
     channels: int

@@ -1,4 +1,4 @@
-"""Options of learning the target: which arms, on how many patients, how often, for how long."""
+"""Options of target training: arms, numbers of patients, repeats and steps."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class TargetTrainingOptions(Options):
     )
     """Preset names, or name → options; `preset` starts from another preset."""
     sizes: tuple[int, ...] | None = None
-    """Numbers of target patients; subsets of one repeat are nested. By default 5 and 10; in cross-validation, where all
-    patients but those of a fold are always a size, no others."""
+    """Numbers of target patients; the subsets of one repeat are nested. By default 5 and 10; in cross-validation, which
+    always includes all patients except those of a fold, by default no others."""
     reference_sizes: tuple[int, ...] = ()
-    """More numbers of target patients for the arm `random` alone: the longer its learning curve, the larger a label
-    efficiency it can measure."""
+    """Further numbers of target patients for the arm `random` only: a longer learning curve measures larger label
+    efficiencies."""
     inner_folds: int = Field(default=3, ge=0)
     """Folds of the training patients for what arms with `fit_reading` fit on themselves: so many more trainings of each
     of their members, on the patients of the other folds. With 0, or fewer than three patients, nothing is fitted."""
@@ -47,7 +47,7 @@ class TargetTrainingOptions(Options):
     likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
     """Data term. Only cross-entropy, unbiased patches and `posterior_temperature: 1` make the objective an ELBO."""
     log_every: int = Field(default=10, ge=1)
-    """Every how many steps the terms of the objective are written to `history.csv`."""
+    """Number of steps between rows of `history.csv`, which holds the terms of the objective."""
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
 
     @field_validator("arms", mode="before")
@@ -87,7 +87,7 @@ class TargetTrainingOptions(Options):
         if value is None:
             return None
         if any(n < 1 for n in value):
-            raise ValueError("a target size counts patients and is at least 1")
+            raise ValueError("a target size is a number of patients and at least 1")
         return tuple(sorted(set(value)))
 
     @model_validator(mode="after")

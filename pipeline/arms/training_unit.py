@@ -1,9 +1,9 @@
-"""One training: a member of one way of learning the target. Arms that learn alike share it."""
+"""One training: a member of one way of learning the target, shared by all arms that learn alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +15,6 @@ from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
 from models.networks.factory import NetworkOptions
 from models.priors.factory import PriorOptions, load_prior
-from models.priors.prior import FilterPrior
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
 from pipeline.arms.learning import TrainedMember, learn_member
@@ -36,26 +35,26 @@ from pipeline.training.patches import PatchOptions, PatchSampler
 MEMBER = "member.safetensors"
 """Weights and posterior of the trained member."""
 TRAINING = "training.json"
-"""What was trained, on whom: `TrainingRecord`."""
+"""`TrainingRecord`: what was trained, and on which patients."""
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """What one training does.
+    """The inputs of one training.
 
     Attributes:
         arm: the choices that it depends on (`ArmOptions.of_training`).
-        network: which network.
-        member: which of the independent trainings of its arms.
+        network: options of the network.
+        member: number of the independent training.
         n: number of target patients.
-        repeat: which repeat.
+        repeat: number of the repeat.
         patients: the target patients' cases.
         snapshots: last snapshots of the source networks that the components of its posterior start from.
-        references: last snapshots that the prior of the other weights is read from.
+        references: last snapshots that the prior of the other weights is fitted to.
         priors: group → file of the fitted density.
         densities: group → options of that density.
         groups: group → layers of the source network.
-        earlier: posterior that it is joined to, if it is.
+        earlier: posterior that it is combined with, if any.
     """
 
     arm: ArmOptions
@@ -73,7 +72,7 @@ class TrainingTask:
 
     @property
     def first_case(self) -> CachedCase:
-        """Any case: all have the same channels and classes."""
+        """The first case; all have the same channels and classes."""
         return next(iter(self.patients.values()))[0]
 
     def knowledge(self) -> SourceKnowledge:
@@ -81,30 +80,15 @@ class TrainingTask:
         return SourceKnowledge(
             [load_tensors(path) for path in self.snapshots],
             # Priors hold parameters that are learned on the target, so every member gets its own.
-            load_priors(self.densities, self.priors),
+            {group: load_prior(self.densities[group], load_tensors(path)) for group, path in self.priors.items()},
             self.groups,
             [load_tensors(path) for path in self.references],
         )
 
 
-def load_priors(densities: Mapping[str, PriorOptions], files: Mapping[str, Path]) -> dict[str, FilterPrior]:
-    """Reads the fitted density of every group."""
-    return {group: load_prior(densities[group], load_tensors(path)) for group, path in files.items()}
-
-
 @dataclass(frozen=True)
 class TrainingSettings:
-    """What is common to all trainings of a study.
-
-    Attributes:
-        options: how the target is learned.
-        patches: of the sampler.
-        augmentation: of the patches.
-        seed: the study's.
-        device: where to train.
-        computing: precision and the like; predictions are made in float32.
-        workers: background processes that draw the batches.
-    """
+    """Settings common to all trainings of a study; `workers` is the number of processes that draw the batches."""
 
     options: TargetTrainingOptions
     patches: PatchOptions
@@ -121,23 +105,23 @@ class TrainingRecord(StoredRecord):
     arm: Annotated[ArmOptions, WHOLE]
     """The choices that it depends on."""
     member: int
-    """Which of the independent trainings of its arms."""
+    """Number of the independent training."""
     n: int
     """Number of target patients."""
     repeat: int
-    """Which repeat."""
+    """Number of the repeat."""
     patients: tuple[str, ...]
     """Names of the target patients."""
     steps: int
     """Optimiser steps."""
     started_anew: tuple[str, ...] = ()
-    """Parameters of the network that did not fit the source's and started anew."""
+    """Parameters that did not fit the source network and kept their random start."""
     about: dict[str, Any] = Field(default_factory=dict)
-    """What else is told of it, such as the weights of a mixture's components."""
+    """Further facts, such as the weights of a mixture's components."""
 
 
 def member_seed(seed: int, repeat: int, member: int) -> int:
-    """Seed of all randomness of a member: never a function of the arm.
+    """Seed of all randomness of a member; it does not depend on the arm.
 
     Arms see the same patches and, where they start at random, the same weights.
     """
@@ -145,11 +129,11 @@ def member_seed(seed: int, repeat: int, member: int) -> int:
 
 
 def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, settings: TrainingSettings) -> None:
-    """Trains one member and writes its weights, its history and what it is.
+    """Trains one member and writes its weights, history and record.
 
     Raises:
         TrainingError: the loss is not finite.
-        ModelError: a posterior to be updated is of another network.
+        ModelError: the posterior to update belongs to a different network.
     """
     trained = _learn(task, settings, progress)
     if task.earlier is not None:
@@ -170,7 +154,7 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
 
 
 def read_training(folder: Path) -> TrainingRecord:
-    """Reads what a training is.
+    """Reads the record of a training.
 
     Raises:
         WorkspaceError: it is missing or damaged.
@@ -183,18 +167,17 @@ def load_member(folder: Path, arm: ArmOptions, network: TargetNetwork) -> Bayesi
 
     Args:
         folder: of the training.
-        arm: the choices of the arm that it serves; its posterior's settings say how draws are made.
-        network: which network.
+        arm: the choices of the arm; the settings of its posterior say how draws are made.
+        network: the network.
 
     Raises:
-        ModelError: the weights are of other options.
+        ModelError: the weights do not fit these options.
         WorkspaceError: the file is missing or damaged.
     """
     return rebuild_member(arm, network, load_tensors(folder / MEMBER))
 
 
 def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFile) -> TrainedMember:
-    arm = task.arm
     seed = member_seed(settings.seed, task.repeat, task.member)
     patches = PatchSampler(
         list(task.patients.values()),
@@ -203,11 +186,11 @@ def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFil
         stream_seed(seed, "patches", task.n),
     )
     return learn_member(
-        arm,
+        task.arm,
         settings.options,
         TargetNetwork.of(task.network, task.first_case),
         task.knowledge(),
-        BackgroundSampler(patches, settings.options.steps * arm.components, settings.workers),
+        BackgroundSampler(patches, settings.options.steps * task.arm.components, settings.workers),
         seed,
         Computing(settings.computing, settings.device),
         progress,
@@ -217,7 +200,7 @@ def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFil
 def _joined(
     trained: TrainedMember, earlier: EarlierPosterior, task: TrainingTask, settings: TrainingSettings
 ) -> TrainedMember:
-    """Joins the posterior of a member to that of an earlier unit."""
+    """Combines the posterior of a member with an earlier one."""
     old = earlier.read(TargetNetwork.of(task.network, task.first_case))
     joined = updated_posterior(old.to(settings.device), trained.model, task.arm.trainable, task.arm.update_share)
-    return TrainedMember(joined.eval(), trained.history, trained.started_anew, trained.about)
+    return replace(trained, model=joined.eval())

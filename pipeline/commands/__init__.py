@@ -1,1 +1,1 @@
-"""The commands of `graft`, a file for each group; everything heavy is imported inside them."""
+"""The commands of `graft`, one file for each group; heavy modules are imported inside them."""

@@ -1,9 +1,9 @@
-"""The command that writes a trained model for others."""
+"""`graft export`: the command that writes a trained model as a bundle."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,15 +24,17 @@ def export(
         list[Path] | None,
         typer.Option("--example", metavar="SCAN", help="Put a scan and its mask into the bundle; repeatable."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what an earlier export wrote there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier export.")] = False,
     allow_network_code: NetworkCode = False,
 ) -> None:
     """Write a trained model as a MONAI bundle. It runs where Graft is not installed."""
-    from pipeline.deployment.export_command import ExportRequest, export_options
+    from pipeline.config.reading import read_command_options
     from pipeline.deployment.export_command import export as export_bundle
+    from pipeline.deployment.export_options import ExportOptions
 
-    chosen = export_options(options.overrides)
-    request = ExportRequest(model, output, chosen, study, tuple(example or ()), force, allow_network_code)
+    chosen = read_command_options("export", ExportOptions, options.overrides)
+    given: dict[str, Any] = {"study": study, "examples": example or (), "force": force}
     with stoppable(output):
-        for line in export_bundle(request).lines():
+        exported = export_bundle(model, output, chosen, **given, allow_network_code=allow_network_code)
+        for line in exported.lines():
             typer.echo(line)

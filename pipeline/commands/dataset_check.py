@@ -1,4 +1,4 @@
-"""`graft check DATASET`: what the battery of checks says of a folder, as a table or as JSON."""
+"""`graft check DATASET`: the findings of all checks on a folder, as a table or as JSON."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from data.checks.battery import check_dataset
@@ -30,13 +31,13 @@ _SHOWN_CASES = 30
 
 
 def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -> int:
-    """Checks a dataset and shows what was found.
+    """Checks a dataset and shows the findings.
 
     Returns:
         0; 1 for warnings under `strict`; 2 for errors.
 
     Raises:
-        DataError: the folder is missing or of no known layout.
+        DataError: the folder is missing or has no known layout.
     """
     report = check_dataset(read_dataset(path), jobs=jobs or os.cpu_count() or 1)
     if as_json:
@@ -47,9 +48,6 @@ def check_folder(path: Path, *, as_json: bool, strict: bool, jobs: int | None) -
 
 
 def _show(report: Report) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
     console = Console(highlight=False, soft_wrap=True)
     grouped = "" if report.has_patients else " (no patients.csv: each case counts as a patient)"
     console.print(
@@ -63,16 +61,14 @@ def _show(report: Report) -> None:
 
 
 def _show_table(console: Console, report: Report) -> None:
-    """Says what most cases have, and lists the cases that differ from them."""
-    from rich.markup import escape
-
+    """Shows what most cases have, and lists the cases that differ from them."""
     rows = {case: tuple(row.values()) for case, row in report.table.items()}
     if not rows:
         return
     columns = list(next(iter(report.table.values())))
     usual, count = Counter(rows.values()).most_common(1)[0]
     there = [name for name, what in zip(columns, usual, strict=True) if what is Presence.PRESENT]
-    console.print(f"{count} of {len(rows)} cases have: {escape(', '.join(there)) or 'nothing that can be read'}")
+    console.print(f"{count} of {len(rows)} cases have: {escape(', '.join(there)) or 'no readable file'}")
     others = {case: row for case, row in rows.items() if row != usual}
     if not others:
         return
@@ -85,21 +81,13 @@ def _show_table(console: Console, report: Report) -> None:
 
 
 def _show_findings(console: Console, findings: Iterable[Finding]) -> None:
-    from rich.markup import escape
-
-    shown: dict[tuple[Level, str], int] = {}
-    hidden: dict[tuple[Level, str], int] = {}
+    kinds: dict[tuple[Level, str], list[Finding]] = {}
     for finding in findings:
-        kind = (finding.level, finding.check)
-        shown[kind] = shown.get(kind, 0) + 1
-        if shown[kind] > _SHOWN_OF_A_CHECK:
-            hidden[kind] = hidden.get(kind, 0) + 1
-            continue
-        colour = _COLOURS[finding.level]
-        where = f"{finding.case}: " if finding.case else ""
-        text = escape(printable(f"{finding.check}: {where}{finding.found}; {finding.fix}"))
-        console.print(f"[{colour}]{finding.level.value}[/{colour}] {text}")
-    for (level, check), count in hidden.items():
-        console.print(
-            f"[{_COLOURS[level]}]{level.value}[/{_COLOURS[level]}] {check}: {count} more (see them all with --json)"
-        )
+        kinds.setdefault((finding.level, finding.check), []).append(finding)
+    for (level, check), alike in kinds.items():
+        mark = f"[{_COLOURS[level]}]{level.value}[/{_COLOURS[level]}] {check}:"
+        for finding in alike[:_SHOWN_OF_A_CHECK]:
+            where = f"{finding.case}: " if finding.case else ""
+            console.print(f"{mark} {escape(printable(f'{where}{finding.found}; {finding.fix}'))}")
+        if len(alike) > _SHOWN_OF_A_CHECK:
+            console.print(f"{mark} {len(alike) - _SHOWN_OF_A_CHECK} more (see them all with --json)")

@@ -1,4 +1,4 @@
-"""What a command prints: log lines, sentences about errors, and no character that a terminal would obey."""
+"""Output of the commands: log lines and error messages, without characters that control the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERRUPTED = 130
 
 
 class _Printable(logging.Filter):
-    """Shows control characters of paths and names in messages as escapes, so that no terminal obeys them."""
+    """Escapes control characters of paths and names in messages, so that they cannot control the terminal."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         from data.names import printable
@@ -32,14 +32,14 @@ _PRINTABLE = _Printable()
 
 
 def set_up_output() -> None:
-    """Sets up logging and streams of the command."""
-    # Told by us, where workers are asked for.
+    """Sets up logging and the streams of the command."""
+    # Graft says so itself where workers are requested.
     warnings.filterwarnings("ignore", message=".*joblib will operate in serial mode")
-    # A name in letters that the font of a picture lacks; its file carries the name itself.
+    # A name in letters that the font of a picture lacks; the file has the full name.
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A name that is no UTF-8, or that the terminal cannot show, must not stop a command.
+            # A name that is not UTF-8, or that the terminal cannot show, must not stop a command.
             stream.reconfigure(errors="backslashreplace")
     if sys.stderr.isatty():
         from rich.console import Console
@@ -57,7 +57,7 @@ def set_up_output() -> None:
 
 @contextmanager
 def stoppable(place: Path) -> Iterator[None]:
-    """Carries out a command that can be stopped, whose results go to `place`."""
+    """Runs a command that can be stopped and whose results go to `place`."""
     results_go_to(place)
     from pipeline.execution.stopping import REQUEUE, StopSignal, ends_on_signal
 
@@ -71,7 +71,7 @@ def stoppable(place: Path) -> Iterator[None]:
 
 
 def refused(error: GraftError) -> int:
-    """Prints what the user can fix, and returns the exit code."""
+    """Prints an error that the user can fix, and returns the exit code."""
     from data.names import printable
 
     if current().debug:

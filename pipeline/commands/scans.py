@@ -1,4 +1,4 @@
-"""Commands on scans: synthetic ones, those of a study and new ones to network input, masks of new ones."""
+"""Commands on scans: synthesize, preprocess and predict."""
 
 from __future__ import annotations
 
@@ -50,13 +50,12 @@ def preprocess(
         typer.Option(
             "--masks",
             metavar="DIR",
-            help="With --model: masks of its bundle, to be carried back to the scans; INPUT is the folder of the "
-            "prepared scans.",
+            help="With --model: carry masks of its bundle back to the scans; INPUT: the folder of the prepared scans.",
         ),
     ] = None,
     strict: Strict = False,
 ) -> None:
-    """Take scans from raw to network input. Those of a study, or with --model new ones as that model takes them."""
+    """Preprocess the scans of a study. With --model: new scans, for that model."""
     from data.errors import ConfigError
 
     if model is None:
@@ -71,17 +70,17 @@ def preprocess(
     if output is None or (masks is not None and len(inputs) != 1):
         raise ConfigError(
             "graft preprocess --model: " + ("no --output" if output is None else f"{len(inputs)} inputs with --masks"),
-            expected="--model MODEL INPUT... --output DIR, with --masks one INPUT, the folder of the prepared scans",
+            expected="--model MODEL INPUT... --output DIR; with --masks, one INPUT: the folder of the prepared scans",
             fix="add --output DIR" if output is None else "name that folder alone",
         )
-    from pipeline.deployment.prepare_command import PrepareRequest, carry_back, prepare
+    from pipeline.deployment.prepare_command import carry_back, prepare
 
     with stoppable(output):
         if masks is not None:
             count = carry_back(model, inputs[0], masks, output)
             typer.echo(f"{count} mask{'s' * (count != 1)} carried back to the grids of the scans: {output}")
         else:
-            count = prepare(PrepareRequest(model, tuple(inputs), output, options.jobs))
+            count = prepare(model, inputs, output, options.jobs)
             typer.echo(f"{count} scan{'s' * (count != 1)} prepared for the model's bundle: {output}")
 
 
@@ -105,26 +104,26 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities/--no-probabilities", help="Write the probability of each class.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep what is finished.")] = True,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep finished scans.")] = True,
     allow_network_code: NetworkCode = False,
 ) -> None:
-    """Segment new scans with a trained model. Masks and uncertainty lie on their own grids."""
-    from pipeline.deployment.predict_command import PredictRequest, predict_options
+    """Segment new scans with a trained model. Masks and uncertainty maps lie on the grids of the scans."""
+    from pipeline.config.reading import read_command_options
     from pipeline.deployment.predict_command import predict as predict_scans
+    from pipeline.deployment.predict_options import PredictOptions
 
     given = {"samples": samples, "tta": tta, "probabilities": probabilities}
-    chosen = predict_options(options.overrides, {key: value for key, value in given.items() if value})
+    own = {key: value for key, value in given.items() if value}
+    chosen = read_command_options("predict", PredictOptions, options.overrides, own)
     with stoppable(output):
         predict_scans(
-            PredictRequest(
-                model,
-                tuple(inputs),
-                output,
-                chosen,
-                options.jobs,
-                options.device.value,
-                resume,
-                allow_network_code,
-            )
+            model,
+            inputs,
+            output,
+            chosen,
+            jobs=options.jobs,
+            device=options.device.value,
+            resume=resume,
+            allow_network_code=allow_network_code,
         )
-    typer.echo(f"The results are in {output}, with a line for each structure in {output / PREDICTION_TABLE}")
+    typer.echo(f"The results are in {output}, with a row for each structure in {output / PREDICTION_TABLE}")

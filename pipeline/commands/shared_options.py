@@ -1,4 +1,4 @@
-"""Options that several commands share, told once: they stand before the name of a command or after it."""
+"""Options that several commands share; they can stand before or after the name of a command."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Device(StrEnum):
 
 @dataclass(frozen=True)
 class SharedOptions:
-    """What a command was given of the shared options, and where its results go."""
+    """The shared options of a command, and where its results go."""
 
     overrides: tuple[str, ...] = ()
     workspace: Path | None = None
@@ -31,7 +31,7 @@ class SharedOptions:
     device: Device = Device.AUTO
     debug: bool = False
     place: Path | None = None
-    """Where the results of the command go."""
+    """Folder of the results."""
 
 
 ALL: Mapping[str, Any] = {
@@ -48,29 +48,29 @@ ALL: Mapping[str, Any] = {
     "device": Annotated[Device | None, typer.Option("--device", help="Where to train [default: auto].")],
     "debug": Annotated[bool, typer.Option("--debug", help="Show tracebacks and details.")],
 }
-"""Name → what the command line has to know of it."""
+"""Name → type and help of the option."""
 
 NetworkCode = Annotated[
     bool,
-    typer.Option("--allow-network-code", help="Run the model's network if it is code outside Graft, which you trust."),
+    typer.Option("--allow-network-code", help="Run the model's network if it is code outside Graft that you trust."),
 ]
 
 _state = SharedOptions()
 
 
 def current() -> SharedOptions:
-    """What the command that runs was given so far."""
+    """The shared options given so far."""
     return _state
 
 
-def start_anew(debug: bool) -> None:
-    """Forgets the command before."""
+def reset_options(debug: bool) -> None:
+    """Forgets the options of an earlier command in this process."""
     global _state
     _state = SharedOptions(debug=debug)
 
 
 def results_go_to(place: Path) -> None:
-    """Says where the results of the command go, for the words about a full disk."""
+    """Records where the results go, for the message about a full disk."""
     global _state
     _state = replace(_state, place=place)
 
@@ -99,11 +99,11 @@ Command = Callable[..., None]
 
 
 def with_shared_options(*names: str, **reworded: Any) -> Callable[[Command], Command]:
-    """Gives a command shared options, after its own; it gets them together as its first argument.
+    """Adds shared options to a command, which gets them together as its first argument.
 
     Args:
-        names: of the options; all of them without any.
-        reworded: options whose help is another for this command.
+        names: of the options; all if there are none.
+        reworded: options with another help for this command.
     """
     chosen = {name: reworded.get(name, ALL[name]) for name in names or ALL}
 

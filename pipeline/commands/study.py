@@ -1,4 +1,4 @@
-"""Commands on a study: its stages one by one, and all of them."""
+"""Commands on a study: single stages, and all of them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,21 @@ Strict = Annotated[
 ]
 
 STAGE_HELP = {
-    Stage.TRAIN_SOURCE: "Train networks on samples of the source. Bootstrap samples of its patients.",
-    Stage.COLLECT_FILTERS: "Collect all 3x3x3 filters of the snapshots. They are kept by group of layers.",
-    Stage.FIT_PRIORS: "Fit densities over the filters of every group.",
-    Stage.INFER: "Train every arm on the target, predict the test cases. Each arm learns on every subset.",
+    Stage.TRAIN_SOURCE: "Train networks on samples of the source. Each learns from a bootstrap sample of its patients.",
+    Stage.COLLECT_FILTERS: "Collect all 3x3x3 filters of the snapshots. They are stored by group of layers.",
+    Stage.FIT_PRIORS: "Fit densities to the filters of every group.",
+    Stage.INFER: "Train every arm and predict the test cases. Each arm learns from every subset of the target.",
     Stage.EVALUATE: "Measure every prediction and compare the arms. Overlap, distances, volumes, lesions, calibration.",
     Stage.REPORT: "Build the report from the files of the workspace.",
 }
-"""Stages whose command takes nothing but a study, in their order."""
+"""Stages whose command takes only a study, in their order."""
 
 
 def run_study(stages: list[Stage], path: Path, options: SharedOptions, strict: bool = False) -> None:
-    """Runs stages of a study.
-
-    Raises:
-        GraftError: what the user can fix.
-    """
+    """Runs stages of a study."""
     from pipeline.config.reading import read_config
 
-    # Before the stages are imported, and torch with them: a slip in the file is told at once.
+    # Before the stages, and torch with them, are imported: an error in the file is reported at once.
     config = read_config(path, options.overrides, options.workspace)
 
     from pipeline.stages.resources import Resources
@@ -51,7 +47,7 @@ def run_study(stages: list[Stage], path: Path, options: SharedOptions, strict: b
 
 
 def stage_command(stage: Stage) -> Callable[..., None]:
-    """Makes the command of a stage that takes nothing but a study."""
+    """Makes the command of a stage that takes only a study."""
 
     @with_shared_options()
     def command(options: SharedOptions, config: Config, strict: Strict = False) -> None:
@@ -62,7 +58,7 @@ def stage_command(stage: Stage) -> Callable[..., None]:
 
 @with_shared_options()
 def run(options: SharedOptions, config: Config, strict: Strict = False) -> None:
-    """Run all stages; what is finished is not done again."""
+    """Run all stages; finished work is not repeated."""
     run_study(list(Stage), config, options, strict)
 
 

@@ -7,13 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from data.errors import ConfigError
-from data.option_faults import fault_at
 from data.synthetic.cohort import CohortOptions, synthesize
 from data.synthetic.cohort_kind import CohortKind
-from pipeline.config.reading import set_key
+from pipeline.config.reading import read_command_options
 from pipeline.execution.progress import StageProgress
 
 
@@ -26,31 +22,16 @@ def synthesize_cohort(
     overrides: Sequence[str],
     jobs: int | None,
 ) -> None:
-    """Makes a cohort and shows progress.
-
-    Args:
-        out: the folder.
-        cohort: anatomy and disease.
-        cases: how many.
-        seed: of the cohort.
-        channels: contrasts; the cohort's default if there are none.
-        overrides: `a.b=value` for the other options of the cohort.
-        jobs: processes; one per core if `None`.
+    """Makes a cohort and shows progress; `overrides` (`a.b=value`) set its other options.
 
     Raises:
         ConfigError: an option is not allowed.
         DataError: the folder holds something else.
     """
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        set_key(raw, override)
-    raw |= {"cohort": cohort.value, "cases": cases, "seed": seed}
+    given: dict[str, Any] = {"cohort": cohort.value, "cases": cases, "seed": seed}
     if channels:
-        raw["channels"] = list(channels)
-    try:
-        options = CohortOptions.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(f"graft synthesize: {fault_at(error)}") from error
+        given["channels"] = list(channels)
+    options = read_command_options("synthesize", CohortOptions, overrides, given, "reference/config.md")
     folder = out.parent / f".progress-{out.name}"
     keys = [str(index) for index in range(cases)]
     with StageProgress("synthesize", dict.fromkeys(keys, 1.0), folder) as bar:

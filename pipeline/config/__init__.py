@@ -1,1 +1,1 @@
-"""Frozen, typed models of every option of a study, and how they are read from YAML."""
+"""Frozen, typed models of all options of a study, and how they are read from YAML."""

@@ -1,4 +1,4 @@
-"""Options of a dataset: which folder, which channels, and which labels count as foreground."""
+"""Options of a dataset: folder, channels, and the labels that count as foreground."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ class DatasetOptions(Options):
     path: Path | None = None
     """Folder in one of the known layouts, or a CSV manifest; `${VARIABLE:-default}` is filled in."""
     synthetic: CohortOptions | None = None
-    """Instead of a path: a synthetic cohort, made in the workspace."""
+    """Instead of `path`: a synthetic cohort, made in the workspace."""
     modality: Modality
     """Chooses the default chain of preprocessing steps."""
     channels: Annotated[tuple[Name, ...], Field(min_length=1), Apart] | None = None
-    """Channel names in the order of the network's input; all of the dataset's by default."""
+    """Channel names in the order of the network's input; by default all channels of the dataset."""
     foreground: tuple[Label, ...] | dict[str, tuple[Label, ...]] = Field(min_length=1)
-    """Labels (names or values) that count as foreground, together one class; or class name → labels."""
+    """Labels (names or values) that together form one foreground class; or class name → labels."""
     label_kind: str | None = None
-    """Which of several kinds of labels of a BIDS dataset, such as `manual: dseg`; the only one by default."""
+    """Kind of labels of a BIDS dataset that has several, such as `manual: dseg`."""
     preprocessing: PreprocessingOptions
-    """The chain: the modality's defaults, then the study's `preprocessing`, then this dataset's own keys."""
+    """The chain: defaults of the modality, changed by the study's `preprocessing`, then by this dataset's own keys."""
 
     @field_validator("foreground", mode="before")
     @classmethod
@@ -84,7 +84,7 @@ class SourceOptions(Options):
     dataset: str
     """Name of a dataset of this study."""
     patients: int | None = Field(default=None, ge=2)
-    """Number of patients, drawn by the seed."""
+    """Number of patients, drawn at random."""
     cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases by name."""
 
@@ -100,31 +100,31 @@ ALL_PATIENTS = "all"
 
 
 class TargetOptions(Options):
-    """What the arms learn and are tested on: a pool and separate test patients, or patients who are cross-validated."""
+    """What the arms learn from and are tested on: a pool and separate test patients, or cross-validated patients."""
 
     dataset: str
     """Name of a dataset of this study."""
     pool: int | None = Field(default=None, ge=1)
-    """Number of patients from whom the small training sets are drawn."""
+    """Number of patients from which the training subsets are drawn."""
     test: int | None = Field(default=None, ge=1)
-    """Number of patients, the same for all arms, on whom every arm is tested."""
+    """Number of test patients, the same for all arms."""
     pool_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the pool by name."""
     test_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the test set by name."""
     patients: Literal["all"] | None = None
-    """Instead of a pool: all annotated patients, in cross-validation."""
+    """Instead of `pool`: all annotated patients, for cross-validation."""
     folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = None
-    """Instead of test patients: every patient of the pool is tested once in each repeat, by models that never saw them.
-    The final model of each arm learns from all of them."""
+    """Instead of test patients: cross-validation, in which models that never saw a patient of the pool test that
+    patient once in each repeat. The final model of each arm learns from all patients."""
 
     @property
     def cross_validated(self) -> bool:
-        """Whether the annotated patients are tested themselves, in folds."""
+        """Whether the annotated patients are cross-validated."""
         return self.folds is not None
 
     def number_of_folds(self, patients: int) -> int:
-        """Number of folds of so many patients."""
+        """Number of folds for a number of patients."""
         return patients if self.folds == LEAVE_ONE_OUT else int(self.folds or 0)
 
     @model_validator(mode="after")
@@ -132,10 +132,10 @@ class TargetOptions(Options):
         who = [key for key in ("patients", "pool", "pool_cases") if getattr(self, key) is not None]
         if self.cross_validated:
             if self.test is not None or self.test_cases is not None:
-                raise ValueError("with `folds` every annotated patient is tested: leave out `test` and `test_cases`")
+                raise ValueError("with `folds`, every annotated patient is tested: remove `test` and `test_cases`")
             if len(who) != 1:
                 raise ValueError(
-                    "`folds` says how patients are cross-validated, not who: give one of `patients: all`, `pool` (a "
+                    "`folds` does not say which patients are cross-validated: give one of `patients: all`, `pool` (a "
                     "number) or `pool_cases` (names)"
                 )
             return self
@@ -147,13 +147,13 @@ class TargetOptions(Options):
         for pool, test, example in (("pool", "test", "5"), ("pool_cases", "test_cases", "[case_07, case_08]")):
             if given == {pool}:
                 raise ValueError(
-                    f"`{test}` is missing: the arms learn from patients of the pool and are measured on others, whom "
+                    f"`{test}` is missing: the arms learn from patients of the pool and are measured on others that "
                     f"none of them has seen; set some annotated patients aside, as in `{test}: {example}`, or "
-                    "cross-validate them, as in `folds: 5`"
+                    "cross-validate, as in `folds: 5`"
                 )
             if given == {test}:
                 raise ValueError(f"`{pool}` is missing: it says which patients the arms may learn from")
         raise ValueError(
-            "give the numbers `pool` and `test`, and the patients are drawn, or the lists `pool_cases` and "
-            "`test_cases`, or cross-validate: `patients: all` and `folds: 5`"
+            "give the numbers `pool` and `test` to draw patients, or the lists `pool_cases` and `test_cases`, or "
+            "cross-validate with `patients: all` and `folds: 5`"
         )

@@ -1,7 +1,7 @@
 """Reading a configuration: YAML, environment variables, overrides, and errors that name the key.
 
-The models of the options import torch, which takes seconds, so they are imported only when all that can be told without
-them is told.
+The models of the options import torch, which takes seconds, so they are imported only after the checks that do not
+need them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CommandOptions = TypeVar("CommandOptions", bound=BaseModel)
 
 RENAMED_KEYS = {"inference": "target_training", "inference.window": "sliding_window"}
-"""Former names, for those who have a configuration of an earlier version."""
+"""Former names, for configurations of an earlier version."""
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -42,7 +42,7 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
         workspace: wins over the file's.
 
     Raises:
-        ConfigError: the file is missing or no YAML, a key is unknown, or a value is not allowed.
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value is not allowed.
     """
     return parse_config(read_yaml(path), path, overrides, workspace)
 
@@ -53,8 +53,8 @@ def parse_config(
     """Validates the raw content of a configuration.
 
     Args:
-        raw: key → value; it is changed.
-        path: the file that it comes from, for errors.
+        raw: key → value; modified in place.
+        path: of the file, for errors.
         overrides: `a.b=value`, the value in YAML; they win over the content.
         workspace: wins over that of the content.
 
@@ -101,7 +101,7 @@ def set_key(raw: dict[str, Any], override: str) -> None:
     """Sets one key of a nested mapping from `a.b=value`, the value in YAML.
 
     Raises:
-        ConfigError: the text is no such assignment, or leads through a key that holds none.
+        ConfigError: the text is not such an assignment, or a key on the way does not hold keys.
     """
     key, sign, value = override.partition("=")
     shown = override if len(override) <= 200 else f"{override[:200]}…"
@@ -125,15 +125,20 @@ def set_key(raw: dict[str, Any], override: str) -> None:
 
 
 def read_command_options(
-    command: str, model: type[CommandOptions], overrides: Sequence[str], given: Mapping[str, Any] | None = None
+    command: str,
+    model: type[CommandOptions],
+    overrides: Sequence[str],
+    given: Mapping[str, Any] | None = None,
+    page: str | None = None,
 ) -> CommandOptions:
-    """Reads `--set a.b=c` of a command apart from a study, and its own options, which win.
+    """Reads `--set a.b=c` of a command that needs no study, and its own options, which win.
 
     Args:
-        command: name of the command; its how-to page is `docs/how-to/COMMAND.md`.
+        command: name of the command.
         model: the options that it takes.
         overrides: assignments, the values in YAML.
-        given: options that the command line has a name of their own for.
+        given: options with their own name on the command line.
+        page: of the documentation; by default `how-to/COMMAND.md`.
 
     Raises:
         ConfigError: an option is unknown or not allowed.
@@ -144,7 +149,8 @@ def read_command_options(
     try:
         return model.model_validate(raw | dict(given or {}))
     except ValidationError as error:
-        raise ConfigError(f"graft {command}: {fault_at(error)}", fix=f"see docs/how-to/{command}.md") from error
+        page = page or f"how-to/{command}.md"
+        raise ConfigError(f"graft {command}: {fault_at(error)}", fix=f"see docs/{page}") from error
 
 
 def _filled_in(value: Any, path: Path) -> Any:
@@ -170,17 +176,17 @@ def _filled_in(value: Any, path: Path) -> Any:
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The models among the alternatives of a type."""
+    """The option models among the alternatives of a type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for part in get_args(annotation) for model in _models(part)]
 
 
 def _follow(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
-    """Follows a location of pydantic's.
+    """Follows a location reported by pydantic.
 
     Returns:
-        the parts that a user writes (no tags of alternatives), and the keys that are known where all but the last lead.
+        The parts that a user writes (without tags of alternatives), and the known keys at the place of the last one.
     """
     from pipeline.config.study import StudyConfig
 
@@ -204,7 +210,7 @@ def _follow(location: Iterable[str | int]) -> tuple[list[str], list[str]]:
 
 
 def _places(name: str) -> list[str]:
-    """Where else the configuration has a key of this name; not below names that the user chooses."""
+    """Other places in the configuration with a key of this name, except below names that the user chooses."""
     from pipeline.config.study import StudyConfig
 
     found: list[str] = []
@@ -236,7 +242,7 @@ def _explained(error: ValidationError, path: Path) -> ConfigError:
 def _unknown(
     path: Path, key: str, last: str, known: Sequence[str], count: int, places: Sequence[str] = ()
 ) -> ConfigError:
-    """Words the error; a key that is right in one other place, and there alone, was meant for it or moved there."""
+    """Makes the error; a key that exists in exactly one other place was meant for that place or moved there."""
     renamed = [new for former, new in RENAMED_KEYS.items() if former.split(".")[-1] == key.split(".")[-1]]
     near = renamed or (places if len(places) == 1 else difflib.get_close_matches(last, known, n=1))
     return ConfigError(
@@ -247,5 +253,5 @@ def _unknown(
 
 
 def as_yaml(config: StudyConfig) -> str:
-    """Writes the resolved configuration: every default spelled out; it can be read again."""
+    """Writes the resolved configuration, with every default spelled out, so that it can be read again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)

@@ -1,4 +1,4 @@
-"""The configuration of a study: all options of all stages."""
+"""The configuration of a study: the options of all stages."""
 
 from __future__ import annotations
 
@@ -34,38 +34,38 @@ from preprocessing.chain import default_options
 
 
 class Backend(StrEnum):
-    """Where units are carried out, as joblib names it."""
+    """Where units run, in joblib's names."""
 
     LOKY = "loky"
     """Processes on this machine."""
     THREADING = "threading"
-    """Threads of the command's own process; for debuggers."""
+    """Threads of the command's own process, for debugging."""
 
 
 class ExecutionOptions(Options):
-    """How units of work are carried out."""
+    """How units of work are run."""
 
     threads: int = Field(default=1, ge=1)
-    """Threads of each unit. The results depend on it in the last bits; they never depend on the number of jobs."""
+    """Threads of each unit. Results depend on it in the last bits; they never depend on the number of jobs."""
     backend: Backend = Backend.LOKY
-    """Where the units are carried out."""
+    """Where the units run."""
     workers: int | None = Field(default=None, ge=0)
-    """Background processes of each training that draw its batches ahead; by default the cores that are left over."""
+    """Background processes that draw the batches of each training ahead; by default one per unused core, at most 4."""
     checkpoint_steps: int = Field(default=500, ge=0)
-    """A source network's training saves a checkpoint after so many steps; 0 leaves it to the time."""
+    """Steps between checkpoints of a source network's training; 0 for checkpoints by time only."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
-    """It also saves when so many minutes have passed; 0 leaves it to the steps."""
+    """Minutes between checkpoints; 0 for checkpoints by steps only."""
 
 
 class StudyConfig(Options):
-    """A study: arms × target sizes × repeats, and how its source networks and priors are made."""
+    """A study: arms × target sizes × repeats, with its source networks and priors."""
 
     name: Name
     """Names the study and, by default, its workspace."""
     title: str = ""
-    """A line for the report."""
+    """Title of the report."""
     seed: int = Field(default=0, ge=0)
-    """All randomness of the study is a function of it."""
+    """Seed of all randomness of the study."""
     workspace: Path | None = None
     """Folder of the results; `workspaces/NAME` by default."""
     datasets: Annotated[dict[Name, DatasetOptions], Apart] = Field(min_length=1)
@@ -84,7 +84,7 @@ class StudyConfig(Options):
     priors: PriorFitOptions = Field(default_factory=PriorFitOptions)
     target_training: TargetTrainingOptions = Field(default_factory=TargetTrainingOptions)
     sliding_window: SlidingWindowOptions = Field(default_factory=SlidingWindowOptions)
-    """How test volumes are predicted."""
+    """How the network is moved over a volume."""
     evaluation: EvaluationOptions = Field(default_factory=EvaluationOptions)
     report: ReportOptions = Field(default_factory=ReportOptions)
     execution: ExecutionOptions = Field(default_factory=ExecutionOptions)
@@ -92,7 +92,7 @@ class StudyConfig(Options):
     @model_validator(mode="before")
     @classmethod
     def _fill_in_preprocessing(cls, raw: Any) -> Any:
-        """Writes out each dataset's chain: the modality's defaults, the study's changes, the dataset's own."""
+        """Writes out each dataset's chain: defaults of the modality, changes of the study, changes of the dataset."""
         if not isinstance(raw, dict) or not isinstance(raw.get("datasets"), dict):
             return raw
         shared = raw.get("preprocessing") or {}
@@ -108,7 +108,7 @@ class StudyConfig(Options):
     @model_validator(mode="before")
     @classmethod
     def _add_densities_of_arms(cls, raw: Any) -> Any:
-        """Adds the densities that the arms name and the study does not define, so that a preset needs no more words."""
+        """Adds the densities that the arms name and the study does not define, so that a preset works by its name."""
         if not isinstance(raw, dict) or not _is_mapping(raw, "target_training") or not _is_mapping(raw, "priors"):
             return raw
         arms = (raw.get("target_training") or {}).get("arms")
@@ -121,19 +121,19 @@ class StudyConfig(Options):
     @field_validator("network")
     @classmethod
     def _with_its_code(cls, network: NetworkOptions) -> NetworkOptions:
-        """Who writes a configuration says whose code is run, and results follow from that code."""
+        """The author of a configuration chooses the code to run, and results depend on that code."""
         return with_source(network) if isinstance(network, ImportedNetworkOptions) else network
 
     @field_validator("target_training")
     @classmethod
     def _with_sizes(cls, training: TargetTrainingOptions, known: ValidationInfo) -> TargetTrainingOptions:
-        """Fills in the sizes: cross-validation has one of its own, all annotated patients."""
+        """Fills in the default sizes; cross-validation always includes all annotated patients, so it has none."""
         target = known.data.get("target")
         if training.sizes is None:
             sizes = () if target is not None and target.cross_validated else DEFAULT_SIZES
             return training.model_copy(update={"sizes": sizes})
         if not training.sizes and target is not None and not target.cross_validated:
-            raise ValueError("`target_training.sizes` is empty: give the numbers of target patients, such as [5, 10]")
+            raise ValueError("`target_training.sizes` is empty: give numbers of target patients, such as [5, 10]")
         return training
 
     @field_validator("target_training")
@@ -181,12 +181,12 @@ class StudyConfig(Options):
                     raise ValueError(f"arm {arm!r} has {number} {what} and a prior centred on one source network")
             centre = network_of(density) or 0
             if options.init is Initialisation.SOURCE and centre != 0:
-                # Channels of two networks are permuted: the prior would pull every filter towards another one's.
+                # Channels of two networks are permuted: the prior would pull every filter towards an unrelated one.
                 raise ValueError(f"arm {arm!r} starts from source network 0 and its prior is centred on {centre}")
         largest, pool = self.target_training.largest_size, self.target.pool
         if pool is not None and largest > pool:
             key = "sizes" if largest in (self.target_training.sizes or ()) else "reference_sizes"
-            raise ValueError(f"`target_training.{key}` asks for {largest} patients and `target.pool` has {pool}")
+            raise ValueError(f"`target_training.{key}` asks for {largest} patients but `target.pool` has {pool}")
         return self
 
     def network_of(self, arm: str) -> NetworkOptions:
@@ -202,7 +202,7 @@ class StudyConfig(Options):
 def merged(base: Any, changes: Any) -> Any:
     """Merges nested mappings; what is not a mapping on both sides is replaced.
 
-    An empty mapping in `changes` over `None` switches a step on with its defaults.
+    An empty mapping in `changes` in place of `None` turns a step on with its defaults.
     """
     if isinstance(base, dict) and isinstance(changes, dict):
         result = dict(base)
@@ -213,5 +213,5 @@ def merged(base: Any, changes: Any) -> Any:
 
 
 def _is_mapping(raw: dict[str, Any], key: str) -> bool:
-    """Whether a key of a raw configuration is left out or holds keys."""
+    """Whether a key of a raw configuration is missing or holds keys."""
     return isinstance(raw.get(key) or {}, dict)

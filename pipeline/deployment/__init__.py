@@ -1,1 +1,1 @@
-"""From a study to use: the portable model folder and predictions of new scans."""
+"""Using the models of a study: portable model folders, predictions of new scans, and bundles."""

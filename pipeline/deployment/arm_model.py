@@ -1,17 +1,15 @@
-"""The folder of an arm in a study: its record and its model, made of what was trained and predicted for it.
+"""The folder of an arm in a study: its record and its model, made from its trainings and predictions.
 
-Nothing is trained or predicted here; an arm that differs from another in its reading alone costs a few seconds.
+Nothing is trained or predicted here; an arm that differs from another only in its reading takes a few seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models.networks.factory import NetworkOptions
 from pipeline.arms.arm_record import ArmRecord
-from pipeline.arms.choices import ArmOptions
 from pipeline.arms.training_unit import MEMBER, read_training
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
@@ -23,7 +21,6 @@ from pipeline.execution.provenance import graft_version
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.expected_dice import expected_dice
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.prediction.stored_prediction import ReadPrediction, load_prediction, prediction_name
 from pipeline.storage.cached_case import CachedCase
 
@@ -35,7 +32,7 @@ class TestedFold:
     Attributes:
         folder: of the prediction.
         cases: the test cases that it is of.
-        reading: folder of the reading that was fitted for it; `None` where the options of the arm say how it is read.
+        reading: folder of the reading that was fitted for it; `None` where the arm's choices say how it is read.
     """
 
     folder: Path
@@ -45,42 +42,24 @@ class TestedFold:
 
 @dataclass(frozen=True)
 class ArmTask:
-    """One arm at one size in one repeat.
+    """The inputs of an arm's record and model.
 
     Attributes:
-        name: of the arm.
-        options: its choices.
-        objective: what its trainings minimised, in words.
-        n: number of target patients.
-        repeat: which repeat.
-        steps: optimiser steps of each member.
-        patients: patient → cases that its model learned from; none where it only measures.
+        record: the record, except for what was fitted, and for parameters that did not fit the source.
+        cases: the training cases of its model; none if it has no model.
         seeds: seed of each member's draws.
-        trainings: key → folder of the training of each member of its model.
-        predictions: key → one of its predictions; several in cross-validation.
-        reading: folder of the fitted reading of its model; `None` where the options say how it reads.
-        network: the network.
-        patch: size of the sliding window.
-        window: how it moves.
-        flip_axes: axes that the augmentation mirrored.
-        origin: what the study knows of the target.
+        trainings: folder of the training of each member of its model.
+        folds: its predictions; several in cross-validation.
+        reading: folder of the reading that was fitted for its model; `None` where its choices say how it reads.
+        origin: facts of the model that come from the study.
     """
 
-    name: str
-    options: ArmOptions
-    objective: str
-    n: int
-    repeat: int
-    steps: int
-    patients: Mapping[str, Sequence[CachedCase]]
+    record: ArmRecord
+    cases: Sequence[CachedCase]
     seeds: Sequence[int]
-    trainings: Mapping[str, Path]
-    predictions: Mapping[str, TestedFold]
+    trainings: Sequence[Path]
+    folds: Sequence[TestedFold]
     reading: Path | None
-    network: NetworkOptions
-    patch: tuple[int, int, int]
-    window: SlidingWindowOptions
-    flip_axes: tuple[int, ...]
     origin: ModelOrigin
 
 
@@ -93,7 +72,7 @@ class DicePairs:
     patients: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, prediction: ReadPrediction, case: CachedCase) -> None:
-        """Adds a test case with its prediction; structures that prediction and reference both lack say nothing."""
+        """Adds a test case with its prediction; structures that neither prediction nor reference holds are left out."""
         label, foreground = case.label().numpy(), prediction.foreground.numpy()
         for number, name in enumerate(case.classes, start=1):
             mask, reference = prediction.mask == number, label == number
@@ -116,34 +95,32 @@ def write_arm(folder: Path, progress: ProgressFile, *, task: ArmTask) -> None:
     Raises:
         WorkspaceError: a training or a prediction is missing or damaged.
     """
-    folds = task.predictions.values()
-    fitted = None if task.reading is None else read_fitted(task.reading)
-    choices = task.options if fitted is None else task.options.with_reading(fitted.reading)
-    readings = [choices.reading if fold.reading is None else read_fitted(fold.reading).reading for fold in folds]
-    started_anew: tuple[str, ...] = ()
+    record = _with_readings(task)
     if task.trainings:
-        started_anew = read_training(next(iter(task.trainings.values()))).started_anew
-        members = [training / MEMBER for training in task.trainings.values()]
-        description = _description(task, choices, _dice_pairs(list(folds), readings, progress))
-        write_model(folder / MODEL_FOLDER, description, members)
-    ArmRecord(
-        arm=task.name,
-        n=task.n,
-        repeat=task.repeat,
-        patients=tuple(task.patients),
-        steps=task.steps,
-        choices=choices,
-        objective=task.objective,
-        trainings=tuple(task.trainings),
-        predictions=tuple(task.predictions),
-        readings=tuple(readings),
-        reading_patients=0 if fitted is None else fitted.patients,
-        started_anew=started_anew,
-    ).write(folder)
+        members = [training / MEMBER for training in task.trainings]
+        pairs = _dice_pairs(task.folds, record.readings, progress)
+        write_model(folder / MODEL_FOLDER, _description(task, record, pairs), members)
+        record = record.model_copy(update={"started_anew": read_training(task.trainings[0]).started_anew})
+    record.write(folder)
+
+
+def _with_readings(task: ArmTask) -> ArmRecord:
+    """The record with the readings that were fitted, of the model and of each prediction."""
+    fitted = None if task.reading is None else read_fitted(task.reading)
+    choices = task.record.choices if fitted is None else task.record.choices.with_reading(fitted.reading)
+    return task.record.model_copy(
+        update={
+            "choices": choices,
+            "reading_patients": 0 if fitted is None else fitted.patients,
+            "readings": tuple(
+                choices.reading if fold.reading is None else read_fitted(fold.reading).reading for fold in task.folds
+            ),
+        }
+    )
 
 
 def _dice_pairs(folds: Sequence[TestedFold], readings: Sequence[ReadingOptions], progress: ProgressFile) -> DicePairs:
-    """Reads all predictions; in cross-validation those of all folds, by models that never saw the cases."""
+    """Reads all predictions; in cross-validation, those of all folds, by models that never saw the cases."""
     pairs = DicePairs()
     tested = [(fold, case, own) for fold, own in zip(folds, readings, strict=True) for case in fold.cases]
     for position, (fold, case, reading) in enumerate(tested):
@@ -153,25 +130,20 @@ def _dice_pairs(folds: Sequence[TestedFold], readings: Sequence[ReadingOptions],
     return pairs
 
 
-def _description(task: ArmTask, choices: ArmOptions, pairs: DicePairs) -> ModelDescription:
-    cases = [case for own in task.patients.values() for case in own]
-    classes = {name: list(values) for name, values in cases[0].classes.items()}
+def _description(task: ArmTask, record: ArmRecord, pairs: DicePairs) -> ModelDescription:
+    classes = {name: list(values) for name, values in task.cases[0].classes.items()}
     return ModelDescription(
-        **task.origin.model_dump(),
+        **dict(task.origin),
         graft_version=graft_version(),
-        arm_name=task.name,
-        arm=choices,
-        objective=task.objective,
-        training_patients=len(task.patients),
-        repeat=task.repeat,
-        network=task.network,
+        arm_name=record.arm,
+        arm=record.choices,
+        objective=record.objective,
+        training_patients=len(record.patients),
+        repeat=record.repeat,
         classes=label_values(classes),
-        patch=task.patch,
-        window=task.window,
-        flip_axes=task.flip_axes,
-        draws=choices.draws,
+        draws=record.choices.draws,
         members=tuple(member_name(number) for number in range(len(task.trainings))),
         seeds=tuple(task.seeds),
-        fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in cases]),
+        fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in task.cases]),
         dice_fits=pairs.fits(),
     )

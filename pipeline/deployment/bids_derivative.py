@@ -1,4 +1,4 @@
-"""What makes a folder of predictions a BIDS derivative: its description, sidecars, names of labels, and what to ignore.
+"""The files that make a folder of predictions a BIDS derivative: description, sidecars, label names, `.bidsignore`.
 
 BIDS 1.10, "Derivatives": common data types and imaging derivatives; "Common principles": BIDS URIs.
 """
@@ -17,7 +17,7 @@ from pipeline.deployment.case_files import DEFAULT_LINK, CaseFiles
 from pipeline.deployment.class_words import file_words
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.execution.provenance import graft_version
-from pipeline.execution.units import MARKER
+from pipeline.execution.unit import MARKER
 from pipeline.storage.atomic import write_json, write_text
 from pipeline.storage.file_names import FILE_DIGESTS, PREDICTION, PREDICTION_TABLE
 from pipeline.storage.spreadsheet_cell import escaped
@@ -43,21 +43,13 @@ _UNCERTAINTY = {
 
 
 def dataset_links(output: Path, roots: Iterable[Path]) -> dict[str, str]:
-    """Names the BIDS datasets that a derivative is made from, those of earlier commands included.
-
-    Args:
-        output: folder of the derivative.
-        roots: of the datasets.
-
-    Returns:
-        Name in BIDS URIs → path from the derivative to the dataset.
-    """
+    """Returns name in BIDS URIs → path from the derivative to a source dataset, including those of earlier commands."""
     links: dict[str, str] = {}
     with suppress(OSError, ValueError):
         earlier = json.loads((output / DESCRIPTION).read_text(encoding="utf-8"))["DatasetLinks"]
         links = {str(name): str(path) for name, path in earlier.items()}
     for root in roots:
-        path = _way(output, root)
+        path = _relative(output, root)
         if path not in links.values():
             names = (DEFAULT_LINK if number == 1 else f"{DEFAULT_LINK}{number}" for number in count(1))
             links[next(name for name in names if name not in links)] = path
@@ -67,25 +59,17 @@ def dataset_links(output: Path, roots: Iterable[Path]) -> dict[str, str]:
 def link_names(output: Path, roots: Iterable[Path], links: Mapping[str, str]) -> dict[Path, str]:
     """Root of a dataset → its name in BIDS URIs."""
     names = {path: name for name, path in links.items()}
-    return {root: names[_way(output, root)] for root in roots}
+    return {root: names[_relative(output, root)] for root in roots}
 
 
-def _way(output: Path, root: Path) -> str:
+def _relative(output: Path, root: Path) -> str:
     return Path(os.path.relpath(root.resolve(), output.resolve())).as_posix()
 
 
 def write_derivative_files(
     folder: Path, model: ModelDescription, digest: str, links: Mapping[str, str], output: Path
 ) -> None:
-    """Writes `dataset_description.json`, `desc-graft_dseg.tsv` and `.bidsignore`.
-
-    Args:
-        folder: where they are written.
-        model: that predicts.
-        digest: SHA-256 of the model.
-        links: name of a dataset in BIDS URIs → path to it.
-        output: folder of the derivative, from which these paths lead.
-    """
+    """Writes `dataset_description.json`, `desc-graft_dseg.tsv` and `.bidsignore`; `links` lead from `output`."""
     description = {
         "Name": f"Segmentations of the study {model.study}",
         "BIDSVersion": "1.10.0",
@@ -96,20 +80,16 @@ def write_derivative_files(
     }
     write_json(folder / DESCRIPTION, description)
     words = file_words(model.classes, bids=True)
-    ordered = sorted(model.classes.items(), key=_by_value)
-    lines = [f"{value}\t{escaped(name)}\t{words[name]}\n" for name, value in ordered]
+    ordered = sorted((value, name) for name, value in model.classes.items())
+    lines = [f"{value}\t{escaped(name)}\t{words[name]}\n" for value, name in ordered]
     write_text(folder / "desc-graft_dseg.tsv", "index\tname\tabbreviation\n" + "".join(lines))
     write_text(folder / ".bidsignore", "".join(f"{pattern}\n" for pattern in _IGNORED))
 
 
 def write_sidecars(folder: Path, files: CaseFiles, model: ModelDescription, digest: str) -> None:
-    """Writes the sidecar of each map of a case, and adds its keys to the numbers, which are the mask's sidecar.
+    """Writes the sidecar of each map of a case, and adds its keys to the file of numbers, which is the mask's sidecar.
 
-    Args:
-        folder: that holds the files of the case; nothing is written if they are no BIDS derivatives.
-        files: their names.
-        model: that predicted.
-        digest: SHA-256 of the model.
+    Nothing is written for files that are not BIDS derivatives.
     """
     if not files.bids:
         return
@@ -135,14 +115,10 @@ def _generator(model: ModelDescription, digest: str) -> dict[str, str]:
 
 
 def _source_dataset(name: str, root: Path) -> dict[str, Any]:
-    """A source by its DOI, if it has one, else by its name in BIDS URIs."""
+    """The entry of a source dataset: its DOI if it has one, otherwise its name in BIDS URIs."""
     with suppress(OSError, ValueError):
         about = json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))
         if isinstance(about, dict) and isinstance(about.get("DatasetDOI"), str) and about["DatasetDOI"]:
             doi = about["DatasetDOI"].removeprefix("doi:")
             return {"DOI": f"doi:{doi}", "URL": f"https://doi.org/{doi}"}
     return {"URL": f"bids:{name}:"}
-
-
-def _by_value(item: tuple[str, int]) -> int:
-    return item[1]

@@ -1,4 +1,4 @@
-"""An example in a bundle: an input as the bundle takes it, and the mask that Graft's own code gives for it."""
+"""An example in a bundle: an input as the bundle takes it, and the mask that Graft's own code makes of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import nn
 
 from data.case import Case
 from data.image_file import write_volume
-from data.volume import Volume
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.mean_network import mean_probability
 from pipeline.deployment.model_description import ModelDescription
@@ -28,34 +27,26 @@ INPUT, EXPECTED = "input", "expected"
 def write_example(
     folder: Path, case: Case, networks: Sequence[nn.Module], about: ModelDescription, takes: BundleInput
 ) -> None:
-    """Writes a scan as the bundle takes it and the mask of the mean networks on the same grid.
-
-    Args:
-        folder: gets `input/` and `expected/`.
-        case: the scan.
-        networks: the mean networks.
-        about: the model.
-        takes: raw scans, or volumes that are ready for the network.
+    """Writes a scan as the bundle takes it (`input/`) and the mask of the mean networks on its grid (`expected/`).
 
     Raises:
-        GraftError: the scan cannot be read, or a step cannot be carried out on it.
+        GraftError: the scan cannot be read, or a preprocessing step fails on it.
     """
     raw = load_subject(case, about.channels)
     chain = Chain(about.preprocessing)
     processed, records = chain.apply(raw)
-    volumes = list(processed.channels.values())
-    image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
+    image, grid = processed.image(), processed.reference
     foreground = mean_probability(networks, torch.from_numpy(image), about)[1:]
-    thresholds = mask_thresholds(about.arm.reading.mask, foreground.numpy(), volumes[0].spacing.tolist())
+    thresholds = mask_thresholds(about.arm.reading.mask, foreground.numpy(), grid.spacing.tolist())
     values = list(about.classes.values())
     if takes.raw:
         given = list(raw.channels.values())
-        native = NativeMaps(chain, records, volumes[0].affine)
+        native = NativeMaps(chain, records, grid.affine)
         mask = native_mask((native(own) for own in foreground), values, thresholds)
     else:
-        given = [volume.with_array(array) for volume, array in zip(volumes, image, strict=True)]
+        given = [grid.with_array(array) for array in image]
         classes = predicted_classes(foreground, thresholds).numpy()
-        mask = Volume(np.array([0, *values], dtype=np.uint8)[classes], volumes[0].affine)
+        mask = grid.with_array(np.array([0, *values], dtype=np.uint8)[classes])
     names = input_names(case.name, len(given))
     for path in (folder / INPUT, folder / EXPECTED):
         path.mkdir(parents=True, exist_ok=True)
@@ -65,5 +56,5 @@ def write_example(
 
 
 def input_names(case: str, channels: int) -> list[str]:
-    """Names of a case's files without suffix, as the bundle expects them."""
+    """Names of a case's files in a bundle, without suffix."""
     return [case] if channels == 1 else [f"{case}_{number:04d}" for number in range(channels)]

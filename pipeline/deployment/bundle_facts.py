@@ -1,4 +1,4 @@
-"""What a bundle says of itself, in its metadata and in its model card."""
+"""The facts that the metadata and the model card of a bundle state."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ _KINDS = {Modality.CT: "CT", Modality.MR: "MR", Modality.MR_BRAIN: "skull-stripp
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """What the ONNX files take.
-
-    Attributes:
-        files: their names.
-        any_size: whether windows of any size go in; otherwise those of the sliding window.
-    """
+    """The ONNX files: their names, and whether they take windows of any size or only those of the sliding window."""
 
     files: tuple[str, ...]
     any_size: bool
@@ -30,16 +25,16 @@ class OnnxFacts:
 
 @dataclass(frozen=True)
 class BundleFacts:
-    """What is known of a bundle.
+    """The facts of a bundle.
 
     Attributes:
-        model: which it was made of.
+        model: the model that it was made from.
         digest: SHA-256 of the model folder's checksums.
         takes: raw scans, or volumes that are ready for the network.
         copies: whether it holds copies of Graft's modules.
         onnx: of the ONNX files; `None` where there are none.
-        options: what the owner says.
-        evidence: what the study found; `None` where it is not at hand.
+        options: statements of the owner.
+        evidence: results of the study; `None` where they are not available.
         examples: number of scans that it holds.
     """
 
@@ -54,7 +49,7 @@ class BundleFacts:
 
     @property
     def packages(self) -> tuple[str, ...]:
-        """Packages beside MONAI that running the bundle needs."""
+        """Packages besides MONAI that running the bundle needs."""
         return (*_NEEDED, *_NEEDED_BY_COPIES) if self.copies else _NEEDED
 
     @property
@@ -66,18 +61,23 @@ class BundleFacts:
 
     @property
     def patients(self) -> str:
-        """How many target patients the model learned from, in words."""
+        """The number of target patients that the model learned from, in words."""
         return f"{self.model.training_patients} target patient{'s' * (self.model.training_patients != 1)}"
 
     @property
+    def evaluated(self) -> bool:
+        """Whether the card holds numbers."""
+        return self.evidence is not None and bool(self.evidence.scores)
+
+    @property
     def uses_source(self) -> bool:
-        """Whether anything that was learned on the source went into the model."""
+        """Whether the model uses anything that was learned on the source."""
         arm = self.model.arm
         return arm.needs_source or arm.needs_prior or arm.needs_references or arm.update_from is not None
 
     @property
     def caveats(self) -> tuple[str, ...]:
-        """In what the numbers of the study are not those of the bundle."""
+        """How the numbers of the study differ from those of the bundle."""
         notes = []
         if self.evidence is not None and self.evidence.repeats > 1:
             trainings = f"{self.evidence.repeats} trainings on different patients"

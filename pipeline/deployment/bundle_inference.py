@@ -1,4 +1,4 @@
-"""`configs/inference.json` of a bundle: a folder of images to masks, for `python -m monai.bundle run`."""
+"""`configs/inference.json` of a bundle: from a folder of images to masks, for `python -m monai.bundle run`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.deployment.model_description import ModelDescription
 
 
 def weights_name(number: int, members: int) -> str:
-    """File of a network's weights, without its suffix; the only one is `model`, as MONAI's bundles have it."""
+    """File of a network's weights, without suffix; a single one is called `model`, as in MONAI's bundles."""
     return "model" if members == 1 else f"model-{number:02d}"
 
 
@@ -19,10 +19,6 @@ def inference_config(about: ModelDescription, takes: BundleInput) -> dict[str, A
 
     A single network runs in MONAI's `SupervisedEvaluator`; several run in its `EnsembleEvaluator`, and their
     probabilities are averaged.
-
-    Args:
-        about: the model.
-        takes: raw scans, or volumes that are ready for the network.
     """
     members = len(about.members)
     return {
@@ -58,31 +54,34 @@ def inference_config(about: ModelDescription, takes: BundleInput) -> dict[str, A
             "mode": "gaussian",
             "padding_mode": "replicate",
         },
-        "postprocessing": {
-            "_target_": "Compose",
-            "transforms": [
-                *_probabilities(members, about.arm.reading.logit_temperature),
-                *takes.to_mask(about),
-                {
-                    "_target_": "SaveImaged",
-                    "keys": "pred",
-                    "output_dir": "@output_dir",
-                    "output_postfix": "mask",
-                    "output_dtype": "$numpy.uint8",
-                    "separate_folder": False,
-                    # The mask lies on the grid of the input, so nothing is resampled. Without it, MONAI 1.6 takes
-                    # volumes whose first axis runs superior for 2D and refuses them.
-                    "resample": True,
-                },
-            ],
-        },
+        "postprocessing": _postprocessing(about, takes),
         "evaluator": _evaluator(members),
-        "run": [*_loading(members), "$@evaluator.run()"],
+        # Weights are read without unpickling.
+        "run": [
+            *(f"$load_model(@{_network_id(number)}, @weights_{number})" for number in range(members)),
+            "$@evaluator.run()",
+        ],
     }
 
 
+def _postprocessing(about: ModelDescription, takes: BundleInput) -> dict[str, Any]:
+    saving = {
+        "_target_": "SaveImaged",
+        "keys": "pred",
+        "output_dir": "@output_dir",
+        "output_postfix": "mask",
+        "output_dtype": "$numpy.uint8",
+        "separate_folder": False,
+        # The mask lies on the grid of the input, so nothing is resampled. Without it, MONAI 1.6 takes volumes whose
+        # first axis runs superior for 2D and refuses them.
+        "resample": True,
+    }
+    probabilities = _probabilities(len(about.members), about.arm.reading.logit_temperature)
+    return {"_target_": "Compose", "transforms": [*probabilities, *takes.to_mask(about), saving]}
+
+
 def _data(about: ModelDescription) -> str:
-    """Expression that lists the cases: one file each, or one file for each channel named as nnU-Net does."""
+    """Expression that lists the cases: one file each, or one file for each channel, named as in nnU-Net."""
     if len(about.channels) == 1:
         return "$[{'image': p} for p in sorted(glob.glob(os.path.join(@dataset_dir, '*.nii*')))]"
     files = f"[p.replace('_0000.nii', '_%04d.nii' % c) for c in range({len(about.channels)})]"
@@ -90,7 +89,7 @@ def _data(about: ModelDescription) -> str:
 
 
 def _network_id(number: int) -> str:
-    """Key of a network; MONAI's checks look for the first one's."""
+    """Key of a network; MONAI's checks expect that of the first."""
     return "network_def" if number == 0 else f"network_def_{number}"
 
 
@@ -102,11 +101,6 @@ def _networks(about: ModelDescription) -> dict[str, Any]:
         file = f"{weights_name(number, members)}.safetensors"
         made[f"weights_{number}"] = f"$os.path.join(@bundle_root, 'models', '{file}')"
     return made
-
-
-def _loading(members: int) -> list[str]:
-    """Expressions that read the weights, without unpickling."""
-    return [f"$load_model(@{_network_id(number)}, @weights_{number})" for number in range(members)]
 
 
 def _probabilities(members: int, temperature: float) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a bundle takes: raw scans where it can prepare them as Graft does, else volumes ready for the network."""
+"""The input of a bundle: raw scans if it can prepare them as Graft does, otherwise volumes ready for the network."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pipeline.prediction.dice_thresholds import MaskRule
 
 NETWORK_GRID = "pipeline.deployment.network_grid"
 PORTABLE = ("padding_removal", "canonical_orientation", "resampling", "intensity", "cropping", "padding")
-"""Steps that need the scan alone: no template, no registration, no brain mask."""
+"""Steps that need only the scan: no template, registration or brain mask."""
 
 
 @dataclass(frozen=True)
 class BundleInput:
-    """What a bundle takes.
+    """The input of a bundle.
 
     Attributes:
-        missing: steps of the chain that a bundle cannot run; none where it takes raw scans.
-        chain: step → its options, of the steps that it carries out; empty where the input is ready for the network.
-        rule: which mask it makes of the probabilities.
+        missing: steps of the chain that a bundle cannot run; empty if it takes raw scans.
+        chain: step → options, of the steps that it runs; empty if the input is ready for the network.
+        rule: how it makes masks from probabilities.
     """
 
     missing: tuple[str, ...]
@@ -45,18 +45,18 @@ class BundleInput:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Modules of Graft that the bundle needs a copy of; none where MONAI's own transforms do."""
+        """Modules of Graft that the bundle needs a copy of; none where MONAI's own transforms suffice."""
         return (NETWORK_GRID,) if self.chain or self.rule is not MaskRule.MOST_PROBABLE else ()
 
     def to_network(self, about: ModelDescription) -> list[dict[str, Any]]:
-        """Transforms of the bundle's configuration that carry scans to the network's grid."""
+        """Transforms that carry scans to the network's grid."""
         if not self.chain:
             return []
         target = f"{vendored_name(NETWORK_GRID)}.ToNetworkGridd"
         return [{"_target_": target, "keys": "image", "channels": len(about.channels), "chain": self.chain}]
 
     def to_mask(self, about: ModelDescription) -> list[dict[str, Any]]:
-        """Transforms that turn probabilities into masks of the model's label values on the grid of the input."""
+        """Transforms that turn probabilities into masks with the model's label values on the grid of the input."""
         values = list(about.classes.values())
         if self.modules:
             target = f"{vendored_name(NETWORK_GRID)}.ToScanGridd"

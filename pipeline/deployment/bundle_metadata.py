@@ -1,4 +1,4 @@
-"""`configs/metadata.json` of a bundle, after MONAI's bundle specification."""
+"""`configs/metadata.json` of a bundle, following MONAI's bundle specification."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
         "version": options.version,
         "changelog": {options.version: options.changelog},
         "monai_version": importlib.metadata.version("monai"),
-        # A build's own suffix, as +cpu, is none of the user's business.
+        # Without the suffix of a build, such as +cpu.
         "pytorch_version": importlib.metadata.version("torch").partition("+")[0],
         "numpy_version": importlib.metadata.version("numpy"),
         "required_packages_version": _installed(facts.packages),
@@ -54,7 +54,7 @@ def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
 
 
 def _installed(names: Sequence[str]) -> dict[str, str]:
-    """Versions of the packages that are here; what only running the bundle needs may not be."""
+    """Versions of the installed packages; those that only running the bundle needs may be missing."""
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -69,7 +69,7 @@ def _network_words(about: ModelDescription) -> str:
 
 
 def _data_format(about: ModelDescription) -> dict[str, Any]:
-    """Input and output of the network, for one window; the configuration carries whole scans through it."""
+    """Input and output of the network for one window."""
     low, high = _value_range(about)
     return {
         "inputs": {
@@ -102,7 +102,7 @@ def _data_format(about: ModelDescription) -> dict[str, Any]:
 
 
 def _value_range(about: ModelDescription) -> tuple[float, float]:
-    """Span of the 5 % and 95 % percentiles of the training cases after scaling."""
+    """Span from the 5th to the 95th percentile of the training cases after scaling."""
     channels = about.fingerprint.after.values()
     low = min(facts["p05"].low for facts in channels)
     high = max(facts["p95"].high for facts in channels)

@@ -1,4 +1,4 @@
-"""A network in the words of a MONAI bundle: MONAI's own and imported ones by name, Graft's by a copy of its source."""
+"""The definition of a network in a bundle: MONAI's and imported networks by name, Graft's own by a copied source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.deployment.bundle_text import require_words
 from pipeline.deployment.vendored_source import vendored_name
 
 INFERENCE = "configs/inference.json"
-"""The file of a bundle that the network is described in."""
+"""The file of a bundle that defines the network."""
 
 RESIDUAL_UNET = "models.networks.residual_unet"
 
@@ -25,13 +25,8 @@ def network_modules(options: NetworkOptions) -> tuple[str, ...]:
 def network_definition(options: NetworkOptions, in_channels: int, out_channels: int) -> dict[str, Any]:
     """Returns the component of a bundle's configuration that builds the network, without heads on coarser levels.
 
-    Args:
-        options: of the trained network.
-        in_channels: image channels.
-        out_channels: classes, background included.
-
     Raises:
-        ModelError: an option of an imported network would be carried out when MONAI reads it.
+        ModelError: MONAI would evaluate an option of an imported network.
     """
     options = without_deep_supervision(options)
     ends = {"in_channels": in_channels, "out_channels": out_channels}

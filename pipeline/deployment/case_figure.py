@@ -1,7 +1,7 @@
-"""The picture of a predicted case: three planes through the largest piece of it, and the whole field of view.
+"""The picture of a predicted case: three planes through its largest piece, and the whole field of view.
 
-The upper rows show the scan and the entropy around the structure. The lowest one shows the whole field of view, and the
-mask as a shadow from all slices: what was found far away, rightly or not, is not out of view.
+The upper rows show the scan and the entropy around the structure. The last row shows the whole field of view with the
+mask of all slices as a shadow, so that distant findings, right or wrong, are visible.
 """
 
 from __future__ import annotations

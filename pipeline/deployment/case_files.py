@@ -1,4 +1,4 @@
-"""How the files of a predicted case are named: plainly, or as BIDS derivatives."""
+"""Names of the files of a predicted case: plain names, or those of BIDS derivatives."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class CaseFiles:
 
     Attributes:
         key: folder of the case below that of the prediction.
-        prefix: how the names begin.
+        prefix: start of the file names.
         bids: whether they are BIDS derivatives.
-        sources: BIDS URIs of the files that BIDS derivatives are made from; they lie on the grid of the first.
+        sources: BIDS URIs of the files that derivatives are made from; the results lie on the grid of the first.
     """
 
     key: str
@@ -33,12 +33,7 @@ class CaseFiles:
 
     @classmethod
     def of(cls, case: InputCase, links: Mapping[Path, str] | None = None) -> CaseFiles:
-        """Names the files of a case.
-
-        Args:
-            case: the scan.
-            links: root of a BIDS dataset → its name in BIDS URIs.
-        """
+        """Names the files of a case; `links` maps the root of a BIDS dataset to its name in BIDS URIs."""
         if case.bids is not None and case.case is not None:
             key, prefix = bids_folder_and_prefix(case.case)
             link = (links or {}).get(case.bids, DEFAULT_LINK)
@@ -48,12 +43,7 @@ class CaseFiles:
 
     @classmethod
     def of_facts(cls, key: str, name: str) -> CaseFiles:
-        """Names the files of a finished case from the file of its numbers.
-
-        Args:
-            key: folder of the case below that of the prediction.
-            name: of the file.
-        """
+        """Names the files of a finished case from its folder and the name of its file of numbers."""
         if name.endswith(_BIDS_FACTS):
             return cls(key, name.removesuffix(_BIDS_FACTS), True)
         return cls(key, name.removesuffix(".json"))
@@ -89,7 +79,7 @@ class CaseFiles:
 
 
 def require_apart(cases: Iterable[CaseFiles]) -> None:
-    """Refuses cases of which one would lie in the folder of another, which is replaced as a whole.
+    """Refuses cases whose folder would lie inside that of another case, which is replaced as a whole.
 
     Raises:
         DataError: names the two folders.
@@ -100,6 +90,6 @@ def require_apart(cases: Iterable[CaseFiles]) -> None:
             if str(parent) in keys:
                 raise DataError(
                     f"the results of {key!r} would lie inside the results of {str(parent)!r}",
-                    expected="names of cases that differ from those of folders of a BIDS dataset",
+                    expected="case names that differ from the folders of a BIDS dataset",
                     fix="predict them into two folders",
                 )

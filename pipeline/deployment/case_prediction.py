@@ -1,4 +1,4 @@
-"""One scan from its raw files to masks, maps and numbers on its own grid."""
+"""Prediction of one scan: from raw files to mask, maps and numbers on the scan's own grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from data.case import Case
 from data.errors import ModelError
@@ -27,7 +26,6 @@ from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
-from pipeline.deployment.weight_passes import pass_count, weight_passes
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
@@ -46,17 +44,17 @@ _PREPARED, _PREDICTED = 0.1, 0.9
 
 @dataclass(frozen=True)
 class PredictedScan:
-    """What a model says of a scan, on the scan's own grid.
+    """The prediction of a scan on the scan's own grid.
 
     Attributes:
-        scan: the scan; of its volumes only the first channel is kept.
+        scan: the scan; only the first channel of its volumes is kept.
         model: the model.
         mask: label map uint8.
         structures: class → numbers, JSON-able (`structure_facts`).
-        reasons: why the case wants a look before its mask is used.
-        records: what each step of preprocessing did.
+        reasons: why the case should be reviewed before its mask is used.
+        records: what each preprocessing step did.
         facts: numbers of the scan that were compared with the training cases.
-        mirrored: mirrorings that each draw was averaged over.
+        mirrored: number of mirrorings that each draw was averaged over.
         draws: number of draws.
     """
 
@@ -73,14 +71,14 @@ class PredictedScan:
     _average: PosteriorAverage
 
     def uncertainty(self) -> Iterator[tuple[str, Volume]]:
-        """Makes the maps of uncertainty, one at a time: the entropy, and with several draws what they disagree on."""
+        """Yields the maps of uncertainty, one at a time: the entropy and, with several draws, their disagreement."""
         yield ENTROPY, self._native(self._average.predictive_entropy)
         if self.draws > 1:
             yield MUTUAL_INFORMATION, self._native(self._average.mutual_information)
             yield STANDARD_DEVIATION, self._native(self._average.standard_deviation)
 
     def numbers(self) -> dict[str, Any]:
-        """Returns all that is said of the case but its volumes, JSON-able."""
+        """Returns all results except volumes, JSON-able."""
         about, case = self.model.description, self.scan.case
         quality = case_numbers(Subject(case.name, {}), self.records)
         return {
@@ -114,14 +112,14 @@ def predict_case(
 
     Args:
         model: the model, on `device`.
-        scan: as it was read.
+        scan: the raw scan.
         options: of the prediction.
         device: `cpu` or `cuda`.
-        progress: is told the share that is done.
-        keep: is given the probability of each class on the scan's grid, one at a time.
+        progress: called with the share done.
+        keep: called with each class and its probability on the scan's grid.
 
     Raises:
-        GraftError: the scan cannot be used or is of another modality, or a step of preprocessing cannot be carried out.
+        GraftError: the scan cannot be used or is of another modality, or a preprocessing step fails.
     """
     about = model.description
     reasons = scan_reasons(scan, about.modality, options.limits)
@@ -130,16 +128,17 @@ def predict_case(
     reasons += chain_reasons(records)
     # The other channels of the raw scan are no longer needed.
     scan = replace(scan, subject=scan.subject.with_channels({scan.subject.reference_name: scan.subject.reference}))
-    image, inside, affine = _arrays(processed)
+    image, affine = processed.image(), processed.reference.affine
+    facts = case_facts(image, processed.content(), affine, about.channels, records)
     del processed
-    facts = case_facts(image, inside, affine, about.channels, records)
     reasons += unlike_training(facts, about.fingerprint, options.limits)
     progress(_PREPARED)
 
     flips = mirrorings(about.flip_axes if options.tta else ())
+    drawn = model.draws(options.samples, device)
     average, draws = predict_scan(
-        weight_passes(model, options.samples, device),
-        pass_count(model, options.samples),
+        (own.member.with_weights(draw) for own in drawn for draw in own),
+        sum(map(len, drawn)),
         torch.from_numpy(image).to(device),
         about.patch,
         about.window,
@@ -149,7 +148,7 @@ def predict_case(
     native = NativeMaps(chain, records, affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     with torch.inference_mode():
-        # Its tensors were made in this mode, and are changed in place.
+        # Its tensors were made in this mode and are changed in place.
         average.temper(about.arm.reading.logit_temperature)
     read = read_average(average.probability, about.arm.reading, spacing)
 
@@ -160,17 +159,7 @@ def predict_case(
             yield probability
 
     mask = native_mask(maps(), list(about.classes.values()), read.thresholds)
-    structures = structure_facts(
-        mask,
-        about.classes,
-        average,
-        draws,
-        spacing,
-        voxel_ml(affine, records),
-        about.dice_fits,
-        read.thresholds,
-        read.voxel_correlation,
-    )
+    structures = structure_facts(mask, about.classes, read, draws, spacing, voxel_ml(affine, records), about.dice_fits)
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
     reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
     return PredictedScan(
@@ -193,8 +182,8 @@ def predict_input(
     """Predicts a scan and writes its files into the folder.
 
     Raises:
-        GraftError: the scan cannot be read or is of another modality, a step of preprocessing cannot be carried out,
-            or the model is damaged.
+        GraftError: the scan cannot be read or is of another modality, a preprocessing step fails, or the model is
+            damaged.
     """
     found = _model(model, digest, device, allow_code)
     about = found.description
@@ -208,7 +197,7 @@ def predict_input(
         if options.probabilities:
             write(probability, names[name])
 
-    # Not held here, so that channels can go as soon as they were preprocessed.
+    # No reference is kept here, so that channels are freed as soon as they are preprocessed.
     predicted = predict_case(found, RawScan.read(case, about.channels), options, device, progress, keep)
     write(predicted.mask, files.mask)
     for kind, volume in predicted.uncertainty():
@@ -232,18 +221,10 @@ def _model(path: Path, digest: str, device: str, allow_code: bool) -> Model:
     """Reads the model once for each worker.
 
     Raises:
-        ModelError: it is not the one that the command started with.
+        ModelError: it is not the model that the command started with.
     """
     with network_code_allowed(allow_code):
         found = read_model(path, device)
     if found.digest != digest:
         raise ModelError(f"{path}: the model was changed while scans were predicted", fix="run the command again")
     return found
-
-
-def _arrays(subject: Subject) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.float64]]:
-    """Image `[C, X, Y, Z]`, mask `[X, Y, Z]` (all of it where the chain makes none) and affine."""
-    volumes = list(subject.channels.values())
-    image = np.stack([volume.array.astype(np.float32, copy=False) for volume in volumes])
-    mask = subject.mask.array > 0 if subject.mask is not None else np.ones(image.shape[1:], dtype=bool)
-    return image, mask, volumes[0].affine

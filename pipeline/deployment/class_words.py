@@ -1,4 +1,4 @@
-"""Words for classes in file names, which have less room than a name and fewer letters that are safe."""
+"""Words for classes in file names, which are shorter than names and allow fewer characters."""
 
 from __future__ import annotations
 
@@ -8,19 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 
 _LONGEST_WORD = 40
-"""Bytes of a class in a file name, beside a prefix of up to `data.names.LONGEST`."""
+"""Bytes of a class in a file name, after a prefix of up to `data.names.LONGEST`."""
 
 
 def file_words(names: Iterable[str], *, bids: bool = False) -> dict[str, str]:
-    """Returns the word that stands for each class in file names: short, and another one for each class.
+    """Returns a short, unique word for each class in file names.
 
-    Letters and digits of any script stay, and `+`; all else becomes dashes. BIDS labels are ASCII letters and digits
-    alone, so accents are taken off there. Words that would be equal, or that nothing is left of, get the number of the
-    class.
-
-    Args:
-        names: all classes, in their order.
-        bids: whether the words are BIDS labels.
+    Letters and digits of any script and `+` stay; everything else becomes dashes. BIDS labels allow only ASCII letters
+    and digits, so accents are removed there. Words that would be equal or empty get the number of the class.
     """
     plain = {name: _bids_word(name) if bids else _word(name) for name in names}
     counts = Counter(word.casefold() for word in plain.values())

@@ -1,7 +1,7 @@
-"""The contrast of the training cases in a few numbers: the form of the histogram, and the order of the tissues.
+"""The contrast of the training cases in a few numbers: the shape of the histogram and the order of the tissues.
 
-A profile is a few numbers of a case in standard deviations; the training cases are kept as their mean and the largest
-distance of one of them to the mean of the others, so that no case is stored.
+A profile is a few numbers of a case in standard deviations. The training cases are summarised by their mean and by the
+largest distance of a case to the mean of the others, so that no case is stored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from data.options import Options
 
 LEVELS = tuple(float(level) for level in np.linspace(0.02, 0.98, 25))
-"""Quantiles that the form of a histogram is described by."""
+"""Quantiles that describe the shape of a histogram."""
 
 
 class TrainingProfile(Options):
@@ -33,7 +33,7 @@ class TrainingProfile(Options):
         return cls(mean=tuple(rows.mean(axis=0).tolist()), spread=spread)
 
     def distance(self, profile: Sequence[float]) -> float:
-        """Mean absolute difference to the mean; of quantiles, the 1-Wasserstein distance of the histograms."""
+        """Mean absolute difference to the mean; for quantiles, the 1-Wasserstein distance of the histograms."""
         return _distance(np.asarray(profile), np.asarray(self.mean))
 
 
@@ -42,10 +42,10 @@ def _distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def tissue_profile(tissues: Mapping[str, float]) -> tuple[float, ...]:
-    """Returns the means in the order of the tissues' names: a record that was stored comes back in another order."""
+    """Returns the means sorted by tissue name: a stored record comes back in another order."""
     return tuple(tissues[name] for name in sorted(tissues))
 
 
 def white_over_grey(tissues: Mapping[str, float]) -> float:
-    """Returns how much brighter white matter is than grey: fluid varies with age, this with the kind of scan alone."""
+    """Returns how much brighter white matter is than grey: unlike fluid, it varies only with the kind of scan."""
     return tissues["white"] - tissues["grey"]

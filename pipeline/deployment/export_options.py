@@ -7,32 +7,32 @@ from pydantic import Field
 from data.options import Options
 
 UNFILLED = "TO BE FILLED IN"
-"""Stands where only the owner of the model knows what to write."""
+"""Placeholder for what only the owner of the model knows."""
 
 
 class ExportOptions(Options):
-    """What the bundle says of its owner, and what cannot be read from the model."""
+    """Statements of the owner that cannot be read from the model."""
 
     version: str = Field(default="1.0.0", pattern=r"^\d+\.\d+\.\d+$")
     """Version of the bundle."""
     changelog: str = "exported from Graft"
-    """What is new in this version."""
+    """Changes in this version."""
     authors: str | None = None
     """Who made the model."""
     copyright: str | None = None
     """Who holds the rights to the model."""
     licence: str | None = None
-    """Under which terms the model may be used, in a sentence; the text itself goes into a file LICENSE."""
+    """Terms under which the model may be used, in a sentence; the full text goes into a file LICENSE."""
     contact: str | None = None
-    """Whom to ask."""
+    """Whom to contact."""
     intended_use: str | None = None
     """What the model is for; otherwise the card says research on scans like the training cases."""
     data_terms: str | None = None
-    """Under which terms the training data may be used, and who approved that they were."""
+    """Terms under which the training data may be used, and who approved their use."""
     onnx: bool = True
-    """Write the networks as ONNX too."""
+    """Also write the networks as ONNX."""
 
     def unfilled(self) -> list[str]:
-        """Options that only the owner can fill in, and has not."""
+        """Options that only the owner can fill in and that are still empty."""
         owners = ("authors", "copyright", "licence", "contact", "data_terms")
         return [name for name in owners if getattr(self, name) is None]

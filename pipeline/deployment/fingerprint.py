@@ -1,4 +1,4 @@
-"""What the training cases looked like: ranges that a new scan is held against."""
+"""The fingerprint of the training cases: ranges with which a new scan is compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Span(Options):
 
     @classmethod
     def over(cls, values: Iterable[float]) -> Span:
-        """The span of some values, of which there is at least one."""
+        """The span of at least one value."""
         found = list(values)
         return cls(low=min(found), high=max(found))
 
@@ -77,11 +77,11 @@ class TrainingFingerprint(Options):
     structure_ml: dict[str, Span]
     """Class → volume; cases without the structure do not count."""
     histogram: dict[str, TrainingProfile] = Field(default_factory=dict)
-    """Channel → form of the histogram; empty in models of before it was kept."""
+    """Channel → shape of the histogram; empty in models that were written before it was stored."""
     tissues: dict[str, TrainingProfile] = Field(default_factory=dict)
-    """Channel → means of the tissues; empty where not all training cases have them."""
+    """Channel → means of the tissues; empty unless all training cases have them."""
     white_over_grey: dict[str, TrainingProfile] = Field(default_factory=dict)
-    """Channel → how much brighter white matter is than grey; of the same channels as `tissues`."""
+    """Channel → how much brighter white matter is than grey; the same channels as `tissues`."""
 
     @classmethod
     def of(cls, facts: Sequence[CaseFacts]) -> TrainingFingerprint:
@@ -105,7 +105,7 @@ class TrainingFingerprint(Options):
 
 
 def _profiles(rows: Sequence[Mapping[str, tuple[float, ...]]]) -> dict[str, TrainingProfile]:
-    """Of the channels that all cases have."""
+    """Profiles of the channels that all cases have."""
     names = [name for name in rows[0] if all(name in row for row in rows)]
     return {name: TrainingProfile.of([row[name] for row in rows]) for name in names}
 
@@ -137,10 +137,10 @@ def case_facts(
 
     Args:
         image: `[C, X, Y, Z]`, scaled.
-        mask: `[X, Y, Z]`, what the statistics are taken over; all of it where it is empty.
+        mask: `[X, Y, Z]`, the voxels for the statistics; all voxels if it is empty.
         affine: `[4, 4]` of the preprocessed grid.
         channels: names in the order of the image.
-        records: of the chain, in its order; none leaves the raw geometry at that of the preprocessed grid.
+        records: of the chain, in its order; without any, the raw geometry is that of the preprocessed grid.
         structures: class → `[X, Y, Z]`, where the label is known.
     """
     scaling = next((r for r in records if r["step"] == "intensity"), {})
@@ -186,10 +186,10 @@ def cached_facts(case: CachedCase, channels: Sequence[str]) -> CaseFacts:
 
 
 def voxel_ml(affine: NDArray[np.float64], records: Sequence[Record]) -> float:
-    """Returns the volume in ml that a voxel of the preprocessed grid has in the patient.
+    """Returns the volume in ml of a voxel of the preprocessed grid in the patient.
 
     An affine alignment to the template changes sizes; the determinant of its matrix, from the template's world to the
-    scan's, takes that back.
+    scan's, corrects for it.
     """
     scale = 1.0
     for record in records:
@@ -204,8 +204,8 @@ def raw_geometry(
     """Returns shape and spacing of the raw scan along the axes nearest to right, anterior, superior.
 
     Args:
-        records: of the chain; the first that tells a grid has the raw one.
-        shape: of the preprocessed grid, for chains that tell none.
+        records: of the chain; the first one with a grid has the raw one.
+        shape: of the preprocessed grid, for chains without such a record.
         affine: of the preprocessed grid.
     """
     for record in records:

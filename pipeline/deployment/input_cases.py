@@ -31,9 +31,9 @@ class InputCase:
 
     Attributes:
         name: of the case.
-        case: its files, channels named and ordered as the model's; `None` if it cannot be predicted.
-        fault: why it cannot.
-        bids: root of the BIDS dataset that it comes from, if it does.
+        case: its files, with channels named and ordered as in the model; `None` if it cannot be predicted.
+        fault: why it cannot be predicted.
+        bids: root of the BIDS dataset that it comes from, if any.
     """
 
     name: str
@@ -43,18 +43,18 @@ class InputCase:
 
 
 def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[InputCase]:
-    """Finds the scans that the user means.
+    """Finds the scans to predict.
 
-    A file is a case, its channels are several files `CASE_0000.nii.gz`, `CASE_0001.nii.gz` (nnU-Net's names, in the
-    order of the model's channels) or the frames of one 4D file. A folder is a dataset if it has a known layout, else
-    all image files in it. A CSV manifest is a dataset.
+    A file is a case. Several channels are files `CASE_0000.nii.gz`, `CASE_0001.nii.gz` (nnU-Net's names, in the order
+    of the model's channels) or the frames of one 4D file. A folder is a dataset if it has a known layout, otherwise
+    all image files in it are cases. A CSV manifest is a dataset.
 
     Args:
         inputs: files and folders.
         channels: the model's channels.
 
     Returns:
-        the cases, each once, sorted by name; unusable ones carry their fault.
+        The cases, each once, sorted by name; unusable ones carry their fault.
 
     Raises:
         DataError: a folder holds nothing to predict, a dataset is broken, or two inputs share a name.
@@ -67,13 +67,13 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
                 images = _images(path) if os.path.isdir(path) else []
                 if images and not any(layout.matches(path) for layout in LAYOUTS):
                     files += images
-                    _tell_skipped(path, images)
+                    _log_skipped(path, images)
                 else:
                     found += _dataset_cases(detect_layout(path).read(path, labels=False), channels)
             else:
                 files.append(path)
         except OSError as error:
-            # No right to read it, or a disk that is gone: a bad case, which does not stop the others.
+            # An unreadable path is one bad case and does not stop the others.
             fault = DataError(
                 f"{path}: cannot be read ({error.strerror})", fix="change its permissions, or leave it out"
             )
@@ -90,23 +90,23 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
 
 
 def _images(folder: Path) -> list[Path]:
-    """The images of a folder, each once: of one in several files the file with the header.
+    """The images of a folder, each once; an image in several files is represented by its header file.
 
-    What is named like an image and is none, such as a folder or a link to a file that was not fetched, is a case that
-    cannot be read.
+    Something that is named like an image but is not one (a folder, or a link to a file that was not fetched) counts as
+    a case that cannot be read.
     """
     return _each_once(sorted(p for p in folder.iterdir() if image_suffix(p) and not p.name.startswith(".")))
 
 
 def _each_once(files: Sequence[Path]) -> list[Path]:
-    """Drops files that are parts of an image whose header is among the files, too."""
+    """Drops files that are parts of an image whose header is also among the files."""
     whole = [parts for parts in map(image_parts, files) if parts[0] in files]
     halves = {part for parts in whole for part in parts[1:]}
     return [file for file in dict.fromkeys(files) if file not in halves]
 
 
-def _tell_skipped(folder: Path, images: Sequence[Path]) -> None:
-    """Logs what lies beside the images of a folder and is not predicted."""
+def _log_skipped(folder: Path, images: Sequence[Path]) -> None:
+    """Logs the files of a folder that are not predicted."""
     known = {part for image in images for part in image_parts(image)}
     skipped = sorted(printable(p.name) for p in folder.iterdir() if p not in known and not p.name.startswith("."))
     if skipped:
@@ -125,13 +125,13 @@ def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]
 
 
 def _briefly_named(case: InputCase) -> InputCase:
-    """The results of a BIDS session begin with the name of its scan, whose entities may be many."""
+    """Marks a case whose results would get too long a name: they start with the entities of the scan."""
     fault = case.case and name_fault(bids_folder_and_prefix(case.case)[1])
     return dataclasses.replace(case, case=None, fault=_odd_file_name(case, fault)) if fault else case
 
 
 def _plainly_named(case: InputCase) -> InputCase:
-    """Results are named after the file, so an odd file name is a fault of this case, and only of it."""
+    """Marks a case with an odd file name, after which its results would be named."""
     fault = name_fault(case.name)
     return InputCase(case.name, None, _odd_file_name(case, fault)) if fault else case
 
@@ -141,10 +141,10 @@ def _odd_file_name(case: InputCase, fault: str) -> str:
 
 
 def named_case(case: Case, channels: Sequence[str], bids: Path | None = None) -> InputCase:
-    """Takes the model's channels, in its order, from a case whose channels have names.
+    """Selects the model's channels, in its order, from a case whose channels have names.
 
     Args:
-        case: its channels may be named in capital or small letters, or as BIDS names them.
+        case: its channels may be named in upper or lower case, or as in BIDS.
         channels: the model's.
         bids: root of the BIDS dataset that the case comes from.
     """
@@ -186,7 +186,7 @@ def _file_cases(files: Iterable[Path], channels: Sequence[str]) -> list[InputCas
 
 
 def _first_channel(file: Path) -> Path | None:
-    """The file of channel 0 if this one is named as nnU-Net names channels, else `None`."""
+    """The file of channel 0 if this file is named like a channel in nnU-Net, else `None`."""
     match = NUMBERED.fullmatch(image_stem(file))
     if match is None:
         return None
@@ -230,7 +230,7 @@ def _unnamed_case(name: str, sources: Sequence[ImageSource], channels: Sequence[
 def bids_folder_and_prefix(case: Case) -> tuple[str, str]:
     """Returns where the results of a BIDS session go, e.g. `sub-01/ses-1/anat`, and how their names begin.
 
-    The names take over the entities of the first channel's file, whose grid the results lie on.
+    The names keep the entities of the first channel's file, on whose grid the results lie.
     """
     reference = next(iter(case.channels.values())).path
     prefix = image_stem(reference).rpartition("_")[0]

@@ -1,4 +1,4 @@
-"""The mean networks of a model: each member with its posterior's mean as weights, an ordinary network again."""
+"""The mean networks of a model: each member as an ordinary network with the mean of its posterior as weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from data.errors import ModelError
-from models.networks.factory import build_network, without_deep_supervision
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model
 from pipeline.prediction.scan_prediction import draw_probability
@@ -18,18 +17,17 @@ from pipeline.prediction.temperature import tempered
 def mean_networks(model: Model) -> list[nn.Module]:
     """Returns one network `[N, C, X, Y, Z]` → logits `[N, K + 1, X, Y, Z]` for each member, ready to predict.
 
-    The mean of weights over members would not be a network that works; neither would that over the components of a
-    mixture, of which the heaviest one's mean is taken. Heads on coarser levels, for training only, are left out.
+    Averaging weights over members, or over the components of a mixture, would not give a working network; of a mixture,
+    the heaviest component's mean is taken. Heads on coarser levels, which only training uses, are left out.
 
     Raises:
         ModelError: the weights do not fit the network.
     """
     about = model.description
-    options = without_deep_supervision(about.network)
     networks = []
     for name, member in zip(about.members, model.members, strict=True):
         trained = {**dict(member.network.state_dict()), **member.tensors(member.centre())}
-        network = build_network(options, len(about.channels), len(about.classes) + 1)
+        network = about.target_network.build(0)
         names = network.state_dict().keys()
         if missing := names - trained.keys():
             raise ModelError(f"{model.folder / name}: lacks the weights {', '.join(sorted(missing))}")
@@ -43,11 +41,11 @@ def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: 
 
     Args:
         networks: of `mean_networks`.
-        image: `[C, X, Y, Z]`, as the chain leaves it.
-        about: says window, overlap and temperature.
+        image: `[C, X, Y, Z]`, preprocessed.
+        about: gives window, overlap and temperature.
 
     Returns:
-        probabilities `[K + 1, X, Y, Z]`, averaged over the networks, with the model's temperature.
+        Probabilities `[K + 1, X, Y, Z]`, averaged over the networks, with the model's temperature.
     """
     first, *others = networks
     total = draw_probability(first, image, about.patch, about.window)

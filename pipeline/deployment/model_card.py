@@ -1,4 +1,4 @@
-"""`docs/README.md` of a bundle: the model card (after Mitchell et al., "Model Cards for Model Reporting", 2019)."""
+"""`docs/README.md` of a bundle: the model card (Mitchell et al. 2019, "Model Cards for Model Reporting")."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pipeline.execution.provenance import graft_version
 def _templates() -> Environment:
     return Environment(
         loader=PackageLoader("pipeline.deployment"),
-        # Markdown, not HTML: what is filled in is escaped for it.
+        # Values are escaped for Markdown, not HTML.
         autoescape=False,
         finalize=in_markdown,
         undefined=StrictUndefined,

@@ -1,11 +1,11 @@
-"""The model folder: weights, posteriors and description, each file with its SHA-256; portable, and read without trust.
+"""The model folder: weights, posteriors and description, each file with its SHA-256; portable, and verified when read.
 
     model/
       model.json              what it is and how to use it (`ModelDescription`)
       member-00.safetensors   weights and posterior of each member
       SHA256SUMS              checksums of the other files, as `sha256sum --check` reads them
 
-Loading executes nothing: safetensors hold numbers, and the JSON is validated by pydantic.
+Loading executes no code: safetensors hold only numbers, and pydantic validates the JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from data.option_faults import fault_at
 from data.stored_record import refuse_newer
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member import rebuild_member
-from pipeline.arms.target_network import TargetNetwork
+from pipeline.arms.prediction import WeightDraws
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
@@ -43,16 +43,27 @@ class Model:
     """A model that was read.
 
     Attributes:
-        folder: where it lies.
-        description: what it is.
+        folder: its folder.
+        description: the content of `model.json`.
         members: its trained networks, ready to predict.
-        digest: SHA-256 of its checksums, and so of all of it.
+        digest: SHA-256 of its checksums, and so of all its files.
     """
 
     folder: Path
     description: ModelDescription
     members: tuple[BayesianNetwork, ...]
     digest: str
+
+    def draws(self, samples: int | None, device: str) -> list[WeightDraws]:
+        """Draws of each member's weights, the same as in the study.
+
+        Args:
+            samples: draws from each posterior; by default as many as in the study.
+            device: of the members.
+        """
+        number = samples or self.description.draws
+        seeds = zip(self.members, self.description.seeds, strict=True)
+        return [WeightDraws(member, number, seed, device) for member, seed in seeds]
 
 
 def member_name(number: int) -> str:
@@ -61,13 +72,7 @@ def member_name(number: int) -> str:
 
 
 def write_model(folder: Path, description: ModelDescription, members: Sequence[Path]) -> None:
-    """Writes a model into a new folder, whole or not at all.
-
-    Args:
-        folder: the model's folder.
-        description: what it is; its `members` are the names of the files.
-        members: file of each trained member's weights and posterior.
-    """
+    """Writes a model into a new folder, whole or not at all, with its members' files as named in the description."""
     with new_folder(folder) as temporary:
         for name, member in zip(description.members, members, strict=True):
             link_or_copy(member, temporary / name)
@@ -77,7 +82,7 @@ def write_model(folder: Path, description: ModelDescription, members: Sequence[P
 
 
 def find_model(path: Path) -> Path:
-    """Returns the folder of a model: the path itself, or `model/` in the folder of a finished arm.
+    """Returns the folder of a model: the path itself, or `model/` below it, as in the folder of an arm.
 
     Raises:
         ModelError: there is no model.
@@ -94,10 +99,10 @@ def find_model(path: Path) -> Path:
 
 
 def read_description(path: Path) -> tuple[ModelDescription, str]:
-    """Reads what a model is, after all of its files were checked.
+    """Reads the description of a model after checking all of its files.
 
     Returns:
-        the description, and the SHA-256 of the checksums.
+        The description and the SHA-256 of the checksums.
 
     Raises:
         ModelError: there is no model, it is of another format, or a file is missing or damaged.
@@ -117,7 +122,7 @@ def read_description(path: Path) -> tuple[ModelDescription, str]:
 
 
 def model_digest(folder: Path) -> str:
-    """Returns the SHA-256 of a model folder's checksums, and so of all of it: its identity wherever it is copied."""
+    """Returns the SHA-256 of a model folder's checksums: its identity wherever it is copied."""
     return file_digest(folder / CHECKSUMS)
 
 
@@ -126,32 +131,31 @@ def read_model(path: Path, device: str = "cpu") -> Model:
 
     Args:
         path: its folder, or the folder of the arm that holds it as `model/`.
-        device: where its members go.
+        device: for its members.
 
     Raises:
         ModelError: there is no model, it is of another format, or a file is missing or damaged.
     """
     description, digest = read_description(path)
     folder = find_model(path)
-    network = TargetNetwork(description.network, len(description.channels), len(description.classes) + 1)
     members = []
     for name in description.members:
         state = load_tensors(folder / name)
         try:
-            member = rebuild_member(description.arm, network, state)
+            member = rebuild_member(description.arm, description.target_network, state)
         except (RuntimeError, KeyError, ModelError) as error:
             reason = error.found if isinstance(error, ModelError) else str(error)
             raise ModelError(
                 f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({reason})", fix=_AGAIN
             ) from error
-        members.append(member.to(device).eval().requires_grad_(False))
+        members.append(member.to(device))
     return Model(folder, description, tuple(members), digest)
 
 
 def _require_format(file: Path, raw: Any) -> None:
     version = raw.get("format") if isinstance(raw, dict) else None
     if not isinstance(version, int) or isinstance(version, bool):
-        raise ModelError(f"{file}: does not say its `format`", expected=f"format {FORMAT}", fix=_AGAIN)
+        raise ModelError(f"{file}: does not state its `format`", expected=f"format {FORMAT}", fix=_AGAIN)
     writer = raw.get("graft_version", "unknown")
     refuse_newer(raw, file, FORMAT, ModelError, f"install Graft {writer} or later")
     if version < FORMAT:
@@ -163,10 +167,7 @@ def _require_format(file: Path, raw: Any) -> None:
 
 
 def _verify(folder: Path) -> set[str]:
-    """Compares every file with its checksum.
-
-    Returns:
-        the names of the files.
+    """Compares every file with its checksum and returns the names of the files.
 
     Raises:
         ModelError: a file is missing, damaged or not listed.

@@ -1,7 +1,7 @@
-"""MONAI transforms of a bundle: Graft's preprocessing where it needs nothing but the scan, and the way back.
+"""MONAI transforms of a bundle: Graft's preprocessing as far as it needs only the scan, and its inverse.
 
-A bundle takes a copy of this file and of the steps along, so that its volumes are Graft's, voxel by voxel. MONAI's own
-resampling and percentiles differ in the last digits, and its grid by a part of a voxel.
+A bundle contains a copy of this file and of the steps, so that its volumes equal Graft's voxel by voxel. MONAI's own
+resampling and percentiles differ in the last digits, and its grid by part of a voxel.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from preprocessing.step import Interpolation, Step
 from preprocessing.subject import Subject
 
 RECORDS = "graft_records"
-"""Key under which a case keeps what the steps did, as JSON."""
+"""Key of a case under which the records of the steps are kept, as JSON."""
 
 
 def portable_steps(chain: Mapping[str, Any]) -> list[Step]:
-    """Makes the steps of a chain that need neither template, registration nor brain mask, in the chain's order.
+    """Makes the steps of a chain that need no template, registration or brain mask, in the chain's order.
 
     Args:
         chain: step → its options; `None` is off.
@@ -52,11 +52,11 @@ def portable_steps(chain: Mapping[str, Any]) -> list[Step]:
 
 
 class ToNetworkGridd(MapTransform):
-    """Carries raw scans `[C, X, Y, Z]` through the steps of the chain.
+    """Applies the steps of the chain to raw scans `[C, X, Y, Z]`.
 
     Args:
         keys: of the scans.
-        channels: how many there are.
+        channels: number of channels.
         chain: step → its options.
     """
 
@@ -80,8 +80,7 @@ class ToNetworkGridd(MapTransform):
             for step in self.steps:
                 subject, record = step.apply(subject)
                 records.append(record)
-            image = np.stack([volume.array.astype(np.float32, copy=False) for volume in subject.channels.values()])
-            found[key] = _tensor(image, subject.reference.affine, scan)
+            found[key] = _tensor(subject.image(), subject.reference.affine, scan)
             found[RECORDS] = json.dumps(records)
         return found
 
@@ -91,9 +90,9 @@ class ToScanGridd(MapTransform):
 
     Args:
         keys: of the probabilities.
-        chain: step → its options; none where the input is on the network's grid already.
-        values: value of each class in the mask, the background's 0 left out.
-        rule: which mask.
+        chain: step → its options; empty if the input is already on the network's grid.
+        values: value of each class in the mask, without the background's 0.
+        rule: how the mask is made.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class ToScanGridd(MapTransform):
 
 
 def _tensor(array: NDArray[Any], affine: NDArray[np.float64], like: MetaTensor) -> MetaTensor:
-    """Puts an array on its grid; MONAI writes it there unchanged if the original affine is the same."""
+    """Puts an array on its grid; MONAI writes it unchanged if the original affine is the same."""
     meta = {
         "filename_or_obj": like.meta["filename_or_obj"],
         "spatial_shape": np.asarray(array.shape[1:]),

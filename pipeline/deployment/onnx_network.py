@@ -1,4 +1,4 @@
-"""A network as ONNX."""
+"""Conversion of a network to ONNX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PACKAGES = ("onnx", "onnxscript")
 
 
 def require_onnx() -> None:
-    """Looks for the packages of the extra `export`.
+    """Requires the packages of the extra `export`.
 
     Raises:
         ConfigError: one is missing.
@@ -33,17 +33,13 @@ def require_onnx() -> None:
 
 
 def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Path) -> bool:
-    """Writes a network as one ONNX file, input `image` `[N, C, X, Y, Z]`, output `logits` `[N, K + 1, X, Y, Z]`.
+    """Writes a network, in evaluation mode on the CPU, as one ONNX file.
 
-    Args:
-        network: in evaluation mode, on the CPU.
-        channels: C.
-        patch: size of the sliding window.
-        path: where to.
+    Its input is `image` `[N, C, X, Y, Z]`, its output `logits` `[N, K + 1, X, Y, Z]`.
 
     Returns:
-        whether N, X, Y and Z are free; otherwise N is free and the others are the window's, because the exporter cannot
-        follow the network at other sizes.
+        Whether N, X, Y and Z are free; otherwise only N is free and the others are the window's, because the exporter
+        cannot follow the network at other sizes.
 
     Raises:
         ModelError: the exporter cannot follow the network at all.
@@ -54,7 +50,7 @@ def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Pa
     try:
         _convert(network, example, free, path)
     except (torch.onnx.OnnxExporterError, RuntimeError) as error:
-        logger.info("ONNX with a window of fixed size, because sizes cannot be left open (%s)", error)
+        logger.info("ONNX with a window of fixed size, because the exporter cannot leave sizes open (%s)", error)
         try:
             _convert(network, example, {0: batch}, path)
         except (torch.onnx.OnnxExporterError, RuntimeError) as fixed:

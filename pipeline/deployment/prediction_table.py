@@ -1,4 +1,4 @@
-"""`predictions.csv`: a line for each case and structure, failed cases included."""
+"""`predictions.csv`: a row for each case and structure, including failed cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from data.names import printable
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.evaluation.dice_fit import DiceEstimate
-from pipeline.execution.units import MARKER, Outcome
+from pipeline.execution.unit import MARKER, Outcome
 from pipeline.storage.atomic import write_text
 from pipeline.storage.owned_folder import changed_files, read_manifest
 from pipeline.storage.spreadsheet_cell import escaped
@@ -30,7 +30,7 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
 
     Args:
         folder: of the prediction.
-        outcomes: name, files and outcome of each case; no files for a case that was not tried.
+        outcomes: name, files and outcome of each case; without files for a case that was not tried.
     """
     rows = []
     for name, files, outcome in outcomes:
@@ -64,12 +64,12 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
 
 
 def earlier_rows(folder: Path, table: Path, cases: Collection[str]) -> list[Row]:
-    """Collects the rows of what earlier commands did in the folder.
+    """Collects the rows of cases that earlier commands predicted in the folder.
 
     Args:
         folder: of the prediction.
-        table: as the last command left it; it alone knows of cases that failed.
-        cases: of this command, which have rows of their own.
+        table: as the last command left it; only it lists failed cases.
+        cases: of this command, which are left out.
     """
     rows = [row for row in _finished_rows(folder) if row["case"] not in cases]
     known = {row["case"] for row in rows} | set(cases)
@@ -79,7 +79,7 @@ def earlier_rows(folder: Path, table: Path, cases: Collection[str]) -> list[Row]
 def _finished_rows(folder: Path) -> Iterator[Row]:
     for path in sorted(folder.rglob(MARKER)):
         for name in (read_manifest(path) or {}).get("files", ()):
-            # A case may hold further JSON files, and a person may have changed what is in them.
+            # A case may hold further JSON files, and somebody may have changed them.
             if not name.endswith(".json"):
                 continue
             with suppress(OSError, ValueError, KeyError, TypeError):

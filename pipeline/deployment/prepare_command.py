@@ -1,9 +1,9 @@
-"""`graft preprocess --model`: new scans through a model's own chain, ready for its bundle, and masks back again.
+"""`graft preprocess --model`: prepares new scans for the bundle of a model, and carries its masks back.
 
 DIR/
-NAME.nii.gz               a scan as the network takes it; NAME_0000.nii.gz and so on of several channels
-records/NAME/record.json  what the chain did, so that a mask can go back to the scan
-prepared.json             says that the folder is one of prepared scans, and of which model
+NAME.nii.gz               a scan as the network takes it; NAME_0000.nii.gz and so on for several channels
+records/NAME/record.json  what the chain did, so that a mask can be carried back to the scan
+prepared.json             marks the folder as one of prepared scans, and names the model
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +29,10 @@ from pipeline.deployment.predict_options import SuspicionLimits
 from pipeline.deployment.prepared_records import PreparedFolder, PreparedFor, PreparedScan
 from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.suspicion import chain_reasons, scan_reasons
-from pipeline.execution.processes import available_cores
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete
-from pipeline.execution.units import MARKER, Execution, Outcome, StageRun, Unit, run_units
+from pipeline.execution.unit import MARKER, Outcome, Unit
+from pipeline.execution.units import Execution, StageRun, run_units
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
 from pipeline.storage.atomic import write_record
@@ -49,45 +48,26 @@ _MASK = "_mask"
 _SUFFIX = ".nii.gz"
 
 
-@dataclass(frozen=True)
-class PrepareRequest:
-    """What the command was asked for.
+def prepare(model: Path, inputs: Sequence[Path], output: Path, jobs: int | None = None) -> int:
+    """Preprocesses scans with the chain of a model and returns their number.
 
-    Attributes:
-        model: folder of the model.
-        inputs: files, folders and datasets.
-        output: folder of the prepared scans.
-        jobs: scans at a time.
-    """
-
-    model: Path
-    inputs: tuple[Path, ...]
-    output: Path
-    jobs: int | None = None
-
-
-def prepare(request: PrepareRequest) -> int:
-    """Takes scans through the chain of a model; finished ones are kept, and a bad one does not stop the others.
-
-    Returns:
-        how many there are.
+    Finished scans are kept, and a bad one does not stop the others.
 
     Raises:
         GraftError: the model or an input as a whole is not usable, or the output folder holds something else.
         StageError: scans failed; the others are done.
     """
-    about, digest = read_description(request.model)
-    cases = collect_cases(request.inputs, about.channels)
+    about, digest = read_description(model)
+    cases = collect_cases(inputs, about.channels)
     if not cases:
         raise ConfigError("there is no scan to preprocess", expected="files, folders or datasets", fix="name some")
-    _claim(request.output, about, digest)
-    workspace = Workspace(request.output)
+    _claim(output, about, digest)
+    workspace = Workspace(output)
     with workspace.lock():
-        units = [_unit(case.case, about, digest, request.output, workspace) for case in cases if case.case is not None]
+        units = [_unit(case.case, about, digest, output, workspace) for case in cases if case.case is not None]
         workspace.file_digests.save()
-        jobs = min(request.jobs or 1, len(cases))
-        run = run_units(RECORDS, units, workspace, Execution(jobs, max(available_cores() // jobs, 1)))
-    _tell(cases, request.output)
+        run = run_units(RECORDS, units, workspace, Execution.sharing_cores(jobs, len(cases)))
+    _warn_of_suspects(cases, output)
     refused = tuple(Outcome(c.name, "failed", message=c.fault) for c in cases if c.case is None)
     complete(PREPARE, StageRun((*run.outcomes, *refused), run.wall_seconds))
     return len(cases)
@@ -97,15 +77,15 @@ def _claim(output: Path, about: ModelDescription, digest: str) -> None:
     """Marks the folder as one of prepared scans.
 
     Raises:
-        WorkspaceError: it holds something else, or scans that were prepared for another model.
+        WorkspaceError: it holds something else, or scans prepared for another model.
     """
     if output.is_dir() and any(p.name[0] != "." for p in output.iterdir()):
         claimed = record_if_there(output / CLAIM, PreparedFolder)
         if claimed is None or claimed.model.sha256 != digest:
-            other = "holds files that are no prepared scans" if claimed is None else "is of another model"
+            other = "holds files that are not prepared scans" if claimed is None else "holds scans for another model"
             raise WorkspaceError(
                 f"{output}: {other}",
-                expected="a new or empty folder, or one of this model",
+                expected="a new or empty folder, or one prepared for this model",
                 fix="name another with --output",
             )
     claim = PreparedFolder(model=PreparedFor(study=about.study, arm=about.arm_name, sha256=digest))
@@ -113,7 +93,7 @@ def _claim(output: Path, about: ModelDescription, digest: str) -> None:
 
 
 def volume_names(case: str, channels: int) -> list[str]:
-    """Names of the files of a prepared scan, as the bundle of a model takes them."""
+    """Names of the files of a prepared scan, as the bundle expects them."""
     return [f"{name}{_SUFFIX}" for name in input_names(case, channels)]
 
 
@@ -125,7 +105,7 @@ def _unit(case: Case, about: ModelDescription, digest: str, output: Path, worksp
         "version": 1,
     }
     if not all((output / name).is_file() for name in volume_names(case.name, len(about.channels))):
-        # Its record alone is worth nothing.
+        # The record is useless without the volumes.
         set_aside(workspace.unit_folder(RECORDS, case.name), MARKER)
     arguments = {"case": case, "about": about, "digest": digest, "output": output.absolute()}
     return Unit(RECORDS, case.name, recipe, prepare_case, arguments)
@@ -134,25 +114,17 @@ def _unit(case: Case, about: ModelDescription, digest: str, output: Path, worksp
 def prepare_case(
     folder: Path, progress: ProgressFile, *, case: Case, about: ModelDescription, digest: str, output: Path
 ) -> None:
-    """Takes a scan through the chain and writes its volumes and what was done to it.
-
-    Args:
-        folder: gets the record.
-        progress: where to tell how far it is.
-        case: the scan.
-        about: the model.
-        digest: SHA-256 of the model's checksums.
-        output: gets the volumes.
+    """Preprocesses a scan; its volumes go to `output`, the record of the steps to `folder`.
 
     Raises:
-        GraftError: the scan cannot be read or is of another modality, or a step cannot be carried out on it.
+        GraftError: the scan cannot be read or is of another modality, or a preprocessing step fails.
     """
     scan = RawScan.read(case, about.channels)
     reasons = scan_reasons(scan, about.modality, SuspicionLimits())
     processed, records = Chain(about.preprocessing).apply(scan.subject)
     reasons += chain_reasons(records)
     for name, volume in zip(volume_names(case.name, len(about.channels)), processed.channels.values(), strict=True):
-        # The unit's folder takes its name when it is whole; its volumes go where the bundle looks for them.
+        # The unit's folder gets its name when it is complete; its volumes go where the bundle looks for them.
         write_volume(volume.with_array(volume.array.astype(np.float32, copy=False)), folder / name)
         os.replace(folder / name, output / name)
     record = PreparedScan(
@@ -165,8 +137,8 @@ def prepare_case(
     write_record(folder / RECORD, record)
 
 
-def _tell(cases: Sequence[InputCase], output: Path) -> None:
-    """Names the scans to look at, also those that an earlier command prepared."""
+def _warn_of_suspects(cases: Sequence[InputCase], output: Path) -> None:
+    """Logs the scans to review, including those that an earlier command prepared."""
     for case in cases:
         record = record_if_there(output / RECORDS / case.name / RECORD, PreparedScan)
         for reason in record.suspect if record else ():
@@ -174,18 +146,9 @@ def _tell(cases: Sequence[InputCase], output: Path) -> None:
 
 
 def carry_back(model: Path, prepared: Path, masks: Path, output: Path) -> int:
-    """Carries masks that the bundle made of prepared scans to the grids of the scans.
+    """Carries the bundle's masks (`NAME_mask.nii.gz`) of prepared scans to the scans' grids and returns their number.
 
-    Each structure is interpolated linearly, and a voxel goes to the one that fills most of it.
-
-    Args:
-        model: folder of the model.
-        prepared: the folder that `prepare` wrote.
-        masks: folder of the bundle's masks, `NAME_mask.nii.gz`.
-        output: gets masks of the same names.
-
-    Returns:
-        how many there were.
+    Each structure is interpolated linearly, and a voxel gets the structure that fills most of it.
 
     Raises:
         GraftError: the model is not usable, a mask has no record or another grid, or the output would be overwritten.
@@ -217,8 +180,8 @@ def _record(mask: Path, prepared: Path, about: ModelDescription, digest: str) ->
     record = record_if_there(path, PreparedScan)
     if record is None or record.model != digest:
         raise DataError(
-            f"{path}: {'is of another model' if record else 'is missing'}, so {mask.name} cannot be carried back",
-            expected="the folder that `graft preprocess --model` of this model wrote",
+            f"{path}: {'belongs to another model' if record else 'is missing'}, so {mask.name} cannot be carried back",
+            expected="the folder that `graft preprocess --model` wrote for this model",
             fix="name it as the input",
         )
     return record

@@ -1,4 +1,4 @@
-"""What `graft preprocess --model` writes beside the scans that it prepares: whom they are for, and the way back."""
+"""Records of `graft preprocess --model`: the model that scans were prepared for, and how to undo the preparation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PreparedFolder(StoredRecord):
     """`prepared.json` of a folder."""
 
     model: PreparedFor
-    """Whom its scans are for."""
+    """The model that its scans were prepared for."""
 
 
 class PreparedScan(StoredRecord):
@@ -33,8 +33,8 @@ class PreparedScan(StoredRecord):
     affine: list[list[float]]
     """Of the prepared scan, to RAS+ millimetres."""
     records: list[dict[str, Any]]
-    """What every step did, to undo it."""
+    """What each step did, so that it can be undone."""
     suspect: tuple[str, ...]
-    """Why the outcome is implausible."""
+    """Why the result is implausible."""
     sources: dict[str, str]
     """Channel → name of its file."""

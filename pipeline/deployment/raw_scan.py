@@ -1,4 +1,4 @@
-"""A scan as it is given to a model: its volumes, and what its files or its owner say of them."""
+"""A raw scan: its volumes, and what their headers claim."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ from preprocessing.subject import Subject, check_image, load_subject
 
 @dataclass(frozen=True)
 class GivenImage:
-    """One channel that is in memory.
-
-    Attributes:
-        volume: its voxels, float32.
-        header: what is claimed of them.
-        source: the file that it was read from, if there is one.
-    """
+    """One channel in memory: its voxels, what its header claims, and the file that it was read from, if any."""
 
     volume: Volume
     header: ImageHeader
@@ -40,12 +34,12 @@ class GivenImage:
 
 @dataclass(frozen=True)
 class RawScan:
-    """All that is known of a scan before its preprocessing.
+    """A scan before preprocessing.
 
     Attributes:
         case: names the files; a channel without a file has its name as path.
         subject: the volumes.
-        files: path → what it claims of its image.
+        files: path → what the file claims about its image.
     """
 
     case: Case
@@ -66,11 +60,11 @@ class RawScan:
 
     @classmethod
     def of_images(cls, name: str, images: Mapping[str, GivenImage]) -> RawScan:
-        """Takes images that are in memory.
+        """Makes a scan of images in memory.
 
         Args:
             name: of the case.
-            images: channel → image; the first channel's grid is that of the results.
+            images: channel → image; the results lie on the grid of the first channel.
 
         Raises:
             DataError: an image cannot be used.

@@ -16,51 +16,47 @@ from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
 from pipeline.prediction.expected_dice import DrawMasks, expected_dice
 from pipeline.prediction.most_probable import predicted_classes
-from pipeline.prediction.posterior_average import PosteriorAverage
+from pipeline.prediction.stored_prediction import ReadPrediction
 
 
 def structure_facts(
     mask: Volume,
     values: Mapping[str, int],
-    average: PosteriorAverage,
+    read: ReadPrediction,
     draws: DrawMasks,
     spacing: Sequence[float],
     voxel_ml: float,
     fits: Mapping[str, DiceFit],
-    thresholds: Sequence[float] | None = None,
-    voxel_correlation: float | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Collects the numbers of each structure.
 
     Args:
         mask: label map on the raw grid.
         values: class name → value in it.
-        average: moments on the preprocessed grid.
+        read: the averaged probabilities on the preprocessed grid, and how they are read.
         draws: masks of the draws on the preprocessed grid.
         spacing: mm between voxel centres of the preprocessed grid.
         voxel_ml: volume of a voxel of the preprocessed grid in the patient.
-        fits: class → expected against real Dice.
-        thresholds: of the mask, of each class; `None` for the most probable class.
-        voxel_correlation: ρ of the volume interval; `None` for the interval of the draws' masks.
+        fits: class → fit of expected to real Dice.
 
     Returns:
-        class → numbers, JSON-able; `None` where something cannot be said.
+        Class → numbers, JSON-able; `None` where a number is not known.
     """
-    foreground = average.probability[1:].cpu()
+    foreground = read.foreground.cpu()
     most_probable = predicted_classes(foreground).numpy()
-    chosen = most_probable if thresholds is None else predicted_classes(foreground, thresholds).numpy()
+    chosen = most_probable if read.thresholds is None else predicted_classes(foreground, read.thresholds).numpy()
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))
         own, predicted = foreground[number - 1].numpy(), chosen == number
         expected = expected_dice(own, predicted, spacing)
-        if voxel_correlation is None:
+        if read.voxel_correlation is None:
             found = volume_interval(np.asarray(draws.voxels(number)) * voxel_ml)
             interval = None if found is None else (found.low, found.high)
         else:
             possible = own[possible_voxels(most_probable == number, spacing)]
-            # That nothing was found says nothing of how large it is.
-            interval = correlated_volume_interval(possible, voxel_correlation, voxel_ml) if possible.size else None
+            # A structure that was not found has no interval.
+            interval = correlated_volume_interval(possible, read.voxel_correlation, voxel_ml) if possible.size else None
         facts[name] = {
             "label": value,
             "voxels": voxels,
@@ -75,7 +71,7 @@ def structure_facts(
 
 
 def _estimate(fit: DiceFit | None, expected: float) -> dict[str, Any] | None:
-    """The one number that is shown, `DiceEstimate`; the others are for those who look into the file."""
+    """The number that is shown (`DiceEstimate`); the others are only in the file."""
     if math.isnan(expected):
         return None
     return asdict(unchecked(expected) if fit is None else fit.estimate(expected))
@@ -84,12 +80,7 @@ def _estimate(fit: DiceFit | None, expected: float) -> dict[str, Any] | None:
 def _on_the_line(fit: DiceFit | None, expected: float) -> dict[str, float | int] | None:
     if fit is None or math.isnan(expected):
         return None
-    return {
-        "dice": fit.line(expected),
-        "residual": fit.residual,
-        "slope": fit.slope,
-        "test_cases": fit.cases,
-    }
+    return {"dice": fit.line(expected), "residual": fit.residual, "slope": fit.slope, "test_cases": fit.cases}
 
 
 def _known(value: float) -> float | None:

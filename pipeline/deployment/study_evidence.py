@@ -1,4 +1,4 @@
-"""What the study of a model found about its arm: data, methods and numbers with intervals, for the model card."""
+"""Results of a model's study for the model card: data, methods, and numbers with intervals."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _UNIT_DEPTH = 4
 """Folders between a workspace and a model in it: `infer/ARM/nNN/repeat-R/model`."""
 
 OF_ANOTHER = (
-    "the study's tables are not of this model, but of another training of the arm or of none (`graft evaluate` of the "
-    "study measures the models that it has now)"
+    "the study's tables are not of this model: its arm was trained again, or not evaluated since (`graft evaluate` "
+    "measures the current models)"
 )
 
 
 class OtherStudyError(WorkspaceError):
-    """A workspace is of another study than the model."""
+    """A workspace belongs to a different study than the model."""
 
 
 @dataclass(frozen=True)
 class StudyEvidence:
-    """What the study found.
+    """Results of a study.
 
     Attributes:
         data: on source and target; empty where the study's configuration is not known.
         preprocessing: on the chains; empty where the workspace's configuration, which a later command may have changed,
             has another one than the model.
         patients: role (`source`, `pool`, `test`) → number of patients.
-        scores: rows of the summary of this arm at this number of patients; empty where the tables are not of this
-            very model.
+        scores: rows of the summary of this arm at this number of patients; empty if the tables are not of this exact
+            model.
         repeats: trainings that the rows average over.
-        evaluated: whether the tables are of this very model.
-        cross_validation: how the patients were tested, in words; `None` where they were others than those of the arm.
+        evaluated: whether the tables are of this exact model.
+        cross_validation: how the patients were tested, in words; `None` if they were separate test patients.
     """
 
     data: str
@@ -53,19 +53,13 @@ class StudyEvidence:
 
 
 def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path | None) -> StudyEvidence | None:
-    """Reads what the study that the user named, or the one that the model lies in, found about its arm.
-
-    Args:
-        model: folder of the model.
-        about: the model.
-        digest: SHA-256 of the model's checksums.
-        given: the workspace that the user named.
+    """Reads the results of the model's study from the `given` workspace, or from the one that the model lies in.
 
     Returns:
-        `None` where the user named no workspace and the model does not lie in that of its study.
+        `None` if the user named no workspace and the model does not lie in that of its study.
 
     Raises:
-        WorkspaceError: the folder that the user named is no workspace or of another study, or a file is damaged.
+        WorkspaceError: the named folder is not a workspace or belongs to another study, or a file is damaged.
     """
     if given is not None:
         if not (given / CONFIG).is_file():
@@ -81,15 +75,15 @@ def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path
     try:
         return read_evidence(parents[_UNIT_DEPTH], about, digest)
     except OtherStudyError:
-        # A copy that happens to lie in another study's workspace.
+        # A copy of the model in another study's workspace.
         return None
 
 
 def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> StudyEvidence:
-    """Reads what a study found about the arm of a model.
+    """Reads the results of a model's arm.
 
-    Numbers are taken only from tables that are of this very model: another training of the same name, from before an
-    option was changed, has other numbers.
+    Numbers are taken only from tables of this exact model: a training of the same name with other options has other
+    numbers.
 
     Raises:
         OtherStudyError: the workspace is of another study.
@@ -100,7 +94,7 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
     # Without a configuration of this version, the digest of the model alone tells whether the numbers are its own.
     if config is not None and config.name != about.study:
         raise OtherStudyError(
-            f"{workspace}: is of the study {config.name}",
+            f"{workspace}: belongs to the study {config.name}",
             expected=f"the study of the model, {about.study}",
             fix="name its workspace with --study",
         )

@@ -1,4 +1,4 @@
-"""Reasons to look at a case before its prediction is used."""
+"""Reasons to review a case before its prediction is used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from data.checks.observation import observe_scan
 from data.errors import DataError
 from data.modality import Modality
 from data.plain_number import plain_number, plain_span
-from pipeline.deployment.contrast_profile import TrainingProfile, tissue_profile, white_over_grey
+from pipeline.deployment.contrast_profile import tissue_profile, white_over_grey
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint
 from pipeline.deployment.predict_options import SuspicionLimits
 from pipeline.deployment.raw_scan import RawScan
@@ -19,31 +19,30 @@ from preprocessing.step import Record
 
 _AXES = ("left-right", "back-front", "down-up")
 _FLAGGED_ERRORS = ("sform_qform",)
-"""Errors that leave a mask usable on the voxels of its scan: they are told, and the case is predicted."""
+"""Errors that leave a mask usable on the voxels of its scan: they are reported, and the case is predicted."""
 _LEAST_HISTOGRAM, _LEAST_TISSUES, _LEAST_WHITE_GREY = 0.15, 0.25, 0.4
-"""Distances that count as none, standard deviations: a few training cases may be alike by chance."""
+"""Distances in standard deviations that count as zero: a few training cases may be alike by chance."""
 
 
 def scan_reasons(scan: RawScan, modality: Modality, limits: SuspicionLimits) -> list[str]:
-    """Runs the checks of `graft check` on a scan that is to be predicted.
+    """Runs the checks of `graft check` on a scan.
 
     Args:
-        scan: as it was read.
+        scan: the raw scan.
         modality: the model's.
-        limits: whether a CT is refused by a model for MR.
+        limits: whether a model for MR refuses a CT.
 
     Returns:
-        reasons for suspicion: warnings, and errors that do not make the mask useless, those first.
+        Reasons for suspicion: first errors that leave the mask usable, then warnings.
 
     Raises:
-        DataError: the scan cannot be used as it is, such as one with a sheared affine, or a CT was given to a model
-            for MR, and the limits refuse it.
+        DataError: the scan cannot be used (such as one with a sheared affine), or it is a CT, the model is for MR and
+            the limits refuse it.
     """
     case = scan.case
     findings = case_findings(observe_scan(case, scan.subject.channels, modality, scan.files))
     for finding in findings:
-        other = finding.check == value_range.CHECK and modality is not Modality.CT and limits.refuse_other_modality
-        if other:
+        if finding.check == value_range.CHECK and modality is not Modality.CT and limits.refuse_other_modality:
             raise DataError(
                 f"case {case.name}: {finding.found}",
                 expected=f"the model's modality, {modality.value}",
@@ -56,23 +55,23 @@ def scan_reasons(scan: RawScan, modality: Modality, limits: SuspicionLimits) -> 
 
 
 def chain_reasons(records: Sequence[Record]) -> list[str]:
-    """What the steps of preprocessing found implausible, each after the step's name."""
+    """What the preprocessing steps found implausible, each after the name of the step."""
     return [f"{record['step']}: {reason}" for record in records for reason in record["suspect"]]
 
 
 def unlike_training(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> list[str]:
-    """Numbers of a scan that lie far from those of the training cases, each with the training span."""
+    """Numbers of a scan that lie far outside those of the training cases, each with the training span."""
     contrast = other_contrast(facts, training, limits.contrast)
     return [*contrast, *_geometry(facts, training, limits), *_intensities(facts, training, limits)]
 
 
 def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: float) -> Iterator[str]:
-    """Says which channels have another contrast than those of the training cases.
+    """Reports channels whose contrast differs from that of the training cases.
 
     Args:
         facts: of the case.
-        training: of the training cases; of a model that lacks the profiles nothing can be said.
-        factor: how many times farther than the training cases from each other a case may be.
+        training: of the training cases; older models lack the profiles, and nothing is reported.
+        factor: largest distance as a multiple of the training cases' own spread.
     """
     for channel, profile in training.tissues.items():
         own = facts.tissues.get(channel)
@@ -81,11 +80,11 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
         apart = training.white_over_grey[channel]
         other = profile.distance(tissue_profile(own)) > max(factor * profile.spread, _LEAST_TISSUES)
         if other or apart.distance((white_over_grey(own),)) > max(factor * apart.spread, _LEAST_WHITE_GREY):
-            usual = _order_of(own, profile)
+            usual = _order(dict(zip(sorted(own), profile.mean, strict=True)))
             yield f"{channel}: a different contrast from training ({_order(own)}; in training {usual})"
     for channel, profile in training.histogram.items():
         if channel in training.tissues and channel in facts.tissues:
-            # Lesions change the histogram more than another contrast does.
+            # Lesions change the histogram more than a different contrast does.
             continue
         away = profile.distance(facts.histogram[channel]) if channel in facts.histogram else 0.0
         if away > max(factor * profile.spread, _LEAST_HISTOGRAM):
@@ -98,12 +97,8 @@ def other_contrast(facts: CaseFacts, training: TrainingFingerprint, factor: floa
 def _order(tissues: Mapping[str, float]) -> str:
     """Tissues with their means, the brightest first."""
     ordered = sorted(tissues.items(), key=lambda item: -item[1])
-    # A sum with 0 turns −0 into 0.
+    # Adding 0 turns −0 into 0.
     return ", ".join(f"{name} {round(value, 1) + 0.0:.1f}" for name, value in ordered)
-
-
-def _order_of(own: Mapping[str, float], profile: TrainingProfile) -> str:
-    return _order(dict(zip(sorted(own), profile.mean, strict=True)))
 
 
 def _geometry(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> Iterator[str]:
@@ -119,7 +114,7 @@ def _geometry(facts: CaseFacts, training: TrainingFingerprint, limits: Suspicion
 
 
 def _intensities(facts: CaseFacts, training: TrainingFingerprint, limits: SuspicionLimits) -> Iterator[str]:
-    """The percentile of each channel that lies farthest out; means of raw values only by their sign, MR has no unit."""
+    """The percentile of each channel that lies farthest out; of raw means only the sign, because MR has no unit."""
     for channel, spans in training.after.items():
         own = facts.after[channel]
         unit = max(spans["std"].high, 1e-6)

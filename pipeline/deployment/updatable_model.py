@@ -13,18 +13,13 @@ from pipeline.deployment.model_folder import find_model, read_description
 
 @dataclass(frozen=True)
 class UpdatableModel:
-    """A model that can be updated.
-
-    Attributes:
-        digest: SHA-256 of the model.
-        members: the posterior of each of its members.
-    """
+    """A model that can be updated: its SHA-256 and the posterior of each member."""
 
     digest: str
     members: tuple[EarlierPosterior, ...]
 
     def member(self, number: int) -> EarlierPosterior:
-        """The posterior that a new member joins; a model with fewer members gives them in turn."""
+        """The posterior that a new member is combined with; a model with fewer members provides them in turn."""
         return self.members[number % len(self.members)]
 
 
@@ -32,31 +27,28 @@ def find_updatable(folder: Path, network: TargetNetwork) -> UpdatableModel:
     """Finds a model with a posterior over the weights of a network; its files are checked, its weights not yet read.
 
     Args:
-        folder: of the unit, or its model folder.
-        network: which network.
+        folder: of the arm, or its model folder.
+        network: the network of the new training.
 
     Raises:
         ModelError: the folder holds no model, a damaged one, or one that cannot be updated.
     """
     description, digest = read_description(folder)
-    found = {
-        "posterior": description.arm.posterior.kind if not description.arm.is_variational else "",
-        "network": "" if description.network == network.options else str(description.network),
-        "channels": "" if len(description.channels) == network.channels else str(len(description.channels)),
-        "classes": "" if len(description.classes) + 1 == network.classes else str(len(description.classes) + 1),
+    own = description.target_network
+    kind = description.arm.posterior.kind
+    compared = {
+        "posterior": (kind, kind if description.arm.is_variational else "`mean_field` or `mixture`"),
+        "network": (own.options, network.options),
+        "channels": (own.channels, network.channels),
+        "classes": (own.classes, network.classes),
     }
-    expected = {
-        "posterior": "`mean_field` or `mixture`",
-        "network": str(network.options),
-        "channels": str(network.channels),
-        "classes": str(network.classes),
-    }
-    for key, value in found.items():
-        if value:
+    for key, (found, expected) in compared.items():
+        if found != expected:
             raise ModelError(
-                f"`update_from` is {folder}, whose {key} is {value}",
-                expected=expected[key],
-                fix="update a unit of the same network and target, with a variational posterior",
+                f"`update_from` is {folder}, whose {key} is {found}",
+                expected=str(expected),
+                fix="update from an arm with the same network and target and a variational posterior",
             )
-    own = find_model(folder)
-    return UpdatableModel(digest, tuple(EarlierPosterior(description.arm, own / name) for name in description.members))
+    own_folder = find_model(folder)
+    members = tuple(EarlierPosterior(description.arm, own_folder / name) for name in description.members)
+    return UpdatableModel(digest, members)

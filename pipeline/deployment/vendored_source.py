@@ -1,4 +1,4 @@
-"""Copies of Graft's own modules that a bundle takes along, so that it runs where Graft is not installed."""
+"""Copies of Graft's own modules in a bundle, so that it runs where Graft is not installed."""
 
 from __future__ import annotations
 
@@ -20,17 +20,10 @@ def vendored_name(module: str) -> str:
 
 
 def copy_modules(modules: Iterable[str], root: Path, origin: str) -> list[str]:
-    """Copies modules, and those that they import when they are loaded, into `scripts/` of a bundle.
+    """Copies modules, and those that they import when loaded, into `scripts/` of a bundle; returns them sorted.
 
-    Imports inside functions are renamed but not followed: they belong to steps that a bundle does not offer.
-
-    Args:
-        modules: e.g. `preprocessing.grid`.
-        root: of the bundle.
-        origin: where the copies come from, for their first line.
-
-    Returns:
-        the copied modules, sorted.
+    Imports inside functions are renamed but not followed: they belong to steps that a bundle does not offer. The first
+    line of each copy names its `origin`.
     """
     found: dict[str, str] = {}
     waiting = list(modules)
@@ -60,7 +53,7 @@ def _source(module: str) -> str:
 
 
 def _imported(source: str) -> Iterator[str]:
-    """Yields our own modules that a source imports when it is loaded."""
+    """Yields Graft's modules that a source imports when it is loaded."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] in _OWN for alias in node.names):

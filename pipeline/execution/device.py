@@ -1,4 +1,4 @@
-"""Where torch computes."""
+"""The device that torch computes on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def chosen_device(asked: str) -> str:
         asked: `cpu`, `cuda`, or `auto` for a GPU where there is one.
 
     Raises:
-        ConfigError: `cuda` is asked for and not there, or the name is another one.
+        ConfigError: `cuda` is requested but not available, or the name is unknown.
     """
     import torch
 

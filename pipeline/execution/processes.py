@@ -1,4 +1,4 @@
-"""Several processes that train one network together, as `accelerate launch` starts them: who is who."""
+"""The processes that train one network together, as started by `accelerate launch`, and the available cores."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 for a plain command."""
+    """Number of processes that train together; 1 for an ordinary command."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def rank() -> int:
-    """Number of this process among them; 0 writes the files."""
+    """Number of this process among them; process 0 writes the files."""
     return int(os.environ.get("RANK", "0"))
 
 

@@ -1,7 +1,7 @@
 """Progress of a stage: a bar with the time left on a terminal, plain lines elsewhere.
 
-Workers run in other processes, perhaps on other machines, so each tells how far it is in a small file that the command
-looks at twice a second.
+Workers run in other processes, perhaps on other machines, so each writes its progress to a small file that the command
+reads twice a second.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _LINE_EVERY = 30.0
 
 
 class ProgressFile:
-    """How far one unit is, told from inside it, and whether it is to stop.
+    """Reports the progress of a unit and passes on requests to stop.
 
     Args:
-        path: the file; the wish to stop is a file `stop` beside it.
-        saves: whether the unit looks at `stop_requested` itself and saves before it stops.
+        path: the file; a file `stop` next to it requests a stop.
+        saves: whether the unit checks `stop_requested` itself and saves before it stops.
     """
 
     def __init__(self, path: Path, saves: bool = False) -> None:
@@ -51,7 +51,7 @@ class ProgressFile:
         return self._stop.requested
 
     def __call__(self, fraction: float) -> None:
-        """Tells the fraction done, from 0 to 1; cheap enough for every training step.
+        """Reports the fraction done, from 0 to 1; cheap enough for every training step.
 
         Raises:
             StopRequestedError: the command was asked to stop, and the unit has nothing to save.
@@ -61,18 +61,12 @@ class ProgressFile:
         now = time.monotonic()
         if now - self._written >= _WRITE_EVERY:
             self._written = now
-            # Not atomic on purpose: a torn number is skipped by the reader, and nothing depends on it.
+            # Deliberately not atomic: the reader skips a torn number, and nothing depends on it.
             self._path.write_text(f"{fraction:.4f}")
 
 
 class StageProgress:
-    """Shows how far a stage is.
-
-    Args:
-        stage: name of the stage.
-        sizes: unit → its share of the work, in any measure.
-        folder: where the units' progress files lie.
-    """
+    """Shows the progress of a stage, whose units have a size in any measure and write their progress to a folder."""
 
     def __init__(self, stage: str, sizes: Mapping[str, float], folder: Path) -> None:
         self._stage = stage
@@ -121,7 +115,7 @@ class StageProgress:
         return bar
 
     def finished(self, key: str, state: str, seconds: float, message: str) -> None:
-        """Counts a unit as finished and says so where there is no bar; a failure is always said."""
+        """Counts a unit as finished and logs it if there is no bar; failures are always logged."""
         with self._lock:
             self._finished.add(key)
             done = len(self._finished)

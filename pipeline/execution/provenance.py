@@ -1,4 +1,4 @@
-"""Provenance: what ran, with which versions, on which inputs, for how long and in how much memory."""
+"""Provenance: commands, versions, inputs, run times and memory of a study."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from pipeline.storage.atomic import write_record
 from pipeline.storage.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pipeline.execution.units import StageRun, Unit
+    from pipeline.execution.unit import Unit
+    from pipeline.execution.units import StageRun
 
 _PACKAGES = (
     "torch", "monai", "nibabel", "SimpleITK", "numpy", "scipy", "scikit-learn", "nilearn", "joblib", "pydantic",
@@ -47,7 +48,7 @@ def graft_version() -> str:
 
 
 def _git_commit() -> str:
-    """Commit of the checkout that the code runs from, with a mark if files differ; empty outside a checkout."""
+    """Commit of the checkout that the code runs from, marked if files differ; empty outside a checkout."""
     folder = Path(__file__).parent
     try:
         run = [
@@ -76,7 +77,7 @@ def _now() -> str:
 
 
 def read_provenance(workspace: Workspace) -> Provenance:
-    """Returns what is recorded so far; an empty record where there is none or it is damaged.
+    """Returns the record so far; an empty one if it is missing or damaged.
 
     Raises:
         NewerFormatError: a newer version wrote it.
@@ -90,7 +91,7 @@ def read_provenance(workspace: Workspace) -> Provenance:
 
 
 def _device_name(device: str) -> str:
-    """Names the device that `cpu` or `cuda` stands for here, with the model of a GPU."""
+    """Names the device, with the model of a GPU."""
     if not device.startswith("cuda"):
         return device
     import torch
@@ -99,12 +100,9 @@ def _device_name(device: str) -> str:
 
 
 def start_provenance(workspace: Workspace, *, seed: int, device: str) -> None:
-    """Writes versions, machine and command; keeps what earlier commands recorded of inputs, stages and training device.
+    """Writes versions, machine and command; keeps the inputs, stages and training device of earlier commands.
 
-    Args:
-        workspace: of the study.
-        seed: of the study.
-        device: as asked for; `record_stage` replaces it by the one that a stage trained on.
+    The requested `device` is replaced by the one that a stage trained on (`record_stage`).
     """
     record = read_provenance(workspace)
     trained_on = [stage.device for stage in record.stages.values() if stage.device]
@@ -134,17 +132,17 @@ def _write(workspace: Workspace, record: Provenance) -> None:
 
 
 def record_inputs(workspace: Workspace, inputs: Mapping[str, InputFacts]) -> None:
-    """Writes root, layout, number of cases and digest of every dataset."""
+    """Writes the facts of every dataset."""
     _write(workspace, read_provenance(workspace).model_copy(update={"inputs": dict(inputs)}))
 
 
 def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: StageRun) -> None:
-    """Writes how long a stage took and how much memory its largest process had.
+    """Writes the run time of a stage and the memory of its largest process.
 
-    Work time and memory come from the units' markers, so they hold for stages that were interrupted and continued; wall
-    time adds up over the commands in which something was done.
+    Work time and memory come from the units' markers, so they are right for stages that were interrupted and resumed;
+    wall time adds up over the commands that did some work.
     """
-    from pipeline.execution.units import read_marker
+    from pipeline.execution.unit import read_marker
 
     markers = [read_marker(workspace.unit_folder(unit.stage, unit.key)) for unit in units]
     finished = [m for m in markers if m is not None]
@@ -152,7 +150,7 @@ def record_stage(workspace: Workspace, stage: str, units: Sequence[Unit], run: S
     before, machine = record.stages.get(stage, StageFacts()), record.machine
     worked = run.count("done") + run.count("failed") > 0
     fresh = run.count("reused") == 0
-    # Units that train carry the device that was resolved for them; what is reused was trained where it was trained.
+    # Units that train carry their resolved device; reused ones keep the device that they were trained on.
     device = next((_device_name(str(u.arguments["device"])) for u in units if "device" in u.arguments), None)
     if device is None or not run.count("done"):
         device = before.device

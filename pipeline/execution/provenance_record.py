@@ -1,4 +1,4 @@
-"""`provenance.json`: what ran, with which versions, on which inputs, for how long. Every key may be missing."""
+"""`provenance.json`: commands, versions, inputs and run times of a study. Every key may be missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Machine(StoredRecord):
     platform: str | None = None
     """Operating system."""
     device: str | None = None
-    """What networks were trained on; as asked for, before any was."""
+    """Device that networks were trained on; before any training, the requested one."""
 
 
 class InputFacts(StoredRecord):
@@ -28,7 +28,7 @@ class InputFacts(StoredRecord):
     root: str = ""
     """Its folder, as the configuration names it."""
     layout: str = ""
-    """How its files are laid out."""
+    """Its layout."""
     cases: int = 0
     """Number of cases."""
     sha256: str = ""
@@ -39,7 +39,7 @@ class StageFacts(StoredRecord):
     """A stage, over all commands that worked on it."""
 
     wall_seconds: float = 0.0
-    """Time that passed."""
+    """Wall time."""
     work_seconds: float = 0.0
     """Time of all units together."""
     peak_memory_gb: float | None = None
@@ -47,15 +47,15 @@ class StageFacts(StoredRecord):
     units: int | None = None
     """Units of the stage."""
     units_done: int | None = None
-    """Those that the last command did."""
+    """Units that the last command did."""
     units_reused: int | None = None
-    """Those that it found done."""
+    """Units that it found done."""
     units_failed: int = 0
-    """Those that failed."""
+    """Units that failed."""
     device: str | None = None
-    """What it trained on."""
+    """Device that it trained on."""
     precision: str | None = None
-    """What it trained in."""
+    """Precision that it trained in."""
 
 
 class Provenance(StoredRecord):

@@ -1,4 +1,4 @@
-"""Running a stage's units and telling how it went."""
+"""Running the units of a stage, and reporting failures."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from data.errors import GraftError
 from pipeline.execution.processes import rank
 from pipeline.execution.provenance import record_stage
 from pipeline.execution.stopping import StopRequestedError
-from pipeline.execution.units import Execution, StageRun, Unit, run_units
+from pipeline.execution.unit import Unit
+from pipeline.execution.units import Execution, StageRun, run_units
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
 
 _SHOWN = 5
 
@@ -23,7 +23,7 @@ class StageError(GraftError):
 
 
 def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
-    """Does the units and writes time and memory into the provenance; does not raise when units fail."""
+    """Runs the units and writes time and memory into the provenance; does not raise when units fail."""
     run = run_units(stage, units, workspace, execution)
     if rank() == 0:
         record_stage(workspace, stage, units, run)
@@ -34,17 +34,9 @@ def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution
 
 
 def run_in_order(kinds: Sequence[Sequence[Unit]], workspace: Workspace, execution: Execution) -> StageRun:
-    """Does the units of a stage that has several kinds, those of one kind after those of another that they need.
+    """Runs the units of a stage with several kinds, one kind after the other, and returns all of it as one run.
 
-    Units that need something that failed are left out: one reason is told once.
-
-    Args:
-        kinds: units of each kind, in order.
-        workspace: of the study.
-        execution: how units are run.
-
-    Returns:
-        all of it as one run.
+    Units that need something that failed are left out, so that a reason is reported once.
     """
     runs: list[StageRun] = []
     missing: set[tuple[str, str]] = set()
@@ -66,7 +58,7 @@ def complete(stage: str, run: StageRun) -> None:
     """Ends a stage.
 
     Raises:
-        StageError: units failed; names each with its reason.
+        StageError: units failed; names them with their reasons.
         StopRequestedError: the command was asked to stop before all units were done.
     """
     failures = run.failures

@@ -1,8 +1,8 @@
-"""Stopping a command early and cleanly: a scheduler's signal becomes a wish that every unit sees at its next step.
+"""Stopping a command early and cleanly: a scheduler's signal becomes a request that every unit sees at its next step.
 
 Batch systems send SIGTERM or SIGUSR1 some time before they take a machine away. The command and its workers then save
-what they have and end with an exit code that a scheduler can requeue on. Workers may run on other machines, so the wish
-travels as a file in the workspace; a worker that gets the signal itself sees it at once.
+their work and end with an exit code that a scheduler can requeue on. Workers may run on other machines, so the request
+is a file in the workspace; a worker that gets the signal itself sees it at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from types import FrameType
 from data.errors import GraftError
 
 REQUEUE = 75
-"""Exit code of a command that was asked to stop and can go on: EX_TEMPFAIL of sysexits.h."""
+"""Exit code of a command that was asked to stop and can be resumed: EX_TEMPFAIL of sysexits.h."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _LOOK_EVERY = 0.5
@@ -33,7 +33,7 @@ class StopRequestedError(GraftError):
 
 
 class StopSignal(KeyboardInterrupt):
-    """A signal that came while no unit was at work; like Ctrl-C it is nothing that code on the way should catch."""
+    """A signal that arrived while no unit was running; like Ctrl-C, ordinary code should not catch it."""
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _handling(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]
 
 @contextmanager
 def ends_on_signal() -> Iterator[None]:
-    """Ends the block with `StopSignal` on SIGTERM or SIGUSR1, where nothing inside handles them itself."""
+    """Ends the block with `StopSignal` on SIGTERM or SIGUSR1, unless something inside handles them."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise StopSignal
@@ -63,11 +63,7 @@ def ends_on_signal() -> Iterator[None]:
 
 @contextmanager
 def stops_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Takes SIGTERM and SIGUSR1 as the wish to stop, inside the block.
-
-    Args:
-        on_signal: called when the first one arrives.
-    """
+    """Treats SIGTERM and SIGUSR1 as a request to stop inside the block; calls `on_signal` at the first one."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if not _signalled.is_set():
@@ -83,18 +79,14 @@ def stops_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[No
 
 
 def listen_in_worker() -> None:
-    """Makes a worker process take the signals as the wish to stop; for processes that only carry out units."""
+    """Makes a worker process, which only runs units, treat the signals as a request to stop."""
     if threading.current_thread() is threading.main_thread():
         for number in _SIGNALS:
             signal.signal(number, lambda number, frame: _signalled.set())
 
 
 class StopFile:
-    """The wish to stop, as a file that every worker of a command looks at.
-
-    Args:
-        path: the file; it need not be there.
-    """
+    """The request to stop, as a file that every worker of a command checks."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -107,7 +99,7 @@ class StopFile:
 
     @property
     def requested(self) -> bool:
-        """Whether this process got the signal or the file is there; cheap enough for every training step."""
+        """Whether this process got the signal or the file exists; cheap enough for every training step."""
         now = time.monotonic()
         if not self._seen and now - self._looked >= _LOOK_EVERY:
             self._looked = now

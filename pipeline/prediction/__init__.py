@@ -1,1 +1,1 @@
-"""Prediction: sliding window, and averages over draws from a posterior."""
+"""Prediction: sliding window, averages over draws from a posterior, and how these are read."""

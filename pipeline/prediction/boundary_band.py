@@ -16,7 +16,7 @@ BAND = 5.0
 def possible_voxels(mask: NDArray[np.bool_], spacing: Sequence[float]) -> NDArray[np.bool_]:
     """Marks where a structure may be, `[X, Y, Z]`: in its mask and within `BAND` of its boundary.
 
-    Farther away a thousandth of probability in each of a million voxels would count for more than the structure.
+    Farther away, a probability of one thousandth in each of a million voxels would outweigh the structure.
     """
     return mask | boundary_band(mask, spacing, BAND)
 
@@ -27,7 +27,7 @@ def boundary_band(mask: NDArray[np.bool_], spacing: Sequence[float], width: floa
     Args:
         mask: boolean `[X, Y, Z]`.
         spacing: mm between voxel centres along each axis.
-        width: mm to the nearest voxel centre on the other side of the boundary. The edge of the image is none.
+        width: mm to the nearest voxel centre on the other side of the boundary. The edge of the image does not count.
 
     Returns:
         Boolean `[X, Y, Z]`; all False for a mask that is empty or fills the image.

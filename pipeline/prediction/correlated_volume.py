@@ -1,9 +1,8 @@
-"""The volume interval of probabilities whose errors go together.
+"""The volume interval of probabilities with correlated errors.
 
-Voxels that were wrong independently of each other would leave a volume of thousands of them nearly certain; but a
-boundary that was drawn a little further out was drawn so all around. One normal factor common to the voxels of a
-structure says how much of that there is (the one-factor Gaussian copula of Vasicek 1987, "Probability of loss on loan
-portfolio").
+If the errors of voxels were independent, a volume of thousands of voxels would be almost certain; but a boundary that
+is drawn too far out is usually too far out all around. One normal factor common to the voxels of a structure describes
+this correlation (the one-factor Gaussian copula of Vasicek 1987, "Probability of loss on loan portfolio").
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 LEVEL = 0.9
-"""Coverage of volume intervals, where nothing else is asked for."""
+"""Default coverage of volume intervals."""
 
 
 def correlated_volume_interval(
@@ -21,13 +20,13 @@ def correlated_volume_interval(
 ) -> tuple[float, float]:
     """Returns the central interval of a structure's volume.
 
-    Voxel v belongs to it where √ρ z + √(1 − ρ) ε_v < Φ⁻¹(p_v), with z common and ε_v of its own, both standard normal.
-    So each voxel keeps its probability. Of many voxels the ε_v average out, and what is left is the volume given z,
-    Σ_v Φ((Φ⁻¹(p_v) − √ρ z) / √(1 − ρ)), which falls in z: its quantiles are its values at those of z.
+    Voxel v belongs to it if √ρ z + √(1 − ρ) ε_v < Φ⁻¹(p_v), with z common to all voxels and ε_v independent, both
+    standard normal, so each voxel keeps its probability. Over many voxels the ε_v average out; the volume given z is
+    Σ_v Φ((Φ⁻¹(p_v) − √ρ z) / √(1 − ρ)). It decreases in z, so its quantiles are its values at the quantiles of z.
 
     Args:
         probability: `[M]` of the voxels that may belong to the structure.
-        correlation: ρ, 0 (each voxel by itself: an interval without width) … below 1.
+        correlation: ρ, from 0 (independent voxels: an interval without width) to below 1.
         voxel_ml: volume of a voxel.
         level: coverage.
 
@@ -40,11 +39,5 @@ def correlated_volume_interval(
 
 
 def volume_given(z: float, scores: NDArray[np.float64], correlation: float) -> float:
-    """Returns the expected number of voxels of a structure, given the factor common to them.
-
-    Args:
-        z: the common factor; the larger, the smaller the structure.
-        scores: `[M]`, Φ⁻¹(p_v).
-        correlation: ρ.
-    """
+    """Returns the expected number of voxels with scores Φ⁻¹(p_v), given the common factor z (decreasing in z)."""
     return float(ndtr((scores - np.sqrt(correlation) * z) / np.sqrt(1 - correlation)).sum())

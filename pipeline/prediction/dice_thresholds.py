@@ -1,9 +1,9 @@
-"""The mask that expects the best Dice of itself: a threshold of each class, below one half.
+"""The mask with the best expected Dice: a threshold below one half for each class.
 
-The most probable class is the mask that expects the fewest wrong voxels. For the Dice it is too small wherever the
-boundary is uncertain: a voxel is worth taking as soon as its probability is above half of the Dice that is reached
-(Lipton, Elkan, Naryanaswamy 2014, "Optimal thresholding of classifiers to maximize F1 measure"). That holds for
-probabilities that mean what they say; an overconfident network has hardly any between that threshold and one half.
+The most probable class gives the fewest expected wrong voxels. For Dice, that mask is too small where the boundary is
+uncertain: it pays to include a voxel as soon as its probability exceeds half of the optimal Dice (Lipton, Elkan,
+Naryanaswamy 2014, "Optimal thresholding of classifiers to maximize F1 measure"). This holds for calibrated
+probabilities; an overconfident network has hardly any between that threshold and one half.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pipeline.prediction.most_probable import predicted_classes
 
 
 class MaskRule(StrEnum):
-    """Which mask is made of the probabilities."""
+    """How a mask is made from probabilities."""
 
     MOST_PROBABLE = "most_probable"
     """The most probable class of each voxel."""
     EXPECTED_DICE = "expected_dice"
-    """Of each class the voxels whose expected Dice is best; sensible for calibrated probabilities."""
+    """For each class, the mask with the best expected Dice; sensible for calibrated probabilities."""
 
 
 def dice_thresholds(foreground: NDArray[np.floating], spacing: Sequence[float]) -> tuple[float, ...]:
-    """Finds for each class the threshold whose mask expects the best Dice of itself: half of that Dice.
+    """Finds for each class the threshold whose mask has the best expected Dice; it is half of that Dice.
 
-    Expected is 2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v), as in `expected_dice`: the ratio of expectations, close to the
-    expectation of the ratio. Its best mask holds the most probable voxels, so going through them in order finds it.
-    Candidates are the most probable mask and the band around it. The threshold then holds everywhere, and by the same
-    reasoning an island farther away that is above it belongs to the mask. Several structures are taken one by one;
-    where their masks meet, the best for all together may be another.
+    The expected Dice is 2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v), as in `expected_dice`: the ratio of expectations,
+    close to the expectation of the ratio. The best mask holds the most probable voxels, so a pass over them in order
+    finds it. Candidates are the most probable mask and the band around it. The threshold then applies everywhere: an
+    island farther away that exceeds it belongs to the mask for the same reason. Structures are treated one by one;
+    where their masks meet, the joint optimum may differ.
 
     Args:
         foreground: `[K, X, Y, Z]` mean probabilities of all classes but the background.
         spacing: mm between voxel centres.
 
     Returns:
-        K thresholds of at most one half; one half itself for a class that is nowhere the most probable.
+        K thresholds of at most one half; exactly one half for a class that is nowhere the most probable.
     """
     chosen = predicted_classes(torch.from_numpy(foreground)).numpy()
     thresholds = []

@@ -1,4 +1,4 @@
-"""The Dice that a prediction may expect of itself, without a reference."""
+"""The expected Dice of a prediction, without a reference."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], sp
 
     2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v): the ratio of the expectations of numerator and denominator of the Dice,
     close to its expectation for structures of many voxels (Borges et al. 2024, Soft Dice Confidence,
-    arXiv 2402.10665). The second sum is over the mask and what is within `BAND` of it: a thousandth of foreground in
-    each of a million voxels of background would otherwise count for more than the structure.
+    arXiv 2402.10665). The second sum is over the voxels in the mask and within `BAND` of it (`possible_voxels`).
 
     Args:
         probability: `[X, Y, Z]` mean probability of one class.
@@ -28,7 +27,7 @@ def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], sp
         spacing: mm between voxel centres along each axis.
 
     Returns:
-        0 … 1; NaN where the mask is empty: that nothing was found says nothing of how well.
+        0 … 1; NaN for an empty mask.
     """
     size = int(np.count_nonzero(mask))
     if size == 0:
@@ -38,7 +37,7 @@ def expected_dice(probability: NDArray[np.floating], mask: NDArray[np.bool_], sp
 
 
 class DrawMasks:
-    """Sizes of the masks of draws and how far the masks agree, from counts of votes: memory is that of one draw.
+    """Sizes and agreement of the masks of draws, from counts of votes, in the memory of one draw.
 
     The agreement is the mean Dice over pairs of draws (Roy et al. 2019, Bayesian QuickNAT, NeuroImage 195, 11–22), each
     pair weighted by its size: Σ_{s<t} 2 |M_s ∩ M_t| / Σ_{s<t} (|M_s| + |M_t|). With n_v of S draws voting for voxel v
@@ -73,7 +72,7 @@ class DrawMasks:
         return [sizes[k - 1] for sizes in self._sizes]
 
     def agreement(self, k: int) -> float:
-        """Agreement on foreground class k (from 1), 0 … 1; NaN for less than two draws or where none found it."""
+        """Agreement on foreground class k (from 1), 0 … 1; NaN for fewer than two draws or if none found it."""
         if self._votes is None or self.count < 2 or not any(self.voxels(k)):
             return math.nan
         counts = torch.zeros(self.count + 1, dtype=torch.int64, device=self._votes.device)

@@ -1,8 +1,9 @@
-"""Maps on the preprocessed grid, carried to the grid of the raw scan."""
+"""Carrying maps from the preprocessed grid to the grid of the raw scan."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,21 +14,15 @@ from preprocessing.chain import Chain
 from preprocessing.step import Interpolation, Record
 
 
+@dataclass(frozen=True)
 class NativeMaps:
-    """Carries maps from the preprocessed grid to that of the raw scan.
+    """Carries maps from the preprocessed grid, given by its affine, to that of the raw scan."""
 
-    Args:
-        chain: the steps.
-        records: of the case.
-        affine: `[4, 4]` of the preprocessed grid.
-    """
-
-    def __init__(self, chain: Chain, records: Sequence[Record], affine: NDArray[np.float64]) -> None:
-        self._chain = chain
-        self._records = records
-        self._affine = affine
+    chain: Chain
+    records: Sequence[Record]
+    affine: NDArray[np.float64]
 
     def __call__(self, values: torch.Tensor) -> Volume:
-        """Carries `[X, Y, Z]`, interpolated linearly; 0 where the preprocessed grid does not reach."""
+        """Carries `[X, Y, Z]`, interpolated linearly; 0 outside the preprocessed grid."""
         array = values.cpu().numpy().astype(np.float32, copy=False)
-        return self._chain.invert(Volume(array, self._affine), self._records, Interpolation.LINEAR)
+        return self.chain.invert(Volume(array, self.affine), self.records, Interpolation.LINEAR)

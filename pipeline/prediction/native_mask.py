@@ -1,6 +1,6 @@
-"""The mask on the grid of the scan, decided there from maps of probability that were carried to it.
+"""The mask on the grid of the scan, made there from probability maps that were carried to it.
 
-A bundle takes a copy of this file along, so that its masks are Graft's.
+A bundle contains a copy of this file, so that its masks equal Graft's.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from data.volume import Volume
 
 
 def native_mask(maps: Iterable[Volume], values: Sequence[int], thresholds: Sequence[float] | None = None) -> Volume:
-    """Returns the label map uint8: the most probable class of each voxel or, with thresholds, what is above them.
+    """Returns the label map uint8: the most probable class of each voxel or, with thresholds, the class above its own.
 
-    The background has what the classes leave; of equally probable classes the first is taken, the background before
-    all others. Where several classes are above their thresholds, the one that is furthest above its own is taken.
+    The background has the remaining probability; of equally probable classes the first one wins, and the background
+    before all others. If several classes are above their thresholds, the one with the largest factor wins.
 
     Args:
         maps: probability of each class but the background on one grid, taken one at a time: a scan may be much finer

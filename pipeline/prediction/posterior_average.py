@@ -1,4 +1,4 @@
-"""Averaging predictions over draws, as running moments, so that memory does not grow with the number of draws."""
+"""Averages over draws as running moments, so that memory does not grow with the number of draws."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def entropy(probability: torch.Tensor) -> torch.Tensor:
 
 
 class PosteriorAverage:
-    """Mean probability, predictive entropy and mutual information of draws (Depeweg et al. 2018, eq. 4), and deviation.
+    """Mean probability, predictive entropy, mutual information (Depeweg et al. 2018, eq. 4) and deviation of draws.
 
-    All moments are updated in place, slab by slab: beside them a draw needs only its own probabilities.
+    All moments are updated in place, slab by slab; apart from them, a draw needs only its own probabilities.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class PosteriorAverage:
 
         Args:
             probability: of one draw; the background is class 0.
-            keep: whether the caller goes on using the tensor; if not, the first draw's memory becomes the mean's.
+            keep: whether the caller still needs the tensor; if not, the mean takes over the first draw's memory.
         """
         self._count += 1
         if self._mean is None or self._entropy is None:
@@ -45,22 +45,22 @@ class PosteriorAverage:
         for slab in slabs(self._entropy.shape):
             part = probability[:, slab]
             change = part - self._mean[:, slab]
-            # Welford 1962: what is left of the squared deviation after the mean has moved by a share of it.
+            # Welford 1962: the increment of the sum of squared deviations.
             self._squares[slab].addcmul_(change[0], change[0], value=(self._count - 1) / self._count)
             self._mean[:, slab].add_(change, alpha=1 / self._count)
             self._entropy[slab].add_(entropy(part) - self._entropy[slab], alpha=1 / self._count)
 
     def temper(self, temperature: float) -> None:
-        """Divides the logits of the mean by T, in place, when all draws were added.
+        """Divides the logits of the mean by T, in place, after all draws were added.
 
-        The predictive entropy follows; mutual information and deviation stay those of the draws as they are.
+        The predictive entropy follows; mutual information and deviation remain those of the untempered draws.
         """
         if temperature == 1:
             return
         mean = self.probability
         if self._count > 1:
             self._information = self.mutual_information
-        # The draws may have been made in inference mode, and outside of it such tensors cannot be changed.
+        # Tensors made in inference mode cannot be changed outside of it.
         with torch.inference_mode():
             for slab in slabs(mean.shape[1:]):
                 mean[:, slab] = tempered(mean[:, slab], temperature)
@@ -79,12 +79,12 @@ class PosteriorAverage:
 
     @property
     def predictive_entropy(self) -> torch.Tensor:
-        """`[X, Y, Z]` entropy of the mean, in nats: all the uncertainty there is."""
+        """`[X, Y, Z]` entropy of the mean, in nats: the total uncertainty."""
         return _entropy_map(self.probability)
 
     @property
     def mutual_information(self) -> torch.Tensor:
-        """`[X, Y, Z]` entropy of the mean minus mean entropy, in nats: what is due to not knowing the weights."""
+        """`[X, Y, Z]` entropy of the mean minus mean entropy, in nats: the uncertainty about the weights."""
         if self._entropy is None:
             raise ValueError("no draw was added yet")
         if self._information is not None:

@@ -1,7 +1,7 @@
-"""What is read from averaged probabilities: how certain they are taken to be, which mask, which volume interval.
+"""How averaged probabilities are read: their temperature, the mask and the volume interval.
 
-A reading is applied to what a prediction stored, by the evaluation, the report, `graft predict` and bundles. Changing
-it trains and predicts nothing again.
+Evaluation, report, `graft predict` and bundles apply a reading to stored predictions. Changing it repeats no training
+or prediction.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ class ReadingOptions(Options):
     """How averaged probabilities are read."""
 
     logit_temperature: float = Field(default=1.0, gt=0)
-    """Divides the logits of the averaged probabilities; above 1 they are less certain. To be found on other labels
-    than the target's, such as a development task's."""
+    """Divides the logits of the averaged probabilities; values above 1 make them less certain. To be fitted on labels
+    other than the target's, such as those of a development task."""
     mask: MaskRule = MaskRule.MOST_PROBABLE
-    """Which mask is made of the averaged probabilities: `most_probable`, or `expected_dice`, the one that expects the
-    best Dice of itself (sensible where they are calibrated: with a `logit_temperature`)."""
+    """The mask made from the averaged probabilities: `most_probable`, or `expected_dice`, the one with the best
+    expected Dice (sensible for calibrated probabilities, that is with a `logit_temperature`)."""
     voxel_correlation: float | None = Field(default=None, ge=0, lt=1)
-    """ρ: how far the voxels of a structure are wrong together; the volume interval is then that of the averaged
-    probabilities with this correlation, and needs no draws. To be found where `logit_temperature` is. Without it the
-    interval is that of the draws' masks."""
+    """ρ: correlation of the errors of a structure's voxels; the volume interval is then computed from the averaged
+    probabilities and needs no draws. To be fitted like `logit_temperature`. Without it, the interval is that of the
+    draws' masks."""

@@ -1,4 +1,4 @@
-"""Prediction of a whole scan: one weight draw for each pass, everything else accumulated on the way."""
+"""Prediction of a whole scan with one weight draw for each pass, accumulating averages on the way."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Forward = Callable[[torch.Tensor], torch.Tensor]
 
 
 def mirrorings(axes: Iterable[int]) -> list[tuple[int, ...]]:
-    """Returns every combination of the axes to mirror, none first; 2^n of them for n axes."""
+    """Returns every combination of axes to mirror, the empty one first; 2^n of them for n axes."""
     unique = sorted(set(axes))
     return [chosen for size in range(len(unique) + 1) for chosen in combinations(unique, size)]
 
@@ -39,7 +39,7 @@ def draw_probability(
         flips: axes of `[X, Y, Z]` to mirror together; the probabilities are averaged over the entries.
 
     Returns:
-        probabilities `[K + 1, X, Y, Z]`.
+        Probabilities `[K + 1, X, Y, Z]`.
     """
     with torch.inference_mode():
         total: torch.Tensor | None = None
@@ -67,16 +67,16 @@ def predict_scan(
     """Predicts a scan with every draw of the weights.
 
     Args:
-        passes: the network with each draw; taken one at a time, so that draws may be made as they are needed.
-        total: how many there are.
+        passes: the network with each draw; taken one at a time, so that draws can be made when they are needed.
+        total: number of passes.
         image: `[C, X, Y, Z]`, on the device of the network.
         patch: size of the window.
         window: how it moves.
         flips: axes of `[X, Y, Z]` to mirror together; each draw averages over the entries.
-        progress: is told the share of the draws done.
+        progress: called with the share of the draws done.
 
     Returns:
-        moments of the probabilities, and the draws' masks (none where there is a single draw).
+        Moments of the probabilities, and the draws' masks (empty for a single draw).
     """
     average, masks = PosteriorAverage(), DrawMasks()
     with torch.inference_mode():
@@ -85,7 +85,7 @@ def predict_scan(
             if total > 1:
                 masks.add(probability)
             average.add(probability, keep=False)
-            # Freed before the next pass, or two draws would be in memory at once.
+            # Freed before the next pass, so that only one draw is in memory.
             del probability
             progress(average.count / total)
     return average, masks

@@ -1,7 +1,8 @@
-"""Walking through large maps slab by slab, so that temporaries stay small."""
+"""Processing large maps slab by slab, so that temporaries stay small."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 _VOXELS = 2**19
@@ -11,9 +12,6 @@ _VOXELS = 2**19
 def slabs(shape: Sequence[int]) -> Iterator[slice]:
     """Yields slices along the first axis of `[X, Y, Z]` that together cover it."""
     x, *others = shape
-    voxels = 1
-    for n in others:
-        voxels *= n
-    step = max(1, _VOXELS // max(voxels, 1))
+    step = max(1, _VOXELS // max(math.prod(others), 1))
     for start in range(0, x, step):
         yield slice(start, min(start + step, x))

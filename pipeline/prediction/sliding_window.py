@@ -11,10 +11,10 @@ from data.options import Options
 
 
 class SlidingWindowOptions(Options):
-    """How a volume is cut into windows."""
+    """How the network is moved over a volume."""
 
     overlap: float = Field(default=0.25, ge=0, lt=1)
-    """Share of a window that it has in common with the next."""
+    """Share of a window that overlaps with the next."""
     batch: int = Field(default=4, ge=1)
     """Windows in one forward pass."""
 
@@ -34,9 +34,9 @@ def predict_logits(
         options: overlap and batch.
 
     Returns:
-        logits `[K + 1, X, Y, Z]`, windows blended with Gaussian weights.
+        Logits `[K + 1, X, Y, Z]`, windows blended with Gaussian weights.
     """
-    # MONAI takes seconds to import, and a configuration needs no more of this file than its options.
+    # MONAI takes seconds to import, and a configuration needs only the options of this file.
     from monai.inferers import SlidingWindowInferer
 
     window = SlidingWindowInferer(

@@ -1,7 +1,7 @@
-"""A prediction on disk: averages over members and draws, before anything is read from them.
+"""A prediction on disk: averages over members and draws, before a reading is applied.
 
-Probabilities are kept as logarithms in 16 bits: as such they keep their relative precision however small they are,
-which a temperature needs that brings the small ones back into view.
+Probabilities are stored as logarithms in 16 bits, which keep their relative precision however small they are: a high
+temperature makes small probabilities matter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LOG_PROBABILITY, _INFORMATION, _VOLUMES = "log_probability", "mutual_informatio
 
 @dataclass(frozen=True)
 class CasePrediction:
-    """What the draws say of a case.
+    """The averages of a case over the draws.
 
     Attributes:
         average: moments of the probabilities.
@@ -43,7 +43,7 @@ class CasePrediction:
 
 @dataclass(frozen=True)
 class ReadPrediction:
-    """What is read from a prediction.
+    """A prediction with a reading applied.
 
     Attributes:
         probability: `[K + 1, X, Y, Z]` float32 with the reading's temperature, background first.
@@ -72,30 +72,24 @@ class ReadPrediction:
 
 
 def read_average(probability: torch.Tensor, reading: ReadingOptions, spacing: Sequence[float]) -> ReadPrediction:
-    """Reads averaged probabilities whose logits were divided already.
-
-    Args:
-        probability: `[K + 1, X, Y, Z]`.
-        reading: says mask and interval.
-        spacing: mm between voxel centres.
-    """
+    """Applies a reading to averaged probabilities `[K + 1, X, Y, Z]` that already have its temperature."""
     foreground = probability[1:].cpu().numpy()
     return ReadPrediction(probability, mask_thresholds(reading.mask, foreground, spacing), reading.voxel_correlation)
 
 
 @dataclass(frozen=True)
 class StoredPrediction:
-    """A prediction as it was stored.
+    """A stored prediction.
 
     Attributes:
         case: name of the case.
         image: digest of the preprocessed image that was predicted.
         classes: names of the classes 1…K.
         affine: `[4, 4]` of the preprocessed grid.
-        draws: passes that were averaged over.
+        draws: number of averaged passes.
         log_probability: `[K + 1, X, Y, Z]` float16, background first.
-        mutual_information: `[X, Y, Z]` float16 in nats; `None` of a single draw.
-        volumes_ml: `[S, K]` float64, volume of each class in the most probable mask of every draw; `None` of one.
+        mutual_information: `[X, Y, Z]` float16 in nats; `None` for a single draw.
+        volumes_ml: `[S, K]` float64, volume of each class in the most probable mask of every draw; `None` for one.
     """
 
     case: str
@@ -115,13 +109,7 @@ class StoredPrediction:
 
     @classmethod
     def of(cls, prediction: CasePrediction, case: CachedCase, image: str) -> StoredPrediction:
-        """Takes what is kept of a prediction.
-
-        Args:
-            prediction: what the draws say of the case.
-            case: the case.
-            image: digest of its image.
-        """
+        """Converts a prediction of a case to what is stored; `image` is the digest of the case's image."""
         average = prediction.average
         several = average.count > 1
         voxel = abs(float(np.linalg.det(case.affine[:3, :3]))) / _CUBIC_MM_PER_ML
@@ -137,7 +125,7 @@ class StoredPrediction:
         )
 
     def write(self, path: Path) -> None:
-        """Writes it, atomically."""
+        """Writes the prediction, atomically."""
         tensors = {
             _LOG_PROBABILITY: self.log_probability,
             _INFORMATION: self.mutual_information,
@@ -153,7 +141,7 @@ class StoredPrediction:
         save_tensors(path, {name: tensor for name, tensor in tensors.items() if tensor is not None}, about)
 
     def read(self, reading: ReadingOptions) -> ReadPrediction:
-        """Reads the averaged probabilities."""
+        """Applies a reading to the averaged probabilities."""
         probability = from_log_probability(self.log_probability, reading.logit_temperature)
         return read_average(probability, reading, self.spacing)
 
@@ -167,7 +155,7 @@ def load_prediction(path: Path) -> StoredPrediction:
     """Reads a prediction.
 
     Raises:
-        WorkspaceError: the file is missing, damaged or no prediction.
+        WorkspaceError: the file is missing, damaged or not a prediction.
     """
     tensors, about = load_tensors(path), load_about(path)
     try:
@@ -190,7 +178,7 @@ def load_prediction(path: Path) -> StoredPrediction:
 
 
 def predicted_image(path: Path) -> str | None:
-    """Digest of the image that a stored prediction is of; `None` where there is no such file or it cannot be read."""
+    """Digest of the predicted image; `None` if the stored prediction cannot be read."""
     try:
         image = load_about(path).get("image")
     except WorkspaceError:

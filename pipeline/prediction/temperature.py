@@ -1,7 +1,7 @@
-"""Dividing logits by a temperature where only probabilities are kept (Guo et al. 2017).
+"""Dividing logits by a temperature when only probabilities are available (Guo et al. 2017).
 
-`softmax(log p / T)` is exact for one network, whose logits differ from `log p` by a constant for each voxel; of several
-draws or networks it divides the logits of their mean.
+`softmax(log p / T)` is exact for one network, whose logits differ from `log p` by a constant for each voxel; for
+several draws or networks, it divides the logits of their mean.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 _SMALLEST = torch.finfo(torch.float32).tiny
-"""Far below what any temperature could bring back into view."""
+"""Far below any probability that matters at a reasonable temperature."""
 
 
 def from_log_probability(log_probability: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -17,7 +17,7 @@ def from_log_probability(log_probability: torch.Tensor, temperature: float) -> t
 
     Args:
         log_probability: `[K + 1, …]`, background first, in any precision.
-        temperature: T, above 0; more than 1 makes predictions less certain. The most probable class stays the same.
+        temperature: T, above 0; values above 1 make predictions less certain. The most probable class does not change.
 
     Returns:
         `[K + 1, …]` float32, or float64 from float64.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,8 @@ RULE = (
 
 @dataclass(frozen=True)
 class ChosenDensity:
-    """The density of one group that an arm uses.
+    """The density that an arm uses in one group: its settings, the file of its state, and the digest of its fit."""
 
-    Attributes:
-        name: in `priors.densities`.
-        options: its settings.
-        path: file of its fitted state.
-        digest: of the recipe of its fit.
-    """
-
-    name: str
     options: PriorOptions
     path: Path
     digest: str
@@ -40,14 +32,14 @@ class ChosenDensity:
 def choose(densities: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Chooses among scored densities.
 
-    A difference whose standard error is not known is taken as it is: then only the best is good enough.
+    If the standard error of a difference is not known, only the best density is good enough.
 
     Args:
         densities: name → `mean`, `parameters` (free parameters of the density) and `difference_to_best`.
 
     Returns:
         The choice for `scores.json`: the density, those that were good enough, all from simple to complex, the rule;
-        None if nothing was scored.
+        `None` if nothing was scored.
     """
     if not densities:
         return None
@@ -86,7 +78,13 @@ def resolve_densities(scores: Mapping[str, Path], name: str, densities: Mapping[
         WorkspaceError: the scores of a group are missing, damaged, or choose a density that the study does not have.
     """
     names = {group: name if name != AUTO else _choice(path) for group, path in scores.items()}
-    _require_known(names.values(), densities)
+    for chosen in names.values():
+        if chosen not in densities:
+            raise WorkspaceError(
+                f"the scores choose the density {chosen!r}",
+                expected=f"one of {', '.join(densities)}",
+                fix="run `graft fit-priors CONFIG` with this configuration",
+            )
     return names
 
 
@@ -101,18 +99,8 @@ def _choice(path: Path) -> str:
         cause = error
     if auto is None:
         raise WorkspaceError(
-            f"{path}: does not say which density `auto` stands for",
+            f"{path}: does not state which density `auto` stands for",
             expected="held-out scores of at least one density that is not centred on one network's positions",
             fix="run `graft fit-priors CONFIG`, or name a density as the arm's prior",
         ) from cause
     return auto.density
-
-
-def _require_known(names: Iterable[str], densities: Mapping[str, PriorOptions]) -> None:
-    for name in names:
-        if name not in densities:
-            raise WorkspaceError(
-                f"the scores choose the density {name!r}",
-                expected=f"one of {', '.join(densities)}",
-                fix="run `graft fit-priors CONFIG` with this configuration",
-            )

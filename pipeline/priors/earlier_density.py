@@ -12,13 +12,7 @@ from pipeline.storage.tensors import load_tensors
 
 @dataclass(frozen=True)
 class EarlierDensity:
-    """A fitted BooVAE of an earlier study.
-
-    Attributes:
-        path: its state.
-        options: of the new study, whose structure is that of the earlier one.
-        digest: SHA-256 of the file.
-    """
+    """A fitted BooVAE of an earlier study: the file of its state with its SHA-256, and the new study's options."""
 
     path: Path
     options: FilterVAEOptions

@@ -17,20 +17,20 @@ from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_options import FilterVAEOptions
 
 AUTO = "auto"
-"""Value of an arm's `prior`: in every group of layers the simplest density that is as good as the best."""
+"""Value of an arm's `prior`: in every group of layers, the simplest density that is as good as the best."""
 
 
 class HeldOut(StrEnum):
-    """Which networks the densities are scored on; never the ones that they were fitted to for it."""
+    """Networks on which densities are scored; never those that they were fitted to."""
 
     LAST = "last"
     """The last `held_out_networks`: one fit for each density."""
     CROSS = "cross"
-    """All, by cross-validation: networks are divided into `folds`, and each fold is scored by a fit to the others."""
+    """All, by cross-validation: networks are divided into `folds`, and a fit to the others scores each fold."""
 
 
 class FilterOptions(Options):
-    """Which filters are collected, and how layers are grouped."""
+    """How layers are grouped, and which filters are fitted to."""
 
     grouping: FilterGrouping = FilterGrouping.CONSECUTIVE
     """Which layers share a prior."""
@@ -47,32 +47,32 @@ def _densities() -> dict[str, PriorOptions]:
 
 
 class PriorFitOptions(Options):
-    """Which densities are fitted to each group, and what they are tested on."""
+    """Densities that are fitted to each group, and how they are scored."""
 
     densities: Annotated[dict[Name, PriorOptions], Apart] = Field(default_factory=_densities, min_length=1)
-    """Name → density; an arm's `prior` is one of the names. What is given adds to the default ones or changes single
-    settings of them; `null` removes one."""
+    """Name → density; an arm's `prior` is one of the names. Entries add to the defaults or change single settings of
+    them; `null` removes a default."""
     scaling: Scaling = Scaling.NONE
-    """By what filters are divided before those of several layers are pooled; for densities that do not say it
-    themselves. Densities stay densities of the raw filters."""
+    """By what filters are divided before those of several layers are pooled; for densities without their own setting.
+    Densities remain densities of the raw filters."""
     update_from: Path | None = None
-    """Workspace of an earlier study with another source set: densities with `latent_prior: boosted` (BooVAE) are not
-    fitted again but updated from those of that study, without its filters."""
+    """Workspace of an earlier study with another source set: densities with `latent_prior: boosted` (BooVAE) are
+    updated from those of that study, without its filters, instead of being fitted from scratch."""
     held_out: HeldOut = HeldOut.LAST
-    """Which networks the densities are scored on."""
+    """Networks on which densities are scored."""
     held_out_networks: int = Field(default=1, ge=1)
-    """Networks whose filters are only scored (`held_out: last`); four or more give a standard error worth the name.
-    With one network alone, a random tenth of its filters is scored."""
+    """Networks whose filters are only scored (`held_out: last`); a useful standard error needs at least four. With a
+    single network, a random tenth of its filters is scored."""
     folds: int = Field(default=4, ge=2)
-    """Parts that the networks are divided into for `held_out: cross`; as many as networks leave one out at a time."""
+    """Number of folds for `held_out: cross`; one fold for each network leaves one out at a time."""
     score_samples: int = Field(default=32, ge=1)
-    """K of the bound for densities that have no exact value."""
+    """K of the bound for densities without an exact value."""
     refit: bool = True
-    """After scoring, fit again on the filters of all networks for the arms to use."""
+    """After scoring, fit the densities for the arms to the filters of all networks."""
     largest_fit: int = Field(default=150_000, ge=1000)
-    """Filters that a fit uses at most; a random subset where there are more, and the scores say so."""
+    """Largest number of filters for a fit; if there are more, a random subset, which the scores report."""
     largest_score: int = Field(default=20_000, ge=100)
-    """Filters that a score uses at most."""
+    """Largest number of filters for a score."""
 
     @property
     def scorable(self) -> dict[str, PriorOptions]:
@@ -80,17 +80,13 @@ class PriorFitOptions(Options):
         return {name: density for name, density in self.densities.items() if not centred_on_network(density)}
 
     def refits(self, several: bool) -> bool:
-        """Whether the arms get a fit to all networks; after a cross-validation no other could serve them.
-
-        Args:
-            several: whether there are several source networks.
-        """
+        """Whether arms get a fit to all networks (always after a cross-validation), given `several` networks."""
         return several and (self.refit or self.held_out is HeldOut.CROSS)
 
     @model_validator(mode="before")
     @classmethod
     def _pass_scaling_on(cls, raw: Any) -> Any:
-        """Writes the shared scaling into every density that can have one and does not say its own."""
+        """Writes the shared scaling into every density that can have one and does not set its own."""
         if not isinstance(raw, dict) or raw.get("scaling", Scaling.NONE) == Scaling.NONE:
             return raw
         densities = raw.get("densities") or {}
@@ -113,12 +109,9 @@ class PriorFitOptions(Options):
             return value
         densities: dict[str, Any] = {name: d.model_dump(mode="json") for name, d in _densities().items()}
         for name, density in value.items():
-            if (
-                isinstance(density, dict)
-                and name in densities
-                and density.get("kind", "") in {"", densities[name]["kind"]}
-            ):
-                densities[name] |= density
+            known = densities.get(name)
+            if known is not None and isinstance(density, dict) and density.get("kind", known["kind"]) == known["kind"]:
+                known |= density
             elif density is None:
                 densities.pop(name, None)
             else:
@@ -127,7 +120,7 @@ class PriorFitOptions(Options):
 
     @field_serializer("densities", mode="wrap")
     def _tell_removed(self, value: dict[str, PriorOptions], serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Left out, a default density would be back when the resolved configuration is read.
+        # Without them, a removed default density would return when the resolved configuration is read.
         return serialise(value) | {name: None for name in _densities() if name not in value}
 
 

@@ -13,20 +13,20 @@ class FilterSummary(StoredRecord):
     layers: tuple[str, ...]
     """Parameters of its layers."""
     networks: tuple[int, ...]
-    """Source networks that the filters are of."""
+    """Source networks of the filters."""
     snapshots: int
     """Snapshots of each network."""
     filters: int
-    """How many there are."""
+    """Number of filters."""
     norm_quantile_levels: tuple[float, ...]
-    """Shares of the filters at which the norms are told."""
+    """Levels of the quantiles."""
     norm_quantiles: tuple[float, ...]
-    """Norms at these shares."""
+    """Norms at these levels."""
     norm_quantiles_of_every: int = 1
-    """1 where the quantiles are those of all filters; else of one filter in so many."""
+    """1 if the quantiles are those of all filters; k if of every k-th filter."""
     moved_from_initial: float
     """Median distance from the initialisation, as a share of its norm."""
     moved_quantiles: tuple[float, ...]
-    """That distance at the same shares."""
+    """That distance at the same levels."""
     moved_by_network: dict[str, float]
     """Source network → its median distance."""

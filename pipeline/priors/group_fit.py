@@ -1,9 +1,11 @@
-"""Fitting and scoring densities of one group of layers, with one chunk and one sample of its bank in memory."""
+"""Fitting and scoring the densities of one group of layers, with a chunk and a sample of its bank in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,26 +15,26 @@ from data.errors import ModelError
 from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
 from models.filter_stream import FilterDraw
-from models.priors.factory import PriorOptions, fit_prior, network_of
+from models.priors.factory import PriorOptions, centred_on_network, fit_prior, network_of
 from models.priors.gaussian import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.standardisation import Covariance, Scaling
 from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.priors.filter_options import HeldOut, PriorFitOptions
-from pipeline.priors.held_out_scores import divide_positions, network_folds, score
+from pipeline.priors.held_out_scores import Fold, divide_positions, network_folds, score
 from pipeline.storage.stored_bank import StoredBank
 
-Values = dict[str, dict[int, Tensor]]
-"""Density → network → log density of its scored filters."""
+Fitted = tuple[FilterPrior, FitReport]
+"""A density and the report of its fit."""
 
 
 @dataclass(frozen=True)
 class Round:
-    """One round of fits.
+    """One round of scoring.
 
     Attributes:
         fitted: a draw of the filters to fit to, above the norm threshold.
-        scored: filters of networks (or positions) that are not fitted to, without a threshold.
+        scored: filters of other networks (or positions), without a threshold.
     """
 
     fitted: FilterDraw
@@ -40,62 +42,51 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """A fitted density.
-
-    Attributes:
-        prior: the density.
-        report: how the fit went.
-    """
-
-    prior: FilterPrior
-    report: FitReport
-
-
 class GroupFit:
     """The fits of one group.
 
-    Args:
-        group: name of the group.
-        bank: its filters.
-        options: what to fit, and how to score.
+    Attributes:
+        name: of the group.
+        path: file of its filters.
+        options: densities to fit, and how to score them.
         norm_threshold: filters with this norm or less are not fitted to.
         earlier: density → that of an earlier study, to be updated.
         seed: of the study.
     """
 
-    def __init__(
-        self,
-        group: str,
-        bank: StoredBank,
-        options: PriorFitOptions,
-        norm_threshold: float,
-        earlier: Mapping[str, EarlierDensity],
-        seed: int,
-    ) -> None:
-        self.group = group
-        self.bank = bank
-        self.options = options
-        self.norm_threshold = norm_threshold
-        self.earlier = earlier
-        self.seed = seed
-        several = len(bank.networks) > 1
-        self.folds = network_folds(bank.networks, options) if several else []
-        self.refit = options.refits(several)
-        self.scorable = options.scorable
-        self.at_positions = {name: d for name, d in options.densities.items() if name not in self.scorable}
+    name: str
+    path: Path
+    options: PriorFitOptions
+    norm_threshold: float
+    earlier: Mapping[str, EarlierDensity]
+    seed: int
+
+    @cached_property
+    def bank(self) -> StoredBank:
+        """Its filters."""
+        return StoredBank(self.path)
+
+    @cached_property
+    def folds(self) -> list[Fold]:
+        """Divisions of the networks for scoring; none if there is only one network."""
+        return network_folds(self.bank.networks, self.options) if len(self.bank.networks) > 1 else []
+
+    @property
+    def refit(self) -> bool:
+        """Whether arms get a fit to all networks."""
+        return self.options.refits(len(self.bank.networks) > 1)
 
     @property
     def held_out_networks(self) -> list[int]:
-        """Networks that are scored; none where there is only one."""
+        """Networks that are scored; empty if there is only one network."""
         return sorted(network for fold in self.folds for network in fold.scored)
 
     def generator(self, *names: str | int) -> torch.Generator:
         """A generator for one purpose."""
-        return torch.Generator().manual_seed(stream_seed(self.seed, "priors", self.group, *names))
+        return torch.Generator().manual_seed(stream_seed(self.seed, "priors", self.name, *names))
 
     def rounds(self) -> Iterator[Round]:
-        """Draws what each round of scoring works on."""
+        """Draws the filters of each round of scoring."""
         options = self.options
         if not self.folds:
             rest, held = divide_positions(self.bank.load(), self.generator("held-out"))
@@ -116,22 +107,16 @@ class GroupFit:
         threshold = self.norm_threshold
         return self.bank.draw(self.options.largest_fit, self.generator(*purpose), networks, norm_threshold=threshold)
 
-    def drawn_for_arms(self) -> FilterDraw:
-        """Draws the filters that the densities of the arms are fitted to."""
-        if self.refit:
-            return self.draw(set(self.bank.networks), "refit")
-        return next(self.rounds()).fitted
-
     def fit_for_arms(self, name: str, progress: Progress) -> tuple[Fitted, FilterDraw, int | None]:
         """Fits the density that arms use.
 
         Returns:
-            The density, the filters that it was fitted to, and the source network whose positions it is centred on, if
+            The density, the filters that it was fitted to, and the source network on whose positions it is centred, if
             it is.
         """
-        drawn = self.drawn_for_arms()
-        if name in self.at_positions:
-            fitted, network = self.fit_at_positions(name, drawn.bank, progress)
+        drawn = self.draw(set(self.bank.networks), "refit") if self.refit else next(self.rounds()).fitted
+        if centred_on_network(self.options.densities[name]):
+            fitted, network = self._fit_at_positions(name, drawn.bank, progress)
             return fitted, drawn, network
         purpose = ("refit",) if self.refit else ("round", 0)
         return self.fit(name, drawn.bank, progress, *purpose), drawn, None
@@ -141,30 +126,27 @@ class GroupFit:
         generator = self.generator(name, *purpose)
         if name in self.earlier:
             prior = self.earlier[name].load()
-            return Fitted(prior, prior.update(bank, generator, progress))
-        return Fitted(*fit_prior(self.scorable[name], bank, None, generator, progress))
+            return prior, prior.update(bank, generator, progress)
+        return fit_prior(self.options.densities[name], bank, None, generator, progress)
 
-    def fit_at_positions(self, name: str, bank: FilterBank, progress: Progress) -> tuple[Fitted, int]:
-        """Fits a density that is centred on one source network to all filters of that network.
-
-        Returns:
-            The density, and the number of the network.
+    def _fit_at_positions(self, name: str, bank: FilterBank, progress: Progress) -> tuple[Fitted, int]:
+        """Fits a density centred on one source network to all filters of that network, and returns the network.
 
         Raises:
             ModelError: there is no such network.
         """
-        options = self.at_positions[name]
+        options = self.options.densities[name]
         named = network_of(options)
-        # Where none is named: the network that arms with one member start from.
+        # By default the network that arms with one member start from.
         network = self.bank.networks[0] if named is None else named
         if network not in self.bank.networks:
             raise ModelError(
-                f"the density '{name}' is centred on source network {network}",
+                f"the density {name!r} is centred on source network {network}",
                 expected=f"one of {', '.join(map(str, self.bank.networks))}",
                 fix=f"correct `network` in `priors.densities.{name}`, or raise `source_training.networks`",
             )
         of_network = self.bank.load({network})
-        return Fitted(*fit_prior(options, bank, of_network, self.generator(name, "positions"), progress)), network
+        return fit_prior(options, bank, of_network, self.generator(name, "positions"), progress), network
 
     def values(self, name: str, prior: FilterPrior, scored: FilterBank, number: int) -> dict[int, Tensor]:
         """Scores the held-out filters of a round."""
@@ -172,7 +154,7 @@ class GroupFit:
         return score(prior, scored, self.options.score_samples, generator)
 
     def reference_values(self) -> dict[int, Tensor]:
-        """Scores of the full-covariance Gaussian, fitted for this alone where the study does not have it."""
+        """Scores of the full-covariance Gaussian, which is fitted only for this if the study does not have it."""
         found: dict[int, Tensor] = {}
         for drawn in self.rounds():
             prior, _ = fit_prior(GaussianOptions(), drawn.fitted.bank)
@@ -181,7 +163,7 @@ class GroupFit:
 
 
 def full_gaussian(densities: Mapping[str, PriorOptions]) -> str | None:
-    """Names the pooled full-covariance Gaussian of raw filters, if a study has one."""
+    """Returns the name of the pooled full-covariance Gaussian of raw filters, if a study has one."""
     for name, options in densities.items():
         if (
             isinstance(options, GaussianOptions)
@@ -195,7 +177,7 @@ def full_gaussian(densities: Mapping[str, PriorOptions]) -> str | None:
 
 
 def describe(fit: GroupFit) -> dict[str, Any]:
-    """Says in words and numbers which filters were held out."""
+    """Describes the held-out filters."""
     options, networks = fit.options, fit.held_out_networks
     if not networks:
         return {"held_out_by": "positions", "held_out_networks": "a random tenth of the positions of the one network"}

@@ -1,7 +1,7 @@
 """Held-out log density of filters: on networks that were not fitted to, in raw units, without a norm threshold.
 
-Standard errors are over networks, not over filters: filters of one network are no independent evidence on how another
-network's will be. Differences between densities are paired: all densities score the same filters.
+Standard errors are over networks, not over filters: the filters of one network are not independent evidence about those
+of other networks. Differences between densities are paired: all densities score the same filters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from models.priors.prior import FilterPrior
 from pipeline.priors.filter_options import HeldOut, PriorFitOptions
 
 _DRAWS_AT_A_TIME = 32_768
-"""Filters times latent draws that are scored together: a decoder's features of each are in memory at once."""
+"""Filters times latent draws that are scored together; the decoder's features of all of them are in memory."""
 
 NetworkValues = Mapping[int, Tensor]
 """Network → log density of each of its scored filters, `[F]` float64."""
@@ -26,24 +26,14 @@ NetworkValues = Mapping[int, Tensor]
 
 @dataclass(frozen=True)
 class Fold:
-    """One division of the networks.
-
-    Attributes:
-        fitted: networks whose filters are fitted to.
-        scored: networks whose filters are scored.
-    """
+    """A division of the networks into those that are fitted to and those that are scored."""
 
     fitted: tuple[int, ...]
     scored: tuple[int, ...]
 
 
 def network_folds(networks: Sequence[int], options: PriorFitOptions) -> list[Fold]:
-    """Divides networks into those to fit to and those to score; one fold, or as many as are asked for.
-
-    Args:
-        networks: numbers of at least two source networks.
-        options: how many are held out, or how many folds there are.
-    """
+    """Divides at least two networks into those to fit to and those to score, in one or several folds."""
     if options.held_out is HeldOut.LAST:
         held = tuple(networks[-min(options.held_out_networks, len(networks) - 1) :])
         parts = [held]
@@ -56,7 +46,7 @@ def network_folds(networks: Sequence[int], options: PriorFitOptions) -> list[Fol
 def divide_positions(bank: FilterBank, generator: torch.Generator) -> tuple[FilterBank, FilterBank]:
     """Divides the filters of a single network into nine tenths to fit to and a tenth of the positions to score.
 
-    All snapshots of a position fall on one side, because they are almost the same filter; the last one is scored.
+    All snapshots of a position are on one side, because they are almost the same filter; the last one is scored.
     """
     keys, rows = torch.unique(bank.positions.keys(), return_inverse=True)
     chosen = torch.zeros(len(keys), dtype=torch.bool)
@@ -67,7 +57,7 @@ def divide_positions(bank: FilterBank, generator: torch.Generator) -> tuple[Filt
 
 @torch.no_grad()
 def score(prior: FilterPrior, bank: FilterBank, samples: int, generator: torch.Generator) -> dict[int, Tensor]:
-    """Scores the filters of a bank with a density, so many at a time; returns the values of each network."""
+    """Scores the filters of a bank with a density, in parts; returns the values of each network."""
     rows = max(_DRAWS_AT_A_TIME // (samples if prior.is_bound else 1), 1)
     parts = [bank[start : start + rows] for start in range(0, len(bank), rows)]
     scored = [prior.log_prob(part.filters, part.positions, samples, generator) for part in parts]
@@ -78,13 +68,13 @@ def score(prior: FilterPrior, bank: FilterBank, samples: int, generator: torch.G
 def estimate(values: NetworkValues) -> dict[str, Any]:
     """Summarises values: the mean over networks of their means, and its standard error.
 
-    With a single network the error is over its filters, which is too small for what other networks would show; the
-    entry `standard_error_over` tells which it is.
+    With a single network the error is over its filters, which underestimates the variation between networks;
+    `standard_error_over` states which it is.
     """
     means = torch.stack([of_network.mean() for of_network in values.values()])
     over_networks = len(means) > 1
     spread = means if over_networks else next(iter(values.values()))
-    # One value alone has no spread: its error is not known, and JSON has no NaN.
+    # A single value has no spread, and JSON has no NaN.
     error = {"standard_error": float(spread.std() / len(spread) ** 0.5)} if len(spread) > 1 else {}
     over = "networks" if over_networks else "filters of one network"
     return {"mean": float(means.mean()), **error, "standard_error_over": over}

@@ -1,9 +1,8 @@
-"""The units of `fit-priors`: one density of one group is fitted, scored and compared apart from the others."""
+"""The units of `fit-priors`: each density of each group is fitted and scored separately, then all are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +13,22 @@ from models.priors.factory import load_prior
 from models.priors.filter_vae import FilterVAE
 from pipeline.execution.progress import ProgressFile
 from pipeline.priors.density_choice import choose
-from pipeline.priors.earlier_density import EarlierDensity
-from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.priors.group_fit import GroupFit, describe, full_gaussian
 from pipeline.priors.held_out_scores import NetworkValues, difference, estimate
 from pipeline.priors.scores_record import FitRecord, ScoresRecord
 from pipeline.storage.atomic import write_record
 from pipeline.storage.prior_files import DENSITY, FIT, SCORES, VALUES
-from pipeline.storage.stored_bank import StoredBank
 from pipeline.storage.tensors import load_tensors, save_tensors
 
 
-@dataclass(frozen=True)
-class GroupTask:
-    """What the units of one group work on.
-
-    Attributes:
-        name: of the group.
-        bank: file of its filters.
-        options: what to fit, and how to score.
-        norm_threshold: filters with this norm or less are not fitted to.
-        earlier: density → that of an earlier study, to be updated.
-        seed: of the study.
-    """
-
-    name: str
-    bank: Path
-    options: PriorFitOptions
-    norm_threshold: float
-    earlier: Mapping[str, EarlierDensity]
-    seed: int
-
-    def open(self) -> GroupFit:
-        """Opens the filters."""
-        bank = StoredBank(self.bank)
-        return GroupFit(self.name, bank, self.options, self.norm_threshold, self.earlier, self.seed)
-
-
-def fit_density(folder: Path, progress: ProgressFile, *, group: GroupTask, density: str) -> None:
+def fit_density(folder: Path, progress: ProgressFile, *, group: GroupFit, density: str) -> None:
     """Fits a density for the arms.
 
     Raises:
-        ModelError: there are too few filters, or no such network to be centred on.
+        ModelError: there are too few filters, or the network that it is centred on does not exist.
     """
-    fit = group.open()
-    fitted, drawn, network = fit.fit_for_arms(density, lambda step, total: progress(step / total))
-    prior, report = fitted.prior, fitted.report
+    (prior, report), drawn, network = group.fit_for_arms(density, lambda step, total: progress(step / total))
     save_tensors(folder / DENSITY, prior.state_dict(), {"group": group.name, "density": density})
-    boosted = isinstance(prior, FilterVAE) and density in group.earlier
     record = FitRecord(
         parameters=prior.free_parameters(),
         bound=prior.is_bound,
@@ -69,37 +36,31 @@ def fit_density(folder: Path, progress: ProgressFile, *, group: GroupTask, densi
         given_filters=drawn.kept,
         steps=report.steps,
         network=network,
-        **({"source_sets": int(prior.sets)} if boosted and isinstance(prior, FilterVAE) else {}),
+        **({"source_sets": int(prior.sets)} if density in group.earlier and isinstance(prior, FilterVAE) else {}),
     )
     write_record(folder / FIT, record)
 
 
-def score_density(folder: Path, progress: ProgressFile, *, group: GroupTask, density: str, fitted: Path | None) -> None:
+def score_density(folder: Path, progress: ProgressFile, *, group: GroupFit, density: str, fitted: Path | None) -> None:
     """Scores a density on filters of networks that it was not fitted to.
 
-    Args:
-        folder: where the values go.
-        progress: is told the share done.
-        group: what to work on.
-        density: which.
-        fitted: folder of the fit that is scored; `None` where scoring fits for itself.
+    It scores the fit in the folder `fitted`; if that is `None`, it makes a fit for each round.
 
     Raises:
         ModelError: there are too few filters.
     """
-    fit = group.open()
-    rounds = max(len(fit.folds), 1)
+    rounds = max(len(group.folds), 1)
     values: dict[int, torch.Tensor] = {}
-    for number, drawn in enumerate(fit.rounds()):
+    for number, drawn in enumerate(group.rounds()):
 
         def share(step: int, total: int, number: int = number) -> None:
             progress((number + step / total) / rounds)
 
         if fitted is None:
-            prior = fit.fit(density, drawn.fitted.bank, share, "round", number).prior
+            prior, _ = group.fit(density, drawn.fitted.bank, share, "round", number)
         else:
             prior = load_prior(group.options.densities[density], load_tensors(fitted / DENSITY))
-        values |= fit.values(density, prior, drawn.scored, number)
+        values |= group.values(density, prior, drawn.scored, number)
     save_tensors(folder / VALUES, {str(network): own for network, own in values.items()})
 
 
@@ -107,44 +68,39 @@ def compare_densities(
     folder: Path,
     progress: ProgressFile,
     *,
-    group: GroupTask,
+    group: GroupFit,
     fits: Mapping[str, Path],
     scores: Mapping[str, Path],
 ) -> None:
-    """Writes the scores of all densities, the differences between them, and which one `auto` takes.
+    """Writes the scores of all densities, the differences between them, and the choice of `auto`.
 
-    Args:
-        folder: where they go.
-        progress: is told the share done.
-        group: what was worked on.
-        fits: density → folder of its fit.
-        scores: density → folder of its score; densities that are centred on one network have none.
+    Densities centred on one network have a fit but no score.
     """
-    fit = group.open()
     values = {name: read_values(scored) for name, scored in scores.items()}
-    reference = full_gaussian(fit.scorable)
-    compared = values[reference] if reference is not None else fit.reference_values()
-    about = _densities(fit, values, compared, {name: read_fit(fits[name]) for name in scores})
+    reference = full_gaussian(group.options.scorable)
+    compared = values[reference] if reference is not None else group.reference_values()
+    about = _densities(group, values, compared, {name: read_fit(fits[name]) for name in scores})
+    unscored = [name for name in group.options.densities if name not in scores]
     record = ScoresRecord.model_validate(
         {
             "group": group.name,
-            "fitted_on": next(fit.rounds()).fitted.kept,
+            "fitted_on": next(group.rounds()).fitted.kept,
             "held_out": sum(len(of_network) for of_network in compared.values()),
-            **describe(fit),
-            **_kept(fit),
-            "refitted_on_all": fit.refit,
+            **describe(group),
+            **_kept(group),
+            "refitted_on_all": group.refit,
             "largest_fit": group.options.largest_fit,
             "largest_score": group.options.largest_score,
             "densities": about,
             "auto": choose(about),
-            "not_scored": {name: _why_not_scored(read_fit(fits[name]).network) for name in fit.at_positions},
+            "not_scored": {name: _why_not_scored(read_fit(fits[name]).network) for name in unscored},
         }
     )
     write_record(folder / SCORES, record)
 
 
 def _kept(fit: GroupFit) -> dict[str, Any]:
-    """How many filters the norm threshold keeps for the fits."""
+    """The number of filters that the norm threshold keeps for the fits."""
     kept = fit.bank.count_above(fit.norm_threshold)
     share = kept / len(fit.bank) if len(fit.bank) else 1.0
     return {"norm_threshold": fit.norm_threshold, "filters": len(fit.bank), "kept": kept, "share_kept": share}
@@ -157,7 +113,7 @@ def read_values(folder: Path) -> dict[int, torch.Tensor]:
 
 
 def read_fit(folder: Path) -> FitRecord:
-    """Reads how the fit of a density went.
+    """Reads the facts of a fit.
 
     Raises:
         WorkspaceError: the file is missing or damaged.
@@ -167,8 +123,8 @@ def read_fit(folder: Path) -> FitRecord:
 
 def _why_not_scored(network: int | None) -> str:
     return (
-        f"centred on the filters of source network {network}, position by position, and the channels of other networks "
-        "are permuted, so it is not a candidate for `auto`"
+        f"centred on the filters of source network {network}, position by position; the channels of other networks are "
+        "permuted, so it is not a candidate for `auto`"
     )
 
 
@@ -178,7 +134,7 @@ def _densities(
     reference: NetworkValues,
     fits: Mapping[str, FitRecord],
 ) -> dict[str, dict[str, Any]]:
-    """The scores of every density, and how it was fitted."""
+    """The scores of every density, with the facts of its fit."""
     estimates = {name: estimate(of_density) for name, of_density in values.items()}
     best = max(estimates, key=lambda name: float(estimates[name]["mean"]), default=None)
     about = {}

@@ -1,4 +1,4 @@
-"""`fit.json` and `scores.json` of a group: how its densities were fitted, and how well they fit unseen filters."""
+"""`fit.json` and `scores.json` of a group: facts of the fits of its densities, and how well they fit unseen filters."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Estimate(StoredRecord):
     """A mean with its standard error, in nats per filter."""
 
     mean: float
-    """Over networks of their means."""
+    """Mean over the networks of their means."""
     standard_error: float | None = None
-    """`None` where one value alone gives none."""
+    """`None` if it cannot be computed from a single value."""
 
     @property
     def clear(self) -> bool:
@@ -26,27 +26,27 @@ class Estimate(StoredRecord):
 
 
 class Fit(StoredRecord):
-    """How the fit of a density for the arms went."""
+    """Facts of the fit of a density for the arms."""
 
     parameters: int = 0
     """Free parameters."""
     fitted_filters: int = 0
     """Filters that it was fitted to."""
     given_filters: int = 0
-    """Filters that there were to fit to."""
+    """Filters that were available for the fit."""
     steps: int = 0
-    """Steps of an optimiser."""
+    """Optimiser steps."""
     source_sets: int = 1
-    """Source sets that it has seen."""
+    """Source sets that it was fitted to."""
 
 
 class FitRecord(Fit):
     """The content of `fit.json`."""
 
     bound: bool
-    """Whether the density gives a lower bound alone."""
+    """Whether the density only gives a lower bound."""
     network: int | None
-    """The source network whose filters it is centred on."""
+    """The source network on whose filters it is centred, if any."""
 
 
 class DensityRecord(Estimate, Fit):
@@ -55,7 +55,7 @@ class DensityRecord(Estimate, Fit):
     bound: bool
     """Whether it is a lower bound."""
     standard_error_over: str = NETWORKS
-    """`networks`, or the filters of a single one."""
+    """`networks`, or the filters of a single network."""
     difference_to_gaussian_full: Estimate | None = None
     """Paired, to the full-covariance Gaussian."""
     difference_to_best: Estimate | None = None
@@ -74,14 +74,14 @@ class DensityRecord(Estimate, Fit):
 
 
 class AutoChoice(StoredRecord):
-    """Which density `auto` takes, and why."""
+    """The choice of `auto`, and its reasons."""
 
     density: str
     """Its name."""
     best: str = ""
     """The one with the highest mean."""
     good_enough: tuple[str, ...] = ()
-    """Those that are as good, from simple to complex."""
+    """Densities that are as good, from simple to complex."""
     by_parameters: dict[str, int] = Field(default_factory=dict)
     """Density → free parameters."""
     rule: str = ""
@@ -98,7 +98,7 @@ class ScoresRecord(StoredRecord):
     held_out: int
     """Filters scored."""
     held_out_networks: str
-    """Which networks were held out, in words."""
+    """The held-out networks, in words."""
     held_out_by: str = ""
     """How they were chosen."""
     held_out_of: int = 0
@@ -106,23 +106,23 @@ class ScoresRecord(StoredRecord):
     folds: tuple[tuple[int, ...], ...] = ()
     """Networks of each fold."""
     norm_threshold: float = 0.0
-    """Least norm of a filter that is fitted to."""
+    """Filters with this norm or less are not fitted to."""
     filters: int = 0
     """Filters of the group."""
     kept: int = 0
-    """Those above the threshold."""
+    """Filters above the threshold."""
     share_kept: float = 1.0
     """Their share."""
     refitted_on_all: bool = False
     """Whether the densities of the arms are fitted to all networks."""
     largest_fit: int | None = None
-    """Most filters that are fitted to."""
+    """Largest number of filters for a fit."""
     largest_score: int | None = None
-    """Most filters that are scored."""
+    """Largest number of filters for a score."""
     densities: dict[str, DensityRecord]
     """Density → score."""
     auto: AutoChoice | None = None
-    """What `auto` takes; `None` where nothing was scored."""
+    """The choice of `auto`; `None` if nothing was scored."""
     not_scored: dict[str, str] = Field(default_factory=dict)
     """Density → why it has no score."""
 

@@ -1,1 +1,1 @@
-"""The stages of a study, one a file, in the order check → preprocess → … → report."""
+"""The stages of a study, one in each file."""

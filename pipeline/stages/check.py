@@ -1,4 +1,4 @@
-"""check: are the datasets usable, and who plays which role?"""
+"""check: checks the datasets of a study and draws source, pool and test patients."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import record_inputs
 from pipeline.execution.provenance_record import InputFacts
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.units import Unit
+from pipeline.execution.unit import Unit
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 FINDINGS = "findings.json"
 DATASETS = "datasets"
-"""Folder of the reports, so that no dataset has the name of another file."""
+"""Folder of the reports, so that the name of a dataset cannot clash with another file."""
 
 
 class FindingRecord(StoredRecord):
@@ -81,7 +81,7 @@ def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]
     roles = {"source": split.source_cases} if config.source.dataset == name else {}
     if config.target.dataset == name:
         if config.target.cross_validated:
-            # Any two patients may meet on two sides of a fold.
+            # Any two patients may lie on different sides of a fold.
             roles |= {f"patient {patient}": {patient: cases} for patient, cases in split.pool_cases.items()}
         else:
             roles |= {"pool": split.pool_cases, "test": split.test_cases}
@@ -99,9 +99,9 @@ def write_plan(
     config: StudyConfig,
     jobs: int,
 ) -> None:
-    """Checks every dataset and writes what was found and who plays which role."""
+    """Checks every dataset and writes the findings and the plan."""
     write_record(folder / PLAN, plan)
-    # Two entries of one folder and kind of label are looked at together, so that look-alikes on two sides are seen.
+    # Entries with the same folder and kind of label are checked together, to find duplicates on both sides.
     findings: list[FindingRecord] = []
     folders: dict[tuple[Path, str | None], list[str]] = {}
     for name, dataset in datasets.items():
@@ -111,7 +111,7 @@ def write_plan(
         roles = {role: cases for name in names for role, cases in _roles(name, config, split).items()}
         used = {case for cases in roles.values() for case in cases}
         values = {v for name in names for vs in config.datasets[name].class_values(dataset).values() for v in vs}
-        # Only cases that play a role: nothing else is read or can stop the study.
+        # Only cases that the study uses: other cases are not read and cannot stop it.
         report = check_dataset(
             replace(dataset, cases=tuple(c for c in dataset.cases if c.name in used)),
             channels=list(dict.fromkeys(c for name in names for c in channels[name])),
@@ -128,18 +128,13 @@ def write_plan(
 
 @dataclass(frozen=True)
 class Examination:
-    """The plan of the study, and what the checks found.
-
-    Attributes:
-        plan: who plays which role.
-        findings: (folder of the dataset, finding), worst first in each folder.
-    """
+    """The plan of the study, and the findings of the checks with the folder of the dataset, worst first in each."""
 
     plan: StudyPlan
     findings: tuple[tuple[Path, Finding], ...]
 
     def errors(self) -> list[tuple[Path, Finding]]:
-        """What makes a case or a dataset unusable."""
+        """Findings that make a case or a dataset unusable."""
         return [(root, finding) for root, finding in self.findings if finding.level is Level.ERROR]
 
     def empty_targets(self) -> list[tuple[Path, Finding]]:
@@ -153,25 +148,25 @@ class Examination:
         return [(folder, finding) for folder, finding in empty if folder == root]
 
     def doubts(self, root: Path) -> dict[str, list[str]]:
-        """Case of a folder → what its content says against it, though it can be used."""
+        """Case of a folder → doubts about its content, although it can be used."""
         found: dict[str, list[str]] = {}
         for folder, finding in self.findings:
             if folder == root.resolve() and finding.case is not None and finding.check in CONTENT_CHECKS:
-                found.setdefault(finding.case, []).append(f"{finding.found}; to fix it, {finding.fix}")
+                found.setdefault(finding.case, []).append(_sentence(finding))
         return found
 
     def bad_cases(self, root: Path) -> dict[str, str]:
         """Case of a folder → why it is unusable, in one sentence."""
         errors = [finding for folder, finding in self.errors() if folder == root.resolve()]
-        return {f.case: f"{f.found}; to fix it, {f.fix}" for f in reversed(errors) if f.case is not None}
+        return {finding.case: _sentence(finding) for finding in reversed(errors) if finding.case is not None}
+
+
+def _sentence(finding: Finding) -> str:
+    return f"{finding.found}; to fix it, {finding.fix}"
 
 
 def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
-    """Refuses errors, if there are any.
-
-    Raises:
-        DataError: names the first errors.
-    """
+    """Raises a DataError that names the first errors, if there are any."""
     if errors:
         root, finding = errors[0]
         first = "; ".join(f"{f.case}: {f.found}" if f.case else f.found for _, f in errors[:3])
@@ -180,7 +175,7 @@ def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Examines the study and refuses every error.
+    """Examines the study and refuses it if there are errors.
 
     Raises:
         GraftError: a case or a dataset is not usable, or a split is not possible.
@@ -192,7 +187,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """The one unit of the stage: who plays which role in which files, and what the checks find in them.
+    """The single unit of the stage: the split of the study's cases, and the findings of the checks.
 
     Raises:
         GraftError: a dataset as a whole is not usable, or a split is not possible.
@@ -203,7 +198,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs)
-    # Sizes and folds that the patients cannot serve are told now, not after the source networks are trained.
+    # Impossible sizes and folds are refused now, not after the source networks are trained.
     for arm in config.target_training.arms:
         target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
@@ -225,7 +220,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> Examination:
     """Makes synthetic cohorts, checks the datasets, draws the split and writes the plan.
 
-    Single cases that are not usable are told, not refused, so that a batch can go on without them.
+    Single unusable cases are reported, not refused, so that a batch can continue without them.
 
     Raises:
         GraftError: a dataset as a whole is not usable, or a split is not possible.
@@ -242,7 +237,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
         )
         for name, d in datasets.items()
     }
-    # The battery has workers of its own, so its one unit runs in this process.
+    # The battery has its own workers, so its unit runs in this process.
     done = run_stage(STAGE, [unit], workspace, replace(resources.execution(config), jobs=1))
     complete(STAGE, done)
     record_inputs(workspace, inputs)
@@ -258,13 +253,13 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
 
 
 def _root(name: str, config: StudyConfig, dataset: Dataset, workspace: Workspace) -> str:
-    """Names the folder of a dataset as the configuration does: where this machine keeps it is not for the report."""
+    """The folder of a dataset as named in the configuration: the report does not show paths of this machine."""
     path = config.datasets[name].path
     return str(path) if path is not None else dataset.root.relative_to(workspace.root).as_posix()
 
 
 def read_examination(config: StudyConfig, workspace: Workspace) -> Examination:
-    """Reads what `check` wrote.
+    """Reads the results of `check`.
 
     Raises:
         WorkspaceError: it has not been run.

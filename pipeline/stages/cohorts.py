@@ -1,4 +1,4 @@
-"""The datasets of a study: synthetic ones are made in the workspace, all are read by their layouts."""
+"""The datasets of a study: synthetic ones are made in the workspace, and all are read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from data.synthetic.cohort import (
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.units import MARKER, Unit
+from pipeline.execution.unit import MARKER, Unit
 from pipeline.stages.resources import Resources
 from pipeline.storage.owned_folder import set_aside
 from pipeline.storage.workspace import Workspace
@@ -26,12 +26,12 @@ STAGE = "synthesize"
 
 
 def make_synthetic_case(folder: Path, progress: ProgressFile, *, options: CohortOptions, index: int, out: Path) -> None:
-    """Writes one synthetic case into the cohort's folder; the unit's own folder holds only the marker."""
+    """Writes a synthetic case into the cohort's folder; the unit's own folder holds only the marker."""
     write_case(options, index, out)
 
 
 def make_cohorts(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Makes the synthetic datasets of a study; cases that are there are not made again.
+    """Makes the synthetic datasets of a study; existing cases are not made again.
 
     Raises:
         StageError: a case could not be made.
@@ -60,10 +60,7 @@ def make_cohorts(config: StudyConfig, workspace: Workspace, resources: Resources
 
 
 def dataset_root(name: str, config: StudyConfig, workspace: Workspace) -> Path:
-    """The folder of a dataset; a synthetic one lies in the workspace under the digest of its options.
-
-    So other options give another folder, and a cohort is never a mixture of two.
-    """
+    """The folder of a dataset; that of a synthetic one contains the digest of its options, so cohorts never mix."""
     entry = config.datasets[name]
     if entry.synthetic is not None:
         return workspace.synthetic_folder(f"{name}-{entry.synthetic.digest[:8]}")
@@ -76,7 +73,7 @@ def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Datase
     """Reads the datasets that the study uses.
 
     Raises:
-        DataError: a folder is missing or no known layout.
+        DataError: a folder is missing or has no known layout.
     """
     return {
         name: read_dataset(dataset_root(name, config, workspace), label_kind=config.datasets[name].label_kind)
@@ -85,7 +82,7 @@ def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Datase
 
 
 def datasets_at_hand(config: StudyConfig, workspace: Workspace) -> bool:
-    """Whether the raw scans of the study are where the configuration says: a workspace may be carried elsewhere."""
+    """Whether the raw scans are where the configuration says: the workspace may have been moved to another machine."""
     return all(
         dataset_root(name, config, workspace).exists() for name in (config.source.dataset, config.target.dataset)
     )

@@ -1,4 +1,4 @@
-"""collect-filters: all 3×3×3 filters of all snapshots, by group of layers."""
+"""collect-filters: collects all 3×3×3 filters of all snapshots, by group of layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.networks.factory import build_network
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.units import Unit, require_done
+from pipeline.execution.unit import Unit, require_done
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.stages import train_source
 from pipeline.stages.resources import Resources
@@ -66,7 +66,7 @@ class _Snapshots:
         return FilterBank.from_state(state, self.layers, filter_positions(self.layers, self.all_layers))
 
     def __iter__(self) -> Iterator[tuple[FilterBank, FilterBank | None]]:
-        """Yields every snapshot's filters and, with the last of a network, those that it was initialised with."""
+        """Yields every snapshot's filters and, with the last one of a network, its initial filters."""
         for number, folder in self.networks:
             for cycle in range(self.cycles):
                 bank = self.read(number, folder / snapshot_name(cycle), cycle)
@@ -84,10 +84,10 @@ def collect_group(
     networks: Sequence[tuple[int, Path]],
     cycles: int,
 ) -> None:
-    """Writes the bank of a group (all filters, none dropped) and a summary.
+    """Writes the bank of a group and a summary.
 
-    The bank holds the small filters too, because densities are compared on filters that were not selected by norm.
-    One snapshot is in memory at a time, however many there are.
+    The bank holds all filters, even small ones, because densities are compared on filters that were not selected by
+    norm. One snapshot is in memory at a time.
     """
     snapshots = _Snapshots(networks, cycles, layers, all_layers)
     total = snapshots.rows * len(snapshots.order)

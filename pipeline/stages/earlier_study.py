@@ -1,4 +1,4 @@
-"""Densities of an earlier study that are updated with a new source set, without the earlier study's filters."""
+"""Finds the densities of an earlier study that are updated with a new source set, without that study's filters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.priors.factory import PriorOptions
 from models.priors.latent_prior import LatentPriorKind
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.study import StudyConfig
-from pipeline.execution.units import read_marker
+from pipeline.execution.unit import read_marker
 from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.stages import collect_filters
@@ -29,21 +29,16 @@ _STRUCTURE = (
     "latent", "architecture", "hidden", "condition", "embedding", "scaling", "standardise", "norm_input",
     "log_variance_floor", "latent_prior",
 )  # fmt: skip
-"""Settings that a state dict is made for; the others say how to train, and may differ."""
+"""Settings that determine the state dict; the others concern training and may differ."""
 
 
 def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLayer]) -> dict[str, EarlierDensity]:
     """Finds the densities that a study updates, for one group of layers; none without `priors.update_from`.
 
-    Args:
-        config: the new study.
-        group: name of the group.
-        layers: its layers in the new study.
-
     Raises:
-        ConfigError: the study has no density that can be updated, or its settings are not those of the earlier one.
+        ConfigError: the study has no density that can be updated, or its settings differ from those of the earlier one.
         WorkspaceError: the earlier study's result is missing or damaged.
-        ModelError: the earlier study's layers or kernels are others.
+        ModelError: the earlier study's layers or kernels differ.
     """
     root = config.priors.update_from
     if root is None:
@@ -57,7 +52,7 @@ def earlier_densities(config: StudyConfig, group: str, layers: Sequence[FilterLa
         raise ConfigError(
             f"`priors.update_from` is {root}, but no density of `priors.densities` can be updated",
             expected="a density with `kind: vae` and `latent_prior: boosted`",
-            fix="add one that the earlier study has too, or remove `priors.update_from`",
+            fix="add one that the earlier study also has, or remove `priors.update_from`",
         )
     earlier = _resolved(root)
     _require_same_layers(root, earlier, config, group, layers)
@@ -84,7 +79,7 @@ def _require_same_layers(
         raise ConfigError(
             f"{root}: its filters are grouped by {grouping!r}",
             expected=f"`filters.grouping: {config.filters.grouping.value}`, as in this study",
-            fix="use one grouping in both studies",
+            fix="use the same grouping in both studies",
         )
     path = root / collect_filters.STAGE / group / SUMMARY_JSON
     try:
@@ -112,7 +107,7 @@ def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options
         raise ConfigError(
             f"{root}: the earlier study has no density {name!r}",
             expected=f"one of the same name with `latent_prior: boosted`, to update this study's {name!r} from",
-            fix="give it the earlier one's name, or fit it there too",
+            fix="use the earlier density's name, or fit it there too",
         )
     adapter: TypeAdapter[PriorOptions] = TypeAdapter(PriorOptions)
     try:
@@ -133,7 +128,7 @@ def _density(root: Path, earlier: dict[str, Any], group: str, name: str, options
     if differing:
         raise ConfigError(
             f"{root}: the density {name!r} of the earlier study differs in {', '.join(differing)}",
-            expected="the same structure in both studies; settings of the training may differ",
+            expected="the same structure in both studies; training settings may differ",
             fix="copy these settings from its config.resolved.yaml",
         )
     path = density_file(root, group, name)

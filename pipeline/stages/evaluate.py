@@ -1,4 +1,4 @@
-"""evaluate: metrics and calibration of every prediction, gathered into the result tables of the study."""
+"""evaluate: computes metrics and calibration of every prediction, and the result tables of the study."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, write_cases_csv
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.units import Unit, require_done
+from pipeline.execution.unit import Unit, require_done
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.stages import infer
@@ -56,24 +56,15 @@ def evaluate_predictions(
     options: EvaluationOptions,
     seed: int,
 ) -> None:
-    """Measures the test cases of one trained arm.
+    """Measures the test cases of one trained arm in native space or, without `native`, on the preprocessed grid.
 
-    Args:
-        folder: where the tables go.
-        progress: where to tell how far it is.
-        predictions: case → folder of the prediction that holds it, and how the arm reads it.
-        trained: which arm.
-        cases: the test cases.
-        native: case → what it takes to measure it in native space; empty to measure on the preprocessed grid.
-        options: of the evaluation.
-        seed: of the study.
+    `predictions[case]` is the folder that holds the prediction of a case, and how the arm reads it.
     """
     rows: list[CaseRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     for position, case in enumerate(cases):
-        folder_of_case, reading = predictions[case.name]
-        stored = load_prediction(folder_of_case / prediction_name(case.name))
-        predicted = CalibrationCase.of(stored, case, reading)
+        holder, reading = predictions[case.name]
+        predicted = CalibrationCase.of(load_prediction(holder / prediction_name(case.name)), case, reading)
         measured = _measure(predicted, case, native.get(case.name), trained, options)
         rows += measured
         if calibration is not None:
@@ -112,10 +103,10 @@ def _measure(
 
 
 def native_cases(config: StudyConfig, workspace: Workspace, plan: StudyPlan) -> dict[str, NativeCase]:
-    """Finds the raw labels of the test cases; none where the study is measured on the preprocessed grid.
+    """Finds the raw labels of the test cases; none if the study is evaluated on the preprocessed grid.
 
     Raises:
-        WorkspaceError: a raw label is not at hand; names the key that does without.
+        WorkspaceError: a raw label is not available; names the key that avoids the need for it.
     """
     if config.evaluation.space is not EvaluationSpace.NATIVE:
         return {}
@@ -136,13 +127,13 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """One unit for each arm × its sizes × repeat.
 
     Raises:
-        WorkspaceError: a stage before is not done, or raw labels are asked for and not at hand.
+        WorkspaceError: an earlier stage is not done, or raw labels are needed but not available.
     """
     plan = read_plan(config, workspace)
     test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
     native = native_cases(config, workspace, plan)
     options = _options(config)
-    # Labels as they were drawn are read from the dataset; those on the preprocessed grid are part of the predictions.
+    # Raw labels are read from the dataset; the digests of those on the preprocessed grid are part of the arms'.
     labels = {name: workspace.file_digests.of_files(own.label_files()) for name, own in native.items()}
     workspace.file_digests.save()
     planned = []
@@ -155,7 +146,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 "arm": digest,
                 "options": options.model_dump(mode="json", exclude={"resamples", "rivals"}),
                 "seed": config.seed,
-                # A study on the preprocessed grid has none, and keeps what it evaluated before.
+                # Left out on the preprocessed grid, where earlier evaluations have no such key.
                 **({"labels": labels} if labels else {}),
                 "version": 6,
             }
@@ -180,8 +171,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 def _options(config: StudyConfig) -> EvaluationOptions:
     """The options of the evaluation.
 
-    In cross-validation no temperature is fitted on other patients' predictions: the models that made those have learned
-    from the very patient whose probabilities would be scaled.
+    In cross-validation, no temperature is fitted to the predictions of other patients: the models that made them
+    learned from the patient whose probabilities would be scaled.
     """
     options = config.evaluation
     if not config.target.cross_validated or options.calibration is None:
@@ -193,14 +184,14 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """Measures every prediction and writes the tables of `results/`.
 
     Raises:
-        WorkspaceError: an arm of the study is not trained, or somebody changed a table since it was written.
+        WorkspaceError: an arm of the study is not trained, or somebody has changed a table since it was written.
     """
     require_own_unchanged(workspace.results, FILES)
     measured = units(config, workspace, resources)
     complete(STAGE, run_stage(STAGE, measured, workspace, resources.execution(config)))
     folders = [workspace.unit_folder(STAGE, unit.key) for unit in measured]
     folds = read_plan(config, workspace).folds
-    # While the tables are written, nothing may be taken for theirs.
+    # While the tables are being written, no record may describe them.
     (workspace.results / EVALUATED).unlink(missing_ok=True)
     judged = folders if config.evaluation.calibration is not None else []
     with owned_files(workspace.results, FILES, of_before=TABLES) as results:
@@ -218,7 +209,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 
 
 def evaluated_models(config: StudyConfig, workspace: Workspace, measured: Sequence[Unit]) -> EvaluatedModels:
-    """What tables made of these evaluations are of."""
+    """The models and settings behind the tables of these evaluations."""
     models = {unit.key: workspace.unit_folder(infer.STAGE, unit.key) / MODEL_FOLDER for unit in measured}
     digests = {key: model_digest(folder) if folder.is_dir() else None for key, folder in models.items()}
     settings = TableSettings(

@@ -1,4 +1,4 @@
-"""fit-priors: densities over the filters of every group, scored on the filters of held-out networks."""
+"""fit-priors: fits densities to the filters of every group, and scores them on the filters of held-out networks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 from models.filters import FilterLayer
 from pipeline.config.study import StudyConfig
 from pipeline.execution.stage import complete, run_in_order
-from pipeline.execution.units import Unit, require_done
+from pipeline.execution.unit import Unit, require_done
 from pipeline.priors.density_choice import ChosenDensity, resolve_densities
 from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.priors.filter_options import HeldOut
-from pipeline.priors.prior_units import GroupTask, compare_densities, fit_density, score_density
+from pipeline.priors.group_fit import GroupFit
+from pipeline.priors.prior_units import compare_densities, fit_density, score_density
 from pipeline.stages import collect_filters
 from pipeline.stages.earlier_study import earlier_densities
 from pipeline.stages.older_layout import refuse_older_layout
@@ -28,19 +29,10 @@ STAGE = "fit-priors"
 def chosen_densities(
     workspace: Workspace, groups: Iterable[str], prior: str, config: StudyConfig
 ) -> dict[str, ChosenDensity]:
-    """Tells which fitted density an arm uses in every group of layers.
-
-    Args:
-        workspace: of the study.
-        groups: names of the groups.
-        prior: name of a density of the study, or `auto`.
-        config: of the study.
-
-    Returns:
-        Group → name, options, file and digest of the density.
+    """Returns the fitted density that an arm with this prior (a name, or `auto`) uses in every group of layers.
 
     Raises:
-        WorkspaceError: the densities of a group are not fitted, or `auto` has nothing to choose among.
+        WorkspaceError: the densities of a group are not fitted, or `auto` has nothing to choose from.
     """
     scores = {group: workspace.unit_folder(COMPARISON, group) / SCORES for group in groups}
     names = resolve_densities(scores, prior, config.priors.densities)
@@ -48,7 +40,7 @@ def chosen_densities(
     for group, name in names.items():
         own = require_done(workspace, FITS, prior_key(group, name))["digest"]
         path = density_file(workspace.root, group, name)
-        found[group] = ChosenDensity(name, config.priors.densities[name], path, own)
+        found[group] = ChosenDensity(config.priors.densities[name], path, own)
     return found
 
 
@@ -56,9 +48,9 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """For each group of layers: one unit for the fit of each density, one for its score, one for their comparison.
 
     Raises:
-        WorkspaceError: a stage before is not done, or the study to update priors from is missing.
+        WorkspaceError: an earlier stage is not done, or the study to update priors from is missing.
         ConfigError: there is nothing to update, or the earlier study has other settings.
-        ModelError: the earlier study's layers are others.
+        ModelError: the earlier study's layers differ.
     """
     return [unit for kind in _planned(config, workspace, resources) for unit in kind]
 
@@ -86,7 +78,7 @@ class _Group:
         self._size = float(sum(layer.count for layer in layers))
         self._several = config.source_training.networks > 1
         bank = workspace.unit_folder(collect_filters.STAGE, group) / collect_filters.BANK
-        self.task = GroupTask(group, bank, config.priors, config.filters.norm_threshold, self._earlier, config.seed)
+        self.task = GroupFit(group, bank, config.priors, config.filters.norm_threshold, self._earlier, config.seed)
         self._same = {
             "bank": marker["digest"],
             "norm_threshold": config.filters.norm_threshold,
@@ -101,19 +93,19 @@ class _Group:
         return self._options.refits(self._several)
 
     def _held_out(self) -> dict[str, Any]:
-        """Which networks are kept for scoring."""
+        """The networks that are kept for scoring."""
         options = self._options
         if options.held_out is HeldOut.CROSS:
             return {"held_out": options.held_out.value, "folds": options.folds}
         return {"held_out": options.held_out.value, "held_out_networks": options.held_out_networks}
 
     def _density(self, density: str) -> dict[str, Any]:
-        # Not the path of an earlier study: a workspace that moved is the same.
+        # Without the path of the earlier study: a moved workspace is the same.
         earlier = {"update_from": self._earlier[density].digest} if density in self._earlier else {}
         return {"density": self._options.densities[density].model_dump(mode="json"), **earlier}
 
     def fit(self, density: str) -> Unit:
-        # A fit to all networks does not depend on which of them a score holds out.
+        # A fit to all networks does not depend on which of them are held out for scoring.
         recipe = {**self._same, **self._density(density), "fitted_to": "all" if self._refit else self._held_out()}
         arguments = {"group": self.task, "density": density}
         return Unit(FITS, prior_key(self._group, density), recipe, fit_density, arguments, self._size)
@@ -139,7 +131,7 @@ class _Group:
         recipe = {
             "fits": {density: unit.digest for density, unit in fits.items()},
             "scores": {density: unit.digest for density, unit in scores.items()},
-            # Of the full Gaussian, which is fitted for the comparison where the study has none.
+            # For the full Gaussian, which is fitted for the comparison if the study has none.
             **self._same,
             **self._held_out(),
             "largest_score": self._options.largest_score,

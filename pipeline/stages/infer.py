@@ -1,4 +1,4 @@
-"""infer: every arm × size × repeat learns the target and predicts the test cases."""
+"""infer: trains every arm × size × repeat on the target and predicts the test cases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 
 from pipeline.config.study import StudyConfig
 from pipeline.execution.stage import complete, run_in_order
-from pipeline.execution.units import Unit, is_done
+from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
@@ -22,10 +22,10 @@ STAGE = "infer"
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
     """One unit for each arm × its sizes × repeat, and the predictions that they read.
 
-    A training whose arms and predictions are all there is not needed, and may have been deleted.
+    A training whose arms and predictions are done is no longer needed, and may have been deleted.
 
     Raises:
-        WorkspaceError: a stage before is not done.
+        WorkspaceError: an earlier stage is not done.
         DataError: a size is larger than the pool.
         ModelError: an arm updates a model that does not fit.
     """
@@ -34,21 +34,21 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 
 
 def needed_trainings(plan: TargetPlan, workspace: Workspace) -> list[Unit]:
-    """Trainings that are finished, and those that an unfinished prediction or arm is made of."""
+    """Trainings that are finished, and those that an unfinished prediction or arm needs."""
     waiting = [unit for kind in plan.in_order() for unit in kind if not is_done(unit, workspace)]
     needed = {name for unit in waiting for name in unit.needs}
     return [unit for unit in plan.trainings.values() if unit.name in needed or is_done(unit, workspace)]
 
 
 def refuse_unusable(target: TargetPlan, plan: StudyPlan, strict: bool) -> None:
-    """Refuses what would stop or spoil a training, before any of them starts.
+    """Refuses inputs that would stop or spoil a training, before any training starts.
 
     Raises:
         DataError: the label of a target patient is empty, or (`strict`) source and target differ.
         ModelError: a prior was fitted to kernels of another size.
     """
     if strict:
-        # Without it, `check` has told the difference.
+        # Otherwise `check` has reported the difference.
         compare_with_source(plan.config, strict)
     compare_grids(plan, strict)
     tasks = target.tasks()
@@ -63,7 +63,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """Trains all arms on all subsets, predicts the test cases and writes the models.
 
     Raises:
-        WorkspaceError: a stage before is not done, or `infer/` holds results of an older layout.
+        WorkspaceError: an earlier stage is not done, or `infer/` holds results of an older layout.
         DataError: a size is larger than the pool, a label is empty, or (`strict`) source and target differ.
         ModelError: a prior or a model to be updated does not fit.
         StageError: units failed; the others are kept.

@@ -1,4 +1,4 @@
-"""Stages that a study has no use for: `graft run` leaves them out and says why; asked for by name, they run."""
+"""Stages that a study does not need: `graft run` skips them and says why; their own commands still run them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pipeline.storage.stage_names import Stage
 def needless_stages(config: StudyConfig) -> dict[Stage, str]:
     """Stage → why a study does not need it.
 
-    Densities that the study chooses itself are fitted though no arm uses them: they are compared with each other.
+    Densities that the study defines are fitted even if no arm uses them: they are compared with each other.
     """
     arms = config.target_training.arms.values()
     chosen = config.priors.densities != PriorFitOptions().densities or config.priors.update_from is not None
     if chosen or any(arm.needs_prior for arm in arms):
         return {}
-    reason = "no arm of the study uses a filter prior, and `priors` names no density of its own"
+    reason = "no arm of the study uses a filter prior, and `priors` defines no density"
     needless = dict.fromkeys((Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), reason)
     if not any(arm.needs_source or arm.needs_references for arm in arms):
         needless[Stage.TRAIN_SOURCE] = "no arm of the study uses anything that was learned on the source"

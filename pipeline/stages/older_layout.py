@@ -1,11 +1,11 @@
-"""Results that a version of before shared trainings left where this one keeps others: told, and never written over."""
+"""Refuses to overwrite results of versions in which arms did not share trainings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from data.errors import WorkspaceError
-from pipeline.execution.units import read_marker
+from pipeline.execution.unit import read_marker
 from pipeline.storage.workspace import Workspace
 
 _NOW = {
@@ -21,10 +21,10 @@ def refuse_older_layout(workspace: Workspace, stage: str, keys: Iterable[str], o
         workspace: of the study.
         stage: `fit-priors` or `infer`.
         keys: folders below the stage's that an older version filled.
-        only_now: key of the recipe that this version writes there; `None` where it writes nothing there.
+        only_now: key that only recipes of this version have; `None` if this version writes nothing there.
 
     Raises:
-        WorkspaceError: there are such results; names the folder. Nothing is deleted.
+        WorkspaceError: there are such results; nothing is deleted.
     """
     for key in keys:
         marker = read_marker(workspace.unit_folder(stage, key))

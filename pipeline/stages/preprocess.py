@@ -1,4 +1,4 @@
-"""preprocess: every case that plays a role, from raw scan to network input."""
+"""preprocess: converts every case that the study uses from raw scan to network input."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.case import Case
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.units import Outcome, StageRun, Unit
+from pipeline.execution.unit import Outcome, Unit
+from pipeline.execution.units import StageRun
 from pipeline.report.quality_index import build_quality_index
 from pipeline.report.quality_section import case_quality
 from pipeline.stages import check
@@ -46,23 +49,20 @@ def preprocess_case(
     options: PreprocessingOptions,
     doubts: Sequence[str] = (),
 ) -> None:
-    """Carries out the chain on one case and writes arrays, record, picture and numbers for quality control.
+    """Runs the chain on one case and writes arrays, record, picture and numbers for quality control.
 
-    What the checks doubt of the scan itself is written beside what the steps found suspect.
+    The doubts of the checks about the scan are written next to what the steps found suspect.
 
     Raises:
-        GraftError: the case cannot be read, or a step cannot be carried out on it.
+        GraftError: the case cannot be read, or a step fails on it.
     """
     raw = load_subject(case, channels)
     processed, records = Chain(options).apply(raw, progress)
-    volumes = list(processed.channels.values())
-    arrays = {"image": np.stack([v.array.astype(np.float32) for v in volumes])}
+    arrays: dict[str, NDArray[Any]] = {"image": processed.image(), "mask": processed.content().astype(np.uint8)}
     if processed.label is not None:
         arrays["label"] = processed.label.array.astype(np.int16)
-    mask = processed.mask.array > 0 if processed.mask is not None else np.ones(volumes[0].shape, dtype=bool)
-    arrays["mask"] = mask.astype(np.uint8)
     about = {
-        "affine": volumes[0].affine.tolist(),
+        "affine": processed.reference.affine.tolist(),
         "channels": list(processed.channels),
         "case": case.name,
         IMAGE_DIGEST: array_digest(arrays["image"]),
@@ -74,7 +74,7 @@ def preprocess_case(
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each case that plays a role and that the checks found usable.
+    """One unit for each case that the study uses and that the checks found usable.
 
     Raises:
         GraftError: `check` has not been run, or a dataset as a whole is not usable.
@@ -99,23 +99,23 @@ def _planned(examination: check.Examination) -> tuple[list[Unit], list[Outcome]]
 
 def _unit(dataset: str, case: Case, plan: StudyPlan, doubts: Sequence[str]) -> Unit:
     options, channels = plan.config.datasets[dataset].preprocessing, tuple(plan.channels[dataset])
-    told = {"doubts": list(doubts)} if doubts else {}
+    extra = {"doubts": list(doubts)} if doubts else {}
     recipe = {
         "files": plan.workspace.file_digests.of_files(case.files()),
         "channels": list(channels),
         "chain": options.model_dump(mode="json"),
         "version": 3,
-        **told,
+        **extra,
     }
-    arguments = {"case": case, "channels": channels, "options": options, **told}
+    arguments = {"case": case, "channels": channels, "options": options, **extra}
     return Unit(STAGE, f"{dataset}/{case.name}", recipe, preprocess_case, arguments)
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Preprocesses all cases of the plan; one that the checks found unusable counts as failed, and the others are done.
+    """Preprocesses all cases of the plan; unusable ones count as failed, and the others are done.
 
     Raises:
-        GraftError: a dataset as a whole is not usable, or somebody changed the page of the cases.
+        GraftError: a dataset as a whole is not usable, or somebody has changed the page of the cases.
         StageError: cases failed; the others are done and kept.
     """
     require_own_unchanged(workspace.root / STAGE, FILES)
@@ -123,12 +123,12 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     done = run_stage(STAGE, usable, workspace, resources.execution(config))
     done = replace(done, outcomes=(*done.outcomes, *refused))
     suspects = _suspects(usable, workspace)
-    _tell(done, suspects, workspace)
+    _summarise(done, suspects, workspace)
     complete(STAGE, done)
 
 
 def _suspects(units: Sequence[Unit], workspace: Workspace) -> dict[str, list[str]]:
-    """Case → reasons why its outcome is implausible."""
+    """Case → reasons why its result is implausible."""
     found: dict[str, list[str]] = {}
     for unit in units:
         folder = workspace.unit_folder(STAGE, unit.key)
@@ -137,11 +137,8 @@ def _suspects(units: Sequence[Unit], workspace: Workspace) -> dict[str, list[str
     return {key: reasons for key, reasons in found.items() if reasons}
 
 
-def _tell(done: StageRun, suspects: Mapping[str, Sequence[str]], workspace: Workspace) -> None:
-    """Counts done, suspect and failed cases and writes the quality control page.
-
-    A case that looks implausible is never silent, also when it was done in an earlier run.
-    """
+def _summarise(done: StageRun, suspects: Mapping[str, Sequence[str]], workspace: Workspace) -> None:
+    """Logs done, suspect and failed cases, including suspect ones of earlier runs, and writes the page of the cases."""
     failures = {failure.key: failure.message for failure in done.failures}
     for key, reasons in suspects.items():
         if key not in failures:

@@ -1,4 +1,4 @@
-"""report: one self-contained page from the files of the workspace."""
+"""report: builds a self-contained page from the files of the workspace."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ logger = logging.getLogger(__name__)
 def run(config: StudyConfig, workspace: Workspace, resources: Resources, stale: Sequence[str] = ()) -> None:
     """Builds `report/index.html` and the pages of the cases; sections whose files are missing say so.
 
-    Args:
-        config: of the study.
-        workspace: of the study.
-        resources: workers.
-        stale: sentences on results that were made with other settings or inputs; the page shows them first.
+    The page starts with the sentences in `stale`, on results that were made with other settings or inputs.
 
     Raises:
         WorkspaceError: the tables are missing or damaged.

@@ -1,4 +1,4 @@
-"""What a command gives its stages beside the configuration: workers, device, and what follows from them."""
+"""The resources of a command: jobs, device, and the workers and threads that follow from them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Resources:
     """How a command may use the machine.
 
     Attributes:
-        jobs: units at a time; `None` takes as many as there are cores for their threads.
+        jobs: units at a time; `None` for as many as there are cores for their threads.
         device: `auto`, `cpu` or `cuda`.
-        strict: whether a source that differs from the target in modality or spacing is refused, not only told.
+        strict: whether a source that differs from the target in modality or spacing is refused, not only reported.
     """
 
     jobs: int | None = None
@@ -27,12 +27,12 @@ class Resources:
     strict: bool = False
 
     def execution(self, config: StudyConfig) -> Execution:
-        """How units that need only the processor are run."""
+        """How units that only need the processor are run."""
         threads = config.execution.threads
         return Execution(self.jobs or max(available_cores() // threads, 1), threads, config.execution.backend)
 
     def workers(self, config: StudyConfig, trainings: int) -> int:
-        """Background processes of each of so many trainings: as configured, else what its share of the cores leaves."""
+        """Background processes of each training: as configured, else the rest of its share of the cores."""
         if config.execution.workers is not None:
             return config.execution.workers
         execution, _ = self.training(config)
@@ -43,7 +43,7 @@ class Resources:
         """How units that train are run, and on which device; one at a time on a GPU unless `jobs` says otherwise.
 
         Raises:
-            ConfigError: `cuda` is asked for and not there.
+            ConfigError: `cuda` is requested but not available.
         """
         execution, device = self.execution(config), chosen_device(self.device)
         if device == "cuda" and self.jobs is None:

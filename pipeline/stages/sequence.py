@@ -1,4 +1,4 @@
-"""Running the stages in their order."""
+"""Runs the stages in their order."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import refuse_stale, stage_module, stale_for_report
 from pipeline.storage.atomic import write_text
-from pipeline.storage.stage_names import Stage as Stage
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
 def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -> Workspace:
-    """Runs stages in the study's workspace, one command at a time.
-
-    Of several, those that the study has no use for are left out.
+    """Runs stages in the study's workspace; if there are several, those that the study does not need are skipped.
 
     Raises:
-        GraftError: a stage cannot be done; what is finished is kept.
+        GraftError: a stage fails; finished work is kept.
     """
     if world_size() > 1 and stages != [Stage.TRAIN_SOURCE]:
         raise ConfigError(
@@ -35,7 +33,7 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
             fix=f"run `graft {stages[0].value} CONFIG` without a launcher",
         )
     workspace = Workspace(config.workspace_folder)
-    # Of processes that train together, the first one keeps the books.
+    # Of processes that train together, only the first locks and writes the workspace.
     with workspace.lock() if rank() == 0 else nullcontext():
         if stages == [Stage.REPORT]:
             _report_alone(config, workspace, resources)
@@ -58,9 +56,10 @@ def _note(config: StudyConfig, workspace: Workspace, resources: Resources) -> No
 
 
 def _report_alone(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Builds the report of results that an earlier command made, perhaps with another configuration.
+    """Builds the report of results of earlier commands.
 
-    Then the configuration of that command stays in the workspace, so that the page describes what it shows.
+    If they were made with another configuration, that one stays in the workspace, so that the page describes what it
+    shows.
     """
     stale = stale_for_report(config, workspace, resources)
     if not stale or not workspace.resolved_config.is_file():

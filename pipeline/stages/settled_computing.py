@@ -1,7 +1,7 @@
-"""How the trainings of a study compute: what `computing` says, with `auto` settled once for the whole study.
+"""How the trainings of a study compute: the options of `computing`, with `auto` decided once for the whole study.
 
-Arms are compared with each other, so all of them train with numbers of one kind, also where a study is begun on one
-machine and goes on on another.
+Arms are compared with each other, so all of them train in the same precision, even if a study continues on another
+machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 
 from pipeline.arms.arm_record import TRAININGS
 from pipeline.config.study import StudyConfig
-from pipeline.execution.units import MARKER, read_marker
+from pipeline.execution.unit import MARKER, read_marker
 from pipeline.storage.workspace import Workspace
 from pipeline.training.computing import ComputingOptions, Precision, fastest_precision, has_bfloat16
 
@@ -22,14 +22,9 @@ _TRAININGS = (f"train-source/*/{MARKER}", f"{TRAININGS}/*/*/*/{MARKER}")
 
 
 def settled_computing(config: StudyConfig, workspace: Workspace, device: str) -> ComputingOptions:
-    """Returns the options of the study's trainings, their precision settled.
+    """Returns the options of the study's trainings with a definite precision.
 
-    `auto` is the precision of the trainings that the workspace holds; in a new study, the faster one of the device.
-
-    Args:
-        config: of the study.
-        workspace: of the study.
-        device: where this command trains.
+    `auto` becomes the precision of the trainings in the workspace or, in a new study, the fastest one of the device.
     """
     options = config.computing
     automatic = options.precision is Precision.AUTO
@@ -46,19 +41,19 @@ def _trained_in(workspace: Workspace) -> Iterator[Precision]:
         for path in sorted(workspace.root.glob(pattern)):
             marker = read_marker(path.parent)
             if marker is not None:
-                # Markers of before have no recipe; the default was float32.
+                # Older markers have no recipe; their default was float32.
                 recorded = marker.get("recipe", {}).get("computing", {}).get("precision", Precision.FLOAT32)
                 yield Precision(recorded)
 
 
 @cache
 def _warn_of_slow_steps(device: str, begun: bool) -> None:
-    """Says once for a command that its trainings will be slow, and why."""
+    """Warns once for each command that its trainings will be slow, and why."""
     logger.warning(
         "%s has no instructions for bfloat16, so a training step takes longer than in float32: about ten times as "
         "long where it was measured (15 s against 1.7 s at 1 mm). %s",
         "this processor" if device == "cpu" else "this GPU",
-        "The study was begun in bfloat16 and goes on in it; `--set computing.precision=float32` trains all of it again"
+        "The study started in bfloat16 and continues in it; `--set computing.precision=float32` trains all of it again"
         if begun
         else "`computing.precision: auto`, the default, uses what the machine supports",
     )

@@ -1,4 +1,4 @@
-"""Which results of a workspace were not made with the configuration at hand, and in what they differ."""
+"""Finds results of a workspace that were not made with the current configuration, and how they differ."""
 
 from __future__ import annotations
 
@@ -13,40 +13,32 @@ from data.errors import GraftError, WorkspaceError
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.study_results import SUMMARY
-from pipeline.execution.units import Unit, read_marker
+from pipeline.execution.unit import Unit, read_marker
 from pipeline.stages.cohorts import datasets_at_hand
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
-COMPARED = (
-    Stage.CHECK,
-    Stage.PREPROCESS,
-    Stage.TRAIN_SOURCE,
-    Stage.COLLECT_FILTERS,
-    Stage.FIT_PRIORS,
-    Stage.INFER,
-    Stage.EVALUATE,
-)
+COMPARED = tuple(stage for stage in Stage if stage is not Stage.REPORT)
 """Stages whose results can be compared with a configuration, in their order."""
 _OF_RAW_SCANS = (Stage.CHECK, Stage.PREPROCESS)
-"""Those that can be compared only where the raw scans are; a workspace may have been carried elsewhere."""
+"""Those that need the raw scans for the comparison; the workspace may have been moved to a machine without them."""
 _SHOWN = 3
 _LONG = 40
-"""Characters of a value that is told; digests are longer."""
+"""Longer values, such as digests, are not shown."""
 
 
 @dataclass(frozen=True)
 class StaleResult:
-    """A result that is missing, or was made with other settings or inputs.
+    """A result that is missing or was made with other settings or inputs.
 
     Attributes:
-        stage: which stage makes it.
+        stage: that makes it.
         kind: folder of its kind in the workspace.
         key: of its unit.
-        missing: whether there is none.
-        differences: in what settings and inputs differ; empty where that was not recorded.
+        missing: whether it is missing.
+        differences: between settings and inputs; empty if these were not recorded.
     """
 
     stage: str
@@ -56,7 +48,7 @@ class StaleResult:
     differences: tuple[str, ...] = ()
 
     def why(self, several: bool = False) -> str:
-        """Says what is wrong with it, or with several results alike."""
+        """States what is wrong with it, or with several similar results."""
         if self.missing:
             return "are missing" if several else "is missing"
         verb = "were" if several else "was"
@@ -67,7 +59,7 @@ class StaleResult:
 
 
 def stage_module(stage: Stage) -> ModuleType:
-    """Imports a stage; one by one, so that a stage which only trains runs where SimpleITK and nilearn are missing."""
+    """Imports a stage; separately, so that a stage that only trains needs neither SimpleITK nor nilearn."""
     return importlib.import_module(f"pipeline.stages.{stage.value.replace('-', '_')}")
 
 
@@ -77,7 +69,7 @@ def stale_results(
     """Yields the results of stages that are missing or were made with another configuration or other inputs.
 
     Raises:
-        GraftError: what a stage needs is not there.
+        GraftError: something that a stage needs is missing.
     """
     at_hand = datasets_at_hand(config, workspace)
     for stage in stages:
@@ -86,22 +78,22 @@ def stale_results(
             continue
         for unit in stage_module(stage).units(config, workspace, resources):
             for found in _compared(stage, unit, workspace):
-                # A case that could not be preprocessed stops only those who need it.
+                # A case that could not be preprocessed stops only units that need it.
                 if not (found.missing and of_raw_scans):
                     yield found
 
 
 def refuse_stale(first: Stage, config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Refuses to build on results that were made with another configuration; used before a stage that runs alone.
+    """Refuses to build on results of another configuration, before a stage runs.
 
-    The report is not refused: it shows what there is and names what is missing or stale.
+    The report is not refused: it shows the existing results and names what is missing or stale.
 
     Raises:
         WorkspaceError: a result of an earlier stage is missing, or was made with other settings or inputs.
     """
     if first in _OF_RAW_SCANS or first not in COMPARED:
         return
-    # Who asks for the filters or the priors needs them, whatever the arms do.
+    # A command for the filters or priors needs them, whatever the arms use.
     needless = {} if first in (Stage.COLLECT_FILTERS, Stage.FIT_PRIORS) else needless_stages(config)
     before = [stage for stage in COMPARED[: COMPARED.index(first)] if stage not in needless]
     for stale in stale_results(before, config, workspace, resources):
@@ -114,9 +106,9 @@ def refuse_stale(first: Stage, config: StudyConfig, workspace: Workspace, resour
 
 
 def stale_for_report(config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[str, ...]:
-    """Says which results that are there were made with other settings or inputs, stage by stage.
+    """Describes existing results that were made with other settings or inputs, stage by stage.
 
-    A stage that cannot be compared because what it needs is missing is left out: the report names what is missing.
+    Stages that cannot be compared because something is missing are left out: the report names what is missing.
     """
     found: list[str] = []
     for stage in COMPARED:
@@ -124,12 +116,12 @@ def stale_for_report(config: StudyConfig, workspace: Workspace, resources: Resou
             stale = [own for own in stale_results([stage], config, workspace, resources) if not own.missing]
         except GraftError:
             continue
-        found += _told(stale)
+        found += _sentences(stale)
     return (*found, *_stale_tables(config, workspace, resources))
 
 
-def _told(stale: Sequence[StaleResult]) -> Iterator[str]:
-    """One sentence for all results of a stage that differ in the same."""
+def _sentences(stale: Sequence[StaleResult]) -> Iterator[str]:
+    """One sentence for all results of a stage with the same differences."""
     alike: dict[str, list[StaleResult]] = {}
     for own in stale:
         alike.setdefault(own.why(), []).append(own)
@@ -140,7 +132,7 @@ def _told(stale: Sequence[StaleResult]) -> Iterator[str]:
 
 
 def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resources) -> Iterator[str]:
-    """Says whether the tables are of other evaluations than those of the configuration."""
+    """Reports whether the tables are based on other evaluations than those of the configuration."""
     if not (workspace.results / SUMMARY).is_file():
         return
     evaluate = stage_module(Stage.EVALUATE)
@@ -150,7 +142,7 @@ def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resource
     except GraftError:
         return
     if recorded is None:
-        yield "results: the tables do not say which models they are of; `graft evaluate CONFIG` writes them again"
+        yield "results: the tables do not state their models; `graft evaluate CONFIG` writes them again"
         return
     before, after = (models.model_dump(mode="json")["settings"] or {} for models in (recorded, now))
     differences = [*_differences(before, after)]
@@ -174,7 +166,7 @@ def _compared(stage: Stage, unit: Unit, workspace: Workspace) -> Iterator[StaleR
 
 
 def _differences(before: Any, now: Any, key: str = "") -> Iterator[str]:
-    """Says what differs between two recipes, key by key."""
+    """Describes the differences between two recipes, key by key."""
     if isinstance(before, dict) and isinstance(now, dict):
         for name in dict.fromkeys([*before, *now]):
             yield from _differences(before.get(name), now.get(name), f"{key}.{name}" if key else name)

@@ -1,7 +1,7 @@
-"""The plan of a study: which patients and cases play which role. Written by `check`, read by every later stage.
+"""The plan of a study: its source, pool and test patients. Written by `check`, read by every later stage.
 
-The later stages need only the workspace, so it can be carried to a machine that has neither the raw scans nor the
-packages that read them.
+Later stages need only the workspace, so it can be moved to a machine that has neither the raw scans nor the packages
+that read them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from data.dataset import Dataset
 from data.splits import Split, draw_source, draw_split, draw_target, split_from_cases
 from data.stored_record import read_record
 from pipeline.config.study import StudyConfig
-from pipeline.execution.units import require_done
+from pipeline.execution.unit import require_done
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import PLAN, PLAN_UNIT
 from pipeline.storage.plan_record import PlanRecord
@@ -25,14 +25,14 @@ STAGE, KEY = "check", PLAN_UNIT
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Roles, channels and classes.
+    """The split of a study, with channels and classes.
 
     Attributes:
-        split: patients and cases of every role.
-        classes: role's dataset → class name → values in its label maps.
-        channels: role's dataset → channel names in the order of the network's input.
-        config: the study's configuration.
-        workspace: the study's folder.
+        split: patients and cases of each role (`source`, `pool`, `test`).
+        classes: dataset → class name → values in its label maps.
+        channels: dataset → channel names in the order of the network's input.
+        config: of the study.
+        workspace: of the study.
     """
 
     split: Split
@@ -42,7 +42,7 @@ class StudyPlan:
     workspace: Workspace
 
     def dataset_of(self, role: str) -> str:
-        """Name of the dataset that `source`, `pool` or `test` takes its cases from."""
+        """Name of the dataset of `source`, `pool` or `test`."""
         return self.config.source.dataset if role == "source" else self.config.target.dataset
 
     def patients(self, role: str) -> Mapping[str, Sequence[str]]:
@@ -66,7 +66,7 @@ class StudyPlan:
         ]
 
     def digests(self, role: str, patients: Sequence[str]) -> dict[str, str]:
-        """Case → digest of its preprocessing, for the recipes of what uses it.
+        """Case → digest of its preprocessing, for the recipes of units that use it.
 
         Raises:
             WorkspaceError: a case is not preprocessed.
@@ -78,7 +78,7 @@ class StudyPlan:
         }
 
     def used_cases(self) -> dict[str, list[str]]:
-        """Dataset → names of all cases that play a role, sorted."""
+        """Dataset → names of all cases that the study uses, sorted."""
         used: dict[str, set[str]] = {}
         for role in ("source", "pool", "test"):
             for cases in self.patients(role).values():
@@ -87,7 +87,7 @@ class StudyPlan:
 
 
 def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
-    """Draws the patients of each side whose cases the study does not list.
+    """Draws the patients of source and target, unless the study lists their cases.
 
     Raises:
         DataError: too few patients, unknown cases, or a patient on both sides.
@@ -114,7 +114,7 @@ def _drawn(config: StudyConfig, source: Dataset, target: Dataset) -> Split:
 
 
 def plan_folder(workspace: Workspace) -> Path:
-    """The folder of the unit that holds the plan."""
+    """The folder of the plan."""
     return workspace.unit_folder(STAGE, KEY)
 
 

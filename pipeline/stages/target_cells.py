@@ -1,8 +1,8 @@
-"""Which patients the arms of a study learn from, and who they are tested on: sizes × repeats × folds.
+"""The patients that arms learn from and are tested on: sizes × repeats × folds.
 
 A study with test patients has one fold for each size and repeat: a subset of the pool, and all test patients. In
-cross-validation every patient of the pool is tested once in each repeat, by models that learned from patients of the
-other folds alone. Folds part patients, never cases.
+cross-validation, every patient of the pool is tested once in each repeat, by models that learned only from patients of
+the other folds. Folds divide patients, never cases.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Cell:
     """One size in one repeat.
 
     Attributes:
-        n: number of target patients. In cross-validation on all patients, their number: each fold's models learn from
-            those of the other folds, the final model from all.
-        repeat: which repeat.
+        n: number of target patients. In cross-validation of all patients, their total: the models of a fold learn from
+            the other folds, the final model from all patients.
+        repeat: number of the repeat.
         folds: one, or those of the cross-validation.
-        final: patients that the model of the cell learns from; `None` where the cell only measures.
+        final: patients that the model of the cell learns from; `None` if the cell has no model.
     """
 
     n: int
@@ -42,7 +42,7 @@ class Cell:
 
 
 def target_cells(plan: StudyPlan, arm: str) -> list[Cell]:
-    """Returns the cells of an arm, repeat by repeat; the same for all arms that have a size.
+    """Returns the cells of an arm, repeat by repeat; arms with the same size have the same cells.
 
     Raises:
         DataError: a size is larger than the pool or than what a fold leaves, or there are more folds than patients.
@@ -69,8 +69,8 @@ def _cross_validated(plan: StudyPlan, sizes: Sequence[int], repeat: int) -> list
     too_large = [n for n in smaller if n > fewest] + [n for n in sizes if n > len(patients)]
     if too_large:
         raise DataError(
-            f"`target_training.sizes` holds {too_large[0]}, and a fold leaves {fewest} of {len(patients)} patients",
-            expected=f"sizes from 1 to {fewest}; all {len(patients)} patients, less those of a fold, are always a size",
+            f"`target_training.sizes` holds {too_large[0]}, but a fold leaves {fewest} of {len(patients)} patients",
+            expected=f"sizes from 1 to {fewest}; all {len(patients)} patients except those of a fold are always a size",
             fix="correct `target_training.sizes` or raise `target.folds`",
         )
     subsets = [nested_subsets(rest, smaller, repeat, config.seed) for rest in left]
@@ -79,5 +79,5 @@ def _cross_validated(plan: StudyPlan, sizes: Sequence[int], repeat: int) -> list
         for n in smaller
     ]
     everyone = tuple(Fold(rest, part) for rest, part in zip(left, parts, strict=True))
-    # One final model for each arm, not one for each repeat: they would be alike.
+    # One final model for each arm, because those of several repeats would be alike.
     return [*cells, Cell(len(patients), repeat, everyone, patients if repeat == 0 else None)]

@@ -1,4 +1,4 @@
-"""What would spoil the learning of the target, found before any training starts."""
+"""Checks for inputs that would spoil target training, before any training starts."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.storage.tensors import load_tensors
 logger = logging.getLogger(__name__)
 
 _SPACING_TOLERANCE = 0.01
-"""Relative difference of spacings that counts as none."""
-_STRICT = "use another source, bring both to one grid and modality, or run without --strict"
+"""Relative difference of spacings that is ignored."""
+_STRICT = "use another source, resample both to one spacing, or run without --strict"
 
 
-def _tell(found: str, strict: bool) -> None:
-    """Warns, or refuses if `strict`."""
+def _report(found: str, strict: bool) -> None:
+    """Warns, or raises a DataError if `strict`."""
     if strict:
         raise DataError(found, expected="a source of the target's modality and spacing", fix=_STRICT)
-    logger.warning("%s: what is learned on the source may not carry over", found)
+    logger.warning("%s: what is learned on the source may not transfer", found)
 
 
 def compare_with_source(config: StudyConfig, strict: bool = False) -> None:
@@ -40,7 +40,7 @@ def compare_with_source(config: StudyConfig, strict: bool = False) -> None:
     source, target = config.source.dataset, config.target.dataset
     first, second = config.datasets[source], config.datasets[target]
     if first.modality != second.modality:
-        _tell(
+        _report(
             f"the source {source!r} has the modality {first.modality.value} "
             f"and the target {target!r} {second.modality.value}",
             strict,
@@ -51,9 +51,9 @@ def compare_with_source(config: StudyConfig, strict: bool = False) -> None:
 
 
 def compare_grids(plan: StudyPlan, strict: bool = False) -> None:
-    """Compares the spacings of the preprocessed cases, which are those of the scans where nothing is resampled.
+    """Compares the spacings of the preprocessed cases, which are those of the scans if nothing is resampled.
 
-    Where both are resampled the configuration has told the difference already.
+    If both datasets are resampled, the difference is known from the configuration (`compare_with_source`).
 
     Raises:
         DataError: they differ, if `strict`.
@@ -77,11 +77,11 @@ def _compare_spacings(
     if np.allclose(first, second, rtol=_SPACING_TOLERANCE, atol=0):
         return
     shown = [" × ".join(f"{step:.3g}" for step in spacing) for spacing in (first, second)]
-    _tell(f"the source {source!r} has the spacing {shown[0]} mm and the target {target!r} {shown[1]} mm", strict)
+    _report(f"the source {source!r} has the spacing {shown[0]} mm and the target {target!r} {shown[1]} mm", strict)
 
 
 def refuse_empty_labels(cases: Sequence[CachedCase]) -> None:
-    """Refuses target cases to learn from whose label has no foreground.
+    """Refuses training cases of the target whose label has no foreground.
 
     Raises:
         DataError: names the cases.
@@ -98,7 +98,7 @@ def refuse_empty_labels(cases: Sequence[CachedCase]) -> None:
 
 
 def require_kernel_size(path: Path, density: PriorOptions) -> None:
-    """Refuses a fitted prior that was fitted to kernels of another size.
+    """Refuses a prior that was fitted to kernels of another size.
 
     Raises:
         ModelError: names the file and both sizes.

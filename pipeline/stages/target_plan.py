@@ -1,51 +1,47 @@
-"""What the arms of a study need: trainings that they share, predictions of the test cases, and their own folders.
+"""The units of target training: trainings that arms share, predictions of the test cases, and the arms' own folders.
 
     train-target/nNN/repeat-R/TRAINING   one member of one way of learning
-    predict-test/nNN/repeat-R/PREDICTION what trained members and their draws say of cases that they never saw
+    predict-test/nNN/repeat-R/PREDICTION the averages over trained members and their draws, for cases they never saw
     fit-readings/nNN/repeat-R/READING    temperature and correlation, fitted out of fold on an arm's training patients
-    infer/ARM/nNN/repeat-R               an arm: which trainings and prediction are its own, and its model
+    infer/ARM/nNN/repeat-R               an arm: the names of its trainings and prediction, and its model
 
-A training is named after what it depends on: arms that learn alike, in this run or a later one, find the same one.
+A training is named after what it depends on, so arms that learn alike find the same one, in this run or a later one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from data.splits import draw_folds
-from models.filters import FilterLayer
-from pipeline.arms.arm_record import PREDICTIONS, READINGS, TRAININGS
+from pipeline.arms.arm_record import PREDICTIONS, READINGS, TRAININGS, ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
-from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
 from pipeline.deployment.model_description import ModelOrigin
-from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
 from pipeline.evaluation.fitted_reading import ReadingTask, fit_reading
 from pipeline.evaluation.options import CalibrationOptions
-from pipeline.execution.units import Unit, require_done
-from pipeline.stages import collect_filters, fit_priors, train_source
+from pipeline.execution.unit import Unit
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
+from pipeline.stages.source_inputs import SourceInputs
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_cells import Cell, Fold, target_cells
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.digest import digest
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
-from pipeline.training.source_network import snapshot_name
 
 FEWEST_TO_FIT = 3
 """Training patients that a reading is fitted on; of two, each inner fold would learn from one."""
 _LETTERS = 12
-"""Of a digest, in the name of a training or a prediction."""
+"""Letters of a digest in the name of a training or a prediction."""
 
 
 def arm_key(arm: str, n: int, repeat: int) -> str:
@@ -59,14 +55,7 @@ def _cell(n: int, repeat: int) -> str:
 
 @dataclass
 class TargetPlan:
-    """The units of the target side of a study, each once.
-
-    Attributes:
-        trainings: key → unit.
-        predictions: key → unit.
-        readings: key → unit.
-        arms: key → unit.
-    """
+    """The units of target training by their keys, each once."""
 
     trainings: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, Unit] = field(default_factory=dict)
@@ -78,7 +67,7 @@ class TargetPlan:
         return list(self.predictions.values()), list(self.readings.values()), list(self.arms.values())
 
     def tasks(self) -> list[TrainingTask]:
-        """What the trainings do."""
+        """The inputs of the trainings."""
         return [unit.arguments["task"] for unit in self.trainings.values()]
 
 
@@ -86,7 +75,7 @@ def plan_target(config: StudyConfig, workspace: Workspace, resources: Resources)
     """Plans every arm × its sizes × repeat.
 
     Raises:
-        WorkspaceError: a stage before is not done.
+        WorkspaceError: an earlier stage is not done.
         DataError: a size is larger than the pool.
         ModelError: an arm updates a model that does not fit.
     """
@@ -112,7 +101,7 @@ class _Planner:
 
     def plan(self) -> TargetPlan:
         for name, arm in self._config.target_training.arms.items():
-            source = _OfSource.read(self._plan, arm)
+            source = SourceInputs.read(self._plan, arm)
             for cell in target_cells(self._plan, name):
                 predictions = [self._of_fold(arm, source, cell, fold) for fold in cell.folds]
                 readings = [self._reading(arm, source, cell, fold.learned_from) for fold in cell.folds]
@@ -121,12 +110,11 @@ class _Planner:
                 self._arm(name, arm, cell, final, reading, list(zip(predictions, readings, strict=True)))
         return self._found
 
-    def _of_fold(self, arm: ArmOptions, source: _OfSource, cell: Cell, fold: Fold) -> Unit:
+    def _of_fold(self, arm: ArmOptions, source: SourceInputs, cell: Cell, fold: Fold) -> Unit:
         """The prediction of a fold's patients by models that learned from the others."""
-        trainings = self._trainings(arm, source, cell, fold.learned_from)
-        return self._prediction(arm, cell, trainings, fold)
+        return self._prediction(arm, cell, self._trainings(arm, source, cell, fold.learned_from), fold)
 
-    def _reading(self, arm: ArmOptions, source: _OfSource, cell: Cell, patients: Sequence[str]) -> Unit | None:
+    def _reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
         """The reading that is fitted on out-of-fold predictions of training patients; `None` where none is."""
         config = self._config
         folds = min(config.target_training.inner_folds, len(patients))
@@ -152,12 +140,12 @@ class _Planner:
             self._found.readings[key] = Unit(READINGS, key, recipe, fit_reading, arguments, needs=needs)
         return self._found.readings[key]
 
-    def _trainings(self, arm: ArmOptions, source: _OfSource, cell: Cell, patients: Sequence[str]) -> list[Unit]:
+    def _trainings(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> list[Unit]:
         """The trainings of all members on the same patients."""
         return [self._training(arm, source, cell.n, cell.repeat, patients, member) for member in range(arm.members)]
 
     def _training(
-        self, arm: ArmOptions, source: _OfSource, n: int, repeat: int, patients: Sequence[str], member: int
+        self, arm: ArmOptions, source: SourceInputs, n: int, repeat: int, patients: Sequence[str], member: int
     ) -> Unit:
         """The training of a member: planned once, whatever arms need it."""
         config, learned = self._config, arm.of_training()
@@ -218,7 +206,7 @@ class _Planner:
         if fold.tested_on != self._test_patients:
             # Two folds can leave the same patients to learn from, and then have two sets of test cases.
             basis["cases"] = [case.name for case in tested]
-        # The images are no part of the name: one more test case is one more prediction in the same folder.
+        # The images are not part of the name: one more test case is one more prediction in the same folder.
         key = _named(cell.n, cell.repeat, predicted, f"x{len(trainings)}", basis)
         if key not in self._found.predictions:
             images = {case.name: case.image_digest for case in tested}
@@ -259,9 +247,13 @@ class _Planner:
             modality=target.modality,
             channels=tuple(self._plan.channels[dataset]),
             preprocessing=target.preprocessing,
+            network=config.network_of(name),
+            patch=config.patches.size,
+            window=config.sliding_window,
+            flip_axes=config.augmentation.flip_axes,
         )
         recipe = {
-            # Whole, so that what differs from an earlier run can be told; the members differ in their number alone.
+            # In full, so that differences from an earlier run can be named; members differ only in their number.
             **({"training": trainings[0].recipe} if trainings else {}),
             "trainings": [training.digest for training in trainings],
             # Of the folds of a cross-validation the first stands for all in words.
@@ -269,35 +261,37 @@ class _Planner:
             "predictions": [prediction.digest for prediction, _ in folds],
             "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
             "arm": arm.model_dump(mode="json"),
-            # Not the name of the study: a renamed study writes nothing again.
-            "origin": origin.model_dump(mode="json", exclude={"study"}),
+            # Without the name of the study, so that renaming a study makes nothing stale; the rest is in the trainings.
+            "origin": origin.model_dump(mode="json", include={"modality", "channels", "preprocessing"}),
             "test": self._plan.digests("test", list(self._plan.patients("test"))),
             "version": 1,
         }
-        key = arm_key(name, cell.n, cell.repeat)
+        key, patients = arm_key(name, cell.n, cell.repeat), cell.final or ()
+        record = ArmRecord(
+            arm=name,
+            n=cell.n,
+            repeat=cell.repeat,
+            patients=tuple(patients),
+            steps=config.target_training.steps,
+            choices=arm,
+            objective=objective_name(arm, config.target_training, config.patches),
+            trainings=tuple(training.key for training in trainings),
+            predictions=tuple(prediction.key for prediction, _ in folds),
+        )
         task = ArmTask(
-            name,
-            arm,
-            objective_name(arm, config.target_training, config.patches),
-            cell.n,
-            cell.repeat,
-            config.target_training.steps,
-            {patient: self._plan.cached("pool", patient) for patient in cell.final or ()},
+            record,
+            [case for patient in patients for case in self._plan.cached("pool", patient)],
             self._seeds(arm, cell.repeat),
-            {training.key: self._folder(training) for training in trainings},
-            {
-                prediction.key: TestedFold(
+            [self._folder(training) for training in trainings],
+            [
+                TestedFold(
                     self._folder(prediction),
                     prediction.arguments["task"].cases,
                     None if own is None else self._folder(own),
                 )
                 for prediction, own in folds
-            },
+            ],
             None if reading is None else self._folder(reading),
-            config.network_of(name),
-            config.patches.size,
-            config.sliding_window,
-            config.augmentation.flip_axes,
             origin,
         )
         made = [*trainings, reading, *(unit for fold in folds for unit in fold)]
@@ -329,75 +323,6 @@ class _Planner:
 
 
 def _named(n: int, repeat: int, arm: ArmOptions, which: str, recipe: Mapping[str, Any]) -> str:
-    """Names a training or a prediction after its recipe; the words before the digest are for people."""
+    """Names a training or a prediction after its recipe; the words before the digest are for the reader."""
     words = f"{arm.init.value}-{arm.prior}-{arm.posterior.kind}-{which}"
     return f"{_cell(n, repeat)}/{words}-{digest(recipe)[:_LETTERS]}"
-
-
-@dataclass(frozen=True)
-class _OfSource:
-    """What an arm takes from the source.
-
-    Attributes:
-        recipe: digests of what all its members take.
-        networks: digest and last snapshot of each source network, where members start from them.
-        references: last snapshots that the prior of the other weights is read from.
-        priors: group → file of the fitted density.
-        densities: group → options of that density.
-        groups: group → layers of the source network.
-        updated: model whose posterior is updated, if one is.
-    """
-
-    recipe: dict[str, Any]
-    networks: Sequence[tuple[str, Path]] = ()
-    references: Sequence[Path] = ()
-    priors: Mapping[str, Path] = field(default_factory=dict)
-    densities: Mapping[str, Any] = field(default_factory=dict)
-    groups: Mapping[str, Sequence[FilterLayer]] = field(default_factory=dict)
-    updated: UpdatableModel | None = None
-
-    @classmethod
-    def read(cls, plan: StudyPlan, arm: ArmOptions) -> _OfSource:
-        """Finds it in the workspace.
-
-        Raises:
-            WorkspaceError: a stage before is not done.
-            ModelError: the arm updates a model that does not fit.
-        """
-        config = plan.config
-        recipe: dict[str, Any] = {}
-        inputs: dict[str, Any] = {}
-        numbers = range(config.source_training.networks)
-        if arm.needs_source:
-            needed = min(arm.members * arm.components, len(numbers))
-            inputs["networks"] = _snapshots(plan, numbers[:needed])
-        if arm.needs_references:
-            references = _snapshots(plan, numbers)
-            recipe["references"] = [own for own, _ in references]
-            inputs["references"] = [path for _, path in references]
-        if arm.needs_prior:
-            groups, _ = collect_filters.source_groups(plan)
-            chosen = fit_priors.chosen_densities(plan.workspace, groups, arm.prior, config)
-            recipe["priors"] = {group: density.digest for group, density in chosen.items()}
-            inputs["priors"] = {group: density.path for group, density in chosen.items()}
-            inputs["densities"] = {group: density.options for group, density in chosen.items()}
-            inputs["groups"] = groups
-        if arm.update_from is not None:
-            dataset = config.target.dataset
-            channels, classes = len(plan.channels[dataset]), len(plan.classes[dataset]) + 1
-            inputs["updated"] = find_updatable(
-                arm.update_from, TargetNetwork(arm.network or config.network, channels, classes)
-            )
-            recipe["update_from"] = inputs["updated"].digest
-        return cls(recipe, **inputs)
-
-
-def _snapshots(plan: StudyPlan, numbers: Iterable[int]) -> list[tuple[str, Path]]:
-    """Digests and last snapshots of source networks."""
-    last = snapshot_name(plan.config.source_training.cycles - 1)
-    found = []
-    for number in numbers:
-        key = train_source.network_key(number)
-        own = require_done(plan.workspace, train_source.STAGE, key)["digest"]
-        found.append((own, plan.workspace.unit_folder(train_source.STAGE, key) / last))
-    return found

@@ -1,4 +1,4 @@
-"""train-source: B networks, each on a bootstrap sample of the source patients."""
+"""train-source: trains B networks, each on a bootstrap sample of the source patients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.networks.imported_network import NetworkCodeError
 from pipeline.config.study import StudyConfig
 from pipeline.execution.processes import world_size
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.units import Unit, is_done
+from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.study_plan import read_plan
@@ -33,7 +33,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """One unit for each source network.
 
     Raises:
-        WorkspaceError: a stage before is not done.
+        WorkspaceError: an earlier stage is not done.
     """
     plan = read_plan(config, workspace)
     execution, device = resources.training(config)
@@ -61,7 +61,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "classes": plan.classes[config.source.dataset],
             "seed": config.seed,
             "network": config.network.model_dump(mode="json"),
-            # Neither one more network nor what is watched on the way makes a network that is there stale.
+            # More networks, or more validation cases, do not make an existing network stale.
             "options": config.source_training.model_dump(mode="json", exclude={"networks", "validation_cases"}),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
@@ -104,7 +104,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 
 
 def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device: str) -> None:
-    """Refuses trainings that would not fit, before any starts."""
+    """Refuses trainings that would not fit into memory, before any starts."""
     plan = read_plan(config, workspace)
     dataset = config.source.dataset
     share = config.patches.model_copy(update={"batch": config.patches.batch // world_size()})

@@ -1,1 +1,1 @@
-"""The workspace on disk: units of work, their done-markers, atomic writes and tensors."""
+"""The workspace on disk: atomic writes, digests, locks, owned folders, tensors, and names of files."""

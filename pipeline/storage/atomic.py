@@ -1,4 +1,4 @@
-"""Atomic writes: a file or a new folder is either whole under its name or not there."""
+"""Atomic writes: a file or new folder either exists completely under its name or not at all."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from data.stored_record import StoredRecord
 
 TEMPORARY = ".graft-tmp-"
-"""How the name of everything unfinished begins; process, target and a random part follow."""
+"""Start of the name of everything unfinished; process, target and a random part follow."""
 _NAME = re.compile(re.escape(TEMPORARY) + r"(?P<process>\d+)-(?P<target>[0-9a-f]{8})-[a-z0-9_]{8}")
 
 
 def _prefix(path: Path) -> str:
-    # Not the name itself: with one of 250 letters the temporary one would be too long for the system.
+    # Not the name itself: with a name of 250 letters, the temporary one would be too long for the system.
     return f"{TEMPORARY}{os.getpid()}-{_target(path)}-"
 
 
@@ -32,7 +32,7 @@ def _target(path: Path) -> str:
 
 
 def followed(path: Path) -> Path:
-    """Where a link leads, so that what is written takes the place of its target and not of the link."""
+    """The target of a link, so that writing replaces the target and not the link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -46,7 +46,7 @@ def temporary_sibling(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes files private; a workspace is shared like any other file the user writes.
+        # mkstemp makes files private; a workspace is shared like any other file of the user.
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
     finally:
@@ -60,7 +60,7 @@ def _umask() -> int:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Gives a finished file a second name, or copies it where the disk knows no links.
+    """Gives a finished file a second name, or copies it if the disk does not support links.
 
     For files that are replaced as a whole and never written into.
     """
@@ -73,8 +73,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     r"""Writes a text file atomically (UTF-8).
 
-    Names of files that are no UTF-8 reach Python as lone surrogates; they are written as `\udcXX`, which JSON reads
-    back as what it was.
+    File names that are not UTF-8 reach Python as lone surrogates; they are written as `\udcXX`, which JSON reads back
+    unchanged.
     """
     with temporary_sibling(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -95,7 +95,7 @@ def _temporary_folder(where: Path, target: Path) -> Iterator[Path]:
     where.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=where, prefix=_prefix(target)))
     try:
-        # mkdtemp makes folders private; the group that the parent hands down (setgid) stays.
+        # mkdtemp makes folders private; the group inherited from the parent (setgid) stays.
         temporary.chmod(0o777 & ~_umask() | temporary.stat().st_mode & stat.S_ISGID)
         yield temporary
     finally:
@@ -104,10 +104,10 @@ def _temporary_folder(where: Path, target: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder; on success it takes the name `folder`, where nothing but an empty folder may be.
+    """Yields a temporary folder; on success it is renamed to `folder`.
 
     Raises:
-        OSError: something lies there.
+        OSError: `folder` exists and is not empty.
     """
     with _temporary_folder(folder.parent, folder) as temporary:
         yield temporary
@@ -116,9 +116,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_room(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder for what goes into `folder`; what is left in it at the end is removed.
+    """Yields a temporary folder for files that are moved to `folder`; what is left at the end is removed.
 
-    It lies inside the folder if that exists, whose parent may be another disk or not be writable, and else beside it.
+    It lies inside `folder` if that exists (its parent may be another disk or read-only), otherwise next to it.
     """
     folder = followed(folder)
     with _temporary_folder(folder if folder.is_dir() else folder.parent, folder) as temporary:
@@ -126,12 +126,12 @@ def temporary_room(folder: Path) -> Iterator[Path]:
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a name is one that this module gives to what is unfinished."""
+    """Whether a path has a name that this module gives to unfinished files and folders."""
     return _NAME.fullmatch(path.name) is not None
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what interrupted writes have left anywhere below a folder that the command holds alone."""
+    """Removes what interrupted writes left anywhere below a folder that only this command uses."""
     if folder.is_dir():
         for path in list(folder.rglob(f"{TEMPORARY}*")):
             if is_temporary(path):
@@ -139,9 +139,9 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def remove_temporaries_of(folder: Path) -> None:
-    """Removes what killed commands have left of one folder, beside it and inside it.
+    """Removes what killed commands left of one folder, next to it and inside it.
 
-    Those of a process that lives are another command's and stay.
+    Temporaries of a running process belong to another command and stay.
     """
     folder = followed(folder)
     for where in (folder.parent, folder):
@@ -152,7 +152,7 @@ def remove_temporaries_of(folder: Path) -> None:
 
 
 def process_lives(process: int) -> bool:
-    """Whether a process of this machine is there."""
+    """Whether a process of this machine is running."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""A preprocessed case as training and prediction see it: tensors on disk, read patch by patch.
+"""A preprocessed case for training and prediction: tensors on disk, read patch by patch.
 
 Needs neither SimpleITK nor nilearn, so a workspace can be carried to a machine that has only torch.
 """
@@ -57,9 +57,9 @@ class CachedCase:
 
     @cached_property
     def image_digest(self) -> str:
-        """Digest of the image alone, on its grid: of what a prediction sees, which the label is no part of."""
+        """Digest of the image and its grid, without the label: of what a prediction depends on."""
         about = load_about(self.path)
-        # Arrays that an earlier version wrote do not name it.
+        # Arrays written by an earlier version do not have it.
         image = about.get(IMAGE_DIGEST) or array_digest(self.image().numpy())
         return digest({"image": image, "affine": about["affine"]})
 
@@ -85,7 +85,7 @@ class CachedCase:
             return self._as_classes(stream.get_tensor("label"))
 
     def mask(self) -> torch.Tensor:
-        """Reads the mask of what the scan shows of the patient, `[X, Y, Z]` bool."""
+        """Reads the mask of the patient's content in the scan, `[X, Y, Z]` bool."""
         with safe_open(self.path, framework="pt") as stream:
             return stream.get_tensor("mask") > 0
 
@@ -101,12 +101,12 @@ class CachedCase:
         return np.argwhere(self.label().numpy() > 0).astype(np.int32)
 
     def patch(self, start: NDArray[np.integer], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Reads a patch that begins at `start` (which may be negative or reach over the end).
+        """Reads a patch that begins at `start`; it may reach beyond the volume.
 
-        What lies outside the volume repeats its edge, in the image, and is background, in the label.
+        Outside the volume, the image repeats its edge and the label is background.
 
         Returns:
-            image `[C, *size]` float32, classes `[*size]` int64.
+            Image `[C, *size]` float32, classes `[*size]` int64.
         """
         low = np.clip(start, 0, np.asarray(self.shape) - 1)
         high = np.clip(np.asarray(start) + size, low + 1, self.shape)

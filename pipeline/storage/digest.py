@@ -1,4 +1,4 @@
-"""Digests of configurations and files: what a unit's done-marker compares."""
+"""Digests of configurations and files, which done-markers compare."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.storage.atomic import write_text
 
 
 def canonical_json(value: Any) -> str:
@@ -30,7 +32,7 @@ def file_digest(path: Path) -> str:
 
 
 def array_digest(array: NDArray[Any]) -> str:
-    """Returns the SHA-256 (hex) of an array's numbers, with their kind and shape."""
+    """Returns the SHA-256 (hex) of an array's values, type and shape."""
     whole = np.ascontiguousarray(array)
     found = hashlib.sha256(f"{whole.dtype.str} {whole.shape}".encode())
     found.update(whole.view(np.uint8).data)
@@ -38,12 +40,12 @@ def array_digest(array: NDArray[Any]) -> str:
 
 
 class FileDigests:
-    """Digests of files, remembered by path, size and times so that a second run need not read them again.
+    """Digests of files, cached by path, size and times so that a second run need not read them again.
 
-    A path is remembered as its own digest, because names of people and places in it are nobody's business.
+    A path is stored as its own digest, because it may contain names of people and places.
 
     Args:
-        memory: a JSON file that keeps what was computed; it may be missing or damaged, then it starts empty.
+        memory: the JSON file of the cache; if missing or damaged, the cache starts empty.
     """
 
     def __init__(self, memory: Path) -> None:
@@ -58,7 +60,7 @@ class FileDigests:
     def __call__(self, path: Path) -> str:
         """Returns the SHA-256 (hex) of the file's content."""
         stat = path.stat()
-        # Whoever copies with times, or restores them, leaves the time of modification as it was, never that of change.
+        # Copying with times, or restoring them, keeps the time of modification but never that of change.
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         key = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
         entry = self._known.get(key)
@@ -69,24 +71,22 @@ class FileDigests:
         return str(entry[-1])
 
     def of_files(self, paths: Iterable[Path]) -> list[tuple[str, str]]:
-        """Returns name and digest of each file; one that is missing or cannot be read counts as such.
+        """Returns name and digest of each file, or that it is missing or unreadable.
 
-        So its return is noticed, and one bad file stops no batch: reading it says what is wrong.
-
-        Pairs and no mapping, because files of one case share a name where folders tell image and label apart.
+        So a bad file does not stop a batch (reading it reports the fault), and a repaired one is noticed. Pairs instead
+        of a mapping, because image and label of a case have the same name where they lie in different folders.
         """
-        return [(path.name, self._or_fault(path)) for path in paths]
 
-    def _or_fault(self, path: Path) -> str:
-        try:
-            return self(path) if path.is_file() else "missing"
-        except OSError:
-            return "unreadable"
+        def state(path: Path) -> str:
+            try:
+                return self(path) if path.is_file() else "missing"
+            except OSError:
+                return "unreadable"
+
+        return [(path.name, state(path)) for path in paths]
 
     def save(self) -> None:
-        """Writes what was learned, atomically."""
-        from pipeline.storage.atomic import write_text
-
+        """Writes the cache, atomically, if it has changed."""
         if self._changed:
             write_text(self._memory, json.dumps(self._known, indent=0, sort_keys=True))
             self._changed = False

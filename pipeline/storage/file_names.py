@@ -1,6 +1,6 @@
-"""Names of files and folders that more than one room writes or reads, in workspaces and in folders of results.
+"""Names of files and folders that several rooms write or read, in workspaces and in folders of results.
 
-What one room alone knows is named there; so are the tables of `results/`, beside the code that writes them.
+Names used by one room only are defined there, and those of the tables of `results/` next to the code that writes them.
 """
 
 from __future__ import annotations
@@ -8,30 +8,30 @@ from __future__ import annotations
 CONFIG = "config.resolved.yaml"
 """The configuration with every default written out."""
 PROVENANCE = "provenance.json"
-"""What ran, with which versions, on which inputs, for how long."""
+"""Commands, versions, inputs and run times."""
 RESULTS = "results"
 """The folder of the tables."""
 
 FILES = "files.json"
-"""In a folder that Graft fills and replaces: what it wrote there."""
+"""List of the files that Graft wrote into a folder."""
 FILE_DIGESTS = "file-digests.json"
-"""Digests of input files, so that they are read once."""
+"""Cache of the digests of input files."""
 INDEX = "index.html"
-"""The page of a folder."""
+"""The start page of a folder."""
 PREDICTION, PREDICTION_TABLE = "prediction.json", "predictions.csv"
-"""Of a folder of predictions: what it is and what Graft wrote beside the cases; one row for each structure."""
+"""Of a folder of predictions: its model, options and files; and its table, with a row for each structure."""
 
 PLAN_UNIT, PLAN = "study", "study.json"
-"""Unit of `check` and its file: who plays which role, channels and classes."""
+"""Unit of `check` and its file: split, channels and classes."""
 RECORD = "record.json"
-"""Of a preprocessed case: what every step did, so that it can be undone."""
+"""Of a preprocessed case: what each step did, so that it can be undone."""
 QUALITY, QUALITY_PICTURE = "qc.json", "qc.png"
-"""Of a preprocessed case: numbers and picture to judge it by."""
+"""Of a preprocessed case: numbers and picture for quality control."""
 SAMPLE = "sample.json"
-"""Of a source network: the patients that it was trained on, and those left out."""
+"""Of a source network: the patients that it was trained on, and the out-of-bag patients."""
 BANK = "filters.safetensors"
 """Of a group of layers: its filters."""
 SUMMARY_JSON = "summary.json"
-"""Numbers for machines: of a group's filters, and in `results/` of the study."""
+"""Machine-readable numbers: of a group's filters, and in `results/` of the study."""
 HISTORY = "history.csv"
 """Of a training: its steps as a table."""

@@ -1,8 +1,8 @@
 """One command at a time in a folder.
 
-The lock is the system's (`flock`), which frees it however a command ends. Some network disks have none; there a file
-does, made in a step that only one command can win, with the host and process of its owner. The lock file goes when the
-command ends; one that is left says that its command was killed.
+The lock is the system's (`flock`), which is released however a command ends. Where a network disk does not support it,
+a file with the host and process of its owner takes its place, created in an atomic step. The lock file is removed when
+the command ends; a remaining one shows that its command was killed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 OWNER = ".lock-owner"
-"""Stands in for the lock where the disk has none."""
+"""Replaces the lock where the disk does not support it."""
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY}
 
 
@@ -35,10 +35,10 @@ def only_command(folder: Path, on_killed: Callable[[int], None] = lambda process
 
     Args:
         folder: the folder.
-        on_killed: called with the process of an earlier command of this machine that was killed at work here.
+        on_killed: called with the process of an earlier command of this machine that was killed while using the folder.
 
     Raises:
-        WorkspaceError: another command holds it, or it cannot be written.
+        WorkspaceError: another command holds the folder, or it cannot be written.
     """
     try:
         stream = _locked(folder)
@@ -68,7 +68,7 @@ def only_command(folder: Path, on_killed: Callable[[int], None] = lambda process
             stream.flush()
             yield
         finally:
-            # While it is still held: a command that opened it before sees that its name is gone, and tries again.
+            # While the lock is held: a command that opened the file before sees that its name is gone and tries again.
             (folder / LOCK).unlink(missing_ok=True)
 
 
@@ -77,7 +77,7 @@ def _locked(folder: Path) -> IO[str]:
 
     Raises:
         BlockingIOError: another command holds it.
-        OSError: the folder cannot be written, or its disk has no locks.
+        OSError: the folder cannot be written, or its disk does not support locks.
     """
     while True:
         stream = (folder / LOCK).open("a+")
@@ -110,8 +110,8 @@ def _owner_file(folder: Path, on_killed: Callable[[int], None]) -> Iterator[None
 
 
 def _claimed(path: Path) -> bool:
-    """Makes the file, unless it is there."""
-    # Written under another name first, so that nobody reads half of it; a link is made in one step, also by NFS.
+    """Makes the file, unless it exists."""
+    # Written under another name first, so that nobody reads half of it; creating a link is atomic, also on NFS.
     own = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
     own.write_text(_about_me())
     try:
@@ -124,7 +124,7 @@ def _claimed(path: Path) -> bool:
 
 
 def _take_away(path: Path, owner: dict[str, Any]) -> None:
-    """Removes the file of a dead command, and never one that another command made meanwhile."""
+    """Removes the file of a dead command, but never one that another command made meanwhile."""
     taken = path.with_name(f"{path.name}-taken-{socket.gethostname()}-{os.getpid()}")
     with suppress(FileNotFoundError):
         os.rename(path, taken)
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner was a process of this machine that is no more; of other machines nothing is known."""
+    """Whether the owner was a process of this machine that has ended; nothing is known about other machines."""
     return bool(owner) and owner["host"] == socket.gethostname() and not process_lives(owner["process"])
 
 

@@ -1,4 +1,4 @@
-"""What the machine refuses, told as what it is: full disks, missing rights, killed workers."""
+"""Clear messages for faults of the machine: full disks, missing permissions, killed workers."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _RUST = re.compile(r"\(os error (\d+)\)")
 
 
 def machine_fault(error: BaseException, place: Path | None = None) -> WorkspaceError | None:
-    """Explains an error that comes from the machine and neither from the user's data nor from a bug.
+    """Explains an error that comes from the machine and not from the user's data or a bug.
 
     Args:
-        error: what was raised; what it was raised from counts too, because libraries wrap the system's errors.
+        error: the error; its causes are considered too, because libraries wrap the system's errors.
         place: where the results go, for errors that name no file.
 
     Returns:
-        one sentence with the way out; `None` for any other error.
+        The error to show; `None` for any other error.
     """
     reason: BaseException | None = None if isinstance(error, GraftError) else error
     while reason is not None:
@@ -60,7 +60,7 @@ def machine_fault(error: BaseException, place: Path | None = None) -> WorkspaceE
 
 
 def _shown(path: Path) -> Path:
-    """The path, or the folder of what is temporary: its name means nothing to the user."""
+    """The path, or the parent of a temporary file or folder, whose name means nothing to the user."""
     return next((whole.parent for whole in (path, *path.parents) if is_temporary(whole)), path)
 
 
@@ -68,6 +68,6 @@ def _number(error: BaseException) -> int:
     """The system's number of an error; 0 if it has none."""
     if isinstance(error, OSError):
         return error.errno or 0
-    # Its library is written in Rust and hands on the system's error as a text.
+    # The library is written in Rust and passes the system's error on as text.
     match = _RUST.search(str(error)) if isinstance(error, SafetensorError) else None
     return int(match[1]) if match else 0

@@ -1,4 +1,4 @@
-"""The code of an imported network as a part of what results follow from: found and digested without being run."""
+"""The digest of the code of an imported network, on which results depend; the code is not run for it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ from models.networks.imported_network import ImportedNetworkOptions, network_cod
 
 
 def source_digest(factory: str) -> str | None:
-    """Returns the SHA-256 of the Python files of the package that a factory lies in; None if it is not there.
+    """Returns the SHA-256 of the Python files of the package of `package.module:function`; `None` if not installed.
 
-    The whole package, because a network is rarely made by one file alone. Nothing of it is imported.
-
-    Args:
-        factory: import path, `package.module:function`.
+    The whole package counts, because a network is rarely defined in one file. Nothing is imported.
     """
     package = factory.partition(":")[0].partition(".")[0]
     try:
@@ -33,7 +30,7 @@ def source_digest(factory: str) -> str | None:
 
 
 def _files(folders: list[str], origin: str | None) -> Iterator[tuple[str, Path]]:
-    """Files of a package by their names in it, in a fixed order, or the one file of a module."""
+    """Files of a package with their names in it, in a fixed order, or the single file of a module."""
     for folder in map(Path, folders):
         yield from sorted((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*.py"))
     if not folders and origin is not None and Path(origin).is_file():
@@ -41,12 +38,12 @@ def _files(folders: list[str], origin: str | None) -> Iterator[tuple[str, Path]]
 
 
 def with_source(options: ImportedNetworkOptions) -> ImportedNetworkOptions:
-    """Allows the code of a configured network to run, and fills in its digest as it is now.
+    """Allows the code of a configured network to run, and fills in its current digest.
 
-    Where the code is not there, as on a machine that only reads results, what was filled in before stays.
+    If the code is not installed, as on a machine that only reads results, an earlier digest stays.
 
     Raises:
-        ValueError: the code is not there and never was.
+        ValueError: the code is not installed and there is no earlier digest.
     """
     found = source_digest(options.factory) or options.source
     if not found:

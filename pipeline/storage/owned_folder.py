@@ -1,9 +1,9 @@
-"""Folders that Graft fills: only what it wrote there itself is ever replaced or removed.
+"""Folders that Graft fills: it only ever replaces or removes files that it wrote itself.
 
-A manifest in the folder lists the files that Graft wrote, with their sizes and SHA-256. What is not listed is somebody
-else's: it stays, and nothing is written over it. New content comes file by file, so that a folder which is a link, a
-mount point or shared stays what it is. Meanwhile the manifest lists what was there and what will be: killed in between,
-the folder counts as unfinished, and the next command can still tell Graft's files from others.
+A manifest in the folder lists the files that Graft wrote, with their sizes and SHA-256. Other files belong to somebody
+else and are neither replaced nor removed. New content is moved in file by file, so that a folder that is a link, a
+mount point or shared stays one. Meanwhile the manifest lists the old and the new files: if the command is killed, the
+folder counts as unfinished, and the next command can still tell Graft's files from others.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _REPLACING = "replacing"
 
 
 class Changed(StrEnum):
-    """What becomes of a file that Graft wrote and somebody changed since."""
+    """What to do with a file that Graft wrote and somebody has changed since."""
 
     REFUSE = "refuse"
-    """The command stops: people work on these files, such as masks."""
+    """Stop the command: users edit these files, such as masks."""
     KEEP = "keep"
-    """It stays as it is: nothing depends on it."""
+    """Keep the file: nothing depends on it."""
     REPLACE = "replace"
-    """It is made again: nobody works on these files, so that they can only be damaged."""
+    """Make the file again: nobody edits these files, so it can only be damaged."""
 
 
 def contents(folder: Path, manifest: str) -> dict[str, Any]:
-    """Returns what a manifest says of the other files in its folder: `files` (sizes) and `sha256`."""
+    """Returns the entries of a manifest for the other files in its folder: `files` (sizes) and `sha256`."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     paths.pop(manifest, None)
     return {
@@ -49,7 +49,7 @@ def contents(folder: Path, manifest: str) -> dict[str, Any]:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Returns the manifest of a folder, also of an unfinished one; `None` where there is none or it is damaged."""
+    """Returns the manifest of a folder, even an unfinished one; `None` if it is missing or damaged."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         _listed(found)
@@ -59,7 +59,7 @@ def read_manifest(path: Path) -> dict[str, Any] | None:
 
 
 def listed_files(folder: Path, manifest: str) -> set[str]:
-    """Names of the files that Graft wrote into a folder; empty where it wrote none."""
+    """Names of the files that Graft wrote into a folder."""
     found = read_manifest(folder / manifest)
     return set(_listed(found)) if found is not None else set()
 
@@ -73,13 +73,13 @@ def _listed(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
 
 
 def set_aside(folder: Path, manifest: str) -> None:
-    """Makes a folder count as unfinished, so that its files are made again."""
+    """Marks a folder as unfinished, so that its files are made again."""
     if found := read_manifest(folder / manifest):
         write_json(folder / manifest, _unfinished(_listed(found)))
 
 
 def changed_files(folder: Path, manifest: str) -> list[str]:
-    """Returns the files that were changed after the manifest was written; only those touched since are read."""
+    """Returns the files that changed after the manifest was written; only those touched since are read."""
     written = (folder / manifest).stat().st_mtime_ns
     listed = _known(folder, manifest)
     touched = [name for name in listed if (folder / name).exists() and (folder / name).stat().st_mtime_ns > written]
@@ -94,18 +94,18 @@ def require_ours(folder: Path, manifest: str, changed: Changed = Changed.REFUSE)
     """Refuses, before any work is done, a folder that Graft may not fill.
 
     Args:
-        folder: the folder; it need not be there.
+        folder: the folder; it need not exist.
         manifest: name of its manifest.
-        changed: what becomes of Graft's own files that were changed.
+        changed: what to do with Graft's own files that were changed.
 
     Raises:
-        WorkspaceError: the path is a file, the folder holds files and no manifest, or a file of Graft was changed and
-            that is refused.
+        WorkspaceError: the path is a file, the folder holds files but no manifest, or a file of Graft was changed and
+            this is refused.
     """
     if not folder.exists():
         return
     if not folder.is_dir() or (not os.path.lexists(folder / manifest) and not is_empty(folder)):
-        found = f"holds files and no {manifest}, so Graft did not write them" if folder.is_dir() else "is a file"
+        found = f"holds files but no {manifest}, so Graft did not write them" if folder.is_dir() else "is a file"
         raise WorkspaceError(
             f"{folder}: {found}",
             expected="a new or empty folder, or one that Graft filled",
@@ -126,12 +126,33 @@ def require_own_unchanged(folder: Path, manifest: str) -> None:
 
 
 def require_unchanged(folder: Path, manifest: str, names: Iterable[str]) -> None:
-    """Refuses files that are not as Graft wrote them, in a folder where others may have been changed.
+    """Refuses certain files that are not as Graft wrote them, in a folder where others may have changed.
 
     Raises:
         WorkspaceError: one was not written by Graft, or was changed since.
     """
     _refuse(folder, _objections(folder, _known(folder, manifest), names))
+
+
+def require_writable(folder: Path) -> None:
+    """Makes a folder unless it exists, and refuses one that cannot be written.
+
+    Raises:
+        WorkspaceError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission to write"
+    except FileExistsError:
+        reason = "a file is there"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise WorkspaceError(
+            f"{folder}: cannot hold the results ({reason})",
+            expected="a folder that can be written",
+            fix="name another with --output",
+        )
 
 
 def is_empty(folder: Path) -> bool:
@@ -140,15 +161,15 @@ def is_empty(folder: Path) -> bool:
 
 
 def _known(folder: Path, manifest: str, assumed: Iterable[str] | None = None) -> dict[str, set[str]]:
-    """What the folder's manifest lists; nothing where there is none.
+    """The files that the folder's manifest lists; none if there is no manifest.
 
     Args:
-        folder: that Graft filled.
+        folder: filled by Graft.
         manifest: name of its manifest.
-        assumed: what a damaged one is taken to have listed; it still says that Graft worked here.
+        assumed: files that a damaged manifest is assumed to list; it still shows that Graft filled the folder.
 
     Raises:
-        WorkspaceError: it is damaged, and nothing is assumed.
+        WorkspaceError: the manifest is damaged and nothing is assumed.
     """
     found = read_manifest(folder / manifest)
     if found is not None or not os.path.lexists(folder / manifest):
@@ -156,14 +177,14 @@ def _known(folder: Path, manifest: str, assumed: Iterable[str] | None = None) ->
     if assumed is not None:
         return {name: set() for name in assumed}
     raise WorkspaceError(
-        f"{folder / manifest}: is damaged, so that Graft's own files in this folder cannot be told from others",
+        f"{folder / manifest}: is damaged, so Graft's own files in this folder cannot be told from others",
         expected="the list of files as Graft wrote it",
         fix="move or rename the folder, and run the same command again",
     )
 
 
 def _objections(folder: Path, listed: Mapping[str, set[str]], names: Iterable[str]) -> dict[str, str]:
-    """Name → why this file may not be replaced, for those that are there and are not what Graft wrote."""
+    """Name → why this file may not be replaced, for existing files that are not as Graft wrote them."""
     found = {}
     for name in sorted(names):
         path = folder / name
@@ -186,22 +207,22 @@ def _refuse(folder: Path, objections: Mapping[str, str]) -> None:
 
 
 def settle(new: Path, folder: Path, manifest: str, changed: Changed) -> None:
-    """Moves the files of a temporary folder to where they are meant to be.
+    """Moves the files of a temporary folder to their place.
 
     Args:
-        new: the files, with a manifest that lists them.
-        folder: where they go; its files that are not Graft's stay.
+        new: holds the files and a manifest that lists them.
+        folder: their place; other people's files in it stay.
         manifest: name of the manifest.
-        changed: what becomes of Graft's own files that were changed.
+        changed: what to do with Graft's own files that were changed.
 
     Raises:
-        WorkspaceError: something of somebody else's is in the way; nothing was changed.
+        WorkspaceError: somebody else's file is in the way; nothing was changed.
     """
     folder = followed(folder)
     if not os.path.lexists(folder):
         os.rename(new, folder)
         return
-    fresh = {str(name): str(own) for name, own in _read(new / manifest)["sha256"].items()}
+    fresh = dict(json.loads((new / manifest).read_text(encoding="utf-8"))["sha256"])
     if changed is Changed.REPLACE:
         listed = _known(folder, manifest, assumed=fresh)
         objections = _objections(folder, listed, set(fresh) - set(listed))
@@ -221,10 +242,6 @@ def settle(new: Path, folder: Path, manifest: str, changed: Changed) -> None:
     shutil.move(new / manifest, folder / manifest)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
-
-
 def _replace(new: Path, folder: Path, fresh: Iterable[str], stale: Iterable[str], kept: Collection[str]) -> None:
     for name in sorted(fresh):
         if name not in kept:
@@ -234,28 +251,25 @@ def _replace(new: Path, folder: Path, fresh: Iterable[str], stale: Iterable[str]
         if name not in kept:
             (folder / name).unlink(missing_ok=True)
             with suppress(OSError):
-                # Ends at the first folder that still holds something, at the latest at the one with the manifest.
+                # Stops at the first folder that is not empty, at the latest at the one with the manifest.
                 os.removedirs((folder / name).parent)
 
 
 @contextmanager
-def owned_folder(folder: Path, manifest: str, changed: Changed = Changed.REFUSE) -> Iterator[Path]:
-    """Yields a temporary folder; on success its files go to `folder`, in whose manifest they are listed.
+def owned_folder(folder: Path, manifest: str) -> Iterator[Path]:
+    """Yields a temporary folder; on success its files go to `folder` and are listed in its manifest.
 
     Raises:
-        WorkspaceError: something of somebody else's is in the way; nothing was changed.
+        WorkspaceError: somebody else's file is in the way; nothing was changed.
     """
-    remove_temporaries_of(folder)
-    require_ours(folder, manifest, changed)
-    with temporary_room(folder) as temporary:
+    require_ours(folder, manifest)
+    with owned_files(folder, manifest) as temporary:
         yield temporary
-        write_json(temporary / manifest, contents(temporary, manifest))
-        settle(temporary, folder, manifest, changed)
 
 
 @contextmanager
-def owned_files(folder: Path, manifest: str, of_before: Iterable[str]) -> Iterator[Path]:
-    """Yields a temporary folder; on success its files go to `folder`, which may hold other things too.
+def owned_files(folder: Path, manifest: str, of_before: Iterable[str] = ()) -> Iterator[Path]:
+    """Yields a temporary folder; on success its files go to `folder`, which may hold other files too.
 
     Args:
         folder: where they go.
@@ -263,8 +277,7 @@ def owned_files(folder: Path, manifest: str, of_before: Iterable[str]) -> Iterat
         of_before: names of files that count as Graft's where a version without a manifest wrote the folder.
 
     Raises:
-        WorkspaceError: a file of Graft's was changed, or something of somebody else's is in the way; nothing was
-            changed.
+        WorkspaceError: a file of Graft was changed, or somebody else's file is in the way; nothing was changed.
     """
     remove_temporaries_of(folder)
     require_own_unchanged(folder, manifest)

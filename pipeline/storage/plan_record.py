@@ -1,4 +1,4 @@
-"""`check/study/study.json`: who plays which role, and what the networks see."""
+"""`check/study/study.json`: the split of a study, with channels and classes."""
 
 from __future__ import annotations
 

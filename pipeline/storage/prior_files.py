@@ -1,8 +1,8 @@
-"""Where the fitted priors of a study lie.
+"""Files of the fitted priors of a study.
 
 fit-priors/GROUP/DENSITY      the fitted density, for the arms
 score-priors/GROUP/DENSITY    its log density of held-out filters
-compare-priors/GROUP          the scores of all densities side by side, and which one `auto` takes
+compare-priors/GROUP          the scores of all densities side by side, and the choice of `auto`
 
 Each is a unit of the stage `fit-priors`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 FITS, SCORING, COMPARISON = "fit-priors", "score-priors", "compare-priors"
 """Folders of the workspace."""
 DENSITY, FIT = "density.safetensors", "fit.json"
-"""Files of a fitted density: its state, and how the fit went."""
+"""Files of a fitted density: its state, and facts of the fit."""
 VALUES = "values.safetensors"
 """Log densities of the scored filters, network by network."""
 SCORES = "scores.json"

@@ -1,4 +1,4 @@
-"""The folder of a unit that can go on in its middle: it outlives a killed process, and ends like any other unit's."""
+"""The folder of a unit that can be resumed: it survives a killed process."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ _PARTIAL = ".partial-"
 
 
 def partial_folder(folder: Path, digest: str) -> Path:
-    """Where the unfinished work of a unit lies: beside its folder, under a name that says which recipe it follows."""
+    """The folder of a unit's unfinished work: next to its final folder, named after its recipe."""
     return folder.parent / f"{_PARTIAL}{folder.name}-{digest[:16]}"
 
 
 @contextmanager
 def resumable_folder(folder: Path, digest: str) -> Iterator[Path]:
-    """Yields the folder of unfinished work, with what an earlier try left if its recipe was the same.
+    """Yields the folder of unfinished work, with the files of an earlier attempt at the same recipe.
 
-    On success its files are to be moved to `folder`. On failure it stays, so that the next try goes on there.
+    On success its files are to be moved to `folder`. On failure it stays, so that the next attempt resumes there.
 
     Args:
         folder: where the finished work goes.
-        digest: of the recipe; work on another recipe is thrown away.
+        digest: of the recipe; unfinished work on another recipe is deleted.
     """
     partial = partial_folder(folder, digest)
     for other in folder.parent.glob(f"{_PARTIAL}{folder.name}-*"):

@@ -1,4 +1,4 @@
-"""What the workers of a killed command leave in shared memory, where else only a restart of the machine removes it."""
+"""Removes what the workers of a killed command left in shared memory, which would stay until a restart."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def remove_shared_memory(process: int) -> None:
-    """Removes the semaphores and folders that the worker pool of a process has left.
-
-    Args:
-        process: of a Graft command of this machine that was killed.
-    """
+    """Removes the semaphores and folders left by the worker pool of a killed Graft command of this machine."""
     for pattern in (f"sem.loky-{process}-*", f"joblib_memmapping_folder_{process}_*"):
         for path in SHARED_MEMORY.glob(pattern):
             with suppress(OSError):

@@ -1,7 +1,7 @@
-"""Text in a cell of a CSV file: a spreadsheet must show it and never carry it out as a formula.
+"""Text in a cell of a CSV file, which a spreadsheet must show and never run as a formula.
 
-A cell that begins like a formula gets an apostrophe in front, as spreadsheets themselves mark text (OWASP, "CSV
-injection"); reading takes it off again.
+A cell that begins like a formula gets a leading apostrophe, as spreadsheets themselves mark text (OWASP, "CSV
+injection"); reading removes it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 
 from data.names import printable
 
-# The wide forms count for spreadsheets in East Asian languages.
+# Spreadsheets in East Asian languages also accept the wide forms.
 _FORMULA = re.compile("'*[=+\\-@\uff1d\uff0b\uff0d\uff20]")
 
 
 def escaped(text: str) -> str:
-    """Returns the text as it is written into a cell; control characters become escapes."""
+    """Returns the text as written into a cell; control characters become escapes."""
     text = printable(text)
     return f"'{text}" if _FORMULA.match(text) else text
 

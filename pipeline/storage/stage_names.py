@@ -6,10 +6,10 @@ from enum import StrEnum
 
 
 class Stage(StrEnum):
-    """A stage of a study; in this order each needs those before it."""
+    """A stage of a study; each needs the stages before it."""
 
     CHECK = "check"
-    """Are the datasets usable, and who plays which role?"""
+    """Checks the datasets, and draws source, pool and test patients."""
     PREPROCESS = "preprocess"
     """From raw scans to network input."""
     TRAIN_SOURCE = "train-source"

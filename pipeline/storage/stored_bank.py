@@ -1,4 +1,4 @@
-"""Filter banks on disk: one table per group of layers, written and read in chunks, so that memory stays flat."""
+"""Filter banks on disk: one table per group of layers, written and read in chunks, so that memory stays constant."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.storage.streamed_tensors import Column, count_rows, read_chunks, w
 from pipeline.storage.tensors import load_about
 
 CHUNK = 65_536
-"""Filters that are in memory at a time: 7 MB of weights."""
+"""Filters in memory at a time: 7 MB of weights."""
 COLUMNS = {field.name: Column(torch.int32) for field in fields(FilterBank)} | {
     "filters": Column(torch.float32, (KERNEL_VOXELS,))
 }
@@ -38,19 +38,16 @@ def write_bank(
         snapshots: the filters of one group of layers in each.
         order: network and snapshot number of each, ordered by network and time.
         snapshot_rows: filters of one snapshot.
-        about: what else to note.
+        about: further facts, JSON-able.
     """
     noted = {**about, "snapshot_rows": snapshot_rows, "snapshots": [list(pair) for pair in order]}
-    with writing_table(path, COLUMNS, snapshot_rows * len(order), noted) as table:
+    with writing_table(path, COLUMNS, snapshot_rows * len(order), noted) as append:
         for snapshot in snapshots:
-            table.append(snapshot.to_tensors())
+            append(snapshot.to_tensors())
 
 
 class StoredBank:
-    """A filter bank on disk, which is read in chunks.
-
-    Args:
-        path: of the bank.
+    """A filter bank on disk, read in chunks.
 
     Raises:
         WorkspaceError: the file is missing, damaged, or of an older layout.
@@ -65,9 +62,9 @@ class StoredBank:
             self.snapshots = [(int(network), int(snapshot)) for network, snapshot in about["snapshots"]]
         except (KeyError, TypeError, ValueError) as error:
             raise WorkspaceError(
-                f"{path}: does not say which snapshots it holds",
+                f"{path}: does not state which snapshots it holds",
                 expected="a filter bank of this version",
-                fix="delete its folder and run 'graft collect-filters' again",
+                fix="delete its folder and run `graft collect-filters` again",
             ) from error
 
     def __len__(self) -> int:
@@ -75,11 +72,11 @@ class StoredBank:
 
     @property
     def networks(self) -> tuple[int, ...]:
-        """Numbers of the source networks, rising."""
+        """Numbers of the source networks, ascending."""
         return tuple(sorted({network for network, _ in self.snapshots}))
 
     def count(self, networks: Collection[int] | None = None, *, last_snapshots: bool = False) -> int:
-        """Returns how many filters `chunks` would go over."""
+        """Returns the number of filters that `chunks` reads."""
         return sum(stop - start for start, stop in self._ranges(networks, last_snapshots))
 
     def count_above(self, norm_threshold: float) -> int:
@@ -90,7 +87,7 @@ class StoredBank:
         """
         ranges = self._ranges(None, last_snapshots=False)
         parts = read_chunks(self.path, ["filters"], ranges, CHUNK)
-        return sum(int((tensors["filters"].norm(dim=1) > norm_threshold).sum()) for _, tensors in parts)
+        return sum(int((tensors["filters"].norm(dim=1) > norm_threshold).sum()) for tensors in parts)
 
     def chunks(
         self, networks: Collection[int] | None = None, *, last_snapshots: bool = False, rows: int = CHUNK
@@ -98,20 +95,20 @@ class StoredBank:
         """Reads the filters in their order.
 
         Args:
-            networks: those to read; None reads all.
+            networks: those to read; by default all.
             last_snapshots: only the last snapshot of each network.
-            rows: most filters at a time.
+            rows: largest number of filters at a time.
 
         Raises:
             WorkspaceError: the file is damaged.
         """
         names = [field.name for field in fields(FilterBank)]
-        for _, tensors in read_chunks(self.path, names, self._ranges(networks, last_snapshots), rows):
-            yield FilterBank.from_tensors(tensors)
+        ranges = self._ranges(networks, last_snapshots)
+        yield from map(FilterBank.from_tensors, read_chunks(self.path, names, ranges, rows))
 
-    def load(self, networks: Collection[int] | None = None, *, last_snapshots: bool = False) -> FilterBank:
-        """Reads the filters of some networks as a whole."""
-        return FilterBank.concatenate(list(self.chunks(networks, last_snapshots=last_snapshots)))
+    def load(self, networks: Collection[int] | None = None) -> FilterBank:
+        """Reads all filters of some networks at once."""
+        return FilterBank.concatenate(list(self.chunks(networks)))
 
     def draw(
         self,
@@ -122,14 +119,14 @@ class StoredBank:
         last_snapshots: bool = False,
         norm_threshold: float | None = None,
     ) -> FilterDraw:
-        """Draws filters at random; memory is that of the sample and a chunk.
+        """Draws filters at random; it needs memory for the sample and one chunk.
 
         Args:
-            most: size of the sample; all filters where there are no more.
+            most: size of the sample; all filters if there are fewer.
             generator: source of the draw.
-            networks: those to draw from; None draws from all.
-            last_snapshots: only from the last snapshot of each network.
-            norm_threshold: filters with this L2 norm or less are passed over; None takes all.
+            networks: those to draw from; by default all.
+            last_snapshots: draw only from the last snapshot of each network.
+            norm_threshold: filters with this L2 norm or less are left out; `None` keeps all.
 
         Raises:
             WorkspaceError: the file is damaged.
@@ -138,7 +135,7 @@ class StoredBank:
         return draw_filters(self.chunks(networks, last_snapshots=last_snapshots), most, generator, norm_threshold)
 
     def _ranges(self, networks: Collection[int] | None, last_snapshots: bool) -> Iterator[tuple[int, int]]:
-        """Ranges of rows, those that touch joined: snapshots lie one after the other, all of one size."""
+        """Ranges of rows, joined where they touch: snapshots follow each other and have the same size."""
         last: dict[int, float] = {}
         for network, snapshot in self.snapshots:
             last[network] = max(snapshot, last.get(network, -math.inf))

@@ -1,6 +1,6 @@
 """Tensors on disk: safetensors files whose metadata is one key of sorted JSON.
 
-Several metadata keys come back in random order and would break the equality of bytes; and nothing is ever unpickled.
+Several metadata keys would be written in random order, so that equal files would differ. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _KEY = "graft"
 
 
 def metadata(about: Mapping[str, Any] | None) -> dict[str, str]:
-    """Puts a JSON-able description into the one metadata key that our files have."""
+    """Puts a JSON-able description into the single metadata key of our files."""
     return {_KEY: json.dumps(about or {}, sort_keys=True)}
 
 
@@ -43,39 +43,39 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor], about: Mapping
 
 
 def damaged(path: Path, error: Exception) -> WorkspaceError:
-    """Says that a file cannot be read."""
+    """The error of a file that cannot be read."""
     return WorkspaceError(
         f"{path}: cannot be read ({error})", expected="a whole safetensors file", fix="delete its folder and run again"
     )
 
 
 @contextmanager
-def reading(path: Path, framework: str, device: str = "cpu") -> Iterator[Any]:
+def reading(path: Path, framework: str) -> Iterator[Any]:
     """Opens a file; nothing in it is trusted.
 
     Raises:
-        WorkspaceError: it is missing, damaged, or holds numbers of a kind that cannot be read.
+        WorkspaceError: it is missing or damaged, or holds values of an unsupported type.
     """
     try:
-        with safe_open(path, framework=framework, device=device) as stream:
+        with safe_open(path, framework=framework) as stream:
             yield stream
     except (SafetensorError, OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        # Kinds of numbers that numpy lacks are an AttributeError or a TypeError of the library.
+        # Types that numpy lacks raise an AttributeError or a TypeError in the library.
         raise damaged(path, error) from error
 
 
 def require_finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Returns a tensor that was read, all of whose numbers are finite.
+    """Returns the tensor if all of its values are finite: a network with others would silently predict nothing.
 
     Raises:
-        WorkspaceError: a number is not; a network with it predicts nothing, without a word.
+        WorkspaceError: a value is infinite or NaN.
     """
-    # Numbers of a byte know no `isfinite`.
+    # Floating-point types of one byte have no `isfinite`.
     known = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
     if (known.is_floating_point() or known.is_complex()) and not bool(torch.isfinite(known).all()):
         raise WorkspaceError(
-            f"{path}: `{name}` holds numbers that are infinite or not numbers (NaN)",
-            expected="finite numbers",
+            f"{path}: `{name}` holds infinite values or NaN",
+            expected="finite values",
             fix="copy the file again, or delete its folder and run its stage again",
         )
     return tensor
@@ -91,15 +91,13 @@ def load_arrays(path: Path) -> dict[str, NDArray]:
         return {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 (no iteration over the stream)
 
 
-def load_tensors(
-    path: Path, device: str | torch.device = "cpu", names: Iterable[str] | None = None
-) -> dict[str, torch.Tensor]:
-    """Reads tensors of a file to a device: those named, or all of them.
+def load_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+    """Reads the named tensors of a file, or all of them.
 
     Raises:
-        WorkspaceError: the file is missing or damaged, lacks a tensor, or holds numbers that are not finite.
+        WorkspaceError: the file is missing or damaged, lacks a tensor, or holds values that are not finite.
     """
-    with reading(path, "pt", str(device)) as stream:
+    with reading(path, "pt") as stream:
         keys = list(stream.keys() if names is None else names)
         found = {key: stream.get_tensor(key) for key in keys}
     return {key: require_finite(path, key, tensor) for key, tensor in found.items()}

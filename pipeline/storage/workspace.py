@@ -1,4 +1,4 @@
-"""The workspace: the folder of one study. Every stage reads and writes here and nowhere else."""
+"""The workspace: the folder of one study, in which every stage reads and writes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,7 @@ from pipeline.storage.shared_memory import remove_shared_memory
 
 
 class Workspace:
-    """Paths of one study's folder.
-
-    Args:
-        root: the folder; made if it is missing.
+    """Paths of one study's folder, which is made if it is missing.
 
     Raises:
         WorkspaceError: the path is a file or cannot be written.
@@ -41,10 +38,10 @@ class Workspace:
         """The folder of a unit, e.g. `infer/dwp/n05/repeat-0`.
 
         A unit replaces its folder, so this is the last defence against names that lead elsewhere (`data.names` is the
-        first): neither the workspace itself nor anything outside it is ever the folder of a unit.
+        first): the folder of a unit is never the workspace itself or anything outside it.
 
         Raises:
-            WorkspaceError: the folder would lie somewhere else, by its name or through a link.
+            WorkspaceError: the folder would lie elsewhere, by its name or through a link.
         """
         folder = self.root / stage / key
         steps = [*(stage.split("/") if stage else ()), *key.split("/")]
@@ -54,13 +51,13 @@ class Workspace:
         if not plain or any(os.path.islink(way) for way in islice(ways, 1, None)):
             raise WorkspaceError(
                 f"{folder}: does not lie in {self.root}",
-                expected="a folder of its own in there, not a link to another place",
+                expected="a folder inside it, not a link to another place",
                 fix="rename what it is named after, or remove the link",
             )
         return folder
 
     def synthetic_folder(self, cohort: str) -> Path:
-        """Where the raw scans of a synthetic cohort lie."""
+        """The folder of a synthetic cohort's raw scans."""
         return self.root / "synthetic" / cohort
 
     @property
@@ -70,7 +67,7 @@ class Workspace:
 
     @property
     def provenance(self) -> Path:
-        """What ran, with which versions, on which inputs, for how long."""
+        """Commands, versions, inputs and run times."""
         return self.root / PROVENANCE
 
     @property
@@ -80,7 +77,7 @@ class Workspace:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the workspace for one command, and removes what one that was killed here left in memory.
+        """Reserves the workspace for one command, and removes what a killed one left in shared memory.
 
         Raises:
             WorkspaceError: another command holds it.

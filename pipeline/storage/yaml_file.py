@@ -1,4 +1,4 @@
-"""YAML that a user hands in: plain values only, and nothing that grows without bounds, refers to itself or repeats."""
+"""Safe reading of YAML from users: plain values only, without alias bombs, self-references or duplicate keys."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from data.input_file import DEEPEST, read_text
 LARGEST = 2**20
 """Bytes of the largest YAML file that is read."""
 MOST_VALUES = 100_000
-"""Values of a file, those that aliases repeat counted each time."""
+"""Largest number of values in a file, counting those that aliases repeat each time."""
 
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _Loader(yaml.SafeLoader):
-    """Counts what the aliases stand for while it reads, so that a bomb is refused before it is one."""
+    """Counts what aliases stand for while reading, so that an alias bomb is refused before it expands."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -79,7 +79,7 @@ def parse_yaml(text: str) -> Any:
     """Reads the first document of a YAML text.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or too deep, too large, circular, or has a key twice.
+        yaml.YAMLError: it is not YAML, too deep, too large, circular, or has a key twice.
     """
     loader = _Loader(text)
     try:
@@ -107,7 +107,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def problem(error: yaml.YAMLError) -> str:
-    """Returns what is wrong, in a few words."""
+    """Returns a short description of the error."""
     return str(getattr(error, "problem", None) or str(error).splitlines()[0])[:200]
 
 

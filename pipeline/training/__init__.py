@@ -1,1 +1,1 @@
-"""Patches, augmentation, schedules and the loop that trains a network."""
+"""Training of networks: patches, augmentation, schedules, the loop and checkpoints."""

@@ -1,4 +1,4 @@
-"""Augmentation of training patches, by MONAI's transforms, seeded for each patch alone."""
+"""Augmentation of training patches by MONAI's transforms, seeded for each patch separately."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ELASTIC_SCALE = 6.0
 
 
 class AugmentationOptions(Options):
-    """Which transforms, how often (probability for each patch) and how strong."""
+    """Transforms of training patches: probability for each patch, and strength."""
 
     affine: float = Field(default=0.5, ge=0, le=1)
     """Probability of a rotation and scaling."""
@@ -25,13 +25,13 @@ class AugmentationOptions(Options):
     elastic: float = Field(default=0.0, ge=0, le=1)
     """Probability of a smooth random deformation (slow)."""
     elastic_magnitude: float = Field(default=1.5, ge=0)
-    """Largest standard deviation of that deformation's shift along each axis, in voxels."""
+    """Largest standard deviation of the displacement along each axis, in voxels."""
     flip_axes: tuple[int, ...] = ()
-    """Axes (0 left-right, 1 back-front, 2 down-up) that may be mirrored; only where anatomy allows."""
+    """Axes (0 left-right, 1 back-front, 2 down-up) that may be mirrored, as far as the anatomy allows."""
     noise: float = Field(default=0.2, ge=0, le=1)
     """Probability of Gaussian noise."""
     noise_level: float = Field(default=0.1, ge=0)
-    """Largest standard deviation of the noise, in units of the scaled image."""
+    """Largest standard deviation of the noise, in the units of the scaled image."""
     blur: float = Field(default=0.1, ge=0, le=1)
     """Probability of Gaussian smoothing (0.5 to 1 voxel)."""
     brightness: float = Field(default=0.3, ge=0, le=1)
@@ -39,18 +39,14 @@ class AugmentationOptions(Options):
     gamma: float = Field(default=0.2, ge=0, le=1)
     """Probability of a gamma change (0.7 to 1.5)."""
     low_resolution: float = Field(default=0.1, ge=0, le=1)
-    """Probability of sampling down and up again (zoom 0.5 to 1)."""
+    """Probability of downsampling and upsampling again (zoom 0.5 to 1)."""
 
 
 class Augmentation:
-    """Applies the transforms to an image and its label.
-
-    Args:
-        options: which and how strong; all probabilities 0 leave the patch as it is.
-    """
+    """Applies the transforms to an image and its label; if all probabilities are 0, the patch stays unchanged."""
 
     def __init__(self, options: AugmentationOptions) -> None:
-        # MONAI takes seconds to import, and a configuration needs no more of this file than its options.
+        # MONAI takes seconds to import, and a configuration needs only the options of this file.
         from monai.transforms import (
             Compose,
             Rand3DElasticd,
@@ -80,7 +76,7 @@ class Augmentation:
                 )
             )
         if options.elastic:
-            # MONAI smooths uniform noise, which shrinks its deviation of 1/√3 by (2√π σ)^(3/2), and multiplies then.
+            # MONAI smooths uniform noise, which reduces its deviation of 1/√3 by (2√π σ)^(3/2), and then multiplies it.
             shrinking = math.sqrt(3) * (2 * math.sqrt(math.pi) * _ELASTIC_SCALE) ** 1.5
             magnitude = (0.0, options.elastic_magnitude * shrinking)
             transforms.append(
@@ -109,13 +105,14 @@ class Augmentation:
         self._compose = Compose(transforms) if transforms else None
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Transforms `[C, X, Y, Z]` and `[X, Y, Z]`; the outcome is a function of the patch and the seed."""
+        """Transforms `[C, X, Y, Z]` and `[X, Y, Z]`; the result is a function of the patch and the seed."""
         if self._compose is None:
             return image, label
+        from monai.utils import convert_to_tensor
+
         # MONAI's generators take 32 bits.
         self._compose.set_random_state(seed=seed % (2**32 - 1))
         result = self._compose({"image": image, "label": label[None]})
-        # MONAI hands out tensors with metadata; the network is to see plain ones.
-        moved = result["image"].as_tensor() if hasattr(result["image"], "as_tensor") else result["image"]
-        classes = result["label"].as_tensor() if hasattr(result["label"], "as_tensor") else result["label"]
+        # MONAI returns tensors with metadata; the network needs plain ones.
+        moved, classes = (convert_to_tensor(result[name], track_meta=False) for name in ("image", "label"))
         return moved.to(torch.float32), classes[0].round().to(torch.int64)

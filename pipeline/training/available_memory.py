@@ -1,4 +1,4 @@
-"""How much memory a training may take: what the machine, its container or the GPU has left."""
+"""The memory available to a training on this machine, in its container or on the GPU."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ _ROOT = Path("/")
 
 
 def available_memory(device: str, root: Path = _ROOT) -> int:
-    """Returns the free memory of a device.
+    """Returns the free memory of a device in bytes; on a CPU within the control groups (v1 and v2) of this process.
 
     Args:
         device: `cpu`, or a CUDA device.
-        root: where `proc` and `sys` lie.
-
-    Returns:
-        Bytes; on a CPU never more than the control groups (v1 and v2) of this process leave.
+        root: folder that contains `proc` and `sys`.
     """
     import torch
 
@@ -33,12 +30,12 @@ def _free_in_machine(root: Path) -> int:
         values = dict(line.split(":", 1) for line in lines)
         return int(values["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        # Not Linux: what is free is not told there, so all of it has to do.
+        # Other systems than Linux do not report free memory, so all of it is taken.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _free_in_groups(root: Path) -> Iterator[int]:
-    """Yields what each control group above this process leaves, where it has a limit."""
+    """Yields the free memory of each control group above this process that has a limit."""
     try:
         memberships = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
@@ -53,7 +50,7 @@ def _free_in_groups(root: Path) -> Iterator[int]:
         else:
             continue
         group = root / base
-        # A limit holds for all groups below it. Inside a container the path is often not there, only its root.
+        # A limit applies to all groups below it. Inside a container, often only the root of the path exists.
         for part in ("", *Path(path).parts[1:]):
             group = group / part
             free = _free_in_group(group, limit, usage, reclaimable)
@@ -69,5 +66,5 @@ def _free_in_group(group: Path, limit: str, usage: str, reclaimable: str) -> int
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
         return None
-    # The file cache counts as used, but the kernel gives it up first.
+    # The file cache counts as used, but the kernel frees it first.
     return max(int(allowed) - used + int(statistics.get(reclaimable, 0)), 0)

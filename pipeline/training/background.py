@@ -1,4 +1,4 @@
-"""Batches drawn ahead by background processes, so that augmentation does not keep the network waiting."""
+"""Batches drawn ahead by background processes, so that the network does not wait for augmentation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.training.patches import Batch, PatchSampler
 
 
 class _Steps(Dataset[Batch | GraftError]):
-    """The batches as a dataset whose index is the step."""
+    """The batches as a dataset, indexed by step."""
 
     def __init__(self, sampler: PatchSampler) -> None:
         self._sampler = sampler
@@ -23,7 +23,7 @@ class _Steps(Dataset[Batch | GraftError]):
         try:
             return self._sampler.batch(step)
         except GraftError as error:
-            # Raised here, it would reach the user inside a traceback of the loader.
+            # If raised here, the error would reach the user inside a traceback of the loader.
             return error
 
 
@@ -32,8 +32,8 @@ class BackgroundSampler:
 
     Args:
         sampler: draws a batch as a function of the step.
-        steps: number of steps of the training; nothing is drawn beyond.
-        workers: background processes; 0 draws in this one.
+        steps: number of steps of the training; no more batches are drawn.
+        workers: background processes; 0 to draw in this process.
     """
 
     def __init__(self, sampler: PatchSampler, steps: int, workers: int) -> None:
@@ -49,7 +49,7 @@ class BackgroundSampler:
         return self._sampler.voxels
 
     def batch(self, step: int) -> Batch:
-        """Returns the batch of a step; steps that follow one another are drawn ahead.
+        """Returns the batch of a step; consecutive steps are drawn ahead.
 
         Raises:
             GraftError: a case cannot be read.
@@ -70,14 +70,14 @@ class BackgroundSampler:
             batch_size=None,
             sampler=range(first, max(self._steps, first + 1)),
             num_workers=self._workers,
-            # Named, because inside a worker of joblib the default is a method of starting that the loader cannot use.
+            # Explicit, because inside a worker of joblib the default is a start method that the loader cannot use.
             multiprocessing_context="fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn",
-            # The loader would draw a seed from torch's generator for its workers, which nothing here uses.
+            # Otherwise the loader would draw a seed for its workers from torch's global generator.
             generator=torch.Generator().manual_seed(0),
-            collate_fn=_as_it_is,
+            collate_fn=_unchanged,
         )
         return iter(loader)
 
 
-def _as_it_is(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch

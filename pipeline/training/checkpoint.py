@@ -1,7 +1,7 @@
-"""Checkpoints of a training: enough to go on and end with the same bytes as if it had never stopped.
+"""Checkpoints of a training, from which it resumes to the same bytes as without interruption.
 
-Batches, augmentation and dropout are functions of (seed, step), so weights, optimiser, gradient scaler and the number
-of steps done are all there is to save; the log is cut back to that number. Safetensors and JSON; nothing is unpickled.
+Batches, augmentation and dropout are functions of (seed, step), so only weights, optimiser, gradient scaler and the
+number of steps done are saved; the log is truncated to that number. Safetensors and JSON; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -27,13 +27,7 @@ _OPTIMISER, _MODULE = "optimiser", "module"
 
 @dataclass
 class TrainingState:
-    """What a training changes.
-
-    Attributes:
-        modules: name → module whose parameters and buffers are learned.
-        optimiser: the optimiser.
-        scaler: of the gradients in float16, if there is one.
-    """
+    """The state of a training: its modules by name, the optimiser, and the scaler of float16 gradients, if any."""
 
     modules: Mapping[str, torch.nn.Module]
     optimiser: torch.optim.Optimizer
@@ -42,19 +36,19 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """When a training saves, and where.
+    """When and where a training saves.
 
     Attributes:
         folder: holds the checkpoint.
-        every_steps: save after so many steps; 0 never for this reason.
-        every_seconds: save when so much time has passed; 0 never for this reason.
-        stop_requested: asked after each step; when true the training saves and stops.
+        every_steps: steps between checkpoints; 0 for none by steps.
+        every_seconds: time between checkpoints; 0 for none by time.
+        stop_requested: called after each step; if true, the training saves and stops.
         writes: whether this process writes (one of several that train together does).
     """
 
     folder: Path
-    every_steps: int = 500
-    every_seconds: float = 300.0
+    every_steps: int = 0
+    every_seconds: float = 0
     stop_requested: Callable[[], bool] = lambda: False
     writes: bool = True
     _saved: list[float] = field(default_factory=lambda: [time.monotonic()])
@@ -65,17 +59,17 @@ class Checkpoints:
         return self.folder / CHECKPOINT
 
     def restore(self, state: TrainingState) -> int:
-        """Puts the last checkpoint into the state.
+        """Loads the last checkpoint into the state.
 
         Returns:
-            The number of steps done; 0 where there is no checkpoint, or none that can be gone on from.
+            The number of steps done; 0 without a usable checkpoint.
         """
         if not self.path.is_file():
             return 0
         try:
             about, tensors = load_about(self.path), load_tensors(self.path)
         except WorkspaceError as error:
-            logger.warning("the training starts from the beginning, because its checkpoint is not usable: %s", error)
+            logger.warning("the training starts over, because its checkpoint is not usable: %s", error)
             return 0
         for name, module in state.modules.items():
             start = f"{_MODULE}.{name}."
@@ -93,7 +87,7 @@ class Checkpoints:
         return int(about["step"])
 
     def save(self, step: int, state: TrainingState) -> None:
-        """Writes a checkpoint after `step` steps: to a temporary name, then renamed."""
+        """Writes a checkpoint after `step` steps, atomically."""
         tensors = {
             f"{_MODULE}.{name}.{key}": value
             for name, module in state.modules.items()
@@ -106,12 +100,12 @@ class Checkpoints:
         self._saved[0] = time.monotonic()
 
     def after_step(self, step: int, state: TrainingState, before_saving: Callable[[], None] = lambda: None) -> None:
-        """Saves when it is time to, or when the training is to stop.
+        """Saves when a checkpoint is due or the training is to stop.
 
         Args:
             step: steps done.
             state: the training's.
-            before_saving: brings to the disk what a resumed training needs beside the checkpoint.
+            before_saving: writes to disk what a resumed training needs besides the checkpoint.
 
         Raises:
             StopRequestedError: after saving, because the command was asked to stop.
@@ -126,6 +120,6 @@ class Checkpoints:
             raise StopRequestedError(f"stopped on request after step {step}")
 
     def remove(self) -> None:
-        """Removes the checkpoint of a training that has ended."""
+        """Removes the checkpoint of a finished training."""
         if self.writes:
             self.path.unlink(missing_ok=True)

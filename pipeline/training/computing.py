@@ -1,4 +1,4 @@
-"""How a training computes: device, precision, memory format, compilation, and several processes, through accelerate."""
+"""How a training computes: device, precision, memory format, compilation and several processes, by accelerate."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from data.options import Options
 
 
 class Precision(StrEnum):
-    """Numbers that the network computes with; weights and losses are float32 in any case."""
+    """Floating-point type of the network's computations; weights and losses are always float32."""
 
     AUTO = "auto"
     """`bfloat16` where the processor or GPU has instructions for it, else `float32`; a study continues in the precision
-    it began with, also on another machine."""
+    that it started with, even on another machine."""
     FLOAT32 = "float32"
     """Single precision."""
     BFLOAT16 = "bfloat16"
-    """Half the memory and, where the processor supports it, faster; on others much slower. The range of float32."""
+    """Half the memory, with the range of float32; faster where the processor supports it, otherwise much slower."""
     FLOAT16 = "float16"
     """For GPUs without bfloat16; the loss is scaled against underflow."""
 
@@ -38,7 +38,7 @@ def has_bfloat16(device: str) -> bool:
     """
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    # Every processor with AMX has AVX-512 for bfloat16 too. Others than x86 were not measured.
+    # Every processor with AMX also has AVX-512 for bfloat16. Processors other than x86 were not measured.
     return torch.cpu._is_avx512_bf16_supported()
 
 
@@ -48,22 +48,18 @@ def fastest_precision(device: str) -> Precision:
 
 
 class ComputingOptions(Options):
-    """How networks compute in `train-source` and `infer`; the results depend on it in the last digits."""
+    """How networks compute in `train-source` and `infer`; results depend on it in the last digits."""
 
     precision: Precision = Precision.AUTO
-    """Numbers of the forward and backward passes."""
+    """Floating-point type of the forward and backward passes."""
     channels_last: bool = Field(default=False)
-    """Source networks store volumes with the channels last (`channels_last_3d`); pays on some GPUs, not on a CPU."""
+    """Source networks store volumes with the channels last (`channels_last_3d`); faster on some GPUs, not on a CPU."""
     compile: bool = False
-    """Compile source networks with `torch.compile`; needs a C++ compiler, meant for long trainings on a GPU."""
+    """Compile source networks with `torch.compile`; needs a C++ compiler, useful for long trainings on a GPU."""
 
 
 class Computing:
     """Puts a network and its optimiser on the device, and runs their steps there.
-
-    Args:
-        options: precision and switches.
-        device: `cpu` or `cuda`.
 
     Raises:
         ConfigError: float16 on a CPU.
@@ -87,7 +83,7 @@ class Computing:
 
     @property
     def device(self) -> torch.device:
-        """Where tensors go."""
+        """The device of the tensors."""
         return self._accelerator.device
 
     @property
@@ -106,7 +102,7 @@ class Computing:
         return network.to(memory_format=torch.channels_last_3d) if self._options.channels_last else network  # type: ignore[call-overload]
 
     def wrap(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network as a step calls it: compiled, and with gradients averaged over the processes."""
+        """The network as called in a step: compiled, and with gradients averaged over the processes."""
         called: torch.nn.Module = torch.compile(network) if self._options.compile else network  # type: ignore[assignment]
         if self._accelerator.num_processes > 1:
             called = self._accelerator.prepare_model(called, evaluation_mode=False)
@@ -123,7 +119,7 @@ class Computing:
         return self._accelerator.prepare_optimizer(optimiser) if self.scaler is not None else optimiser
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass; what leaves it is to be made float32 before the loss."""
+        """The context of a forward pass; its outputs must be converted to float32 before the loss."""
         return self._accelerator.autocast()
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -131,10 +127,10 @@ class Computing:
         self._accelerator.backward(loss)
 
     def clip(self, parameters: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
-        """Clips the norm of the gradient; returns what it was."""
+        """Clips the norm of the gradient and returns the norm before clipping."""
         norm = self._accelerator.clip_grad_norm_(parameters, largest)
         return torch.as_tensor(0.0 if norm is None else norm)
 
     def wait(self) -> None:
-        """Waits until all processes are here."""
+        """Waits for all processes."""
         self._accelerator.wait_for_everyone()

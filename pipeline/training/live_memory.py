@@ -1,4 +1,4 @@
-"""Follows how much memory the tensors of a computation hold, also on the meta device, where they have no bytes."""
+"""Tracks the memory held by the tensors of a computation, also on the meta device, where they have no data."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _BLOCK = 16
 
 
 class LiveMemory(TorchDispatchMode):
-    """Counts the bytes of all storages that operations make inside it, from when they are made until they are freed.
+    """Counts the bytes of all storages that operations create inside it, until they are freed.
 
-    Views share the storage of their base and count once; tensors made before count nothing.
+    Views share the storage of their base and count once; tensors created before do not count.
 
     Args:
-        large: bytes from which on a storage is large.
+        large: smallest number of bytes of a large storage.
 
     Attributes:
-        live: bytes held now.
-        peak: most bytes held at any moment.
-        small: bytes held now in storages that are not large.
-        small_peak: most of them at any moment.
-        convolution: most bytes of input and output of any one convolution, channels filled up to a multiple of 16.
+        live: bytes currently held.
+        peak: largest number of bytes held at any time.
+        small: bytes currently held in storages that are not large.
+        small_peak: largest number of these at any time.
+        convolution: largest size of input and output of a convolution, channels padded to a multiple of 16.
     """
 
     def __init__(self, large: int = 1 << 25) -> None:
@@ -46,7 +46,7 @@ class LiveMemory(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        # Known beforehand: an operation in place, or a view, gives back a storage that it was given.
+        # Collected first: an in-place operation or a view returns a storage that it was given.
         given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)}
         result = func(*args, **(kwargs or {}))
         if func is torch.ops.aten.convolution.default:

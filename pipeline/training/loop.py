@@ -1,13 +1,11 @@
-"""The training loop: one optimiser step after another, logged, stopped where the loss is no longer finite."""
+"""The training loop: optimiser steps with a log, stopped when the loss is not finite."""
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +14,13 @@ from pydantic import Field
 from data.errors import TrainingError
 from data.options import Options
 from data.random_streams import stream_seed
-from pipeline.storage.atomic import temporary_sibling
 from pipeline.training.checkpoint import Checkpoints, TrainingState
 from pipeline.training.computing import Computing, ComputingOptions, Precision
-from pipeline.training.training_log import TrainingLog
+from pipeline.training.training_log import History, TrainingLog
 
 
 class OptimiserOptions(Options):
-    """AdamW and what keeps it stable."""
+    """Options of AdamW."""
 
     weight_decay: float = Field(default=1e-4, ge=0)
     """Decoupled weight decay."""
@@ -33,32 +30,11 @@ class OptimiserOptions(Options):
 
 @dataclass
 class StepLoss:
-    """What a step gives back.
-
-    Attributes:
-        loss: scalar to be minimised.
-        terms: numbers for the log.
-        cases: names of the cases in the batch.
-    """
+    """The loss of a step, a scalar, with the terms to log and the names of the cases in the batch."""
 
     loss: torch.Tensor
     terms: Mapping[str, float] = field(default_factory=dict)
     cases: Iterable[str] = ()
-
-
-@dataclass
-class History:
-    """Rows of numbers, one a logged step; written as CSV."""
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-
-    def write(self, path: Path) -> None:
-        """Writes the rows; columns are those of all rows in order of appearance."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
-        with temporary_sibling(path) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
 
 
 @dataclass(frozen=True)
@@ -69,9 +45,9 @@ class TrainingPlan:
         steps: number of optimiser steps.
         rate: step → learning rate.
         options: of the optimiser.
-        seed: with the step it seeds torch's own generator, which dropout draws from.
-        log_every: every how many steps a row is kept; the last one always is.
-        keep: step → whether its row is kept in any case.
+        seed: together with the step it seeds torch's own generator, from which dropout draws.
+        log_every: steps between logged rows; the last step is always logged.
+        keep: step → whether its row is logged in addition.
     """
 
     steps: int
@@ -82,19 +58,18 @@ class TrainingPlan:
     keep: Callable[[int], bool] = lambda step: False
 
     def is_logged(self, step: int) -> bool:
-        """Whether the row of a step (from 0) is kept."""
+        """Whether the row of a step (from 0) is logged."""
         return is_logged(step, self.steps, self.log_every) or self.keep(step)
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """How a training that is stopped goes on.
+    """How an interrupted training resumes.
 
     Attributes:
-        modules: what a checkpoint holds.
-        checkpoints: when and where to save, and to go on from.
-        open_log: steps done before → log of the training, which the rows are left to; None in a process that writes
-            none.
+        modules: content of a checkpoint.
+        checkpoints: when and where to save, and to resume from.
+        open_log: number of earlier steps → log of the training; `None` in a process that does not write.
     """
 
     modules: Mapping[str, torch.nn.Module]
@@ -103,7 +78,7 @@ class Resumption:
 
 
 def is_logged(step: int, steps: int, every: int) -> bool:
-    """Whether a step (from 0) is one of every so many, or the last."""
+    """Whether a step (from 0) completes another `every` steps, or is the last."""
     return (step + 1) % every == 0 or step + 1 == steps
 
 
@@ -119,13 +94,13 @@ def train(
     """Minimises a loss.
 
     Args:
-        groups: what is learned, as AdamW takes it; `rate_factor` multiplies the group's learning rate.
-            Parameters without gradient are left alone.
+        groups: parameter groups for AdamW; `rate_factor` multiplies the group's learning rate. Parameters without
+            gradient are ignored.
         step_loss: step → loss; draws its batch as a function of the step.
-        plan: steps, rates, and what is logged.
-        after_step: called with the step (from 0) and the numbers of the step; may add to them.
-        computing: precision and device; float32 where the parameters lie by default.
-        resumption: checkpoints and a log on the disk; none by default.
+        plan: steps, rates and logging.
+        after_step: called with the step (from 0) and its row, to which it may add.
+        computing: precision and device; by default float32 on the device of the parameters.
+        resumption: checkpoints and a log on disk.
 
     Raises:
         TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch.
@@ -154,7 +129,7 @@ def train(
             optimiser.zero_grad(set_to_none=True)
             computing.backward(result.loss)
             norm = computing.clip(learned, options.gradient_clip)
-            if computing.scaler is None:  # the scaler skips such steps and lowers its factor
+            if computing.scaler is None:  # a scaler skips such steps and lowers its factor
                 _require_finite("norm of the gradient", float(norm), step, result.cases)
             optimiser.step()
             row = {"step": step + 1, "loss": value, "rate": plan.rate(step), **result.terms}
@@ -162,14 +137,10 @@ def train(
             if plan.is_logged(step):
                 log.write(row) if log else history.rows.append(row)
             if resumption and step + 1 < plan.steps:
-                resumption.checkpoints.after_step(step + 1, state, log.sync if log else _nothing)
+                resumption.checkpoints.after_step(step + 1, state, *([log.sync] if log else []))
         if log:
             log.finish()
     return history
-
-
-def _nothing() -> None:
-    """There is no log to wait for."""
 
 
 def _require_finite(what: str, value: float, step: int, cases: Iterable[str]) -> None:
@@ -177,5 +148,5 @@ def _require_finite(what: str, value: float, step: int, cases: Iterable[str]) ->
         raise TrainingError(
             f"the {what} is {value} at step {step} (cases {', '.join(cases)})",
             expected="a finite number",
-            fix="lower the peak rate, or look at these cases' pictures in the preprocess folder",
+            fix="lower the peak rate, or check the pictures of these cases in the preprocess folder",
         )

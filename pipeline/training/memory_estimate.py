@@ -1,8 +1,8 @@
-"""How much memory a training will take, before it starts, and which setting would fit.
+"""Estimates the memory of a training before it starts, and finds a setting that fits.
 
-The network of the training runs one step at the size of its patches on the meta device, where tensors have shapes but
-no bytes, while `LiveMemory` follows what lives. So activations, gradients on their way back and the tensors of the loss
-are counted, not guessed, and it costs neither the memory nor the time of the step.
+The network runs one step at the size of its patches on the meta device, where tensors have shapes but no data, while
+`LiveMemory` tracks the live tensors. So activations, backward gradients and the tensors of the loss are counted, not
+guessed, without the memory or time of a real step.
 """
 
 from __future__ import annotations
@@ -28,23 +28,19 @@ _LARGE_BLOCK = 1 << 25
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes that a training takes beside the process itself.
+    """Bytes of a training, in addition to the process itself.
 
     Attributes:
-        parameters: weights.
-        gradients: of the weights.
-        optimiser: the two moments of AdamW.
-        activations: most that forward, loss and backward hold at any moment.
-        workspace: copies that the kernels of the largest convolution make, and holes in the heap.
+        parameters: weights; their gradients take as much, the two moments of AdamW twice as much.
+        activations: largest amount that forward, loss and backward hold at any time.
+        workspace: copies made by the kernels of the largest convolution, and holes in the heap.
         record: the network.
-        patches: the setting that was estimated.
+        patches: the estimated setting.
         precision: of the forward and backward passes.
         device: where it will train.
     """
 
     parameters: int
-    gradients: int
-    optimiser: int
     activations: int
     workspace: int
     record: NetworkRecord
@@ -55,11 +51,11 @@ class MemoryEstimate:
     @property
     def fixed(self) -> int:
         """Bytes that do not depend on the patches."""
-        return self.parameters + self.gradients + self.optimiser
+        return (2 + _ADAM_STATES) * self.parameters
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
+        """All bytes."""
         return self.fixed + self.activations + self.workspace
 
     def describe(self) -> str:
@@ -68,8 +64,8 @@ class MemoryEstimate:
             f"{name} {in_words(size)}"
             for name, size in [
                 ("weights", self.parameters),
-                ("gradients", self.gradients),
-                ("AdamW", self.optimiser),
+                ("gradients", self.parameters),
+                ("AdamW", _ADAM_STATES * self.parameters),
                 ("activations", self.activations),
                 ("workspace", self.workspace),
             ]
@@ -79,19 +75,12 @@ class MemoryEstimate:
 
     def at(self, patches: PatchOptions) -> MemoryEstimate:
         """Returns the estimate for other patches."""
-        record = self.record
-        return estimate_training_memory(
-            record.options,
-            record.in_channels,
-            record.out_channels,
-            patches,
-            precision=self.precision,
-            device=self.device,
-        )
+        network = (self.record.options, self.record.in_channels, self.record.out_channels)
+        return estimate_training_memory(*network, patches, precision=self.precision, device=self.device)
 
     def fits(self, patches: PatchOptions, available: int) -> bool:
-        """Tells whether other patches fit into so many bytes."""
-        # Linear in the voxels, which spares most of the runs; in smaller patches more of the blocks are of the heap.
+        """Whether other patches fit into the available bytes."""
+        # A linear estimate spares most of the runs; with smaller patches, more of the blocks come from the heap.
         share = _voxels(patches) / _voxels(self.patches)
         roughly = self.fixed + share * (self.activations + self.workspace)
         return roughly <= available and self.at(patches).total <= available
@@ -106,14 +95,14 @@ def estimate_training_memory(
     precision: str = Precision.FLOAT32,
     device: str = "cpu",
 ) -> MemoryEstimate:
-    """Estimates what a training of a network with AdamW takes.
+    """Estimates the memory of training a network with AdamW.
 
     Args:
-        network: which network.
+        network: options of the network.
         channels: image channels.
         classes: classes, background included.
         patches: size and number of the patches that one process computes at a time.
-        precision: numbers of the forward and backward passes, a value of `Precision`; weights stay float32.
+        precision: of the forward and backward passes, a value of `Precision`; weights stay float32.
         device: where it will train, `cpu` or a CUDA device.
 
     Raises:
@@ -123,16 +112,14 @@ def estimate_training_memory(
     weights = sum(p.numel() * p.element_size() for p in meta_network(record).parameters())
     half = Precision(precision) is not Precision.FLOAT32
     memory = _follow_step(record, patches, half)
-    # glibc takes blocks below 32 MiB from a heap, in which freed blocks leave holes: by measurement up to as much as
-    # lives in it. CUDA memory comes from torch's own allocator.
+    # glibc takes blocks below 32 MiB from a heap, in which freed blocks leave holes: in measurements, up to the size of
+    # the live blocks. CUDA memory comes from torch's own allocator.
     holes = memory.small_peak if torch.device(device).type == "cpu" else 0
     return MemoryEstimate(
         parameters=weights,
-        gradients=weights,
-        optimiser=_ADAM_STATES * weights,
-        # Autocast keeps the weights in half precision too while the graph lives.
+        # Autocast also keeps the weights in half precision while the graph is alive.
         activations=memory.peak + (weights // 2 if half else 0),
-        # A convolution computes on copies of input and output, and of their gradients, in a format of its own.
+        # A convolution works on copies of input and output, and of their gradients, in its own format.
         workspace=2 * memory.convolution + holes,
         record=record,
         patches=patches,
@@ -142,8 +129,8 @@ def estimate_training_memory(
 
 
 def _follow_step(record: NetworkRecord, patches: PatchOptions, half: bool) -> LiveMemory:
-    """Follows forward, loss and backward on the meta device; weights and their gradients do not count."""
-    # The meta device has no autocast; a network of half precision has the same activations.
+    """Tracks forward, loss and backward on the meta device; weights and their gradients do not count."""
+    # The meta device has no autocast; a network in half precision has the same activations.
     kind = torch.bfloat16 if half else torch.float32
     network = meta_network(record).to(kind).train()
     for parameter in network.parameters():
@@ -157,15 +144,10 @@ def _follow_step(record: NetworkRecord, patches: PatchOptions, half: bool) -> Li
 
 
 def require_memory(estimate: MemoryEstimate, available: int, units: int = 1) -> None:
-    """Refuses a training that would not fit.
-
-    Args:
-        estimate: of one unit.
-        available: bytes that are there for all units, see `available_memory`.
-        units: how many train at a time.
+    """Refuses a training that would not fit into its share of the available bytes if `units` train at a time.
 
     Raises:
-        TrainingError: one unit's share is less than it needs; names a setting that fits.
+        TrainingError: a unit's share is too small; names a setting that fits.
     """
     share = available // units
     if estimate.total <= share:
@@ -189,17 +171,10 @@ def require_memory(estimate: MemoryEstimate, available: int, units: int = 1) -> 
 
 
 def fitting_patches(estimate: MemoryEstimate, available: int) -> PatchOptions | None:
-    """Returns the setting nearest to the estimated one that fits: fewer patches, else one patch that is smaller.
+    """Returns the setting that fits and is closest to the estimated one: fewer patches, else a single smaller patch.
 
     A smaller patch keeps its shape as far as the network allows: the longest axis is shortened first, to multiples of
-    what the network halves down to one voxel, and to no less than two voxels of the coarsest level.
-
-    Args:
-        estimate: of the setting that was asked for.
-        available: bytes that are there for one training.
-
-    Returns:
-        Patches of the same choice, or None if not even the smallest fit.
+    the network's coarsest voxel, and to at least two such voxels. `None` if not even the smallest patch fits.
     """
     candidates = _smaller(estimate.patches, coarsest_factor(estimate.record.options))
     return next((patches for patches in candidates if estimate.fits(patches, available)), None)

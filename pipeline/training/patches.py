@@ -1,4 +1,4 @@
-"""Drawing patches: every batch is a function of (seed, step), whatever ran before."""
+"""Drawing patches: every batch is a function of (seed, step) only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
 
 
 class PatchOptions(Options):
-    """Size and choice of the training patches."""
+    """Size and sampling of the training patches."""
 
     size: tuple[int, int, int] = (64, 64, 64)
-    """Voxels of a patch along each axis; larger than the volumes means whole volumes."""
+    """Voxels of a patch along each axis; if larger than a volume, the whole volume is used."""
     batch: int = Field(default=2, ge=1)
     """Patches in a step."""
     foreground_share: float = Field(default=0.5, ge=0, le=1)
-    """Share of the patches that are centred on a foreground voxel; 0 draws without bias (needed for an ELBO)."""
+    """Share of the patches centred on a foreground voxel; 0 draws without bias (needed for an ELBO)."""
 
 
 class BatchSampler(Protocol):
@@ -44,12 +44,12 @@ class PatchSampler:
     """Draws augmented batches.
 
     Args:
-        patients: each entry one patient's cases; a patient that a bootstrap sample holds twice stands there twice.
-        options: size, number and choice of the patches.
+        patients: the cases of each patient; a patient that a bootstrap sample holds twice is listed twice.
+        options: size, number and sampling of the patches.
         augmentation: applied to each patch.
         seed: all draws are a function of it and of the step.
-        process: which of the processes that train together this is.
-        processes: how many they are; each draws its part of every batch.
+        process: number of this process among those that train together.
+        processes: number of these; each draws its part of every batch.
     """
 
     def __init__(
@@ -93,5 +93,5 @@ class PatchSampler:
             start = case.foreground[generator.integers(len(case.foreground))] - size // 2
         else:
             start = generator.integers(0, np.maximum(shape - size, 0) + 1)
-        # A patch stays inside where it fits; a smaller volume lies in its middle.
+        # A patch stays inside the volume if it fits; a smaller volume is centred in the patch.
         return np.where(shape > size, np.clip(start, 0, np.maximum(shape - size, 0)), -((size - shape) // 2))

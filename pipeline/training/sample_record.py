@@ -1,4 +1,4 @@
-"""`train-source/network-NN/sample.json`: whom a source network was trained and validated on."""
+"""`train-source/network-NN/sample.json`: the patients that a source network was trained and validated on."""
 
 from __future__ import annotations
 
@@ -13,4 +13,4 @@ class SampleRecord(StoredRecord):
     out_of_bag: tuple[str, ...]
     """Patients that were never drawn."""
     validated_on: tuple[str, ...] = ()
-    """Their cases that it was measured on."""
+    """Their cases that it was validated on."""

@@ -1,8 +1,8 @@
-"""Training one source network: cosine cycles on a bootstrap sample, a snapshot at the end of each cycle."""
+"""Training a source network on a bootstrap sample in cosine cycles, with a snapshot at the end of each cycle."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,15 +44,15 @@ def snapshot_name(cycle: int) -> str:
 
 @dataclass(frozen=True)
 class SourceTask:
-    """One source network.
+    """The inputs of a source network's training.
 
     Attributes:
-        number: which of the B networks.
-        seed: the study's seed.
+        number: of the network, from 0 to B − 1.
+        seed: of the study.
         sample: names of the drawn and the out-of-bag patients.
         drawn: cases of each drawn patient, with repetition.
         out_of_bag: cases to validate on.
-        network: which network.
+        network: options of the network.
         options: of the training.
         patches: of the sampler.
         augmentation: of the patches.
@@ -72,7 +72,7 @@ class SourceTask:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Number of optimiser steps."""
         return self.options.cycles * self.options.steps_per_cycle
 
     @property
@@ -103,20 +103,12 @@ def train_source_network(
     device: str,
     workers: int = 0,
     tracking: TrackingOptions | None = None,
-    checkpoint_steps: int = 500,
-    checkpoint_seconds: float = 300.0,
+    checkpoint_steps: int = 0,
+    checkpoint_seconds: float = 0,
 ) -> None:
-    """Trains a network and writes its snapshots, history and bootstrap sample; goes on from a checkpoint in the folder.
+    """Trains a network and writes its snapshots, history and bootstrap sample; resumes from a checkpoint in the folder.
 
-    Args:
-        folder: where the files go.
-        progress: is told the share of the steps done, and tells whether to stop.
-        task: what to train.
-        device: where to train.
-        workers: background processes that draw the batches.
-        tracking: TensorBoard and MLflow beside the log.
-        checkpoint_steps: save after so many steps.
-        checkpoint_seconds: save when so much time has passed.
+    `workers` background processes draw the batches.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -128,16 +120,6 @@ def train_source_network(
     model = computing.place(build_network(task.network, first.channels, len(first.classes) + 1, seed))
     if computing.is_main:
         save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
-    called = computing.wrap(model)
-    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
-    sampler = _sampler(task, workers)
-
-    def step_loss(step: int) -> StepLoss:
-        called.train()
-        images, labels, names = sampler.batch(step)
-        with computing.autocast():
-            outputs = called(computing.images(images))
-        return StepLoss(data_loss(outputs, labels.to(computing.device)), cases=names)
 
     def after_step(step: int, row: dict[str, float]) -> None:
         progress((step + 1) / task.steps)
@@ -157,15 +139,15 @@ def train_source_network(
     checkpoints = Checkpoints(
         folder, checkpoint_steps, checkpoint_seconds, lambda: progress.stop_requested, computing.is_main
     )
-    # Nobody reads the checkpoint before the process that writes has made the folder.
+    # No process reads the checkpoint before the writing process has made the folder.
     computing.wait()
     train(
         [{"params": list(model.parameters())}],
-        step_loss,
+        _step_loss(task, computing.wrap(model), computing, workers),
         TrainingPlan(task.steps, task.rate, task.options.optimiser, seed, keep=task.ends_cycle),
         after_step=after_step,
         computing=computing,
-        # Of processes that train together, the first one writes.
+        # Of processes that train together, only the first writes.
         resumption=Resumption({"network": model}, checkpoints, open_log if computing.is_main else None),
     )
     if computing.is_main:
@@ -173,7 +155,11 @@ def train_source_network(
         checkpoints.remove()
 
 
-def _sampler(task: SourceTask, workers: int) -> BackgroundSampler:
+def _step_loss(
+    task: SourceTask, network: torch.nn.Module, computing: Computing, workers: int
+) -> Callable[[int], StepLoss]:
+    """Makes the loss of a step; the samplers of processes that train together share each batch."""
+    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
     patches = PatchSampler(
         task.drawn,
         task.patches,
@@ -182,13 +168,22 @@ def _sampler(task: SourceTask, workers: int) -> BackgroundSampler:
         rank(),
         world_size(),
     )
-    return BackgroundSampler(patches, task.steps, workers)
+    sampler = BackgroundSampler(patches, task.steps, workers)
+
+    def step_loss(step: int) -> StepLoss:
+        network.train()
+        images, labels, names = sampler.batch(step)
+        with computing.autocast():
+            outputs = network(computing.images(images))
+        return StepLoss(data_loss(outputs, labels.to(computing.device)), cases=names)
+
+    return step_loss
 
 
 def _end_cycle(
     folder: Path, task: SourceTask, step: int, model: torch.nn.Module, row: dict[str, float], device: str
 ) -> None:
-    """Writes the snapshot of the cycle that ends, and measures it on out-of-bag cases."""
+    """Writes the snapshot at the end of a cycle, and measures it on out-of-bag cases."""
     cycle = step // task.options.steps_per_cycle
     save_tensors(folder / snapshot_name(cycle), model.state_dict(), {"network": task.number, "cycle": cycle})
     if task.validated_on:

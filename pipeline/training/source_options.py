@@ -1,4 +1,4 @@
-"""Options of the source networks' training."""
+"""Options of training the source networks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pipeline.training.loop import OptimiserOptions
 
 
 class SourceTrainingOptions(Options):
-    """How many source networks, and how each is trained."""
+    """Number and training of the source networks."""
 
     networks: int = Field(default=5, ge=1)
-    """B: networks, each on its own bootstrap sample of the source patients."""
+    """B: number of networks, each trained on its own bootstrap sample of the source patients."""
     cycles: int = Field(default=4, ge=1)
-    """Cycles of the learning rate; a snapshot is kept at the end of each."""
+    """Cycles of the learning rate, with a snapshot at the end of each."""
     steps_per_cycle: int = Field(default=1000, ge=1)
     """Optimiser steps of a cycle."""
     peak_rate: float = Field(default=3e-3, gt=0)
@@ -23,9 +23,9 @@ class SourceTrainingOptions(Options):
     floor_rate: float = Field(default=1e-5, ge=0)
     """Learning rate at the end of each cycle."""
     warm_up: int = Field(default=50, ge=0)
-    """Steps of the first cycle over which the rate rises to the peak."""
+    """Steps of the first cycle over which the rate rises to its peak."""
     likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
     """Data term of the loss."""
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
     validation_cases: int = Field(default=8, ge=1)
-    """Out-of-bag cases on which the Dice at the end of each cycle is measured."""
+    """Out-of-bag cases on which Dice is measured at the end of each cycle."""

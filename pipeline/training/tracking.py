@@ -1,6 +1,6 @@
-"""TensorBoard and MLflow beside the log: what a training logs, for those who watch it in a browser.
+"""TensorBoard and MLflow in addition to the log, for watching a training in a browser.
 
-Their files hold times, so they lie in a folder of their own, `tracking/`, apart from what is a function of the seed.
+Their files contain times, so they lie in a separate folder, `tracking/`: all other files are a function of the seed.
 """
 
 from __future__ import annotations
@@ -27,37 +27,34 @@ class Use(StrEnum):
     """Whether an optional tracker is used."""
 
     AUTO = "auto"
-    """Where its package is installed."""
+    """If its package is installed."""
     ON = "on"
-    """Always; without its package the training does not start."""
+    """Always; without its package, the training does not start."""
     OFF = "off"
     """Never."""
 
 
 class TrackingOptions(Options):
-    """Trackers of the training beside `log.jsonl` and `history.csv`, which are always written."""
+    """Trackers in addition to `log.jsonl` and `history.csv`, which are always written."""
 
     tensorboard: Use = Use.AUTO
-    """TensorBoard event files; look at them with `tensorboard --logdir WORKSPACE`."""
+    """TensorBoard event files, shown by `tensorboard --logdir WORKSPACE`."""
     mlflow: Use = Use.AUTO
-    """MLflow runs, in a store of files in each unit's folder, never on a server: Graft uses no network."""
+    """MLflow runs in a file store in each unit's folder, never on a server: Graft uses no network."""
 
 
 class Tracker(Protocol):
-    """Something that keeps numbers by name and step."""
+    """Stores numbers by name and step."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Keeps the numbers of a step."""
+        """Stores the numbers of a step."""
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes remaining data."""
 
 
 class TensorBoardTracker:
-    """Writes TensorBoard event files.
-
-    Args:
-        folder: where they go; emptied.
+    """Writes TensorBoard event files into a folder, which is emptied first.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -70,35 +67,34 @@ class TensorBoardTracker:
         self._writer: Any = SummaryWriter(str(folder))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Keeps the numbers of a step."""
+        """Stores the numbers of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes remaining data."""
         self._writer.close()
 
 
 class MLflowTracker:
-    """Keeps one MLflow run in a store of files; `mlflow ui --backend-store-uri FOLDER` shows it.
+    """Writes one MLflow run to a file store, shown by `mlflow ui --backend-store-uri FOLDER`.
 
-    Args:
-        folder: of the store; earlier runs in it are marked as deleted.
+    Earlier runs in the store are marked as deleted.
 
     Raises:
         ImportError: mlflow is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
-        # Read when mlflow is imported and when the store is opened: nothing is sent anywhere, and the store may be
-        # files (a database needs packages that mlflow-skinny comes without).
+        # Read when mlflow is imported and when the store is opened: nothing is sent anywhere, and a file store is
+        # allowed (a database needs packages that mlflow-skinny lacks).
         os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         from mlflow import MlflowClient
 
         self._client: Any = MlflowClient(tracking_uri=folder.absolute().as_uri())
-        # The store is emptied through mlflow itself: it keeps the stores that a process has opened, and fails on one
-        # whose folder was removed under it.
+        # The store is emptied through mlflow itself: it caches the stores that a process has opened, and fails if the
+        # folder of one was removed.
         known = self._client.get_experiment_by_name(_RUN)
         experiment = known.experiment_id if known else self._client.create_experiment(_RUN)
         for earlier in self._client.search_runs([experiment]):
@@ -106,7 +102,7 @@ class MLflowTracker:
         self._run: str = self._client.create_run(experiment).info.run_id
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Keeps the numbers of a step."""
+        """Stores the numbers of a step."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -124,13 +120,8 @@ _TRACKERS: dict[str, type[TensorBoardTracker] | type[MLflowTracker]] = {
 }
 
 
-def open_trackers(options: TrackingOptions, folder: Path, name: str = "") -> list[Tracker]:
-    """Opens the trackers that the options ask for, empty: a training that goes on is played to them again.
-
-    Args:
-        options: which.
-        folder: of the unit; theirs is `tracking/` in it.
-        name: of the training, where a unit has several.
+def open_trackers(options: TrackingOptions, folder: Path) -> list[Tracker]:
+    """Opens the requested trackers in `tracking/` of a unit's folder, empty: a resumed training replays its log.
 
     Raises:
         ConfigError: a tracker is on and its package is not installed.
@@ -140,9 +131,8 @@ def open_trackers(options: TrackingOptions, folder: Path, name: str = "") -> lis
         use: Use = getattr(options, package)
         if use is Use.OFF:
             continue
-        own = folder / TRACKING / package / name
         try:
-            opened.append(tracker(own))
+            opened.append(tracker(folder / TRACKING / package))
         except ImportError as error:
             if use is Use.ON:
                 raise ConfigError(

@@ -1,8 +1,7 @@
 """The log of a training: one JSON line for each logged step, and a CSV table at the end.
 
-Both are functions of the seed. A training that goes on from a checkpoint cuts the log back to the checkpoint's step, so
-it ends with the same bytes as one that was never interrupted. What depends on the clock (speed, time left) goes to a
-file of its own.
+Both are functions of the seed. A resumed training truncates the log to the step of its checkpoint, so it ends with the
+same bytes as an uninterrupted one. Values that depend on the clock (speed, time left) go to a separate file.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -27,16 +27,31 @@ from pipeline.training.tracking import Tracker
 logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-"""Numbers by column; None for one that is not finite."""
+"""Numbers by column; `None` for values that are not finite."""
+
+
+@dataclass
+class History:
+    """Rows of numbers, one for each logged step; written as CSV."""
+
+    rows: list[Row] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Writes the rows; columns are those of all rows in order of appearance."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self.rows for key in row)))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(path, text.getvalue())
 
 
 class TrainingLog:
-    """Writes `log.jsonl` while a training runs, `history.csv` when it is done, and `speed.jsonl` beside them.
+    """Writes `log.jsonl` and `speed.jsonl` while a training runs, and `history.csv` at its end.
 
     Args:
         folder: of the unit.
-        trackers: are given every row too, from the first on.
-        start: steps done before: rows after it are of a try that was cut off, and are dropped.
+        trackers: get every row too, from the first on.
+        start: number of earlier steps; later rows belong to an interrupted attempt and are dropped.
 
     Attributes:
         rows: logged so far; `step` counts from 1.
@@ -63,34 +78,30 @@ class TrainingLog:
         self.close()
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Logs a step; every column but `step` is free. A killed process loses no row that this has returned from."""
+        """Logs a step; only the column `step` is required. Rows are safe from a kill once this has returned."""
         kept = _plain(row)
         self.rows.append(kept)
         _append(self._stream, kept)
         self._track(kept)
 
     def write_speed(self, step: int, patches_per_second: float, seconds_left: float) -> None:
-        """Logs how fast the training is and how long it will go on."""
+        """Logs the speed of the training and the time left."""
         row = _plain({"step": step, "patches_per_second": patches_per_second, "seconds_left": seconds_left})
         _append(self._speed_stream, row)
         self._track(row)
         logger.info("step %d: %.2f patches/s, about %s left", step, patches_per_second, plain_duration(seconds_left))
 
     def sync(self) -> None:
-        """Waits until all rows are on the disk; to be called before a checkpoint that relies on them."""
+        """Waits until all rows are on disk; to be called before a checkpoint that relies on them."""
         os.fsync(self._stream.fileno())
 
     def finish(self) -> None:
-        """Writes `history.csv` and closes; columns are those of all rows in order of appearance."""
+        """Closes the log and writes `history.csv`."""
         self.close()
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in self.rows for key in row)))
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_text(self._table, text.getvalue())
+        History(self.rows).write(self._table)
 
     def close(self) -> None:
-        """Closes the files and trackers; the log can be opened again and go on."""
+        """Closes the files and trackers; the log can be opened again later."""
         if self._stream.closed:
             return
         self._stream.close()
@@ -105,13 +116,7 @@ class TrainingLog:
 
 
 class SpeedMeter:
-    """Measures patches per second and the time left, since the last time it was asked.
-
-    Args:
-        patches: in a step.
-        steps: of the whole training.
-        start: steps done before.
-    """
+    """Measures patches per second and the time left since the last measurement, from the step `start` on."""
 
     def __init__(self, patches: int, steps: int, start: int = 0) -> None:
         self._patches = patches
@@ -128,7 +133,7 @@ class SpeedMeter:
 
 
 def _plain(row: Mapping[str, float]) -> Row:
-    """Makes the numbers what they are when they are read back; JSON has no NaN, the table leaves such a field empty."""
+    """Converts the numbers to what is read back: JSON has no NaN, and the table leaves such a field empty."""
     plain = {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
     return {name: value if math.isfinite(value) else None for name, value in plain.items()}
 
@@ -139,7 +144,7 @@ def _append(stream: IO[str], row: Row) -> None:
 
 
 def _cut_back(path: Path, step: int) -> list[Row]:
-    """Keeps the rows up to a step and returns them; a line that a killed process left unfinished is none."""
+    """Truncates the file after a step and returns its rows; an unfinished line of a killed process is dropped."""
     if not path.exists():
         return []
     kept: list[tuple[str, Row]] = []

@@ -1,4 +1,4 @@
-"""Mean Dice of a network on a few cases, to watch a training."""
+"""Mean Dice of a network on a few cases, to monitor a training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mean_dice(
     window: SlidingWindowOptions,
     device: str,
 ) -> float:
-    """Returns the mean Dice over cases and foreground classes; the network is used as it is (set `eval` before)."""
+    """Returns the mean Dice over cases and foreground classes; the network must be in evaluation mode."""
     values = []
     for case in cases:
         logits = predict_logits(network, case.image().to(device), patch, window)

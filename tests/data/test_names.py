@@ -13,7 +13,7 @@ from data.errors import DataError
 from data.layouts.detection import read_dataset
 from data.names import LONGEST, RESERVED, alike, check_label_names, check_names, label_name_fault, name_fault, printable
 from data.natural_order import natural
-from pipeline.execution.units import MARKER
+from pipeline.execution.unit import MARKER
 from pipeline.storage.file_names import CONFIG, FILE_DIGESTS, FILES, INDEX, PREDICTION, PREDICTION_TABLE, PROVENANCE
 
 HOSTILE = [

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from data.errors import GraftError
 from data.synthetic.cohort import CohortOptions
 from pipeline.cli import app
-from pipeline.config.reading import read_config
-from pipeline.deployment.export_command import export_options
-from pipeline.deployment.predict_command import predict_options
-from pipeline.stages.sequence import Stage
+from pipeline.config.reading import read_command_options, read_config
+from pipeline.deployment.export_options import ExportOptions
+from pipeline.deployment.predict_options import PredictOptions
+from pipeline.storage.stage_names import Stage
 
 COMMAND = typer.main.get_command(app)
 UsageError = typer.BadParameter.__mro__[1]
@@ -59,9 +59,9 @@ def _check_values(name: str | None, parameters: dict) -> None:
         chosen = {key: parameters[key] for key in ("cohort", "cases", "seed")}
         CohortOptions.model_validate(chosen | ({"channels": c} if (c := parameters.get("channels")) else {}))
     elif name == "predict":
-        predict_options(overrides)
+        read_command_options("predict", PredictOptions, overrides)
     elif name == "export":
-        export_options(overrides)
+        read_command_options("export", ExportOptions, overrides)
     elif path is not None and str(path).startswith("configs/"):
         read_config(Path(path), overrides)
     elif overrides:

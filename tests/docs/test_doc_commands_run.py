@@ -1,8 +1,8 @@
-"""The commands of the documentation are carried out, in the order of the pages, on a study in miniature.
+"""The commands of the documentation run, in the order of the pages, on a miniature study.
 
 Data and studies are replaced by small ones of the same names (noise with two bright structures), and options that only
 take time or a GPU are overruled by `_CHEAPER`, which is put behind the command as the page has it. Of the commands of a
-stage with the same options, and of the same commands, the first is carried out. What of the blocks is not run here:
+stage with the same options, and of the same commands, the first is run. These blocks are not run here:
 targets of developers, and the launcher of several processes, which `tests/integration/test_several_processes.py` runs.
 """
 
@@ -29,7 +29,7 @@ import yaml
 from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.cli import app, main
-from pipeline.stages.sequence import Stage
+from pipeline.storage.stage_names import Stage
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ def _in_place(words: list[str], place: Path) -> list[str]:
 
 
 def _form(ours: list[str]) -> tuple[str, ...]:
-    """What two commands have in common that the test does not carry out twice."""
+    """What two commands have in common that the test does not run twice."""
     if ours[0] not in _STAGES or not ours[1].endswith(".yaml"):
         return tuple(ours)
     overruled = {word for word in _CHEAPER[ours[0]] if word.startswith("--")} - {"--set"}
@@ -186,7 +186,7 @@ def _distinct(pages: dict[str, Any], root: Path) -> Iterator[tuple[str, list[str
 
 @pytest.fixture(scope="module")
 def outcomes(pages: dict[str, Any], root: Path, place: Path) -> list[Outcome]:
-    """Every command of the pages, carried out."""
+    """Every command of the pages, run."""
     if shutil.which("make") is None:
         pytest.skip("needs make")
     done = []

@@ -19,7 +19,7 @@ import pytest
 THOROUGH = os.environ.get("GRAFT_FAULTS") == "all"
 _MARK = "GRAFT_FAULT_RUN"
 _SHARED_MEMORY = Path("/dev/shm")
-# When something was done, on which machine and how fast, is no function of the seed.
+# Times, machines and speeds are not functions of the seed.
 _OF_THE_RUN = {
     "done.json",
     "speed.jsonl",

@@ -1,4 +1,4 @@
-"""A disk that fills up in a stage: one sentence, what is finished is kept, and the same command goes on."""
+"""A disk that fills up in a stage: one sentence, finished work is kept, and the same command resumes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments, of the command, of a worker or of all of them: the study goes on and ends the same."""
+"""`kill -9` at random moments, of the command, a worker or all of them: the study resumes to the same result."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
         except subprocess.TimeoutExpired:
             _kill(victim, process, commands, draw)
         _, error = process.communicate(timeout=600)
-        # A study whose worker was killed goes on by itself.
+        # A study whose worker was killed continues by itself.
         ended = process.returncode == 0
         assert ended or process.returncode in {-signal.SIGKILL, 2}, error
         assert "Traceback" not in error

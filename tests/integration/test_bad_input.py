@@ -156,7 +156,7 @@ def test_a_corrupt_image(refused: Refused, checked: dict, cohort: Path, tmp_path
     assert path.name in sentence
     assert str(cohort) in sentence
     assert kept(checked, tmp_path)
-    # Fixed, the study goes on where it was.
+    # After the fix, the study resumes where it stopped.
     path.write_bytes(whole)
     config = tmp_path / "tiny.yaml"
     assert main(["preprocess", str(config), "--workspace", str(tmp_path / "workspace"), "--jobs", "1"]) == 0

@@ -133,10 +133,10 @@ def test_a_second_run_does_nothing(workspace: Path, config: Path, caplog: pytest
     [
         (["target.folds=9"], ["`target.folds` is 9, and 6 annotated patients", "2 to 6 folds"]),
         (["target_training.sizes=[5]"], ["holds 5, and a fold leaves 4 of 6 patients"]),
-        (["target.test=2"], ["every annotated patient is tested", "leave out `test`"]),
+        (["target.test=2"], ["every annotated patient is tested", "remove `test`"]),
         (["target.folds=null"], ["leaves nobody to test on", "leave_one_out"]),
         (["target.folds=1"], ["greater than or equal to 2"]),
-        (["target.patients=null"], ["how patients are cross-validated, not who"]),
+        (["target.patients=null"], ["does not say which patients are cross-validated"]),
     ],
 )
 def test_what_cannot_be_is_one_sentence(

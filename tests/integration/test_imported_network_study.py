@@ -154,7 +154,7 @@ def test_a_bundle_refers_to_the_code_and_onnx_holds_it(
     assert main([*words, "--allow-network-code", "--set", "onnx=true"]) == 0
     network = json.loads((tmp_path / "bundle/configs/inference.json").read_text())["network_def"]
     assert network == {"_target_": "own_nets.nets.build", "channels": 1, "classes": 2, "width": 4}
-    assert "`own_nets.nets:build` has to be importable" in (tmp_path / "bundle/docs/README.md").read_text()
+    assert "`own_nets.nets:build` must be importable" in (tmp_path / "bundle/docs/README.md").read_text()
     assert (tmp_path / "bundle/models/model.onnx").is_file()
 
 
@@ -174,7 +174,7 @@ def test_results_follow_the_code(study: tuple[Path, Path], package: Path) -> Non
              str(workspace.parent / "again"), "--allow-network-code", "--set", "pictures=false"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        assert "is not the code that the model was trained with" in run.stderr
+        assert "has changed since the model was trained" in run.stderr
     finally:
         (package / "other.py").unlink()
 

@@ -1,4 +1,4 @@
-"""Killed at any moment, a study goes on where it was, and ends with the same bytes."""
+"""A study that is killed at any moment resumes where it stopped and ends with the same bytes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def begun(workspace: Path, arguments: list[str], ready: Callable[[Path], bool]) 
 
 
 def has_a_checkpoint(workspace: Path) -> bool:
-    """A source network's training has saved a checkpoint and goes on."""
+    """A source network's training has saved a checkpoint and continues."""
     return any((workspace / "train-source").rglob(CHECKPOINT))
 
 
@@ -126,7 +126,7 @@ def test_a_killed_or_stopped_training_goes_on_in_its_middle(
         assert main(["train-source", str(study), "--workspace", str(folder), "--jobs", "1"]) == 0
     assert [*(other / "train-source").rglob("snapshot-*.safetensors")]
     for path in (other / "train-source").rglob("*"):
-        # When a unit was done, and how fast it was, is no function of the seed.
+        # Times and speeds of a unit are not functions of the seed.
         if path.is_file() and path.name not in {"done.json", "speed.jsonl"} and TRACKING not in path.parts:
             assert (workspace / path.relative_to(other)).read_bytes() == path.read_bytes()
     assert not list(workspace.rglob(".partial-*"))

@@ -108,7 +108,7 @@ def test_a_replaced_test_label_is_noticed(
     page = (tmp_path / "workspace/report/index.html").read_text()
     assert "Made with settings other than those" in page
     assert f"preprocess of right/{case} was made with other settings or inputs" in page
-    # The answer is no part of what was learned and predicted.
+    # The labels are not part of what was learned and predicted.
     kept = {
         path: path.stat().st_mtime_ns
         for kind in ("train-target", "predict-test")

@@ -17,7 +17,7 @@ import yaml
 from data.image_file import read_volume, write_volume
 from pipeline.cli import main
 from pipeline.config.reading import read_config
-from pipeline.stages.sequence import Stage
+from pipeline.storage.stage_names import Stage
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ def test_a_study_from_raw_scans_to_the_report(finished: tuple[Path, Path], capsy
     assert 'src="http' not in page
     assert (workspace / "report" / "filters.html").is_file()
     assert "filters.html" in page
-    # Done again, nothing is done: no marker is written anew, no result differs.
+    # A second run does nothing: no marker is rewritten, no result differs.
     before, cases = markers(workspace), (workspace / "results" / "cases.csv").read_bytes()
     assert main(["run", str(config), "--workspace", str(workspace), "--jobs", "1"]) == 0
     assert markers(workspace) == before
@@ -196,7 +196,7 @@ def test_a_change_does_only_what_depends_on_it(finished: tuple[Path, Path]) -> N
     changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}
     assert {key.split("/")[0] for key in changed} == {"score-priors", "compare-priors"}
     after = markers(workspace)
-    # How an arm reads its predictions is written anew, and nothing is trained or predicted.
+    # The reading of an arm is written again, and nothing is trained or predicted.
     command += ["--set", "target_training.arms.dwp.logit_temperature=2"]
     assert main(command) == 0
     changed = {key for key, stamp in markers(workspace).items() if after.get(key) != stamp}

@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or moved goes on from its checkpoint and ends with the same bytes."""
+"""A training that is stopped, killed or moved resumes from its checkpoint and ends with the same bytes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import yaml
 from data.errors import DataError
 from pipeline import cli
 from pipeline.cli import main
-from pipeline.stages.sequence import Stage
+from pipeline.storage.stage_names import Stage
 
 COMMANDS = (
     "check",

@@ -1,4 +1,4 @@
-"""The volume interval of probabilities whose errors go together."""
+"""The volume interval of probabilities with correlated errors."""
 
 from __future__ import annotations
 

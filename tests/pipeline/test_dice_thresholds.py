@@ -1,4 +1,4 @@
-"""The mask that expects the best Dice of itself."""
+"""The mask with the best expected Dice."""
 
 from __future__ import annotations
 

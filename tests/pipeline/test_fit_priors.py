@@ -20,9 +20,9 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.priors.density_choice import choose, resolve_densities
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.priors.filter_summary import FilterSummary
-from pipeline.priors.group_fit import full_gaussian
+from pipeline.priors.group_fit import GroupFit, full_gaussian
 from pipeline.priors.held_out_scores import difference, divide_positions, estimate, network_folds, score
-from pipeline.priors.prior_units import GroupTask, compare_densities, fit_density, score_density
+from pipeline.priors.prior_units import compare_densities, fit_density, score_density
 from pipeline.stages.earlier_study import earlier_densities
 from pipeline.storage.prior_files import DENSITY, SCORES
 from pipeline.storage.stored_bank import StoredBank, write_bank
@@ -55,7 +55,7 @@ def write_networks(path: Path, networks: int, snapshots: int = 2, mixing_seed: i
 
 def fit(folder: Path, bank: Path, earlier=None, **options):
     """Fits, scores and compares; the densities lie in folders of their names, their scores in `scored`."""
-    group = GroupTask("g", bank, PriorFitOptions(**options), 0.01, earlier or {}, 0)
+    group = GroupFit("g", bank, PriorFitOptions(**options), 0.01, earlier or {}, 0)
     progress = ProgressFile(folder.with_name("progress"))
     fits = {density: folder / density for density in group.options.densities}
     scores = {density: folder / "scored" / density for density in group.options.scorable}

@@ -1,4 +1,4 @@
-"""Configurations that would run for ever, lead elsewhere or crash: each is one sentence, told early."""
+"""Configurations that would run forever, lead elsewhere or crash are refused early, each in one sentence."""
 
 from __future__ import annotations
 

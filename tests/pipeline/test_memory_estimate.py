@@ -75,7 +75,7 @@ def test_the_estimate_is_what_a_step_holds_in_every_network(name: str) -> None:
     estimate = estimate_training_memory(NETWORKS[name], 2, 3, patches)
     network = build_network(NETWORKS[name], 2, 3)
     weights = 4 * sum(p.numel() for p in network.parameters())
-    assert (estimate.parameters, estimate.gradients, estimate.optimiser) == (weights, weights, 2 * weights)
+    assert (estimate.parameters, estimate.fixed) == (weights, 4 * weights)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     with LiveMemory() as memory:

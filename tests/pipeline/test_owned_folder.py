@@ -11,6 +11,7 @@ import pytest
 
 from data.errors import WorkspaceError
 from pipeline.storage import owned_folder
+from pipeline.storage.atomic import temporary_room, write_json
 from pipeline.storage.owned_folder import Changed, require_ours, require_unchanged
 
 LIST = "files.json"
@@ -18,11 +19,15 @@ LIST = "files.json"
 
 def fill(folder: Path, changed: Changed = Changed.REFUSE, **texts: str) -> None:
     """Fills a folder as a command does; `a__b` is the file `b` in the folder `a`."""
-    with owned_folder.owned_folder(folder, LIST, changed) as room:
+    owned_folder.remove_temporaries_of(folder)
+    require_ours(folder, LIST, changed)
+    with temporary_room(folder) as room:
         for name, text in texts.items():
             path = room / name.replace("__", "/")
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
+        write_json(room / LIST, owned_folder.contents(room, LIST))
+        owned_folder.settle(room, folder, LIST, changed)
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -79,7 +84,7 @@ def test_a_folder_of_something_else_and_a_file_are_refused(tmp_path: Path) -> No
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "text").write_text("three years")
     (tmp_path / "file").write_text("")
-    for name, found in (("thesis", "holds files and no files.json"), ("file", "is a file")):
+    for name, found in (("thesis", "holds files but no files.json"), ("file", "is a file")):
         with pytest.raises(WorkspaceError, match=found):
             require_ours(tmp_path / name, LIST)
         with pytest.raises(WorkspaceError, match=found):

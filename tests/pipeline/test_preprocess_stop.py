@@ -13,7 +13,8 @@ from data.image_file import write_volume
 from data.volume import Volume
 from pipeline.execution.progress import STOP, ProgressFile
 from pipeline.execution.stopping import StopRequestedError
-from pipeline.execution.units import Outcome, StageRun
+from pipeline.execution.unit import Outcome
+from pipeline.execution.units import StageRun
 from pipeline.stages import preprocess
 from pipeline.stages.preprocess import preprocess_case
 from pipeline.storage.workspace import Workspace
@@ -27,7 +28,7 @@ def test_the_wish_to_stop_is_seen_between_steps(tmp_path: Path, monkeypatch: pyt
     folder = tmp_path / "unit"
     folder.mkdir()
     (tmp_path / STOP).touch()
-    monkeypatch.setattr("preprocessing.resampling.Resampling.apply", lambda *_: pytest.fail("a step was carried out"))
+    monkeypatch.setattr("preprocessing.resampling.Resampling.apply", lambda *_: pytest.fail("a step was run"))
     with pytest.raises(StopRequestedError):
         preprocess_case(folder, ProgressFile(tmp_path / "progress"), case=case, channels=["T1"], options=options)
     assert not list(folder.iterdir())
@@ -37,5 +38,5 @@ def test_scans_that_were_given_up_are_not_counted_as_done(tmp_path: Path, caplog
     states = ("done", "stopped", "reused", "stopped", "failed")
     outcomes = tuple(Outcome(f"d/{number}", state, message="x") for number, state in enumerate(states))
     with caplog.at_level(logging.INFO):
-        preprocess._tell(StageRun(outcomes, 1.0), {}, Workspace(tmp_path))
+        preprocess._summarise(StageRun(outcomes, 1.0), {}, Workspace(tmp_path))
     assert any("2 done, 0 of them suspect, 1 failed" in message for message in caplog.messages)

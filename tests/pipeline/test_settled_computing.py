@@ -11,7 +11,8 @@ import torch
 import pipeline.stages.settled_computing as settled
 import pipeline.training.computing as computing
 from pipeline.config.study import StudyConfig
-from pipeline.execution.units import Execution, Unit, run_units
+from pipeline.execution.unit import Unit
+from pipeline.execution.units import Execution, run_units
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.storage.workspace import Workspace
 from pipeline.training.computing import Computing, ComputingOptions, Precision
@@ -67,7 +68,7 @@ def test_a_study_goes_on_in_the_precision_that_it_began_with(
         for has in (True, False):
             processor(monkeypatch, has=has)
             assert settled_computing(study("auto"), workspace, "cpu").precision is began
-    assert [r.message for r in caplog.records if "was begun in bfloat16" in r.message]
+    assert [r.message for r in caplog.records if "started in bfloat16" in r.message]
     # What the configuration names wins.
     assert settled_computing(study("float32"), Workspace(tmp_path / "bfloat16"), "cpu").precision is Precision.FLOAT32
 

@@ -1,4 +1,4 @@
-"""Cells that a spreadsheet would carry out are text, and come back as they were."""
+"""Cells that a spreadsheet would run as formulas are text, and are read back unchanged."""
 
 from __future__ import annotations
 

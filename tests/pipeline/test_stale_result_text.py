@@ -1,4 +1,4 @@
-"""Results of another configuration are told in a sentence that is right for one and for several."""
+"""Results of another configuration are reported in a sentence that fits one result and several."""
 
 from __future__ import annotations
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.cli import main
 from pipeline.config.reading import read_config
 from pipeline.evaluation.options import EvaluationOptions
-from pipeline.execution.units import MARKER, Unit, is_done
+from pipeline.execution.unit import MARKER, Unit, is_done
 from pipeline.priors.filter_options import FilterOptions, PriorFitOptions
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, stage_module
@@ -44,7 +43,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "computing.channels_last=true": FROM_SOURCE,
     "seed=5": EVERYTHING,
     "source.patients=2": ("check", *FROM_SOURCE),
-    # The source is drawn after the test patients, and where both are one folder it is drawn anew.
+    # The source is drawn after the test patients, so it is drawn again if both are in one folder.
     "target.test=1": ("check", "preprocess", *FROM_SOURCE),
     "preprocessing.padding={multiple: 3}": ("preprocess", *FROM_SOURCE),
     "network.channels=[4, 8]": FROM_SOURCE,
@@ -148,18 +147,13 @@ def as_if_done(stage: str, units: list[Unit], workspace: Workspace) -> set[str]:
         folder = workspace.unit_folder(unit.stage, unit.key)
         folder.mkdir(parents=True, exist_ok=True)
         if unit.stage == "infer":
-            task = unit.arguments["task"]
-            ArmRecord(
-                arm=task.name, n=task.n, repeat=task.repeat, patients=tuple(task.patients), steps=1,
-                choices=task.options, objective="none", trainings=tuple(task.trainings),
-                predictions=tuple(task.predictions),
-            ).write(folder)  # fmt: skip
+            unit.arguments["task"].record.write(folder)
         write_json(folder / MARKER, {"digest": unit.digest, "files": {}, "recipe": unit.recipe})
     return {unit.stage for unit in stale}
 
 
-def carry_out(config_file: Path, root: Path, *changes: str) -> set[str]:
-    """Goes through a study as `graft run` does, with marks in place of work, and returns the kinds that were stale."""
+def run_marked(config_file: Path, root: Path, *changes: str) -> set[str]:
+    """Runs a study like `graft run`, with marks instead of work, and returns the kinds of units that were stale."""
     config, workspace = read_config(config_file, [*changes], root), Workspace(root)
     resources = Resources(jobs=1, device="cpu")
     found: set[str] = set()
@@ -181,20 +175,20 @@ def carry_out(config_file: Path, root: Path, *changes: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def planned(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A study that was carried out with marks in place of work."""
+    """A study that was run with marks instead of work."""
     folder = tmp_path_factory.mktemp("stale")
     training = {"arms": ["random", "fine_tune", "dwp", "swag"], "sizes": [1, 2], "reference_sizes": [3]}
     config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"), target_training=training)
-    kinds = carry_out(config, folder / "workspace")
+    kinds = run_marked(config, folder / "workspace")
     assert kinds == set(EVERYTHING)
-    assert carry_out(config, folder / "workspace") == set()
+    assert run_marked(config, folder / "workspace") == set()
     return folder
 
 
 @pytest.mark.parametrize("change", STALE)
 def test_an_option_makes_stale_what_depends_on_it_and_nothing_else(change: str, planned: Path, tmp_path: Path) -> None:
     shutil.copytree(planned / "workspace", tmp_path / "workspace")
-    assert carry_out(planned / "tiny.yaml", tmp_path / "workspace", change) == set(STALE[change])
+    assert run_marked(planned / "tiny.yaml", tmp_path / "workspace", change) == set(STALE[change])
 
 
 def test_every_option_of_the_sections_is_in_the_table() -> None:
@@ -209,7 +203,7 @@ def test_an_arm_of_more_members_keeps_those_that_are_trained(planned: Path, tmp_
     shutil.copytree(planned / "workspace", tmp_path / "workspace")
     workspace = tmp_path / "workspace"
     before = set((workspace / "train-target").rglob(MARKER))
-    assert carry_out(planned / "tiny.yaml", workspace, "target_training.arms.fine_tune.members=3") == set(TARGET)
+    assert run_marked(planned / "tiny.yaml", workspace, "target_training.arms.fine_tune.members=3") == set(TARGET)
     # Two more members at each of two sizes.
     assert len(set((workspace / "train-target").rglob(MARKER)) - before) == 4
 

@@ -1,4 +1,4 @@
-"""What would spoil the learning of the target is told, or refused, before any training starts."""
+"""Inputs that would spoil target training are reported or refused before any training starts."""
 
 from __future__ import annotations
 

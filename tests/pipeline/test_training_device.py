@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.execution.provenance import read_provenance, record_stage, start_provenance
-from pipeline.execution.units import Execution, Unit, run_units
+from pipeline.execution.unit import Unit
+from pipeline.execution.units import Execution, run_units
 from pipeline.storage.workspace import Workspace
 
 

@@ -1,4 +1,4 @@
-"""The log of a training, its trackers, and that a training that goes on ends with the same bytes."""
+"""The log of a training and its trackers; a resumed training ends with the same bytes."""
 
 from __future__ import annotations
 

@@ -20,17 +20,8 @@ from joblib.externals.loky import process_executor
 from data.errors import DataError, WorkspaceError
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import StageError, complete
-from pipeline.execution.units import (
-    MARKER,
-    Execution,
-    Outcome,
-    StageRun,
-    Unit,
-    is_done,
-    read_marker,
-    require_done,
-    run_units,
-)
+from pipeline.execution.unit import MARKER, Outcome, Unit, is_done, read_marker, require_done
+from pipeline.execution.units import Execution, StageRun, run_units
 from pipeline.storage.owned_folder import Changed
 from pipeline.storage.workspace import Workspace
 
@@ -176,7 +167,7 @@ def test_a_folder_without_a_marker_is_somebody_elses(workspace: Workspace) -> No
     (folder / "thesis.txt").write_text("three years")
     outcomes = run(numbers(workspace), workspace).outcomes
     assert [o.state for o in outcomes] == ["done", "failed", "done"]
-    assert f"{folder}: holds files and no {MARKER}" in outcomes[1].message
+    assert f"{folder}: holds files but no {MARKER}" in outcomes[1].message
     assert [p.name for p in folder.iterdir()] == ["thesis.txt"]
     assert done_by(workspace) == ["0", "2"], "the work was done in vain"
 

@@ -13,7 +13,8 @@ from data.errors import WorkspaceError
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import read_provenance, record_inputs, record_stage, start_provenance
 from pipeline.execution.provenance_record import InputFacts
-from pipeline.execution.units import Execution, Unit, run_units
+from pipeline.execution.unit import Unit
+from pipeline.execution.units import Execution, run_units
 from pipeline.storage.workspace import Workspace
 
 _HOLD = """

@@ -21,6 +21,7 @@ from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import Condition, FilterVAEOptions
+from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
@@ -28,7 +29,7 @@ from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
-from pipeline.deployment.arm_model import ArmTask, write_arm
+from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.deployment.updatable_model import find_updatable
 from pipeline.execution.progress import ProgressFile
@@ -55,7 +56,10 @@ DENSITIES: dict[str, PriorOptions] = {
     "reuse_or_redraw": ReuseOrRedrawOptions(position=AT_POSITIONS, shape=SMALL_VAE),
 }
 SEED = 11
-ORIGIN = ModelOrigin(study="s", modality=Modality.MR, channels=("T1",), preprocessing=default_options(Modality.MR))
+ORIGIN = ModelOrigin(
+    study="s", modality=Modality.MR, channels=("T1",), preprocessing=default_options(Modality.MR), network=NETWORK,
+    patch=PATCHES.size, window=SlidingWindowOptions(), flip_axes=(),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,24 +195,20 @@ class Bench:
             {case.name: case.image_digest for case in task.test}, predictions,
         )  # fmt: skip
         predict_test_cases(predictions, progress, task=prediction)
+        record = ArmRecord(
+            arm=task.name, n=2, repeat=0, patients=tuple(task.trainings[0].patients), steps=settings.options.steps,
+            choices=arm, objective="none", trainings=tuple(trainings), predictions=("predictions",),
+        )  # fmt: skip
         write_arm(
             folder,
             progress,
             task=ArmTask(
-                name=task.name,
-                options=arm,
-                objective="none",
-                n=2,
-                repeat=0,
-                steps=3,
-                patients=task.trainings[0].patients,
+                record=record,
+                cases=[case for cases in task.trainings[0].patients.values() for case in cases],
                 seeds=seeds,
-                trainings=trainings,
-                predictions={"predictions": (predictions, task.test)},
-                network=NETWORK,
-                patch=PATCHES.size,
-                window=window,
-                flip_axes=(),
+                trainings=list(trainings.values()),
+                folds=[TestedFold(predictions, task.test)],
+                reading=None,
                 origin=ORIGIN,
             ),
         )

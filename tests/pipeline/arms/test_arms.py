@@ -23,7 +23,7 @@ from pipeline.arms.choices import ArmOptions, Initialisation, Trainable
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.objective_name import objective_name
-from pipeline.arms.prediction import predict_cases, weight_draws
+from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
@@ -170,8 +170,8 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
         state = load_tensors(tmp_path / "unit" / "model" / f"member-{number:02d}.safetensors")
         member = rebuild_member(arm, TargetNetwork(bench.network, 1, 2), state)
         assert not member.training
-        members.append((member, weight_draws(member, 3, stream_seed(bench.seed, "target", 0, number), "cpu")))
-    first, second = [draw.filters for draw in members[0][0].draws(2, torch.Generator().manual_seed(0))]
+        members.append(WeightDraws(member, 3, stream_seed(bench.seed, "target", 0, number), "cpu"))
+    first, second = [draw.filters for draw in members[0].member.draws(2, torch.Generator().manual_seed(0))]
     assert torch.equal(first, second) != arm.is_bayesian
     # Each case alone, whatever cases shared the draws in the unit.
     for case, prediction in predict_cases(members, task.test, (16, 16, 16), SlidingWindowOptions(), "cpu", memory=0):

@@ -21,7 +21,7 @@ from pipeline.arms.choices import ArmOptions, OtherPrior
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.learning import learn_member
 from pipeline.arms.member import assemble_member, rebuild_member
-from pipeline.arms.prediction import predict_cases, weight_draws
+from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
@@ -284,7 +284,7 @@ def test_swag_is_the_gaussian_of_the_second_half(bench) -> None:
     assert isinstance(swag.posterior, SWAG)
     assert int(swag.posterior.collected) == 3
     assert torch.allclose(swag.posterior.mean(), torch.full_like(swag.posterior.mean(), 4.0))
-    # What is no filter is averaged over the same iterates.
+    # Weights that are not filters are averaged over the same iterates.
     assert torch.allclose(network.head.conv.bias, torch.full_like(network.head.conv.bias, 4.0))
     assert seen[3:] == [0.5 * arm.peak_rate] * 3
     assert max(seen[:3]) > seen[3]
@@ -344,7 +344,7 @@ def test_positions_of_a_stem_that_does_not_fit_are_unknown_to_the_prior(bench) -
 
 def test_draws_are_made_one_at_a_time_and_repeat(bench) -> None:
     model = bench.learn(PRESETS["mixture"].model_copy(update={"prior": "gaussian_full"})).model
-    draws = weight_draws(model, 39, 5, "cpu")
+    draws = WeightDraws(model, 39, 5, "cpu")
     assert len(draws) == 39
     first, again = iter(draws), iter(draws)
     assert torch.is_grad_enabled()
@@ -368,7 +368,7 @@ def test_a_draw_serves_as_many_cases_as_there_is_memory_for(bench, monkeypatch) 
         made.clear()
         shares: list[float] = []
         predictions = predict_cases(
-            [(model, weight_draws(model, 2, 5, "cpu"))],
+            [WeightDraws(model, 2, 5, "cpu")],
             cases,
             (16, 16, 16),
             SlidingWindowOptions(),
@@ -384,8 +384,8 @@ def test_a_draw_serves_as_many_cases_as_there_is_memory_for(bench, monkeypatch) 
 def test_volumes_are_those_of_each_draws_mask(bench) -> None:
     model = bench.learn(GAUSSIAN).model
     case = bench.make_case("t", 16)
-    draws = weight_draws(model, 2, 5, "cpu")
-    ((_, prediction),) = predict_cases([(model, draws)], [case], (16, 16, 16), SlidingWindowOptions(), "cpu")
+    draws = WeightDraws(model, 2, 5, "cpu")
+    ((_, prediction),) = predict_cases([draws], [case], (16, 16, 16), SlidingWindowOptions(), "cpu")
     with torch.no_grad():
         masks = [model(case.image()[None], *draw)[0].argmax(0) for draw in draws]
     assert prediction.voxels.flatten().tolist() == [int((mask == 1).sum()) for mask in masks]

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import pipeline.deployment.onnx_network as onnx_network
 from data.errors import ConfigError, DataError, ModelError, WorkspaceError
 from pipeline.cli import main
 from pipeline.config.reading import as_yaml, parse_config
-from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, ExportRequest, export, export_options
+from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, export
 from pipeline.deployment.export_options import UNFILLED, ExportOptions
 from pipeline.deployment.model_folder import model_digest
 from pipeline.deployment.vendored_source import copy_modules
@@ -76,8 +75,8 @@ def study(model: Path, tmp_path: Path) -> Path:
 
 def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) -> None:
     model = study / "infer/dwp/n01/repeat-0"
-    result = export(ExportRequest(model, tmp_path / "bundle", NO_ONNX))
-    assert result.evaluated
+    result = export(model, tmp_path / "bundle", NO_ONNX)
+    assert result.facts.evaluated
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "| Dice | 0.612 | 0.500 to 0.700 | 7 |" in card
     assert "| IoU, cube | 0.457 | 0.400 to 0.500 | 7 |" in card
@@ -97,7 +96,7 @@ def test_numbers_of_a_study_of_an_earlier_version_are_told_by_the_digest_of_the_
 ) -> None:
     config = study / "config.resolved.yaml"
     config.write_text(config.read_text().replace("target_training:", "inference:"))
-    assert export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)).evaluated
+    assert export(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX).facts.evaluated
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "| Dice | 0.612 | 0.500 to 0.700 | 7 |" in card
     assert "“tumour”" not in card
@@ -106,9 +105,9 @@ def test_numbers_of_a_study_of_an_earlier_version_are_told_by_the_digest_of_the_
 def test_an_arm_without_source_is_called_a_control(make_model: MakeModel, study: Path, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", bayesian=False, arm_name="random")
     evaluated(study, model, "random/n01/repeat-0")
-    export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, study=study))
+    export(model, tmp_path / "bundle", NO_ONNX, study=study)
     card = (tmp_path / "bundle" / CARD).read_text()
-    assert "nothing of the source went into it" in card
+    assert "uses nothing that was learned on the source" in card
     assert "| Dice | 0.123 | 0.100 to 0.200 | 7 |" in card
     assert "draws" not in card
 
@@ -117,8 +116,8 @@ def test_numbers_of_another_training_are_not_on_the_card(make_model: MakeModel, 
     # The arm was trained again with another option, and its study not evaluated since.
     shutil.rmtree(study / "infer/dwp/n01/repeat-0/model")
     model = make_model(study / "infer/dwp/n01/repeat-0/model", seed=2)
-    result = export(ExportRequest(model, tmp_path / "bundle", NO_ONNX))
-    assert not result.evaluated
+    result = export(model, tmp_path / "bundle", NO_ONNX)
+    assert not result.facts.evaluated
     assert "not of this model" in "\n".join(result.lines())
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "0.612" not in card
@@ -127,30 +126,30 @@ def test_numbers_of_another_training_are_not_on_the_card(make_model: MakeModel, 
     assert json.loads((tmp_path / "bundle" / METADATA).read_text())["eval_metrics"] == {}
     # Tables of a version that did not write down of what are no evidence either.
     (study / "results/evaluated.json").unlink()
-    assert not export(ExportRequest(model, tmp_path / "again", NO_ONNX)).evaluated
+    assert not export(model, tmp_path / "again", NO_ONNX).facts.evaluated
 
 
 def test_without_the_study_the_card_says_so(model: Path, study: Path, tmp_path: Path) -> None:
-    result = export(ExportRequest(model, tmp_path / "alone", NO_ONNX))
-    assert not result.evaluated
+    result = export(model, tmp_path / "alone", NO_ONNX)
+    assert not result.facts.evaluated
     card = (tmp_path / "alone" / CARD).read_text()
     assert "Not evaluated" in card
     assert "| Dice |" not in card
-    named = export(ExportRequest(model, tmp_path / "named", NO_ONNX, study=study))
-    assert named.evaluated
+    named = export(model, tmp_path / "named", NO_ONNX, study=study)
+    assert named.facts.evaluated
     with pytest.raises(WorkspaceError, match=r"config\.resolved\.yaml"):
-        export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=tmp_path))
+        export(model, tmp_path / "no", NO_ONNX, study=tmp_path)
     (study / "config.resolved.yaml").write_text(as_yaml(parse_config(configuration("other"), tmp_path)))
-    with pytest.raises(WorkspaceError, match="is of the study other"):
-        export(ExportRequest(model, tmp_path / "no", NO_ONNX, study=study))
+    with pytest.raises(WorkspaceError, match="belongs to the study other"):
+        export(model, tmp_path / "no", NO_ONNX, study=study)
     assert not (tmp_path / "no").exists()
 
 
 def test_metadata_has_what_monais_schema_asks_for(make_model: MakeModel, tmp_path: Path) -> None:
     model = make_model(tmp_path / "model", channels=("T1", "FLAIR"), classes={"core": 2, "rim": 7})
-    owner = export_options(["authors=A. Author", "copyright=(c) A. Author", "version=1.2.3", "onnx=false"])
-    result = export(ExportRequest(model, tmp_path / "bundle", owner))
-    assert result.unfilled == ("licence", "contact", "data_terms")
+    owner = ExportOptions(authors="A. Author", copyright="(c) A. Author", version="1.2.3", onnx=False)
+    result = export(model, tmp_path / "bundle", owner)
+    assert result.facts.options.unfilled() == ["licence", "contact", "data_terms"]
     metadata = json.loads((tmp_path / "bundle" / METADATA).read_text())
     texts = ("schema", "version", "monai_version", "pytorch_version", "numpy_version", "task", "description", "authors")
     for key in (*texts, "copyright"):
@@ -195,37 +194,37 @@ def test_what_lies_at_the_output_is_kept(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine/thesis.txt").write_text("years of work")
     for force in (False, True):
         with pytest.raises(WorkspaceError, match="holds files that are not part of a bundle"):
-            export(ExportRequest(model, tmp_path / "mine", NO_ONNX, force=force))
+            export(model, tmp_path / "mine", NO_ONNX, force=force)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     with pytest.raises(WorkspaceError, match="is a file"):
-        export(ExportRequest(model, tmp_path / "mine/thesis.txt", NO_ONNX, force=True))
-    with pytest.raises(WorkspaceError, match="nothing can be written"):
-        export(ExportRequest(model, tmp_path / "mine/thesis.txt/bundle", NO_ONNX))
+        export(model, tmp_path / "mine/thesis.txt", NO_ONNX, force=True)
+    with pytest.raises(WorkspaceError, match="cannot hold the results"):
+        export(model, tmp_path / "mine/thesis.txt/bundle", NO_ONNX)
     assert (tmp_path / "mine/thesis.txt").read_text() == "years of work"
     (tmp_path / "empty").mkdir()
-    export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
+    export(model, tmp_path / "empty", NO_ONNX)
     with pytest.raises(WorkspaceError, match="--force"):
-        export(ExportRequest(model, tmp_path / "empty", NO_ONNX))
+        export(model, tmp_path / "empty", NO_ONNX)
 
 
 def test_force_replaces_what_graft_wrote_and_nothing_else(model: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
-    export(ExportRequest(model, bundle, NO_ONNX))
+    export(model, bundle, NO_ONNX)
     (bundle / "LICENSE").write_text("my terms")
     (bundle / "docs/data.md").write_text("my page")
-    export(ExportRequest(model, bundle, export_options(["onnx=false", "authors=Anna"]), force=True))
+    export(model, bundle, ExportOptions(onnx=False, authors="Anna"), force=True)
     assert "Anna" in (bundle / CARD).read_text()
     assert (bundle / "LICENSE").read_text() == "my terms"
     assert (bundle / "docs/data.md").read_text() == "my page"
     (bundle / CARD).write_text("my own card")
     with pytest.raises(WorkspaceError, match=r"README.md: has been changed since Graft wrote it.*move or rename it"):
-        export(ExportRequest(model, bundle, NO_ONNX, force=True))
+        export(model, bundle, NO_ONNX, force=True)
     assert (bundle / CARD).read_text() == "my own card"
     # A folder of something else that happens to hold such a file.
     (tmp_path / "other/configs").mkdir(parents=True)
     (tmp_path / "other" / METADATA).write_text("{}")
     with pytest.raises(WorkspaceError, match="holds files that are not part of a bundle"):
-        export(ExportRequest(model, tmp_path / "other", NO_ONNX, force=True))
+        export(model, tmp_path / "other", NO_ONNX, force=True)
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
@@ -245,7 +244,7 @@ def test_a_bundle_goes_into_a_folder_that_cannot_be_renamed(
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", busy)
-    export(ExportRequest(model, disk, NO_ONNX))
+    export(model, disk, NO_ONNX)
     assert (disk / CARD).is_file()
     assert [p.name for p in disk.iterdir() if p.name.startswith(".")] == []
 
@@ -262,8 +261,8 @@ def test_a_killed_export_is_done_again_without_force(
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.storage.owned_folder.shutil.move", dies)
         with pytest.raises(MemoryError):
-            export(ExportRequest(model, bundle, NO_ONNX))
-    export(ExportRequest(model, bundle, NO_ONNX))
+            export(model, bundle, NO_ONNX)
+    export(model, bundle, NO_ONNX)
     assert (bundle / CARD).is_file()
 
 
@@ -277,7 +276,7 @@ def test_a_failure_leaves_nothing_behind(
     (scan,) = write_scans(tmp_path / "in", ["a"])
     scan.write_bytes(scan.read_bytes()[:200])
     with pytest.raises(DataError, match=r"a\.nii\.gz"):
-        export(ExportRequest(model, tmp_path / "out/bundle", NO_ONNX, examples=(scan,)))
+        export(model, tmp_path / "out/bundle", NO_ONNX, examples=(scan,))
 
     def full(path: Path, text: str) -> None:
         raise OSError(28, "No space left on device")
@@ -291,22 +290,22 @@ def test_a_failure_leaves_nothing_behind(
 
 def test_bad_models_are_refused_before_anything_is_written(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="there is no such folder"):
-        export(ExportRequest(tmp_path / "nothing", tmp_path / "out", NO_ONNX))
+        export(tmp_path / "nothing", tmp_path / "out", NO_ONNX)
     copy = Path(shutil.copytree(model, tmp_path / "model"))
     raw = json.loads((copy / "model.json").read_text())
     (copy / "model.json").write_text(json.dumps(raw | {"format": raw["format"] + 1}))
     with pytest.raises(ModelError, match="newer version of Graft"):
-        export(ExportRequest(copy, tmp_path / "out", NO_ONNX))
+        export(copy, tmp_path / "out", NO_ONNX)
     (copy / "model.json").write_text(json.dumps(raw))
     with pytest.raises(ModelError, match="changed or damaged"):
-        export(ExportRequest(copy, tmp_path / "out", NO_ONNX))
+        export(copy, tmp_path / "out", NO_ONNX)
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_packages_are_named(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(onnx_network, "_PACKAGES", ("torch", "no_such_package_as_this"))
     with pytest.raises(ConfigError) as error:
-        export(ExportRequest(model, tmp_path / "bundle"))
+        export(model, tmp_path / "bundle", ExportOptions())
     assert 'pip install ".[export]"' in str(error.value)
     assert "no_such_package_as_this" in str(error.value)
     assert "torch" not in str(error.value).split("to fix")[0]
@@ -329,15 +328,15 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_the_licence_file_is_asked_for_until_it_is_there(study: Path, tmp_path: Path) -> None:
-    request = ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)
-    assert "bundle/LICENSE" in "\n".join(export(request).lines())
-    (tmp_path / "bundle/LICENSE").write_text("terms")
-    assert "bundle/LICENSE" not in "\n".join(export(replace(request, force=True)).lines())
+    model, bundle = study / "infer/dwp/n01/repeat-0", tmp_path / "bundle"
+    assert "bundle/LICENSE" in "\n".join(export(model, bundle, NO_ONNX).lines())
+    (bundle / "LICENSE").write_text("terms")
+    assert "bundle/LICENSE" not in "\n".join(export(model, bundle, NO_ONNX, force=True).lines())
 
 
 def test_the_card_says_why_a_score_has_no_interval(study: Path, tmp_path: Path) -> None:
     write_rows(study / "results/summary.csv", SummaryRow, [SummaryRow("dwp", 1, "dice", 0.6, 0.6, 0.6, 2, 2)])
-    export(ExportRequest(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX))
+    export(study / "infer/dwp/n01/repeat-0", tmp_path / "bundle", NO_ONNX)
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "| Dice | 0.600 | 2 test patients are too few for an interval | 2 |" in card
     assert "\n\n## Owner\n" in card

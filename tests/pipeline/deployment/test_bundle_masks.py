@@ -25,12 +25,12 @@ from models.networks.residual_unet import ResidualUNetOptions
 from models.posteriors.mean_field import MeanFieldOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.member import assemble_member
-from pipeline.deployment.export_command import INFERENCE, METADATA, ExportRequest, export
+from pipeline.deployment.export_command import INFERENCE, METADATA, export
 from pipeline.deployment.export_options import ExportOptions
 from pipeline.deployment.mean_network import mean_networks
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.network_grid import ToNetworkGridd
-from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.prediction.dice_thresholds import MaskRule
 from preprocessing.chain import PreprocessingOptions, default_options
@@ -86,7 +86,7 @@ def test_monais_runner_gives_grafts_masks_of_raw_scans(
     for number, axes in enumerate(("RAS", "LPS", "SRA")):
         write_volume(reorient(make_scan(number), axes), tmp_path / "in" / f"{axes}.nii.gz")
     bundle = tmp_path / "bundle"
-    export(ExportRequest(model, bundle, NO_ONNX, examples=(tmp_path / "in",)))
+    export(model, bundle, NO_ONNX, examples=(tmp_path / "in",))
     arguments = ["--config_file", "configs/inference.json", "--bundle_root", ".", "--workflow_type", "infer"]
     arguments += ["--dataset_dir", str(tmp_path / "in"), "--output_dir", str(tmp_path / "out")]
     # Neither Graft nor what only Graft needs may be imported.
@@ -98,7 +98,7 @@ def test_monais_runner_gives_grafts_masks_of_raw_scans(
     assert done.returncode == 0, done.stdout + done.stderr
     compare(bundle / "example/expected", tmp_path / "out")
     # A point estimate has no draws, so the masks are those of `graft predict` too.
-    predict(PredictRequest(model, (tmp_path / "in",), tmp_path / "graft", PredictOptions(pictures=False), device="cpu"))
+    predict(model, (tmp_path / "in",), tmp_path / "graft", PredictOptions(pictures=False), device="cpu")
     for axes in ("RAS", "LPS", "SRA"):
         mine = nib.load(tmp_path / "graft" / axes / f"{axes}.nii.gz")
         theirs = nib.load(tmp_path / "out" / f"{axes}_mask.nii.gz")
@@ -132,8 +132,8 @@ def test_every_portable_chain_goes_both_ways(
 ) -> None:
     model = make_model(tmp_path / "model", preprocessing=chain, classes={"cube": 2, "rim": 9})
     scans = write_scans(tmp_path / "in", ["a", "b"])
-    result = export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, examples=tuple(scans)))
-    assert result.missing_steps == ()
+    result = export(model, tmp_path / "bundle", NO_ONNX, examples=tuple(scans))
+    assert result.facts.takes.missing == ()
     run_here(tmp_path / "bundle", tmp_path / "out")
     compare(tmp_path / "bundle/example/expected", tmp_path / "out")
 
@@ -149,7 +149,7 @@ def test_an_ensemble_of_two_channels_and_two_classes(
     scans[0].parent.mkdir()
     for number, path in enumerate(scans):
         write_volume(make_scan(number), path)
-    export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, examples=(scans[0].parent,)))
+    export(model, tmp_path / "bundle", NO_ONNX, examples=(scans[0].parent,))
     assert sorted(p.name for p in (tmp_path / "bundle/models").iterdir()) == [
         "model-00.safetensors",
         "model-01.safetensors",
@@ -182,8 +182,8 @@ def test_a_chain_that_a_bundle_cannot_carry_out_takes_prepared_volumes(
     arm = ArmOptions(logit_temperature=3.0, mask=rule)
     model = make_model(tmp_path / "model", preprocessing=chain, arm=arm, bayesian=False)
     bundle = tmp_path / "bundle"
-    result = export(ExportRequest(model, bundle, NO_ONNX, examples=(tmp_path / "stripped.nii.gz",)))
-    assert result.missing_steps == ("skull_strip",)
+    result = export(model, bundle, NO_ONNX, examples=(tmp_path / "stripped.nii.gz",))
+    assert result.facts.takes.missing == ("skull_strip",)
     # MONAI's own transforms find the most probable class.
     assert (bundle / "scripts/preprocessing").exists() == (rule is not MaskRule.MOST_PROBABLE)
     given = nib.load(bundle / "example/input/stripped.nii.gz")
@@ -204,7 +204,7 @@ def test_masks_of_real_scans_in_two_orientations(make_model: MakeModel, real_dat
     model = make_model(tmp_path / "model", preprocessing=chain)
     scans = sorted((real_data / "orientations").glob("*.nii.gz"))[:2]
     assert len(scans) == 2
-    export(ExportRequest(model, tmp_path / "bundle", NO_ONNX, examples=tuple(scans)))
+    export(model, tmp_path / "bundle", NO_ONNX, examples=tuple(scans))
     (tmp_path / "in").mkdir()
     for scan in scans:
         (tmp_path / "in" / scan.name).symlink_to(scan.resolve())
@@ -241,7 +241,7 @@ def test_every_network_is_rebuilt_from_the_bundle_alone(
     given = Model(model, about, (member,), "0" * 64)
     monkeypatch.setattr("pipeline.deployment.export_command.read_model", lambda path: given)
     bundle = tmp_path / "bundle"
-    export(ExportRequest(model, bundle, NO_ONNX))
+    export(model, bundle, NO_ONNX)
     monkeypatch.syspath_prepend(str(bundle))
     files: dict[str, Any] = {"meta_file": str(bundle / METADATA), "config_file": str(bundle / INFERENCE)}
     verify_net_in_out("network_def", device="cpu", **files)
@@ -259,7 +259,7 @@ def test_onnx_agrees_with_torch_at_every_size(make_model: MakeModel, tmp_path: P
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = make_model(tmp_path / "model", arm=ArmOptions(logit_temperature=2.0), bayesian=False)
-    export(ExportRequest(model, tmp_path / "bundle"))
+    export(model, tmp_path / "bundle", ExportOptions())
     assert [p.name for p in sorted((tmp_path / "bundle/models").iterdir())] == ["model.onnx", "model.safetensors"]
     session = onnxruntime.InferenceSession(str(tmp_path / "bundle/models/model.onnx"))
     (network,) = mean_networks(read_model(model))

@@ -1,4 +1,4 @@
-"""Words of people in a bundle stay words: nothing is carried out, and nothing but words is shown."""
+"""Text from users in a bundle stays text: it is neither evaluated nor rendered."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 
 from data.errors import ModelError
 from pipeline.deployment.bundle_text import in_markdown, require_words
-from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, ExportRequest, export, export_options
+from pipeline.deployment.export_command import CARD, INFERENCE, METADATA, export
 from pipeline.deployment.export_options import ExportOptions
 
 MakeModel = Callable[..., Path]
@@ -34,16 +34,16 @@ def in_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> I
     assert not (tmp_path / "ran").exists()
 
 
-def with_text(make_model: MakeModel, folder: Path, place: str, text: str) -> ExportRequest:
-    """A request to export a model with a text in some place."""
+def export_with_text(make_model: MakeModel, folder: Path, place: str, text: str) -> None:
+    """Exports a model with a text in some place."""
     changes: dict[str, dict[str, Any]] = {
         "channel": {"channels": (text,)},
         "class": {"classes": {text: 1}},
         "study": {"study": text},
     }
     model = make_model(folder / "model", bayesian=False, **changes.get(place, {}))
-    options = export_options(["onnx=false"], {} if place in changes else {place: text})
-    return ExportRequest(model, folder / "bundle", options)
+    options = ExportOptions(onnx=False, **({} if place in changes else {place: text}))
+    export(model, folder / "bundle", options)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -52,19 +52,19 @@ def test_an_expression_is_refused_wherever_it_stands(
     make_model: MakeModel, tmp_path: Path, text: str, place: str
 ) -> None:
     with pytest.raises(ModelError, match="would be evaluated or replaced when MONAI reads it"):
-        export(with_text(make_model, tmp_path, place, text))
+        export_with_text(make_model, tmp_path, place, text)
     assert not (tmp_path / "bundle").exists()
 
 
 def test_a_name_at_the_start_of_a_sentence_is_refused_too(make_model: MakeModel, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"`name`.*rename the channel, class, arm or study"):
-        export(with_text(make_model, tmp_path, "study", HOSTILE[0]))
+        export_with_text(make_model, tmp_path, "study", HOSTILE[0])
 
 
 @pytest.mark.parametrize("place", ["channel", "class", "authors"])
 def test_odd_words_stay_words_when_monai_reads_the_bundle(make_model: MakeModel, tmp_path: Path, place: str) -> None:
     text = f"T1 (a@b.org) 50 % ${RUN}"
-    export(with_text(make_model, tmp_path, place, text))
+    export_with_text(make_model, tmp_path, place, text)
     bundle = tmp_path / "bundle"
     workflow = ConfigWorkflow(
         str(bundle / INFERENCE), str(bundle / METADATA), workflow_type="infer", logging_file=False
@@ -93,7 +93,7 @@ def test_the_inference_configuration_holds_no_words_of_the_model(make_model: Mak
     texts = []
     for number, changes in enumerate([{}, names]):
         model = make_model(tmp_path / f"model-{number}", **changes)
-        export(ExportRequest(model, tmp_path / f"bundle-{number}", NO_ONNX))
+        export(model, tmp_path / f"bundle-{number}", NO_ONNX)
         texts.append((tmp_path / f"bundle-{number}" / INFERENCE).read_text())
     assert texts[0] == texts[1]
     assert "channel_def" in (tmp_path / "bundle-1" / METADATA).read_text()
@@ -103,8 +103,8 @@ def test_the_inference_configuration_holds_no_words_of_the_model(make_model: Mak
 def test_the_card_shows_words_and_no_markup(make_model: MakeModel, tmp_path: Path) -> None:
     name = "core <script>alert(1) [x](javascript:alert(1)) | `a`"
     model = make_model(tmp_path / "model", classes={name: 3}, bayesian=False)
-    owner = export_options(["onnx=false"], {"authors": "<img src=x onerror=alert(1)>\n\n## Numbers\n# Owner"})
-    export(ExportRequest(model, tmp_path / "bundle", owner))
+    owner = ExportOptions(onnx=False, authors="<img src=x onerror=alert(1)>\n\n## Numbers\n# Owner")
+    export(model, tmp_path / "bundle", owner)
     card = (tmp_path / "bundle" / CARD).read_text()
     assert "<script" not in card
     assert "<img" not in card

@@ -1,4 +1,4 @@
-"""A scan of another contrast than the training cases is told from one that only differs as they do."""
+"""A scan with a different contrast from the training cases is distinguished from one that varies as they do."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_model_with_such_a_name_is_refused(
         ("classes", {"left": 0}, "`classes.left`: Input should be greater than or equal to 1"),
         ("classes", {"left": -1}, "`classes.left`: Input should be greater than or equal to 1"),
         ("classes", {"left": 70_000}, "`classes.left`: Input should be less than or equal to 32767"),
-        ("classes", {"left": 1, "right": 1}, "two `classes` have one value"),
+        ("classes", {"left": 1, "right": 1}, "two `classes` have the same value"),
         ("channels", ["another"], "`channels` are another"),
         ("patch", [0, 8, 8], "`patch.0`: Input should be greater than or equal to 1"),
         ("patch", [8, 100_000, 8], "`patch.1`: Input should be less than or equal to 2048"),

@@ -17,8 +17,7 @@ from safetensors.torch import load, save_file
 from data.errors import ModelError, WorkspaceError
 from models.posteriors.mean_field import MeanField
 from pipeline.deployment.model_description import FORMAT, label_values
-from pipeline.deployment.model_folder import CHECKSUMS, DESCRIPTION, member_name, read_description, read_model
-from pipeline.deployment.weight_passes import pass_count, weight_passes
+from pipeline.deployment.model_folder import CHECKSUMS, DESCRIPTION, Model, member_name, read_description, read_model
 from pipeline.evaluation.dice_fit import DiceFit
 
 
@@ -26,6 +25,10 @@ from pipeline.evaluation.dice_fit import DiceFit
 def folder(model: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(model, tmp_path / "model"))
+
+
+def passes(model: Model, samples: int) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    return [own.member.with_weights(draw) for own in model.draws(samples, "cpu") for draw in own]
 
 
 def rewrite(folder: Path, change: Callable[[dict], None]) -> None:
@@ -57,17 +60,16 @@ def test_what_is_read_predicts_like_what_was_written(make_model: Callable[..., P
     assert torch.equal(again.members[0](images), first)
     assert again.digest == found.digest
     # Draws are a function of the model alone, and differ from each other.
-    one, two = ([forward(images) for forward in weight_passes(found, 2, "cpu")] for _ in range(2))
-    assert len(one) == pass_count(found, 2) == 4
+    one, two = ([forward(images) for forward in passes(found, 2)] for _ in range(2))
+    assert len(one) == sum(map(len, found.draws(2, "cpu"))) == 4
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert not torch.equal(one[0], one[1])
 
 
 def test_a_point_estimate_makes_one_pass(make_model: Callable[..., Path], tmp_path: Path) -> None:
     found = read_model(make_model(tmp_path / "point", bayesian=False))
-    assert pass_count(found, 50) == 1
     images = torch.randn(1, 1, 8, 8, 8)
-    (forward,) = weight_passes(found, 50, "cpu")
+    (forward,) = passes(found, 50)
     assert torch.equal(forward(images), found.members[0](images))
 
 
@@ -89,7 +91,7 @@ def test_checksums_are_those_of_sha256sum(model: Path) -> None:
     [
         (FORMAT + 1, ("newer version of Graft", "install Graft 0 or later")),
         (0, ("older format", "again")),
-        ("1", ("does not say",)),
+        ("1", ("does not state",)),
     ],
 )
 def test_another_format_is_refused(folder: Path, version: object, words: tuple[str, ...]) -> None:
@@ -218,7 +220,7 @@ def test_missing_additional_and_misshapen_tensors_are_refused(folder: Path) -> N
 
 def test_a_network_that_the_file_cannot_fill_is_never_built(folder: Path) -> None:
     rewrite(folder, lambda raw: raw["network"].update(channels=[100_000, 100_000]))
-    with pytest.raises(ModelError, match="fewer than the"):
+    with pytest.raises(ModelError, match="fewer than the network"):
         read_model(folder)
 
 

@@ -25,7 +25,8 @@ from data.modality import Modality
 from data.volume import Volume, reorient
 from pipeline.arms.choices import ArmOptions
 from pipeline.cli import main
-from pipeline.deployment.predict_command import PredictRequest, predict, predict_options
+from pipeline.config.reading import read_command_options
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.execution.stage import StageError
@@ -43,7 +44,7 @@ ROOT = Path(__file__).parents[3]
 
 def run(model: Path, *inputs: Path, output: Path, **options: Any) -> list[dict[str, str]]:
     options = {"pictures": False, **options}
-    return predict(PredictRequest(model, inputs, output, PredictOptions(**options), device="cpu"))
+    return predict(model, inputs, output, PredictOptions(**options), device="cpu")
 
 
 def load(path: Path) -> nib.Nifti1Image:
@@ -201,7 +202,7 @@ def test_finished_cases_are_kept_until_something_changes(
     assert second["a"] == first["a"]
     assert second["b"] > first["b"]
     options = PredictOptions(pictures=False)
-    predict(PredictRequest(model, tuple(paths), out, options, device="cpu", resume=False))
+    predict(model, tuple(paths), out, options, device="cpu", resume=False)
     assert all(times()[name] > second[name] for name in ("a", "b"))
 
 
@@ -210,7 +211,7 @@ import os, sys
 from pathlib import Path
 import pipeline.deployment.case_prediction as case_prediction
 from pipeline.evaluation.dice_fit import DiceFit
-from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 write = case_prediction.write_json
 def die(path, content):
@@ -219,7 +220,7 @@ def die(path, content):
     write(path, content)
 case_prediction.write_json = die
 model, scans, out = map(Path, sys.argv[1:])
-predict(PredictRequest(model, (scans,), out, PredictOptions(pictures=False), device="cpu"))
+predict(model, (scans,), out, PredictOptions(pictures=False), device="cpu")
 """
 
 
@@ -343,12 +344,12 @@ def test_the_command_refuses_what_is_no_model(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_options_are_checked() -> None:
-    found = predict_options(["limits.structure=5", "samples=4"], {"samples": 7})
+    found = read_command_options("predict", PredictOptions, ["limits.structure=5", "samples=4"], {"samples": 7})
     assert (found.limits.structure, found.samples) == (5.0, 7)
     with pytest.raises(ConfigError, match=r"limits\.size"):
-        predict_options(["limits.size=0"])
+        read_command_options("predict", PredictOptions, ["limits.size=0"])
     with pytest.raises(ConfigError, match="nonsense"):
-        predict_options(["nonsense=1"])
+        read_command_options("predict", PredictOptions, ["nonsense=1"])
 
 
 def test_cases_in_parallel_are_those_of_one_after_the_other(
@@ -356,8 +357,8 @@ def test_cases_in_parallel_are_those_of_one_after_the_other(
 ) -> None:
     write_scans(tmp_path / "in", ["a", "b"])
     options = PredictOptions(pictures=False)
-    predict(PredictRequest(coarse, (tmp_path / "in",), tmp_path / "two", options, jobs=2, device="cpu"))
-    predict(PredictRequest(coarse, (tmp_path / "in",), tmp_path / "one", options, jobs=1, device="cpu"))
+    predict(coarse, (tmp_path / "in",), tmp_path / "two", options, jobs=2, device="cpu")
+    predict(coarse, (tmp_path / "in",), tmp_path / "one", options, jobs=1, device="cpu")
     for name in ("a/a.nii.gz", "b/b_entropy.nii.gz", "a/a.json", "predictions.csv"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name
 

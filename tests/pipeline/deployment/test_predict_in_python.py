@@ -17,7 +17,7 @@ from data.errors import ConfigError, DataError, ModelError
 from data.image_file import read_volume, write_frames, write_volume
 from data.volume import Volume
 from pipeline.arms.choices import ArmOptions
-from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 
 MakeModel = Callable[..., Path]
@@ -47,7 +47,7 @@ def command(model: Path, make_scan: MakeScan, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("command")
     write_volume(make_scan(0), folder / "a.nii.gz")
     options = PredictOptions(samples=20, probabilities=True, pictures=False)
-    predict(PredictRequest(model, (folder / "a.nii.gz",), folder / "out", options, device="cpu"))
+    predict(model, (folder / "a.nii.gz",), folder / "out", options, device="cpu")
     return folder
 
 

@@ -17,7 +17,7 @@ import pytest
 from data.errors import GraftError
 from data.image_file import write_volume
 from data.volume import Volume
-from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.execution.stage import StageError
 
@@ -27,7 +27,7 @@ WriteScans = Callable[[Path, list[str]], list[Path]]
 
 def run(model: Path, *inputs: Path, output: Path, resume: bool = True, **options: Any) -> list[dict[str, str]]:
     chosen = PredictOptions(**{"pictures": False, **options})
-    return predict(PredictRequest(model, inputs, output, chosen, device="cpu", resume=resume))
+    return predict(model, inputs, output, chosen, device="cpu", resume=resume)
 
 
 def table(output: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 from data.image_file import read_label, read_volume, write_volume
 from data.volume import Volume, reorient
 from pipeline.cli import main
-from pipeline.deployment.export_command import INFERENCE, ExportRequest, export
+from pipeline.deployment.export_command import INFERENCE, export
 from pipeline.deployment.export_options import ExportOptions
 from preprocessing.chain import Modality, PreprocessingOptions, default_options
 from preprocessing.cropping import CroppingOptions
@@ -67,7 +67,7 @@ def test_a_bundle_gives_grafts_mask_of_a_prepared_scan_and_it_goes_back(
         write_volume(stripped(make_scan(number, (30, 30, 24))), scans / name)
     # One class: windows of nothing but zeros give a network that was never trained ties of several.
     model = make_model(tmp_path / "model", preprocessing=chain, bayesian=False, channels=channels, classes={"core": 9})
-    export(ExportRequest(model, tmp_path / "bundle", ExportOptions(onnx=False), examples=(scans,)))
+    export(model, tmp_path / "bundle", ExportOptions(onnx=False), examples=(scans,))
     card = (tmp_path / "bundle/docs/README.md").read_text()
     assert "graft preprocess --model MODEL SCAN --output INPUT" in card
     prepared = tmp_path / "prepared"
@@ -149,9 +149,9 @@ def test_finished_scans_are_kept_and_a_bad_one_stops_no_other(
     # Another model's scans are not mixed with these, and foreign files are left alone.
     other = make_model(tmp_path / "other", preprocessing=chain, bayesian=False, seed=5)
     assert main(["preprocess", "--model", str(other), *command[3:]]) == 2
-    assert "is of another model" in capsys.readouterr().err
+    assert "holds scans for another model" in capsys.readouterr().err
     assert main([*command[:-1], str(scans)]) == 2
-    assert "no prepared scans" in capsys.readouterr().err
+    assert "not prepared scans" in capsys.readouterr().err
     assert sorted(p.name for p in scans.iterdir()) == ["a.nii.gz", "b.nii.gz"]
 
 

@@ -1,4 +1,4 @@
-"""Masks and maps lie where their scan does, for every reader; what is doubtful about that is told."""
+"""Masks and maps lie on their scan in every viewer; doubts about the geometry are reported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from data.image_file import write_volume
 from data.volume import Volume
-from pipeline.deployment.predict_command import PredictRequest, predict
+from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.execution.stage import StageError
 
@@ -66,7 +66,7 @@ def write_raw(path: Path, volume: Volume, patch: Patch) -> None:
 def run(model: Path, scan: Path, output: Path) -> list[str]:
     """Predicts a scan; returns the reasons to look at it."""
     options = PredictOptions(pictures=False, probabilities=True)
-    predict(PredictRequest(model, (scan,), output, options, device="cpu"))
+    predict(model, (scan,), output, options, device="cpu")
     name = scan.name.split(".")[0]
     return json.loads((output / name / f"{name}.json").read_text())["suspect"]
 

@@ -18,11 +18,15 @@ from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.expected_dice import DrawMasks
 from pipeline.prediction.posterior_average import PosteriorAverage
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.prediction.stored_prediction import read_average
+from pipeline.prediction.stored_prediction import ReadPrediction, read_average
 from pipeline.storage.cached_case import CachedCase
 
 DRAWS = 19
 """The fewest that give an interval."""
+
+
+def read(average: PosteriorAverage, thresholds: tuple[float, ...] | None = None, correlation: float | None = None):
+    return ReadPrediction(average.probability, thresholds, correlation)
 
 
 def test_the_interval_of_the_draws_is_that_whose_coverage_the_evaluation_measures() -> None:
@@ -37,7 +41,7 @@ def test_the_interval_of_the_draws_is_that_whose_coverage_the_evaluation_measure
             probability[1, :size], probability[0, size:] = 1.0, 1.0
             average.add(probability.reshape(2, 4, 5, 5))
             draws.add(probability.reshape(2, 4, 5, 5))
-        facts = structure_facts(mask, {"core": 1}, average, draws, (1.0, 1.0, 1.0), 0.5, {})
+        facts = structure_facts(mask, {"core": 1}, read(average), draws, (1.0, 1.0, 1.0), 0.5, {})
         expected = volume_interval(sizes * 0.5)
         assert (expected is None) == (count < DRAWS)
         assert facts["core"]["volume_90_percent_ml"] == (expected and [expected.low, expected.high])
@@ -55,7 +59,7 @@ def test_numbers_of_a_structure() -> None:
     mask.array[0] = 4
     line = DiceFit(cases=9, slope=0.5, intercept=0.1, residual=0.05)
     facts = structure_facts(
-        mask, {"core": 4, "rim": 2}, average, draws, (5.0, 5.0, 5.0), 2.0, {"core": line, "rim": line}
+        mask, {"core": 4, "rim": 2}, read(average), draws, (5.0, 5.0, 5.0), 2.0, {"core": line, "rim": line}
     )
     core, rim = facts["core"], facts["rim"]
     assert (core["label"], core["voxels"], core["volume_ml"]) == (4, 4, pytest.approx(4.0))
@@ -65,7 +69,7 @@ def test_numbers_of_a_structure() -> None:
     assert core["dice_line"]["dice"] == pytest.approx(0.1 + 0.5 * expected, rel=1e-5)
     assert core["dice_between_draws"] == 1.0
     assert rim["voxels"] == 0
-    # A line without the means of before is no estimate.
+    # A line of an older model, without means, gives no estimate.
     assert (core["dice"]["dice"], core["dice"]["error"]) == (core["expected_dice"], None)
     assert rim["dice"] is rim["expected_dice"] is rim["dice_between_draws"] is rim["dice_line"] is None
 
@@ -77,12 +81,14 @@ def test_a_mask_by_thresholds_and_the_interval_of_correlated_voxels() -> None:
     average, draws = PosteriorAverage(), DrawMasks()
     average.add(probability)
     mask = Volume(np.ones((2, 2, 2), np.uint8), np.diag([5.0, 5.0, 5.0, 1.0]))
-    facts = structure_facts(mask, {"core": 1}, average, draws, (5.0, 5.0, 5.0), 0.125, {}, (0.25,), 0.0)["core"]
+    own = read(average, (0.25,), 0.0)
+    facts = structure_facts(mask, {"core": 1}, own, draws, (5.0, 5.0, 5.0), 0.125, {})["core"]
     assert facts["expected_dice"] == pytest.approx(2 * 3.6 / (8 + 3.6), rel=1e-5)
     assert facts["volume_90_percent_ml"] == pytest.approx([3.6 * 0.125] * 2)
     average = PosteriorAverage()
     average.add(torch.tensor([0.9, 0.1])[:, None, None, None].expand(2, 2, 2, 2).clone())
-    facts = structure_facts(mask, {"core": 1}, average, draws, (5.0, 5.0, 5.0), 0.125, {}, (0.5,), 0.1)["core"]
+    own = read(average, (0.5,), 0.1)
+    facts = structure_facts(mask, {"core": 1}, own, draws, (5.0, 5.0, 5.0), 0.125, {})["core"]
     assert facts["volume_90_percent_ml"] is None
 
 
