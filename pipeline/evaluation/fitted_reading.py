@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from data.stored_record import StoredRecord, read_record
+from data.stored_record import WHOLE, StoredRecord, read_record
 from pipeline.evaluation.arm_calibration import CalibrationCase, possible_in
 from pipeline.evaluation.calibration import band_sample
 from pipeline.evaluation.options import CalibrationOptions
@@ -31,7 +32,7 @@ READING = "reading.json"
 class FittedReading(StoredRecord):
     """The content of `reading.json`."""
 
-    reading: ReadingOptions
+    reading: Annotated[ReadingOptions, WHOLE]
     """How the arm reads its probabilities."""
     patients: int
     """Training patients on whose out-of-fold predictions it was fitted."""

@@ -100,8 +100,9 @@ def measure(
 ) -> Path:  # fmt: skip
     folder.parent.mkdir(parents=True, exist_ok=True)
     evaluate_predictions(
-        folder, ProgressFile(folder.parent / "progress"), predictions={case.name: predictions for case in cases},
-        reading=reading, trained=trained, cases=cases, native={}, options=options, seed=0,
+        folder, ProgressFile(folder.parent / "progress"),
+        predictions={case.name: (predictions, reading) for case in cases},
+        trained=trained, cases=cases, native={}, options=options, seed=0,
     )  # fmt: skip
     return folder
 

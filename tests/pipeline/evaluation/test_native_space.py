@@ -206,8 +206,9 @@ def test_the_stage_measures_the_mask_that_the_arm_reads(
     store_prediction(tmp_path / "predictions", faint, affine=cached.affine, classes=tuple(cached.classes))
     for name in MaskRule:
         evaluate_predictions(
-            tmp_path / f"out-{name}", ProgressFile(tmp_path / "progress"), predictions={"c": tmp_path / "predictions"},
-            reading=ReadingOptions(mask=name), trained=TrainedArm("random", 5, 0), cases=[cached], native={"c": native},
+            tmp_path / f"out-{name}", ProgressFile(tmp_path / "progress"),
+            predictions={"c": (tmp_path / "predictions", ReadingOptions(mask=name))},
+            trained=TrainedArm("random", 5, 0), cases=[cached], native={"c": native},
             options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
         scores.append([row.dice for row in read_rows(tmp_path / f"out-{name}" / "cases.csv", CaseRow)])
