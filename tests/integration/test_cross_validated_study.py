@@ -132,7 +132,7 @@ def test_a_second_run_does_nothing(workspace: Path, config: Path, caplog: pytest
     ("changes", "words"),
     [
         (["target.folds=9"], ["`target.folds` is 9, and 6 annotated patients", "2 to 6 folds"]),
-        (["target_training.sizes=[5]"], ["holds 5, and a fold leaves 4 of 6 patients"]),
+        (["target_training.sizes=[5]"], ["holds 5, but a fold leaves 4 of 6 patients"]),
         (["target.test=2"], ["every annotated patient is tested", "remove `test`"]),
         (["target.folds=null"], ["leaves nobody to test on", "leave_one_out"]),
         (["target.folds=1"], ["greater than or equal to 2"]),
