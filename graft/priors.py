@@ -193,7 +193,7 @@ def _density(density: str | Mapping[str, Any]) -> PriorOptions:
     except ValidationError as error:
         raise ConfigError(
             f"density: {fault_at(error)}",
-            expected="gaussian, gaussian_mixture, vae or reuse_or_redraw, with their settings",
+            expected="a density of the configuration reference, with its settings",
             fix="see docs/reference/config.md",
         ) from error
 
