@@ -12,7 +12,7 @@ from data.random_streams import stream_seed
 from data.splits import BootstrapSample
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
@@ -129,7 +129,7 @@ def train_source_network(
     if computing.is_main:
         save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
     called = computing.wrap(model)
-    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
+    data_loss = DeepSupervisionLoss(SegmentationLoss(task.options.likelihood))
     sampler = _sampler(task, workers)
 
     def step_loss(step: int) -> StepLoss:
