@@ -1,4 +1,4 @@
-"""Cropping to the content, so that no time goes into air."""
+"""Cropping to the content, so that no time is spent on air."""
 
 from __future__ import annotations
 
@@ -22,13 +22,10 @@ class CroppingOptions(Options):
     margin: float = Field(default=5.0, ge=0, description="Room kept around the content, in mm.")
 
 
-class Cropping(Step):
+class Cropping(Step[CroppingOptions]):
     """Keeps the bounding box of the mask (without one: of what differs from the background) and a margin."""
 
     name: ClassVar[str] = "cropping"
-
-    def __init__(self, options: CroppingOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Crops all volumes, which share one grid, to one box."""
@@ -41,17 +38,12 @@ class Cropping(Step):
             lost = int(np.count_nonzero(subject.label.array) - np.count_nonzero(subject.label.array[box]))
             if lost:
                 suspect.append(f"{lost} labelled voxels lie outside the content and were cut off")
-        cropped = Subject(
-            subject.name,
-            {name: crop(volume, box) for name, volume in subject.channels.items()},
-            None if subject.label is None else crop(subject.label, box),
-            None if subject.mask is None else crop(subject.mask, box),
-        )
+        cropped = subject.changed(lambda volume: crop(volume, box))
         record = self.record(suspect, before=grid_record(reference), grid=grid_record(cropped.reference), start=start)
         return cropped, record
 
     def invert(self, volume: Volume, record: Record, interpolation: Interpolation) -> Volume:
-        """Puts the volume into zeros of the size before cropping."""
+        """Embeds the volume in zeros of the size before cropping."""
         volume = require_grid(volume, record["grid"], self.name)
         return place(volume, record["before"], record["start"])
 
@@ -64,7 +56,7 @@ def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
 
 
 def place(volume: Volume, grid: dict[str, Any], start: list[int]) -> Volume:
-    """Returns zeros on a recorded grid with the volume put in from voxel index `start` on."""
+    """Returns zeros on a recorded grid, in which the volume starts at voxel index `start`."""
     shape, affine = recorded_grid(grid)
     array = np.zeros(shape, dtype=volume.array.dtype)
     array[tuple(slice(s, s + n) for s, n in zip(start, volume.shape, strict=True))] = volume.array

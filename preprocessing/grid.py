@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data.borders import outer_faces
 from data.errors import PreprocessingError
 from data.image_header import format_shape
 from data.volume import Volume, corners
 from preprocessing.step import Interpolation
 
 Shape = tuple[int, int, int]
-
 
 LARGEST_GRID = 2**29
 """The most voxels of a new grid, 2 GB as float32, unless the scan itself has more."""
@@ -25,16 +25,14 @@ def background_value(volume: Volume) -> float:
 
     Air is not always 0: a z-scored image has it at −mean/std, a CT at −1024 HU.
     """
-    a = volume.array
-    faces = [a[0], a[-1], a[:, 0], a[:, -1], a[:, :, 0], a[:, :, -1]]
-    return float(np.median(np.concatenate([f.ravel() for f in faces])))
+    return float(np.median(np.concatenate([face.ravel() for face in outer_faces(volume.array)])))
 
 
 def isotropic_grid(volume: Volume, spacing: float, margin: float = 0.0) -> tuple[Shape, NDArray[np.float64]]:
     """Returns the world-aligned grid of one spacing in mm that covers a volume and a margin in mm around it.
 
     Raises:
-        PreprocessingError: that grid would be too large to be made.
+        PreprocessingError: that grid would be too large.
     """
     half = np.abs(volume.affine[:3, :3]).sum(axis=1) / 2
     points = corners(volume)
@@ -51,7 +49,7 @@ def respaced_grid(volume: Volume, spacing: NDArray[np.float64]) -> tuple[Shape, 
     """Returns the grid of another spacing `[3]` in mm with the axes and the field of view of a volume.
 
     Raises:
-        PreprocessingError: that grid would be too large to be made.
+        PreprocessingError: that grid would be too large.
     """
     old = volume.spacing
     x, y, z = _countable(volume, np.rint(np.array(volume.shape) * old / spacing), spacing)
@@ -66,7 +64,7 @@ def _countable(volume: Volume, counts: NDArray[np.float64], spacing: NDArray[np.
     """Returns the numbers of voxels of a new grid as integers, one at least along each axis.
 
     Raises:
-        PreprocessingError: there are too many, as a wrong spacing in a header makes them.
+        PreprocessingError: there are too many, as with a wrong spacing in a header.
     """
     counts = np.maximum(1, counts)
     if not float(counts.prod()) <= max(LARGEST_GRID, volume.array.size):
@@ -108,6 +106,12 @@ def resample(
     if antialias:
         array = _smooth_for(array, pull)
     return Volume(_pull(array, pull, shape, fill), affine)
+
+
+def coarse(volume: Volume, spacing: float, margin: float = 0.0) -> Volume:
+    """Returns an image on a world-aligned isotropic grid of a spacing in mm, with a margin in mm of background."""
+    shape, affine = isotropic_grid(volume, spacing, margin)
+    return resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
 
 
 def _is_identity(pull: NDArray[np.float64], old: Shape, new: Shape, tolerance: float = 1e-3) -> bool:

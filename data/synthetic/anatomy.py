@@ -205,9 +205,13 @@ def _shell_depth(brain: NDArray[np.bool_], step: int, closing_mm: float) -> NDAr
     closed = coarse | (ndimage.distance_transform_edt(near, sampling=_SHELL_STEP) > closing_mm + 0.5)
     depth = ndimage.distance_transform_edt(~closed, sampling=_SHELL_STEP)
     depth = ndimage.gaussian_filter(depth, 0.7)[margin:-margin, margin:-margin, margin:-margin].astype(np.float32)
-    return interpolate_lattice(
-        depth, [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(brain.shape, depth.shape, strict=True)]
-    )
+    return refined(depth, brain.shape, factor)
+
+
+def refined(coarse: NDArray, shape: tuple[int, ...], factor: int) -> NDArray[np.float32]:
+    """Interpolates a map `[x, y, z]` to the shape of a grid `factor` times as fine."""
+    lines = [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(shape, coarse.shape, strict=True)]
+    return interpolate_lattice(coarse, lines)
 
 
 @dataclass(frozen=True)
@@ -296,10 +300,10 @@ class Shells:
 
 def draw_surroundings(head: Head, shells: Shells, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draws the tissue `[X, Y, Z]` of everything outside the brain of one subject, as codes of `Tissue`."""
-    uneven = 0.8 * _lattice_noise(head, 24.0, rng)
+    uneven = 0.8 * upsampled_noise(head.shape, head.step, 24.0, rng)
     depth = head.cavity_depth + uneven
     skin = np.maximum(shells.csf + shells.skull + shells.scalp - head.outline_depth - uneven, head.face_depth)
-    strands = _lattice_noise(head, 4.0, rng)
+    strands = upsampled_noise(head.shape, head.step, 4.0, rng)
     tissue = np.where(strands > 0.55, np.uint8(Tissue.FAT), np.uint8(Tissue.MUSCLE))
     tissue[skin < 2.0 + 0.55 * shells.scalp] = Tissue.FAT
     tissue[skin < 2.0] = Tissue.SKIN
@@ -313,11 +317,6 @@ def draw_surroundings(head: Head, shells: Shells, rng: np.random.Generator) -> N
     tissue[head.cavity_depth <= shells.csf] = Tissue.CSF
     tissue[skin <= 0] = Tissue.AIR
     return tissue
-
-
-def _lattice_noise(head: Head, scale_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth unit noise `[X, Y, Z]` on the head's grid, drawn on a lattice as coarse as its scale allows."""
-    return upsampled_noise(head.shape, head.step, scale_mm, rng)
 
 
 def upsampled_noise(

@@ -8,18 +8,19 @@ fluid. Noise in the speed makes the outlines irregular, and a front is connected
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import ndimage
 
 from data.options import Options
-from data.synthetic.anatomy import Head, Tissue, interpolate_lattice, upsampled_noise
+from data.synthetic.anatomy import Head, Tissue, refined, upsampled_noise
 from data.synthetic.brain import Pathology
 from data.synthetic.contrast import Overlay
-from data.synthetic.deformation import require_range, with_expansion
+from data.synthetic.deformation import range_within, with_expansion
 
 CORE, RIM, OEDEMA = 1, 2, 3
 # Speeds of the fronts in CSF, grey and white matter; ventricles stop both.
@@ -41,20 +42,18 @@ _HETEROGENEITY = 0.2
 class TumourOptions(Options):
     """The mass of the `tumour` cohort."""
 
-    volume_ml: tuple[float, float] = Field((30.0, 150.0), description="range of the volume of core, rim and oedema, ml")
-    mass_share: tuple[float, float] = Field(
+    volume_ml: Annotated[tuple[float, float], range_within(400, positive=True)] = Field(
+        (30.0, 150.0), description="range of the volume of core, rim and oedema, ml"
+    )
+    mass_share: Annotated[tuple[float, float], range_within(1)] = Field(
         (0.3, 0.6), description="range of the share of that volume that is not oedema"
     )
-    core_share: tuple[float, float] = Field((0.2, 0.55), description="range of the share of the mass that is core")
-    mass_effect: tuple[float, float] = Field((0.05, 0.3), description="range of the relative swelling at the centre")
-
-    @model_validator(mode="after")
-    def _ranges_in_order(self) -> TumourOptions:
-        for name, most in (("volume_ml", 400.0), ("mass_share", 1.0), ("core_share", 1.0), ("mass_effect", 0.5)):
-            require_range(name, getattr(self, name), most)
-        if self.volume_ml[0] <= 0:
-            raise ValueError("volume_ml starts above 0: a tumour has a volume")
-        return self
+    core_share: Annotated[tuple[float, float], range_within(1)] = Field(
+        (0.2, 0.55), description="range of the share of the mass that is core"
+    )
+    mass_effect: Annotated[tuple[float, float], range_within(0.5)] = Field(
+        (0.05, 0.3), description="range of the relative swelling at the centre"
+    )
 
 
 def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) -> Pathology:
@@ -72,7 +71,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     step = head.step * factor
     seed = _draw_seed(head, factor, rng)
     speed = _speed(head, fractions, factor, step, _MASS_SPEED, rng)
-    arrival = _fine(head, _march(speed, seed[None], step, mass_volume), factor)
+    arrival = refined(_march(speed, seed[None], step, mass_volume), head.brain.shape, factor)
     mass = _first(arrival, head.brain, mass_volume / head.step**3)
     bumps = upsampled_noise(head.box_shape, head.step, 4.0, rng)
     scale = float(arrival[mass].max())
@@ -83,7 +82,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     )
     speed = _speed(head, fractions, factor, step, _OEDEMA_SPEED, rng)
     start = np.argwhere(mass[::factor, ::factor, ::factor])
-    spread = _fine(head, _march(speed, start, step, mass_volume + oedema_volume), factor)
+    spread = refined(_march(speed, start, step, mass_volume + oedema_volume), head.brain.shape, factor)
     oedema = _first(spread, head.brain & ~mass & (head.ventricle_distance > 0), oedema_volume / head.step**3)
     centre = apply_affine(head.box_affine, np.argwhere(mass).mean(axis=0))
     radius = (3 * mass_volume / (4 * np.pi)) ** (1 / 3)
@@ -130,7 +129,7 @@ def _speed(
 def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float, needed_mm3: float) -> NDArray[np.float32]:
     """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed.
 
-    The front is stopped once it has passed amply more than the needed volume; what lies beyond is never reached (1e6).
+    The front is stopped once it has passed well over the needed volume; voxels beyond have the time 1e6.
     """
     import SimpleITK as sitk
 
@@ -148,16 +147,8 @@ def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float, ne
         stop *= 1.6
 
 
-def _fine(head: Head, coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Interpolates arrival times to the head's grid."""
-    return interpolate_lattice(
-        coarse,
-        [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(head.brain.shape, coarse.shape, strict=True)],
-    )
-
-
 def _first(arrival: NDArray[np.float32], allowed: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:
-    """Returns the allowed voxels that are reached first, that many of them."""
+    """Returns the given number of allowed voxels that are reached first."""
     times = arrival[allowed]
     count = min(max(round(voxels), 1), len(times))
     return allowed & (arrival <= np.partition(times, count - 1)[count - 1])

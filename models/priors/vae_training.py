@@ -1,11 +1,10 @@
-"""Trains a filter VAE: ELBO steps, and for a boosted latent prior the adding of components in between."""
+"""Trains a filter VAE by steps on the ELBO; a boosted latent prior gets new components in between."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,14 +23,6 @@ _CHECK_SAMPLES = 8
 _CHECKED_FILTERS = 4096
 
 
-@dataclass
-class _Best:
-    """The best state seen so far, by its value on the filters that are only checked."""
-
-    value: float = -math.inf
-    state: dict[str, Tensor] = field(default_factory=dict)
-
-
 class VAETraining:
     """One training of a filter VAE.
 
@@ -39,9 +30,9 @@ class VAETraining:
         vae: is trained in place.
         data: what it is trained on.
         generator: source of all randomness.
-        memory: the same VAE before, whose densities at its pseudo-inputs are kept; None for a first training.
-        sets: number of source sets seen, this one included.
-        penalty: what else is added to the loss, in an update.
+        memory: the VAE before the update, whose densities at its pseudo-inputs are kept; None for a first training.
+        sets: number of source sets seen, including this one.
+        penalty: a further term of the loss of an update.
         checked: filters that are not trained on; the state that scores best on them is kept at the end. None keeps the
             last state.
     """
@@ -63,8 +54,12 @@ class VAETraining:
         self.sets = sets
         self.penalty = penalty
         self.checked = checked
-        self.before = _mixture_of(memory)
-        self.best = _Best()
+        self.before: NormalMixture | None = None
+        if memory is not None and isinstance(memory.latent_prior, BoostedMixture):
+            self.before = memory.latent_prior.mixture
+        # The best state so far, by its value on the filters that are only checked.
+        self.best_value = -math.inf
+        self.best_state: dict[str, Tensor] = {}
 
     def run(self, progress: Progress | None) -> tuple[tuple[float, ...], int]:
         """Trains to the end.
@@ -102,9 +97,9 @@ class VAETraining:
             if progress is not None:
                 progress(done, total)
         optimiser.zero_grad(set_to_none=True)
-        if self.best.state:
-            self.vae.resize_buffers(self.best.state)
-            self.vae.load_state_dict(self.best.state)
+        if self.best_state:
+            self.vae.resize_buffers(self.best_state)
+            self.vae.load_state_dict(self.best_state)
         self._place_components()
         return tuple(history), done
 
@@ -123,7 +118,7 @@ class VAETraining:
 
     @torch.no_grad()
     def _check_gaussian(self, total: int) -> None:
-        """Scores the Gaussian that the training starts from, so that a group which has no more to tell stays with it.
+        """Scores the Gaussian from which the training starts, so that a group without further structure keeps it.
 
         The decoder ignores z, and with an encoder that ignores w the bound is exact. Training itself cannot start from
         that encoder: no gradient would lead away from it.
@@ -135,7 +130,7 @@ class VAETraining:
 
     @torch.no_grad()
     def _check(self, done: int, total: int) -> None:
-        """Scores the present state on the filters that are not trained on, some times in the training."""
+        """Scores the present state on the filters that are not trained on, several times during training."""
         if self.checked is None or (done % max(total // _CHECKS, 1) and done < total):
             return
         prior = self.vae.latent_prior
@@ -150,11 +145,11 @@ class VAETraining:
         filters, rows = self.checked.filters, self.checked.rows
         bound = self.vae.bound(filters, rows, samples, generator, beta=options.beta).mean()
         value = float(bound - self._anchors(generator))
-        if value > self.best.value:
-            self.best = _Best(value, copy.deepcopy(self.vae.state_dict()))
+        if value > self.best_value:
+            self.best_value, self.best_state = value, copy.deepcopy(self.vae.state_dict())
 
     def _anchors(self, generator: torch.Generator | None = None) -> Tensor:
-        """Returns what holds an update to what was learned before, nats per filter; 0 in a first training."""
+        """Returns the terms that hold an update to what was learned before, nats per filter; 0 in a first training."""
         total = torch.zeros((), device=self.data.filters.device)
         if self.memory is not None:
             # T − 1 sets are remembered and one is new: the weight of each set is the same.
@@ -173,7 +168,7 @@ class VAETraining:
         return self.vae.bound(filters, rows, options.fit_samples, self.generator, beta=options.beta).mean()
 
     def _boost_if_due(self, done: int, total: int) -> None:
-        """Adds components at even distances over the first four fifths of the training."""
+        """Adds components at even intervals over the first four fifths of the training."""
         prior, options = self.vae.latent_prior, self.vae.options
         if not isinstance(prior, BoostedMixture):
             return
@@ -222,7 +217,7 @@ class VAETraining:
 
 
 def set_aside(keys: Tensor, share: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Divides rows into those to train on and those to check on, so that rows with one key stay together.
+    """Divides rows into those to train on and those to check on; rows with the same key stay together.
 
     Args:
         keys: `[F]`, e.g. positions: snapshots of one position are almost the same filter.
@@ -241,19 +236,6 @@ def set_aside(keys: Tensor, share: float, generator: torch.Generator | None) -> 
     if len(checked) > _CHECKED_FILTERS:
         checked = checked[random_rows(len(checked), _CHECKED_FILTERS, generator).cpu()].sort().values
     return trained, checked
-
-
-def remember(vae: VAEDensity) -> VAEDensity:
-    """Returns a frozen copy of a VAE."""
-    memory = copy.deepcopy(vae)
-    memory.requires_grad_(False)
-    return memory
-
-
-def _mixture_of(memory: VAEDensity | None) -> NormalMixture | None:
-    return (
-        memory.latent_prior.mixture if memory is not None and isinstance(memory.latent_prior, BoostedMixture) else None
-    )
 
 
 def _normal_kl(mean_q: Tensor, log_variance_q: Tensor, mean_p: Tensor, log_variance_p: Tensor) -> Tensor:
