@@ -113,8 +113,8 @@ class ArmOptions(ReadingOptions):
     """Draws from the posterior, each one pass over a test volume; without `voxel_correlation`, a 90 % volume interval
     needs at least 39."""
     fit_reading: bool = False
-    """Fit `logit_temperature`, and `voxel_correlation` where one is given, on out-of-fold predictions of the arm's own
-    training patients (`target_training.inner_folds`). The numbers given are those for fewer than three patients."""
+    """Fit `logit_temperature` and, if one is given, `voxel_correlation` on out-of-fold predictions of the arm's own
+    training patients (`target_training.inner_folds`). With fewer than three patients, the given values are used."""
     network: NetworkOptions | None = None
     """A network of this arm only, to compare architectures; by default the study's. Nothing learned on the source fits
     it, so the arm starts at random and has the prior `none` or `l2`."""

@@ -36,8 +36,8 @@ class TargetTrainingOptions(Options):
     """Further numbers of target patients for the arm `random` only: a longer learning curve measures larger label
     efficiencies."""
     inner_folds: int = Field(default=3, ge=0)
-    """Folds of the training patients for what arms with `fit_reading` fit on themselves: so many more trainings of each
-    of their members, on the patients of the other folds. With 0, or fewer than three patients, nothing is fitted."""
+    """Folds of the training patients for arms with `fit_reading`: each of their members is trained once more for each
+    fold, on the patients of the other folds. With 0, or fewer than three patients, nothing is fitted."""
     repeats: int = Field(default=3, ge=1)
     """Independent draws of the subsets and of all other randomness."""
     steps: int = Field(default=500, ge=1)

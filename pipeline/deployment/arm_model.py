@@ -50,7 +50,7 @@ class ArmTask:
         seeds: seed of each member's draws.
         trainings: folder of the training of each member of its model.
         folds: its predictions; several in cross-validation.
-        reading: folder of the reading that was fitted for its model; `None` where its choices say how it reads.
+        reading: folder of the reading that was fitted for its model; `None` if its choices say how it reads.
         origin: facts of the model that come from the study.
     """
 

@@ -115,7 +115,7 @@ class _Planner:
         return self._prediction(arm, cell, self._trainings(arm, source, cell, fold.learned_from), fold)
 
     def _reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
-        """The reading that is fitted on out-of-fold predictions of training patients; `None` where none is."""
+        """The reading that is fitted on out-of-fold predictions of training patients; `None` if none is fitted."""
         config = self._config
         folds = min(config.target_training.inner_folds, len(patients))
         if not arm.fit_reading or folds < 2 or len(patients) < FEWEST_TO_FIT:

@@ -158,7 +158,7 @@ def test_scores_are_in_raw_units_of_all_filters_of_other_networks(tmp_path: Path
         float(prior.log_prob(everything.filters).mean()), abs=1e-3
     )
     prior.fit(fitted)
-    means = [float(prior.log_prob(stored.load({n}, last_snapshots=True).filters).double().mean()) for n in (1, 2, 3, 4)]
+    means = [float(prior.log_prob(stored.load({n}).last_snapshots().filters).double().mean()) for n in (1, 2, 3, 4)]
     found = scores["densities"]["isotropic"]
     assert list(found["network_means"].values()) == pytest.approx(means, abs=1e-4)
     assert found["mean"] == pytest.approx(sum(means) / 4, abs=1e-4)
