@@ -19,6 +19,7 @@ def pack_card(record: PackRecord) -> str:
             pack=record,
             facts=facts,
             title=record.title or "A source pack",
+            patch=" × ".join(map(str, record.patches.size)),
             spacing=" × ".join(f"{step:g}" for step in facts.spacing),
             steps=[step.name.replace("_", " ") for step in Chain(record.preprocessing).steps],
             spread=[] if facts.spread is None else _spread(record),

@@ -187,6 +187,8 @@ def _gather(plan: StudyPlan, request: PackRequest, folder: Path) -> tuple[PackRe
         preprocessing=without_paths(about.preprocessing),
         network=config.network,
         source_training=config.source_training,
+        patches=config.patches,
+        augmentation=config.augmentation,
         filters=config.filters,
         priors=without_paths(config.priors),
         seed=config.seed,

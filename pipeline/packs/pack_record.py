@@ -22,6 +22,8 @@ from data.stored_record import StoredRecord
 from models.networks.factory import NetworkOptions
 from pipeline.priors.filter_options import FilterOptions, PriorFitOptions
 from pipeline.priors.scores_record import FitRecord, ScoresRecord
+from pipeline.training.augmentation import AugmentationOptions
+from pipeline.training.patches import PatchOptions
 from pipeline.training.source_network import network_key, snapshot_name
 from pipeline.training.source_options import SourceTrainingOptions
 from preprocessing.chain import PreprocessingOptions
@@ -120,6 +122,10 @@ class PackRecord(StoredRecord):
     """The networks."""
     source_training: SourceTrainingOptions
     """How many networks, and how each was trained."""
+    patches: PatchOptions
+    """The patches that they were trained on."""
+    augmentation: AugmentationOptions
+    """How these were augmented."""
     filters: FilterOptions
     """How layers are grouped, and which filters were left out of the fits."""
     priors: PriorFitOptions
