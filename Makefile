@@ -21,7 +21,7 @@ LOWEST := build/lowest
 PYTEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-lowest coverage faults lint wheel docs bench clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
+.PHONY: help setup demo test test-fast test-lowest coverage faults lint wheel docs bench example-pack clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z -]*:.*## / {printf "  %-46s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,6 +85,15 @@ predict: $(STAMP) ## segment new scans: MODEL=FOLDER INPUT="FILE FOLDER" OUTPUT=
 
 export: $(STAMP) ## a trained model as a MONAI bundle: MODEL=FOLDER OUTPUT=FOLDER
 	$(GRAFT) $@ $(MODEL) --output $(OUTPUT) $(ARGS)
+
+# The target of the demo plays no part in it: as few of its scans as a study can have.
+EXAMPLE := configs/demo.yaml --workspace build/example-pack --set datasets.tumour.synthetic.cases=2 \
+	--set "target={dataset: tumour, pool: 1, test: 1}" --set "target_training={arms: [dwp], sizes: [1]}"
+
+example-pack: $(STAMP) ## a small source pack, build/example.pack, from the synthetic MS cohort of the demo (some minutes)
+	for stage in check preprocess train-source collect-filters fit-priors; do $(GRAFT) $$stage $(EXAMPLE) $(ARGS) || exit 1; done
+	$(GRAFT) pack build/example-pack --output build/example.pack --force --title "MS lesions in synthetic FLAIR" \
+	  --license "Apache-2.0"
 
 clean: ## remove workspaces and caches, keep the environment
 	rm -rf workspaces build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage .coverage.*

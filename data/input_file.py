@@ -97,7 +97,21 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
     Raises:
         GraftError: it cannot be read as text, is not JSON, or is nested too deeply.
     """
-    text = read_text(path, "a JSON file", error, fix=fix)
+    return parse_json(read_text(path, "a JSON file", error, fix=fix), path, error, fix)
+
+
+def parse_json(text: str | bytes, where: object, error: type[GraftError] = DataError, fix: str = "") -> Any:
+    """Reads JSON that a user handed in.
+
+    Args:
+        text: the JSON.
+        where: what it was read from, for the message.
+        error: the class of the error.
+        fix: what the user can do about it.
+
+    Raises:
+        GraftError: it is not JSON, or is nested too deeply to be meant.
+    """
     try:
         value = json.loads(text, object_pairs_hook=_each_key_once)
         too_deep = _deeper_than(value, DEEPEST)
@@ -105,13 +119,13 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
         too_deep = True
     except ValueError as cause:
         raise error(
-            f"{path}: is not valid JSON ({cause})",
+            f"{where}: is not valid JSON ({cause})",
             expected="a JSON file in UTF-8",
             fix=fix or "correct the error at that position",
         ) from cause
     if too_deep:
         raise error(
-            f"{path}: is nested more than {DEEPEST} levels deep",
+            f"{where}: is nested more than {DEEPEST} levels deep",
             expected="a JSON file of a few levels",
             fix=fix or "correct it",
         )

@@ -10,6 +10,7 @@ import typer
 from data.errors import GraftError
 from pipeline.commands.bundle import export
 from pipeline.commands.output import refused, set_up_output
+from pipeline.commands.pack import pack
 from pipeline.commands.scans import predict, preprocess, synthesize
 from pipeline.commands.shared_options import SharedOptions, current, reset_options, with_shared_options
 from pipeline.commands.study import STAGE_HELP, check, run, stage_command
@@ -42,7 +43,7 @@ for _command in (synthesize, check, preprocess):
     app.command()(_command)
 for _stage, _text in STAGE_HELP.items():
     app.command(_stage.value, help=_text)(stage_command(_stage))
-for _command in (run, predict, export, version):
+for _command in (run, predict, export, pack, version):
     app.command()(_command)
 
 

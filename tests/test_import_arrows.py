@@ -17,8 +17,8 @@ ALLOWED = {
     "graft": {"graft", "pipeline", "preprocessing", "models", "data"},
 }
 FLOORS = (
-    "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "config", "report",
-    "deployment", "stages", "commands", "cli",
+    "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "packs", "config",
+    "report", "deployment", "stages", "packing", "commands", "cli",
 )  # fmt: skip
 """The rooms of `pipeline`, each of which imports rooms that stand before it alone.
 

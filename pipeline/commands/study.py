@@ -15,7 +15,7 @@ from pipeline.storage.stage_names import Stage
 
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The study, a YAML file such as configs/demo.yaml.")]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Refuse a source whose modality or spacing differs from the target's.")
+    bool, typer.Option("--strict", help="Refuse a source whose modality, channels or spacing differ from the target's.")
 ]
 
 STAGE_HELP = {

@@ -79,17 +79,27 @@ class DatasetOptions(Options):
 
 
 class SourceOptions(Options):
-    """What the source networks learn from."""
+    """What the source networks learn from, or the pack of those that somebody else has trained."""
 
-    dataset: str
+    dataset: str | None = None
     """Name of a dataset of this study."""
     patients: int | None = Field(default=None, ge=2)
     """Number of patients, drawn at random."""
     cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases by name."""
+    pack: Path | None = None
+    """Instead of a dataset: a source pack, as `graft pack` writes it; it decides `network`, `source_training`,
+    `filters` and `priors`."""
 
     @model_validator(mode="after")
     def _one_choice(self) -> SourceOptions:
+        of_dataset = [key for key in ("dataset", "patients", "cases") if getattr(self, key) is not None]
+        if self.pack is not None:
+            if of_dataset:
+                raise ValueError(f"`pack` takes the place of a dataset: remove `pack` or `{'`, `'.join(of_dataset)}`")
+            return self
+        if self.dataset is None:
+            raise ValueError("give either `dataset`, the name of a dataset of the study, or `pack`, a source pack")
         if (self.patients is None) == (self.cases is None):
             raise ValueError("give either `patients` (a number) or `cases` (names)")
         return self

@@ -48,7 +48,11 @@ def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
 
 
 def parse_config(
-    raw: dict[str, Any], path: Path, overrides: Sequence[str] = (), workspace: Path | None = None
+    raw: dict[str, Any],
+    path: Path,
+    overrides: Sequence[str] = (),
+    workspace: Path | None = None,
+    resolved: bool = False,
 ) -> StudyConfig:
     """Validates the raw content of a configuration.
 
@@ -57,9 +61,11 @@ def parse_config(
         path: of the file, for errors.
         overrides: `a.b=value`, the value in YAML; they win over the content.
         workspace: wins over that of the content.
+        resolved: whether a command wrote it, with all that the source pack decides; then the pack is not looked at.
 
     Raises:
         ConfigError: a key is unknown, or a value is not allowed.
+        PackError: the source pack that it names cannot be used.
     """
     _name_arms(raw)
     for override in overrides:
@@ -72,12 +78,17 @@ def parse_config(
         raise _unknown(path, unknown[0], unknown[0], known, len(unknown))
     filled_in = _filled_in(raw, path)
 
+    from pipeline.config.source_pack import filled_from, pack_of, require_densities
     from pipeline.config.study import StudyConfig
 
+    pack = None if resolved else pack_of(filled_in)
     try:
-        return StudyConfig.model_validate(filled_in)
+        config = StudyConfig.model_validate(filled_in if pack is None else filled_from(filled_in, pack, path))
     except ValidationError as error:
         raise _explained(error, path) from error
+    if pack is not None:
+        require_densities(config, pack, path)
+    return config
 
 
 def study_keys() -> list[str]:

@@ -150,7 +150,7 @@ class StudyConfig(Options):
     def _known_references(self) -> StudyConfig:
         for role in ("source", "target"):
             dataset = getattr(self, role).dataset
-            if dataset not in self.datasets:
+            if dataset is not None and dataset not in self.datasets:
                 raise ValueError(f"`{role}.dataset` is {dataset!r}, which is not one of {', '.join(self.datasets)}")
         return self
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.deployment.bundle_facts import BundleFacts
-from pipeline.deployment.bundle_text import in_markdown
+from pipeline.deployment.card_templates import card_templates
 from pipeline.deployment.export_options import UNFILLED
 from pipeline.deployment.study_evidence import OF_ANOTHER
 from pipeline.evaluation.measure_titles import metric_title
@@ -15,26 +11,12 @@ from pipeline.evaluation.tables import SummaryRow
 from pipeline.execution.provenance import graft_version
 
 
-@cache
-def _templates() -> Environment:
-    return Environment(
-        loader=PackageLoader("pipeline.deployment"),
-        # Values are escaped for Markdown, not HTML.
-        autoescape=False,
-        finalize=in_markdown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
 def model_card(facts: BundleFacts) -> str:
     """Returns the text of the card."""
     about, evidence = facts.model, facts.evidence
     spans = about.fingerprint
     return (
-        _templates()
+        card_templates()
         .get_template("model_card.md.j2")
         .render(
             facts=facts,

@@ -10,6 +10,7 @@ from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow, compared_sizes
 from pipeline.report.number_text import interval_text, listing, number
 from pipeline.report.section import Section
+from pipeline.report.source_pack import pack_title
 from pipeline.report.study_files import StudyFiles
 
 
@@ -32,7 +33,7 @@ def headline(files: StudyFiles, results: Section) -> dict[str, Any]:
     return {
         "name": files.name,
         "title": files.title,
-        "source": dataset_title(config, config.source.dataset) if config else None,
+        "source": source_title(files),
         "target": dataset_title(config, config.target.dataset) if config else None,
         "facts": facts,
         "arms": listing(files.arms()) if study else "",
@@ -40,7 +41,7 @@ def headline(files: StudyFiles, results: Section) -> dict[str, Any]:
         "best": highest_dice(files.summary, differences),
         "compared": bool(differences),
         "no_interval": results.content.get("no_interval", ""),
-        "synthetic": synthetic_warning(config) if config else None,
+        "synthetic": synthetic_warning(files),
     }
 
 
@@ -49,10 +50,23 @@ def dataset_title(config: StudyConfig, dataset: str) -> str:
     return f"{dataset} ({', '.join(map(str, config.datasets[dataset].foreground))})"
 
 
-def synthetic_warning(config: StudyConfig) -> str | None:
+def source_title(files: StudyFiles) -> str | None:
+    """Prints the source's dataset or pack and its structures; None where neither is known."""
+    if files.pack is not None:
+        return pack_title(files.pack)
+    config = files.config
+    return dataset_title(config, config.source.dataset) if config and config.source.dataset else None
+
+
+def synthetic_warning(files: StudyFiles) -> str | None:
     """Says that scans of this study are synthetic, and what its figures are worth then; None where all are real."""
+    config = files.config
+    if config is None:
+        return None
     roles = {"source": config.source.dataset, "target": config.target.dataset}
-    synthetic = [role for role, dataset in roles.items() if config.datasets[dataset].synthetic]
+    synthetic = [role for role, dataset in roles.items() if dataset and config.datasets[dataset].synthetic]
+    if files.pack is not None and files.pack.source.synthetic:
+        synthetic.insert(0, "source")
     if not synthetic:
         return None
     which = "These are synthetic scans" if len(synthetic) == len(roles) else f"The {synthetic[0]} scans are synthetic"

@@ -14,6 +14,7 @@ from pipeline.report.filter_files import group_folders
 from pipeline.report.filter_page import build_filter_page
 from pipeline.report.number_text import NOTHING, listing, number, percent, plain, signed
 from pipeline.report.section import Material, Section
+from pipeline.report.source_pack import NO_FILTERS
 from pipeline.report.source_use import source_use
 from pipeline.storage.file_names import SUMMARY_JSON
 from pipeline.storage.stage_names import Stage
@@ -32,13 +33,13 @@ def prior_section(material: Material) -> Section:
     if not summaries and not scores and not source_use(files).priors:
         text = "No arm of this study uses a filter prior, so no filters were collected and no densities fitted to them."
         return Section("priors", "Filters and priors", missing=(text,))
-    if not summaries:
+    if not summaries and files.pack is None:
         missing.append("collect-filters/ holds no summaries: the collect-filters stage writes them.")
     if not scores:
         missing.append(
             "compare-priors/ holds no scores: the fit-priors stage writes them, so no densities can be compared."
         )
-    content: dict[str, Any] = {}
+    content: dict[str, Any] = {} if files.pack is None else {"no_filters": NO_FILTERS}
     still = not_moved(summaries, material.options.hardly_moved)
     page = build_filter_page(material, summaries, scores, still)
     missing += page.unreadable

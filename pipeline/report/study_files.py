@@ -30,6 +30,7 @@ from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import CASES, COMPARISONS, LEADING_ARMS, SUMMARY
 from pipeline.evaluation.tables import CaseRow, StudyRows, SummaryRow
 from pipeline.execution.provenance_record import Provenance
+from pipeline.packs.pack_record import PACK, PackRecord
 from pipeline.storage.cached_case import ARRAYS
 from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
 from pipeline.storage.plan_record import PlanRecord
@@ -113,6 +114,7 @@ class StudyFiles:
     Attributes:
         root: the workspace.
         config: the resolved configuration; `None` where it is missing or of another version.
+        pack: what the source pack holds, where one takes the place of a source dataset.
         comparisons: every arm against the best rival, by Dice.
         leading: the leading arm of every size against the others, by Dice.
     """
@@ -121,6 +123,7 @@ class StudyFiles:
     config: StudyConfig | None = field(init=False)
     provenance: Provenance | None = field(init=False)
     plan: PlanRecord | None = field(init=False)
+    pack: PackRecord | None = field(init=False)
     study: StudyRows | None = field(init=False)
     summary: list[SummaryRow] = field(init=False)
     comparisons: list[Comparison] = field(init=False)
@@ -136,7 +139,9 @@ class StudyFiles:
             )
         self.config = self._read_configuration()
         self.provenance = record_if_there(self.root / PROVENANCE, Provenance)
-        self.plan = record_if_there(self.root / Stage.CHECK / PLAN_UNIT / PLAN, PlanRecord)
+        checked = self.root / Stage.CHECK / PLAN_UNIT
+        self.plan = record_if_there(checked / PLAN, PlanRecord)
+        self.pack = record_if_there(checked / PACK, PackRecord)
         results = self.root / RESULTS
         rows, judged = rows_if_there(results / CASES, CaseRow), rows_if_there(results / CALIBRATION, CalibrationRow)
         self.study = StudyRows(rows) if rows else None
@@ -157,7 +162,7 @@ class StudyFiles:
         except ConfigError as error:
             raise _damaged(path, error) from error
         try:
-            return None if raw is None else parse_config(raw, Path(CONFIG))
+            return None if raw is None else parse_config(raw, Path(CONFIG), resolved=True)
         except ConfigError as error:
             self._fault = error.found
             return None
@@ -215,7 +220,10 @@ class StudyFiles:
     @property
     def patients(self) -> dict[str, int]:
         """Role (`source`, `pool`, `test`) → number of patients, from the plan of `check`; empty without one."""
-        return {} if self.plan is None else {role: len(patients) for role, patients in self.plan.split.items()}
+        if self.plan is None:
+            return {}
+        of_pack = {} if self.pack is None else {"source": self.pack.source.patients}
+        return {role: len(patients) for role, patients in self.plan.split.items()} | of_pack
 
     def arm_options(self) -> dict[str, ArmOptions]:
         """Arm → its choices, in the order of the configuration; empty without one."""

@@ -14,6 +14,7 @@ from pipeline.arms.arm_record import ArmRecord
 from pipeline.report.figure_style import arm_styles
 from pipeline.report.number_text import number, plain
 from pipeline.report.section import Material, Section
+from pipeline.report.source_pack import pack_lines
 from pipeline.report.source_use import source_use
 from pipeline.report.study_files import History, InferredUnit, folders, read_history
 from pipeline.report.training_figures import source_training, target_training
@@ -32,6 +33,8 @@ def source_section(material: Material) -> Section:
         histories[folder.name] = history
         rows.append(_network(folder.name, history, record_if_there(folder / SAMPLE, SampleRecord)))
     use = source_use(material.files)
+    if not histories and material.files.pack is not None:
+        return Section("source", title, {"taken": pack_lines(material.files.pack)})
     if not histories and not (use.networks or use.priors):
         text = "No arm of this study uses anything of the source, so no networks were trained on it."
         return Section("source", title, missing=(text,))

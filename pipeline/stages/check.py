@@ -18,7 +18,10 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import record_inputs
 from pipeline.execution.provenance_record import InputFacts
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.unit import Unit
+from pipeline.execution.unit import Unit, is_done
+from pipeline.packs.pack_archive import open_pack
+from pipeline.packs.pack_record import PACK, PackRecord
+from pipeline.packs.pack_weights import require_whole
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
@@ -97,10 +100,13 @@ def write_plan(
     split: Split,
     channels: Mapping[str, Sequence[str]],
     config: StudyConfig,
+    pack: PackRecord | None,
     jobs: int,
 ) -> None:
-    """Checks every dataset and writes the findings and the plan."""
+    """Checks every dataset and writes the findings, the plan, and what the source pack holds."""
     write_record(folder / PLAN, plan)
+    if pack is not None:
+        write_record(folder / PACK, pack)
     # Entries with the same folder and kind of label are checked together, to find duplicates on both sides.
     findings: list[FindingRecord] = []
     folders: dict[tuple[Path, str | None], list[str]] = {}
@@ -182,7 +188,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """
     examination = examine(config, workspace, resources)
     _refuse(examination.errors())
-    compare_with_source(config, resources.strict)
+    compare_with_source(examination.plan, resources.strict)
     _refuse(examination.empty_targets())
 
 
@@ -190,6 +196,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     """The single unit of the stage: the split of the study's cases, and the findings of the checks.
 
     Raises:
+        PackError: the source pack cannot be used.
         GraftError: a dataset as a whole is not usable, or a split is not possible.
     """
     datasets = read_datasets(config, workspace)
@@ -201,6 +208,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     # Impossible sizes and folds are refused now, not after the source networks are trained.
     for arm in config.target_training.arms:
         target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)
+    pack = None if config.source.pack is None else open_pack(config.source.pack)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
@@ -210,10 +218,13 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         "split": split,
         "channels": channels,
         "config": config,
+        "pack": None if pack is None else pack.record,
         "jobs": resources.execution(config).jobs,
     }
     modalities = {name: config.datasets[name].modality.value for name in datasets}
     recipe = {"plan": plan.as_json(), "files": files, "layout": noticed, "modalities": modalities, "version": 6}
+    # A study without one keeps what it checked before.
+    recipe |= {} if pack is None else {"pack": pack.digest}
     return [Unit(STAGE, KEY, recipe, write_plan, arguments)]
 
 
@@ -227,6 +238,8 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     """
     make_cohorts(config, workspace, resources)
     [unit] = units(config, workspace, resources)
+    if config.source.pack is not None and not is_done(unit, workspace):
+        require_whole(open_pack(config.source.pack))
     datasets = unit.arguments["datasets"]
     inputs = {
         name: InputFacts(
@@ -237,6 +250,11 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
         )
         for name, d in datasets.items()
     }
+    if config.source.pack is not None:
+        pack = unit.arguments["pack"]
+        inputs["source pack"] = InputFacts(
+            root=str(config.source.pack), layout="source pack", cases=pack.source.cases, sha256=unit.recipe["pack"]
+        )
     # The battery has its own workers, so its unit runs in this process.
     done = run_stage(STAGE, [unit], workspace, replace(resources.execution(config), jobs=1))
     complete(STAGE, done)

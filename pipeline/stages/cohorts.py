@@ -77,12 +77,18 @@ def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Datase
     """
     return {
         name: read_dataset(dataset_root(name, config, workspace), label_kind=config.datasets[name].label_kind)
-        for name in dict.fromkeys([config.source.dataset, config.target.dataset])
+        for name in used_datasets(config)
     }
 
 
+def used_datasets(config: StudyConfig) -> list[str]:
+    """Names of the datasets of source and target; a pack takes the place of the source's."""
+    sides = (config.source.dataset, config.target.dataset)
+    return list(dict.fromkeys(name for name in sides if name is not None))
+
+
 def datasets_at_hand(config: StudyConfig, workspace: Workspace) -> bool:
-    """Whether the raw scans are where the configuration says: the workspace may have been moved to another machine."""
-    return all(
-        dataset_root(name, config, workspace).exists() for name in (config.source.dataset, config.target.dataset)
-    )
+    """Whether raw scans and source pack are where the configuration says: a workspace may be carried elsewhere."""
+    if config.source.pack is not None and not config.source.pack.exists():
+        return False
+    return all(dataset_root(name, config, workspace).exists() for name in used_datasets(config))

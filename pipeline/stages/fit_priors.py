@@ -18,6 +18,7 @@ from pipeline.priors.prior_units import compare_densities, fit_density, score_de
 from pipeline.stages import collect_filters
 from pipeline.stages.earlier_study import earlier_densities
 from pipeline.stages.older_layout import refuse_older_layout
+from pipeline.stages.pack_units import prior_units, require_layers
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import read_plan
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORES, SCORING, density_file, prior_key
@@ -47,7 +48,10 @@ def chosen_densities(
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
     """For each group of layers: one unit for the fit of each density, one for its score, one for their comparison.
 
+    Of a source pack, none for the scores: it holds their comparison alone.
+
     Raises:
+        PackError: the groups of the pack are other layers.
         WorkspaceError: an earlier stage is not done, or the study to update priors from is missing.
         ConfigError: there is nothing to update, or the earlier study has other settings.
         ModelError: the earlier study's layers differ.
@@ -56,7 +60,11 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 
 
 def _planned(config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[list[Unit], ...]:
-    groups, _ = collect_filters.source_groups(read_plan(config, workspace))
+    plan = read_plan(config, workspace)
+    groups, _ = collect_filters.source_groups(plan)
+    if plan.pack is not None:
+        require_layers(plan.pack, groups)
+        return prior_units(plan, plan.pack)
     threads = resources.execution(config).threads
     of_groups = [_Group(config, workspace, group, layers, threads) for group, layers in groups.items()]
     fits = [own.fit(density) for own in of_groups for density in config.priors.densities]
@@ -149,13 +157,13 @@ class _Group:
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Fits, scores and compares the densities of every group.
+    """Fits, scores and compares the densities of every group, or takes them from the source pack.
 
     Raises:
+        PackError: a density of the pack is damaged, or is of other layers.
         WorkspaceError: filters are not collected, or `fit-priors/` holds results of an older layout.
         StageError: units failed; the others are kept.
     """
-    fits, scores, comparisons = _planned(config, workspace, resources)
-    refuse_older_layout(workspace, STAGE, [unit.key for unit in comparisons])
-    execution = resources.execution(config)
-    complete(STAGE, run_in_order((fits, scores, comparisons), workspace, execution))
+    kinds = _planned(config, workspace, resources)
+    refuse_older_layout(workspace, STAGE, [unit.key for unit in kinds[-1]])
+    complete(STAGE, run_in_order(kinds, workspace, resources.execution(config)))

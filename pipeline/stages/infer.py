@@ -49,7 +49,7 @@ def refuse_unusable(target: TargetPlan, plan: StudyPlan, strict: bool) -> None:
     """
     if strict:
         # Otherwise `check` has reported the difference.
-        compare_with_source(plan.config, strict)
+        compare_with_source(plan, strict)
     compare_grids(plan, strict)
     tasks = target.tasks()
     used = {patient: cases for task in tasks for patient, cases in task.patients.items()}

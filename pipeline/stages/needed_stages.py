@@ -6,12 +6,17 @@ from pipeline.config.study import StudyConfig
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.storage.stage_names import Stage
 
+OF_PACK = "the source is a pack, which holds the densities that were fitted to its filters"
+"""Why no filters are collected then."""
+
 
 def needless_stages(config: StudyConfig) -> dict[Stage, str]:
     """Stage → why a study does not need it.
 
     Densities that the study defines are fitted even if no arm uses them: they are compared with each other.
     """
+    if config.source.pack is not None:
+        return {Stage.COLLECT_FILTERS: OF_PACK}
     arms = config.target_training.arms.values()
     chosen = config.priors.densities != PriorFitOptions().densities or config.priors.update_from is not None
     if chosen or any(arm.needs_prior for arm in arms):

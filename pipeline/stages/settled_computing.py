@@ -41,9 +41,11 @@ def _trained_in(workspace: Workspace) -> Iterator[Precision]:
         for path in sorted(workspace.root.glob(pattern)):
             marker = read_marker(path.parent)
             if marker is not None:
-                # Older markers have no recipe; their default was float32.
-                recorded = marker.get("recipe", {}).get("computing", {}).get("precision", Precision.FLOAT32)
-                yield Precision(recorded)
+                recipe = marker.get("recipe", {})
+                # A network that was taken from a source pack was not trained here.
+                if "taken" not in recipe:
+                    # Older markers have no recipe; their default was float32.
+                    yield Precision(recipe.get("computing", {}).get("precision", Precision.FLOAT32))
 
 
 @cache

@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import Dataset
+from data.errors import ConfigError
 from data.splits import Choice, Split, draw_split
 from data.stored_record import read_record
 from pipeline.config.study import StudyConfig
 from pipeline.execution.unit import require_done
+from pipeline.packs.pack_record import PACK, PackRecord
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import PLAN, PLAN_UNIT
 from pipeline.storage.plan_record import PlanRecord
@@ -33,6 +35,7 @@ class StudyPlan:
         channels: dataset → channel names in the order of the network's input.
         config: of the study.
         workspace: of the study.
+        pack: what the source pack holds, where one takes the place of a source dataset.
     """
 
     split: Split
@@ -40,10 +43,32 @@ class StudyPlan:
     channels: Mapping[str, Sequence[str]]
     config: StudyConfig
     workspace: Workspace
+    pack: PackRecord | None = None
 
     def dataset_of(self, role: str) -> str:
-        """Name of the dataset of `source`, `pool` or `test`."""
-        return self.config.source.dataset if role == "source" else self.config.target.dataset
+        """Name of the dataset of `source`, `pool` or `test`.
+
+        Raises:
+            ConfigError: the source is a pack.
+        """
+        name = self.config.source.dataset if role == "source" else self.config.target.dataset
+        if name is None:
+            raise ConfigError(
+                f"the source of the study is the pack {self.config.source.pack}, which holds no scans",
+                expected="pool or test",
+                fix="name one of these, or a study whose source is a dataset",
+            )
+        return name
+
+    @property
+    def source_channels(self) -> tuple[str, ...]:
+        """Channel names of the source networks, in order."""
+        return self.pack.channels if self.pack is not None else tuple(self.channels[self.dataset_of("source")])
+
+    @property
+    def source_classes(self) -> tuple[str, ...]:
+        """Class names of the source networks, in order, background left out."""
+        return self.pack.classes if self.pack is not None else tuple(self.classes[self.dataset_of("source")])
 
     def patients(self, role: str) -> Mapping[str, Sequence[str]]:
         """Patient → cases of a role."""
@@ -92,8 +117,9 @@ def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
     Raises:
         DataError: too few patients, unknown cases, or a patient on both sides.
     """
-    source, target = datasets[config.source.dataset], datasets[config.target.dataset]
-    own = config.target
+    own, target = config.target, datasets[config.target.dataset]
+    # A pack holds no scans: the target is drawn beside no source patients.
+    source = target if config.source.dataset is None else datasets[config.source.dataset]
     pool: Choice | None
     test: Choice
     if own.pool_cases is not None:
@@ -101,6 +127,7 @@ def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
     else:
         pool, test = None if own.patients is not None else own.pool or 0, own.test or 0
     drawn = (config.source.patients or 0) if config.source.cases is None else config.source.cases
+    drawn = () if config.source.pack is not None else drawn
     split = draw_split(source, target, source_choice=drawn, pool=pool, test=test, seed=config.seed)
     # Cross-validation tests the patients of the pool themselves.
     return replace(split, test_cases=split.pool_cases) if own.cross_validated else split
@@ -119,4 +146,5 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     """
     require_done(workspace, STAGE, KEY)
     plan = read_record(plan_folder(workspace) / PLAN, PlanRecord)
-    return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace)
+    pack = None if config.source.pack is None else read_record(plan_folder(workspace) / PACK, PackRecord)
+    return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace, pack)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import DataError, ModelError
+from data.modality import Modality
 from models.filters import KERNEL_VOXELS
+from models.networks.factory import build_network, stem_parameters
 from models.priors.factory import PriorOptions, load_prior
-from pipeline.config.study import StudyConfig
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_tensors
+from preprocessing.chain import PreprocessingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,27 +30,71 @@ _STRICT = "use another source, resample both to one spacing, or run without --st
 def _report(found: str, strict: bool) -> None:
     """Warns, or raises a DataError if `strict`."""
     if strict:
-        raise DataError(found, expected="a source of the target's modality and spacing", fix=_STRICT)
+        raise DataError(found, expected="a source of the target's modality, channels and spacing", fix=_STRICT)
     logger.warning("%s: what is learned on the source may not transfer", found)
 
 
-def compare_with_source(config: StudyConfig, strict: bool = False) -> None:
-    """Compares modality and configured spacing of source and target.
+@dataclass(frozen=True)
+class _Side:
+    """What is compared of source and target.
+
+    Attributes:
+        name: for messages.
+        modality: what kind of scan it holds.
+        channels: in the order of the network's input.
+        spacing: that all of its scans are resampled to, mm; None where they keep their own.
+    """
+
+    name: str
+    modality: Modality
+    channels: tuple[str, ...]
+    spacing: NDArray[np.float64] | None
+
+    @classmethod
+    def of(cls, name: str, modality: Modality, channels: Sequence[str], chain: PreprocessingOptions) -> _Side:
+        spacing = None if chain.resampling is None else np.array(chain.resampling.spacing)
+        return cls(name, modality, tuple(channels), spacing)
+
+
+def _sides(plan: StudyPlan) -> tuple[_Side, _Side]:
+    """Source and target."""
+    target, pack = plan.config.target.dataset, plan.pack
+    about = plan.config.datasets[target]
+    second = _Side.of(f"the target {target!r}", about.modality, plan.channels[target], about.preprocessing)
+    if pack is not None:
+        return _Side.of("the source pack", pack.modality, pack.channels, pack.preprocessing), second
+    source = plan.dataset_of("source")
+    about = plan.config.datasets[source]
+    return _Side.of(f"the source {source!r}", about.modality, plan.channels[source], about.preprocessing), second
+
+
+def compare_with_source(plan: StudyPlan, strict: bool = False) -> None:
+    """Compares modality, channels and configured spacing of source and target.
 
     Raises:
         DataError: they differ, if `strict`.
     """
-    source, target = config.source.dataset, config.target.dataset
-    first, second = config.datasets[source], config.datasets[target]
-    if first.modality != second.modality:
+    source, target = _sides(plan)
+    if source.modality != target.modality:
         _report(
-            f"the source {source!r} has the modality {first.modality.value} "
-            f"and the target {target!r} {second.modality.value}",
+            f"{source.name} has the modality {source.modality.value} and {target.name} {target.modality.value}", strict
+        )
+    if source.channels != target.channels:
+        _report(
+            f"{source.name} has the channels {', '.join(source.channels)} and {target.name} "
+            f"{', '.join(target.channels)}{_what_starts_anew(plan, len(source.channels), len(target.channels))}",
             strict,
         )
-    grids = (first.preprocessing.resampling, second.preprocessing.resampling)
-    if grids[0] is not None and grids[1] is not None:
-        _compare_spacings(source, np.array(grids[0].spacing), target, np.array(grids[1].spacing), strict)
+    if source.spacing is not None and target.spacing is not None:
+        _compare_spacings(source, source.spacing, target, target.spacing, strict)
+
+
+def _what_starts_anew(plan: StudyPlan, source: int, target: int) -> str:
+    """Names the weights that read the image, which do not fit another number of channels."""
+    if source == target:
+        return ""
+    network = build_network(plan.config.network, target, len(plan.source_classes) + 1)
+    return f", so the weights {', '.join(stem_parameters(network))} start at random in place of the source's"
 
 
 def compare_grids(plan: StudyPlan, strict: bool = False) -> None:
@@ -58,26 +105,27 @@ def compare_grids(plan: StudyPlan, strict: bool = False) -> None:
     Raises:
         DataError: they differ, if `strict`.
     """
-    config = plan.config
-    source, target = config.source.dataset, config.target.dataset
-    if None not in {config.datasets[name].preprocessing.resampling for name in (source, target)}:
+    source, target = _sides(plan)
+    if source.spacing is not None and target.spacing is not None:
         return
-    spacings = []
-    for role in ("source", "pool"):
-        cases = [case for patient in plan.patients(role) for case in plan.cached(role, patient) if case.path.is_file()]
-        if not cases:
-            return
-        spacings.append(np.median([case.spacing for case in cases], axis=0))
-    _compare_spacings(source, spacings[0], target, spacings[1], strict)
+    first = np.array(plan.pack.source.spacing) if plan.pack is not None else _median_spacing(plan, "source")
+    second = _median_spacing(plan, "pool")
+    if first is not None and second is not None:
+        _compare_spacings(source, first, target, second, strict)
+
+
+def _median_spacing(plan: StudyPlan, role: str) -> NDArray[np.float64] | None:
+    cases = [case for patient in plan.patients(role) for case in plan.cached(role, patient) if case.path.is_file()]
+    return np.median([case.spacing for case in cases], axis=0) if cases else None
 
 
 def _compare_spacings(
-    source: str, first: NDArray[np.float64], target: str, second: NDArray[np.float64], strict: bool
+    source: _Side, first: NDArray[np.float64], target: _Side, second: NDArray[np.float64], strict: bool
 ) -> None:
     if np.allclose(first, second, rtol=_SPACING_TOLERANCE, atol=0):
         return
     shown = [" × ".join(f"{step:.3g}" for step in spacing) for spacing in (first, second)]
-    _report(f"the source {source!r} has the spacing {shown[0]} mm and the target {target!r} {shown[1]} mm", strict)
+    _report(f"{source.name} has the spacing {shown[0]} mm and {target.name} {shown[1]} mm", strict)
 
 
 def refuse_empty_labels(cases: Sequence[CachedCase]) -> None:

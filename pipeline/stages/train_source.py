@@ -8,25 +8,21 @@ from data.errors import ConfigError
 from data.splits import bootstrap_sample
 from models.networks.imported_network import NetworkCodeError
 from pipeline.config.study import StudyConfig
-from pipeline.execution.processes import world_size
+from pipeline.execution.processes import rank, world_size
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.unit import Unit, is_done
+from pipeline.stages.pack_units import network_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.study_plan import read_plan
 from pipeline.storage.workspace import Workspace
 from pipeline.training.available_memory import available_memory
 from pipeline.training.memory_estimate import estimate_training_memory, require_memory
-from pipeline.training.source_network import SourceTask, train_source_network
+from pipeline.training.source_network import SourceTask, network_key, train_source_network
 
 logger = logging.getLogger(__name__)
 
 STAGE = "train-source"
-
-
-def network_key(number: int) -> str:
-    """Key of a source network's unit."""
-    return f"network-{number:02d}"
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
@@ -36,6 +32,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         WorkspaceError: an earlier stage is not done.
     """
     plan = read_plan(config, workspace)
+    if plan.pack is not None:
+        return network_units(plan, plan.pack)
     execution, device = resources.training(config)
     computing = settled_computing(config, workspace, device)
     patients = list(plan.patients("source"))
@@ -58,7 +56,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         recipe = {
             "sample": [list(sample.drawn), list(sample.out_of_bag)],
             "cases": digests,
-            "classes": plan.classes[config.source.dataset],
+            "classes": plan.classes[plan.dataset_of("source")],
             "seed": config.seed,
             "network": config.network.model_dump(mode="json"),
             # More networks, or more validation cases, do not make an existing network stale.
@@ -82,9 +80,10 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Trains the source networks.
+    """Trains the source networks, or takes them from the pack.
 
     Raises:
+        PackError: a network of the pack is damaged.
         TrainingError: the training would not fit into memory.
         ConfigError: the processes that train together cannot share a batch evenly.
         WorkspaceError: the source cases are not preprocessed.
@@ -98,6 +97,10 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         )
     execution, device = resources.training(config)
     planned = units(config, workspace, resources)
+    if config.source.pack is not None:
+        # Of processes that would train together, the first one takes them.
+        complete(STAGE, run_stage(STAGE, planned if rank() == 0 else [], workspace, execution))
+        return
     if not all(is_done(unit, workspace) for unit in planned):
         _require_memory(config, workspace, execution.jobs, device)
     complete(STAGE, run_stage(STAGE, planned, workspace, execution))
@@ -106,13 +109,12 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
 def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device: str) -> None:
     """Refuses trainings that would not fit into memory, before any starts."""
     plan = read_plan(config, workspace)
-    dataset = config.source.dataset
     share = config.patches.model_copy(update={"batch": config.patches.batch // world_size()})
     try:
         estimate = estimate_training_memory(
             config.network,
-            len(plan.channels[dataset]),
-            len(plan.classes[dataset]) + 1,
+            len(plan.source_channels),
+            len(plan.source_classes) + 1,
             share,
             precision=settled_computing(config, workspace, device).precision,
             device=device,

@@ -16,12 +16,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file as _save_arrays
+from safetensors.torch import load as _load
 from safetensors.torch import save_file as _save_tensors
 
-from data.errors import WorkspaceError
+from data.errors import GraftError, WorkspaceError
 from pipeline.storage.atomic import temporary_sibling
 
 _KEY = "graft"
+_NOT_FINITE = "infinite values or NaN"
+_UNREADABLE = (SafetensorError, OSError, AttributeError, TypeError, ValueError, RecursionError)
+"""What the library raises on damaged files; unknown types are an AttributeError or the like."""
 
 
 def metadata(about: Mapping[str, Any] | None) -> dict[str, str]:
@@ -59,8 +63,7 @@ def reading(path: Path, framework: str) -> Iterator[Any]:
     try:
         with safe_open(path, framework=framework) as stream:
             yield stream
-    except (SafetensorError, OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
-        # Types that numpy lacks raise an AttributeError or a TypeError in the library.
+    except _UNREADABLE as error:
         raise damaged(path, error) from error
 
 
@@ -70,15 +73,19 @@ def require_finite(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
     Raises:
         WorkspaceError: a value is infinite or NaN.
     """
-    # Floating-point types of one byte have no `isfinite`.
-    known = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
-    if (known.is_floating_point() or known.is_complex()) and not bool(torch.isfinite(known).all()):
+    if not _finite(tensor):
         raise WorkspaceError(
-            f"{path}: `{name}` holds infinite values or NaN",
+            f"{path}: `{name}` holds {_NOT_FINITE}",
             expected="finite values",
             fix="copy the file again, or delete its folder and run its stage again",
         )
     return tensor
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    # Floating-point types of one byte have no `isfinite`.
+    known = tensor.float() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
+    return not (known.is_floating_point() or known.is_complex()) or bool(torch.isfinite(known).all())
 
 
 def load_arrays(path: Path) -> dict[str, NDArray]:
@@ -101,6 +108,28 @@ def load_tensors(path: Path, names: Iterable[str] | None = None) -> dict[str, to
         keys = list(stream.keys() if names is None else names)
         found = {key: stream.get_tensor(key) for key in keys}
     return {key: require_finite(path, key, tensor) for key, tensor in found.items()}
+
+
+def parse_tensors(content: bytes, where: object, error: type[GraftError], fix: str) -> dict[str, torch.Tensor]:
+    """Reads tensors from the content of a safetensors file; nothing in it is trusted.
+
+    Args:
+        content: of the file.
+        where: what it was read from, for the message.
+        error: the class of the error.
+        fix: what the user can do about it.
+
+    Raises:
+        GraftError: it is damaged, or holds numbers that are not finite.
+    """
+    try:
+        found = _load(content)
+    except (*_UNREADABLE, KeyError) as cause:
+        raise error(f"{where}: cannot be read ({cause})", expected="a whole safetensors file", fix=fix) from cause
+    for key, tensor in found.items():
+        if not _finite(tensor):
+            raise error(f"{where}: `{key}` holds {_NOT_FINITE}", expected="finite values", fix=fix)
+    return found
 
 
 def load_about(path: Path) -> dict[str, Any]:

@@ -37,6 +37,11 @@ _SPEED_EVERY = 50
 INITIAL = "initial.safetensors"
 
 
+def network_key(number: int) -> str:
+    """Key of a source network's unit."""
+    return f"network-{number:02d}"
+
+
 def snapshot_name(cycle: int) -> str:
     """File name of the weights at the end of a cycle (from 0)."""
     return f"snapshot-{cycle:02d}.safetensors"

@@ -44,6 +44,13 @@ def train(workspace: Workspace, precision: str) -> None:
     run_units("train-source", [unit], workspace, Execution(backend="sequential"))
 
 
+def test_a_network_taken_from_a_pack_settles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unit = Unit("train-source", "network-00", {"taken": {"networks/network-00/snapshot-00.safetensors": "x"}}, finish)
+    run_units("train-source", [unit], Workspace(tmp_path), Execution(backend="sequential"))
+    processor(monkeypatch, has=True)
+    assert settled_computing(study("auto"), Workspace(tmp_path), "cpu").precision is Precision.BFLOAT16
+
+
 def test_auto_is_the_default_and_takes_what_the_machine_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert ComputingOptions().precision is Precision.AUTO
     for has, expected in ((True, Precision.BFLOAT16), (False, Precision.FLOAT32)):

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from data.errors import DataError, ModelError
+from data.splits import Split
 from models.filter_bank import FilterBank
 from models.priors.factory import PriorOptions, build_prior
 from models.priors.gaussian_options import Centre, GaussianOptions
@@ -22,8 +23,10 @@ from pipeline.arms.preset_densities import ON_DEMAND
 from pipeline.arms.presets import PRESETS, named_priors
 from pipeline.config.reading import as_yaml, read_config
 from pipeline.config.study import StudyConfig
+from pipeline.stages.study_plan import StudyPlan
 from pipeline.stages.target_checks import compare_with_source, refuse_empty_labels, require_kernel_size
 from pipeline.storage.tensors import save_tensors
+from pipeline.storage.workspace import Workspace
 
 
 def study(training: dict[str, Any] | None = None, priors: dict[str, Any] | None = None, **target: Any) -> StudyConfig:
@@ -47,22 +50,31 @@ def test_sizes_that_cannot_be_are_refused(sizes: list[int], words: str) -> None:
         study({"sizes": sizes})
 
 
-def test_other_modality_or_spacing_is_told_and_refused_when_strict(caplog: pytest.LogCaptureFixture) -> None:
+def planned(config: StudyConfig, folder: Path, channels: tuple[str, ...] = ("T1",)) -> StudyPlan:
+    classes = {"a": {"x": (1,)}, "b": {"x": (1,)}}
+    return StudyPlan(Split({}, {}, {}), classes, {"a": ("T1",), "b": channels}, config, Workspace(folder))
+
+
+def test_other_modality_channels_or_spacing_are_told_and_refused_when_strict(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     other = {"preprocessing": {"resampling": {"spacing": [2, 2, 2]}}}
-    for config, words in (
-        (study(**other), ["'a' has the spacing 1 × 1 × 1 mm", "'b' 2 × 2 × 2 mm"]),
-        (study(modality="ct"), ["'a' has the modality mr", "'b' ct"]),
+    for plan, words in (
+        (planned(study(**other), tmp_path), ["'a' has the spacing 1 × 1 × 1 mm", "'b' 2 × 2 × 2 mm"]),
+        (planned(study(modality="ct"), tmp_path), ["'a' has the modality mr", "'b' ct"]),
+        (planned(study(), tmp_path, ("FLAIR",)), ["'a' has the channels T1", "'b' FLAIR"]),
+        (planned(study(), tmp_path, ("T1", "T2")), ["'b' T1, T2", "stem.weight start at random"]),
     ):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            compare_with_source(config)
+            compare_with_source(plan)
         assert any(all(word in message for word in words) for message in caplog.messages)
         with pytest.raises(DataError) as refused:
-            compare_with_source(config, strict=True)
+            compare_with_source(plan, strict=True)
         assert refused.value.exit_code == 2
         assert "--strict" in str(refused.value)
     caplog.clear()
-    compare_with_source(study(), strict=True)
+    compare_with_source(planned(study(), tmp_path), strict=True)
     assert caplog.messages == []
 
 

@@ -1,0 +1,1 @@
+"""Making a source pack from a workspace."""

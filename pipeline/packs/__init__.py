@@ -1,0 +1,1 @@
+"""A source pack: what it holds, and how it is read without trust."""
