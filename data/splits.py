@@ -73,7 +73,7 @@ def same_root(first: Dataset, second: Dataset) -> bool:
     return first.root.resolve() == second.root.resolve()
 
 
-def _labelled_patients(dataset: Dataset, excluded: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+def labelled_patients(dataset: Dataset, excluded: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Patients all of whose cases have a label, with their cases."""
     return {
         patient: tuple(case.name for case in cases)
@@ -103,7 +103,7 @@ def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: 
     if total <= available:
         return
     asked = " + ".join(f"{count} (`{key}`)" for key, count in wanted.items())
-    unlabelled = len(dataset.by_patient()) - len(_labelled_patients(dataset))
+    unlabelled = len(dataset.by_patient()) - len(labelled_patients(dataset))
     note = f", {unlabelled} more have cases without a label" if unlabelled else ""
     keys = " or ".join(f"`{key}`" for key, count in wanted.items() if count)
     raise DataError(
@@ -217,7 +217,7 @@ def _draw_target(
     used: str = "",
 ) -> tuple[PatientCases, PatientCases]:
     """Draws pool and test; `elsewhere` are patients who play another role, `used` names it."""
-    labelled = _labelled_patients(target, excluded=elsewhere)
+    labelled = labelled_patients(target, excluded=elsewhere)
     if pool_patients is None:
         pool_patients = max(len(labelled) - test_patients, 0)
     wanted = {"target.test": test_patients, "target.pool": pool_patients}
@@ -230,7 +230,7 @@ def _draw_source(
     source: Dataset, source_patients: int, seed: int, elsewhere: Collection[str], used: str
 ) -> PatientCases:
     """Draws the source patients; `elsewhere` are patients who play another role, `used` names it."""
-    labelled = _labelled_patients(source, excluded=elsewhere)
+    labelled = labelled_patients(source, excluded=elsewhere)
     _require(source, len(labelled), {"source.patients": source_patients}, used if elsewhere else "")
     return _take(labelled, _shuffled(labelled, seed, "split", "source"), 0, source_patients)
 

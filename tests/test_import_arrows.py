@@ -18,7 +18,7 @@ ALLOWED = {
 }
 FLOORS = (
     "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "config", "report",
-    "deployment", "stages", "commands", "cli",
+    "deployment", "stages", "planning", "commands", "cli",
 )  # fmt: skip
 """The rooms of `pipeline`, each of which imports rooms that stand before it alone.
 

@@ -166,7 +166,7 @@ class Examination:
         return {f.case: f"{f.found}; to fix it, {f.fix}" for f in reversed(errors) if f.case is not None}
 
 
-def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
+def refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
     """Refuses errors, if there are any.
 
     Raises:
@@ -186,9 +186,9 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         GraftError: a case or a dataset is not usable, or a split is not possible.
     """
     examination = examine(config, workspace, resources)
-    _refuse(examination.errors())
+    refuse(examination.errors())
     compare_with_source(config, resources.strict)
-    _refuse(examination.empty_targets())
+    refuse(examination.empty_targets())
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
@@ -253,7 +253,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
                 where = f" {finding.case}" if finding.case else ""
                 logger.warning("%s%s: %s (%s)", root, where, finding.found, finding.fix)
     examination = Examination(read_plan(config, workspace), findings)
-    _refuse([(root, finding) for root, finding in examination.errors() if finding.case is None])
+    refuse([(root, finding) for root, finding in examination.errors() if finding.case is None])
     return examination
 
 
