@@ -1,4 +1,4 @@
-"""Borders of a scan that show nothing: padding with one value, and wide fields of air that hold noise alone."""
+"""Empty borders of a scan: padding with one value, and wide fields of air that hold nothing but noise."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 Box = tuple[slice, slice, slice]
-"""Voxel indices from … to along the three axes."""
+"""Ranges of voxel indices along the three axes."""
 
 _EVEN = 1e-3
 """Deviation from a border's value that still counts as even, as a share of the range of the values."""
 _NOISE = 5.0
 """Deviation that still counts as noise, in robust standard deviations of the border."""
 _DARK = 0.15
-"""Share of the highest value that noise of air lies within: tissue is brighter."""
+"""Share of the highest value below which the noise of air lies; tissue is brighter."""
 _BLOCK_MM = 4.0
-"""Size of the blocks that noise is averaged in."""
+"""Size of the blocks over which noise is averaged."""
 _VOXELS = 200_000
-"""Voxels that are enough to know the range of the values."""
+"""Number of voxels that suffices to estimate the range of the values."""
 
 _Tolerance = Callable[[NDArray, float, float], float]
 """Face, lowest and highest value of the scan → deviation from the face's median that counts as border."""
 
 
+def outer_faces(array: NDArray) -> list[NDArray]:
+    """Returns the six faces of `[X, Y, Z]`."""
+    return [array[0], array[-1], array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1]]
+
+
 def even_box(array: NDArray) -> Box:
     """Returns the part of a scan `[X, Y, Z]` without borders of one value, such as those of a head padded to a cube.
 
-    Planes are taken away from each face as long as they hold the value of that face, whatever it is, but for odd
-    voxels. So a scan gives the same part however far it was padded. Where nothing but borders is found, it is all.
+    Planes are removed from each face as long as they hold the value of that face, whatever it is; stray voxels are
+    ignored. So a scan gives the same part however far it was padded. One that is nothing but border is returned whole.
     """
     return _inner(array, lambda face, low, high: _EVEN * (high - low))
 
@@ -41,7 +46,7 @@ def content_box(array: NDArray, spacing: Sequence[float] | NDArray[np.float64], 
     Args:
         array: `[X, Y, Z]`, a scan of any contrast.
         spacing: of its voxels, mm.
-        margin: room in mm that is left around what is not noise, within the even borders, which leave none.
+        margin: room in mm that is kept around what is not noise; even borders are removed without a margin.
     """
     even = even_box(array)
     inner = array[even]
@@ -55,9 +60,9 @@ def content_box(array: NDArray, spacing: Sequence[float] | NDArray[np.float64], 
 
 
 def _noise(face: NDArray, low: float, high: float) -> float:
-    """Says how far the noise of a face goes, if it is the noise of air, which lies near 0.
+    """Returns how far the noise of a face reaches, if it is the noise of air, which lies near 0.
 
-    Where values lie far below 0, such as in a CT, 0 does not stand for air, and dark tissue cannot be told from it.
+    Where values lie far below 0, as in CT, 0 does not stand for air, and dark tissue cannot be told from noise.
     """
     middle = float(np.median(face))
     spread = _NOISE * 1.4826 * float(np.median(np.abs(face - middle)))
@@ -65,10 +70,10 @@ def _noise(face: NDArray, low: float, high: float) -> float:
     return max(spread if air else 0.0, _EVEN * (high - low))
 
 
-# Of infinite values nothing is taken away, and the checks report them.
+# Borders of infinite values stay; the checks report them.
 @np.errstate(invalid="ignore", over="ignore")
 def _inner(array: NDArray, tolerance: _Tolerance) -> Box:
-    """Takes planes away from the six faces as long as they are like the face."""
+    """Removes planes from the six faces as long as they resemble the face."""
     box = [slice(0, n) for n in array.shape]
     while True:
         before = list(box)
@@ -89,17 +94,17 @@ def _inner(array: NDArray, tolerance: _Tolerance) -> Box:
 
 
 def _border_planes(planes: NDArray, tolerance: float) -> int:
-    """Counts the planes at the beginning that are like the first one but for odd voxels."""
+    """Counts the leading planes that resemble the first one, apart from stray voxels."""
     value = np.median(planes[0])
     for number, plane in enumerate(planes):
-        # A voxel and its four neighbours together are no odd voxels. So the size of a plane does not matter.
+        # A voxel together with its four neighbours is not stray. So the size of a plane does not matter.
         if ndimage.binary_erosion(np.abs(plane - value) > tolerance, border_value=1).any():
             return number
     return len(planes)
 
 
 def _block_means(array: NDArray, steps: NDArray[np.int_]) -> NDArray[np.float32]:
-    """Averages blocks of so many voxels along each axis; the last ones are smaller."""
+    """Averages blocks of `steps` voxels along each axis; the last ones may be smaller."""
     means = array.astype(np.float32, copy=False)
     for axis, step in enumerate(steps.tolist()):
         starts = np.arange(0, array.shape[axis], step)

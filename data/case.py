@@ -70,6 +70,6 @@ class Case:
         return read_brain_mask(self.brain_mask)
 
     def files(self) -> list[Path]:
-        """All files of the case, each once, in a fixed order; of an image in several parts all parts."""
+        """All files of the case, each once, in a fixed order; for an image in several files all of them."""
         paths = [source.path for source in self.channels.values()] + [self.label, self.brain_mask]
         return list(dict.fromkeys(part for path in paths if path is not None for part in image_parts(path)))

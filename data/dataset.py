@@ -26,7 +26,7 @@ class Dataset:
         findings: what the layout noticed and the checks report, such as files that are not used.
 
     Raises:
-        DataError: a name breaks the rule, or two names of cases, patients or channels could be taken for one.
+        DataError: a name breaks the rule, or two names of cases, patients or channels could be confused.
     """
 
     root: Path
@@ -40,7 +40,7 @@ class Dataset:
     def __post_init__(self) -> None:
         check_names("case", (case.name for case in self.cases), self.root)
         check_names("patient", {case.patient: None for case in self.cases}, self.root)
-        # A model's channels are found whatever the case of their letters.
+        # A model finds its channels in any spelling of upper and lower case.
         check_names("channel", self.channel_names, self.root)
         # Tables of labels may repeat a name; `label_values` refuses it where a study uses it.
         check_label_names(self.label_names.values(), self.root)

@@ -42,7 +42,7 @@ class WorkspaceError(GraftError):
 
 
 class PreprocessingError(GraftError):
-    """A preprocessing step cannot be carried out on a case."""
+    """A preprocessing step cannot be run on a case."""
 
 
 class TrainingError(GraftError):

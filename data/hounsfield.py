@@ -1,8 +1,8 @@
-"""Whether grey values have the scale that their modality promises.
+"""Whether grey values have the scale of their modality.
 
-CT alone has an absolute one: Hounsfield units, air at −1000 and water at 0. The same values are often stored with 1024
+Only CT has an absolute one: Hounsfield units, air at −1000 and water at 0. The same values are often stored with 1024
 added, multiplied, or rescaled to grey levels; a window of Hounsfield units then cuts off what it was meant to show. MR
-has no unit, so of MR it can only be said that it looks like CT.
+has no unit, so the only test is whether it looks like CT.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from data.modality import Modality
 from data.plain_number import plain_number, plain_span
 
 _AIR, _WATER = -900.0, 200.0
-"""At or below the one lies air, within the other on both sides of 0 fluid and soft tissue, HU."""
+"""Air lies at or below the first, fluid and soft tissue within ± the second, HU."""
 _FULL_AIR = 1000.0
 """Distance from water to air, HU."""
 _PADDING = -3100.0
-"""Below this no scanner pads."""
+"""No scanner pads with lower values."""
 _SHARE = 0.01
-"""Share of the voxels that a tissue or air has to have."""
+"""Smallest share of the voxels that counts as presence of air or a tissue."""
 _COMMON_SHIFTS = (-1024, -1000, 1000, 1024, 2048, 8192, 31744, 32768, 33792)
 _FACTORS = (10, 100)
 _FAT = -20.0
 _VOXELS = 200_000
-"""Voxels looked at: shares of a hundredth need no more."""
+"""Number of voxels sampled: enough for shares of one percent."""
 
 
 @dataclass(frozen=True)
 class RangeFault:
-    """Why values are no Hounsfield units.
+    """Why values are not Hounsfield units.
 
     Attributes:
         text: what they look like, with numbers.
-        is_ct: whether they look like a CT on another scale; otherwise they may be no CT at all.
+        is_ct: whether they look like a CT on another scale; otherwise they may not be CT at all.
         fix: what to do.
     """
 
@@ -57,7 +57,7 @@ def air_share(array: NDArray) -> float:
 
 
 def hounsfield_fault(array: NDArray) -> RangeFault | None:
-    """Says why values are no Hounsfield units; `None` where they can be.
+    """Returns why values are not Hounsfield units; `None` where they may be.
 
     Args:
         array: `[X, Y, Z]`, a whole field of view or a crop of it.
@@ -79,32 +79,27 @@ def hounsfield_fault(array: NDArray) -> RangeFault | None:
         text += f"{plain_number(shift - _FULL_AIR)}), or this is not a CT"
         return RangeFault(text, True, f"subtract {shift:.0f}, or write it as the intercept into the header (scl_inter)")
     if float(np.percentile(values, 0.5)) < _FAT and -_FULL_AIR < float(np.median(values)) < 2 * _WATER:
-        # A crop without air: fat or lung below 0, soft tissue about it.
+        # A crop without air: fat or lung below 0, soft tissue around 0.
         return None
     if low >= 0 and high <= 255:
         levels = "0 to 1" if high <= 1.01 else "0 to 255"
         text = f"the values run from {plain_span(low, high)}: grey levels from {levels}, not Hounsfield units"
         return RangeFault(text, False, "export the CT again without rescaling its intensities")
-    return _unknown(low, high)
-
-
-def _unknown(low: float, high: float) -> RangeFault:
     text = f"the lowest value is {plain_number(low)} and the highest {plain_number(high)}, so this is not a CT in "
-    return RangeFault(
-        text + "Hounsfield units with air", False, "export the CT in Hounsfield units, or correct `modality`"
-    )
+    text += "Hounsfield units with air"
+    return RangeFault(text, False, "export the CT in Hounsfield units, or correct `modality`")
 
 
 def lowest_value(array: NDArray) -> float:
-    """The lowest value but for one in a thousand voxels; NaN where no value is finite."""
+    """The 0.1th percentile, which stray voxels do not move; NaN where no value is finite."""
     values = _sample(array)
     return float(np.percentile(values, 0.1)) if values.size else float("nan")
 
 
 def _sample(array: NDArray) -> NDArray[np.float64]:
-    # Padding is no part of the scan, whatever its value.
+    # Padding is not part of the scan, whatever its value.
     flat = array[even_box(array)].ravel()
-    # An odd step does not stay in a few columns of the usual sizes.
+    # An odd step is not confined to a few columns of the usual sizes.
     values = flat[:: max(1, flat.size // _VOXELS) | 1].astype(np.float64)
     return values[np.isfinite(values)]
 
@@ -118,12 +113,12 @@ def _is_hounsfield(values: NDArray[np.float64]) -> bool:
 
 
 def _shift(values: NDArray[np.float64]) -> float | None:
-    """Returns what was added to Hounsfield units: the usual number that leaves air and soft tissue, if any."""
+    """Returns the offset added to Hounsfield units: the common one that leaves air and soft tissue, if any."""
 
     def fit(shift: float) -> float:
         hounsfield = values - shift
         soft = _share(hounsfield, -_WATER, _WATER)
-        # Lung and its edges are less than soft tissue; of a crop with bone, bone would be taken for soft tissue.
+        # There is less lung, edges included, than soft tissue; else bone in a crop would pass as soft tissue.
         between = _share(hounsfield, 0.8 * _AIR, -_WATER)
         return min(_share(hounsfield, _PADDING, _AIR), soft) if soft > between else 0.0
 
@@ -134,18 +129,18 @@ def _shift(values: NDArray[np.float64]) -> float | None:
     fits = {float(shift): fit(shift) for shift in _COMMON_SHIFTS}
     if max(fits.values()) < _SHARE:
         return None
-    # 1000 and 1024 fit nearly alike: the one that puts air at −1000 is meant.
+    # 1000 and 1024 fit nearly alike; the one that puts air at −1000 wins.
     good = [shift for shift, share in fits.items() if share >= 0.8 * max(fits.values())]
     return min(good, key=lambda shift: abs(air(shift) + _FULL_AIR))
 
 
 def channel_modality(channel: str, modality: Modality | None) -> Modality | None:
-    """Returns the modality of a channel: the study's, else CT for a channel that is named so (nnU-Net's rule)."""
+    """Returns the modality of a channel: the study's, else CT for a channel called that (nnU-Net's rule)."""
     return modality or (Modality.CT if channel.strip().lower() == "ct" else None)
 
 
 def range_fault(array: NDArray, modality: Modality) -> RangeFault | None:
-    """Says why values are not of a modality; `None` where they can be."""
+    """Returns why values are not of a modality; `None` where they may be."""
     if modality is Modality.CT:
         return hounsfield_fault(array)
     if looks_like_ct(array):
@@ -158,12 +153,12 @@ def range_fault(array: NDArray, modality: Modality) -> RangeFault | None:
 
 @dataclass(frozen=True)
 class ValueScale:
-    """What the values of an image look like where nobody says what they are.
+    """What the values of an image look like where their modality is not declared.
 
     Attributes:
         is_ct: whether they look like Hounsfield units, air included.
-        fault: why they are none.
-        lowest: the lowest value but for a few voxels.
+        fault: why they are not Hounsfield units.
+        lowest: the lowest value, stray voxels aside.
     """
 
     is_ct: bool
@@ -172,6 +167,6 @@ class ValueScale:
 
     @classmethod
     def of(cls, array: NDArray) -> ValueScale:
-        """Looks at an image."""
+        """Judges an image."""
         fault = hounsfield_fault(array)
         return cls(fault is None and looks_like_ct(array), fault, lowest_value(array))

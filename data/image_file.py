@@ -1,7 +1,7 @@
 """Reading and writing image files.
 
-NIfTI and MGH go through nibabel's headers, MetaImage and NRRD through SimpleITK's. What comes in is in the end always a
-`Volume`; what is wrong with a file is a `DataError` that names it.
+NIfTI and MGH go through nibabel's headers, MetaImage and NRRD through SimpleITK's. The result is always a `Volume`; any
+fault of a file is a `DataError` that names it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from data.errors import DataError
 from data.image_header import ImageHeader, format_shape, refuse
@@ -96,9 +96,9 @@ def image_stem(path: Path) -> str:
 
 
 def image_parts(path: Path) -> tuple[Path, ...]:
-    """Returns all files that an image is made of, the one with its header first.
+    """Returns all files that an image consists of, the one with its header first.
 
-    Where the header cannot be read, that is the path itself: reading the image says why.
+    Where the header cannot be read, only the path itself is returned: reading the image reports why.
     """
     suffix = image_suffix(path)
     if suffix in PAIR_SUFFIXES:
@@ -113,7 +113,7 @@ def image_parts(path: Path) -> tuple[Path, ...]:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turns what the system, or a library, says of a file into an error that names it."""
+    """Turns an error of the system or of a library into one that names the file."""
     try:
         yield
     except PermissionError as error:
@@ -171,26 +171,21 @@ def _require_3d(path: Path, array: NDArray, header: ImageHeader) -> None:
         raise refuse(path, found, "one 3D volume", "take one frame or one channel of the series")
 
 
-def _contiguous(array: NDArray, dtype: DTypeLike) -> NDArray:
-    # What exceeds float32 becomes Inf, which the checks report; a warning here would only repeat it.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return np.require(array, dtype, ["C", "W"])
-
-
-def read_volume(path: Path, frame: int | None = None, dtype: DTypeLike = np.float32) -> Volume:
-    """Reads one 3D volume; of a 4D file the given frame, or its only one.
+def read_volume(path: Path, frame: int | None = None) -> Volume:
+    """Reads one 3D volume as float32, scale factors applied; from a 4D file the given frame, or its only one.
 
     Args:
         path: a file with one of `SUFFIXES`.
         frame: index along the fourth dimension; `None` accepts only 3D, or 4D with one frame.
-        dtype: type of the voxels, float32 by default; scale factors of the header are applied.
 
     Raises:
         DataError: the file is missing, damaged, not 3D, or lacks that frame.
     """
     array, header = _read(path, frame)
     _require_3d(path, array, header)
-    return Volume(_contiguous(array, dtype), header.affine)
+    # What exceeds float32 becomes Inf, which the checks report; a warning here would only repeat it.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return Volume(np.require(array, np.float32, ["C", "W"]), header.affine)
 
 
 def read_image(path: Path) -> Image:
@@ -206,13 +201,13 @@ def read_image(path: Path) -> Image:
     return Image(header, tuple(Volume(array[..., i], header.affine) for i in range(array.shape[3])))
 
 
-def read_label(path: Path, frame: int | None = None) -> Volume:
+def read_label(path: Path) -> Volume:
     """Reads a label map as int16; see `as_label_map`.
 
     Raises:
         DataError: as `read_volume`, or the values are not whole numbers of that range.
     """
-    array, header = _read(path, frame)
+    array, header = _read(path, None)
     _require_3d(path, array, header)
     return as_label_map(Volume(array, header.affine), str(path), header.step)
 
@@ -221,7 +216,7 @@ def read_brain_mask(path: Path) -> Volume:
     """Reads a brain mask as uint8, 1 in the brain; see `as_brain_mask`.
 
     Raises:
-        DataError: as `read_volume`, or the mask tells nothing apart.
+        DataError: as `read_volume`, or all voxels or none are brain.
     """
     array, header = _read(path, None)
     _require_3d(path, array, header)
@@ -229,7 +224,7 @@ def read_brain_mask(path: Path) -> Volume:
 
 
 def read_geometry(path: Path) -> NiftiGeometry | None:
-    """Reads the geometry fields of a NIfTI file; `None` for other files, which have one way to say where voxels lie.
+    """Reads the geometry fields of a NIfTI file; `None` for other files, which state their geometry only once.
 
     Raises:
         DataError: the file cannot be read.
@@ -243,7 +238,7 @@ def write_volume(volume: Volume, path: Path, geometry: NiftiGeometry | None = No
     Args:
         volume: what to write.
         path: the file.
-        geometry: of the NIfTI file on whose grid the volume lies; its fields are taken over, whatever they are.
+        geometry: of the NIfTI file on whose grid the volume lies; its fields are copied as they are.
 
     Raises:
         DataError: the file type is unknown or cannot hold the volume.

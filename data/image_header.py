@@ -1,7 +1,8 @@
-"""What an image file claims about itself, and how a file is turned down."""
+"""What an image file claims about itself, and the errors that refuse a file."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ SMALLEST_SPACING, LARGEST_SPACING = 0.02, 50.0
 # What a scan can span along an axis, in mm: from a biopsy to a whole body with room to spare.
 _LEAST_EXTENT, _LARGEST_EXTENT = 0.1, 5000.0
 LEAST_VOXELS = 2
-"""Fewer voxels than this along an axis are no volume: there is nothing to interpolate, smooth or filter along it."""
+"""Fewer voxels along an axis do not make a volume: there is nothing to interpolate, smooth or filter along it."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class ImageHeader:
         unit_ignored: whether the declared unit would make an impossible spacing, so that mm are assumed.
         sform: `[4, 4]` affine of the sform in mm, if the NIfTI file has one.
         qform: `[4, 4]` affine of the qform in mm, if the NIfTI file has one that is valid.
-        unplaced: what the file lacks to say where right and left are, as a sentence; empty where it says so.
-        ignored_bytes: bytes after the voxels that mean nothing; known once the voxels were read.
+        unplaced: what the file lacks to define right and left, as a sentence; empty if nothing.
+        ignored_bytes: meaningless bytes after the voxels; known once the voxels were read.
         step: distance between neighbouring values that the voxels can have, where integers are scaled; else 0.
     """
 
@@ -99,12 +100,12 @@ def impossible_extent(shape: tuple[int, ...], spacing: NDArray[np.float64]) -> s
 
 
 def refuse(path: Path, found: str, expected: str, fix: str) -> DataError:
-    """Returns the error that turns a file down; `found` continues the path."""
+    """Returns the error that refuses a file; `found` follows the path."""
     return DataError(f"{path}: {found}", expected=expected, fix=fix)
 
 
 def damaged(path: Path, error: Exception) -> DataError:
-    """Returns the error of a file whose voxels are not what they were written as."""
+    """Returns the error of a file whose voxels are not those that were written."""
     return refuse(path, f"is truncated or damaged ({error})", "a whole file", AGAIN)
 
 
@@ -158,9 +159,7 @@ def check_claim(path: Path, shape: tuple[int, ...], itemsize: int, available: in
         raise refuse(
             path, f"its header claims {format_shape(shape)} voxels", "one voxel or more along each axis", AGAIN
         )
-    voxels = 1
-    for n in shape:
-        voxels *= n
+    voxels = math.prod(shape)
     if voxels * itemsize > available:
         raise refuse(
             path,
@@ -171,14 +170,14 @@ def check_claim(path: Path, shape: tuple[int, ...], itemsize: int, available: in
         )
     if voxels > LARGEST_VOXELS:
         raise refuse(
-            path, f"has {format_shape(shape)} voxels", f"at most {LARGEST_VOXELS:,}", "crop or resample it before"
+            path, f"has {format_shape(shape)} voxels", f"at most {LARGEST_VOXELS:,}", "crop or resample it first"
         )
 
 
 def unit_in_mm(unit: str, spacing: NDArray[np.float64]) -> tuple[float, bool]:
     """Returns mm per unit, and whether the declared unit was ignored because no scanner has such a spacing.
 
-    Small-animal files in µm declare it rightly; many others carry a wrong unit code and have their spacing in mm.
+    Small-animal files in µm declare it correctly; many others carry a wrong unit code and have their spacing in mm.
     """
     factor = _MM_PER_UNIT.get(unit, 1.0)
     plausible = bool(np.all((spacing * factor >= SMALLEST_SPACING) & (spacing * factor <= LARGEST_SPACING)))

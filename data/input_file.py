@@ -1,4 +1,4 @@
-"""Files that a user hands in: only regular ones are opened; every fault of text and JSON is a sentence."""
+"""Files from a user: only regular ones are opened, and every fault of text or JSON is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_TEXT = 200 * 2**20
 """Bytes of the largest text file that is read."""
 
 DEEPEST = 50
-"""Levels of lists and objects within each other. What a user means has a handful."""
+"""Levels of nesting; a genuine file has a handful."""
 
 _KINDS = {
     stat.S_IFDIR: "is a folder",
@@ -32,13 +32,13 @@ def require_regular_file(path: Path, expected: str, error: type[GraftError] = Da
         path: the file.
         expected: what it should be, for the message.
         error: the class of the error.
-        fix: what the user can do about it, where that is not the usual.
+        fix: what the user can do about it, if not the usual.
 
     Returns:
-        its size in bytes.
+        Its size in bytes.
 
     Raises:
-        GraftError: it is missing, cannot be looked at, or is a folder, a pipe, a socket or a device.
+        GraftError: it is missing, cannot be accessed, or is a folder, a pipe, a socket or a device.
     """
     try:
         found = path.stat()
@@ -58,7 +58,7 @@ def require_regular_file(path: Path, expected: str, error: type[GraftError] = Da
 
 
 def is_there(path: Path) -> bool:
-    """Whether anything has this name, a link to nothing included: what is unusable must not be passed over."""
+    """Whether anything has this name, even a broken link: what is unusable must not be skipped silently."""
     return os.path.lexists(path)
 
 
@@ -100,7 +100,7 @@ def decode(content: bytes, errors: str = "strict") -> str:
     Raises:
         UnicodeDecodeError: with `errors="strict"`, it is none of these.
     """
-    # What it says of JSON is true of all text that begins with two ASCII characters: where zero bytes stand tells.
+    # JSON's rule holds for all text that begins with two ASCII characters: the zero bytes show the encoding.
     return content.decode(json.detect_encoding(content), errors)
 
 
@@ -113,7 +113,7 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
         fix: what the user can do about a damaged file.
 
     Raises:
-        GraftError: it cannot be read as text, is not JSON, or is nested too deeply to be meant.
+        GraftError: it cannot be read as text, is not JSON, or is nested too deeply.
     """
     text = read_text(path, "a JSON file", error, fix=fix)
     try:
@@ -137,7 +137,7 @@ def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") ->
 
 
 def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Keeps the last of two equal keys from replacing the first without a word."""
+    """Refuses a repeated key, of which `json` would silently keep the last."""
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]

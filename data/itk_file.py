@@ -137,7 +137,7 @@ def itk_array(path: Path, source: ItkSource, header: ImageHeader, frame: int | N
 
 
 def _component_axis(path: Path, source: ItkSource) -> int:
-    """Where among the stored axes, the fastest first, the components of one voxel lie."""
+    """Returns which of the stored axes, the fastest first, holds the components of one voxel."""
     stored = source.stored
     if source.components == 1 or not stored.sizes:
         return 0
@@ -153,7 +153,7 @@ def _voxel_bytes(path: Path, file: Path, stored: StoredVoxels, header: ImageHead
     """The voxels of one file, unpacked, and the number of ignored bytes after a compressed stream.
 
     Raises:
-        DataError: it holds other than the wanted number of bytes, or is damaged.
+        DataError: it does not hold the wanted number of bytes, or is damaged.
     """
     with file.open("rb") as stream:
         stream.seek(stored.start)

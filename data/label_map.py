@@ -9,9 +9,9 @@ from data.errors import DataError
 from data.volume import Volume
 
 LARGEST_LABEL = int(np.iinfo(np.int16).max)
-# Masks that were stored with a scale factor come back a little beside the whole numbers that they stand for.
+# Masks stored with a scale factor come back slightly off the whole numbers that they stand for.
 _WHOLE = 1e-3
-# SPM stores labels up to k in a byte as steps of k/255, so that a whole number is up to half a step away from its own.
+# SPM stores labels up to k in a byte as steps of k/255, so a label comes back up to half a step off.
 _COARSEST_STEP = 0.05
 _HALF = 0.501
 _BRAIN = 0.5
@@ -30,10 +30,10 @@ def as_label_map(volume: Volume, name: str, step: float = 0.0) -> Volume:
     Args:
         volume: the values as they were stored, with scale factors applied.
         name: what it is, for the message.
-        step: distance between neighbouring values that the file can hold; coarse steps count as none.
+        step: distance between neighbouring values that the file can hold; coarse steps are ignored.
 
     Raises:
-        DataError: a value is NaN, infinite, no whole number, negative or above 32767.
+        DataError: a value is NaN, infinite, not a whole number, negative or above 32767.
     """
     array = volume.array
     if array.dtype.kind == "f":
@@ -62,14 +62,14 @@ def _whole(array: NDArray, name: str, tolerance: float) -> NDArray:
 
 
 def above_half(volume: Volume) -> NDArray[np.uint8]:
-    """Returns 1 where a mask says that a voxel belongs to it."""
+    """Returns 1 where a mask is above one half, else 0."""
     return (volume.array > _BRAIN).astype(np.uint8)
 
 
 def as_brain_mask(volume: Volume, name: str) -> Volume:
     """Returns a brain mask as uint8: what is above 0.5 is brain.
 
-    So a soft mask of probabilities is cut at one half, and of a mask of whole numbers (0 and 1, 0 and 255, several
+    So a soft mask of probabilities is cut at one half, and in a mask of whole numbers (0 and 1, 0 and 255, several
     regions) everything but 0 is brain.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import zlib
 from pathlib import Path
 
@@ -13,17 +12,8 @@ from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from data.image_header import (
-    AGAIN,
-    LARGEST_RATIO,
-    ImageHeader,
-    check_claim,
-    chosen_frame,
-    damaged,
-    refuse,
-    require_numbers,
-)
-from data.packed_stream import DamagedStreamError, inflate
+from data.image_header import AGAIN, ImageHeader, refuse, require_numbers
+from data.voxel_block import check_block, read_block
 
 _OFFSET = 284
 _VALID = slice(28, 30)
@@ -34,7 +24,7 @@ def open_mgh(path: Path) -> tuple[MGHHeader, ImageHeader]:
     """Opens a file and reads its header.
 
     Raises:
-        DataError: it is no MGH file, is damaged, or claims more voxels than it can hold.
+        DataError: it is not an MGH file, is damaged, or claims more voxels than it can hold.
     """
     try:
         with path.open("rb") as stream:
@@ -51,9 +41,7 @@ def open_mgh(path: Path) -> tuple[MGHHeader, ImageHeader]:
     except (zlib.error, HeaderDataError, ValueError, KeyError) as error:
         raise refuse(path, f"cannot be read ({error})", "a whole MGH file", AGAIN) from error
     require_numbers(path, header.dtype)
-    size = path.stat().st_size
-    available = size * LARGEST_RATIO if _is_packed(path) else max(size - _OFFSET, 0)
-    check_claim(path, header.shape, header.dtype.itemsize, available)
+    check_block(path, header, path, _OFFSET, _is_packed(path))
     return raw, header
 
 
@@ -65,20 +53,11 @@ def mgh_array(path: Path, source: MGHHeader, header: ImageHeader, frame: int | N
     """Reads the voxels of one frame, or all of them: `[X, Y, Z]` or `[X, Y, Z, frames]`.
 
     Returns:
-        the voxels, and the number of bytes after the compressed stream, which were ignored; what follows the voxels
-        within it are tags of FreeSurfer.
+        The voxels, and the number of ignored bytes after the compressed stream. The bytes after the voxels within the
+        stream are FreeSurfer's tags.
 
     Raises:
         DataError: the file is truncated or damaged, or lacks the frame.
     """
-    count = math.prod(header.shape)
-    content = path.read_bytes()
-    held, ignored = len(content), 0
-    try:
-        if _is_packed(path):
-            content, held, ignored = inflate(content, _OFFSET + count * header.dtype.itemsize, gzip_only=True)
-    except DamagedStreamError as error:
-        raise damaged(path, error) from error
-    check_claim(path, header.shape, header.dtype.itemsize, max(held - _OFFSET, 0))
-    array = np.frombuffer(content, header.dtype, count, _OFFSET).reshape(header.volume_shape, order="F")
-    return chosen_frame(path, array, frame), ignored
+    array, _, after = read_block(path, header, frame, path, _OFFSET, _is_packed(path))
+    return array, after

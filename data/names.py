@@ -1,7 +1,7 @@
-"""The one rule for names: of cases, patients, datasets, labels, channels, arms, densities, classes and studies.
+"""The one rule for names of cases, patients, datasets, labels, channels, arms, densities, classes and studies.
 
-Names become folders, files, cells of tables and lines in a terminal. What is dangerous or confusing in one of these
-places is refused everywhere, once, where the name enters.
+Names become folders, files, cells of tables and lines in a terminal. A name that is dangerous or confusing in one of
+these places is refused everywhere, where it enters.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RESERVED = frozenset(
 
 
 def printable(text: str) -> str:
-    """Returns the text with everything a terminal could obey or hide as an escape: colours, line ends, half letters."""
+    """Returns the text with all that a terminal could interpret or hide escaped: colours, line ends, surrogates."""
     return "".join(c if _is_visible(c) else _escape(c) for c in text)
 
 
@@ -110,7 +110,7 @@ def _refuse(kind: str, name: object, fault: str | None, where: object) -> None:
 
 
 def alike(names: Iterable[str]) -> tuple[str, str] | None:
-    """Returns the first two names that a file system or a reader could take for one; `None` if there are none.
+    """Returns the first two names that a file system or a reader could confuse; `None` if there are none.
 
     They are equal, or differ only in case or in how their letters are composed (Unicode normalisation).
     """
@@ -136,7 +136,7 @@ def alike_fault(names: Iterable[str], kind: str = "") -> str | None:
 
 
 def check_names(kind: str, names: Iterable[str], where: object) -> None:
-    """Refuses names of one kind of which one breaks the rule, or two could be taken for one.
+    """Refuses names of one kind if one breaks the rule or two could be confused.
 
     Raises:
         DataError: names the first fault.
@@ -149,12 +149,12 @@ def check_names(kind: str, names: Iterable[str], where: object) -> None:
 
 
 def _is_visible(character: str) -> bool:
-    # A no-break space is not "printable" to Python, and harmless.
+    # A no-break space is harmless, though not "printable" to Python.
     return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def _escape(character: str) -> str:
-    # Python stands a lone surrogate for a byte of a file name that is not UTF-8.
+    # Python uses a lone surrogate for a byte of a file name that is not UTF-8.
     byte = ord(character) - 0xDC00
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode("ascii")
 

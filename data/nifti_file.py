@@ -19,22 +19,13 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 
-from data.image_header import (
-    AGAIN,
-    LARGEST_RATIO,
-    ImageHeader,
-    check_claim,
-    chosen_frame,
-    damaged,
-    refuse,
-    require_numbers,
-    unit_in_mm,
-)
-from data.packed_stream import GZIP_MAGIC, DamagedStreamError, inflate
+from data.image_header import AGAIN, ImageHeader, refuse, require_numbers, unit_in_mm
+from data.packed_stream import GZIP_MAGIC
+from data.voxel_block import check_block, read_block
 
 _HEADER_BYTES = 540
 _UNITS = {1: "meter", 2: "mm", 3: "micron"}
-# A quaternion whose vector part is longer than 1 by no more than this is one that was rounded.
+# A quaternion whose vector part exceeds 1 by no more than this was rounded.
 _QUATERNION_ROUNDING = 1e-3
 
 
@@ -64,7 +55,7 @@ def pair_of(path: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """Keeps nibabel from logging what the checks report (zero spacing and the like); handlers of its users included."""
+    """Keeps nibabel from logging, to any handler, what the checks report (zero spacing and the like)."""
     imageglobals.logger.disabled = True
     try:
         yield
@@ -76,7 +67,7 @@ def open_nifti(path: Path) -> tuple[NiftiSource, ImageHeader]:
     """Opens a file and reads its header.
 
     Raises:
-        DataError: it is no NIfTI file, is damaged, or claims more voxels than it can hold.
+        DataError: it is not a NIfTI file, is damaged, or claims more voxels than it can hold.
     """
     named, voxels = pair_of(path) if path.suffix.lower() in (".hdr", ".img") else (path, path)
     for file in (named, voxels):
@@ -90,14 +81,12 @@ def open_nifti(path: Path) -> tuple[NiftiSource, ImageHeader]:
         raise refuse(path, f"cannot be read ({error})", "a whole NIfTI file", AGAIN) from error
     require_numbers(path, header.dtype)
     source = NiftiSource(raw, voxels)
-    size = voxels.stat().st_size
-    available = size * LARGEST_RATIO if _is_gzip(voxels) else max(size - source.offset, 0)
-    check_claim(path, header.shape, header.dtype.itemsize, available)
+    check_block(path, header, voxels, source.offset, _is_gzip(voxels))
     return source, header
 
 
 def diagnose_nifti(path: Path) -> list[str]:
-    """Returns what nibabel finds wrong with a header and fixes silently when it reads it, such as a spacing of zero.
+    """Returns the faults of a header that nibabel corrects silently when it reads it, such as a spacing of zero.
 
     Raises:
         DataError: the header cannot be read at all.
@@ -182,7 +171,7 @@ def nifti_header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
 
 
 def _qform(raw: nib.Nifti1Header) -> NDArray[np.float64] | None:
-    """The affine of the qform; `None` if there is none, or if its quaternion is that of no rotation."""
+    """The affine of the qform; `None` if there is none, or if its quaternion is not a rotation."""
     if int(raw["qform_code"]) <= 0:
         return None
     fields = ("quatern_b", "quatern_c", "quatern_d")
@@ -207,26 +196,15 @@ def nifti_array(path: Path, source: NiftiSource, header: ImageHeader, frame: int
     Raises:
         DataError: the file is truncated or damaged (the checksum of a gzip stream is verified), or lacks the frame.
     """
-    count = math.prod(header.shape)
-    wanted = source.offset + count * header.dtype.itemsize
-    after = 0
-    content = source.voxels.read_bytes()
-    held = len(content)
-    try:
-        if _is_gzip(source.voxels):
-            content, held, after = inflate(content, wanted, gzip_only=True)
-    except DamagedStreamError as error:
-        raise damaged(path, error) from error
-    check_claim(path, header.shape, header.dtype.itemsize, max(held - source.offset, 0))
-    array = np.frombuffer(content, header.dtype, count, source.offset).reshape(header.volume_shape, order="F")
-    array = chosen_frame(path, array, frame)
+    packed = _is_gzip(source.voxels)
+    array, ignored, after = read_block(path, header, frame, source.voxels, source.offset, packed)
     try:
         slope, intercept = source.raw.get_slope_inter()
     except HeaderDataError as error:
         raise refuse(path, f"has an impossible scale factor ({error})", "a finite one", "correct its header") from error
     if slope is not None:
         array = apply_read_scaling(array, slope, intercept)
-    return array, held - wanted + after
+    return array, ignored + after
 
 
 def storable(array: NDArray, path: Path) -> NDArray:
@@ -256,7 +234,7 @@ def write_nifti(
         array: `[X, Y, Z]` or `[X, Y, Z, frames]`.
         affine: `[4, 4]`, voxel indices to RAS+ mm.
         path: the file.
-        header: its geometry fields are taken over as they are, instead of the affine.
+        header: its geometry fields are written as they are, instead of the affine.
     """
     stored = storable(array, path)
     if header is not None:

@@ -1,7 +1,7 @@
 """The geometry fields of a NIfTI header: a map is written with those of its scan, so that every viewer overlays both.
 
-Viewers differ in whether they believe the sform or the qform, and in what they make of neither and of units. Only the
-same fields are read alike by all of them.
+Viewers differ in whether they use the sform or the qform, and in how they treat units and missing forms. Only identical
+fields are read alike by all of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NiftiGeometry:
     """What a NIfTI header says of where its voxels lie, field by field, in the file's own unit.
 
     Attributes:
-        shape: voxels along the three axes that it is about.
+        shape: voxels along the three spatial axes.
         fields: name → value.
         pixdim: the first four numbers of `pixdim`.
     """
@@ -49,7 +49,7 @@ class NiftiGeometry:
         fields = {name: np.array(header[name]) for name in _FIELDS}
         vector = np.array([fields[f"quatern_{axis}"] for axis in "bcd"], dtype=np.float64)
         if (length := float(np.linalg.norm(vector))) > 1:
-            # Rounding, or no rotation at all; readers that know no tolerance would refuse the map for it.
+            # Rounding, or not a rotation at all; readers without a tolerance would refuse the map.
             fields |= {f"quatern_{axis}": value / length for axis, value in zip("bcd", vector, strict=True)}
         x, y, z = (int(n) for n in header["dim"][1:_SPATIAL])
         return cls((x, y, z), fields, np.array(header["pixdim"][:_SPATIAL], dtype=np.float64))

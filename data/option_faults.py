@@ -1,4 +1,4 @@
-"""What pydantic found wrong, in the words of this project."""
+"""The faults that pydantic finds, in the words of this project."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _OF_A_KEY = "[key]"
 
 
 def first_fault(error: ValidationError) -> tuple[tuple[str | int, ...], str]:
-    """Returns where the first fault is and what it is; a key that is no name is a fault of what holds it."""
+    """Returns where the first fault is and what it is; an invalid key is a fault of its mapping."""
     first = error.errors()[0]
     location = first["loc"][:-2] if first["loc"][-1:] == (_OF_A_KEY,) else first["loc"]
     message = first["msg"].removeprefix("Value error, ")

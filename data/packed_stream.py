@@ -19,19 +19,19 @@ class DamagedStreamError(ValueError):
 def inflate(packed: bytes, wanted: int, *, gzip_only: bool = False) -> tuple[bytes, int, int]:
     """Unpacks gzip members, or one zlib stream, and verifies their checksums.
 
-    Nothing is allocated for what is only claimed, and of what goes beyond the wanted bytes only the length is kept.
+    Memory grows with the data and not with a claim; of the bytes beyond the wanted ones only the number is kept.
 
     Args:
         packed: the compressed bytes.
         wanted: number of unpacked bytes to return, where there are as many.
-        gzip_only: whether a bare zlib stream is no compressed file of this kind.
+        gzip_only: whether a bare zlib stream is refused.
 
     Returns:
-        At most the wanted bytes, how many bytes there are in all (counting stops at twice the wanted ones), and how
-        many bytes follow the last stream.
+        At most the wanted bytes, the number of all bytes (counting stops at twice the wanted ones), and the number of
+        bytes after the last stream.
 
     Raises:
-        DamagedStreamError: a stream does not end, or is not what its checksum says.
+        DamagedStreamError: a stream does not end, or its checksum is wrong.
     """
     view = memoryview(packed)
     pieces: list[bytes] = []
@@ -62,7 +62,7 @@ def unpack_bzip2(packed: bytes, wanted: int) -> tuple[bytes, int, int]:
     """Unpacks bzip2 streams, which parallel packers write one after another, as `inflate` does.
 
     Raises:
-        DamagedStreamError: a stream does not end, or is not what its checksum says.
+        DamagedStreamError: a stream does not end, or its checksum is wrong.
     """
     content = bytearray()
     rest = packed

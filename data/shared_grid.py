@@ -1,6 +1,6 @@
 """Whether a label or mask lies on the grid of a channel: one rule for checks, preprocessing, prediction and evaluation.
 
-It may be stored with its axes in another order or direction, and lie off by what rounding in headers explains.
+Its axes may be stored in another order or direction, and it may be off by what rounding in headers explains.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Placement:
     Attributes:
         volume: its values on exactly that grid.
         channel: name of the channel.
-        changes: what was done to bring it there, as sentences; none if it lay there.
+        changes: what was done to bring it there, as sentences; empty if it lay there.
     """
 
     volume: Volume

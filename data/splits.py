@@ -1,4 +1,4 @@
-"""Splits, nested subsets and bootstrap samples. What is drawn is always patients, never cases.
+"""Splits, nested subsets and bootstrap samples. Draws are always of patients, never of cases.
 
 Two scans of one patient look alike, so a case of a training patient among the test cases would flatter every arm. All
 draws are functions of the seed and of the *set* of patients: neither the order of a listing nor the number of workers
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, islice
 
 from data.case import Case
 from data.dataset import Dataset
@@ -16,11 +17,13 @@ from data.errors import DataError
 from data.random_streams import random_stream
 
 PatientCases = Mapping[str, tuple[str, ...]]
+Choice = int | Sequence[str]
+"""A number of patients to draw, or the cases that are listed."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Who is used for what; each role maps its patients to the names of the cases that count.
+    """Which patients have which role; each role maps its patients to the names of the cases that count.
 
     The patients of a drawn split are in the order of the draw, those of a listed split in the order of the list.
 
@@ -68,11 +71,6 @@ class BootstrapSample:
     out_of_bag: tuple[str, ...]
 
 
-def same_root(first: Dataset, second: Dataset) -> bool:
-    """Whether two datasets lie in the same folder, so that equal patient names mean the same person."""
-    return first.root.resolve() == second.root.resolve()
-
-
 def _labelled_patients(dataset: Dataset, excluded: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Patients all of whose cases have a label, with their cases."""
     return {
@@ -82,20 +80,8 @@ def _labelled_patients(dataset: Dataset, excluded: Collection[str] = ()) -> dict
     }
 
 
-def _shuffled(patients: Mapping[str, tuple[str, ...]], seed: int, *names: str | int) -> list[str]:
-    order = random_stream(seed, *names).permutation(len(patients))
-    ordered = sorted(patients)
-    return [ordered[i] for i in order]
-
-
-def _take(
-    patients: Mapping[str, tuple[str, ...]], order: Sequence[str], start: int, count: int
-) -> dict[str, tuple[str, ...]]:
-    return {p: patients[p] for p in order[start : start + count]}
-
-
 def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: str = "") -> None:
-    """Refuses a draw that asks for more patients than there are."""
+    """Refuses a draw of more patients than there are."""
     negative = next((key for key, count in wanted.items() if count < 0), None)
     if negative is not None:
         raise DataError(f"`{negative}` is {wanted[negative]}", expected="0 or more patients", fix=f"raise `{negative}`")
@@ -107,7 +93,7 @@ def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: 
     note = f", {unlabelled} more have cases without a label" if unlabelled else ""
     keys = " or ".join(f"`{key}`" for key, count in wanted.items() if count)
     raise DataError(
-        f"{dataset.root}: {asked} patients are asked for, but only {available} labelled patients are "
+        f"{dataset.root}: {asked} patients are requested, but only {available} labelled patients are "
         f"available{used}{note}",
         expected=f"at most {available} in all",
         fix=f"lower {keys}",
@@ -118,121 +104,69 @@ def draw_split(
     source: Dataset,
     target: Dataset,
     *,
-    source_patients: int,
-    pool_patients: int | None,
-    test_patients: int,
+    source_choice: Choice,
+    pool: Choice | None,
+    test: Choice,
     seed: int,
 ) -> Split:
-    """Draws source, pool and test patients at random.
+    """Draws the source, pool and test patients, or takes the cases that are listed for them.
 
     Test patients are drawn first, then the pool, then the source, so the test set stays the same when the other counts
-    change. A patient counts only if all of their cases have labels. If both datasets are one folder, the three sets are
-    disjoint.
+    change. A drawn patient has labels for all of their cases; of a listed patient only the listed cases count. If both
+    datasets are one folder, the three sets are disjoint.
 
     Args:
         source: the source dataset.
         target: the target dataset; may be the same folder.
-        source_patients: how many source patients (config key `source.patients`).
-        pool_patients: how many patients the target subsets are taken from (`target.pool`); `None` for all.
-        test_patients: how many test patients (`target.test`); 0 where the pool is cross-validated.
+        source_choice: a number of source patients (config key `source.patients`) or a list of cases (`source.cases`).
+        pool: where the target subsets are taken from: a number (`target.pool`), a list (`target.pool_cases`), or `None`
+            for all other patients.
+        test: the test patients: a number (`target.test`; 0 if the pool is cross-validated) or a list
+            (`target.test_cases`).
         seed: the study's seed.
 
     Raises:
-        DataError: there are too few labelled patients.
+        DataError: there are too few labelled patients, a listed case is unknown, repeated or unlabelled, or a patient
+            has cases on two sides.
     """
-    pool, test = _draw_target(target, pool_patients, test_patients, seed)
-    used = f" beside the {len(test)} of `target.test` and the {len(pool)} of the pool in the same folder"
-    elsewhere = {*test, *pool} if same_root(source, target) else set()
-    return Split(_draw_source(source, source_patients, seed, elsewhere, used), pool, test)
+    choices = {"source.cases": source_choice, "target.pool_cases": pool, "target.test_cases": test}
+    listed = {
+        role: _listed(source if role == "source.cases" else target, choice, role)
+        for role, choice in choices.items()
+        if not isinstance(choice, int | None)
+    }
+    one_folder = source.root.resolve() == target.root.resolve()
+    for first, second in combinations(listed, 2):
+        if one_folder or first != "source.cases":
+            _refuse_shared_patient(listed[first], first, listed[second], second)
+    sides: dict[str, PatientCases] = {role: _grouped(cases) for role, cases in listed.items()}
+    if isinstance(pool, int | None) and isinstance(test, int):
+        beside = "those of `source.cases`"
+        taken = sides.get("source.cases", {}) if one_folder else {}
+        wanted: dict[str, int | None] = {"target.test": test, "target.pool": pool}
+        sides["target.test_cases"], sides["target.pool_cases"] = _drawn(target, "target", wanted, taken, beside, seed)
+        drawn_test, drawn_pool = (len(sides[role]) for role in ("target.test_cases", "target.pool_cases"))
+        roles = f"the {drawn_test} of `target.test` and the {drawn_pool} of the pool"
+    else:
+        roles = "those of `target.pool_cases` and `target.test_cases`"
+    if isinstance(source_choice, int):
+        taken = {**sides["target.test_cases"], **sides["target.pool_cases"]} if one_folder else {}
+        wanted = {"source.patients": source_choice}
+        (sides["source.cases"],) = _drawn(source, "source", wanted, taken, roles, seed)
+    return Split(*(sides[role] for role in choices))
 
 
-def draw_source(
-    source: Dataset,
-    target: Dataset,
-    *,
-    source_patients: int,
-    pool_cases: Sequence[str],
-    test_cases: Sequence[str],
-    seed: int,
-) -> Split:
-    """Draws the source patients beside listed target cases.
-
-    If both datasets are one folder, the source is drawn among the patients that no listed case is of.
-
-    Args:
-        source: the source dataset.
-        target: the target dataset; may be the same folder.
-        source_patients: how many source patients (config key `source.patients`).
-        pool_cases: cases of the target pool (`target.pool_cases`).
-        test_cases: cases of the test set (`target.test_cases`).
-        seed: the study's seed.
-
-    Raises:
-        DataError: as `draw_split` and `split_from_cases`.
-    """
-    listed = split_from_cases(source, target, source_cases=(), pool_cases=pool_cases, test_cases=test_cases)
-    used = " beside those of `target.pool_cases` and `target.test_cases` in the same folder"
-    elsewhere = {*listed.pool, *listed.test} if same_root(source, target) else set()
-    drawn = _draw_source(source, source_patients, seed, elsewhere, used)
-    return Split(drawn, listed.pool_cases, listed.test_cases)
-
-
-def draw_target(
-    source: Dataset,
-    target: Dataset,
-    *,
-    source_cases: Sequence[str],
-    pool_patients: int | None,
-    test_patients: int,
-    seed: int,
-) -> Split:
-    """Draws the pool and the test patients beside listed source cases.
-
-    If both datasets are one folder, they are drawn among the patients that no listed case is of.
-
-    Args:
-        source: the source dataset.
-        target: the target dataset; may be the same folder.
-        source_cases: cases of the source (config key `source.cases`).
-        pool_patients: how many patients the target subsets are taken from (`target.pool`); `None` for all.
-        test_patients: how many test patients (`target.test`); 0 where the pool is cross-validated.
-        seed: the study's seed.
-
-    Raises:
-        DataError: as `draw_split` and `split_from_cases`.
-    """
-    listed = split_from_cases(source, target, source_cases=source_cases, pool_cases=(), test_cases=())
-    used = " beside those of `source.cases` in the same folder"
-    elsewhere = set(listed.source) if same_root(source, target) else set()
-    pool, test = _draw_target(target, pool_patients, test_patients, seed, elsewhere, used)
-    return Split(listed.source_cases, pool, test)
-
-
-def _draw_target(
-    target: Dataset,
-    pool_patients: int | None,
-    test_patients: int,
-    seed: int,
-    elsewhere: Collection[str] = (),
-    used: str = "",
-) -> tuple[PatientCases, PatientCases]:
-    """Draws pool and test; `elsewhere` are patients who play another role, `used` names it."""
-    labelled = _labelled_patients(target, excluded=elsewhere)
-    if pool_patients is None:
-        pool_patients = max(len(labelled) - test_patients, 0)
-    wanted = {"target.test": test_patients, "target.pool": pool_patients}
-    _require(target, len(labelled), wanted, used if elsewhere else "")
-    order = _shuffled(labelled, seed, "split", "target")
-    return _take(labelled, order, test_patients, pool_patients), _take(labelled, order, 0, test_patients)
-
-
-def _draw_source(
-    source: Dataset, source_patients: int, seed: int, elsewhere: Collection[str], used: str
-) -> PatientCases:
-    """Draws the source patients; `elsewhere` are patients who play another role, `used` names it."""
-    labelled = _labelled_patients(source, excluded=elsewhere)
-    _require(source, len(labelled), {"source.patients": source_patients}, used if elsewhere else "")
-    return _take(labelled, _shuffled(labelled, seed, "split", "source"), 0, source_patients)
+def _drawn(
+    dataset: Dataset, stream: str, wanted: Mapping[str, int | None], taken: Collection[str], beside: str, seed: int
+) -> list[PatientCases]:
+    """Draws sets of labelled patients, `None` for all others; `beside` says which patients are `taken` already."""
+    labelled = _labelled_patients(dataset, excluded=taken)
+    others = max(len(labelled) - sum(count for count in wanted.values() if count is not None), 0)
+    counts = {key: others if count is None else count for key, count in wanted.items()}
+    _require(dataset, len(labelled), counts, f" beside {beside} in the same folder" if taken else "")
+    ordered = sorted(labelled)
+    order = iter(random_stream(seed, "split", stream).permutation(len(ordered)))
+    return [{p: labelled[p] for p in (ordered[i] for i in islice(order, count))} for count in counts.values()]
 
 
 def _listed(dataset: Dataset, names: Sequence[str], role: str) -> list[Case]:
@@ -273,32 +207,6 @@ def _grouped(cases: Sequence[Case]) -> dict[str, tuple[str, ...]]:
     return groups
 
 
-def split_from_cases(
-    source: Dataset,
-    target: Dataset,
-    *,
-    source_cases: Sequence[str],
-    pool_cases: Sequence[str],
-    test_cases: Sequence[str],
-) -> Split:
-    """Makes a split from explicit lists of cases; only the listed cases of a patient count.
-
-    Raises:
-        DataError: an unknown, repeated or unlabelled case, or a patient with cases on two sides.
-    """
-    roles = {
-        "source.cases": _listed(source, source_cases, "source.cases"),
-        "target.pool_cases": _listed(target, pool_cases, "target.pool_cases"),
-        "target.test_cases": _listed(target, test_cases, "target.test_cases"),
-    }
-    pairs = [("target.pool_cases", "target.test_cases")]
-    if same_root(source, target):
-        pairs += [("source.cases", "target.pool_cases"), ("source.cases", "target.test_cases")]
-    for first, second in pairs:
-        _refuse_shared_patient(roles[first], first, roles[second], second)
-    return Split(*(_grouped(cases) for cases in roles.values()))
-
-
 def nested_subsets(pool: Sequence[str], sizes: Sequence[int], repeat: int, seed: int) -> dict[int, tuple[str, ...]]:
     """Draws one training subset of the pool for each size; within a repeat the smaller lie inside the larger.
 
@@ -327,7 +235,7 @@ def nested_subsets(pool: Sequence[str], sizes: Sequence[int], repeat: int, seed:
 
 
 def draw_folds(patients: Sequence[str], folds: int, repeat: int, seed: int) -> tuple[tuple[str, ...], ...]:
-    """Parts patients into folds at random, whose sizes differ by one at most.
+    """Divides patients at random into folds whose sizes differ by at most one.
 
     Args:
         patients: all patients; their order does not matter.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -13,18 +14,15 @@ from data.options import Options
 from data.volume import Volume
 from preprocessing.content import content_mask, overlap
 from preprocessing.coregistration import moved as in_fixed_world
-from preprocessing.grid import background_value, isotropic_grid, resample
+from preprocessing.grid import coarse, resample
 from preprocessing.registration import (
     Degrees,
     MutualInformation,
     Optimiser,
     Registration,
     best_starts,
-    centre_and_size,
-    rotation_about,
+    centred_starts,
     rotation_angle,
-    scaling,
-    shift,
     stretches,
 )
 from preprocessing.step import Interpolation, Record, Step, grid_record, recorded_grid, require_grid
@@ -44,6 +42,22 @@ class AlignmentKind(StrEnum):
     """Stay in the scanner's space."""
 
 
+_PITCHES = (-20.0, 0.0, 20.0)
+"""Turns about the left-right axis that are tried first, in degrees."""
+_MARGIN_MM = 30.0
+"""Background kept around the brain, so that it may move."""
+_RIM_MM = 6.0
+"""Width of the rim around the template's brain that counts in the metric."""
+_SCALES = (0.7, 1.4)
+"""Range of the size of a head relative to the template, at the start."""
+_LEAST_OVERLAP = 0.88
+"""Dice of brain mask and template mask below which an alignment is suspect; heads that were aligned well have more."""
+_LARGEST_DEGREES = 40.0
+"""Turn above which an alignment is suspect: nobody lies in a scanner like that."""
+_STRETCH = (0.75, 1.35)
+"""An alignment that stretches less or more than this along any axis is suspect."""
+
+
 class AlignmentOptions(Options):
     """How the brain is registered to the template's brain."""
 
@@ -51,31 +65,15 @@ class AlignmentOptions(Options):
     spacings: tuple[float, ...] = Field(
         default=(6.0, 3.0), min_length=1, description="Voxel size in mm of each level, coarse to fine."
     )
-    pitches: tuple[float, ...] = Field(
-        default=(-20.0, 0.0, 20.0), min_length=1, description="Turns about the left-right axis tried first, in degrees."
-    )
-    iterations: int = Field(default=60, ge=1, description="Largest number of optimiser steps at each level.")
-    bins: int = Field(default=32, ge=8, description="Histogram bins of the mutual information.")
-    rim: float = Field(default=6.0, ge=0, description="Width in mm of the rim around the template's brain that counts.")
-    least_overlap: float = Field(
-        default=0.88, ge=0, le=1, description="Suspect below this Dice of brain mask and template mask."
-    )
-    largest_angle: float = Field(default=40.0, gt=0, description="Suspect above this turn, in degrees.")
-    stretch: tuple[float, float] = Field(
-        default=(0.75, 1.35), description="Suspect where the map stretches along any axis by less or more than this."
-    )
 
 
-class Alignment(Step):
+class Alignment(Step[AlignmentOptions]):
     """Moves all volumes into the template's world.
 
     Only affines change; the voxels are interpolated once, by the resampling step that follows.
     """
 
     name: ClassVar[str] = "alignment"
-
-    def __init__(self, options: AlignmentOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Registers the brain (mask, or content of the first channel) to the template's brain."""
@@ -86,13 +84,9 @@ class Alignment(Step):
         mask = content_mask(before) if subject.mask is None else subject.mask.array > 0
         if not mask.any():
             mask = content_mask(before)
-        found, dice = register_brain(before, mask, self.options)
-        moved = Subject(
-            subject.name,
-            {name: in_fixed_world(volume, found.matrix) for name, volume in subject.channels.items()},
-            None if subject.label is None else in_fixed_world(subject.label, found.matrix),
-            None if subject.mask is None else in_fixed_world(subject.mask, found.matrix),
-        )
+        degrees = Degrees.RIGID if self.options.kind is AlignmentKind.RIGID else Degrees.AFFINE
+        found, dice = register_brain(before, mask, degrees, self.options.spacings)
+        moved = subject.changed(lambda volume: in_fixed_world(volume, found.matrix))
         facts = {
             "kind": self.options.kind.value,
             "matrix": found.matrix.tolist(),
@@ -115,46 +109,51 @@ class Alignment(Step):
 
     def _implausible(self, facts: dict[str, Any]) -> list[str]:
         reasons = []
-        if self.options.kind is AlignmentKind.AFFINE and facts["overlap"] < self.options.least_overlap:
+        if self.options.kind is AlignmentKind.AFFINE and facts["overlap"] < _LEAST_OVERLAP:
             reasons.append(f"brain and template overlap badly after alignment (Dice {facts['overlap']:.2f})")
-        if facts["angle_degrees"] > self.options.largest_angle:
+        if facts["angle_degrees"] > _LARGEST_DEGREES:
             reasons.append(f"the head was turned by {facts['angle_degrees']:.0f} degrees")
-        low, high = self.options.stretch
+        low, high = _STRETCH
         if min(facts["stretches"]) < low or max(facts["stretches"]) > high:
             shown = ", ".join(f"{s:.2f}" for s in facts["stretches"])
             reasons.append(f"the head was stretched implausibly ({shown})")
         return reasons
 
 
-def register_brain(volume: Volume, mask: NDArray[np.bool_], options: AlignmentOptions) -> tuple[Registration, float]:
+def register_brain(
+    volume: Volume,
+    mask: NDArray[np.bool_],
+    degrees: Degrees,
+    spacings: Sequence[float],
+    iterations: int = 60,
+) -> tuple[Registration, float]:
     """Registers the template's brain to a scan's brain.
 
     Args:
         volume: a scan in any contrast.
         mask: `[X, Y, Z]`, the brain in it.
-        options: the levels.
+        degrees: rigid or affine.
+        spacings: voxel size in mm of each level, coarse to fine.
+        iterations: largest number of optimiser steps at each level.
 
     Returns:
         The map from the template's world to the scan's, and the Dice of the masks under it.
     """
     brain = volume.with_array(np.where(mask, volume.array, _floor(volume, mask)))
     share = volume.with_array(mask.astype(np.float32))
-    degrees = Degrees.RIGID if options.kind is AlignmentKind.RIGID else Degrees.AFFINE
+    rigid = degrees is Degrees.RIGID
     matrix, result = np.eye(4), Registration(np.eye(4), 0.0)
-    for level, spacing in enumerate(options.spacings):
+    for level, spacing in enumerate(spacings):
         template = load_template(spacing)
-        region = _dilated(template.brain, options.rim)
-        fixed = template.image
-        moving = _coarse(brain, spacing)
-        information = MutualInformation(fixed, moving, region)
+        region = _dilated(template.brain, _RIM_MM)
+        information = MutualInformation(template.image, coarse(brain, spacing, _MARGIN_MM), region)
         if level == 0:
-            starts = _starts(template.brain, _coarse(share, spacing), options)
-            matrix = best_starts(information, starts, 1, options.bins)[0]
-            coarse = Degrees.RIGID if degrees is Degrees.RIGID else Degrees.SIMILARITY
-            first = Optimiser(coarse, options.iterations, step=4.0, smallest_step=0.1, bins=options.bins)
+            scales = (1.0, 1.0) if rigid else _SCALES
+            starts = centred_starts(template.brain, coarse(share, spacing, _MARGIN_MM), _PITCHES, scales)
+            (matrix,) = best_starts(information, starts)
+            first = Optimiser(Degrees.RIGID if rigid else Degrees.SIMILARITY, iterations, step=4.0, smallest_step=0.1)
             matrix = information.optimise(matrix, first).matrix
-        optimiser = Optimiser(degrees, options.iterations, step=spacing / 6, smallest_step=0.01, bins=options.bins)
-        result = information.optimise(matrix, optimiser)
+        result = information.optimise(matrix, Optimiser(degrees, iterations, step=spacing / 6, smallest_step=0.01))
         matrix = result.matrix
     return result, _overlap(share, result.matrix)
 
@@ -165,27 +164,11 @@ def _floor(volume: Volume, mask: NDArray[np.bool_]) -> np.float32:
     return np.float32(low - 0.1 * (high - low))
 
 
-def _coarse(volume: Volume, spacing: float, margin: float = 30.0) -> Volume:
-    shape, affine = isotropic_grid(volume, spacing, margin)
-    return resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
-
-
 def _dilated(brain: Volume, rim: float) -> NDArray[np.bool_]:
     from scipy import ndimage
 
     distance = ndimage.distance_transform_edt(brain.array <= 0.5, sampling=brain.spacing)
     return np.asarray(distance <= rim)
-
-
-def _starts(template: Volume, brain: Volume, options: AlignmentOptions) -> list[NDArray[np.float64]]:
-    """Centre on centre at the brain's size, at several pitches."""
-    here, there = centre_and_size(template), centre_and_size(brain)
-    scale = 1.0 if options.kind is AlignmentKind.RIGID else float(np.cbrt(there[1] / here[1]))
-    scale = float(np.clip(scale, 0.7, 1.4))
-    return [
-        shift(there[0] - here[0]) @ rotation_about(here[0], (pitch, 0, 0)) @ scaling(scale, here[0])
-        for pitch in options.pitches
-    ]
 
 
 def _overlap(share: Volume, matrix: NDArray[np.float64], spacing: float = 2.0) -> float:

@@ -11,10 +11,13 @@ from pydantic import Field
 from data.options import Options
 from data.volume import Volume
 from preprocessing.content import foreground_mask
-from preprocessing.grid import background_value, isotropic_grid, resample
+from preprocessing.grid import coarse, resample
 from preprocessing.itk_image import to_itk
 from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
+
+_CONVERGENCE = 1e-3
+"""A level of the estimation ends when the field changes less; lower values take longer without a visible effect."""
 
 
 class BiasFieldOptions(Options):
@@ -26,17 +29,13 @@ class BiasFieldOptions(Options):
         description="Largest number of iterations at each level, which halves the mesh.",
     )
     working_spacing: float = Field(default=6.0, gt=0, description="Voxel size on which the field is estimated, in mm.")
-    convergence_threshold: float = Field(default=1e-3, gt=0, description="A level ends when the field changes less.")
     mesh_spacing: float = Field(default=120.0, gt=0, description="Distance of the first level's B-spline knots, in mm.")
 
 
-class BiasField(Step):
+class BiasField(Step[BiasFieldOptions]):
     """Divides every channel by a smooth field estimated on a coarse copy of it."""
 
     name: ClassVar[str] = "bias_field"
-
-    def __init__(self, options: BiasFieldOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Corrects each channel; one whose tissue has values at or below 0 was scaled before and is left alone."""
@@ -46,13 +45,12 @@ class BiasField(Step):
         return subject.with_channels(channels), self.record(channels=facts)
 
     def _correct(self, volume: Volume, mask: Volume | None) -> tuple[Volume, dict[str, Any]]:
-        shape, affine = isotropic_grid(volume, self.options.working_spacing)
-        if min(shape) < 2:
+        small = coarse(volume, self.options.working_spacing)
+        if min(small.shape) < 2:
             return volume, {"corrected": False, "reason": "the scan is too thin for a field"}
-        small = resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
         inside = foreground_mask(small)
         if mask is not None:
-            inside = resample(mask, shape, affine, Interpolation.NEAREST).array > 0
+            inside = resample(mask, small.shape, small.affine, Interpolation.NEAREST).array > 0
         if np.count_nonzero(inside) < 100:
             return volume, {"corrected": False, "reason": "too little of the scan is tissue"}
         if np.percentile(small.array[inside], 5) <= 0:
@@ -72,7 +70,7 @@ class BiasField(Step):
         image = to_itk(volume.with_array(positive))
         n4 = sitk.N4BiasFieldCorrectionImageFilter()
         n4.SetMaximumNumberOfIterations(list(self.options.iterations))
-        n4.SetConvergenceThreshold(self.options.convergence_threshold)
+        n4.SetConvergenceThreshold(_CONVERGENCE)
         extent = np.array(volume.shape) * volume.spacing
         # A cubic B-spline over m intervals has m + 3 control points, and ITK asks for those.
         n4.SetNumberOfControlPoints([3 + max(1, round(e / self.options.mesh_spacing)) for e in extent])

@@ -16,7 +16,7 @@ from scipy import ndimage
 from data.errors import PreprocessingError
 from data.volume import Volume
 from preprocessing.content import largest_component
-from preprocessing.grid import background_value, isotropic_grid, resample
+from preprocessing.grid import coarse, resample
 from preprocessing.step import Interpolation
 
 if TYPE_CHECKING:
@@ -77,19 +77,19 @@ def save_network(network: torch.nn.Module, path: Path, facts: dict[str, Any]) ->
     save_file(tensors, path, metadata={"graft": json.dumps(facts, sort_keys=True)})
 
 
-def brain_logits(volume: Volume, network: torch.nn.Module, threads: int = 1) -> Volume:
+def brain_logits(volume: Volume, network: torch.nn.Module) -> Volume:
     """Returns the network's logits `[X, Y, Z]` on a world-aligned 4 mm grid around a head scan."""
     import torch
 
     from preprocessing.random_heads import normalised
 
-    shape, affine = isotropic_grid(volume, SPACING)
-    small = resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
+    small = coarse(volume, SPACING)
     # Instance normalisation needs more than one voxel at the coarsest level.
-    room = [max(2 * _AIR + (-n - 2 * _AIR) % _MULTIPLE, 2 * _MULTIPLE - n) for n in shape]
+    room = [max(2 * _AIR + (-n - 2 * _AIR) % _MULTIPLE, 2 * _MULTIPLE - n) for n in small.shape]
     width = [(r // 2, r - r // 2) for r in room]
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    # The result depends on the number of threads in its last digits; the network takes a second with one.
+    torch.set_num_threads(1)
     try:
         with torch.inference_mode():
             image = normalised(torch.from_numpy(small.array)[None])[0].numpy()
@@ -98,14 +98,14 @@ def brain_logits(volume: Volume, network: torch.nn.Module, threads: int = 1) -> 
             logits = (network(padded) + network(padded.flip(2)).flip(2))[0, 0].numpy() / 2
     finally:
         torch.set_num_threads(before)
-    inner = tuple(slice(low, low + n) for (low, _), n in zip(width, shape, strict=True))
-    return Volume(np.ascontiguousarray(logits[inner]), affine)
+    inner = tuple(slice(low, low + n) for (low, _), n in zip(width, small.shape, strict=True))
+    return small.with_array(np.ascontiguousarray(logits[inner]))
 
 
-def mask_from_logits(logits: Volume, grid: Volume, threshold: float = 0.0) -> Volume:
-    """Returns the brain mask uint8 on a volume's grid: logits above a threshold, the largest piece, holes filled."""
-    brain = largest_component(ndimage.binary_opening(logits.array > threshold))
+def mask_from_logits(logits: Volume, grid: Volume) -> Volume:
+    """Returns the brain mask uint8 on a volume's grid: logits above 0, the largest piece, holes filled."""
+    brain = largest_component(ndimage.binary_opening(logits.array > 0))
     near = ndimage.binary_dilation(brain, iterations=2)
     kept = logits.with_array(np.where(near, logits.array, np.float32(-10.0)))
     fine = resample(kept, grid.shape, grid.affine, Interpolation.LINEAR, fill=-10.0, antialias=False)
-    return grid.with_array(ndimage.binary_fill_holes(fine.array > threshold).astype(np.uint8))
+    return grid.with_array(ndimage.binary_fill_holes(fine.array > 0).astype(np.uint8))

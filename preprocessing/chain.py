@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -110,15 +111,15 @@ class Chain:
 
         Args:
             subject: the raw scan.
-            progress: called before each step, and often within the long ones, with the share of steps that are done;
-                may raise to stop there.
+            progress: called before each step, and often during long ones, with the share of steps that are done; may
+                raise to stop there.
 
         Returns:
             The subject with all volumes on one grid, and one JSON-able record per step: `step`, `suspect` (reasons why
             the outcome is implausible, mostly none) and what the step did.
 
         Raises:
-            PreprocessingError: a step cannot be carried out on this case.
+            PreprocessingError: a step cannot be run on this case.
         """
         use_itk_threads(self.options.threads)
         records: list[Record] = []
@@ -159,30 +160,20 @@ class Chain:
         return volume
 
 
+_STEPS: tuple[type[Step[Any]], ...] = (
+    *(PaddingRemoval, Orientation, Coregistration, BiasField, SkullStrip, Alignment, Resampling),
+    *(Intensity, Cropping, Padding),
+)
+"""All steps in their order; each has its name as its key in the options."""
+
 _ON_ONE_GRID = (Intensity, Cropping, Padding)
 """Steps that index channels, label and mask alike."""
 
 
-def _steps(options: PreprocessingOptions) -> list[Step]:
-    steps: list[Step] = []
-    if options.padding_removal is not None:
-        steps.append(PaddingRemoval(options.padding_removal))
-    if options.canonical_orientation is not None:
-        steps.append(Orientation(options.canonical_orientation))
-    if options.coregistration is not None:
-        steps.append(Coregistration(options.coregistration, resample_to_reference=options.resampling is None))
-    if options.bias_field is not None:
-        steps.append(BiasField(options.bias_field))
-    if options.skull_strip is not None:
-        steps.append(SkullStrip(options.skull_strip))
-    if options.alignment is not None:
-        steps.append(Alignment(options.alignment))
-    if options.resampling is not None:
-        steps.append(Resampling(options.resampling, template_box=options.aligns))
-    if options.intensity is not None:
-        steps.append(Intensity(options.intensity))
-    if options.cropping is not None:
-        steps.append(Cropping(options.cropping))
-    if options.padding is not None:
-        steps.append(Padding(options.padding))
-    return steps
+def _steps(options: PreprocessingOptions) -> list[Step[Any]]:
+    own: dict[str, dict[str, bool]] = {
+        Coregistration.name: {"resample_to_reference": options.resampling is None},
+        Resampling.name: {"template_box": options.aligns},
+    }
+    chosen = [(step, getattr(options, step.name)) for step in _STEPS]
+    return [step(settings, **own.get(step.name, {})) for step, settings in chosen if settings is not None]

@@ -22,13 +22,10 @@ class CroppingOptions(Options):
     margin: float = Field(default=5.0, ge=0, description="Room kept around the content, in mm.")
 
 
-class Cropping(Step):
+class Cropping(Step[CroppingOptions]):
     """Keeps the bounding box of the mask (without one: of what differs from the background) and a margin."""
 
     name: ClassVar[str] = "cropping"
-
-    def __init__(self, options: CroppingOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Crops all volumes, which share one grid, to one box."""
@@ -41,12 +38,7 @@ class Cropping(Step):
             lost = int(np.count_nonzero(subject.label.array) - np.count_nonzero(subject.label.array[box]))
             if lost:
                 suspect.append(f"{lost} labelled voxels lie outside the content and were cut off")
-        cropped = Subject(
-            subject.name,
-            {name: crop(volume, box) for name, volume in subject.channels.items()},
-            None if subject.label is None else crop(subject.label, box),
-            None if subject.mask is None else crop(subject.mask, box),
-        )
+        cropped = subject.changed(lambda volume: crop(volume, box))
         record = self.record(suspect, before=grid_record(reference), grid=grid_record(cropped.reference), start=start)
         return cropped, record
 

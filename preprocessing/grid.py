@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from data.borders import outer_faces
 from data.errors import PreprocessingError
 from data.image_header import format_shape
 from data.volume import Volume, corners
 from preprocessing.step import Interpolation
 
 Shape = tuple[int, int, int]
-
 
 LARGEST_GRID = 2**29
 """The most voxels of a new grid, 2 GB as float32, unless the scan itself has more."""
@@ -25,9 +25,7 @@ def background_value(volume: Volume) -> float:
 
     Air is not always 0: a z-scored image has it at −mean/std, a CT at −1024 HU.
     """
-    a = volume.array
-    faces = [a[0], a[-1], a[:, 0], a[:, -1], a[:, :, 0], a[:, :, -1]]
-    return float(np.median(np.concatenate([f.ravel() for f in faces])))
+    return float(np.median(np.concatenate([face.ravel() for face in outer_faces(volume.array)])))
 
 
 def isotropic_grid(volume: Volume, spacing: float, margin: float = 0.0) -> tuple[Shape, NDArray[np.float64]]:
@@ -108,6 +106,12 @@ def resample(
     if antialias:
         array = _smooth_for(array, pull)
     return Volume(_pull(array, pull, shape, fill), affine)
+
+
+def coarse(volume: Volume, spacing: float, margin: float = 0.0) -> Volume:
+    """Returns an image on a world-aligned isotropic grid of a spacing in mm, with a margin in mm of background."""
+    shape, affine = isotropic_grid(volume, spacing, margin)
+    return resample(volume, shape, affine, Interpolation.LINEAR, fill=background_value(volume))
 
 
 def _is_identity(pull: NDArray[np.float64], old: Shape, new: Shape, tolerance: float = 1e-3) -> bool:

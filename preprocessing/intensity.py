@@ -43,13 +43,10 @@ class IntensityOptions(Options):
         return self
 
 
-class Intensity(Step):
+class Intensity(Step[IntensityOptions]):
     """Scales every channel by itself; statistics come from the mask, without one from all but empty borders."""
 
     name: ClassVar[str] = "intensity"
-
-    def __init__(self, options: IntensityOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Scales the channels, which share one grid with the mask."""

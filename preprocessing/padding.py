@@ -21,24 +21,18 @@ class PaddingOptions(Options):
     multiple: int = Field(default=8, ge=1, description="Every axis becomes a multiple of this number of voxels.")
 
 
-class Padding(Step):
+class Padding(Step[PaddingOptions]):
     """Adds background on both sides of every axis until its length is a multiple."""
 
     name: ClassVar[str] = "padding"
-
-    def __init__(self, options: PaddingOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Pads all volumes, which share one grid, alike."""
         reference = subject.reference
         room = [-n % self.options.multiple for n in reference.shape]
         width = [(m // 2, m - m // 2) for m in room]
-        padded = Subject(
-            subject.name,
-            {name: _pad(volume, width, background_value(volume)) for name, volume in subject.channels.items()},
-            None if subject.label is None else _pad(subject.label, width, 0),
-            None if subject.mask is None else _pad(subject.mask, width, 0),
+        padded = subject.changed(
+            lambda volume: _pad(volume, width, background_value(volume)), lambda volume: _pad(volume, width, 0)
         )
         start = [low for low, _ in width]
         record = self.record(before=grid_record(reference), grid=grid_record(padded.reference), start=start)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy import ndimage
 
 from data.borders import Box, content_box
@@ -20,44 +18,30 @@ from preprocessing.subject import Subject
 
 
 class PaddingRemovalOptions(Options):
-    """What is left around a scan in wide air."""
-
-    margin: float = Field(
-        default=10.0,
-        ge=0,
-        description="Air kept around the content where the border is noise, in mm. Borders of one value leave none.",
-    )
+    """Removal of padding has no settings."""
 
 
-class PaddingRemoval(Step):
+class PaddingRemoval(Step[PaddingRemovalOptions]):
     """Cuts off borders that hold one value, or nothing but the noise of air.
 
-    Every channel loses its own borders; channels on one grid stay on one grid. What is labelled, or in a brain mask
-    that came with the case, is never cut off.
+    Every channel loses its own borders; channels on one grid stay on one grid. Labelled voxels, and those of a brain
+    mask that came with the case, are never cut off. 10 mm of noisy air are kept around the content.
     """
 
     name: ClassVar[str] = "padding_removal"
 
-    def __init__(self, options: PaddingRemovalOptions) -> None:
-        self.options = options
-
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Crops the channels, and label and mask with the channels that they lie on."""
         drawn = [volume for volume in (subject.label, subject.mask) if volume is not None]
-        contents = [
-            (volume, content_box(volume.array, volume.spacing, self.options.margin))
-            for volume in subject.channels.values()
-        ] + [(volume, _drawn_box(volume.array)) for volume in drawn]
+        contents = [(volume, content_box(volume.array, volume.spacing)) for volume in subject.channels.values()] + [
+            (volume, _drawn_box(volume.array)) for volume in drawn
+        ]
 
         def cut(volume: Volume) -> Volume:
             return crop(volume, _joint(box for other, box in contents if box is not None and other.same_grid(volume)))
 
         reference = subject.reference
-        cropped = replace(
-            subject.with_channels({name: cut(volume) for name, volume in subject.channels.items()}),
-            label=None if subject.label is None else cut(subject.label),
-            mask=None if subject.mask is None else cut(subject.mask),
-        )
+        cropped = subject.changed(cut)
         shift = np.linalg.inv(reference.affine) @ cropped.reference.affine[:, 3]
         start = [round(float(index)) for index in shift[:3]]
         record = self.record(padded=grid_record(reference), grid=grid_record(cropped.reference), start=start)

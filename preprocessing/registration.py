@@ -41,14 +41,12 @@ class Optimiser:
         iterations: the most steps of the gradient descent at full step length; a third as many follow at shorter ones.
         step: step length, in mm of the largest voxel shift.
         smallest_step: the descent ends below this step length, in mm.
-        bins: histogram bins of the mutual information.
     """
 
     degrees: Degrees
     iterations: int = 100
     step: float = 1.0
     smallest_step: float = 0.02
-    bins: int = 32
 
 
 @dataclass(frozen=True)
@@ -66,42 +64,36 @@ class MutualInformation:
         fixed: `[X, Y, Z]`, the volume whose voxels are the samples.
         moving: `[X, Y, Z]`, the volume that is interpolated.
         fixed_mask: `[X, Y, Z]` bool, the voxels of `fixed` that count; all by default.
-        moving_mask: `[X, Y, Z]` bool, samples that fall outside it do not count.
+        bins: histogram bins of the mutual information.
     """
 
     def __init__(
-        self,
-        fixed: Volume,
-        moving: Volume,
-        fixed_mask: NDArray[np.bool_] | None = None,
-        moving_mask: NDArray[np.bool_] | None = None,
+        self, fixed: Volume, moving: Volume, fixed_mask: NDArray[np.bool_] | None = None, bins: int = 32
     ) -> None:
+        self._bins = bins
         self._fixed = to_itk(fixed.with_array(fixed.array.astype(np.float32)))
         self._moving = to_itk(moving.with_array(moving.array.astype(np.float32)))
         self._fixed_mask = None if fixed_mask is None else to_itk(fixed.with_array(fixed_mask.astype(np.uint8)))
-        self._moving_mask = None if moving_mask is None else to_itk(moving.with_array(moving_mask.astype(np.uint8)))
         where = np.ones(fixed.shape, bool) if fixed_mask is None else fixed_mask
         index = np.argwhere(where).mean(axis=0)
         self._centre = fixed.affine[:3, :3] @ index + fixed.affine[:3, 3]
 
-    def _method(self, bins: int) -> Any:
+    def _method(self) -> Any:
         import SimpleITK as sitk
 
         method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMattesMutualInformation(bins)
+        method.SetMetricAsMattesMutualInformation(self._bins)
         # Every voxel is a sample, so there is nothing random in the result.
         method.SetMetricSamplingStrategy(method.NONE)
         method.SetInterpolator(sitk.sitkLinear)
         if self._fixed_mask is not None:
             method.SetMetricFixedMask(self._fixed_mask)
-        if self._moving_mask is not None:
-            method.SetMetricMovingMask(self._moving_mask)
         return method
 
-    def evaluate(self, matrix: NDArray[np.float64], bins: int = 32) -> float:
+    def evaluate(self, matrix: NDArray[np.float64]) -> float:
         """Returns the mutual information in nats of one transform; 0 where the volumes do not meet."""
         ask()
-        method = self._method(bins)
+        method = self._method()
         method.SetInitialTransform(_transform(matrix, Degrees.AFFINE, self._centre))
         try:
             return -float(method.MetricEvaluate(self._fixed, self._moving))
@@ -110,19 +102,19 @@ class MutualInformation:
 
     def optimise(self, start: NDArray[np.float64], optimiser: Optimiser) -> Registration:
         """Climbs from a start; never returns less than the start's metric."""
-        before = self.evaluate(start, optimiser.bins)
+        before = self.evaluate(start)
         transform = _transform(start, optimiser.degrees, self._centre)
         try:
             self._descend(transform, optimiser)
         except RuntimeError:  # The head left the field of view.
             return Registration(start, before)
         matrix = world_matrix(transform)
-        after = self.evaluate(matrix, optimiser.bins)
+        after = self.evaluate(matrix)
         return Registration(matrix, after) if after >= before else Registration(start, before)
 
     def _descend(self, transform: Any, optimiser: Optimiser) -> None:
         """Changes the transform: steps of one length first, which follow narrow valleys, then ever shorter ones."""
-        method = self._method(optimiser.bins)
+        method = self._method()
         method.SetInitialTransform(transform, inPlace=True)
         method.SetOptimizerAsGradientDescent(
             learningRate=1.0,
@@ -146,10 +138,10 @@ class MutualInformation:
 
 
 def best_starts(
-    metric: MutualInformation, starts: Sequence[NDArray[np.float64]], keep: int, bins: int = 32
+    metric: MutualInformation, starts: Sequence[NDArray[np.float64]], keep: int = 1
 ) -> list[NDArray[np.float64]]:
     """Returns the `keep` starts of the largest mutual information, best first."""
-    values = [metric.evaluate(start, bins) for start in starts]
+    values = [metric.evaluate(start) for start in starts]
     order = sorted(range(len(starts)), key=lambda i: (-values[i], i))
     return [starts[i] for i in order[:keep]]
 
@@ -188,6 +180,31 @@ def centre_and_size(share: Volume) -> tuple[NDArray[np.float64], float]:
         for axis, n in enumerate(share.shape)
     ]
     return share.affine[:3, :3] @ np.array(index) + share.affine[:3, 3], total * share.voxel_volume
+
+
+def centred_starts(
+    template: Volume,
+    brain: Volume,
+    pitches: Sequence[float],
+    scales: tuple[float, float],
+    rises: Sequence[float] = (0.0,),
+) -> list[NDArray[np.float64]]:
+    """Returns starts that put one brain on another: centre on centre, at its size, turned and raised.
+
+    Args:
+        template: shares of the fixed brain.
+        brain: shares of the moving brain.
+        pitches: turns about the left-right axis, in degrees.
+        scales: smallest and largest relative size.
+        rises: shifts upwards, in mm.
+    """
+    here, there = centre_and_size(template), centre_and_size(brain)
+    scale = float(np.clip(np.cbrt(there[1] / here[1]), *scales))
+    return [
+        shift(there[0] + [0, 0, rise] - here[0]) @ rotation_about(here[0], (pitch, 0, 0)) @ scaling(scale, here[0])
+        for rise in rises
+        for pitch in pitches
+    ]
 
 
 def rotation_about(centre: NDArray[np.float64], degrees: Sequence[float]) -> NDArray[np.float64]:

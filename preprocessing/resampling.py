@@ -21,7 +21,6 @@ class ResamplingOptions(Options):
     spacing: tuple[float, float, float] = Field(
         default=(1.0, 1.0, 1.0), description="Distance of voxel centres along the three axes, in mm."
     )
-    antialias: bool = Field(default=True, description="Smooth before sampling more coarsely than the scan.")
 
     @field_validator("spacing", mode="before")
     @classmethod
@@ -36,8 +35,8 @@ class ResamplingOptions(Options):
         return value
 
 
-class Resampling(Step):
-    """Samples every volume once from the grid it was scanned on, with all moves made so far in its affine.
+class Resampling(Step[ResamplingOptions]):
+    """Samples every volume once from the grid on which it was scanned; earlier moves are in its affine.
 
     Args:
         options: the spacing.
@@ -48,7 +47,7 @@ class Resampling(Step):
     name: ClassVar[str] = "resampling"
 
     def __init__(self, options: ResamplingOptions, template_box: bool = False) -> None:
-        self.options = options
+        super().__init__(options)
         self.template_box = template_box
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
@@ -56,28 +55,18 @@ class Resampling(Step):
         before = subject.reference
         shape, affine = self._grid(before)
 
-        def carry(volume: Volume, interpolation: Interpolation) -> Volume:
-            linear = interpolation is Interpolation.LINEAR
-            fill = background_value(volume) if linear else 0.0
-            return resample(volume, shape, affine, interpolation, fill, self.options.antialias)
-
-        nearest = Interpolation.NEAREST
-        after = Subject(
-            subject.name,
-            {name: carry(volume, Interpolation.LINEAR) for name, volume in subject.channels.items()},
-            None if subject.label is None else carry(subject.label, nearest),
-            None if subject.mask is None else carry(subject.mask, nearest),
+        after = subject.changed(
+            lambda volume: resample(volume, shape, affine, Interpolation.LINEAR, background_value(volume)),
+            lambda volume: resample(volume, shape, affine, Interpolation.NEAREST),
         )
-        suspect = []
-        if subject.label is not None:
-            suspect = lost_labels(subject.label, after.label)
+        suspect = lost_labels(subject.label, after.label)
         return after, self.record(suspect, before=grid_record(before), grid=grid_record(after.reference))
 
     def invert(self, volume: Volume, record: Record, interpolation: Interpolation) -> Volume:
         """Samples a volume at the voxels of the grid before."""
         volume = require_grid(volume, record["grid"], self.name)
         shape, affine = recorded_grid(record["before"])
-        return resample(volume, shape, affine, interpolation, antialias=self.options.antialias)
+        return resample(volume, shape, affine, interpolation)
 
     def _grid(self, volume: Volume) -> tuple[Shape, NDArray[np.float64]]:
         spacing = np.asarray(self.options.spacing)
@@ -91,9 +80,9 @@ class Resampling(Step):
         return respaced_grid(Volume(np.empty(shape, dtype=np.uint8), affine), spacing)
 
 
-def lost_labels(before: Volume, after: Volume | None) -> list[str]:
+def lost_labels(before: Volume | None, after: Volume | None) -> list[str]:
     """Returns a reason for each label value that did not survive the resampling."""
-    if after is None:
+    if before is None or after is None:
         return []
     lost = sorted(set(np.unique(before.array).tolist()) - set(np.unique(after.array).tolist()) - {0})
     return [f"label {value:g} vanished in resampling" for value in lost]

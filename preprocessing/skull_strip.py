@@ -16,7 +16,7 @@ from data.errors import PreprocessingError
 from data.options import Options
 from data.plain_number import plain_number, plain_span
 from data.volume import Volume
-from preprocessing.brain_extraction import ExtractionOptions, Opinion, extract_brain
+from preprocessing.brain_extraction import Opinion, extract_brain
 from preprocessing.content import content_mask
 from preprocessing.external_brain_extraction import run_hd_bet, run_synthstrip
 from preprocessing.grid import resample
@@ -42,24 +42,21 @@ class SkullStripMethod(StrEnum):
     """The `mri_synthstrip` program, if it is installed, with the weights that `weights` names."""
 
 
+_LEAST_PIECE = 0.98
+"""Smallest share of a mask that its largest piece holds."""
+_BOX_SHARES = (0.35, 0.75)
+"""Shares of its bounding box that a brain fills: about half of it."""
+_LEAST_METRIC = 0.28
+"""Mutual information in nats that a registration of the template to a head reaches."""
+_LARGEST_SCALP_SHARE = 0.05
+"""Largest share of the mask's outer 6 mm that looks like scalp."""
+
+
 class PlausibilityOptions(Options):
-    """What a brain mask must look like not to be suspect."""
+    """Volumes of brain masks that are not suspect; change them for children, animals or parts of a brain."""
 
     smallest_volume: float = Field(default=750.0, ge=0, description="Smallest volume of the mask, in ml.")
     largest_volume: float = Field(default=2300.0, gt=0, description="Largest volume of the mask, in ml.")
-    component_share: float = Field(default=0.98, ge=0, le=1, description="Smallest share of its largest piece.")
-    smallest_box_share: float = Field(
-        default=0.35, ge=0, le=1, description="Smallest share of its bounding box that it fills."
-    )
-    largest_box_share: float = Field(
-        default=0.75, ge=0, le=1, description="Largest share of its bounding box that it fills."
-    )
-    least_metric: float = Field(
-        default=0.28, ge=0, description="Smallest mutual information, in nats, of the template registration."
-    )
-    largest_scalp_share: float = Field(
-        default=0.05, ge=0, le=1, description="Largest share of the mask's outer 6 mm that looks like scalp."
-    )
 
 
 class SkullStripOptions(Options):
@@ -70,20 +67,14 @@ class SkullStripOptions(Options):
     channel: str | None = Field(
         default=None, description="The channel that the mask is made from; the first by default."
     )
-    extraction: ExtractionOptions = Field(
-        default=ExtractionOptions(), description="Settings of combined, network and template."
-    )
     weights: Path | None = Field(default=None, description="Weights of the external program, if it needs a path.")
     plausibility: PlausibilityOptions = Field(default=PlausibilityOptions(), description="When a mask is suspect.")
 
 
-class SkullStrip(Step):
+class SkullStrip(Step[SkullStripOptions]):
     """Makes the brain mask. The image itself is kept: later steps use the mask and set the outside to 0."""
 
     name: ClassVar[str] = "skull_strip"
-
-    def __init__(self, options: SkullStripOptions) -> None:
-        self.options = options
 
     def apply(self, subject: Subject) -> tuple[Subject, Record]:
         """Adds the mask on the reference's grid."""
@@ -104,10 +95,10 @@ class SkullStrip(Step):
             mask = _on_reference(made, subject.reference)
             scalp = scalp_share(subject.channels[name], made.array > 0)
         suspect = implausible(mask, self.options.plausibility)
-        if (metric := facts.get("metric")) is not None and metric < self.options.plausibility.least_metric:
+        if (metric := facts.get("metric")) is not None and metric < _LEAST_METRIC:
             suspect.append(f"the template fits the head badly (mutual information {metric:.2f} nats)")
         suspect += facts.pop("suspect", [])
-        if scalp > self.options.plausibility.largest_scalp_share:
+        if scalp > _LARGEST_SCALP_SHARE:
             found = f"{scalp:.0%} of its outer 6 mm is brighter than the brain and goes on outside"
             suspect.append(f"the brain mask may hold scalp: {found}")
         facts["volume_ml"] = float(mask.array.sum()) * mask.voxel_volume / 1000
@@ -121,7 +112,7 @@ class SkullStrip(Step):
             return run_hd_bet(volume, self.options.weights), {}
         if self.options.method is SkullStripMethod.SYNTHSTRIP:
             return run_synthstrip(volume, self.options.weights), {}
-        return extract_brain(volume, self.options.extraction, Opinion(self.options.method.value))
+        return extract_brain(volume, Opinion(self.options.method.value))
 
 
 def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:
@@ -136,11 +127,11 @@ def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:
         reasons.append(f"the brain mask has a volume of {plain_number(millilitres)} ml; {usual} ml is plausible")
     pieces, count = ndimage.label(inside)
     share = float(np.bincount(pieces.ravel())[1:].max() / inside.sum())
-    if share < limits.component_share:
+    if share < _LEAST_PIECE:
         reasons.append(f"the brain mask is in {count} pieces, the largest of which holds {share:.0%}")
     box = ndimage.find_objects(inside.astype(np.int8))[0]
     filled = float(inside[box].mean())
-    if not limits.smallest_box_share <= filled <= limits.largest_box_share:
+    if not _BOX_SHARES[0] <= filled <= _BOX_SHARES[1]:
         reasons.append(f"the brain mask fills {filled:.0%} of its bounding box")
     return reasons
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from data.errors import PreprocessingError
+from data.options import Options
 from data.volume import Volume, corner_displacement
 from preprocessing.subject import Subject
+
+OptionsT = TypeVar("OptionsT", bound=Options)
 
 Record = dict[str, Any]
 """What a step did to one subject, JSON-able: `step`, `suspect` (reasons) and what the inverse needs."""
@@ -25,14 +28,20 @@ class Interpolation(StrEnum):
     """For intensities and probabilities: trilinear."""
 
 
-class Step(ABC):
+class Step(ABC, Generic[OptionsT]):
     """One preprocessing operation.
 
     A step keeps no state between subjects: what the inverse needs is in the record.
+
+    Args:
+        options: its settings.
     """
 
     name: ClassVar[str]
     """The step's name in configs and records."""
+
+    def __init__(self, options: OptionsT) -> None:
+        self.options = options
 
     @abstractmethod
     def apply(self, subject: Subject) -> tuple[Subject, Record]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +63,16 @@ class Subject:
         """Whether all volumes lie on the reference's grid."""
         return all(v.same_grid(self.reference) for v in self.volumes())
 
+    def changed(self, image: Callable[[Volume], Volume], drawn: Callable[[Volume], Volume] | None = None) -> Subject:
+        """Returns the subject with every volume changed: channels by `image`, label and mask by `drawn` if given."""
+        drawn = drawn or image
+        return Subject(
+            self.name,
+            {name: image(volume) for name, volume in self.channels.items()},
+            None if self.label is None else drawn(self.label),
+            None if self.mask is None else drawn(self.mask),
+        )
+
     def with_channels(self, channels: Mapping[str, Volume]) -> Subject:
         """Returns the subject with other channel volumes."""
         return replace(self, channels=dict(channels))
@@ -90,12 +100,11 @@ def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
     volumes = {name: case.channels[name].read() for name in names}
     for name, volume in volumes.items():
         check_image(case.name, str(case.channels[name].path), volume)
-    label = None if case.label is None else _placed(case, f"label {case.label}", case.read_label(), volumes)
-    mask = (
-        None
-        if case.brain_mask is None
-        else _placed(case, f"brain mask {case.brain_mask}", case.read_brain_mask(), volumes)
-    )
+    label = mask = None
+    if case.label is not None:
+        label = _placed(case, f"label {case.label}", case.read_label(), volumes)
+    if case.brain_mask is not None:
+        mask = _placed(case, f"brain mask {case.brain_mask}", case.read_brain_mask(), volumes)
     return Subject(case.name, volumes, label, mask)
 
 
@@ -111,7 +120,7 @@ def _placed(case: Case, name: str, volume: Volume, channels: Mapping[str, Volume
 
 
 def check_image(case: str, image: str, volume: Volume) -> None:
-    """Refuses an image that nothing can be made of.
+    """Refuses an image that cannot be used.
 
     Args:
         case: name of the case, for the error.

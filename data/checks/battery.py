@@ -73,13 +73,13 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
 )
 
 CONTENT_CHECKS = (value_range.CHECK, stripped_head.CHECK)
-"""Names of the checks that doubt what a scan shows: a case that they name is done, and suspect."""
+"""Names of the checks that question the content of a scan: such a case is processed and marked as suspect."""
 
 _log = logging.getLogger(__name__)
 
 
 def _guarded(case: str | None, name: str, run: Callable[[], T], otherwise: T) -> tuple[T, list[Finding]]:
-    """Runs a part of the battery; where it raises, that is a finding about Graft and not about the data."""
+    """Runs a part of the battery; if it raises, that is a finding about Graft, not about the data."""
     try:
         return run(), []
     except Exception as error:
@@ -96,7 +96,7 @@ def _findings_of(case: str | None, check: Callable[..., Iterator[Finding]], *arg
 
 
 def case_findings(case: CaseObservation) -> list[Finding]:
-    """Returns what all checks of a case find in what was read of it."""
+    """Returns the findings of all checks of a case."""
     return [finding for check in CASE_CHECKS for finding in _findings_of(case.case.name, check, case)]
 
 
@@ -107,7 +107,7 @@ def check_case(
     foreground: tuple[int, ...] | None = None,
     modality: Modality | None = None,
 ) -> tuple[CaseSummary, tuple[Finding, ...]]:
-    """Runs all checks of one case; each file is read once, and nothing that is wrong with it raises."""
+    """Runs all checks of one case; each file is read once, and no fault of a file raises."""
     try:
         observation = observe_case(case, channels, declared, foreground, modality)
     except (GraftError, OSError, ValueError, ArithmeticError, MemoryError) as error:
@@ -142,7 +142,7 @@ def _check_cases(
         tasks = (delayed(check_case)(case, channels, declared, foreground, modality) for case in cases)
         for result in Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
             results[result[0].name] = result
-            _tell_traces(result[1])
+            _log_traces(result[1])
             if progress is not None:
                 progress(len(results), len(dataset.cases))
 
@@ -156,13 +156,13 @@ def _check_cases(
             if case.name in results:
                 continue
             try:
-                collect([case], 2)  # One worker apart from this process, which has to survive.
+                collect([case], 2)  # In a worker of its own, because this process has to survive.
             except TerminatedWorkerError:
                 results[case.name] = _failed(case, channels, "its check was killed, most likely because memory ran out")
     return [results[case.name] for case in dataset.cases]
 
 
-def _tell_traces(findings: Sequence[Finding]) -> None:
+def _log_traces(findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.trace:
             _log.debug("%s: %s\n%s", finding.case or "dataset", finding.found, finding.trace)
@@ -181,9 +181,9 @@ def check_dataset(
 
     Args:
         dataset: what a layout read.
-        channels: channels that are going to be used; a case without one of them is an error. `None`: all channels, and
-            a case without one is a warning.
-        foreground: label values that are going to be used; a case with none of them is a warning.
+        channels: channels that will be used; a case without one of them is an error. `None`: all channels, and a case
+            without one is a warning.
+        foreground: label values that will be used; a case with none of them is a warning.
         splits: side of a split → names of its cases; a patient on two sides is an error.
         jobs: worker processes.
         progress: called with the number of checked cases and of all cases.
@@ -210,7 +210,7 @@ def check_dataset(
         (check_split, (dataset, splits or {})),
     ):
         cohort += _findings_of(None, check, *arguments)
-    _tell_traces(cohort)
+    _log_traces(cohort)
     findings += cohort
     return Report(
         root=dataset.root,

@@ -1,4 +1,4 @@
-"""Checks of the cohort: what is missing where, unusual spacings, who is a patient, and who is on which side."""
+"""Checks of the cohort: missing channels and labels, unusual spacings, patients, and the sides of a split."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_completeness(cases: Sequence[CaseSummary], required: bool) -> Iterator
 
     Args:
         cases: the cohort.
-        required: whether the channels were asked for, so that a case without one cannot be used.
+        required: whether the channels were requested, so that a case without one cannot be used.
     """
     for case in cases:
         for channel, presence in case.presence.items():
@@ -55,12 +55,12 @@ def check_completeness(cases: Sequence[CaseSummary], required: bool) -> Iterator
     unlabelled = [case.name for case in cases if case.presence.get("label") is Presence.ABSENT]
     if unlabelled:
         found = f"{len(unlabelled)} of {len(cases)} cases have no label: {_some(unlabelled)}"
-        fix = "add the labels; without them these cases can be predicted, not learned from"
+        fix = "add the labels; without them these cases can be predicted but not learned from"
         yield Finding(Level.WARNING, None, "missing_label", found, fix)
 
 
 def check_patients(dataset: Dataset) -> Iterator[Finding]:
-    """Nothing says which cases are scans of one patient."""
+    """Neither the layout nor patients.csv says which cases are scans of one patient."""
     if not dataset.has_patients:
         found = f"nothing groups the cases into patients: each of the {len(dataset.cases)} cases counts as one patient"
         fix = "if some patients have several scans, add patients.csv with the columns case,patient"
@@ -68,7 +68,7 @@ def check_patients(dataset: Dataset) -> Iterator[Finding]:
 
 
 def check_names(dataset: Dataset, channels: Collection[str], foreground: Collection[int] | None) -> Iterator[Finding]:
-    """Channels or foreground values are asked for that the dataset does not have."""
+    """Channels or foreground values are requested that the dataset does not have."""
     for channel in channels:
         if channel not in dataset.channel_names:
             found = f"there is no channel {channel!r}; the dataset has {', '.join(dataset.channel_names)}"

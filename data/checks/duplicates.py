@@ -15,7 +15,7 @@ from data.checks.summary import CaseSummary
 _SMALLEST_CORRELATION = 0.9
 _LARGEST_RATIO = 0.4
 _LARGEST_FAMILY = 4
-# Among fewer cases there is no telling what is usual.
+# Fewer cases do not show what is usual.
 _SMALLEST_COHORT = 5
 _STEP_TOLERANCE = 5e-7
 
@@ -44,10 +44,10 @@ def check_duplicates(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
 
 
 def similar_pairs(similarity: NDArray[np.float64]) -> list[tuple[int, int]]:
-    """Pairs that are far more alike than either is to the rest of the cohort.
+    """Finds pairs that are far more alike than either is to the rest of the cohort.
 
-    Of each case the most similar cases count as close where the next one is 2.5 times as unlike. A pair is
-    reported if each is close to the other. A threshold on the similarity alone would depend on organ and sequence.
+    The cases most similar to a case are close to it if the next one is 2.5 times as dissimilar. A pair is reported if
+    each is close to the other. A threshold on the similarity alone would depend on organ and sequence.
 
     Args:
         similarity: `[N, N]` correlations.
@@ -111,7 +111,7 @@ def check_near_duplicates(
             reasons[one, two].append(reason)
     for (one, two), why in sorted(reasons.items()):
         found = f"{one} and {two} may be scans of one patient: they {' and '.join(why)}"
-        apart = one in side and two in side and side[one] != side[two]
-        level = Level.WARNING if apart else Level.INFO
-        found += f"; one is in {side[one]!r}, the other in {side[two]!r}" if apart else ""
+        separated = one in side and two in side and side[one] != side[two]
+        level = Level.WARNING if separated else Level.INFO
+        found += f"; one is in {side[one]!r}, the other in {side[two]!r}" if separated else ""
         yield Finding(level, one, "near_duplicate", found, "if they are, give them one patient in patients.csv")

@@ -1,4 +1,4 @@
-"""Checks of the files themselves: there, readable, three-dimensional, as many frames as channels."""
+"""Checks of the files themselves: present, readable, three-dimensional, with as many frames as channels."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def check_unreadable(case: CaseObservation) -> Iterator[Finding]:
         if file.presence is not Presence.UNREADABLE or file.error is None:
             continue
         if file.header is not None and (file.header.affine_fault or len(file.header.volume_shape) not in (3, 4)):
-            continue  # The checks of the affine and of the dimensions say it better.
+            continue  # The checks of the affine and of the dimensions report it more precisely.
         found = f"{case.roles[path]}: {file.error.found}"
         yield Finding(Level.ERROR, case.case.name, "unreadable_file", found, file.error.fix)
 
 
 def check_header(case: CaseObservation) -> Iterator[Finding]:
-    """A NIfTI header has faults that readers fix silently, each in its own way."""
+    """A NIfTI header has faults that readers correct silently, each in its own way."""
     for path, file in case.files.items():
         if file.presence is Presence.PRESENT and image_suffix(path) in NIFTI_SUFFIXES + PAIR_SUFFIXES:
             faults = diagnose_nifti(path)
@@ -48,15 +48,15 @@ def check_header(case: CaseObservation) -> Iterator[Finding]:
 
 def check_ignored_bytes(case: CaseObservation) -> Iterator[Finding]:
     """Something follows the voxels of a file; readers ignore it."""
-    for path, file in case.files.items():
-        if file.header is not None and file.header.ignored_bytes:
-            found = f"{case.roles[path]}: {path.name} holds {file.header.ignored_bytes:,} bytes after its voxels"
+    for file, header in case.headers():
+        if header.ignored_bytes:
+            found = f"{file} holds {header.ignored_bytes:,} bytes after its voxels"
             fix = "they are ignored; if the file was pieced together, export it again"
             yield Finding(Level.WARNING, case.case.name, "trailing_bytes", found, fix)
 
 
 def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
-    """A file is not 3D, or has another number of frames than the dataset has channels in it."""
+    """A file is not 3D, or its number of frames differs from the number of channels that the dataset has in it."""
     for path, file in case.files.items():
         if file.header is None:
             continue
@@ -68,7 +68,7 @@ def check_dimensions(case: CaseObservation) -> Iterator[Finding]:
         if len(shape) not in (3, 4):
             fix = "export it as one 3D volume"
         elif len(shape) == 4 and not wanted:
-            fix = "take one frame (a mean, say) of the series; a 4D file with one frame is accepted"
+            fix = "use one frame (or the mean) of the series; a 4D file with one frame is accepted"
         elif wanted and max(wanted) >= (shape[3] if len(shape) == 4 else 1):
             text += f", too few frames for {len(wanted)} channels"
             fix = "correct the channels in dataset.json, or the file"

@@ -1,4 +1,4 @@
-"""What a check says: a level, a case, what was found and how to fix it."""
+"""The result of a check: a level, a case, what was found and how to fix it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Finding:
         check: name of the check, e.g. `label_grid`.
         found: what was found, with numbers and the channel or file.
         fix: what to do about it.
-        trace: where the program failed, if it did; told with `--debug` alone, and never stored.
+        trace: traceback, if the check itself failed; logged with `--debug` only and never stored.
     """
 
     level: Level

@@ -27,15 +27,10 @@ def _without_shear(affine: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def check_affine(case: CaseObservation) -> Iterator[Finding]:
     """An affine cannot be inverted, or is sheared so that a corner moves by more than rounding explains."""
-    for path, file in case.files.items():
-        header = file.header
-        if header is None:
-            continue
-        role = case.roles[path]
+    for file, header in case.headers():
         if header.affine_fault:
-            found = f"{role}: {path.name}: {header.affine_fault}"
             fix = "correct sform and qform, or export the file again"
-            yield Finding(Level.ERROR, case.case.name, "affine", found, fix)
+            yield Finding(Level.ERROR, case.case.name, "affine", f"{file}: {header.affine_fault}", fix)
             continue
         shape = header.shape[:3]
         if len(shape) < 3:
@@ -44,7 +39,7 @@ def check_affine(case: CaseObservation) -> Iterator[Finding]:
         allowed = SNAP_TOLERANCE * float(header.spacing.min())
         if moved > allowed:
             found = (
-                f"{role}: {path.name}: the affine is sheared; axes at right angles would move a corner by "
+                f"{file}: the affine is sheared; axes at right angles would move a corner by "
                 f"{plain_number(moved)} mm (allowed: {plain_number(allowed)} mm)"
             )
             fix = "resample it to axes at right angles (CT with a tilted gantry: convert with dcm2niix)"
@@ -52,17 +47,14 @@ def check_affine(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_forms(case: CaseObservation) -> Iterator[Finding]:
-    """The sform and the qform of a NIfTI file put the voxels in different places; readers disagree which to believe."""
-    for path, file in case.files.items():
-        header = file.header
-        if header is None or header.sform is None or header.qform is None or header.affine_fault:
-            continue
-        if not np.isfinite(header.qform).all():
+    """The sform and the qform of a NIfTI file put the voxels in different places; readers disagree which to use."""
+    for file, header in case.headers():
+        if header.sform is None or header.qform is None or header.affine_fault or not np.isfinite(header.qform).all():
             continue
         moved = affine_displacement(header.sform, header.qform, header.shape[:3])
         mirrored = np.linalg.det(header.sform[:3, :3]) * np.linalg.det(header.qform[:3, :3]) < 0
         if mirrored or moved > SNAP_TOLERANCE * float(header.spacing.min()):
-            found = f"{case.roles[path]}: {path.name}: sform and qform put a corner {plain_number(moved)} mm apart"
+            found = f"{file}: sform and qform put a corner {plain_number(moved)} mm apart"
             found += ", and one mirrors the other (left and right are in doubt)" if mirrored else "; the sform is used"
             level = Level.ERROR if mirrored else Level.WARNING
             fix = "find out which is right and write it into both (nibabel: set_sform, set_qform)"
@@ -70,43 +62,38 @@ def check_forms(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_no_form(case: CaseObservation) -> Iterator[Finding]:
-    """A file says nowhere how its voxels lie in the scanner (NIfTI: sform and qform of code 0)."""
-    for path, file in case.files.items():
-        header = file.header
-        if header is not None and header.unplaced and not header.affine_fault:
-            found = f"{case.roles[path]}: {path.name}: {header.unplaced}, so where right and left are is a guess, "
-            found += "and viewers guess differently"
+    """A file does not say how its voxels lie in the scanner (NIfTI: sform and qform of code 0)."""
+    for file, header in case.headers():
+        if header.unplaced and not header.affine_fault:
+            found = f"{file}: {header.unplaced}, so where right and left are is a guess, and viewers guess differently"
             fix = "export the file again with its orientation, or write it into the header (NIfTI: sform and qform)"
             yield Finding(Level.WARNING, case.case.name, "no_form", found, fix)
 
 
 def check_units(case: CaseObservation) -> Iterator[Finding]:
     """A NIfTI file declares µm or m instead of mm."""
-    for path, file in case.files.items():
-        header = file.header
-        if header is None or header.unit not in ("micron", "meter"):
+    for file, header in case.headers():
+        if header.unit not in ("micron", "meter"):
             continue
         spacing = " × ".join(f"{s:.4g}" for s in header.spacing)
         name = {"micron": "µm", "meter": "m"}[header.unit]
         outcome = "which is impossible; mm are assumed" if header.unit_ignored else "it was converted"
-        found = f"{case.roles[path]}: {path.name} declares {name} as its unit; {outcome}: spacing {spacing} mm"
+        found = f"{file} declares {name} as its unit; {outcome}: spacing {spacing} mm"
         fix = "check the spacing, and write the unit mm into the header (xyzt_units = 2)"
         yield Finding(Level.WARNING, case.case.name, "unit", found, fix)
 
 
 def check_spacing_range(case: CaseObservation) -> Iterator[Finding]:
-    """The spacing is one that no scanner has."""
-    for path, file in case.files.items():
-        header = file.header
-        if header is None or header.affine_fault or len(header.shape) < 3:
+    """No scanner has this spacing."""
+    for file, header in case.headers():
+        if header.affine_fault or len(header.shape) < 3:
             continue
         if impossible := impossible_extent(header.shape, header.spacing):
             fix = "correct the spacing in the header, or export the image again"
-            found = f"{case.roles[path]}: {path.name} {impossible}"
-            yield Finding(Level.ERROR, case.case.name, "implausible_spacing", found, fix)
+            yield Finding(Level.ERROR, case.case.name, "implausible_spacing", f"{file} {impossible}", fix)
         elif header.spacing.min() < SMALLEST_SPACING or header.spacing.max() > LARGEST_SPACING:
             spacing = " × ".join(f"{s:.3g}" for s in header.spacing)
-            found = f"{case.roles[path]}: {path.name} has a spacing of {spacing} mm"
+            found = f"{file} has a spacing of {spacing} mm"
             fix = f"correct the header: {SMALLEST_SPACING:g} to {LARGEST_SPACING:g} mm are usual"
             yield Finding(Level.WARNING, case.case.name, "implausible_spacing", found, fix)
 

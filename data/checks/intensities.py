@@ -1,4 +1,4 @@
-"""Checks of grey values: numbers everywhere, and more than one of them."""
+"""Checks of grey values: finite, and not all the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def check_constant(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_brain_mask(case: CaseObservation) -> Iterator[Finding]:
-    """A brain mask covers everything or nothing, or has other values than 0 and one more."""
+    """A brain mask covers everything or nothing, or has more values than 0 and one other."""
     if fault := case.faults.get("brain mask"):
         yield Finding(Level.ERROR, case.case.name, "brain_mask", fault.found, fault.fix)
     stored = case.values(case.case.brain_mask)

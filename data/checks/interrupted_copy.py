@@ -1,7 +1,7 @@
-"""A file whose end is zeros from a block of the disk on, as a copy leaves it that made the file at full length before.
+"""A file that ends in zeros from a disk block on: the trace of an interrupted copy that had allocated all its space.
 
-Compressed files that were cut so are refused when they are read. In a file that is not compressed zeros are voxels, so
-this is a hint: a stripped brain ends in zeros as well, but hardly ever at the border of a block.
+Compressed files in that state are refused when they are read. In an uncompressed file zeros are voxels, so this is a
+hint: a stripped brain ends in zeros as well, but hardly ever at a block boundary.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from data.image_file import image_parts
 
 _BLOCK = 4096
 _LEAST_SHARE = 0.1
-# The last number before the border may end in zero bytes.
+# The last number before the boundary may end in zero bytes.
 _LARGEST_NUMBER = 8
 _CHUNK = 1 << 20
 
 
 def zeros_from(path: Path) -> int:
-    """Returns how many bytes lie before the zeros that end a file; its size if it does not end in zeros."""
+    """Returns the number of bytes before the zeros at the end of a file; its size if it does not end in zeros."""
     with path.open("rb") as stream:
         end = stream.seek(0, os.SEEK_END)
         step = _BLOCK
@@ -40,7 +40,7 @@ def zeros_from(path: Path) -> int:
 
 
 def check_interrupted_copy(case: CaseObservation) -> Iterator[Finding]:
-    """A file ends in zeros from the border of a block on."""
+    """A file ends in zeros from a block boundary on."""
     for path, file in case.files.items():
         if file.presence is not Presence.PRESENT:
             continue

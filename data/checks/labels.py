@@ -1,4 +1,4 @@
-"""Checks of label maps: whole, declared numbers, and something labelled."""
+"""Checks of label maps: whole and declared numbers, and at least one labelled voxel."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_label_values(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_empty_label(case: CaseObservation) -> Iterator[Finding]:
-    """Nothing, or nothing of the foreground that the study uses, is labelled."""
+    """No voxel is labelled, or none with the foreground that the study uses."""
     if case.label is None:
         return
     if not case.label.array.any():

@@ -1,8 +1,8 @@
-"""One case as it lies on the disk: each file read once, what could not be read kept as its error."""
+"""One case as it lies on the disk: each file is read once; what cannot be read is kept as its error."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -51,11 +51,11 @@ class CaseObservation:
         images: channel → volume as float32, for the channels that are one readable 3D volume.
         label: the label map, if it is one readable 3D volume and its values are labels.
         brain_mask: the brain mask, likewise.
-        faults: `label` and `brain mask` → why their values are none.
+        faults: `label` or `brain mask` → why its values are not those of one.
         declared: label values that the dataset declares.
         foreground: label values that the study uses; `None` means all that are declared.
         roles: path → channels, `label` or `brain mask`.
-        modality: what the scan is said to be, where somebody says it.
+        modality: what the scan is said to be, if anything is said.
     """
 
     case: Case
@@ -73,6 +73,12 @@ class CaseObservation:
         """The values of a label or mask as they are stored, if it is one readable 3D volume."""
         return None if path is None else _single(self.files.get(path))
 
+    def headers(self) -> Iterator[tuple[str, ImageHeader]]:
+        """Each header that could be read, with its file in words: `T1, FLAIR: scan.nii.gz`."""
+        for path, file in self.files.items():
+            if file.header is not None:
+                yield f"{self.roles[path]}: {path.name}", file.header
+
 
 def observe_file(path: Path) -> FileObservation:
     """Reads the header and all frames of a file; never raises for what is wrong with the file."""
@@ -89,7 +95,7 @@ def observe_file(path: Path) -> FileObservation:
 def _is_there(path: Path) -> bool:
     try:
         return all(part.exists() for part in image_parts(path)[:1])
-    except OSError:  # In a folder that may not be looked into.
+    except OSError:  # The folder may not be searched.
         return True
 
 
@@ -104,20 +110,26 @@ def _single(observation: FileObservation | None, frame: int | None = None) -> Vo
 def observe_scan(
     case: Case, images: Mapping[str, Volume], modality: Modality, files: Mapping[Path, FileObservation]
 ) -> CaseObservation:
-    """Observes a scan whose channels were read already; its label, if there is one, plays no part.
+    """Observes a scan whose channels were read already; its label, if there is one, is ignored.
 
     Args:
         case: the case.
         images: channel → volume.
         modality: what the scan is said to be.
-        files: path → what is known of it; of an image that is no file, under the path that the case names it by.
+        files: path → what is known of it; an image in memory stands under the path that the case gives it.
     """
-    roles: dict[Path, str] = {}
-    for name in images:
-        path = case.channels[name].path
-        roles[path] = f"{roles[path]}, {name}" if path in roles else name
+    roles = _channel_roles(case, images)
     seen = {path: files[path] for path in roles}
     return CaseObservation(case, seen, dict(images), None, None, (), roles=roles, modality=modality)
+
+
+def _channel_roles(case: Case, names: Iterable[str]) -> dict[Path, str]:
+    """Path → the channels that it holds."""
+    roles: dict[Path, str] = {}
+    for name in names:
+        path = case.channels[name].path
+        roles[path] = f"{roles[path]}, {name}" if path in roles else name
+    return roles
 
 
 def observe_case(
@@ -129,9 +141,7 @@ def observe_case(
 ) -> CaseObservation:
     """Reads the given channels, the label and the brain mask of a case."""
     sources = {name: case.channels[name] for name in channels if name in case.channels}
-    roles: dict[Path, str] = {}
-    for name, source in sources.items():
-        roles[source.path] = f"{roles[source.path]}, {name}" if source.path in roles else name
+    roles = _channel_roles(case, sources)
     for path, role in ((case.label, "label"), (case.brain_mask, "brain mask")):
         if path is not None:
             roles.setdefault(path, role)
@@ -158,7 +168,7 @@ def _as_image(volume: Volume) -> Volume:
 
 
 def _with_meaning(case: CaseObservation) -> CaseObservation:
-    """Reads label and brain mask by the rules that preprocessing reads them by."""
+    """Reads label and brain mask by the same rules as preprocessing."""
     found: dict[str, Volume | None] = {}
     faults: dict[str, DataError] = {}
     for name, path, rule in (

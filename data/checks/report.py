@@ -1,4 +1,4 @@
-"""What all checks together say of a dataset."""
+"""The results of all checks of a dataset."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.checks.finding import Finding, Level
 
 
 class Presence(StrEnum):
-    """What there is of a channel, label or brain mask of a case."""
+    """Whether a channel, label or brain mask of a case is there."""
 
     PRESENT = "present"
     """The file was read."""
@@ -22,9 +22,9 @@ class Presence(StrEnum):
     MISSING = "missing"
     """The layout names a file that does not exist."""
     UNREADABLE = "unreadable"
-    """The file is there and cannot be read."""
+    """The file is there but cannot be read."""
     IN_MEMORY = "in memory"
-    """The image never was a file; a dataset has none of these."""
+    """The image was never a file; a dataset has none of these."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Report:
         patients: number of patients.
         has_patients: whether the cases are grouped into patients.
         findings: worst first, then by check and case.
-        table: case → channel (then `label` and `brain_mask`) → what there is of it.
+        table: case → channel (then `label` and `brain_mask`) → whether it is there.
         label_names: value → name.
     """
 

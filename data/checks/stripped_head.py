@@ -1,4 +1,4 @@
-"""A brain that was skull-stripped already, given as a raw head: stripping it again takes brain away."""
+"""A brain that was skull-stripped already, given as a raw head: stripping it again would remove brain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
+from data.borders import outer_faces
 from data.checks.finding import Finding, Level
 from data.checks.observation import CaseObservation
 from data.modality import Modality
@@ -15,11 +16,11 @@ from data.volume import Volume
 
 CHECK = "stripped_head"
 _BRAIN_ML = (500.0, 2300.0)
-"""Between an infant's brain and what no brain reaches; a head with its scalp and face has more."""
+"""From an infant's brain to more than any brain; a head with scalp and face is larger."""
 _STEP_MM = 2.5
-"""Volumes need no finer voxels."""
+"""Voxel size that suffices to measure a volume."""
 _BARE = 0.9
-"""Share of each face of the field of view that has to be bare: a head reaches the lower one, of a brain the stem."""
+"""Share of each face of the field of view that has to be background: a head crosses the lower face."""
 
 
 def stripped_brain_ml(volume: Volume) -> float | None:
@@ -32,7 +33,7 @@ def stripped_brain_ml(volume: Volume) -> float | None:
         volume: a scan of a head, in any contrast.
     """
     array = volume.array
-    faces = [array[0], array[-1], array[:, 0], array[:, -1], array[:, :, 0], array[:, :, -1]]
+    faces = outer_faces(array)
     background = np.median(np.concatenate([face.ravel() for face in faces]))
     if any(np.mean(face == background) < _BARE for face in faces):
         return None

@@ -1,4 +1,4 @@
-"""What the checks of a whole cohort need to know of a case: small, so that any number of cases fits into memory."""
+"""What the checks of a whole cohort need from a case: small, so that any number of cases fits into memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data.volume import Volume, reorient
 _THUMBNAIL = 24
 # A head or trunk is compared at 7 mm, a crop of a few centimetres at 2 mm.
 _COARSE_MM, _FINE_MM, _LARGE_EXTENT_MM = 7.0, 2.0, 120.0
-# Voxels looked at to find the step between intensities; enough to meet neighbouring grey values many times.
+# Voxels sampled to find the step between intensities; enough to contain neighbouring grey values many times.
 _STEP_VOXELS = 200_000
 _STEP_PASSES = 8
 
@@ -31,12 +31,12 @@ class CaseSummary:
     Attributes:
         name: the case.
         patient: its patient.
-        presence: channel, `label`, `brain_mask` → what there is.
+        presence: channel, `label`, `brain_mask` → whether it is there.
         spacing: `[3]` mm along right, anterior, superior, of the first readable channel.
         content: channel → hash of its voxels in RAS order.
         thumbnail: `[24³]` band-pass filtered first channel, centred, of mean 0 and norm 1.
         thumbnail_step: its spacing in mm; thumbnails of different spacing are not compared.
-        intensity_step: distance between neighbouring grey values if it is no simple number, else `None`.
+        intensity_step: distance between neighbouring grey values if it is not a simple number, else `None`.
         scales: channel → what its values look like.
     """
 
@@ -52,7 +52,7 @@ class CaseSummary:
 
 
 def presence_of(case: CaseObservation, channels: tuple[str, ...]) -> dict[str, Presence]:
-    """Channel, `label`, `brain_mask` → what there is of it."""
+    """Channel, `label`, `brain_mask` → whether it is there."""
     presence = {}
     for name in channels:
         source = case.case.channels.get(name)
@@ -63,7 +63,7 @@ def presence_of(case: CaseObservation, channels: tuple[str, ...]) -> dict[str, P
 
 
 def summarise(case: CaseObservation, channels: tuple[str, ...]) -> CaseSummary:
-    """Boils a case down."""
+    """Summarises a case."""
     presence = presence_of(case, channels)
     if not case.images:
         return CaseSummary(case.case.name, case.case.patient, presence)

@@ -13,7 +13,7 @@ from data.plain_number import plain_number
 
 CHECK = "value_range"
 _FEWEST, _MANY = 3, 4
-"""A CT without air is odd among at least so many with air, and so many times as many."""
+"""A CT without air is odd among CTs with air if these are at least the first, and the second times as many."""
 
 
 def check_value_range(case: CaseObservation) -> Iterator[Finding]:
@@ -26,17 +26,17 @@ def check_value_range(case: CaseObservation) -> Iterator[Finding]:
 
 
 def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) -> Iterator[Finding]:
-    """Some cases hold Hounsfield units and others do not, though nobody says that the channel is CT.
+    """Some cases hold Hounsfield units and others do not, though the channel is not declared as CT.
 
-    Where the modality is known, each case is judged by itself (`check_value_range`), and of CT only what a single case
-    cannot tell is left: whether it is a crop without air, or on a scale that makes air look like tissue.
+    Where the modality is known, each case is judged by itself (`check_value_range`). For CT one question remains that a
+    single case cannot answer: whether it is a crop without air, or on a scale that makes air look like tissue.
     """
     for channel in dict.fromkeys(name for case in cases for name in case.scales):
         scales = {case.name: case.scales[channel] for case in cases if channel in case.scales}
         if (known := channel_modality(channel, modality)) is not None:
             yield from _airless(channel, scales) if known is Modality.CT else ()
             continue
-        # What is neither is a crop without air, which says nothing.
+        # All others are crops without air, which prove nothing.
         sound = [name for name, scale in scales.items() if scale.is_ct]
         others = {name: scale.fault for name, scale in scales.items() if scale.fault is not None}
         if not sound or not others:
@@ -45,7 +45,7 @@ def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) 
         for name, fault in others.items():
             if fault.is_ct or mostly_ct:
                 found = f"{channel}: {fault.text}; {len(sound)} of the {len(scales)} cases hold Hounsfield units"
-                # Another modality among CTs may be meant where none is named; an offset never is.
+                # Another modality among CTs may be intended where none is declared; an offset never is.
                 level = Level.WARNING if fault.is_ct else Level.INFO
                 yield Finding(level, name, CHECK, found, fault.fix)
         if not mostly_ct:
@@ -55,7 +55,7 @@ def check_value_ranges(cases: Sequence[CaseSummary], modality: Modality | None) 
 
 
 def _airless(channel: str, scales: Mapping[str, ValueScale]) -> Iterator[Finding]:
-    """CTs without air among CTs with it: crops, or values cut off, divided or moved by an unusual number."""
+    """CTs without air among CTs with it: crops, or values clipped, divided or shifted by an unusual number."""
     sound = [name for name, scale in scales.items() if scale.is_ct]
     airless = {name: scale for name, scale in scales.items() if not scale.is_ct and scale.fault is None}
     if len(sound) < max(_FEWEST, _MANY * len(airless)):

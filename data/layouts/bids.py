@@ -31,7 +31,7 @@ from data.layouts.bids_scans import DATATYPES, OTHER_DATATYPES, choose_channels,
 from data.layouts.patients import group_cases
 from data.layouts.undeclared_labels import LABELS_FILE, label_names_of, read_label_table
 
-# Entities that, named by a label, tell which of several scans of a session it was drawn on.
+# Entities by which a label names one of several scans of a session.
 _TELLING_ENTITIES = ("acq", "rec", "run", "proc", "chunk")
 
 
@@ -84,7 +84,7 @@ class BidsLayout:
 
 
 def _named_by(labels: Sequence[BidsFile]) -> Callable[[BidsFile], bool]:
-    """Whether a label says that it was drawn on a scan and not on another one of the session."""
+    """Returns the test whether a label names a scan, and not another one of its session."""
     by_subject: dict[str, list[BidsFile]] = defaultdict(list)
     for label in labels:
         by_subject[label.entities["sub"]].append(label)
@@ -100,7 +100,7 @@ def _named_by(labels: Sequence[BidsFile]) -> Callable[[BidsFile], bool]:
 
 
 def _label_names(root: Path, cases: Sequence[Case], labels: Sequence[BidsFile]) -> tuple[dict[int, str], list[Finding]]:
-    """Names from `dseg.tsv` (columns index, name), of a mask from what it is, else as for any layout."""
+    """Names from `dseg.tsv` (columns index, name), for a mask from its entities, else as for any layout."""
     tables = [] if is_there(root / LABELS_FILE) else _tables(root / DERIVATIVES, labels)
     if tables:
         names: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""The names of BIDS files, taken apart, and which derivative was made from which scan.
+"""BIDS file names, parsed, and which derivative was made from which scan.
 
 Specification 1.10, "Entities" and the schema's rules/entities.yaml.
 """
@@ -15,7 +15,7 @@ SCAN_ENTITIES = (
     *("ses", "task", "acq", "nuc", "voi", "ce", "trc", "stain", "rec", "dir", "run", "mod"),
     *("echo", "flip", "inv", "mt", "part", "proc", "chunk"),
 )
-"""Entities that a derivative takes over from the scan it was made from."""
+"""Entities that a derivative inherits from the scan that it was made from."""
 GRID_ENTITIES = ("space", "cohort", "res", "den")
 """Entities that say on which grid a derivative lies. All others say what it is."""
 
@@ -24,13 +24,13 @@ _NATIVE_SPACES = ("orig", "native", "individual", "scanner")
 
 @dataclass(frozen=True)
 class BidsFile:
-    """A file name, taken apart: `sub-01_ses-2_acq-high_T1w.nii.gz`.
+    """A parsed file name: `sub-01_ses-2_acq-high_T1w.nii.gz`.
 
     Attributes:
         path: the file.
         entities: `{"sub": "01", "ses": "2", "acq": "high"}`.
         suffix: `T1w`; empty where the name ends in an entity.
-        words: parts that are no entities, as the `T1w` of `sub-01_T1w_desc-lesion_mask.nii.gz`.
+        words: parts that are not entities, as the `T1w` of `sub-01_T1w_desc-lesion_mask.nii.gz`.
     """
 
     path: Path
@@ -44,16 +44,16 @@ class BidsFile:
         return "_".join(f"{key}-{self.entities[key]}" for key in ("sub", "ses") if key in self.entities)
 
     def only(self, keys: tuple[str, ...]) -> str:
-        """The suffix with those of the given entities that it has before it."""
+        """The suffix, preceded by those of the given entities that the file has."""
         return "_".join([*(f"{key}-{value}" for key, value in self.entities.items() if key in keys), self.suffix])
 
     def without(self, keys: tuple[str, ...]) -> str:
-        """The suffix with all entities but `sub`, `ses` and the given ones before it."""
+        """The suffix, preceded by all entities but `sub`, `ses` and the given ones."""
         return self.only(tuple(key for key in self.entities if key not in ("sub", "ses", *keys)))
 
 
 def parse_name(path: Path) -> BidsFile | None:
-    """Takes a BIDS file name apart; `None` if it is none."""
+    """Parses a BIDS file name; `None` if it is not one."""
     if image_suffix(path) not in NIFTI_SUFFIXES or not path.name.startswith("sub-"):
         return None
     *parts, suffix = image_stem(path).split("_")
@@ -73,12 +73,12 @@ def parse_name(path: Path) -> BidsFile | None:
 
 
 def closeness(derivative: BidsFile, scan: BidsFile) -> int | None:
-    """Whether a derivative may have been made from a scan, on its grid.
+    """Returns how closely a derivative matches a scan that it may have been made from, on its grid.
 
-    A derivative may leave out entities of the scan, and a scan what all scans of a study share.
+    A derivative may omit entities of the scan, and a scan those that all scans of a study share.
 
     Returns:
-        How many entities the two share, or `None` if one of them says otherwise.
+        How many entities the two share, or `None` if they contradict each other.
     """
     if derivative.entities.get("sub") != scan.entities.get("sub"):
         return None

@@ -1,7 +1,7 @@
 """Labels and brain masks of a BIDS dataset: which derivatives they are, and which belongs to which scan.
 
 A *kind* is what a file is: its pipeline, suffix and the entities `label`, `desc`, `seg` and the like. Entities of the
-scan (`run`, `acq`, …) and of the grid (`space`, `res`) make none; they say which scan of a session a file belongs to.
+scan (`run`, `acq`, …) and of the grid (`space`, `res`) do not count; they say which scan of a session it belongs to.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ def find_derivatives(root: Path) -> tuple[Kinds, Kinds]:
 
 
 def usable_kinds(kinds: Kinds, scans: Iterable[BidsFile]) -> Kinds:
-    """The kinds of which at least one file belongs to a scan."""
+    """The kinds with at least one file that belongs to a scan."""
     sessions = _by_subject(scans)
     return {kind: files for kind, files in kinds.items() if any(_cases(file, sessions) for file in files)}
 
 
 def choose_label(root: Path, usable: Kinds, named: str | None) -> Kind | None:
-    """The kind that is the label; what Graft predicted is one only if there is no other, or if it is named.
+    """Chooses the kind that is the label; Graft's own predictions only if there is no other, or if they are named.
 
     Args:
         root: of the dataset.
-        usable: kinds of which files belong to scans.
-        named: the kind that the user names (`manual: dseg`, or just `manual` or `dseg`), if they do.
+        usable: kinds with files that belong to scans.
+        named: the kind that the user names (`manual: dseg`, or just `manual` or `dseg`), if any.
 
     Raises:
-        DataError: several kinds could be it, or none or several are named so.
+        DataError: several kinds could be the label, or the name fits none or several.
     """
     if named is None:
         offered = [kind for kind in usable if not kind.own] or list(usable)
@@ -81,7 +81,7 @@ def choose_label(root: Path, usable: Kinds, named: str | None) -> Kind | None:
     if len(offered) > 1 or (named is not None and not offered):
         listed = offered or list(usable)
         offers = "; ".join(f"{kind} ({_cases_of(usable[kind])})" for kind in listed)
-        example = f' (`label_kind: "{listed[-1]}"`, say)' if listed else ""
+        example = f' (for example `label_kind: "{listed[-1]}"`)' if listed else ""
         raise DataError(
             f"{root / DERIVATIVES}: {found}: {offers or 'there is none'}",
             expected="one kind of label",
@@ -101,11 +101,11 @@ def brain_mask_kind(usable: Kinds) -> Kind | None:
 
 
 def assign(files: Sequence[BidsFile], channels: Channels) -> tuple[dict[str, list[BidsFile]], list[BidsFile]]:
-    """Gives each case the file of one kind that belongs to its scans.
+    """Assigns to each case the file of one kind that belongs to its scans.
 
     Returns:
-        Case → the closest file, several where they are equally close; and the files that belong to no scan that is
-        used, of cases that got none.
+        Case → the closest file, several where they are equally close; and, for cases without one, the files that
+        belong to no scan that is used.
     """
     sessions = _by_subject(scan for found in channels.values() for scan in found.values())
     candidates: dict[str, list[tuple[int, BidsFile]]] = defaultdict(list)
@@ -128,7 +128,7 @@ def _by_subject(scans: Iterable[BidsFile]) -> dict[str, dict[str, list[BidsFile]
 
 
 def _cases(file: BidsFile, sessions: Mapping[str, Mapping[str, Sequence[BidsFile]]]) -> dict[str, int]:
-    """The cases to whose scans a file may belong, with how close it is to the closest of them."""
+    """The cases to whose scans a file may belong, with its closeness to the closest of them."""
     found = {}
     for case, scans in sessions.get(file.entities["sub"], {}).items():
         shared = [number for scan in scans if (number := closeness(file, scan)) is not None]
@@ -154,7 +154,7 @@ def require_one(labels: Mapping[str, Sequence[BidsFile]]) -> dict[str, BidsFile]
 
 
 def _closest(candidates: Sequence[tuple[int, BidsFile]]) -> list[BidsFile]:
-    """The files that share most entities with the scans; of one segmentation on several grids the plainest name."""
+    """The files that share most entities with the scans; of one segmentation on several grids the shortest name."""
 
     def order(candidate: tuple[int, BidsFile]) -> tuple[int, int, list[tuple[int, str]]]:
         shared, file = candidate
@@ -162,7 +162,7 @@ def _closest(candidates: Sequence[tuple[int, BidsFile]]) -> list[BidsFile]:
 
     (most, first), *others = sorted(candidates, key=order)
     equal = [other for shared, other in others if shared == most]
-    # Another grid makes no rival; another scan, or the very same name in another folder or format, does.
+    # The same file on another grid is not a rival; another scan, or the same name in another folder or format, is.
     return [
         first,
         *(
@@ -176,25 +176,25 @@ def _closest(candidates: Sequence[tuple[int, BidsFile]]) -> list[BidsFile]:
 def label_findings(
     root: Path, kind: Kind | None, kinds: Kinds, homeless: Sequence[BidsFile], masks: Sequence[BidsFile]
 ) -> list[Finding]:
-    """What a user should know of the choice: labels that are lost, masks beside the scans, labels that are predictions.
+    """Reports what a user should know about the choice: unused labels, masks beside the scans, predicted labels.
 
     Args:
         root: of the dataset.
-        kind: that is the label, if there is one.
+        kind: the kind that is the label, if there is one.
         kinds: all kinds of derivatives that could be labels.
-        homeless: files of that kind which belong to no scan.
-        masks: that lie beside the scans.
+        homeless: files of that kind that belong to no scan.
+        masks: masks beside the scans.
     """
     findings = []
     if kind is None:
         homeless = [file for files in kinds.values() for file in files]
     if homeless:
-        found = f"no scan that is used belongs to these labels: {some_files(root, [f.path for f in homeless])} not used"
+        found = f"labels that belong to none of the scans: {some_files(root, [f.path for f in homeless])} not used"
         fix = "name each after its scan (sub-01_ses-1_dseg.nii.gz), on the grid of the scan, or add the scan"
         findings.append(Finding(Level.WARNING, None, "label_without_scan", found, fix))
     if kind is not None and kind.own:
         found = f"the labels ({kind}) are masks that Graft predicted"
-        fix = "if there are masks drawn by hand, put them into derivatives/ too, and they are the labels"
+        fix = "if there are masks drawn by hand, put them into derivatives/ too; they then become the labels"
         findings.append(Finding(Level.INFO, None, "predicted_labels", found, fix))
     if masks:
         found = f"masks beside the scans are never inputs: {some_files(root, [mask.path for mask in masks])} not used"

@@ -1,7 +1,7 @@
 """Which files of a BIDS dataset are scans, and which scan of a session is which channel.
 
 A channel is a suffix that the BIDS schema has for images (rules/files/raw/anat.yaml and pet.yaml, version 1.10; CT as
-in the extension proposal 24). Everything else beside the scans, masks above all, is never an input.
+in the extension proposal 24). Everything else beside the scans, above all masks, is never an input.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MASK_SUFFIXES = frozenset(("dseg", "mask", "roi", "seg", "lesion", "msk", "label
 """Suffixes of label maps: the first two are the standard's, the others are what people write."""
 _SERIES = frozenset(("bold", "cbv", "sbref", "dwi", "epi", "asl", "m0scan"))
 
-# Entities that make another kind of image; the rest (acq, run, rec, …) tells apart repeats of one kind.
+# Entities that make another kind of image; the rest (acq, run, rec, …) distinguish repeats of one kind.
 _CONTRAST_ENTITIES = ("ce", "trc", "echo", "flip", "inv", "mt", "part")
 _SHOWN = 3
 
@@ -68,7 +68,7 @@ def find_scans(root: Path) -> tuple[list[BidsFile], list[BidsFile], list[Finding
     others: dict[str, list[Path]] = defaultdict(list)
     findings: list[Finding] = []
     for folder in session_folders(root, DATATYPES):
-        home = "_".join(part for part in folder.relative_to(root).parts[:-1])
+        home = "_".join(folder.relative_to(root).parts[:-1])
         for path in sorted(folder.iterdir()):
             if path.name.startswith(".") or not image_suffix(path):
                 continue
@@ -109,11 +109,9 @@ def _not_a_scan(root: Path, suffix: str, paths: Sequence[Path]) -> Finding:
 def some_files(root: Path, paths: Sequence[Path]) -> str:
     """`3 files, such as A and B,`: how many, and the first of them."""
     shown = " and ".join(str(path.relative_to(root)) for path in paths[: _SHOWN - 1])
-    return (
-        f"{shown} {'is' if len(paths) == 1 else 'are'}"
-        if len(paths) < _SHOWN
-        else (f"{len(paths)} files, such as {shown}, are")
-    )
+    if len(paths) >= _SHOWN:
+        return f"{len(paths)} files, such as {shown}, are"
+    return f"{shown} {'is' if len(paths) == 1 else 'are'}"
 
 
 def _no_scan(root: Path, masks: Sequence[BidsFile], findings: Sequence[Finding]) -> DataError:
@@ -133,16 +131,16 @@ def _no_scan(root: Path, masks: Sequence[BidsFile], findings: Sequence[Finding])
 def choose_channels(
     root: Path, scans: Sequence[BidsFile], is_labelled: Callable[[BidsFile], bool]
 ) -> tuple[Channels, list[Finding]]:
-    """Says which scan of each session is which channel.
+    """Assigns the scans of each session to channels.
 
-    A channel is the suffix with its contrast entities. Of several runs one is taken: the labelled one, else the first.
+    A channel is the suffix with its contrast entities. Of several runs one is used: the labelled one, else the first.
     Scans that differ otherwise (`acq-mprage`, `acq-spgr`) are channels of their own where most sessions have several of
-    them; else one is taken for each session: the labelled one, else the kind that most sessions have.
+    them; otherwise each session uses one: the labelled one, else the kind that most sessions have.
 
     Args:
         root: of the dataset.
         scans: all of them.
-        is_labelled: whether a label names this very scan, e.g. by its run.
+        is_labelled: whether a label names exactly this scan, e.g. by its run.
 
     Raises:
         DataError: two files are the same scan.
@@ -197,7 +195,7 @@ def _repeats(root: Path, name: str, left: Sequence[BidsFile], channels: Channels
 
 
 def _mixture(name: str, scans: Sequence[BidsFile]) -> Iterator[Finding]:
-    """Says that a channel is not the same kind of scan in all sessions."""
+    """Reports a channel that is not the same kind of scan in all sessions."""
     kinds = Counter(scan.without(("run",)) for scan in scans)
     if len(kinds) > 1:
         counts = ", ".join(f"{kind} in {count} of {len(scans)} sessions" for kind, count in sorted(kinds.items()))

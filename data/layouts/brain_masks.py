@@ -14,7 +14,7 @@ def ready_made_mask(root: Path, case: str) -> Path | None:
     """Returns `masksTr/CASE` with any image suffix, if there is such a file.
 
     Raises:
-        DataError: the case has a name that is no part of a path.
+        DataError: the name of the case cannot be part of a path.
     """
     check_name("case", case, root)
     candidates = (root / MASK_FOLDER / f"{case}{suffix}" for suffix in SUFFIXES)

@@ -69,10 +69,10 @@ class CsvManifestLayout:
         return Dataset(folder, self.name, grouped, channels, label_names, has_patients, tuple(findings))
 
     def explain(self, root: Path) -> None:
-        """Says why the CSV files of a folder that has no layout are no manifest; nothing where there are none.
+        """Explains why the first CSV file of a folder without a layout is not a manifest; does nothing without one.
 
         Raises:
-            DataError: the fault of the first one, as if the file itself were named.
+            DataError: its fault, as if the user had named the file.
         """
         for file in _tables(root):
             read_table(file, required=("case",), optional=_NO_CHANNEL)

@@ -1,7 +1,7 @@
 """Small CSV and TSV files with a header: read as rows of text, with line numbers for messages.
 
-Spreadsheets are met halfway: a first line `sep=;`, semicolons or tabs, UTF-16, empty columns, and any case of the
-column names that Graft knows.
+The habits of spreadsheets are accepted: a first line `sep=;`, semicolons or tabs, UTF-16, empty columns, and any case
+of the column names that Graft knows.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def read_table(
         path: the file.
         required: columns that have to be there, in any case (`Case` is `case`).
         delimiter: what separates cells; by default what the file says (`sep=;`), or what separates the required columns
-            in the first line (spreadsheets write what their country uses).
-        optional: other columns that are known in any case.
+            in the first line (which depends on the country of the spreadsheet).
+        optional: other columns that are recognised in any case.
 
     Raises:
         DataError: the file is missing or not text, lacks a column, repeats one, or has a line of another length.
@@ -59,7 +59,7 @@ def read_table(
 
 
 def _lines(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """Yields the cells of each row with the line of the file that it ends on, `skipped` lines before the text counted.
+    """Yields the cells of each row with the line of the file on which it ends; `skipped` lines precede the text.
 
     Raises:
         DataError: a line cannot be read.
@@ -77,7 +77,7 @@ def _lines(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
 
 
 def has_columns(path: Path, required: Sequence[str]) -> bool:
-    """Whether the first line of a CSV file names these columns; reads no more than its beginning.
+    """Whether the first line of a CSV file names these columns; reads only the beginning of the file.
 
     Raises:
         DataError: it is not a regular file, or cannot be opened.
@@ -93,7 +93,7 @@ def has_columns(path: Path, required: Sequence[str]) -> bool:
 
 
 def _split_off_separator(text: str, required: Sequence[str], delimiter: str | None) -> tuple[str, int, str]:
-    """Returns the text without a line `sep=;`, how many lines that were, and what separates the cells."""
+    """Returns the text without a line `sep=;`, the number of lines removed, and what separates the cells."""
     first, _, rest = text.partition("\n")
     if match := _SEPARATOR_LINE.fullmatch(first):
         return rest, 1, delimiter or match["separator"]
@@ -112,7 +112,7 @@ def _names_all(text: str, delimiter: str, required: Sequence[str]) -> bool:
 
 
 def _columns(cells: Sequence[str], known: Sequence[str]) -> list[str]:
-    """The names of the columns, those that are known in the spelling of `known`."""
+    """The names of the columns; known ones in the spelling of `known`."""
     spelling = {_plain(name): name for name in known}
     return [spelling.get(_plain(cell), cell) for cell in _stripped(cells)]
 

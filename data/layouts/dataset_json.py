@@ -79,8 +79,8 @@ def label_names(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
     nnU-Net writes a region of one value as a list, too (`"core": [2]`).
 
     Raises:
-        DataError: the key is missing, or a value is not a whole number, or has two names; or a label is a region of
-            several values or says which voxels to ignore, which Graft does not know.
+        DataError: the key is missing, or a value is not a whole number or has two names; or a label is a region of
+            several values or marks voxels to ignore, which Graft does not support.
     """
     labels = content.get("labels")
     if not isinstance(labels, dict) or not labels:
@@ -116,7 +116,7 @@ def _single_value(path: Path, name: str, value: object) -> object:
     if len(value) > 1:
         found = f"label {name!r} is a region of the values {', '.join(str(v) for v in value)}"
         fix = (
-            "name each value by itself and join them with `foreground` in the study; "
+            "name each value on its own and join them with `foreground` in the study; "
             "regions that overlap come in a later version"
         )
         raise _wrong(path, found, "one value for each label", fix)
@@ -124,12 +124,12 @@ def _single_value(path: Path, name: str, value: object) -> object:
 
 
 def path_inside(root: Path, key: str, text: str) -> Path:
-    """The path of a file that `dataset.json` names, relative to it; it may be a link to anywhere.
+    """Returns the path of a file that `dataset.json` names, relative to it; it may be a link to anywhere.
 
     Args:
         root: folder of `dataset.json`.
-        key: that names the file, for messages.
-        text: as it is written there.
+        key: the key that names the file, for messages.
+        text: the path as it is written there.
 
     Raises:
         DataError: the path leads out of the folder.

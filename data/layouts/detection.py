@@ -14,7 +14,7 @@ from data.layouts.layout import Layout
 from data.layouts.msd import MsdLayout
 from data.layouts.nnunet import NnunetLayout
 
-# The first that matches is taken: nnU-Net before MSD, whose key `training` nnU-Net 1 writes too.
+# The first that matches is used: nnU-Net before MSD, whose key `training` nnU-Net 1 writes too.
 _CSV = CsvManifestLayout()
 LAYOUTS: tuple[Layout, ...] = (NnunetLayout(), MsdLayout(), BidsLayout(), _CSV)
 
@@ -63,11 +63,11 @@ def read_dataset(path: Path, labels: bool = True, label_kind: str | None = None)
 
     Args:
         path: the folder, or a CSV manifest.
-        labels: whether labels are needed; without them nothing that is wrong with labels matters.
+        labels: whether labels are needed; otherwise faults of labels do not matter.
         label_kind: which of several kinds of derivatives of a BIDS dataset are its labels.
 
     Raises:
-        DataError: the path is missing, its layout unknown, or what describes the dataset is broken.
+        DataError: the path is missing, its layout is unknown, or its description is broken.
     """
     layout = detect_layout(path)
     if label_kind is None:

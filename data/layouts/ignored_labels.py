@@ -1,4 +1,4 @@
-"""Labels that say which voxels to leave out, as nnU-Net's `ignore`: not supported, and never taken for background."""
+"""Labels that mark voxels to leave out, such as nnU-Net's `ignore`: not supported, and never treated as background."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _IGNORE = re.compile(r"\s*ignored?[\s_-]*(label|labels|index|value|class|region|
 
 
 def refuse_ignored(path: Path, names: Mapping[int, str]) -> None:
-    """Refuses a label called `ignore` or the like: training would take its voxels for background.
+    """Refuses a label called `ignore` or the like: training would treat its voxels as background.
 
     Args:
         path: the file that declares the labels.

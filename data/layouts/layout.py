@@ -23,9 +23,9 @@ class Layout(Protocol):
 
         Args:
             root: the folder, or a CSV manifest.
-            labels: whether labels are needed; without them nothing that is wrong with labels matters.
+            labels: whether labels are needed; otherwise faults of labels do not matter.
 
         Raises:
-            DataError: what describes the dataset is missing or contradicts itself.
+            DataError: the description of the dataset is missing or contradicts itself.
         """
         ...

@@ -95,7 +95,7 @@ class NnunetLayout:
 
 
 def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Case]:
-    """Cases of which the folders hold at least one image or the label; what is missing of a case keeps its path."""
+    """Cases with at least one image or the label in the folders; files that are missing keep their paths."""
     images, labels = root / IMAGE_FOLDER, root / LABEL_FOLDER
     # Not hidden files, such as the `._…` that macOS leaves in archives.
     names = {image_stem(file) for file in labels.glob(f"[!.]*{ending}")}

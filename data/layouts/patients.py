@@ -39,7 +39,7 @@ def read_patients(path: Path) -> dict[str, str]:
 
 
 def group_cases(root: Path, cases: Sequence[Case], grouped_by_layout: bool = False) -> tuple[tuple[Case, ...], bool]:
-    """Gives each case its patient from `patients.csv`, if that lies in the folder.
+    """Gives each case its patient from `patients.csv`, if the folder has that file.
 
     Args:
         root: the folder of the dataset.

@@ -18,7 +18,7 @@ from data.layouts.csv_table import read_table
 from data.layouts.ignored_labels import refuse_ignored
 
 LABELS_FILE = "labels.csv"
-"""Label maps are read as int16."""
+"""Names the label values of a dataset whose layout cannot."""
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def label_names_of(root: Path, cases: Iterable[Case]) -> tuple[dict[int, str], l
     A label map that cannot be read adds no values here; the checks report it.
 
     Returns:
-        The names, and that they are not declared, for the checks to say.
+        The names, and a finding that they are not declared.
 
     Raises:
         DataError: `labels.csv` is broken.

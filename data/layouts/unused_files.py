@@ -1,4 +1,4 @@
-"""Images that lie beside those of the cases and belong to none."""
+"""Images beside those of the cases that no case uses."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from pathlib import Path
 
 from data.case import Case
 from data.checks.finding import Finding, Level
-from data.image_file import PAIR_SUFFIXES, image_suffix
-from data.nifti_file import pair_of
+from data.image_file import image_suffix
 
 _SHOWN = 3
 
 
-def _parts(path: Path) -> tuple[Path, ...]:
-    return pair_of(path) if image_suffix(path) in PAIR_SUFFIXES else (path,)
-
-
 def unused_files(root: Path, cases: Sequence[Case], level: Level, fix: str) -> list[Finding]:
-    """Names the images that no case uses, in the folders of the cases' files; hidden files are passed over.
+    """Names the images that no case uses, in the folders of the cases' files; hidden files are ignored.
 
     Args:
         root: folder of the dataset.
@@ -27,7 +22,7 @@ def unused_files(root: Path, cases: Sequence[Case], level: Level, fix: str) -> l
         level: of the finding.
         fix: what to do about it.
     """
-    used = {Path(os.path.abspath(part)) for case in cases for path in case.files() for part in _parts(path)}
+    used = {Path(os.path.abspath(path)) for case in cases for path in case.files()}
     unused = [
         os.path.relpath(file, root)
         for folder in sorted({path.parent for path in used})

@@ -13,13 +13,11 @@ from enum import IntEnum
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 from scipy import ndimage
 
-from data.options import Options
 from data.synthetic.anatomy import upsampled_noise
 from data.synthetic.brain import Streams, SyntheticScan, describe_warp
-from data.synthetic.deformation import Warp, WarpOptions, random_affine, random_displacement, require_range
+from data.synthetic.deformation import Warp, WarpOptions, random_affine, random_displacement
 from data.synthetic.scanner import Sampler, ScanGrid, ScannerOptions, draw_grid
 
 LOWER = np.array([-212.0, -164.0, -170.0])
@@ -87,22 +85,12 @@ _IRREGULARITY_MM = 3.0
 _ORGAN_VARIATION_HU = 6.0
 # S.d. of the texture within organs, HU.
 _TEXTURE_HU = 5.0
-
-
-class AbdomenOptions(Options):
-    """Subjects and scans of the `abdomen` cohort."""
-
-    fat_mm: tuple[float, float] = Field((8.0, 28.0), description="range of the thickness of the subcutaneous fat, mm")
-    enhancement: tuple[float, float] = Field(
-        (0.3, 1.1), description="range of the contrast agent: 0 none, 1 portal venous"
-    )
-    noise_hu: float = Field(14.0, ge=0, le=100, description="s.d. of the noise, HU")
-
-    @model_validator(mode="after")
-    def _ranges_in_order(self) -> AbdomenOptions:
-        for name, most in (("fat_mm", 60.0), ("enhancement", 2.0)):
-            require_range(name, getattr(self, name), most)
-        return self
+# Range of the thickness of the subcutaneous fat, mm.
+_FAT_MM = (8.0, 28.0)
+# Range of the contrast agent: 0 is none, 1 the portal venous phase.
+_ENHANCEMENT = (0.3, 1.1)
+# S.d. of the noise, HU.
+_NOISE_HU = 14.0
 
 
 class _Phantom:
@@ -154,10 +142,10 @@ class _Phantom:
         self.codes[np.broadcast_to(where, self.shape)] = organ
 
 
-def draw_phantom(step: float, options: AbdomenOptions, rng: np.random.Generator) -> NDArray[np.uint8]:
+def draw_phantom(step: float, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draws one subject's phantom `[X, Y, Z]` as codes of `Organ`, voxel 0 at `LOWER`."""
     phantom = _Phantom(step, rng)
-    inner = _draw_wall(phantom, rng.uniform(*options.fat_mm))
+    inner = _draw_wall(phantom, rng.uniform(*_FAT_MM))
     lungs = _draw_thorax(phantom, inner)
     cavity = (inner > 0) & ~lungs
     _draw_bowel(phantom, cavity)
@@ -208,7 +196,7 @@ def _draw_thorax(phantom: _Phantom, inner: NDArray[np.float32]) -> NDArray[np.bo
 
 
 def _draw_bowel(phantom: _Phantom, cavity: NDArray[np.bool_]) -> None:
-    """Draws loops of gut: the thick middle levels of smooth noise are walls and contents, its peaks hold gas."""
+    """Draws loops of gut: the middle levels of smooth noise are walls and contents, its peaks hold gas."""
     loops = phantom.noise(11.0)
     where = cavity & (phantom.z < 30) & (phantom.y > -25)
     phantom.fill(where & (loops > 0.1), Organ.BOWEL)
@@ -238,7 +226,7 @@ def _draw_kidneys(phantom: _Phantom, cavity: NDArray[np.bool_]) -> None:
 
 
 def _draw_spleen(phantom: _Phantom, cavity: NDArray[np.bool_]) -> None:
-    """A crescent between the wall and what lies to its inner side."""
+    """A crescent between the wall and the organs on its inner side."""
     centre, radii = phantom.jitter((-104, -34, 42), (40, 52, 56))
     spleen = phantom.ellipsoid(centre, radii, tilt=-0.3) + phantom.bending()
     bed = phantom.ellipsoid((centre[0] + 44, centre[1] + 30, centre[2] - 4), (44, 48, 70))
@@ -270,7 +258,7 @@ def _draw_liver(phantom: _Phantom, cavity: NDArray[np.bool_]) -> None:
 
 
 def _draw_spine(phantom: _Phantom) -> None:
-    """Draws back muscles, great vessels and vertebrae; bone lies on top of all."""
+    """Draws back muscles, great vessels and vertebrae; bone overwrites everything."""
     for side in (1, -1):
         erector = phantom.ellipsoid((side * 38, -92, 0), (34, 20, np.inf), power=2.6)
         phantom.fill((erector > 0) & (phantom.codes != Organ.SKIN), Organ.MUSCLE)
@@ -293,11 +281,9 @@ def _draw_spine(phantom: _Phantom) -> None:
     phantom.fill(phantom.ellipsoid((0, -86, 0), (11, 10, np.inf)) > 0, Organ.SPINAL_CANAL)
 
 
-def _hounsfield(
-    codes: NDArray[np.uint8], step: float, options: AbdomenOptions, rng: np.random.Generator
-) -> NDArray[np.float32]:
+def _hounsfield(codes: NDArray[np.uint8], step: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Gives organs their HU, and soft tissue its texture."""
-    phase = rng.uniform(*options.enhancement)
+    phase = rng.uniform(*_ENHANCEMENT)
     means = np.array([_HU[organ][0] + phase * _HU[organ][1] for organ in Organ], dtype=np.float32)
     soft = np.abs(means) < 400
     means += np.where(soft, _ORGAN_VARIATION_HU * rng.standard_normal(len(means)), 0).astype(np.float32)
@@ -306,12 +292,10 @@ def _hounsfield(
     return means[codes] + (_TEXTURE_HU * soft.astype(np.float32))[codes] * texture
 
 
-def make_abdomen(
-    options: AbdomenOptions, warp_options: WarpOptions, scanner: ScannerOptions, streams: Streams
-) -> SyntheticScan:
+def make_abdomen(warp_options: WarpOptions, scanner: ScannerOptions, streams: Streams) -> SyntheticScan:
     """Makes one CT; every random choice comes from a stream named after its purpose."""
     step = 2.0 if min(scanner.in_plane_spacing[0], scanner.through_plane_spacing[0]) < 3.9 else 4.0
-    codes = draw_phantom(step, options, streams("phantom"))
+    codes = draw_phantom(step, streams("phantom"))
     affine = np.diag([step, step, step, 1.0])
     affine[:3, 3] = LOWER
     rng = streams("warp")
@@ -324,12 +308,12 @@ def make_abdomen(
     grid = draw_grid(warp.forward(body), warp.forward(organs[::10]), scanner, streams("grid"))
     sampler = Sampler(grid, warp, affine, scanner.sample_mm)
     clean, shares = sampler.average(
-        [_hounsfield(codes, step, options, streams("signal"))],
+        [_hounsfield(codes, step, streams("signal"))],
         _label_codes(codes),
         [Organ.LIVER, Organ.SPLEEN],
         _AIR_HU,
     )
-    image = _acquire_ct(clean[0], grid, options, streams("scan"))
+    image = _acquire_ct(clean[0], grid, streams("scan"))
     label = np.where(shares.sum(axis=0) >= 0.5, shares.argmax(axis=0) + 1, 0).astype(np.uint8)
     fitted, residual = describe_warp(warp, body)
     return SyntheticScan(
@@ -351,10 +335,8 @@ def _label_codes(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.where(codes == Organ.LIVER_VESSEL, np.uint8(Organ.LIVER), codes)
 
 
-def _acquire_ct(
-    clean: NDArray[np.float32], grid: ScanGrid, options: AbdomenOptions, rng: np.random.Generator
-) -> NDArray[np.int16]:
+def _acquire_ct(clean: NDArray[np.float32], grid: ScanGrid, rng: np.random.Generator) -> NDArray[np.int16]:
     """Adds the grainy noise of filtered back projection, correlated over about 1.5 mm, and clips to 12 bits."""
     grain = ndimage.gaussian_filter(rng.standard_normal(clean.shape, dtype=np.float32), 1.0 / grid.spacing)
-    image = clean + options.noise_hu * grain / max(float(grain.std()), 1e-6)
+    image = clean + _NOISE_HU * grain / max(float(grain.std()), 1e-6)
     return np.clip(np.rint(image), -1024, 3071).astype(np.int16)

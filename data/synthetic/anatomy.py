@@ -296,10 +296,10 @@ class Shells:
 
 def draw_surroundings(head: Head, shells: Shells, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Draws the tissue `[X, Y, Z]` of everything outside the brain of one subject, as codes of `Tissue`."""
-    uneven = 0.8 * _lattice_noise(head, 24.0, rng)
+    uneven = 0.8 * upsampled_noise(head.shape, head.step, 24.0, rng)
     depth = head.cavity_depth + uneven
     skin = np.maximum(shells.csf + shells.skull + shells.scalp - head.outline_depth - uneven, head.face_depth)
-    strands = _lattice_noise(head, 4.0, rng)
+    strands = upsampled_noise(head.shape, head.step, 4.0, rng)
     tissue = np.where(strands > 0.55, np.uint8(Tissue.FAT), np.uint8(Tissue.MUSCLE))
     tissue[skin < 2.0 + 0.55 * shells.scalp] = Tissue.FAT
     tissue[skin < 2.0] = Tissue.SKIN
@@ -313,11 +313,6 @@ def draw_surroundings(head: Head, shells: Shells, rng: np.random.Generator) -> N
     tissue[head.cavity_depth <= shells.csf] = Tissue.CSF
     tissue[skin <= 0] = Tissue.AIR
     return tissue
-
-
-def _lattice_noise(head: Head, scale_mm: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Smooth unit noise `[X, Y, Z]` on the head's grid, drawn on a lattice as coarse as its scale allows."""
-    return upsampled_noise(head.shape, head.step, scale_mm, rng)
 
 
 def upsampled_noise(

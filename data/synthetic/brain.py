@@ -32,13 +32,15 @@ from data.volume import Volume
 # Named random streams of one case.
 Streams = Callable[[str], np.random.Generator]
 _BRAIN_CODE = 128
-# From this voxel size on, a template of 2 mm loses nothing that the scan could show.
+# Range of the factor on CSF fractions: how much a brain has shrunk.
+_CSF_WEIGHT = (1.5, 4.0)
+# Above this voxel size, a template of 2 mm loses nothing that the scan could show.
 _COARSE_SPACING = 3.9
 
 
 @dataclass(frozen=True)
 class SyntheticScan:
-    """A raw scan and what is known of it.
+    """A raw scan and its ground truth.
 
     Attributes:
         images: one volume per channel, int16, all on one grid.
@@ -87,7 +89,7 @@ def make_brain(
     pathology = draw_pathology(head, streams("pathology"))
     warp = _draw_warp(head, pathology, warp_options, streams("warp"))
     surroundings = draw_surroundings(head, Shells.draw(streams("shells")), streams("surroundings"))
-    fractions = sharpen_fractions(head.fractions, float(streams("atrophy").uniform(*contrast_options.csf_weight)))
+    fractions = sharpen_fractions(head.fractions, float(streams("atrophy").uniform(*_CSF_WEIGHT)))
     grid = _draw_brain_grid(head, surroundings, warp, scanner, streams("grid"))
     signals = []
     for contrast in contrasts:

@@ -1,7 +1,7 @@
 """Synthetic cohorts: raw scans with known truth, in the layout of the Medical Segmentation Decathlon.
 
-A case is a function of the options, the seed and its number alone, so that cases can be made in any order, in
-parallel, and added later. The truth that only tests may see lies in the folder `ground_truth`, which no layout reads.
+A case is a function of the options, the seed and its number only, so cases can be made in any order, in parallel, and
+added later. The ground truth, which only tests may see, lies in the folder `ground_truth`, which no layout reads.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from data.image_file import write_frames, write_volume
 from data.input_file import read_json
 from data.options import Options
 from data.random_streams import random_stream
-from data.synthetic.abdomen import AbdomenOptions, make_abdomen
+from data.synthetic.abdomen import make_abdomen
 from data.synthetic.anatomy import Head
 from data.synthetic.brain import Pathology, SyntheticScan, make_brain
 from data.synthetic.cohort_kind import CohortKind
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 GROUND_TRUTH = "ground_truth"
 _OPTIONS_FILE = "synthetic.json"
-# To be raised when the same options come to give other cases, so that old folders are not taken for new ones.
+# Raise this when the same options give other cases, so that old folders are not mistaken for new ones.
 _FORM = 1
 _MOST_CASES = 999
 
@@ -73,7 +74,6 @@ class CohortOptions(Options):
     scanner: ScannerOptions = Field(default_factory=ScannerOptions, description="grid, bias and noise of the scans")
     lesions: MSLesionOptions = Field(default_factory=MSLesionOptions, description="lesions of the ms cohort")
     tumour: TumourOptions = Field(default_factory=TumourOptions, description="the mass of the tumour cohort")
-    abdomen: AbdomenOptions = Field(default_factory=AbdomenOptions, description="subjects of the abdomen cohort")
 
     @model_validator(mode="after")
     def _channels_exist(self) -> CohortOptions:
@@ -114,13 +114,13 @@ def case_files(options: CohortOptions, index: int, out: Path) -> dict[str, Path]
 
 
 def make_case(options: CohortOptions, index: int) -> SyntheticScan:
-    """Makes one case in memory, from (options, seed, index) alone."""
+    """Makes one case in memory, from (options, seed, index) only."""
 
     def streams(purpose: str) -> np.random.Generator:
         return random_stream(options.seed, "synthetic", options.cohort.value, index, purpose)
 
     if options.cohort is CohortKind.ABDOMEN:
-        return make_abdomen(options.abdomen, options.warp, options.scanner, streams)
+        return make_abdomen(options.warp, options.scanner, streams)
     contrasts = [Contrast(name) for name in options.channel_names]
 
     def draw_pathology(head: Head, rng: np.random.Generator) -> Pathology:
@@ -170,14 +170,10 @@ def write_dataset_description(options: CohortOptions, out: Path) -> None:
     for name, text in _descriptions(options, options.cases).items():
         path = out / name
         found = path.read_bytes().decode(errors="replace") if path.exists() else text
-        # A cohort may grow, so that what is there may be of another number of cases.
+        # A cohort may grow, so the file may describe another number of cases.
         if found != text and not any(found == _descriptions(options, n)[name] for n in range(1, _MOST_CASES + 1)):
             raise _changed(path)
-        _write(path, _text_writer(text))
-
-
-def _text_writer(text: str) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(text.encode())
+        _write(path, partial(Path.write_bytes, data=text.encode()))
 
 
 def _descriptions(options: CohortOptions, cases: int) -> dict[str, str]:
@@ -230,20 +226,15 @@ def synthesize(options: CohortOptions, out: Path, jobs: int = 1, progress: Calla
         else:
             missing.append(index)
     logger.info("%s: %d of %d cases to make", out, len(missing), options.cases)
-    calls = (delayed(_write_case_and_return)(options, index, out) for index in missing)
+    calls = (delayed(write_case)(options, index, out) for index in missing)
     for _ in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
         if progress is not None:
             progress()
     write_dataset_description(options, out)
 
 
-def _write_case_and_return(options: CohortOptions, index: int, out: Path) -> int:
-    write_case(options, index, out)
-    return index
-
-
 def claim_folder(options: CohortOptions, out: Path) -> None:
-    """Records which options a folder is made with: first thing in `synthesize`, and before calls of `write_case`.
+    """Records the options of a folder; to be called before `write_case`, as `synthesize` does.
 
     Raises:
         DataError: the folder holds something else, or a cohort made with other options.
@@ -264,7 +255,7 @@ def claim_folder(options: CohortOptions, out: Path) -> None:
                 fix=fix,
             )
         return
-    # What a killed run left of this very record does not count.
+    # A partial record that a killed run left does not count.
     if out.exists() and (not out.is_dir() or any(p.name != f".partial.{_OPTIONS_FILE}" for p in out.iterdir())):
         raise DataError(f"{out} exists and is not a synthetic cohort", expected="a new or empty folder", fix=fix)
     out.mkdir(parents=True, exist_ok=True)
@@ -289,16 +280,16 @@ def _write(path: Path, write: Callable[[Path], object], *, same: bool = False) -
     Args:
         path: of the file.
         write: writes it.
-        same: refuse to replace a file by another one: a person may have corrected it.
+        same: whether to refuse to replace a file with different content, which a person may have corrected.
 
     Raises:
         DataError: the file is there and differs.
     """
-    partial = path.with_name(f".partial.{path.name}")
+    partial_path = path.with_name(f".partial.{path.name}")
     try:
-        write(partial)
-        if same and path.exists() and not filecmp.cmp(path, partial, shallow=False):
+        write(partial_path)
+        if same and path.exists() and not filecmp.cmp(path, partial_path, shallow=False):
             raise _changed(path)
-        os.replace(partial, path)
+        os.replace(partial_path, path)
     finally:
-        partial.unlink(missing_ok=True)
+        partial_path.unlink(missing_ok=True)

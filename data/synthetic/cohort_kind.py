@@ -1,4 +1,4 @@
-"""The kinds of synthetic cohorts; by itself, because the command line must start fast."""
+"""The kinds of synthetic cohorts; in a file of their own, because the command line must start fast."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """From tissues to signal: what each tissue looks like in T1, T2 and FLAIR, and its texture.
 
-Signals are relative to white matter, so that the scale of a scan is the scanner's affair.
+Signals are relative to white matter; the scanner decides the scale of a scan.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from data.options import Options
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
-from data.synthetic.deformation import require_range
 
 
 class Contrast(StrEnum):
@@ -95,12 +94,6 @@ class ContrastOptions(Options):
 
     tissue_variation: float = Field(0.06, ge=0, le=0.3, description="relative s.d. of a tissue's signal between scans")
     texture: float = Field(0.03, ge=0, le=0.2, description="relative s.d. of the signal within a tissue")
-    csf_weight: tuple[float, float] = Field((1.5, 4.0), description="range of the factor on CSF fractions (atrophy)")
-
-    @model_validator(mode="after")
-    def _ranges_in_order(self) -> ContrastOptions:
-        require_range("csf_weight", self.csf_weight, 20)
-        return self
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _INVERSE_STEPS = 100
 
 
 def require_range(name: str, limits: tuple[float, float], most: float = float("inf")) -> None:
-    """Refuses an option that is no range of numbers from 0 to `most`, the smaller first.
+    """Refuses an option that is not a range of numbers from 0 to `most`, the smaller first.
 
     Raises:
         ValueError: with the option's name and what was found.

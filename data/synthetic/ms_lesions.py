@@ -58,7 +58,7 @@ def draw_sizes(options: MSLesionOptions, rng: np.random.Generator) -> NDArray[np
     """Draws the volumes of one patient's lesions in mm³, in decreasing order.
 
     Load and count are drawn together (a patient of high load tends to have many lesions), sizes from the measured
-    quantiles; the largest lesion then takes what is missing of the load, as confluent lesions do.
+    quantiles; the largest lesions then make up what is missing of the load, as confluent lesions do.
     """
     load = 1000 * _draw_load(options, rng)
     level = np.interp(load / 1000, LESION_LOAD_ML, LESION_LOAD_LEVELS)

@@ -130,7 +130,7 @@ def _speed(
 def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float, needed_mm3: float) -> NDArray[np.float32]:
     """Returns arrival times `[x, y, z]` of the front that leaves the start voxels `[N, 3]` with that speed.
 
-    The front is stopped once it has passed amply more than the needed volume; what lies beyond is never reached (1e6).
+    The front is stopped once it has passed well over the needed volume; voxels beyond have the time 1e6.
     """
     import SimpleITK as sitk
 
@@ -157,7 +157,7 @@ def _fine(head: Head, coarse: NDArray[np.float32], factor: int) -> NDArray[np.fl
 
 
 def _first(arrival: NDArray[np.float32], allowed: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:
-    """Returns the allowed voxels that are reached first, that many of them."""
+    """Returns the given number of allowed voxels that are reached first."""
     times = arrival[allowed]
     count = min(max(round(voxels), 1), len(times))
     return allowed & (arrival <= np.partition(times, count - 1)[count - 1])

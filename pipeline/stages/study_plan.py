@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data.dataset import Dataset
-from data.splits import Split, draw_source, draw_split, draw_target, split_from_cases
+from data.splits import Choice, Split, draw_split
 from data.stored_record import read_record
 from pipeline.config.study import StudyConfig
 from pipeline.execution.unit import require_done
@@ -93,24 +93,17 @@ def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
         DataError: too few patients, unknown cases, or a patient on both sides.
     """
     source, target = datasets[config.source.dataset], datasets[config.target.dataset]
-    split = _drawn(config, source, target)
-    # Cross-validation tests the patients of the pool themselves.
-    return replace(split, test_cases=split.pool_cases) if config.target.cross_validated else split
-
-
-def _drawn(config: StudyConfig, source: Dataset, target: Dataset) -> Split:
-    listed, own = config.source, config.target
-    seed = config.seed
+    own = config.target
+    pool: Choice | None
+    test: Choice
     if own.pool_cases is not None:
-        cases = {"pool_cases": own.pool_cases, "test_cases": own.test_cases or ()}
-        if listed.cases is None:
-            return draw_source(source, target, source_patients=listed.patients or 0, seed=seed, **cases)
-        return split_from_cases(source, target, source_cases=listed.cases, **cases)
-    pool, test = None if own.patients is not None else own.pool or 0, own.test or 0
-    if listed.cases is not None:
-        return draw_target(source, target, source_cases=listed.cases, pool_patients=pool, test_patients=test, seed=seed)
-    patients = listed.patients or 0
-    return draw_split(source, target, source_patients=patients, pool_patients=pool, test_patients=test, seed=seed)
+        pool, test = own.pool_cases, own.test_cases or ()
+    else:
+        pool, test = None if own.patients is not None else own.pool or 0, own.test or 0
+    drawn = (config.source.patients or 0) if config.source.cases is None else config.source.cases
+    split = draw_split(source, target, source_choice=drawn, pool=pool, test=test, seed=config.seed)
+    # Cross-validation tests the patients of the pool themselves.
+    return replace(split, test_cases=split.pool_cases) if own.cross_validated else split
 
 
 def plan_folder(workspace: Workspace) -> Path:

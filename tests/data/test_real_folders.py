@@ -84,5 +84,5 @@ def test_real_heads_raise_no_false_alarm(
 
 def test_the_hippocampus_study_can_be_drawn(real_data: Path) -> None:
     dataset = read_dataset(real_data / "Task04_Hippocampus")
-    split = draw_split(dataset, dataset, source_patients=50, pool_patients=50, test_patients=30, seed=0)
+    split = draw_split(dataset, dataset, source_choice=50, pool=50, test=30, seed=0)
     assert len({*split.source, *split.pool, *split.test}) == 130

@@ -15,11 +15,8 @@ from data.splits import (
     Split,
     bootstrap_sample,
     draw_folds,
-    draw_source,
     draw_split,
-    draw_target,
     nested_subsets,
-    split_from_cases,
 )
 
 LABEL = Path("label.nii.gz")
@@ -37,7 +34,7 @@ def cohort(root: str, patients: int, cases_each: int = 2, unlabelled: tuple[str,
 @given(st.integers(0, 2**32))
 def test_sets_from_one_folder_are_disjoint_by_patient(seed: int) -> None:
     dataset = cohort("/data/one", 12)
-    split = draw_split(dataset, dataset, source_patients=5, pool_patients=4, test_patients=3, seed=seed)
+    split = draw_split(dataset, dataset, source_choice=5, pool=4, test=3, seed=seed)
     assert (len(split.source), len(split.pool), len(split.test)) == (5, 4, 3)
     assert len({*split.source, *split.pool, *split.test}) == 12
     assert split.pool_cases[split.pool[0]] == tuple(f"c{split.pool[0][1:]}_{i}" for i in (0, 1))
@@ -47,21 +44,18 @@ def test_the_folder_is_one_even_if_named_differently(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "a")
     first, second = cohort(str(tmp_path / "a"), 6), cohort(str(tmp_path / "link"), 6)
-    split = draw_split(first, second, source_patients=2, pool_patients=2, test_patients=2, seed=0)
+    split = draw_split(first, second, source_choice=2, pool=2, test=2, seed=0)
     assert not {*split.source} & {*split.pool, *split.test}
 
 
 def test_two_folders_may_use_all_their_patients() -> None:
-    split = draw_split(cohort("/a", 6), cohort("/b", 6), source_patients=6, pool_patients=3, test_patients=3, seed=0)
+    split = draw_split(cohort("/a", 6), cohort("/b", 6), source_choice=6, pool=3, test=3, seed=0)
     assert set(split.source) == {f"P{p:02d}" for p in range(6)}
 
 
 def test_the_test_set_does_not_depend_on_the_other_counts() -> None:
     dataset = cohort("/a", 12)
-    splits = [
-        draw_split(dataset, dataset, source_patients=s, pool_patients=p, test_patients=3, seed=4)
-        for s, p in [(2, 2), (5, 4)]
-    ]
+    splits = [draw_split(dataset, dataset, source_choice=s, pool=p, test=3, seed=4) for s, p in [(2, 2), (5, 4)]]
     assert splits[0].test == splits[1].test
     assert splits[0].pool == splits[1].pool[:2]
 
@@ -69,34 +63,32 @@ def test_the_test_set_does_not_depend_on_the_other_counts() -> None:
 def test_the_draw_depends_on_the_seed_and_not_on_the_order_of_cases() -> None:
     dataset = cohort("/a", 12)
     turned = Dataset(dataset.root, "msd", dataset.cases[::-1], ("MRI",), dataset.label_names, True)
-    counts = {"source_patients": 5, "pool_patients": 4, "test_patients": 3}
+    counts = {"source_choice": 5, "pool": 4, "test": 3}
     assert draw_split(dataset, dataset, **counts, seed=1) == draw_split(turned, turned, **counts, seed=1)
     assert draw_split(dataset, dataset, **counts, seed=1) != draw_split(dataset, dataset, **counts, seed=2)
 
 
-def test_patients_with_an_unlabelled_case_are_left_out() -> None:
+def test_with_an_unlabelled_case_are_left_out() -> None:
     dataset = cohort("/a", 4, unlabelled=("c02_1",))
-    split = draw_split(dataset, dataset, source_patients=1, pool_patients=1, test_patients=1, seed=0)
+    split = draw_split(dataset, dataset, source_choice=1, pool=1, test=1, seed=0)
     assert "P02" not in {*split.source, *split.pool, *split.test}
     with pytest.raises(DataError, match=r"only 3 labelled.*1 more have cases without a label") as caught:
-        draw_split(dataset, dataset, source_patients=1, pool_patients=2, test_patients=2, seed=0)
+        draw_split(dataset, dataset, source_choice=1, pool=2, test=2, seed=0)
     assert "`target.test` or `target.pool`" in caught.value.fix
 
 
-def test_too_few_source_patients_names_the_key() -> None:
+def test_too_few_source_choice_names_the_key() -> None:
     dataset = cohort("/a", 6)
     with pytest.raises(DataError, match=r"3 \(`source.patients`\).*only 2") as caught:
-        draw_split(dataset, dataset, source_patients=3, pool_patients=2, test_patients=2, seed=0)
+        draw_split(dataset, dataset, source_choice=3, pool=2, test=2, seed=0)
     assert caught.value.fix == "lower `source.patients`"
     with pytest.raises(DataError, match=r"`target.pool` is -1"):
-        draw_split(dataset, dataset, source_patients=3, pool_patients=-1, test_patients=2, seed=0)
+        draw_split(dataset, dataset, source_choice=3, pool=-1, test=2, seed=0)
 
 
 def test_listed_cases_alone_count() -> None:
     dataset = cohort("/a", 4)
-    split = split_from_cases(
-        dataset, dataset, source_cases=["c00_1"], pool_cases=["c01_0", "c01_1"], test_cases=["c03_0"]
-    )
+    split = draw_split(dataset, dataset, source_choice=["c00_1"], pool=["c01_0", "c01_1"], test=["c03_0"], seed=0)
     assert split.source_cases == {"P00": ("c00_1",)}
     assert split.pool_cases == {"P01": ("c01_0", "c01_1")}
     assert split.test == ("P03",)
@@ -114,13 +106,13 @@ def test_listed_cases_alone_count() -> None:
 def test_a_patient_on_both_sides_is_refused(lists: tuple[list[str], ...], sides: tuple[str, ...]) -> None:
     dataset = cohort("/a", 4)
     with pytest.raises(DataError, match="both sides") as caught:
-        split_from_cases(dataset, dataset, source_cases=lists[0], pool_cases=lists[1], test_cases=lists[2])
+        draw_split(dataset, dataset, source_choice=lists[0], pool=lists[1], test=lists[2], seed=0)
     assert all(word in str(caught.value) for word in sides)
 
 
 def test_equal_names_in_two_folders_are_two_patients() -> None:
-    split = split_from_cases(
-        cohort("/a", 2), cohort("/b", 2), source_cases=["c00_0"], pool_cases=["c00_0"], test_cases=["c01_0"]
+    split = draw_split(
+        cohort("/a", 2), cohort("/b", 2), source_choice=["c00_0"], pool=["c00_0"], test=["c01_0"], seed=0
     )
     assert split.source == split.pool == ("P00",)
 
@@ -131,7 +123,7 @@ def test_equal_names_in_two_folders_are_two_patients() -> None:
 def test_bad_lists_are_refused(cases: list[str], message: str) -> None:
     dataset = cohort("/a", 4, unlabelled=("c02_1",))
     with pytest.raises(DataError, match=message):
-        split_from_cases(dataset, dataset, source_cases=cases, pool_cases=[], test_cases=[])
+        draw_split(dataset, dataset, source_choice=cases, pool=[], test=[], seed=0)
 
 
 @given(
@@ -185,27 +177,27 @@ def test_no_patients_is_an_error() -> None:
 
 def test_the_source_is_drawn_beside_listed_target_cases() -> None:
     one = cohort("/data/one", 8, unlabelled=("c07_1",))
-    target = {"pool_cases": ["c01_0", "c02_0"], "test_cases": ["c03_1"]}
-    split = draw_source(one, one, source_patients=4, seed=3, **target)
+    target = {"pool": ["c01_0", "c02_0"], "test": ["c03_1"]}
+    split = draw_split(one, one, source_choice=4, seed=3, **target)
     assert (split.pool_cases, split.test_cases) == ({"P01": ("c01_0",), "P02": ("c02_0",)}, {"P03": ("c03_1",)})
     assert {*split.source} == {"P00", "P04", "P05", "P06"}
     assert split.source_cases["P00"] == ("c00_0", "c00_1")
-    assert draw_source(one, one, source_patients=3, seed=3, **target).source == split.source[:3]
+    assert draw_split(one, one, source_choice=3, seed=3, **target).source == split.source[:3]
     with pytest.raises(DataError, match=r"only 4 labelled .* beside those of `target.pool_cases` and"):
-        draw_source(one, one, source_patients=5, seed=3, **target)
-    assert len(draw_source(cohort("/data/two", 8), one, source_patients=8, seed=3, **target).source) == 8
+        draw_split(one, one, source_choice=5, seed=3, **target)
+    assert len(draw_split(cohort("/data/two", 8), one, source_choice=8, seed=3, **target).source) == 8
     with pytest.raises(DataError, match="is on both sides"):
-        draw_source(one, one, source_patients=1, pool_cases=["c01_0"], test_cases=["c01_1"], seed=3)
+        draw_split(one, one, source_choice=1, pool=["c01_0"], test=["c01_1"], seed=3)
 
 
 def test_the_target_is_drawn_beside_listed_source_cases() -> None:
     one = cohort("/data/one", 6)
-    split = draw_target(one, one, source_cases=["c01_0", "c02_0"], pool_patients=2, test_patients=2, seed=3)
+    split = draw_split(one, one, source_choice=["c01_0", "c02_0"], pool=2, test=2, seed=3)
     assert split.source_cases == {"P01": ("c01_0",), "P02": ("c02_0",)}
     assert {*split.pool, *split.test} == {"P00", "P03", "P04", "P05"}
     with pytest.raises(DataError, match=r"only 4 labelled .* beside those of `source.cases`"):
-        draw_target(one, one, source_cases=["c01_0", "c02_0"], pool_patients=3, test_patients=2, seed=3)
-    other = draw_target(cohort("/b", 6), one, source_cases=["c01_0"], pool_patients=3, test_patients=3, seed=3)
+        draw_split(one, one, source_choice=["c01_0", "c02_0"], pool=3, test=2, seed=3)
+    other = draw_split(cohort("/b", 6), one, source_choice=["c01_0"], pool=3, test=3, seed=3)
     assert len({*other.pool, *other.test}) == 6
 
 
@@ -220,3 +212,12 @@ def test_folds_part_patients_evenly_and_every_repeat_anew(count: int, data: st.D
     assert draw_folds(list(reversed(patients)), folds, 0, seed=1) == parts
     if count > 9 and folds < count:
         assert draw_folds(patients, folds, 1, seed=1) != parts
+
+
+def test_a_pool_of_all_patients_leaves_out_those_with_another_role() -> None:
+    one = cohort("/data/one", 6, unlabelled=("c05_1",))
+    split = draw_split(one, one, source_choice=["c00_0"], pool=None, test=1, seed=3)
+    assert {*split.pool, *split.test} == {"P01", "P02", "P03", "P04"}
+    assert len(draw_split(cohort("/b", 2), one, source_choice=2, pool=None, test=0, seed=3).pool) == 5
+    with pytest.raises(DataError, match=r"only 0 labelled .* beside the 1 of `target.test` and the 4 of the pool"):
+        draw_split(one, one, source_choice=1, pool=None, test=1, seed=3)

@@ -11,7 +11,7 @@ from data.errors import PreprocessingError
 from data.random_streams import random_stream
 from data.volume import Volume
 from preprocessing.brain_network import build_network, load_network, save_network
-from preprocessing.head_search import HeadSearch, find_head
+from preprocessing.head_search import find_head
 from preprocessing.itk_image import use_itk_threads
 from preprocessing.random_heads import draw_head_codes, draw_scan, normalised
 from preprocessing.skull_strip import PlausibilityOptions, SkullStrip, SkullStripMethod, SkullStripOptions, implausible
@@ -147,7 +147,7 @@ def test_the_head_model_is_found_in_itself_from_the_top_of_the_head():
     moved = Volume(
         image.array, np.array([[1.05, 0, 0, 12], [0, 1, 0.1, -30], [0, -0.1, 1, 25], [0, 0, 0, 1.0]]) @ image.affine
     )
-    found, followed = find_head(moved, HeadSearch(keep=2))
+    found, followed = find_head(moved, keep=2)
     template = load_template(4.0)
     points = np.argwhere(template.mask) @ template.image.affine[:3, :3].T + template.image.affine[:3, 3]
     off = (found.matrix - moved.affine @ np.linalg.inv(image.affine)) @ np.c_[points, np.ones(len(points))].T

@@ -3,7 +3,7 @@ import pytest
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from data.synthetic.abdomen import LOWER, AbdomenOptions, Organ, draw_phantom
+from data.synthetic.abdomen import LOWER, Organ, draw_phantom
 from data.synthetic.brain import SyntheticScan
 from data.synthetic.cohort import CohortOptions, make_case
 from data.synthetic.cohort_kind import CohortKind
@@ -15,7 +15,7 @@ COARSE = ScannerOptions(in_plane_spacing=(5, 5), through_plane_spacing=(6, 6), s
 
 @pytest.fixture(scope="module")
 def codes() -> np.ndarray:
-    return draw_phantom(STEP, AbdomenOptions(), np.random.default_rng(0))
+    return draw_phantom(STEP, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def place(codes: np.ndarray, organ: Organ) -> np.ndarray:
 
 @pytest.mark.parametrize("organ", list(Organ))
 def test_every_organ_is_there(codes: np.ndarray, organ: Organ) -> None:
-    present = {o for s in range(3) for o in np.unique(draw_phantom(8.0, AbdomenOptions(), np.random.default_rng(s)))}
+    present = {o for s in range(3) for o in np.unique(draw_phantom(8.0, np.random.default_rng(s)))}
     assert organ in present or (codes == organ).any()
 
 
@@ -46,7 +46,7 @@ def test_organs_lie_where_they_belong(codes: np.ndarray) -> None:
 def test_organ_volumes_are_those_of_adults() -> None:
     volumes = []
     for seed in range(5):
-        codes = draw_phantom(STEP, AbdomenOptions(), np.random.default_rng(seed))
+        codes = draw_phantom(STEP, np.random.default_rng(seed))
         volumes.append([np.isin(codes, o).sum() * STEP**3 / 1000 for o in ((1, 17), 2, Organ.KIDNEY)])
         _, pieces = ndimage.label(np.isin(codes, (1, 17)), np.ones((3, 3, 3)))
         assert pieces == 1

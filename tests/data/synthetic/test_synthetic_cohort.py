@@ -189,8 +189,6 @@ def test_a_run_killed_while_it_claimed_its_folder_can_go_on(tmp_path: Path) -> N
         {"colour": "red"},
         {"lesions": {"load_ml": (20, 5)}},
         {"tumour": {"mass_share": (0.5, 1.5)}},
-        {"abdomen": {"fat_mm": (9, 3)}},
-        {"contrast": {"csf_weight": (-1, 2)}},
     ],
 )
 def test_wrong_options_are_refused(wrong: dict) -> None:
