@@ -24,9 +24,9 @@ from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterGrouping, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from models.priors.factory import build_prior
-from models.priors.gaussian import GaussianOptions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.learning import parameter_groups
@@ -77,7 +77,7 @@ def stepping(groups: list[dict[str, Any]], loss: Callable[[], torch.Tensor], ste
 
 def deterministic(network: torch.nn.Module, batch: OneBatch, steps: int) -> Run:
     """Steps of the plain network."""
-    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions()))
+    data_loss = DeepSupervisionLoss(SegmentationLoss())
 
     def loss() -> torch.Tensor:
         images, labels, _ = batch.batch(0)

@@ -21,7 +21,7 @@ import torch
 
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 
 KINDS = {"all": "", "avx512_core_bf16": "AVX512_CORE_BF16", "avx512_core": "AVX512_CORE", "avx2": "AVX2"}
@@ -33,7 +33,7 @@ def step_seconds(precision: Precision, options: ResidualUNetOptions, patch: int,
     computing = Computing(ComputingOptions(precision=precision), "cpu")
     network = build_network(options, 1, 2, 0)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4)
-    loss = SegmentationLoss(SegmentationLossOptions())
+    loss = SegmentationLoss()
     images = torch.randn(batch, 1, patch, patch, patch)
     labels = (images[:, 0] > 1).long()
     seconds = 0.0

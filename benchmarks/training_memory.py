@@ -21,7 +21,7 @@ from pydantic import TypeAdapter
 
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.training.computing import Precision
 from pipeline.training.memory_estimate import estimate_training_memory
 from pipeline.training.patches import PatchOptions
@@ -33,7 +33,7 @@ def train(options: NetworkOptions, side: int, batch: int, precision: str, device
     """Takes a few AdamW steps on noise."""
     network = build_network(options, 1, 2).to(device)
     optimiser = torch.optim.AdamW(network.parameters())
-    loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions()))
+    loss = DeepSupervisionLoss(SegmentationLoss())
     images = torch.randn(batch, 1, side, side, side, device=device)
     labels = torch.randint(0, 2, (batch, side, side, side), device=device)
     kind = torch.float16 if precision == Precision.FLOAT16 else torch.bfloat16

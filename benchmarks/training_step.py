@@ -29,7 +29,7 @@ from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterGrouping, filter_layers, filter_positions, get_filters, group_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
-from models.objectives import FilterGroups, SegmentationLoss, SegmentationLossOptions, kl_term
+from models.objectives import FilterGroups, SegmentationLoss, kl_term
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.vae_options import FilterVAEOptions
@@ -63,7 +63,7 @@ def write_cases(folder: Path, count: int, size: int) -> list[list[CachedCase]]:
 def bare(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, half: bool = False) -> Run:
     """Prepares forward, backward and AdamW on one batch that is in memory."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-    loss = SegmentationLoss(SegmentationLossOptions())
+    loss = SegmentationLoss()
 
     def run(steps: int) -> None:
         for _ in range(steps):
@@ -90,7 +90,7 @@ def compiled(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tenso
 
 def in_loop(network: torch.nn.Module, sampler: PatchSampler, device: str, workers: int = 0) -> Run:
     """Prepares the same through the sampler and the loop."""
-    loss = SegmentationLoss(SegmentationLossOptions())
+    loss = SegmentationLoss()
 
     def run(steps: int) -> None:
         batches = BackgroundSampler(sampler, steps, workers)
@@ -121,7 +121,7 @@ def bayesian(network: torch.nn.Module, images: torch.Tensor, labels: torch.Tenso
     rows = FilterGroups.of(groups, layers).to(images.device)
     learned = [*model.point_parameters(), *posterior.parameters()]
     learned += [p for prior in priors.values() for p in prior.variational_parameters()]
-    loss = SegmentationLoss(SegmentationLossOptions())
+    loss = SegmentationLoss()
     generator = torch.Generator(images.device).manual_seed(0)
 
     def run(steps: int) -> None:

@@ -57,11 +57,7 @@ def air_share(array: NDArray) -> float:
 
 
 def hounsfield_fault(array: NDArray) -> RangeFault | None:
-    """Returns why values are not Hounsfield units; `None` where they may be.
-
-    Args:
-        array: `[X, Y, Z]`, a whole field of view or a crop of it.
-    """
+    """Returns why values are not Hounsfield units; `None` where they may be."""
     values = _sample(array)
     if not values.size:
         return None

@@ -33,26 +33,6 @@ ITK_SUFFIXES = (".mha", ".mhd", ".nrrd", ".nhdr")
 MGH_SUFFIXES = (".mgz", ".mgh")
 SUFFIXES = NIFTI_SUFFIXES + ITK_SUFFIXES + PAIR_SUFFIXES + MGH_SUFFIXES
 
-__all__ = [
-    "ITK_SUFFIXES",
-    "NIFTI_SUFFIXES",
-    "SUFFIXES",
-    "Image",
-    "ImageHeader",
-    "NiftiGeometry",
-    "image_parts",
-    "image_stem",
-    "image_suffix",
-    "read_brain_mask",
-    "read_geometry",
-    "read_header",
-    "read_image",
-    "read_label",
-    "read_volume",
-    "write_frames",
-    "write_volume",
-]
-
 
 @dataclass(frozen=True)
 class _Format:

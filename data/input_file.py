@@ -28,12 +28,6 @@ _KINDS = {
 def require_regular_file(path: Path, expected: str, error: type[GraftError] = DataError, fix: str = "") -> int:
     """Refuses what is not a regular file (or a link to one), without opening it: reading a named pipe would never end.
 
-    Args:
-        path: the file.
-        expected: what it should be, for the message.
-        error: the class of the error.
-        fix: what the user can do about it, if not the usual.
-
     Returns:
         Its size in bytes.
 
@@ -67,13 +61,6 @@ def read_text(
 ) -> str:
     """Reads a text file in UTF-8, or in UTF-16 as spreadsheets write it.
 
-    Args:
-        path: the file.
-        expected: what it should be, for the message.
-        error: the class of the error.
-        largest: bytes that it may have.
-        fix: what the user can do where it cannot be read.
-
     Raises:
         GraftError: it is not a regular file, too large, not readable or not text.
     """
@@ -106,11 +93,6 @@ def decode(content: bytes, errors: str = "strict") -> str:
 
 def read_json(path: Path, error: type[GraftError] = DataError, fix: str = "") -> Any:
     """Reads a JSON file.
-
-    Args:
-        path: the file.
-        error: the class of the error.
-        fix: what the user can do about a damaged file.
 
     Raises:
         GraftError: it cannot be read as text, is not JSON, or is nested too deeply.

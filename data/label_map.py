@@ -72,10 +72,6 @@ def as_brain_mask(volume: Volume, name: str) -> Volume:
     So a soft mask of probabilities is cut at one half, and in a mask of whole numbers (0 and 1, 0 and 255, several
     regions) everything but 0 is brain.
 
-    Args:
-        volume: the values as they were stored, with scale factors applied.
-        name: what it is, for the message.
-
     Raises:
         DataError: a value is NaN or infinite, or all voxels or none are brain.
     """

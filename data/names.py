@@ -93,11 +93,6 @@ def check_label_names(names: Iterable[str], where: object) -> None:
 def check_name(kind: str, name: object, where: object) -> None:
     """Refuses a name that breaks the rule.
 
-    Args:
-        kind: what is named, such as `case`.
-        name: the name.
-        where: the file or folder that gives the name, for the message.
-
     Raises:
         DataError: the name breaks the rule.
     """

@@ -142,10 +142,6 @@ def _raw_header(path: Path, block: bytes) -> nib.Nifti1Header:
 def nifti_header(path: Path, raw: nib.Nifti1Header) -> ImageHeader:
     """Reads what nibabel's header of a NIfTI image claims.
 
-    Args:
-        path: what errors name.
-        raw: the header.
-
     Raises:
         DataError: it has no valid orientation.
     """

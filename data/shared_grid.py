@@ -34,11 +34,6 @@ class Placement:
 def place(volume: Volume, channels: Mapping[str, Volume], name: str) -> Placement:
     """Puts a label or mask on the grid of the first channel that it fits.
 
-    Args:
-        volume: the label or mask.
-        channels: name → volume, at least one.
-        name: what it is, for the messages.
-
     Raises:
         DataError: it lies on a different grid from every channel.
     """

@@ -28,14 +28,6 @@ def read_block(
 ) -> tuple[NDArray, int, int]:
     """Reads the voxels of one frame, or all of them: `[X, Y, Z]` or `[X, Y, Z, frames]`.
 
-    Args:
-        path: the image, for errors.
-        header: its header.
-        frame: index of the frame; `None` reads all.
-        file: that holds the voxels.
-        offset: unpacked bytes before them.
-        packed: whether the file is a gzip stream, whose checksum is then verified.
-
     Returns:
         The voxels as stored, the bytes that follow them, and the bytes that follow the gzip stream.
 

@@ -1,7 +1,7 @@
 """A segmentation network whose 3×3×3 filters come from a posterior.
 
 The network is called through `torch.func.functional_call` with the weights of one draw; there are no Bayesian layer
-classes and no second convolution. What is no filter stays an ordinary parameter of the network, unless it has a
+classes and no second convolution. All other weights stay ordinary parameters of the network, unless they have a
 posterior too (`OtherWeights`).
 """
 
@@ -45,7 +45,7 @@ class BayesianNetwork(nn.Module):
         network: maps `[N, C, X, Y, Z]` to logits.
         posterior: over the filters of `layers`.
         layers: the layers whose filters the posterior covers, in its order.
-        others: posteriors over the other weights, if they have any; without, these are parameters of the network.
+        others: posteriors over the other weights, if any; otherwise these are parameters of the network.
 
     Raises:
         ModelError: if the posterior has another number of filters than the layers.
@@ -75,12 +75,7 @@ class BayesianNetwork(nn.Module):
                 parameter.requires_grad_(False)
 
     def draws(self, number: int, generator: torch.Generator | None = None) -> Iterator[WeightDraw]:
-        """Draws weights, one draw in memory at a time; those of a mixture are stratified over its components.
-
-        Args:
-            number: of draws.
-            generator: source of the noise.
-        """
+        """Draws weights, one draw in memory at a time; those of a mixture are stratified over its components."""
         streams: dict[int, Iterator[tuple[int, Tensor]]] = {}
         for component, filters in self.posterior.draw_each(number, generator):
             if self.others is None:
@@ -91,7 +86,7 @@ class BayesianNetwork(nn.Module):
             yield WeightDraw(filters, next(streams[component])[1], component)
 
     def centre(self) -> WeightDraw:
-        """Returns the mean of the posterior; of a mixture that of its heaviest component (or of the one in training).
+        """Returns the mean of the posterior; for a mixture, of its heaviest component (or of the one in training).
 
         The mean over components that are different networks would not be a network that works.
         """
@@ -136,7 +131,7 @@ class BayesianNetwork(nn.Module):
 
         The weights are brought into their shapes once, not at every window.
         """
-        # Weights of transposed convolutions are stored the other way round; every call would copy them.
+        # Weights of transposed convolutions are stored transposed; every call would copy them.
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors(draw).items()}
         everything = {**dict(self.network.named_buffers()), **tensors}
 
@@ -152,11 +147,6 @@ class BayesianNetwork(nn.Module):
     ) -> Tensor | list[Tensor]:
         """Computes logits with activations drawn in place of filters (local reparameterisation).
 
-        Args:
-            images: `[N, C, X, Y, Z]`.
-            draw: says which component, and the other weights.
-            generator: source of the noise.
-
         Raises:
             ModelError: if the posterior is neither mean-field nor a mixture.
         """
@@ -167,5 +157,5 @@ class BayesianNetwork(nn.Module):
         return local_reparameterised_forward(self.network, posterior, self.layers, images, generator, others)
 
     def point_parameters(self) -> list[nn.Parameter]:
-        """Returns the trainable parameters of the network that have no posterior: by default all that is no filter."""
+        """Returns the trainable parameters of the network without a posterior: by default all but the filters."""
         return [parameter for parameter in self.network.parameters() if parameter.requires_grad]

@@ -42,10 +42,10 @@ class DeepSupervisionLoss(nn.Module):
         """Computes the loss.
 
         Args:
-            outputs: what a network of `build_network` puts out: logits `[N, K+1, X, Y, Z]` without deep supervision or
-                in evaluation; a list, finest first, each at its level's resolution; or MONAI's stack
+            outputs: of a network of `build_network`: logits `[N, K+1, X, Y, Z]` without deep supervision or in
+                evaluation; a list, finest first, each at its level's resolution; or MONAI's stack
                 `[N, levels, K+1, X, Y, Z]`, in which the coarser levels are enlarged to the finest. Half precision is
-                made float32 first.
+                converted to float32 first.
             labels: `[N, X, Y, Z]`, integers from 0 (background) to K.
 
         Returns:

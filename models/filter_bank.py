@@ -1,4 +1,4 @@
-"""Filters of one group of layers, gathered from many networks, with where each came from."""
+"""Filters of one group of layers, gathered from many networks, with their provenance."""
 
 from __future__ import annotations
 
@@ -104,15 +104,9 @@ class FilterBank:
             raise ModelError(f"filter banks with kernels of {sizes} voxels", expected="one kernel size")
         return cls(*(torch.cat([getattr(bank, field.name) for bank in banks]) for field in fields(cls)))
 
-    def above_norm(self, threshold: float) -> tuple[Self, float]:
-        """Drops the filters whose L2 norm is at most `threshold`.
-
-        Returns:
-            The rest, and the share of filters kept (1 for an empty bank).
-        """
-        keep = self.filters.norm(dim=1) > threshold
-        share = float(keep.double().mean()) if len(self) else 1.0
-        return self[keep], share
+    def above_norm(self, threshold: float) -> Self:
+        """Returns the filters whose L2 norm is above `threshold`."""
+        return self[self.filters.norm(dim=1) > threshold]
 
     def of_network(self, network: int) -> Self:
         """Returns the filters of one source network, all its snapshots."""

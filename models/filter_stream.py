@@ -1,4 +1,4 @@
-"""What can be learned from filters that pass by in chunks: a random sample, and statistics of their norms."""
+"""What can be learned from a stream of filters in chunks: a random sample, and quantiles."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def draw_filters(
         chunks: the stream.
         most: size of the sample; all filters where there are no more.
         generator: source of the draw.
-        norm_threshold: filters with this L2 norm or less are passed over; None takes all.
+        norm_threshold: filters with this L2 norm or less are skipped; None keeps all.
 
     Raises:
         ModelError: if the stream holds no chunk.
@@ -56,7 +56,7 @@ def draw_filters(
     for chunk in chunks:
         seen += len(chunk)
         if norm_threshold is not None:
-            chunk, _ = chunk.above_norm(norm_threshold)
+            chunk = chunk.above_norm(norm_threshold)
         kept += len(chunk)
         device = "cpu" if generator is None else generator.device
         number = torch.rand(len(chunk), generator=generator, dtype=torch.float64, device=device).cpu()
@@ -84,11 +84,11 @@ def _smallest(parts: list[FilterBank], numbers: list[Tensor], most: int) -> tupl
 
 
 class StreamedQuantiles:
-    """Quantiles of numbers that pass by, from every so-manieth of them.
+    """Quantiles of a stream of numbers, estimated from every k-th of them.
 
     Args:
         total: how many numbers there will be.
-        most: how many to remember; with no more than these, quantiles are exact.
+        most: how many to keep; a stream of no more numbers gives exact quantiles.
     """
 
     def __init__(self, total: int, most: int = 1_000_000) -> None:
@@ -97,7 +97,7 @@ class StreamedQuantiles:
         self._seen = 0
 
     def add(self, values: Tensor) -> None:
-        """Takes the next numbers, `[N]`."""
+        """Adds the next numbers, `[N]`."""
         first = -self._seen % self.stride
         # Cloned, because a view would keep the whole chunk in memory.
         self._values.append(values[first :: self.stride].float().clone())
@@ -105,7 +105,7 @@ class StreamedQuantiles:
 
     @property
     def values(self) -> Tensor:
-        """The numbers remembered."""
+        """The numbers kept."""
         return torch.cat(self._values) if self._values else torch.zeros(0)
 
     def quantiles(self, levels: Sequence[float]) -> list[float]:

@@ -57,7 +57,7 @@ class FilterGrouping(StrEnum):
     CONSECUTIVE = "consecutive"
     """Encoder layers of one input width, and each decoder level: the published grouping, 7 groups in its network."""
     RESOLUTION = "resolution"
-    """All layers that put out features of one resolution, in encoder and decoder."""
+    """All layers that output features of one resolution, in encoder and decoder."""
     ALL = "all"
     """All layers of the network together."""
 
@@ -111,8 +111,8 @@ def get_filters(parameters: Mapping[str, Tensor], layers: Sequence[FilterLayer])
         layers: the layers to collect.
 
     Returns:
-        `[F, 27]`, ordered by layer, output channel, input channel. Kernels of transposed convolutions are taken as they
-        are stored, not mirrored.
+        `[F, 27]`, ordered by layer, output channel, input channel. Kernels of transposed convolutions are as stored,
+        not mirrored.
 
     Raises:
         ModelError: if a layer is missing or its kernels are not 3×3×3.
@@ -192,7 +192,7 @@ def group_layers(
         network: any network for `layer` and `all`; for `resolution` one made by `build_network`, or any with an
             example; for `consecutive` one made by `build_network`.
         grouping: the rule.
-        example: `[N, C, X, Y, Z]`, what a network that `build_network` did not make can be called with.
+        example: `[N, C, X, Y, Z]`, an input of a network that `build_network` did not make.
 
     Returns:
         Layers by group name; every layer is in exactly one group.
@@ -225,7 +225,7 @@ def group_layers(
 
 
 def _encoder_groups(network: nn.Module, layers: list[FilterLayer]) -> dict[str, tuple[FilterLayer, ...]]:
-    """Groups encoder layers by input width; what reads the image joins the layers that come next."""
+    """Groups encoder layers by input width; the layers that read the image join those that follow."""
     stem = set(stem_parameters(network))
     widths = list(dict.fromkeys(layer.in_channels for layer in layers if layer.parameter not in stem))
     numbers = {width: number for number, width in enumerate(widths, start=1)}

@@ -44,7 +44,7 @@ def local_reparameterised_forward(
         layers: the layers, in the order of the posterior.
         images: `[N, C, X, Y, Z]`.
         generator: source of the noise.
-        others: drawn parameters that are no filters, by name; the network's own where there are none.
+        others: drawn parameters other than filters, by name; the network's own parameters otherwise.
 
     Returns:
         What the network returns: logits `[N, K+1, X, Y, Z]`.

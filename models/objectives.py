@@ -13,11 +13,9 @@ from enum import StrEnum
 
 import torch
 import torch.nn.functional as functional
-from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import ModelError
-from data.options import Options
 from models.filters import FilterLayer, FilterPositions, filter_positions
 from models.posteriors.posterior import Posterior
 from models.priors.prior import FilterPrior
@@ -33,36 +31,17 @@ class Likelihood(StrEnum):
     """Soft Dice loss and cross-entropy: a generalised posterior."""
 
 
-class SegmentationLossOptions(Options):
-    """Settings of the data term."""
-
-    likelihood: Likelihood = Field(default=Likelihood.DICE_CROSS_ENTROPY, description="The data term.")
-    dice_weight: float = Field(default=1.0, ge=0, description="Weight of the Dice loss beside the cross-entropy.")
-    include_background: bool = Field(default=False, description="Whether the background counts in the Dice loss.")
-    batch_dice: bool = Field(default=True, description="Dice over the whole batch instead of per patch.")
-    smooth: float = Field(default=1e-5, gt=0, description="Added to numerator and denominator of the Dice.")
-
-
 class SegmentationLoss(nn.Module):
-    """Data term of logits against labels.
+    """Data term of logits against labels; the soft Dice is that of the foreground over the whole batch."""
 
-    Args:
-        options: which terms.
-    """
-
-    def __init__(self, options: SegmentationLossOptions) -> None:
-        # MONAI takes seconds to import, and a configuration needs no more of this file than its options.
+    def __init__(self, likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY) -> None:
+        # MONAI takes seconds to import, and a configuration needs only the enumeration of this file.
         from monai.losses import DiceLoss
 
         super().__init__()
-        self.options = options
+        self.likelihood = likelihood
         self.dice = DiceLoss(
-            include_background=options.include_background,
-            softmax=True,
-            to_onehot_y=True,
-            batch=options.batch_dice,
-            smooth_nr=options.smooth,
-            smooth_dr=options.smooth,
+            include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
         )
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -76,10 +55,10 @@ class SegmentationLoss(nn.Module):
             A scalar; its cross-entropy part is in nats per voxel.
         """
         cross_entropy = functional.cross_entropy(logits, labels.long())
-        if self.options.likelihood is Likelihood.CROSS_ENTROPY:
+        if self.likelihood is Likelihood.CROSS_ENTROPY:
             return cross_entropy
         dice: Tensor = self.dice(logits, labels[:, None])
-        return cross_entropy + self.options.dice_weight * dice
+        return cross_entropy + dice
 
 
 @dataclass(frozen=True)
@@ -98,12 +77,7 @@ class FilterGroups:
 
     @classmethod
     def of(cls, groups: Mapping[str, Sequence[FilterLayer]], network_layers: Sequence[FilterLayer]) -> FilterGroups:
-        """Finds the rows of each group.
-
-        Args:
-            groups: layers by group name, from `group_layers`.
-            network_layers: all layers of the network, in the order of the filters.
-        """
+        """Finds the rows of each group."""
         starts: dict[str, int] = {}
         count = 0
         for layer in network_layers:
@@ -131,7 +105,7 @@ class KLTerm:
     Attributes:
         kl: estimate of KL(q ‖ p) over all filters (an upper bound in expectation if a prior is a bound), nats.
         kl_per_group: the same by group, nats, detached.
-        left_prior: by group, share of the looked-at filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
+        left_prior: by group, share of the scored filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
     """
 
     kl: Tensor
@@ -158,10 +132,10 @@ def kl_term(
 
     Args:
         posterior: q.
-        priors: p by group name. A group without a prior is left out of the sum: nothing regularises it.
+        priors: p by group name. A group without a prior is left out of the sum, and not regularised.
         groups: the rows of each group.
         filters: `[F, 27]`, the draw that the data term uses; drawn here if left out.
-        beside: `[C]`, for a mixture the log density under each component of what is drawn together with the filters.
+        beside: `[C]`, for a mixture the log density under each component of the weights drawn with the filters.
         samples: latent draws K of priors that are bounds.
         share: of the filters of each group whose prior is computed, a random subset without replacement, scaled up so
             that the estimate stays unbiased. Entropies are exact.
@@ -178,9 +152,9 @@ def kl_term(
     left: dict[str, Tensor] = {}
     subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
     # One selection for all groups: the gradient of each fills a matrix of all filters.
-    looked_at = [groups.rows[name][chosen] for name, chosen in subsets.items()]
-    parts = drawn.index_select(0, torch.cat(looked_at)).split([len(rows) for rows in looked_at]) if priors else ()
-    for (name, prior), rows, part in zip(priors.items(), looked_at, parts, strict=True):
+    scored = [groups.rows[name][chosen] for name, chosen in subsets.items()]
+    parts = drawn.index_select(0, torch.cat(scored)).split([len(rows) for rows in scored]) if priors else ()
+    for (name, prior), rows, part in zip(priors.items(), scored, parts, strict=True):
         log_prior = prior.log_prob(part, groups.positions[name][subsets[name]], samples, generator)
         log_prior_sum = len(groups.rows[name]) / len(rows) * log_prior.sum() + prior.hyperprior_log_prob()
         group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
@@ -191,7 +165,7 @@ def kl_term(
 
 
 def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor | slice:
-    """Draws which of a group's rows are looked at; all of them for a share of 1."""
+    """Draws which of a group's rows are scored; all of them for a share of 1."""
     if share == 1:
         return slice(None)
     return random_rows(len(rows), max(1, round(share * len(rows))), generator).to(rows.device)
@@ -236,7 +210,7 @@ def bound_gap(
         filters: `[F, 27]`.
         where: their positions.
         samples: K of the objective.
-        reference_samples: the many.
+        reference_samples: the large number of samples.
         generator: source of the latents.
 
     Returns:

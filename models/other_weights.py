@@ -1,8 +1,8 @@
-"""What of a network is no 3×3×3 filter (1×1×1 convolutions, norms, biases, the head), as one column of numbers.
+"""The weights of a network that are not 3×3×3 filters (1×1×1 convolutions, norms, biases, the head), as one column.
 
-By default these weights are ordinary parameters of the network. They move here where that is not enough: where they
-have a distribution of their own, or where the components of a mixture are different networks and each needs its own.
-Any posterior over rows serves: its rows are then single numbers, `[P, 1]`.
+By default these weights are ordinary parameters of the network. They are held here if they have a distribution of their
+own, or if the components of a mixture are different networks and each needs its own. Any posterior over rows can be
+used: its rows are then single numbers, `[P, 1]`.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class WeightLayout:
         return torch.cat([parameters[name].detach().reshape(-1, 1) for name in self.names])
 
     def split(self, column: Tensor) -> dict[str, Tensor]:
-        """Takes a column `[P, 1]` apart into parameters by name; the inverse of `join`, differentiable."""
+        """Splits a column `[P, 1]` into parameters by name; the inverse of `join`, differentiable."""
         parts = column.split(self.counts)
         return {name: part.reshape(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
 
 class OtherWeights(nn.Module):
-    """Posteriors over the weights that are no filters, one for each component of the posterior over the filters.
+    """Posteriors over the weights that are not filters, one for each component of the posterior over the filters.
 
     Args:
         layout: of the weights that are learned.
@@ -93,11 +93,11 @@ class OtherWeights(nn.Module):
         """Returns the posterior of one component."""
         posterior = self.posteriors[component]
         if not isinstance(posterior, Posterior):
-            raise ModelError("the other weights hold something else than posteriors")
+            raise ModelError("the other weights hold a module that is not a posterior")
         return posterior
 
     def tensors(self, column: Tensor, component: int) -> dict[str, Tensor]:
-        """Returns the parameters by name, of a drawn column `[P, 1]` and of what a component keeps fixed."""
+        """Returns the parameters by name: those of a drawn column `[P, 1]` and those that a component keeps fixed."""
         return {**self.fixed_layout.split(self.fixed[component]), **self.layout.split(column)}
 
     def log_probs(self, column: Tensor) -> Tensor | None:

@@ -20,6 +20,13 @@ def random_rows(count: int, size: int, generator: torch.Generator | None) -> Ten
     return torch.randperm(count, generator=generator, device=device)[:size]
 
 
+def random_components(log_weights: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
+    """Draws component numbers `[count]` int64 in proportion to the weights `[C]`, on the generator's own device."""
+    device = log_weights.device if generator is None else generator.device
+    weights = log_weights.exp().to(device)
+    return torch.multinomial(weights, count, replacement=True, generator=generator).to(log_weights.device)
+
+
 def draw_seed(generator: torch.Generator | None) -> int:
     """Draws a 31-bit seed for a library that takes one."""
     device = "cpu" if generator is None else generator.device

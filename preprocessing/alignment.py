@@ -59,7 +59,7 @@ _STRETCH = (0.75, 1.35)
 
 
 class AlignmentOptions(Options):
-    """How the brain is registered to the template's brain."""
+    """How the brain is registered to the brain of the template."""
 
     kind: AlignmentKind = Field(default=AlignmentKind.AFFINE, description="What the alignment may do.")
     spacings: tuple[float, ...] = Field(

@@ -38,32 +38,38 @@ _LEAST_AGREEMENT = 0.85
 """Dice of the two masks below which the case is suspect, and the network's mask is used alone."""
 
 
-class Opinion(StrEnum):
-    """Whose opinion makes the mask."""
+class SkullStripMethod(StrEnum):
+    """How the brain is found."""
 
-    NETWORK = "network"
-    """The brain network alone."""
-    TEMPLATE = "template"
-    """The registered template alone, searched from the top of the head."""
     COMBINED = "combined"
-    """The registered template, searched from the network's mask, and the network."""
+    """The brain network's rough mask, the template registered from there, and the sum of both opinions."""
+    NETWORK = "network"
+    """The brain network alone: fastest, with a coarser outline."""
+    TEMPLATE = "template"
+    """The template registered from the top of the head alone: no network, less robust."""
+    CONTENT = "content"
+    """The scan holds only the brain already: what differs from the background."""
+    HD_BET = "hd_bet"
+    """The `hd-bet` program, if it is installed, with the weights that it finds or that `weights` names."""
+    SYNTHSTRIP = "synthstrip"
+    """The `mri_synthstrip` program, if it is installed, with the weights that `weights` names."""
 
 
-def extract_brain(volume: Volume, opinion: Opinion) -> tuple[Volume, dict[str, Any]]:
-    """Finds the brain in a raw head.
+def extract_brain(volume: Volume, method: SkullStripMethod) -> tuple[Volume, dict[str, Any]]:
+    """Finds the brain in a raw head by `combined`, `network` or `template`.
 
     Returns:
         The mask `[X, Y, Z]` uint8 on the scan's grid, and facts for the record: `metric` (mutual information in
         nats), `starts`, `matrix` (template's world to scan's) and `agreement` (Dice of the two opinions).
     """
-    if opinion is Opinion.TEMPLATE:
+    if method is SkullStripMethod.TEMPLATE:
         found, followed = find_head(volume)
         surface = _warped_surface(found.matrix, volume)
         facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist()}
         return volume.with_array((surface.array > 0).astype(np.uint8)), facts
     logits = brain_logits(volume, load_network())
     rough = logits.with_array(largest_component(ndimage.binary_opening(logits.array > 0)))
-    if opinion is Opinion.NETWORK or not rough.array.any():
+    if method is SkullStripMethod.NETWORK or not rough.array.any():
         return mask_from_logits(logits, volume), {}
     found, followed = find_head(volume, rough)
     surface = _warped_surface(found.matrix, logits)

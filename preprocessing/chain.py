@@ -94,11 +94,7 @@ def default_options(modality: Modality) -> PreprocessingOptions:
 
 
 class Chain:
-    """Applies the steps that the options switch on, and carries volumes back to native space.
-
-    Args:
-        options: the steps and their settings.
-    """
+    """Applies the steps that the options switch on, and carries volumes back to native space."""
 
     def __init__(self, options: PreprocessingOptions) -> None:
         self.options = options

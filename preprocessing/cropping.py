@@ -1,4 +1,4 @@
-"""Cropping to the content, so that no time goes into air."""
+"""Cropping to the content, so that no time is spent on air."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Cropping(Step[CroppingOptions]):
         return cropped, record
 
     def invert(self, volume: Volume, record: Record, interpolation: Interpolation) -> Volume:
-        """Puts the volume into zeros of the size before cropping."""
+        """Embeds the volume in zeros of the size before cropping."""
         volume = require_grid(volume, record["grid"], self.name)
         return place(volume, record["before"], record["start"])
 
@@ -56,7 +56,7 @@ def crop(volume: Volume, box: tuple[slice, ...]) -> Volume:
 
 
 def place(volume: Volume, grid: dict[str, Any], start: list[int]) -> Volume:
-    """Returns zeros on a recorded grid with the volume put in from voxel index `start` on."""
+    """Returns zeros on a recorded grid, in which the volume starts at voxel index `start`."""
     shape, affine = recorded_grid(grid)
     array = np.zeros(shape, dtype=volume.array.dtype)
     array[tuple(slice(s, s + n) for s, n in zip(start, volume.shape, strict=True))] = volume.array

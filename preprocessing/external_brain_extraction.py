@@ -16,7 +16,7 @@ from data.volume import Volume
 from preprocessing.interruption import ask
 
 _ASK_EVERY = 0.5
-"""Seconds between two looks at whether a running program is still wanted."""
+"""Seconds between two checks whether a running program is still wanted."""
 
 
 def run_hd_bet(volume: Volume, weights: Path | None = None) -> Volume:
@@ -83,7 +83,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str]) -> Non
 
 
 def _waited(running: subprocess.Popen[str]) -> tuple[str, str]:
-    """Waits for a program, which takes minutes, and ends it where the chain is to stop."""
+    """Waits for a program, which takes minutes, and kills it if the chain is to stop."""
     try:
         while True:
             ask()
@@ -97,5 +97,5 @@ def _waited(running: subprocess.Popen[str]) -> tuple[str, str]:
 def _read(program: str, masks: list[Path], volume: Volume) -> Volume:
     if not masks:
         raise PreprocessingError(f"{program} wrote no mask", fix="run it by hand on this scan")
-    # An empty mask is no error here: the step that judges masks says that it is suspect.
+    # An empty mask is not an error here: the step that judges masks reports it as suspect.
     return volume.with_array(above_half(read_volume(masks[0])))

@@ -32,7 +32,7 @@ def isotropic_grid(volume: Volume, spacing: float, margin: float = 0.0) -> tuple
     """Returns the world-aligned grid of one spacing in mm that covers a volume and a margin in mm around it.
 
     Raises:
-        PreprocessingError: that grid would be too large to be made.
+        PreprocessingError: that grid would be too large.
     """
     half = np.abs(volume.affine[:3, :3]).sum(axis=1) / 2
     points = corners(volume)
@@ -49,7 +49,7 @@ def respaced_grid(volume: Volume, spacing: NDArray[np.float64]) -> tuple[Shape, 
     """Returns the grid of another spacing `[3]` in mm with the axes and the field of view of a volume.
 
     Raises:
-        PreprocessingError: that grid would be too large to be made.
+        PreprocessingError: that grid would be too large.
     """
     old = volume.spacing
     x, y, z = _countable(volume, np.rint(np.array(volume.shape) * old / spacing), spacing)
@@ -64,7 +64,7 @@ def _countable(volume: Volume, counts: NDArray[np.float64], spacing: NDArray[np.
     """Returns the numbers of voxels of a new grid as integers, one at least along each axis.
 
     Raises:
-        PreprocessingError: there are too many, as a wrong spacing in a header makes them.
+        PreprocessingError: there are too many, as with a wrong spacing in a header.
     """
     counts = np.maximum(1, counts)
     if not float(counts.prod()) <= max(LARGEST_GRID, volume.array.size):

@@ -1,7 +1,7 @@
-"""Stopping within a long step: whoever runs the chain is asked again and again whether it still wants the result.
+"""Stopping within a long step: the runner of the chain is asked repeatedly whether it still wants the result.
 
-Steps do not know who runs them. The chain says whom to ask, and the loops of a step ask, which costs next to nothing.
-N4 cannot be stopped: ITK's filter does not look at the wish to abort, and its step takes seconds.
+Steps do not know who runs them. The chain sets whom to ask, and the loops of a step ask, which costs next to nothing.
+N4 cannot be stopped: ITK's filter ignores a request to abort, and the step takes seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def asking(ask: Callable[[], None]) -> Iterator[None]:
 
 
 def ask() -> None:
-    """Raises what whoever runs the chain raises to stop; to be called in every loop that takes seconds."""
+    """Raises what the runner of the chain raises to stop it; to be called in every loop that takes seconds."""
     _asked.get()()
 
 

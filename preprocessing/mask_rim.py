@@ -1,4 +1,4 @@
-"""Whether a brain mask reaches into the scalp: there its rim is brighter than any brain and goes on outside."""
+"""Whether a brain mask reaches into the scalp: there its rim is brighter than any brain and continues outside."""
 
 from __future__ import annotations
 
@@ -11,30 +11,26 @@ from preprocessing.cropping import crop
 
 _RIM_MM = 6.0
 _DEEP_MM = 15.0
-"""Depth in mm below which there is nothing but brain and its fluid, whatever the mask's edge is worth."""
+"""Depth in mm below which there is nothing but brain and its fluid, however poor the mask's edge."""
 _BRIGHTER = 1.5
-"""Least brightness of fat, marrow and scalp, as a multiple of the median of what lies deep."""
+"""Least brightness of fat, marrow and scalp, as a multiple of the median deep in the mask."""
 _FEWEST = 1000
 """Fewer voxels deep in the mask say nothing about the brain's values."""
 
 
 def scalp_share(image: Volume, mask: NDArray[np.bool_]) -> float:
-    """Returns the share of the outer 6 mm of a brain mask that is brighter than the brain and joined to such outside.
+    """Returns the share of the outer 6 mm of a brain mask that is brighter than brain and connected to scalp outside.
 
     Bright lesions and vessels do not count unless they touch bright voxels outside the mask; where the scalp is not
     brighter than the brain, as around a stripped one, it is 0.
-
-    Args:
-        image: a scan of a head.
-        mask: `[X, Y, Z]`, its brain.
     """
     found = ndimage.find_objects(mask.astype(np.int8))
     if not found:
         return 0.0
-    # One voxel around, for what the rim goes on as.
+    # One voxel around it, to see how the rim continues.
     box = tuple(slice(max(0, s.start - 1), s.stop + 1) for s in found[0])
     scan, brain = crop(image, box), mask[box]
-    # The edge of the field of view is no edge of the brain.
+    # The edge of the field of view is not an edge of the brain.
     depth = ndimage.distance_transform_edt(np.pad(brain, 1, mode="edge"), sampling=scan.spacing)[1:-1, 1:-1, 1:-1]
     deep = scan.array[depth > _DEEP_MM]
     if deep.size < _FEWEST:

@@ -13,7 +13,7 @@ from preprocessing.subject import Subject
 
 
 class OrientationOptions(Options):
-    """Canonical orientation has nothing to set."""
+    """Canonical orientation has no settings."""
 
 
 class Orientation(Step[OrientationOptions]):

@@ -48,7 +48,7 @@ class PaddingRemoval(Step[PaddingRemovalOptions]):
         return cropped, record
 
     def invert(self, volume: Volume, record: Record, interpolation: Interpolation) -> Volume:
-        """Puts the volume into zeros of the size before."""
+        """Embeds the volume in zeros of the size before."""
         volume = require_grid(volume, record["grid"], self.name)
         return place(volume, record["padded"], record["start"])
 

@@ -1,4 +1,4 @@
-"""One picture and a few numbers per case, so that a bad mask or a bad alignment is seen at a glance."""
+"""One picture and a few numbers per case, so that a bad mask or alignment is seen at a glance."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR = "#ffb000", "#00d0ff", "#ff3060"
 
 
 class QualityRecord(StoredRecord):
-    """What there is to judge a preprocessed case by: `qc.json`."""
+    """The numbers by which a preprocessed case is judged: `qc.json`."""
 
     case: str
     """Name of the case."""
     doubts: tuple[str, ...] = ()
-    """What the checks say against the scan itself."""
+    """What the checks found wrong with the scan itself."""
     suspect: tuple[str, ...] = ()
     """What the steps found implausible, each after its step's name."""
     mask_volume_ml: float | None = None
-    """Volume of the brain mask, where it was made."""
+    """Volume of the brain mask, if one was made."""
     registration_metric: float | None = None
-    """Mutual information with the template in nats, where the case was aligned."""
+    """Mutual information with the template in nats, if the case was aligned."""
     template_overlap: float | None = None
-    """Dice of the brain mask and that of the template."""
+    """Dice of the case's brain mask and the template's."""
 
     def numbers(self) -> dict[str, float]:
-        """The numbers that there are, by name."""
+        """The available numbers, by name."""
         names = ("mask_volume_ml", "registration_metric", "template_overlap")
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
@@ -60,10 +60,10 @@ def case_picture(
         processed: the subject after the chain.
         records: what the chain returned with it.
         path: the PNG to write.
-        doubts: what the checks say against the scan itself.
+        doubts: what the checks found wrong with the scan itself.
 
     Returns:
-        What there is to judge the case by, beside the picture.
+        The numbers by which the case is judged.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -74,9 +74,13 @@ def case_picture(
     axes = figure.subplots(2, 4)
     native = to_canonical(raw.reference)
     mask, label = _native_mask(native, processed, records), raw.label
-    native_label = None if label is None else _on(to_canonical(label), native)
+    native_label = None
+    if label is not None:
+        drawn = _foreground(to_canonical(label))
+        native_label = resample(drawn, native.shape, native.affine, Interpolation.LINEAR, antialias=False)
     _draw_row(axes[0, :3], "raw scan", native, {"mask": (mask, _MASK_COLOUR), "label": (native_label, _LABEL_COLOUR)})
-    edges, foreground = _template_edges(processed, records), _foreground(processed.label)
+    edges = _template_edges(processed, records)
+    foreground = None if processed.label is None else _foreground(processed.label)
     overlays = {"template": (edges, _TEMPLATE_COLOUR), "label": (foreground, _LABEL_COLOUR)}
     _draw_row(axes[1, :3], "result", processed.reference, overlays)
     _draw_histogram(axes[0, 3], raw, raw.mask, "before")
@@ -138,17 +142,12 @@ def _template_edges(processed: Subject, records: Sequence[Record]) -> Volume | N
     )
 
 
-def _on(label: Volume, grid: Volume) -> Volume:
-    foreground = label.with_array((label.array > 0).astype(np.float32))
-    return resample(foreground, grid.shape, grid.affine, Interpolation.LINEAR, antialias=False)
-
-
-def _foreground(label: Volume | None) -> Volume | None:
-    return None if label is None else label.with_array((label.array > 0).astype(np.float32))
+def _foreground(label: Volume) -> Volume:
+    return label.with_array((label.array > 0).astype(np.float32))
 
 
 def row_title(what: str, drawn: Sequence[str]) -> str:
-    """Says what a row shows, and which outlines lie over it."""
+    """Returns the title of a row: what it shows, and which outlines are drawn on it."""
     return what + (f", {' and '.join(drawn)}" if drawn else "")
 
 
@@ -187,7 +186,7 @@ def _interesting(volume: Volume, overlays: list[NDArray]) -> list[int]:
 
 
 def _literal(text: str) -> str:
-    """A `$` in the name of a case or channel begins no formula."""
+    """Escapes `$`, which would begin a formula in the name of a case or channel."""
     return text.replace("$", r"\$")
 
 

@@ -98,7 +98,7 @@ def _sample(head: HeadCodes, positions: Tensor) -> Tensor:
     limit = torch.tensor(head.codes.shape, dtype=torch.int32) - 1
     inside = ((index >= 0) & (index <= limit)).all(dim=-1)
     index = torch.minimum(index.clamp_(min=0), limit).long()
-    # Below the drawn head the neck goes on.
+    # Below the drawn head the neck continues.
     inside |= (positions[..., 2] < float(head.affine[2, 3])) & (
         (index[..., :2] > 0) & (index[..., :2] < limit[:2])
     ).all(dim=-1)

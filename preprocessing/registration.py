@@ -91,7 +91,7 @@ class MutualInformation:
         return method
 
     def evaluate(self, matrix: NDArray[np.float64]) -> float:
-        """Returns the mutual information in nats of one transform; 0 where the volumes do not meet."""
+        """Returns the mutual information in nats of one transform; 0 where the volumes do not overlap."""
         ask()
         method = self._method()
         method.SetInitialTransform(_transform(matrix, Degrees.AFFINE, self._centre))

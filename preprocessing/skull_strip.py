@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,31 +15,13 @@ from data.errors import PreprocessingError
 from data.options import Options
 from data.plain_number import plain_number, plain_span
 from data.volume import Volume
-from preprocessing.brain_extraction import Opinion, extract_brain
+from preprocessing.brain_extraction import SkullStripMethod, extract_brain
 from preprocessing.content import content_mask
 from preprocessing.external_brain_extraction import run_hd_bet, run_synthstrip
 from preprocessing.grid import resample
 from preprocessing.mask_rim import scalp_share
 from preprocessing.step import Interpolation, Record, Step
 from preprocessing.subject import Subject
-
-
-class SkullStripMethod(StrEnum):
-    """How the brain is found."""
-
-    COMBINED = "combined"
-    """The brain network's rough mask, the template registered from there, and the sum of both opinions."""
-    NETWORK = "network"
-    """The brain network alone: fastest, with a coarser outline."""
-    TEMPLATE = "template"
-    """The template registered from the top of the head alone: no network, less robust."""
-    CONTENT = "content"
-    """The scan holds nothing but brain already: what differs from the background."""
-    HD_BET = "hd_bet"
-    """The `hd-bet` program, if it is installed, with the weights that it finds or that `weights` names."""
-    SYNTHSTRIP = "synthstrip"
-    """The `mri_synthstrip` program, if it is installed, with the weights that `weights` names."""
-
 
 _LEAST_PIECE = 0.98
 """Smallest share of a mask that its largest piece holds."""
@@ -63,7 +44,7 @@ class SkullStripOptions(Options):
     """How the brain mask is made and judged."""
 
     method: SkullStripMethod = Field(default=SkullStripMethod.COMBINED, description="How the brain is found.")
-    use_ready_mask: bool = Field(default=True, description="Take the case's own brain mask where there is one.")
+    use_ready_mask: bool = Field(default=True, description="Use the case's own brain mask if it has one.")
     channel: str | None = Field(
         default=None, description="The channel that the mask is made from; the first by default."
     )
@@ -99,7 +80,7 @@ class SkullStrip(Step[SkullStripOptions]):
             suspect.append(f"the template fits the head badly (mutual information {metric:.2f} nats)")
         suspect += facts.pop("suspect", [])
         if scalp > _LARGEST_SCALP_SHARE:
-            found = f"{scalp:.0%} of its outer 6 mm is brighter than the brain and goes on outside"
+            found = f"{scalp:.0%} of its outer 6 mm is brighter than the brain and continues outside"
             suspect.append(f"the brain mask may hold scalp: {found}")
         facts["volume_ml"] = float(mask.array.sum()) * mask.voxel_volume / 1000
         facts["scalp_share"] = scalp
@@ -112,7 +93,7 @@ class SkullStrip(Step[SkullStripOptions]):
             return run_hd_bet(volume, self.options.weights), {}
         if self.options.method is SkullStripMethod.SYNTHSTRIP:
             return run_synthstrip(volume, self.options.weights), {}
-        return extract_brain(volume, Opinion(self.options.method.value))
+        return extract_brain(volume, self.options.method)
 
 
 def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:

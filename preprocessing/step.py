@@ -32,9 +32,6 @@ class Step(ABC, Generic[OptionsT]):
     """One preprocessing operation.
 
     A step keeps no state between subjects: what the inverse needs is in the record.
-
-    Args:
-        options: its settings.
     """
 
     name: ClassVar[str]

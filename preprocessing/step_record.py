@@ -9,7 +9,7 @@ from preprocessing.step import Record
 
 
 class StepRecord(StoredRecord):
-    """What one step did; beside what is here, what the step itself needs to undo it."""
+    """What one step did, and beside these fields what the step needs to undo it."""
 
     model_config = ConfigDict(extra="allow")
 

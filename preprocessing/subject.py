@@ -81,10 +81,6 @@ class Subject:
 def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
     """Reads the files of a case.
 
-    Args:
-        case: the case to read.
-        channels: the channels to read, in the order wanted; all by default.
-
     Raises:
         DataError: a file cannot be read, holds NaN or infinite values, is constant or too thin, a channel is missing,
             or label or brain mask lie on a different grid from every channel.
@@ -121,11 +117,6 @@ def _placed(case: Case, name: str, volume: Volume, channels: Mapping[str, Volume
 
 def check_image(case: str, image: str, volume: Volume) -> None:
     """Refuses an image that cannot be used.
-
-    Args:
-        case: name of the case, for the error.
-        image: its file or channel, for the error.
-        volume: its voxels.
 
     Raises:
         DataError: it holds NaN or infinite values, is constant, too thin, or of an impossible size.

@@ -66,8 +66,8 @@ class HeadModel:
     Attributes:
         image: `[X, Y, Z]` float32; each tissue has a level of its own: air 0, skull 1, cerebrospinal fluid 2, grey
             matter 3, white matter 4, scalp 5.
-        region: `[X, Y, Z]` bool; where the model says something: the brain and, above the base of the skull, the
-            shell of bone and scalp around it. Face, neck and base of the skull differ too much between people.
+        region: `[X, Y, Z]` bool; where the model is informative: the brain and, above the base of the skull, the shell
+            of bone and scalp around it. Face, neck and base of the skull differ too much between people.
         brain: `[X, Y, Z]` float32 share of brain.
     """
 

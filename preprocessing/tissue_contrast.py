@@ -1,6 +1,7 @@
-"""Which tissue is bright and which is dark in a brain that lies on the template: what kind of scan it is.
+"""Which tissues are bright and which are dark in a brain aligned to the template: this shows the kind of scan.
 
-Volumes, spacings and histograms hardly tell a T1 from a FLAIR; the order of white matter, grey matter and fluid does.
+Volumes, spacings and histograms hardly distinguish a T1 from a FLAIR; the order of white matter, grey matter and fluid
+does.
 """
 
 from __future__ import annotations
@@ -15,20 +16,16 @@ from preprocessing.template import load_template
 
 TISSUES = ("white", "grey", "fluid")
 _SPACING = 4.0
-"""Voxel size in mm that the means are taken at."""
+"""Voxel size in mm at which the means are computed."""
 _LEAST = 50.0
-"""Fewer voxels of a tissue in view say nothing of it."""
+"""Fewer voxels of a tissue in view are not enough to judge it."""
 
 
 def tissue_contrast(volume: Volume, mask: Volume) -> dict[str, float] | None:
     """Returns the mean of each tissue in standard deviations from the brain's mean.
 
-    Args:
-        volume: one channel, its affine in the template's world.
-        mask: the brain, in the same world.
-
     Returns:
-        tissue → mean; `None` where a tissue is out of view, or the brain is even.
+        Tissue → mean; `None` where a tissue is out of view, or the brain has no contrast.
     """
     template = load_template(_SPACING)
     grid = template.grey
@@ -42,7 +39,7 @@ def tissue_contrast(volume: Volume, mask: Volume) -> dict[str, float] | None:
     mean, deviation = float(values[inside].mean()), float(values[inside].std())
     white, grey = template.white.array, template.grey.array
     weights = {"white": white, "grey": grey, "fluid": np.clip(template.brain.array - white - grey, 0, 1)}
-    # Squared, voxels that a tissue has for itself count for more than those that it shares.
+    # Squared, so that voxels of one tissue count more than shared ones.
     inner: dict[str, NDArray[np.float64]] = {name: (weights[name] ** 2) * inside for name in TISSUES}
     if deviation == 0 or min(float(weight.sum()) for weight in inner.values()) < _LEAST:
         return None

@@ -81,12 +81,7 @@ def check_names(dataset: Dataset, channels: Collection[str], foreground: Collect
 
 
 def check_split(dataset: Dataset, splits: Mapping[str, Collection[str]]) -> Iterator[Finding]:
-    """A patient is on two sides of a split, or a side lists a case that does not exist.
-
-    Args:
-        dataset: the cases and their patients.
-        splits: side (`train`, `test`, …) → names of its cases.
-    """
+    """A patient is on two sides of a split, or a side lists a case that does not exist."""
     patient_of = {case.name: case.patient for case in dataset.cases}
     seen: dict[str, tuple[str, str]] = {}
     for side, names in splits.items():

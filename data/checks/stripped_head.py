@@ -28,9 +28,6 @@ def stripped_brain_ml(volume: Volume) -> float | None:
 
     A stripped brain lies free in a background of exactly one value and has a brain's size. The air of a raw scan is
     noisy, and where it was cleared the head is larger, or reaches the edge of the field of view.
-
-    Args:
-        volume: a scan of a head, in any contrast.
     """
     array = volume.array
     faces = outer_faces(array)

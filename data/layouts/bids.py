@@ -46,13 +46,7 @@ class BidsLayout:
         return root.is_dir() and any(session_folders(root, (*DATATYPES, *OTHER_DATATYPES)))
 
     def read(self, root: Path, labels: bool = True, label_kind: str | None = None) -> Dataset:
-        """Reads the dataset; see `Layout.read`.
-
-        Args:
-            root: the folder.
-            labels: whether labels are needed.
-            label_kind: which derivatives are the labels, such as `manual: dseg`, where there are several kinds.
-        """
+        """Reads the dataset; see `Layout.read`."""
         scans, masks, findings = find_scans(root)
         kinds, brains = find_derivatives(root)
         usable, usable_brains = usable_kinds(kinds, scans), usable_kinds(brains, scans)

@@ -176,15 +176,7 @@ def _closest(candidates: Sequence[tuple[int, BidsFile]]) -> list[BidsFile]:
 def label_findings(
     root: Path, kind: Kind | None, kinds: Kinds, homeless: Sequence[BidsFile], masks: Sequence[BidsFile]
 ) -> list[Finding]:
-    """Reports what a user should know about the choice: unused labels, masks beside the scans, predicted labels.
-
-    Args:
-        root: of the dataset.
-        kind: the kind that is the label, if there is one.
-        kinds: all kinds of derivatives that could be labels.
-        homeless: files of that kind that belong to no scan.
-        masks: masks beside the scans.
-    """
+    """Reports what a user should know about the choice: unused labels, masks beside the scans, predicted labels."""
     findings = []
     if kind is None:
         homeless = [file for files in kinds.values() for file in files]

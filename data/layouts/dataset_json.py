@@ -48,11 +48,6 @@ def channel_names(path: Path, content: Mapping[str, Any], key: str) -> tuple[str
 
     A name that occurs twice (`{"0": "MR", "1": "MR"}`) gets its number.
 
-    Args:
-        path: the file, for messages.
-        content: what it holds.
-        key: `modality` (MSD) or `channel_names` (nnU-Net).
-
     Raises:
         DataError: the key is missing or is not an object of the numbers 0, 1, … → names.
     """
@@ -125,11 +120,6 @@ def _single_value(path: Path, name: str, value: object) -> object:
 
 def path_inside(root: Path, key: str, text: str) -> Path:
     """Returns the path of a file that `dataset.json` names, relative to it; it may be a link to anywhere.
-
-    Args:
-        root: folder of `dataset.json`.
-        key: the key that names the file, for messages.
-        text: the path as it is written there.
 
     Raises:
         DataError: the path leads out of the folder.

@@ -14,10 +14,6 @@ _IGNORE = re.compile(r"\s*ignored?[\s_-]*(label|labels|index|value|class|region|
 def refuse_ignored(path: Path, names: Mapping[int, str]) -> None:
     """Refuses a label called `ignore` or the like: training would treat its voxels as background.
 
-    Args:
-        path: the file that declares the labels.
-        names: value → name.
-
     Raises:
         DataError: there is such a label.
     """

@@ -14,14 +14,7 @@ _SHOWN = 3
 
 
 def unused_files(root: Path, cases: Sequence[Case], level: Level, fix: str) -> list[Finding]:
-    """Names the images that no case uses, in the folders of the cases' files; hidden files are ignored.
-
-    Args:
-        root: folder of the dataset.
-        cases: all of them.
-        level: of the finding.
-        fix: what to do about it.
-    """
+    """Names the images that no case uses, in the folders of the cases' files; hidden files are ignored."""
     used = {Path(os.path.abspath(path)) for case in cases for path in case.files()}
     unused = [
         os.path.relpath(file, root)

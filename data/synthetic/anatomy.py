@@ -205,9 +205,13 @@ def _shell_depth(brain: NDArray[np.bool_], step: int, closing_mm: float) -> NDAr
     closed = coarse | (ndimage.distance_transform_edt(near, sampling=_SHELL_STEP) > closing_mm + 0.5)
     depth = ndimage.distance_transform_edt(~closed, sampling=_SHELL_STEP)
     depth = ndimage.gaussian_filter(depth, 0.7)[margin:-margin, margin:-margin, margin:-margin].astype(np.float32)
-    return interpolate_lattice(
-        depth, [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(brain.shape, depth.shape, strict=True)]
-    )
+    return refined(depth, brain.shape, factor)
+
+
+def refined(coarse: NDArray, shape: tuple[int, ...], factor: int) -> NDArray[np.float32]:
+    """Interpolates a map `[x, y, z]` to the shape of a grid `factor` times as fine."""
+    lines = [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(shape, coarse.shape, strict=True)]
+    return interpolate_lattice(coarse, lines)
 
 
 @dataclass(frozen=True)

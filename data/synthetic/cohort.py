@@ -208,12 +208,6 @@ def _changed(path: Path) -> DataError:
 def synthesize(options: CohortOptions, out: Path, jobs: int = 1, progress: Callable[[], None] | None = None) -> None:
     """Makes a cohort; cases that are there already, made with the same options, are kept.
 
-    Args:
-        options: what to make.
-        out: the folder, made if missing.
-        jobs: number of processes.
-        progress: called once per case, when it is done or found.
-
     Raises:
         DataError: the folder holds something else, a cohort made with other options, or files that were changed.
     """

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from scipy import ndimage
 
 from data.options import Options
-from data.synthetic.anatomy import Head, Tissue, interpolate_lattice, upsampled_noise
+from data.synthetic.anatomy import Head, Tissue, refined, upsampled_noise
 from data.synthetic.brain import Pathology
 from data.synthetic.contrast import Overlay
 from data.synthetic.deformation import require_range, with_expansion
@@ -72,7 +72,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     step = head.step * factor
     seed = _draw_seed(head, factor, rng)
     speed = _speed(head, fractions, factor, step, _MASS_SPEED, rng)
-    arrival = _fine(head, _march(speed, seed[None], step, mass_volume), factor)
+    arrival = refined(_march(speed, seed[None], step, mass_volume), head.brain.shape, factor)
     mass = _first(arrival, head.brain, mass_volume / head.step**3)
     bumps = upsampled_noise(head.box_shape, head.step, 4.0, rng)
     scale = float(arrival[mass].max())
@@ -83,7 +83,7 @@ def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) ->
     )
     speed = _speed(head, fractions, factor, step, _OEDEMA_SPEED, rng)
     start = np.argwhere(mass[::factor, ::factor, ::factor])
-    spread = _fine(head, _march(speed, start, step, mass_volume + oedema_volume), factor)
+    spread = refined(_march(speed, start, step, mass_volume + oedema_volume), head.brain.shape, factor)
     oedema = _first(spread, head.brain & ~mass & (head.ventricle_distance > 0), oedema_volume / head.step**3)
     centre = apply_affine(head.box_affine, np.argwhere(mass).mean(axis=0))
     radius = (3 * mass_volume / (4 * np.pi)) ** (1 / 3)
@@ -146,14 +146,6 @@ def _march(speed: NDArray[np.float32], start: NDArray[np.int64], step: float, ne
         if passed >= 1.2 * needed_mm3 or passed >= 0.5 * times.size * step**3 or stop > _LONGEST_MARCH:
             return times
         stop *= 1.6
-
-
-def _fine(head: Head, coarse: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """Interpolates arrival times to the head's grid."""
-    return interpolate_lattice(
-        coarse,
-        [np.minimum(np.arange(n) / factor, m - 1) for n, m in zip(head.brain.shape, coarse.shape, strict=True)],
-    )
 
 
 def _first(arrival: NDArray[np.float32], allowed: NDArray[np.bool_], voxels: float) -> NDArray[np.bool_]:

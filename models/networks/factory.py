@@ -1,8 +1,8 @@
 """Builds a network from its options, the same weights for the same seed, and names its parts.
 
 What the arms need to know about a network is which parameters form its first and last blocks, its decoder, its stem
-(what depends on the number of image channels) and its head (what depends on the number of classes). No code after this
-file depends on which network it is.
+(what depends on the number of image channels) and its head (what depends on the number of classes). No other code
+depends on which network it is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _OwnOptions = ResidualUNetOptions | UNetOptions | DynUNetOptions | SegResNetOpti
 
 
 def _named(raw: Any) -> Any:
-    """A network that says its factory need not say that it is an imported one."""
+    """A network with a `factory` need not state that it is imported."""
     return {"name": "imported", **raw} if isinstance(raw, Mapping) and "factory" in raw else raw
 
 
@@ -67,7 +67,7 @@ def build_network(
         options: which network and its sizes.
         in_channels: image channels.
         out_channels: classes, background included.
-        seed: of the initial weights, or a generator that one is drawn from. The same seed gives the same weights and
+        seed: of the initial weights, or a generator from which one is drawn. The same seed gives the same weights, and
             the global random state of torch stays as it was.
 
     Returns:
@@ -161,7 +161,7 @@ def _changed_shapes(network: nn.Module, probe: NetworkRecord) -> tuple[str, ...]
 def end_blocks(network: nn.Module) -> tuple[str, ...]:
     """Returns the names of the parameters of the first block (with the stem) and of the last block (with the head).
 
-    Of an imported network these are the modules that depend on the number of image channels or of classes.
+    For an imported network these are the modules that depend on the number of image channels or of classes.
     """
     options = network_record(network).options
     names = [name for name, _ in network.named_parameters()]
@@ -175,8 +175,8 @@ def end_blocks(network: nn.Module) -> tuple[str, ...]:
 def decoder_parameters(network: nn.Module) -> tuple[str, ...]:
     """Returns the names of the parameters that come after the coarsest level, the head included.
 
-    Of an imported network these are the modules that are called after the last one that puts out the coarsest level;
-    none where all levels are that of the image.
+    For an imported network these are the modules that are called after the last one that outputs the coarsest level;
+    none if all levels are that of the image.
     """
     options = network_record(network).options
     names = [name for name, _ in network.named_parameters()]
@@ -219,7 +219,7 @@ def _end_patterns(options: _OwnOptions) -> tuple[str, str]:
 
 
 def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
-    """Finds at which resolution each of the named modules puts out its features.
+    """Finds the resolution at which each of the named modules outputs its features.
 
     Without an example the network is run once on the meta device, where tensors have shapes but no values.
 
@@ -229,8 +229,8 @@ def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Ten
         example: `[N, C, X, Y, Z]`, what the network is called with.
 
     Returns:
-        Level by module name: 0 for the resolution of the image (and for a module that is not called), 1 for half of
-        it, and so on.
+        Level by module name: 0 for the resolution of the image (and for a module that is not called), 1 for half that
+        resolution, and so on.
 
     Raises:
         ModelError: there is no example and `build_network` did not make the network.
@@ -257,7 +257,7 @@ def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tenso
         return network.get_submodule(name).register_forward_hook(remember)
 
     handles = [watch(name) for name in modules]
-    # Each by itself: in somebody's network some modules may be frozen in evaluation mode.
+    # Module by module: a user's network may keep some of them frozen in evaluation mode.
     training = {module: module.training for module in network.modules()}
     try:
         with torch.no_grad(), run_without_values(options):

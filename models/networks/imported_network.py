@@ -6,8 +6,8 @@ The function is called as `build(channels=…, classes=…, **options)`, backgro
 that maps `[N, C, X, Y, Z]` to logits `[N, K+1, X, Y, Z]`. It is also called with other numbers of channels and classes,
 and without memory (torch's meta device), to look at shapes.
 
-To build it is to run somebody's code. What runs a study has written its configuration; a model folder may come from a
-stranger, so its network is built only for who has said so (`network_code_allowed`): reading it imports nothing.
+Building it runs the user's code. Whoever runs a study wrote its configuration; a model folder may come from a stranger,
+so its network is built only with consent (`network_code_allowed`): reading it imports nothing.
 """
 
 from __future__ import annotations
@@ -31,16 +31,12 @@ _consent: ContextVar[bool] = ContextVar("network_code_allowed", default=False)
 
 
 class NetworkCodeError(GraftError):
-    """The code of a network outside Graft may not be run, is not there, or does not do what is asked of it."""
+    """The code of a network outside Graft may not be run, is not there, or does not behave as required."""
 
 
 @contextmanager
 def network_code_allowed(allowed: bool = True) -> Iterator[None]:
-    """Lets the options of imported networks that are read inside be built, here and in workers that they are sent to.
-
-    Args:
-        allowed: whether the user has said so.
-    """
+    """Allows imported networks to be built whose options are read inside the block, also in workers."""
     token = _consent.set(allowed)
     try:
         yield
@@ -65,7 +61,7 @@ class ImportedNetworkOptions(Options):
     _allowed: bool = PrivateAttr(default_factory=lambda: _consent.get())
 
     def __eq__(self, other: object) -> bool:
-        # Whether the code may be run is no part of what the network is.
+        # Consent to run the code is not part of the network's identity.
         return isinstance(other, ImportedNetworkOptions) and self.model_dump() == other.model_dump()
 
     def __hash__(self) -> int:
@@ -80,7 +76,7 @@ class ImportedNetworkOptions(Options):
         """Imports the function.
 
         Raises:
-            NetworkCodeError: nobody has allowed to run its code, or it is not there.
+            NetworkCodeError: running its code was not allowed, or it is not there.
         """
         if not self._allowed:
             raise NetworkCodeError(
@@ -115,7 +111,7 @@ class ImportedNetworkOptions(Options):
 
 @contextmanager
 def run_without_values(options: object) -> Iterator[None]:
-    """Says what is wrong with an imported network that is run inside on the meta device, and fails.
+    """Reports the failure of an imported network that is run inside the block on the meta device.
 
     Raises:
         NetworkCodeError: it fails.
@@ -136,8 +132,8 @@ def build_imported(options: ImportedNetworkOptions, in_channels: int, out_channe
     """Calls the function.
 
     Raises:
-        NetworkCodeError: its code may not be run, is not there, fails, or returns something else than a network whose
-            every parameter has one name.
+        NetworkCodeError: its code may not be run, is not there, fails, or does not return a network in which every
+            parameter has one name.
     """
     from torch import nn
 
@@ -160,7 +156,7 @@ def build_imported(options: ImportedNetworkOptions, in_channels: int, out_channe
     names = {name for name, _ in network.named_parameters()}
     if tied := [name for name, _ in network.named_parameters(remove_duplicate=False) if name not in names]:
         raise NetworkCodeError(
-            f"the network `{options.factory}` has the parameter {tied[0]} under another name, too",
+            f"the network `{options.factory}` has the parameter {tied[0]} under another name too",
             expected="one name for each parameter",
             fix="register every module once",
         )

@@ -8,12 +8,13 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from data.options import Options
+from models.networks.residual_unet import require_supervised_levels
 
 PositiveInt = Annotated[int, Field(ge=1)]
 
 
 class _OneHeadOptions(Options):
-    """Base of networks that have no heads on coarser levels; says so where they are asked for."""
+    """Base of networks without heads on coarser levels; reports it where they are requested."""
 
     @model_validator(mode="before")
     @classmethod
@@ -49,10 +50,7 @@ class DynUNetOptions(Options):
 
     @model_validator(mode="after")
     def _enough_levels(self) -> Self:
-        if self.deep_supervision > len(self.channels) - 2:
-            raise ValueError(
-                f"deep_supervision can be at most {len(self.channels) - 2} with {len(self.channels)} levels"
-            )
+        require_supervised_levels(self.deep_supervision, len(self.channels))
         return self
 
 

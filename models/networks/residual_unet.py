@@ -17,6 +17,16 @@ from data.errors import ModelError
 from data.options import Options
 
 
+def require_supervised_levels(supervised: int, levels: int) -> None:
+    """Refuses heads on the finest or the coarsest level.
+
+    Raises:
+        ValueError: there are more heads than levels between these two.
+    """
+    if supervised > levels - 2:
+        raise ValueError(f"deep_supervision can be at most {levels - 2} with {levels} levels")
+
+
 class ResidualUNetOptions(Options):
     """Size of the residual U-Net. The defaults are the published network."""
 
@@ -43,15 +53,12 @@ class ResidualUNetOptions(Options):
             raise ValueError(
                 "every level below the finest needs at least one encoder block, which halves the resolution"
             )
-        if self.deep_supervision > len(self.channels) - 2:
-            raise ValueError(
-                f"deep_supervision can be at most {len(self.channels) - 2} with {len(self.channels)} levels"
-            )
+        require_supervised_levels(self.deep_supervision, len(self.channels))
         return self
 
 
 class ResidualBlock(nn.Module):
-    """Two times InstanceNorm → ReLU → 3×3×3 convolution, added to the input (projected where the shape changes)."""
+    """InstanceNorm → ReLU → 3×3×3 convolution, twice, added to the input (projected where the shape changes)."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
@@ -108,13 +115,7 @@ class Head(nn.Module):
 
 
 class ResidualUNet(nn.Module):
-    """Residual 3D U-Net with additive skips.
-
-    Args:
-        options: sizes.
-        in_channels: image channels.
-        out_channels: classes, background included.
-    """
+    """Residual 3D U-Net with additive skips."""
 
     def __init__(self, options: ResidualUNetOptions, in_channels: int, out_channels: int) -> None:
         super().__init__()

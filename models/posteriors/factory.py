@@ -25,11 +25,6 @@ def build_posterior(
 ) -> Posterior:
     """Builds a posterior around starting filters.
 
-    Args:
-        options: which distribution, and its settings.
-        starts: `[F, 27]`; for a mixture one for each component.
-        layers: all layers of the network, in the order of the filters.
-
     Raises:
         ModelError: if the number of starts is not that of the mixture's components.
     """

@@ -12,8 +12,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
+from data.options import Options
 from models.filters import FilterLayer
-from models.posteriors.posterior import Posterior, PosteriorOptionsBase
+from models.posteriors.posterior import Posterior
 from models.random_draws import standard_normal
 
 
@@ -26,7 +27,7 @@ class Estimator(StrEnum):
     """Activations are drawn in place of filters: less noise in the gradient, a second convolution in every layer."""
 
 
-class MeanFieldOptions(PosteriorOptionsBase):
+class MeanFieldOptions(Options):
     """Settings of a mean-field posterior."""
 
     kind: Literal["mean_field"] = "mean_field"
@@ -43,7 +44,7 @@ class MeanFieldOptions(PosteriorOptionsBase):
 
 
 class _Reparameterised(torch.autograd.Function):
-    """Mean + deviation · ε, with the one product that its gradient needs kept, and no other matrix of all filters."""
+    """Mean + deviation · ε; keeps the one product that its gradient needs, and no other matrix of all filters."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, means: Tensor, log_variances: Tensor, noise: Tensor) -> Tensor:
@@ -66,7 +67,7 @@ class MeanField(Posterior):
     Args:
         means: `[F, 27]`, where the means start.
         log_variance: `[F, 27]` or broadcastable to it, where the log-variances start.
-        antithetic: whether `samples` draws in pairs.
+        antithetic: whether `draw_each` draws in pairs.
     """
 
     def __init__(self, means: Tensor, log_variance: Tensor | float, antithetic: bool = False) -> None:
@@ -78,13 +79,7 @@ class MeanField(Posterior):
 
     @classmethod
     def from_options(cls, options: MeanFieldOptions, means: Tensor, layers: Sequence[FilterLayer]) -> MeanField:
-        """Builds the posterior around starting means.
-
-        Args:
-            options: settings.
-            means: `[F, 27]`.
-            layers: all layers of the network, in the order of the filters.
-        """
+        """Builds the posterior around starting means."""
         log_variance: Tensor | float = options.initial_log_variance
         if options.relative_to_layer:
             blocks = means.detach().split([layer.count for layer in layers])
@@ -104,7 +99,7 @@ class MeanField(Posterior):
         return drawn
 
     def draw_each(self, number: int, generator: torch.Generator | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Draws one after the other; with antithetic draws, the second of each pair mirrors the first at the mean."""
+        """Draws one after another; with antithetic draws, the second of each pair mirrors the first at the mean."""
         if not self.antithetic:
             yield from super().draw_each(number, generator)
             return

@@ -8,7 +8,7 @@ H[h] + λ ⟨h, log p(D, w) / q_t⟩ is an option; at λ = 1 it is unbounded whe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from itertools import groupby
 from typing import Literal
@@ -18,13 +18,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from data.options import Options
 from models.filters import FilterLayer
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
-from models.posteriors.posterior import Posterior, PosteriorOptionsBase
+from models.posteriors.posterior import Posterior
+from models.random_draws import random_components
 
 
 class Repulsion(StrEnum):
-    """How a new component is kept away from those that exist."""
+    """How a new component is kept away from the existing ones."""
 
     MIXTURE = "mixture"
     """The exact entropy of the mixture, bounded by log 1/α: the default."""
@@ -40,10 +42,10 @@ class ComponentWeights(StrEnum):
     EQUAL = "equal"
     """The same for all."""
     ELBO = "elbo"
-    """In proportion to exp(ELBO): the optimum of components that do not overlap; one usually takes all."""
+    """In proportion to exp(ELBO): the optimum of components that do not overlap; one usually gets all the weight."""
 
 
-class MixtureOptions(PosteriorOptionsBase):
+class MixtureOptions(Options):
     """Settings of a mixture posterior."""
 
     kind: Literal["mixture"] = "mixture"
@@ -61,7 +63,7 @@ class Mixture(Posterior):
     Args:
         components: at least one, all over the same filters.
         weights: positive, one for each component; equal by default.
-        repulsion: what stands for the entropy while a component is trained.
+        repulsion: the form of the entropy while a component is trained.
     """
 
     log_weights: Tensor
@@ -113,20 +115,17 @@ class Mixture(Posterior):
         """Returns one of the components."""
         component = self.components[index]
         if not isinstance(component, MeanField):
-            raise ModelError("a mixture posterior holds something else than mean-field components")
+            raise ModelError("a mixture posterior holds components that are not mean-field")
         return component
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draws from the component in training, or from one drawn by weight: all filters from the same, `[F, 27]`."""
         if self.active is not None:
             return self.component(self.active).sample(generator)
-        device = self.log_weights.device if generator is None else generator.device
-        weights = self.log_weights.exp().to(device)
-        chosen = int(torch.multinomial(weights, 1, generator=generator).item())
-        return self.component(chosen).sample(generator)
+        return self.component(int(random_components(self.log_weights, 1, generator))).sample(generator)
 
     def draw_each(self, number: int, generator: torch.Generator | None = None) -> Iterator[tuple[int, Tensor]]:
-        """Draws one after the other, stratified: component shares as near to the weights as S allows.
+        """Draws one after another, stratified: component shares as close to the weights as S allows.
 
         Systematic sampling: one random offset, and draws at equal steps of the cumulated weight.
         """
@@ -143,23 +142,21 @@ class Mixture(Posterior):
                 yield index, filters
 
     def mean(self) -> Tensor:
-        """Returns the weighted mean of the components, `[F, 27]` (of the one in training alone, while one is)."""
-        if self.active is not None:
-            return self.component(self.active).mean()
-        weights = self.log_weights.exp()
-        means = [weights[index] * self.component(index).mean() for index in range(len(self.components))]
-        return torch.stack(means).sum(0)
+        """Returns the weighted mean of the components, `[F, 27]`, or the mean of the one in training."""
+        return self._weighted(MeanField.mean)
 
     def entropy_per_filter(self) -> Tensor:
         """Returns the entropy of the component in training, or the weighted entropies of all, `[F]`.
 
         The entropy of the mixture itself exceeds this by at most log of the number of components for the whole network.
         """
+        return self._weighted(MeanField.entropy_per_filter)
+
+    def _weighted(self, value: Callable[[MeanField], Tensor]) -> Tensor:
         if self.active is not None:
-            return self.component(self.active).entropy_per_filter()
+            return value(self.component(self.active))
         weights = self.log_weights.exp()
-        entropies = [weights[index] * self.component(index).entropy_per_filter() for index in range(len(weights))]
-        return torch.stack(entropies).sum(0)
+        return torch.stack([weights[i] * value(self.component(i)) for i in range(len(self.components))]).sum(0)
 
     def log_prob(self, filters: Tensor) -> Tensor:
         """Returns the log density of each filter under its own marginal mixture, `[F]`."""
@@ -172,7 +169,7 @@ class Mixture(Posterior):
         Args:
             filters: `[F, 27]`.
             components: how many of the components count.
-            beside: `[C]`, log density under each component of what is drawn together with the filters.
+            beside: `[C]`, log density under each component of the weights drawn together with the filters.
         """
         number = len(self.components) if components is None else components
         scores = [self.component(index).log_prob(filters).sum() for index in range(number)]
@@ -182,8 +179,8 @@ class Mixture(Posterior):
     def entropy_term(self, filters: Tensor, beside: Tensor | None = None) -> Tensor:
         """Returns the repulsive entropy of the component in training, `[F]`; a draw's share of the joint value.
 
-        Only the sum over filters means something: the logarithm of a mixture over whole networks does not split. What
-        is drawn `beside` the filters, `[C]`, counts in how far apart the components are; its entropy is not in the sum.
+        Only the sum over filters has a meaning: the logarithm of a mixture over whole networks does not split. Weights
+        drawn `beside` the filters, `[C]`, count in the distance of the components; their entropy is not in the sum.
         """
         if not self.active or self.repulsion is Repulsion.NONE:
             return self.entropy_per_filter()
@@ -200,7 +197,7 @@ class Mixture(Posterior):
         return entropy - torch.logaddexp(log_share, log_rest + ratio) / self.count
 
     def set_weights_by_elbo(self, elbos: Sequence[float]) -> None:
-        """Sets α ∝ exp(ELBO), the optimum for components that do not overlap (one usually takes all: report it)."""
+        """Sets α ∝ exp(ELBO), the optimum for components that do not overlap (one usually gets all the weight)."""
         if len(elbos) != len(self.components) or not all(math.isfinite(value) for value in elbos):
             raise ModelError(f"ELBOs {list(elbos)}", expected=f"{len(self.components)} finite numbers")
         values = torch.tensor(elbos, dtype=torch.float64).log_softmax(0)

@@ -8,21 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ModelError
-from models.posteriors.posterior import Posterior, PosteriorOptionsBase
+from data.options import Options
+from models.posteriors.posterior import Posterior
 
 
-class PointOptions(PosteriorOptionsBase):
+class PointOptions(Options):
     """Settings of a point estimate; it has none."""
 
     kind: Literal["point"] = "point"
 
 
 class Point(Posterior):
-    """One value for each weight.
-
-    Args:
-        filters: `[F, 27]`, where to start.
-    """
+    """One value for each weight."""
 
     def __init__(self, filters: Tensor) -> None:
         super().__init__()

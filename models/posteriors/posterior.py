@@ -8,12 +8,6 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from data.options import Options
-
-
-class PosteriorOptionsBase(Options):
-    """Base of the options of all posteriors."""
-
 
 class Posterior(nn.Module, ABC):
     """A distribution q(w) over all filters of one network, `[F, 27]`, ordered as `get_filters` orders them."""
@@ -38,14 +32,10 @@ class Posterior(nn.Module, ABC):
         A posterior may make the draws complement each other (antithetic pairs, strata).
 
         Yields:
-            The component that the draw comes from (0 where there is one alone), and the filters `[F, 27]`.
+            The component that the draw comes from (0 if there is only one), and the filters `[F, 27]`.
         """
         for _ in range(number):
             yield 0, self.sample(generator)
-
-    def samples(self, number: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws all filters several times, `[S, F, 27]`, as `draw_each` does."""
-        return torch.stack([filters for _, filters in self.draw_each(number, generator)])
 
     @abstractmethod
     def mean(self) -> Tensor:
@@ -64,11 +54,11 @@ class Posterior(nn.Module, ABC):
         """
 
     def entropy_term(self, filters: Tensor, beside: Tensor | None = None) -> Tensor:
-        """Returns what stands for H(q) in the objective, `[F]` nats; its sum has H(q) as its expectation.
+        """Returns the terms of H(q) in the objective, `[F]` nats; the expectation of their sum is H(q).
 
         Args:
-            filters: `[F, 27]`, the draw that the data term is computed with; closed forms ignore it.
-            beside: `[C]`, log density under each component of the weights that are drawn together with the filters;
-                only a mixture, whose entropy does not split, takes note of it.
+            filters: `[F, 27]`, the draw of the data term; closed forms ignore it.
+            beside: `[C]`, log density under each component of the weights drawn together with the filters; only a
+                mixture, whose entropy does not split, uses it.
         """
         return self.entropy_per_filter()

@@ -10,11 +10,12 @@ from pydantic import Field
 from torch import Tensor
 
 from data.errors import ModelError
-from models.posteriors.posterior import Posterior, PosteriorOptionsBase
+from data.options import Options
+from models.posteriors.posterior import Posterior
 from models.random_draws import standard_normal
 
 
-class SWAGOptions(PosteriorOptionsBase):
+class SWAGOptions(Options):
     """Settings of a SWAG posterior."""
 
     kind: Literal["swag"] = "swag"
@@ -22,7 +23,7 @@ class SWAGOptions(PosteriorOptionsBase):
     scale: float = Field(
         default=1.0,
         ge=0,
-        description="Factor on the covariance; 1 is the published one, 0 leaves the mean of the iterates alone (SWA).",
+        description="Factor on the covariance; 1 is the published one, 0 leaves only the mean of the iterates (SWA).",
     )
     collect_from: float = Field(default=0.5, ge=0, lt=1, description="Share of the training after which to collect.")
     collections: int = Field(default=20, ge=2, description="Number of iterates to collect.")
@@ -39,13 +40,13 @@ def first_collected(options: SWAGOptions, steps: int) -> int:
 class SWAG(Posterior):
     """Gaussian with the mean, the variances and the last deviations of the iterates of a point estimate.
 
-    Train a `Point`, call `collect` with its filters now and then, and draw from this in its place.
+    Train a `Point`, call `collect` with its filters at intervals, and draw from this instead.
 
     Args:
         count: filters, F.
         rank: iterates kept as deviations.
-        scale: factor on the covariance; with 0 it is no distribution, only the mean of the iterates (stochastic weight
-            averaging, Izmailov et al. 2018).
+        scale: factor on the covariance; with 0 only the mean of the iterates is left (stochastic weight averaging,
+            Izmailov et al. 2018).
         kernel_voxels: numbers per filter.
     """
 

@@ -5,7 +5,7 @@ is the mean of all encoder distributions, p*(z) = (1/N) Σ_n q(z|x_n). It is app
 one at a time: first u, then the weight α* = argmin KL(α h + (1 − α) p ‖ p*).
 
 The paper finds u by h* = argmin KL(h ‖ (p*/p)^λ). Where the tails of p are as thin as those of p*, log p*/p rises
-without end away from p, and u with it. The default therefore is the exact objective KL(α h + (1 − α) p ‖ p*) with
+without bound away from p, and u diverges. The default is therefore the exact objective KL(α h + (1 − α) p ‖ p*) with
 α = 1/(C + 1), which is bounded below; the printed form is an option.
 """
 
@@ -19,7 +19,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from models.priors.latent_prior import LatentPrior, NormalMixture
+from models.priors.latent_prior import MixturePrior, NormalMixture
 from models.random_draws import random_rows, standard_normal
 
 Encode = Callable[[Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -46,7 +46,7 @@ class BoostingSettings:
         objective: what its pseudo-input minimises.
         weight: λ of the first-order objective.
         steps: optimiser steps for its pseudo-input.
-        subset: filters that stand for the source set in p*.
+        subset: filters that represent the source set in p*.
     """
 
     objective: BoostingObjective
@@ -55,14 +55,10 @@ class BoostingSettings:
     subset: int
 
 
-class BoostedMixture(LatentPrior):
+class BoostedMixture(MixturePrior):
     """Mixture of q(z|u_c) at pseudo-inputs u_c.
 
     Components are kept as numbers, so that they stay as they are when the encoder is trained on the target.
-
-    Args:
-        latent: dimensions of z.
-        inputs: numbers per filter.
     """
 
     log_weights: Tensor
@@ -83,14 +79,6 @@ class BoostedMixture(LatentPrior):
     def mixture(self) -> NormalMixture:
         """The density itself."""
         return NormalMixture(self.log_weights, self.means, self.log_variances)
-
-    def log_prob(self, latents: Tensor) -> Tensor:
-        """Returns log p(z), `[F]`."""
-        return self.mixture.log_prob(latents)
-
-    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
-        """Draws `[count, latent]`."""
-        return self.mixture.sample(count, generator)
 
     def refresh(self, encode: Encode, conditional: bool) -> None:
         """Places the components where the encoder now puts the pseudo-inputs, with gradients to the encoder."""
@@ -118,7 +106,7 @@ class BoostedMixture(LatentPrior):
 def aggregate_posterior(
     encode: Encode, standardised: Tensor, rows: Tensor | None, subset: int, generator: torch.Generator | None
 ) -> NormalMixture:
-    """Returns (1/M) Σ q(z|x_m) over a random subset of M filters, the stand-in for p*."""
+    """Returns (1/M) Σ q(z|x_m) over a random subset of M filters, which approximates p*."""
     chosen = random_rows(len(standardised), subset, generator).to(standardised.device)
     means, log_variances = encode(standardised[chosen], None if rows is None else rows[chosen])
     return NormalMixture(torch.full_like(means[:, 0], -math.log(len(chosen))), means, log_variances)

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
-from models.priors.filter_vae import FilterVAE
-from models.priors.gaussian import Centre, Gaussian, GaussianOptions
-from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
+from models.priors.gaussian_mixture import GaussianMixtureOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
-from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
+from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions, build_shape
 from models.priors.vae_options import FilterVAEOptions
 
 PriorOptions = Annotated[
@@ -24,19 +23,10 @@ PriorOptions = Annotated[
 
 
 def build_prior(options: PriorOptions, kernel_voxels: int = KERNEL_VOXELS) -> FilterPrior:
-    """Builds a prior that is not fitted yet.
-
-    Args:
-        options: which density, and its settings.
-        kernel_voxels: numbers per filter.
-    """
-    if isinstance(options, GaussianOptions):
-        return Gaussian(options, kernel_voxels)
-    if isinstance(options, GaussianMixtureOptions):
-        return GaussianMixture(options, kernel_voxels)
-    if isinstance(options, FilterVAEOptions):
-        return FilterVAE(options, kernel_voxels)
-    return ReuseOrRedraw(options, kernel_voxels)
+    """Builds a prior that is not fitted yet."""
+    if isinstance(options, ReuseOrRedrawOptions):
+        return ReuseOrRedraw(options, kernel_voxels)
+    return build_shape(options, kernel_voxels)
 
 
 def load_prior(options: PriorOptions, state: Mapping[str, Tensor]) -> FilterPrior:
@@ -64,7 +54,7 @@ def fit_prior(
         pooled: filters of the group, perhaps a random sample of them.
         of_network: all filters of the one source network that a position prior is centred on; from `pooled` if None.
         generator: source of all randomness.
-        progress: called as the fit goes on.
+        progress: called during the fit.
 
     Raises:
         ModelError: if a bank cannot be fitted to.
@@ -86,7 +76,7 @@ def network_of(options: PriorOptions) -> int | None:
 def centred_on_network(options: PriorOptions) -> bool:
     """Whether a prior is centred on the filters of one source network, position by position.
 
-    Channels of different networks are permuted, so such a prior says nothing of another network's filters.
+    Channels of different networks are permuted, so such a prior says nothing about another network's filters.
     """
     if isinstance(options, GaussianOptions):
         return options.centre is Centre.SOURCE_POSITION

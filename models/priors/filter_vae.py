@@ -29,7 +29,7 @@ class FilterVAE(VAEDensity):
         options = self.options
         dtype, device = self.standardisation.mean.dtype, self.fitted.device
         trained, checked = self._set_aside(bank, generator)
-        # Whitened by the checked filters too, the networks would learn directions of chance that these share. Scales of
+        # Whitened with the checked filters, the networks would learn chance directions that these share. Scales of
         # layers need every layer, and are too few for that.
         whole = options.scaling is not Scaling.NONE
         self.standardisation.fit(
@@ -45,15 +45,13 @@ class FilterVAE(VAEDensity):
         return self._train(bank, trained, checked, generator, progress)
 
     def _set_aside(self, bank: FilterBank, generator: torch.Generator | None) -> tuple[FilterBank, FilterBank | None]:
-        """Divides a bank, or a sample of it, into filters to train on and filters to check on."""
-        most = self.options.max_filters
-        used = bank if most is None else bank.subsample(most, generator)
+        """Divides a bank into filters to train on and filters to check on."""
         if not self.options.validation_share:
-            return used, None
+            return bank, None
         # Positions of two networks do not correspond; those of two snapshots of one network do.
-        keys = used.positions.keys() * (int(used.network.max()) + 1) + used.network
+        keys = bank.positions.keys() * (int(bank.network.max()) + 1) + bank.network
         rows, others = set_aside(keys, self.options.validation_share, generator)
-        return (used[rows], used[others]) if len(others) and len(rows) > 1 else (used, None)
+        return (bank[rows], bank[others]) if len(others) and len(rows) > 1 else (bank, None)
 
     def update(
         self,
@@ -64,17 +62,17 @@ class FilterVAE(VAEDensity):
     ) -> FitReport:
         """Learns a further source set without the filters of those before.
 
-        With a boosted latent prior this is BooVAE; with a mixture, the components so far are frozen and new ones join
-        them; any latent prior will do with a penalty that holds the networks (elastic weight consolidation).
+        With a boosted latent prior this is BooVAE; with a mixture, the existing components are frozen and new ones
+        added; with a penalty that holds the networks (elastic weight consolidation) any latent prior works.
 
         Args:
             bank: filters of the new source set, of the same layers.
             generator: source of all randomness.
-            progress: called as the update goes on.
+            progress: called during the update.
             penalty: added to the loss of every step, nats per filter.
 
         Raises:
-            ModelError: if nothing would hold what was learned before, or the bank does not fit.
+            ModelError: if nothing would preserve what was learned before, or the bank does not fit.
         """
         self._check_fitted()
         self.check_bank(bank)
@@ -112,6 +110,4 @@ class FilterVAE(VAEDensity):
             bounds = [self.bound(data[rows].filters, data[rows].rows, 1, generator) for rows in parts]
             bound = float(torch.cat(bounds).double().mean())
         history = tuple(value + offset for value in history)
-        most = self.options.max_filters
-        used = len(bank) if most is None else min(most, len(bank))
-        return FitReport(len(bank), used, steps=steps, log_density=bound + offset, history=history)
+        return FitReport(len(bank), len(bank), steps=steps, log_density=bound + offset, history=history)

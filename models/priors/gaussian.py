@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import math
-from enum import StrEnum
-from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.position_gaussian import PositionGaussian
-from models.priors.prior import FilterPrior, FitReport, PriorOptionsBase, Progress, require_positions
-from models.priors.standardisation import Covariance, Scaling, Standardisation
+from models.priors.prior import FilterPrior, FitReport, Progress, require_positions
+from models.priors.standardisation import Standardisation
 from models.random_draws import standard_normal
 
 
-class Centre(StrEnum):
-    """Where the mean of a Gaussian comes from."""
-
-    POOLED = "pooled"
-    """From all filters of the group: a prior that does not know where a filter sits."""
-    SOURCE_POSITION = "source_position"
-    """From the filter at the same position of one source network (MOPED-like, Krishnan et al. 2020)."""
-
-
-class GaussianOptions(PriorOptionsBase):
-    """Settings of a Gaussian prior."""
-
-    kind: Literal["gaussian"] = "gaussian"
-    covariance: Covariance = Field(default=Covariance.FULL, description="Form of the covariance.")
-    centre: Centre = Field(default=Centre.POOLED, description="Where the mean comes from.")
-    rank: int = Field(default=6, ge=1, description="Directions of a low-rank or factor covariance.")
-    scaling: Scaling = Field(default=Scaling.NONE, description="What filters are divided by before they are pooled.")
-    zero_mean: bool = Field(default=False, description="Fix the pooled mean at zero.")
-    network: int | None = Field(
-        default=None,
-        ge=0,
-        description="Source network whose positions are the centres; needed if the bank has several.",
-    )
-    last_snapshot: bool = Field(default=False, description="Centre on the last snapshot, not on the average of all.")
-    relative_std: float | None = Field(
-        default=None,
-        gt=0,
-        description="Standard deviation at a position as a share of the layer's root mean square; "
-        "none estimates it from the snapshots.",
-    )
-    spread: float = Field(default=1.0, gt=0, description="Factor on the standard deviations between snapshots.")
-    std_floor: float = Field(
-        default=0.05, gt=0, description="Smallest standard deviation at a position, as a share of the layer's RMS."
-    )
-    shrinkage: float = Field(
-        default=4.0, ge=0, description="Weight of the layer's variance against a position's own, in snapshots."
-    )
-
-    @model_validator(mode="after")
-    def _position_settings(self) -> Self:
-        if self.relative_std is not None and self.covariance in (Covariance.FULL, Covariance.LOW_RANK):
-            raise ValueError("relative_std fixes the spread: use the isotropic covariance with it")
-        if self.centre is Centre.SOURCE_POSITION and self.covariance is Covariance.FACTOR:
-            raise ValueError("factor analysis needs many filters: around source positions use low_rank")
-        return self
-
-
 class Gaussian(FilterPrior):
-    """A Gaussian over filters, exact in closed form.
-
-    Args:
-        options: covariance, centre and their settings.
-        kernel_voxels: numbers per filter.
-    """
+    """A Gaussian over filters, exact in closed form."""
 
     options: GaussianOptions
 
@@ -102,16 +48,7 @@ class Gaussian(FilterPrior):
             self.pooled.fit(bank, options.covariance, options.rank, options.scaling, options.zero_mean)
         elif self.position is not None:
             used = bank if options.network is None else bank.of_network(options.network)
-            self.position.fit(
-                used,
-                options.covariance,
-                rank=options.rank,
-                last_snapshot=options.last_snapshot,
-                relative_std=options.relative_std,
-                spread=options.spread,
-                floor=options.std_floor,
-                shrinkage=options.shrinkage,
-            )
+            self.position.fit(used, options)
         filters = used.filters.to(self.fitted.device, self._dtype())
         with torch.no_grad():
             log_density = float(self._log_prob(filters, used.positions, 1, None).double().mean())

@@ -11,11 +11,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from data.options import Options
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
-from models.priors.prior import FilterPrior, FitReport, PriorOptionsBase, Progress
+from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.standardisation import Covariance, Scaling, Standardisation, covariance_parameters
-from models.random_draws import draw_seed, standard_normal
+from models.random_draws import draw_seed, random_components, standard_normal
+
+_ITERATIONS = 100
+"""Largest number of iterations of expectation maximisation."""
+_MOST_FILTERS = 50_000
+"""More filters are sampled at random: they change the fit little, and an iteration takes time in proportion."""
 
 
 class ComponentCovariance(StrEnum):
@@ -29,7 +35,7 @@ class ComponentCovariance(StrEnum):
     """A full matrix per component."""
 
 
-class GaussianMixtureOptions(PriorOptionsBase):
+class GaussianMixtureOptions(Options):
     """Settings of a Gaussian mixture."""
 
     kind: Literal["gaussian_mixture"] = "gaussian_mixture"
@@ -41,17 +47,10 @@ class GaussianMixtureOptions(PriorOptionsBase):
     regularisation: float = Field(
         default=1e-3, gt=0, description="Added to every variance, as a share of the group's own variance."
     )
-    iterations: int = Field(default=100, ge=1, description="Largest number of iterations of expectation maximisation.")
-    max_filters: int = Field(default=50_000, ge=2, description="Largest number of filters to fit to, drawn at random.")
 
 
 class GaussianMixture(FilterPrior):
-    """Mixture of Gaussians in the whitened space of its group; exact.
-
-    Args:
-        options: settings.
-        kernel_voxels: numbers per filter.
-    """
+    """Mixture of Gaussians in the whitened space of its group; exact."""
 
     options: GaussianMixtureOptions
     log_weights: Tensor
@@ -88,7 +87,7 @@ class GaussianMixture(FilterPrior):
         from sklearn.mixture import GaussianMixture as Estimator
 
         options = self.options
-        used = bank.subsample(options.max_filters, generator)
+        used = bank.subsample(_MOST_FILTERS, generator)
         dtype, device = self.means.dtype, self.means.device
         self.standardisation.fit(used, Covariance.FULL, 0, options.scaling, zero_mean=False)
         with torch.no_grad():
@@ -97,11 +96,11 @@ class GaussianMixture(FilterPrior):
             min(options.components, len(used)),
             covariance_type=str(options.covariance),
             reg_covar=options.regularisation,
-            max_iter=options.iterations,
+            max_iter=_ITERATIONS,
             random_state=draw_seed(generator),
         )
         with warnings.catch_warnings():
-            # More iterations are an option; the report says how many were made.
+            # A fit that has not converged is usable; the report states the number of iterations.
             warnings.simplefilter("ignore", ConvergenceWarning)
             estimator.fit(standardised.cpu().double().numpy())
         self.log_weights = torch.from_numpy(estimator.weights_).log().to(device, dtype)
@@ -132,9 +131,7 @@ class GaussianMixture(FilterPrior):
         return torch.logsumexp(torch.stack(scores), dim=0) + log_jacobian
 
     def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
-        device = self.means.device if generator is None else generator.device
-        weights = self.log_weights.exp().to(device)
-        chosen = torch.multinomial(weights, count, replacement=True, generator=generator).to(self.means.device)
+        chosen = random_components(self.log_weights, count, generator)
         noise = standard_normal((count, self.kernel_voxels), self.means, generator)
         result = torch.zeros_like(noise)
         for index in range(len(self.means)):

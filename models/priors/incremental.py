@@ -1,8 +1,8 @@
 """Ways to fit a filter VAE to a second source set, of which BooVAE is one.
 
-`boosted`, `new_only`, `ewc` and `mixture` see the filters of the second set alone; `joint` sees both sets at once and
-is the upper bound. EWC is elastic weight consolidation (Kirkpatrick et al. 2017): a quadratic penalty on the distance
-of every weight from where it was, as strong as the diagonal of the Fisher information of the first set says.
+`boosted`, `new_only`, `ewc` and `mixture` see only the filters of the second set; `joint` sees both sets at once and is
+the upper bound. EWC is elastic weight consolidation (Kirkpatrick et al. 2017): a quadratic penalty on the change of
+every weight, with the diagonal of the Fisher information of the first set as its strength.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class IncrementalMethod(StrEnum):
     BOOSTED = "boosted"
     """BooVAE: new components, and a regulariser at the pseudo-inputs of the first set."""
     NEW_ONLY = "new_only"
-    """Fit anew to the second set alone; the first is forgotten."""
+    """Fit again, to the second set only; the first is forgotten."""
     EWC = "ewc"
-    """Go on training on the second set, held by the Fisher information of the first."""
+    """Continue training on the second set, constrained by the Fisher information of the first."""
     MIXTURE = "mixture"
     """A mixture-of-Gaussians latent prior: components of the first set are frozen, the second adds its own."""
     JOINT = "joint"
@@ -69,7 +69,7 @@ class ElasticPenalty:
 def elastic_penalty(
     vae: FilterVAE, bank: FilterBank, weight: float, generator: torch.Generator | None, filters: int = 500
 ) -> ElasticPenalty:
-    """Measures what the weights of a fitted VAE owe to a source set, to be used as the penalty of its update.
+    """Measures how much each weight of a fitted VAE matters for a source set, as the penalty of its update.
 
     Args:
         vae: fitted to `bank`.
@@ -103,11 +103,11 @@ def fit_two_sets(
     generator: torch.Generator | None = None,
     ewc_weight: float = 1.0,
 ) -> FilterVAE:
-    """Fits a VAE to one source set and then, in the way asked for, to another.
+    """Fits a VAE to one source set and then, by the given method, to another.
 
     Args:
         method: how the second set is learned.
-        options: of the VAE; its latent prior is that of the method (the one given, where the method leaves it open).
+        options: of the VAE; the method sets its latent prior.
         first: filters of the first source set; after the first fit only `joint` uses them, and `ewc` for its Fisher
             information, which would be stored.
         second: filters of the second source set, of the same layers.
@@ -121,7 +121,7 @@ def fit_two_sets(
     vae = FilterVAE(options.model_copy(update={"latent_prior": latent_prior}), first.kernel_voxels)
     vae.to(first.filters.dtype)
     if method is IncrementalMethod.JOINT:
-        # Sets count alike, whatever their sizes: as p* of BooVAE has it.
+        # Sets count alike, whatever their sizes, as in p* of BooVAE.
         least = min(len(first), len(second))
         vae.fit(FilterBank.concatenate([b.subsample(least, generator) for b in (first, second)]), generator)
     elif method is IncrementalMethod.NEW_ONLY:

@@ -10,7 +10,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from models.random_draws import standard_normal
+from models.random_draws import random_components, standard_normal
 
 
 class LatentPriorKind(StrEnum):
@@ -46,9 +46,7 @@ class NormalMixture:
 
     def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
         """Draws `[count, latent]`."""
-        device = self.means.device if generator is None else generator.device
-        weights = self.log_weights.exp().to(device)
-        chosen = torch.multinomial(weights, count, replacement=True, generator=generator).to(self.means.device)
+        chosen = random_components(self.log_weights, count, generator)
         noise = standard_normal((count, self.means.shape[1]), self.means, generator)
         return self.means[chosen] + torch.exp(0.5 * self.log_variances[chosen]) * noise
 
@@ -61,11 +59,7 @@ class NormalMixture:
 
 
 class LatentPrior(nn.Module, ABC):
-    """A density over the latent z of a VAE.
-
-    Args:
-        latent: dimensions of z.
-    """
+    """A density over the latent z of a VAE."""
 
     def __init__(self, latent: int) -> None:
         super().__init__()
@@ -114,10 +108,28 @@ class StandardNormal(LatentPrior):
         return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
 
 
-class LearnedMixture(LatentPrior):
+class MixturePrior(LatentPrior):
+    """A latent prior that is a mixture of normal distributions."""
+
+    @property
+    @abstractmethod
+    def mixture(self) -> NormalMixture:
+        """The density itself."""
+
+    def log_prob(self, latents: Tensor) -> Tensor:
+        """Returns log p(z), `[F]`."""
+        return self.mixture.log_prob(latents)
+
+    @torch.no_grad()
+    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
+        """Draws `[count, latent]`."""
+        return self.mixture.sample(count, generator)
+
+
+class LearnedMixture(MixturePrior):
     """A mixture of normal distributions whose weights, means and variances are trained with the VAE.
 
-    A new source set freezes the components that there are and brings its own (the mixture rival of the BooVAE paper).
+    A new source set freezes the existing components and adds its own (the mixture baseline of the BooVAE paper).
 
     Args:
         latent: dimensions of z.
@@ -148,15 +160,6 @@ class LearnedMixture(LatentPrior):
             return own
         earlier = NormalMixture(self.earlier_log_weights, self.earlier_means, self.earlier_log_variances)
         return earlier.joined(own, 1 - float(self.earlier_share))
-
-    def log_prob(self, latents: Tensor) -> Tensor:
-        """Returns log p(z), `[F]`."""
-        return self.mixture.log_prob(latents)
-
-    @torch.no_grad()
-    def sample(self, count: int, generator: torch.Generator | None) -> Tensor:
-        """Draws `[count, latent]`."""
-        return self.mixture.sample(count, generator)
 
     @torch.no_grad()
     def grow(self, sets: int) -> None:

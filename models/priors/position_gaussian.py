@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import FilterPositions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.prior import check_known_layers
 from models.priors.standardisation import Covariance, Scaling, Standardisation, layer_log_scales
 from models.random_draws import standard_normal
@@ -27,9 +28,6 @@ class PositionGaussian(nn.Module):
     """Gaussians `N(mean_p, scale² (V_p + D_p D_pᵀ))` for the positions p of one source network.
 
     Positions that the source network does not have (a new stem or head) get an isotropic Gaussian pooled over the bank.
-
-    Args:
-        kernel_voxels: numbers per filter, D.
     """
 
     def __init__(self, kernel_voxels: int) -> None:
@@ -48,36 +46,15 @@ class PositionGaussian(nn.Module):
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("layer_whitening", torch.zeros(0, kernel_voxels, kernel_voxels))
         self.elsewhere = Standardisation(kernel_voxels)
-        self._told_of_elsewhere = False
+        self._logged_elsewhere = False
 
     @property
     def kernel_voxels(self) -> int:
         """Numbers per filter, D."""
         return self.means.shape[1]
 
-    def fit(
-        self,
-        bank: FilterBank,
-        covariance: Covariance,
-        *,
-        rank: int,
-        last_snapshot: bool,
-        relative_std: float | None,
-        spread: float,
-        floor: float,
-        shrinkage: float,
-    ) -> None:
-        """Fits means and spreads to the snapshots of one network.
-
-        Args:
-            bank: all snapshots of one network.
-            covariance: form of the spread; `full` is shared by the positions of a layer.
-            rank: snapshots that span the low-rank part.
-            last_snapshot: centre on the last snapshot and not on the average of all.
-            relative_std: standard deviation as a share of the layer's root mean square; None estimates it.
-            spread: factor on the estimated standard deviations.
-            floor: least standard deviation, as a share of the layer's root mean square.
-            shrinkage: weight of the layer's variance against that of a position, in snapshots.
+    def fit(self, bank: FilterBank, options: GaussianOptions) -> None:
+        """Fits means and spreads to all snapshots of one network; positions of a layer share a full covariance.
 
         Raises:
             ModelError: if the bank holds several networks, or too few snapshots to estimate a spread.
@@ -89,22 +66,22 @@ class PositionGaussian(nn.Module):
         filters = bank.filters.double()
         average = torch.zeros(len(keys), filters.shape[1], dtype=torch.float64).index_add(0, rows, filters)
         average /= counts[:, None]
-        means = self._last(bank, rows, len(keys)) if last_snapshot else average
+        means = self._last(bank, rows, len(keys)) if options.last_snapshot else average
         deviations = filters - average[rows]
         layer_ids, log_scales = layer_log_scales(bank, Scaling.LAYER)
         layer_rows = torch.searchsorted(layer_ids, keys >> 40)
         mean_squares = (2 * log_scales).exp()[layer_rows]
-        floors = floor**2 * mean_squares[:, None]
-        if relative_std is not None:
-            variances = relative_std**2 * mean_squares[:, None]
+        floors = options.std_floor**2 * mean_squares[:, None]
+        if options.relative_std is not None:
+            variances = options.relative_std**2 * mean_squares[:, None]
         else:
             _require_two_snapshots(counts)
-            squares = torch.zeros_like(average).index_add(0, rows, deviations.square()) * spread**2
-            variances = _shrunk_variances(squares, counts - 1, layer_rows, covariance, shrinkage)
-            if covariance is Covariance.FULL:
-                self._fit_layer_matrices(deviations * spread, bank, layer_ids, floor, log_scales)
-            if covariance is Covariance.LOW_RANK:
-                factors = _deviation_factors(deviations, bank, rows, len(keys), rank) * spread
+            squares = torch.zeros_like(average).index_add(0, rows, deviations.square()) * options.spread**2
+            variances = _shrunk_variances(squares, counts - 1, layer_rows, options)
+            if options.covariance is Covariance.FULL:
+                self._fit_layer_matrices(deviations * options.spread, bank, layer_ids, options.std_floor, log_scales)
+            if options.covariance is Covariance.LOW_RANK:
+                factors = _deviation_factors(deviations, bank, rows, len(keys), options.rank) * options.spread
                 # Half of the variance along the snapshots' deviations and half on the diagonal, as in SWAG.
                 self.factors = (factors / math.sqrt(2.0)).to(device, dtype)
                 variances = variances / 2
@@ -116,7 +93,7 @@ class PositionGaussian(nn.Module):
     @staticmethod
     def _last(bank: FilterBank, rows: Tensor, count: int) -> Tensor:
         order = torch.argsort(bank.snapshot, stable=True)
-        # Unlike index assignment, which leaves open which of several rows wins, the maximum does not.
+        # The maximum is deterministic; index assignment leaves open which of several rows wins.
         latest = torch.zeros(count, dtype=torch.int64)
         latest = latest.scatter_reduce(0, rows[order], torch.arange(len(order)), "amax", include_self=False)
         return bank.filters.double()[order[latest]]
@@ -141,7 +118,7 @@ class PositionGaussian(nn.Module):
         return self.means.numel() + self.factors.numel() + (triangles or self.variances.numel())
 
     def log_prob(self, filters: Tensor, where: FilterPositions, log_spread: Tensor | None = None) -> Tensor:
-        """Scores filters `[F, D]` at positions; `log_spread` `[F]` rescales the standard deviations. Returns `[F]`."""
+        """Returns the scores `[F]` of filters `[F, D]` at positions; `log_spread` `[F]` rescales the deviations."""
         rows, known = self._rows(where.to(filters.device))
         deviation = filters - self.means[rows]
         scale = torch.ones_like(deviation[:, 0]) if log_spread is None else log_spread.exp()
@@ -161,9 +138,9 @@ class PositionGaussian(nn.Module):
         score = score - self.kernel_voxels * torch.log(scale)
         if bool(known.all()):
             return score
-        if not self._told_of_elsewhere:
+        if not self._logged_elsewhere:
             # Once: a training scores filters at every step.
-            self._told_of_elsewhere = True
+            self._logged_elsewhere = True
             lacking = int((~known).sum())
             logger.info("%d filters at positions that the source network lacks get a pooled prior", lacking)
         standardised, log_jacobian = self.elsewhere(filters, None)
@@ -247,16 +224,14 @@ def _require_two_snapshots(counts: Tensor) -> None:
         )
 
 
-def _shrunk_variances(
-    squares: Tensor, freedom: Tensor, layer_rows: Tensor, covariance: Covariance, shrinkage: float
-) -> Tensor:
+def _shrunk_variances(squares: Tensor, freedom: Tensor, layer_rows: Tensor, options: GaussianOptions) -> Tensor:
     """Shrinks the variance of each position towards that of its layer: `[P, 1]`, or `[P, D]` for a diagonal."""
-    if covariance is not Covariance.DIAGONAL:
+    if options.covariance is not Covariance.DIAGONAL:
         squares = squares.mean(1, keepdim=True)
     layers = int(layer_rows.max()) + 1
     pooled = torch.zeros(layers, squares.shape[1], dtype=squares.dtype).index_add(0, layer_rows, squares)
     pooled /= torch.zeros(layers, dtype=squares.dtype).index_add(0, layer_rows, freedom).clamp_min(1)[:, None]
-    return (shrinkage * pooled[layer_rows] + squares) / (shrinkage + freedom)[:, None].clamp_min(1e-12)
+    return (options.shrinkage * pooled[layer_rows] + squares) / (options.shrinkage + freedom)[:, None].clamp_min(1e-12)
 
 
 def _deviation_factors(deviations: Tensor, bank: FilterBank, rows: Tensor, count: int, rank: int) -> Tensor:

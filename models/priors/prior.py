@@ -18,17 +18,13 @@ Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of all steps."""
 
 
-class PriorOptionsBase(Options):
-    """Base of the options of all priors."""
-
-
 @dataclass(frozen=True)
 class FitReport:
-    """What happened in a fit.
+    """The outcome of a fit.
 
     Attributes:
         filters_given: filters in the bank.
-        filters_used: filters that were fitted to, fewer where the options ask for a subsample.
+        filters_used: filters that were fitted to, fewer if they were sampled.
         steps: optimiser steps (or iterations); 0 for a closed form.
         log_density: mean log density of the filters used, nats per filter in raw units (a lower bound where the prior's
             `is_bound` says so).
@@ -43,13 +39,9 @@ class FitReport:
 
 
 class FilterPrior(nn.Module, ABC):
-    """A probability density over filters, in raw filter units.
+    """A probability density over filters, in raw filter units."""
 
-    Args:
-        options: settings of the density.
-    """
-
-    def __init__(self, options: PriorOptionsBase) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
         self.options = options
         self.fitted: Tensor
@@ -63,7 +55,7 @@ class FilterPrior(nn.Module, ABC):
         Args:
             bank: filters of one group of layers.
             generator: source of all randomness.
-            progress: called as the fit goes on.
+            progress: called during the fit.
 
         Raises:
             ModelError: if the bank has another kernel size, is empty, or holds numbers that are not finite.
@@ -129,8 +121,8 @@ class FilterPrior(nn.Module, ABC):
     ) -> Tensor:
         """Scores filters as `log_prob` does, `[F]`, by the log of an unbiased estimate of p(w).
 
-        That is what a mixture may add up and still be bounded from below: the log of a sum is concave in the densities,
-        but convex in their logs, so a noisy bound on a log would lift it.
+        A mixture may add such estimates and remain a lower bound: the log of a sum is concave in the densities, but
+        convex in their logs, so a noisy bound on a log would raise it.
         """
         return self.log_prob(filters, where, samples, generator)
 
@@ -187,13 +179,13 @@ class FilterPrior(nn.Module, ABC):
         return torch.zeros((), device=self.fitted.device)
 
     def freeze_for_target(self) -> None:
-        """Freezes everything but the variational parameters, as learning the target needs it."""
+        """Freezes everything but the variational parameters, for learning the target."""
         self.requires_grad_(False)
         for parameter in self.variational_parameters():
             parameter.requires_grad_(True)
 
     def take_state(self, state: Mapping[str, Tensor]) -> None:
-        """Loads a state dict; sizes that were learned from the bank, that of a kernel too, are taken from it.
+        """Loads a state dict; sizes that were learned from the bank, including the kernel size, are taken from it.
 
         Raises:
             ModelError: if the state does not belong to these options.

@@ -1,30 +1,32 @@
-"""Reuse-or-redraw: a filter is either the source's own at this position, or drawn anew from the density of shapes.
+"""Reuse-or-redraw: a filter is either the source's own at this position, or a new draw from the density of shapes.
 
 log p(w) = log[ π N(w; w_source, s²) + (1 − π) p_shape(w) ], with π and a factor on s per layer. Both may be learned on
 the target (empirical Bayes). A posterior with mean w_source and deviation s has a KL near zero for every s, so s is
-held by a log-normal hyperprior around its value from the variance between snapshots. The hyperprior is one number a
-layer against the sum over its filters and cannot stop them alone: s itself, factor included, has a floor.
+held by a log-normal hyperprior around its value from the variance between snapshots. The hyperprior is one term per
+layer against the sum over its filters and cannot hold s alone: s itself, factor included, has a floor.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from data.options import Options
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
 from models.priors.filter_vae import FilterVAE
-from models.priors.gaussian import Centre, Gaussian, GaussianOptions
+from models.priors.gaussian import Gaussian
 from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import (
     FilterPrior,
     FitReport,
-    PriorOptionsBase,
     Progress,
     check_known_layers,
     require_positions,
@@ -37,14 +39,14 @@ ShapeOptions = Annotated[
 ]
 
 
-class ReuseOrRedrawOptions(PriorOptionsBase):
+class ReuseOrRedrawOptions(Options):
     """Settings of the reuse-or-redraw prior."""
 
     kind: Literal["reuse_or_redraw"] = "reuse_or_redraw"
     position: GaussianOptions = Field(
         default=GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC),
-        description="The density around the source's filter; its std_floor keeps s, a learned one too, from "
-        "shrinking to nothing.",
+        description="The density around the source's filter; its std_floor keeps s, even a learned one, from "
+        "shrinking to zero.",
     )
     shape: ShapeOptions = Field(default=FilterVAEOptions(), description="The density of shapes, blind to position.")
     reuse: float = Field(default=0.5, gt=0, lt=1, description="Probability π that a filter is reused.")
@@ -57,13 +59,17 @@ class ReuseOrRedrawOptions(PriorOptionsBase):
     )
 
 
-class ReuseOrRedraw(FilterPrior):
-    """Mixture of a source-centred Gaussian and a density of shapes.
+def build_shape(options: ShapeOptions, kernel_voxels: int) -> FilterPrior:
+    """Builds a density that is not itself a mixture with a position; it is not fitted yet."""
+    if isinstance(options, FilterVAEOptions):
+        return FilterVAE(options, kernel_voxels)
+    if isinstance(options, GaussianMixtureOptions):
+        return GaussianMixture(options, kernel_voxels)
+    return Gaussian(options, kernel_voxels)
 
-    Args:
-        options: settings.
-        kernel_voxels: numbers per filter.
-    """
+
+class ReuseOrRedraw(FilterPrior):
+    """Mixture of a source-centred Gaussian and a density of shapes."""
 
     options: ReuseOrRedrawOptions
     layer_ids: Tensor
@@ -73,13 +79,7 @@ class ReuseOrRedraw(FilterPrior):
         super().__init__(options)
         position = options.position.model_copy(update={"centre": Centre.SOURCE_POSITION})
         self.position = Gaussian(position, kernel_voxels)
-        self.shape: FilterPrior
-        if isinstance(options.shape, FilterVAEOptions):
-            self.shape = FilterVAE(options.shape, kernel_voxels)
-        elif isinstance(options.shape, GaussianMixtureOptions):
-            self.shape = GaussianMixture(options.shape, kernel_voxels)
-        else:
-            self.shape = Gaussian(options.shape, kernel_voxels)
+        self.shape = build_shape(options.shape, kernel_voxels)
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
         # The floor of s by layer; follows from the centres, so it is not saved.
         self.register_buffer("least_std", torch.zeros(0), persistent=False)
@@ -139,33 +139,15 @@ class ReuseOrRedraw(FilterPrior):
         """Fits both densities, each to its own bank.
 
         Args:
-            of_network: all filters of the source network that is reused; one that lacks positions would leave them to
-                a pooled density.
+            of_network: all filters of the source network that is reused; positions that it lacks would get a pooled
+                density.
             pooled: filters of the group, of any networks, for the density of shapes.
             generator: source of all randomness.
-            progress: called as the fit goes on.
+            progress: called during the fit.
 
         Raises:
             ModelError: if a bank has another kernel size, is empty, or holds numbers that are not finite.
         """
-        self.check_bank(of_network)
-        self.check_bank(pooled)
-        with torch.enable_grad():
-            report = self._fit_parts(of_network, pooled, generator, progress)
-        self.fitted.fill_(True)
-        return report
-
-    def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
-        network = self.options.position.network
-        return self._fit_parts(bank if network is None else bank.of_network(network), bank, generator, progress)
-
-    def _fit_parts(
-        self,
-        of_network: FilterBank,
-        pooled: FilterBank,
-        generator: torch.Generator | None,
-        progress: Progress | None,
-    ) -> FitReport:
         device, dtype = self.fitted.device, self.log_spread.dtype
         self.position.fit(of_network, generator)
         report = self.shape.fit(pooled, generator, progress)
@@ -175,13 +157,12 @@ class ReuseOrRedraw(FilterPrior):
         self._set_floor()
         with torch.no_grad():
             scores = self._log_prob(of_network.filters.to(device, dtype), of_network.positions, 1, generator)
-        return FitReport(
-            report.filters_given,
-            report.filters_used,
-            report.steps,
-            log_density=float(scores.double().mean()),
-            history=report.history,
-        )
+        self.fitted.fill_(True)
+        return replace(report, log_density=float(scores.double().mean()))
+
+    def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
+        network = self.options.position.network
+        return self.fit_parts(bank if network is None else bank.of_network(network), bank, generator, progress)
 
     def _log_prob(
         self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None

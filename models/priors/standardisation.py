@@ -1,7 +1,7 @@
 """An affine map that takes filters to zero mean and unit covariance, with its Jacobian.
 
-With a standard normal density behind it this map *is* a Gaussian prior; in front of a VAE or a mixture it leaves for
-them only what a Gaussian cannot describe.
+With a standard normal density behind it this map *is* a Gaussian prior; in front of a VAE or a mixture it leaves them
+only what a Gaussian cannot describe.
 """
 
 from __future__ import annotations
@@ -32,22 +32,18 @@ class Covariance(StrEnum):
 
 
 class Scaling(StrEnum):
-    """By what filters are divided before those of several layers are pooled."""
+    """What filters are divided by before those of several layers are pooled."""
 
     NONE = "none"
-    """By nothing: one density for the raw filters of the group."""
+    """Nothing: one density for the raw filters of the group."""
     LAYER = "layer"
-    """By the root mean square of the filters of their layer in the source networks."""
+    """The root mean square of the filters of their layer in the source networks."""
     FAN_IN = "fan_in"
-    """By the standard deviation that the initialisation of He et al. gives their layer, sqrt(2 / fan-in)."""
+    """The standard deviation that the initialisation of He et al. gives their layer, sqrt(2 / fan-in)."""
 
 
 class Standardisation(nn.Module):
-    """The map x = (w / s_layer − mean) · A, fitted so that x has zero mean and unit covariance.
-
-    Args:
-        kernel_voxels: numbers per filter, D.
-    """
+    """The map x = (w / s_layer − mean) · A, fitted so that x has zero mean and unit covariance."""
 
     def __init__(self, kernel_voxels: int) -> None:
         super().__init__()
@@ -130,7 +126,7 @@ def covariance_eigen(centred: Tensor, covariance: Covariance, rank: int) -> tupl
     """Estimates a covariance and returns its eigenvalues `[D]` and eigenvectors `[D, D]` in columns.
 
     Args:
-        centred: `[F, D]` float64, with the mean taken away.
+        centred: `[F, D]` float64, with the mean subtracted.
         covariance: the form.
         rank: directions of the low-rank form.
     """

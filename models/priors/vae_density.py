@@ -4,7 +4,7 @@ The K-sample bound is that of Burda et al., "Importance weighted autoencoders", 
 
 Filters are standardised first (see `standardisation.py`); the Jacobian of that map is part of every density, so values
 are nats per filter in raw units. With a whitening map a VAE that ignores its latent *is* the full-covariance Gaussian,
-so what it scores above that is structure a Gaussian cannot describe.
+so any higher score is structure that a Gaussian cannot describe.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ from models.priors.vae_networks import Architecture, GaussianNet, build_decoder,
 from models.priors.vae_options import Condition, FilterVAEOptions
 from models.random_draws import standard_normal
 
+_LOG_VARIANCE_FLOOR = -10.0
+"""Smallest log-variance of the decoder, in standardised units: far below that of trained filters."""
+
 
 @dataclass(frozen=True)
 class StandardisedFilters:
@@ -43,12 +46,7 @@ class StandardisedFilters:
 
 
 class VAEDensity(FilterPrior):
-    """The density of a VAE over filters; `log_prob` is a K-sample lower bound.
-
-    Args:
-        options: settings.
-        kernel_voxels: numbers per filter.
-    """
+    """The density of a VAE over filters; `log_prob` is a K-sample lower bound."""
 
     options: FilterVAEOptions
     layer_ids: Tensor
@@ -90,7 +88,7 @@ class VAEDensity(FilterPrior):
             context,
             options.hidden,
             self.kernel_voxels,
-            options.log_variance_floor,
+            _LOG_VARIANCE_FLOOR,
         )
         if options.starts_at_gaussian:
             self.decoder.start_at_standard_normal()
@@ -115,11 +113,11 @@ class VAEDensity(FilterPrior):
 
     @property
     def needs_positions(self) -> bool:
-        """Whether filters are scaled by layer or the networks are told the layer."""
+        """Whether filters are scaled by layer or the networks are conditioned on the layer."""
         return self.options.condition is Condition.LAYER or self.options.scaling is not Scaling.NONE
 
     def free_parameters(self) -> int:
-        """Returns the parameters of standardisation, decoder and latent prior; the encoder is no part of p(w)."""
+        """Returns the parameters of standardisation, decoder and latent prior; the encoder is not part of p(w)."""
         parts = [self.decoder, self.decoder_embedding, self.latent_prior]
         networks = sum(p.numel() for part in parts if part is not None for p in part.parameters())
         mixture = 0
@@ -198,7 +196,7 @@ class VAEDensity(FilterPrior):
             samples: K; 1 takes the KL to p(z) in closed form, if it has one and `closed_form` says so.
             generator: source of z.
             beta: weight of the KL at K = 1.
-            closed_form: less noise, but exp of the bound is then no unbiased estimate of the density.
+            closed_form: less noise, but exp of the bound is then not an unbiased estimate of the density.
         """
         mean, log_variance = self.encode_standardised(standardised, rows)
         if samples == 1 and closed_form:

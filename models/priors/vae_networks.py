@@ -1,4 +1,4 @@
-"""Encoders and decoders of filter VAEs: small networks that put out mean and log-variance of a normal distribution."""
+"""Encoders and decoders of filter VAEs: small networks that output mean and log-variance of a normal distribution."""
 
 from __future__ import annotations
 

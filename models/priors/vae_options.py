@@ -7,15 +7,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from data.options import Options
 from models.priors.boosted_prior import BoostingObjective
 from models.priors.latent_prior import LatentPriorKind
-from models.priors.prior import PriorOptionsBase
 from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_networks import Architecture
 
 
 class Condition(StrEnum):
-    """What encoder and decoder are told besides the filter and the latent."""
+    """What encoder and decoder get besides the filter and the latent."""
 
     NONE = "none"
     """Nothing: filters of a group are exchangeable, as published."""
@@ -23,7 +23,7 @@ class Condition(StrEnum):
     """The layer of the filter, as a learned vector."""
 
 
-class FilterVAEOptions(PriorOptionsBase):
+class FilterVAEOptions(Options):
     """Settings of a filter VAE. β-VAE, conditional and convolutional VAE are settings of it."""
 
     kind: Literal["vae"] = "vae"
@@ -48,16 +48,13 @@ class FilterVAEOptions(PriorOptionsBase):
     )
     norm_input: bool = Field(
         default=True,
-        description="Show the encoder a filter as direction and log norm; norms spread over orders of magnitude.",
+        description="Give the encoder a filter as direction and log norm; norms spread over orders of magnitude.",
     )
     validation_share: float = Field(
         default=0.1,
         ge=0,
         le=0.5,
         description="Share of the positions that are not trained on; the state that scores best on them is kept.",
-    )
-    log_variance_floor: float = Field(
-        default=-10.0, description="Smallest log-variance of the decoder, in standardised units."
     )
     latent_prior: LatentPriorKind = Field(default=LatentPriorKind.STANDARD, description="Density of the latent.")
     components: int = Field(
@@ -77,9 +74,6 @@ class FilterVAEOptions(PriorOptionsBase):
     batch: int = Field(default=512, ge=2, description="Filters per step.")
     learning_rate: float = Field(default=2e-3, gt=0, description="Peak rate of Adam; cosine to zero.")
     fit_samples: int = Field(default=1, ge=1, description="Latent draws per filter in the fit; more tighten the bound.")
-    max_filters: int | None = Field(
-        default=None, ge=2, description="Largest number of filters to fit to, drawn at random; none: all."
-    )
 
     @model_validator(mode="after")
     def _beta_needs_closed_form(self) -> Self:

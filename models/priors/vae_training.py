@@ -1,4 +1,4 @@
-"""Trains a filter VAE: ELBO steps, and for a boosted latent prior the adding of components in between."""
+"""Trains a filter VAE by steps on the ELBO; a boosted latent prior gets new components in between."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CHECKED_FILTERS = 4096
 
 @dataclass
 class _Best:
-    """The best state seen so far, by its value on the filters that are only checked."""
+    """The best state so far, by its value on the filters that are only checked."""
 
     value: float = -math.inf
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -39,9 +39,9 @@ class VAETraining:
         vae: is trained in place.
         data: what it is trained on.
         generator: source of all randomness.
-        memory: the same VAE before, whose densities at its pseudo-inputs are kept; None for a first training.
-        sets: number of source sets seen, this one included.
-        penalty: what else is added to the loss, in an update.
+        memory: the VAE before the update, whose densities at its pseudo-inputs are kept; None for a first training.
+        sets: number of source sets seen, including this one.
+        penalty: a further term of the loss of an update.
         checked: filters that are not trained on; the state that scores best on them is kept at the end. None keeps the
             last state.
     """
@@ -123,7 +123,7 @@ class VAETraining:
 
     @torch.no_grad()
     def _check_gaussian(self, total: int) -> None:
-        """Scores the Gaussian that the training starts from, so that a group which has no more to tell stays with it.
+        """Scores the Gaussian from which the training starts, so that a group without further structure keeps it.
 
         The decoder ignores z, and with an encoder that ignores w the bound is exact. Training itself cannot start from
         that encoder: no gradient would lead away from it.
@@ -135,7 +135,7 @@ class VAETraining:
 
     @torch.no_grad()
     def _check(self, done: int, total: int) -> None:
-        """Scores the present state on the filters that are not trained on, some times in the training."""
+        """Scores the present state on the filters that are not trained on, several times during training."""
         if self.checked is None or (done % max(total // _CHECKS, 1) and done < total):
             return
         prior = self.vae.latent_prior
@@ -154,7 +154,7 @@ class VAETraining:
             self.best = _Best(value, copy.deepcopy(self.vae.state_dict()))
 
     def _anchors(self, generator: torch.Generator | None = None) -> Tensor:
-        """Returns what holds an update to what was learned before, nats per filter; 0 in a first training."""
+        """Returns the terms that hold an update to what was learned before, nats per filter; 0 in a first training."""
         total = torch.zeros((), device=self.data.filters.device)
         if self.memory is not None:
             # T − 1 sets are remembered and one is new: the weight of each set is the same.
@@ -173,7 +173,7 @@ class VAETraining:
         return self.vae.bound(filters, rows, options.fit_samples, self.generator, beta=options.beta).mean()
 
     def _boost_if_due(self, done: int, total: int) -> None:
-        """Adds components at even distances over the first four fifths of the training."""
+        """Adds components at even intervals over the first four fifths of the training."""
         prior, options = self.vae.latent_prior, self.vae.options
         if not isinstance(prior, BoostedMixture):
             return
@@ -222,7 +222,7 @@ class VAETraining:
 
 
 def set_aside(keys: Tensor, share: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-    """Divides rows into those to train on and those to check on, so that rows with one key stay together.
+    """Divides rows into those to train on and those to check on; rows with the same key stay together.
 
     Args:
         keys: `[F]`, e.g. positions: snapshots of one position are almost the same filter.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from models.priors.factory import PriorOptions
-from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import Condition, FilterVAEOptions

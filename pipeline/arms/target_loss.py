@@ -13,7 +13,7 @@ from torch import Tensor
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
 from models.deep_supervision import DeepSupervisionLoss
-from models.objectives import Likelihood, SegmentationLoss, SegmentationLossOptions
+from models.objectives import Likelihood, SegmentationLoss
 from models.posteriors.mixture import Mixture
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
@@ -113,4 +113,4 @@ class TargetLoss:
 
 
 def _data_loss(likelihood: Likelihood) -> DeepSupervisionLoss:
-    return DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=likelihood)))
+    return DeepSupervisionLoss(SegmentationLoss(likelihood))

@@ -7,7 +7,7 @@ resampling and percentiles differ in the last digits, and its grid by part of a 
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def portable_steps(chain: Mapping[str, Any]) -> list[Step]:
     Args:
         chain: step → its options; `None` is off.
     """
-    make = {
+    make: dict[str, Callable[[Any], Step]] = {
         "padding_removal": lambda o: PaddingRemoval(PaddingRemovalOptions(**o)),
         "canonical_orientation": lambda o: Orientation(OrientationOptions(**o)),
         "resampling": lambda o: Resampling(ResamplingOptions(**o)),

@@ -12,7 +12,7 @@ from data.name_fields import Apart, Name
 from data.options import Options
 from models.filters import FilterGrouping
 from models.priors.factory import PriorOptions, centred_on_network
-from models.priors.gaussian import GaussianOptions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_options import FilterVAEOptions
 

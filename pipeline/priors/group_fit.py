@@ -16,7 +16,7 @@ from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
 from models.filter_stream import FilterDraw
 from models.priors.factory import PriorOptions, centred_on_network, fit_prior, network_of
-from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.standardisation import Covariance, Scaling
 from pipeline.priors.earlier_density import EarlierDensity
@@ -90,7 +90,7 @@ class GroupFit:
         options = self.options
         if not self.folds:
             rest, held = divide_positions(self.bank.load(), self.generator("held-out"))
-            above, _ = rest.above_norm(self.norm_threshold)
+            above = rest.above_norm(self.norm_threshold)
             fitted = above.subsample(options.largest_fit, self.generator("fitted", 0))
             scored = held.subsample(options.largest_score, self.generator("scored"))
             yield Round(FilterDraw(fitted, len(above), len(rest)), scored)

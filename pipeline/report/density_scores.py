@@ -7,7 +7,7 @@ from pathlib import Path
 
 from data.stored_record import record_if_there
 from models.priors.factory import PriorOptions
-from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.priors.scores_record import ScoresRecord

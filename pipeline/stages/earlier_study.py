@@ -27,7 +27,7 @@ from pipeline.storage.yaml_file import read_yaml
 
 _STRUCTURE = (
     "latent", "architecture", "hidden", "condition", "embedding", "scaling", "standardise", "norm_input",
-    "log_variance_floor", "latent_prior",
+    "latent_prior",
 )  # fmt: skip
 """Settings that determine the state dict; the others concern training and may differ."""
 

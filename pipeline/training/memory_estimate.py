@@ -17,7 +17,7 @@ from data.errors import TrainingError
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, NetworkRecord, coarsest_factor, meta_network
 from models.networks.imported_network import run_without_values
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.training.computing import Precision
 from pipeline.training.live_memory import LiveMemory
 from pipeline.training.patches import PatchOptions
@@ -135,7 +135,7 @@ def _follow_step(record: NetworkRecord, patches: PatchOptions, half: bool) -> Li
     network = meta_network(record).to(kind).train()
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions()))
+    loss = DeepSupervisionLoss(SegmentationLoss())
     with run_without_values(record.options), LiveMemory(_LARGE_BLOCK) as memory:
         images = torch.empty(patches.batch, record.in_channels, *patches.size, dtype=kind, device="meta")
         labels = torch.empty(patches.batch, *patches.size, dtype=torch.int64, device="meta")

@@ -12,7 +12,7 @@ from data.random_streams import stream_seed
 from data.splits import BootstrapSample
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
@@ -159,7 +159,7 @@ def _step_loss(
     task: SourceTask, network: torch.nn.Module, computing: Computing, workers: int
 ) -> Callable[[int], StepLoss]:
     """Makes the loss of a step; the samplers of processes that train together share each batch."""
-    data_loss = DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions(likelihood=task.options.likelihood)))
+    data_loss = DeepSupervisionLoss(SegmentationLoss(task.options.likelihood))
     patches = PatchSampler(
         task.drawn,
         task.patches,

@@ -9,7 +9,7 @@ from models.filters import FilterGrouping, filter_layers, filter_positions, grou
 from models.networks.factory import NetworkOptions, build_network, head_parameters, without_deep_supervision
 from models.networks.monai_networks import DynUNetOptions, SegResNetOptions, UNetOptions
 from models.networks.residual_unet import ResidualUNetOptions
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.arms.starting_point import start_from_source
 
 DEEP = {
@@ -40,7 +40,7 @@ def test_loss_is_the_weighted_sum_over_the_levels():
     labels = torch.zeros(1, 8, 8, 8, dtype=torch.int64)
     labels[:, :4] = 1
     levels = [torch.randn(1, 2, 8 // f, 8 // f, 8 // f, requires_grad=True) for f in (1, 2, 4)]
-    plain = SegmentationLoss(SegmentationLossOptions())
+    plain = SegmentationLoss()
     shrunk = [torch.zeros(1, n, n, n, dtype=torch.int64) for n in (8, 4, 2)]
     for target in shrunk:
         target[:, : target.shape[1] // 2] = 1
@@ -54,7 +54,7 @@ def test_loss_is_the_weighted_sum_over_the_levels():
 def test_one_level_has_the_plain_loss_and_a_stack_is_a_list_of_levels():
     labels = torch.randint(0, 2, (2, 4, 4, 4))
     first, second = torch.randn(2, 2, 2, 4, 4, 4)
-    plain = SegmentationLoss(SegmentationLossOptions())
+    plain = SegmentationLoss()
     loss = DeepSupervisionLoss(plain)
     assert torch.equal(loss(first, labels), plain(first, labels))
     torch.testing.assert_close(loss(torch.stack([first, second], 1), labels), loss([first, second], labels))
@@ -64,7 +64,7 @@ def test_one_level_has_the_plain_loss_and_a_stack_is_a_list_of_levels():
 def test_every_head_learns_while_training_and_evaluation_has_the_finest_logits(deep):
     network = build_network(deep, 1, 3)
     image, labels = torch.randn(2, 1, 16, 16, 16), torch.randint(0, 3, (2, 16, 16, 16))
-    DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions()))(network(image), labels).backward()
+    DeepSupervisionLoss(SegmentationLoss())(network(image), labels).backward()
     heads = {name: p for name, p in network.named_parameters() if name in head_parameters(network)}
     assert len([name for name, p in heads.items() if p.ndim == 5]) == 3
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in heads.values())

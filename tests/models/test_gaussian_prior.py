@@ -10,7 +10,8 @@ from sklearn.decomposition import PCA
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import FilterPositions
-from models.priors.gaussian import Gaussian, GaussianOptions
+from models.priors.gaussian import Gaussian
+from models.priors.gaussian_options import GaussianOptions
 
 
 def bank_of(filters, layer, out, snapshot, network=0):

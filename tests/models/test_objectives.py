@@ -10,15 +10,16 @@ from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import (
     FilterGroups,
+    Likelihood,
     SegmentationLoss,
-    SegmentationLossOptions,
     bound_gap,
     kl_term,
 )
 from models.posteriors.mean_field import MeanField
 from models.posteriors.point import Point
 from models.priors.filter_vae import FilterVAE
-from models.priors.gaussian import Gaussian, GaussianOptions
+from models.priors.gaussian import Gaussian
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
 from models.priors.vae_options import FilterVAEOptions
 
@@ -228,22 +229,21 @@ def cross_entropy_by_hand(logits, labels):
 
 def test_cross_entropy_is_the_mean_negative_log_likelihood_per_voxel():
     logits, labels = torch.randn(2, 3, 4, 5, 6), torch.randint(0, 3, (2, 4, 5, 6))
-    loss = SegmentationLoss(SegmentationLossOptions(likelihood="cross_entropy"))
+    loss = SegmentationLoss(Likelihood.CROSS_ENTROPY)
     assert torch.allclose(loss(logits, labels), cross_entropy_by_hand(logits, labels))
 
 
 def test_dice_part_is_one_minus_the_soft_dice_of_the_foreground():
     logits, labels = torch.randn(2, 2, 4, 4, 4), torch.randint(0, 2, (2, 4, 4, 4))
-    options = SegmentationLossOptions(dice_weight=0.7)
     probability = logits.softmax(1)[:, 1]
     dice = 2 * (probability * labels).sum() / (probability.sum() + labels.sum())
-    expected = cross_entropy_by_hand(logits, labels) + 0.7 * (1 - dice)
-    assert torch.allclose(SegmentationLoss(options)(logits, labels), expected, atol=1e-5)
+    expected = cross_entropy_by_hand(logits, labels) + (1 - dice)
+    assert torch.allclose(SegmentationLoss()(logits, labels), expected, atol=1e-5)
 
 
 def test_perfect_logits_have_next_to_no_loss_and_an_empty_label_is_finite():
     labels = torch.randint(0, 2, (1, 4, 4, 4))
     logits = 30.0 * torch.nn.functional.one_hot(labels, 2).permute(0, 4, 1, 2, 3).float()
-    loss = SegmentationLoss(SegmentationLossOptions())
+    loss = SegmentationLoss()
     assert float(loss(logits, labels)) < 1e-4
     assert math.isfinite(float(loss(logits, torch.zeros_like(labels))))

@@ -8,8 +8,8 @@ import torch
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.priors.factory import build_prior, load_prior
-from models.priors.gaussian import GaussianOptions
 from models.priors.gaussian_mixture import GaussianMixtureOptions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.vae_options import FilterVAEOptions
 
@@ -293,3 +293,11 @@ def test_a_state_of_other_options_is_refused():
     prior, _ = fitted("vae")
     with pytest.raises(ModelError, match="fit-priors"):
         load_prior(PRIORS["full"], prior.state_dict())
+
+
+def test_a_mixture_is_fitted_to_a_sample_of_many_filters_and_says_so(monkeypatch):
+    monkeypatch.setattr("models.priors.gaussian_mixture._MOST_FILTERS", 100)
+    bank = toy_bank(2)
+    prior = build_prior(GaussianMixtureOptions(components=2), 2).double()
+    report = prior.fit(bank, torch.Generator().manual_seed(0))
+    assert (report.filters_given, report.filters_used) == (len(bank), 100)

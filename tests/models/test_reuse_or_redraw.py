@@ -5,7 +5,7 @@ import torch
 
 from models.filter_bank import FilterBank
 from models.priors.factory import load_prior
-from models.priors.gaussian import GaussianOptions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions
 from models.priors.vae_options import FilterVAEOptions
 

@@ -13,7 +13,7 @@ from models.filter_bank import FilterBank
 from models.filters import FilterLayer
 from models.priors.factory import fit_prior, load_prior
 from models.priors.filter_vae import FilterVAE
-from models.priors.gaussian import GaussianOptions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
@@ -149,10 +149,10 @@ def test_scores_are_in_raw_units_of_all_filters_of_other_networks(tmp_path: Path
     assert set(scores["densities"]) == {"isotropic", "gaussian_full"}
     assert "permuted" in scores["not_scored"]["around"]
     stored = StoredBank(bank)
-    fitted, _ = stored.load({0}).above_norm(0.01)
+    fitted = stored.load({0}).above_norm(0.01)
     assert scores["fitted_on"] == len(fitted) < 2 * LAYER.count
     prior = load_prior(GaussianOptions(covariance="isotropic"), load_tensors(tmp_path / "fit/isotropic" / DENSITY))
-    everything, _ = stored.load().above_norm(0.01)
+    everything = stored.load().above_norm(0.01)
     # The file holds the fit to all networks, the score that of the fit to the first one.
     assert prior.fit(everything).log_density == pytest.approx(
         float(prior.log_prob(everything.filters).mean()), abs=1e-3

@@ -12,7 +12,7 @@ from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import build_network, coarsest_factor
 from models.networks.monai_networks import DynUNetOptions, SegResNetOptions, UNetOptions
 from models.networks.residual_unet import ResidualUNetOptions
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.training.available_memory import available_memory
 from pipeline.training.live_memory import LiveMemory
 from pipeline.training.memory_estimate import (
@@ -80,7 +80,7 @@ def test_the_estimate_is_what_a_step_holds_in_every_network(name: str) -> None:
         parameter.grad = torch.zeros_like(parameter)
     with LiveMemory() as memory:
         images, labels = torch.randn(2, 2, 16, 12, 8), torch.zeros(2, 16, 12, 8, dtype=torch.int64)
-        DeepSupervisionLoss(SegmentationLoss(SegmentationLossOptions()))(network(images), labels).backward()
+        DeepSupervisionLoss(SegmentationLoss())(network(images), labels).backward()
     assert estimate.activations == pytest.approx(memory.peak, rel=0.02)
     assert estimate.workspace == pytest.approx(2 * memory.convolution + memory.small_peak, rel=0.02)
     assert estimate.total == 4 * weights + estimate.activations + estimate.workspace
@@ -97,7 +97,7 @@ def test_half_precision_is_what_a_step_under_autocast_holds(name: str) -> None:
         images, labels = torch.randn(2, 1, 16, 16, 16), torch.zeros(2, 16, 16, 16, dtype=torch.int64)
         with torch.autocast("cpu", torch.bfloat16):
             logits = network(images)
-        SegmentationLoss(SegmentationLossOptions())(logits.float(), labels).backward()
+        SegmentationLoss()(logits.float(), labels).backward()
     assert estimate.activations == pytest.approx(memory.peak, rel=0.2)
     assert estimate.parameters == 4 * sum(p.numel() for p in network.parameters())
     assert estimate.activations < estimate_training_memory(NETWORKS[name], 1, 2, patches).activations

@@ -61,10 +61,10 @@ def test_a_part_is_what_the_whole_bank_gives(stored: StoredBank, whole: FilterBa
 def test_a_draw_takes_all_or_a_uniform_part(stored: StoredBank, whole: FilterBank) -> None:
     everything = stored.draw(10_000, torch.Generator().manual_seed(0))
     assert same(everything.bank, whole)
-    above, share = whole.above_norm(0.01)
+    above = whole.above_norm(0.01)
     draw = stored.draw(10_000, None, norm_threshold=0.01)
     assert same(draw.bank, above)
-    assert (draw.kept, draw.share_kept) == (len(above), share)
+    assert (draw.kept, draw.share_kept) == (len(above), len(above) / len(whole))
     counts = torch.zeros(len(ORDER) * ROWS)
     index = torch.arange(len(whole))
     numbered = FilterBank(whole.filters, index, *[index] * 4)

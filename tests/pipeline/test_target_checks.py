@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from data.errors import DataError, ModelError
 from models.filter_bank import FilterBank
 from models.priors.factory import PriorOptions, build_prior
-from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import Condition, FilterVAEOptions

@@ -12,7 +12,7 @@ from data.errors import TrainingError
 from data.splits import BootstrapSample
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_about, load_tensors
@@ -137,7 +137,7 @@ def test_a_small_network_learns_two_cubes(make_case) -> None:
     cases = [make_case("a"), make_case("b", corner=(7, 3, 8))]
     network = build_network(NETWORK, 1, 2, 0)
     sampler = PatchSampler([[case] for case in cases], PatchOptions(size=(16, 16, 16), batch=2), Augmentation(OFF), 0)
-    loss = SegmentationLoss(SegmentationLossOptions())
+    loss = SegmentationLoss()
 
     def step_loss(step: int) -> StepLoss:
         images, labels, names = sampler.batch(step)

@@ -16,7 +16,7 @@ from models.filters import FilterGrouping, FilterLayer, filter_layers, filter_po
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import PriorOptions, build_prior
-from models.priors.gaussian import Centre, GaussianOptions
+from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance

@@ -22,7 +22,7 @@ from PIL import Image
 from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterLayer, filter_positions
 from models.priors.factory import build_prior
-from models.priors.gaussian import GaussianOptions
+from models.priors.gaussian_options import GaussianOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.report_options import ReportOptions
