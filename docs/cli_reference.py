@@ -76,7 +76,7 @@ configuration of the study; for `graft synthesize` the keys of the cohort (those
 [`graft predict`](../how-to/predict.md) and [`graft export`](../how-to/export.md) options of their own.
 
 `GRAFT_DEBUG=1` in the environment is the same as `--debug`. Exit codes: 0 done; 1 a bug, or warnings under
-`graft check --strict`; 2 an error that you can fix, told in one sentence; 75 stopped by a signal, run the same
+`graft check --strict`; 2 an error that you can fix, reported in one sentence; 75 stopped by a signal, run the same
 command again; 130 stopped with Ctrl-C."""
 
 

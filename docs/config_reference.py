@@ -88,7 +88,7 @@ def places(model: type[BaseModel] = StudyConfig) -> dict[type[BaseModel], Place]
 
 
 def type_text(annotation: Any, bounds: str = "") -> str:
-    """Says in words which values a field takes; the bounds stand behind the values that they bound."""
+    """Describes the values that a field takes; the bounds follow the values that they bound."""
     parts = []
     for member in members(annotation):
         arguments, origin = typing.get_args(member), typing.get_origin(member)
@@ -113,7 +113,7 @@ def type_text(annotation: Any, bounds: str = "") -> str:
 
 
 def bounds_text(info: FieldInfo) -> str:
-    """Says the bounds of a field, with a leading comma, or nothing."""
+    """Describes the bounds of a field, with a leading comma, or nothing."""
     found = [text.format(getattr(m, name)) for m in info.metadata for name, text in _BOUNDS.items() if hasattr(m, name)]
     return "".join(f", {text}" for text in found)
 

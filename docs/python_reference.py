@@ -32,7 +32,7 @@ def markdown(doc: str) -> str:
         elif section and (item := _ITEM.match(line)):
             out.append(f"- `{item['name']}`: {item['text']}")
         elif section and line.startswith("    "):
-            # The text of Returns, or a line that goes on.
+            # The text of Returns, or a continued line.
             text = line.strip()
             out.append(f"  {text}" if out[-1] else f"- {text}")
         else:

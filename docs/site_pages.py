@@ -1,4 +1,4 @@
-"""What the site has and `docs/` has not: pages of the packages, and plain text where a link leaves the folder."""
+"""What the site adds to `docs/`: pages of the packages, and plain text where a link leaves the folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Leaves the words of a link that goes out of `docs/`: those files are in the clone, not on the site."""
+    """Keeps only the words of a link that leaves `docs/`: those files are in the clone, not on the site."""
     folder = PurePosixPath(page.file.src_uri).parent
     depth = len(folder.parts)
 

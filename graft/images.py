@@ -1,4 +1,4 @@
-"""What users hand in as an image: a path, an image of nibabel or SimpleITK, a volume, or an array with its affine."""
+"""What users may pass as an image: a path, an image of nibabel or SimpleITK, a volume, or an array with its affine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.deployment.raw_scan import GivenImage, RawScan
 
 Image: TypeAlias = str | os.PathLike[str] | Volume | SpatialImage | tuple[Any, Any] | Any
 """A path, a `Volume`, an image of nibabel or of SimpleITK, or a pair of an array `[X, Y, Z]` and an affine `[4, 4]`
-(voxel indices to RAS+ mm); of several channels a fourth axis holds them."""
+(voxel indices to RAS+ mm); several channels lie along a fourth axis."""
 
 Images: TypeAlias = Image | Mapping[str, Image] | Case
 """One image, channel → image, or a case of a study."""
@@ -37,15 +37,15 @@ NAME = "image"
 
 
 def read_scan(images: Images, channels: Sequence[str], name: str | None = None) -> RawScan:
-    """Reads a scan as `graft predict` does, whatever it is handed in as.
+    """Reads a scan as `graft predict` does, in whatever form it is passed.
 
     Args:
         images: one image that holds all channels, channel → image, or a case.
-        channels: that are wanted, in the order of the result.
+        channels: the wanted channels, in the order of the result.
         name: of the case; that of the file by default.
 
     Raises:
-        DataError: an image cannot be used, or the channels are not those that are wanted.
+        DataError: an image cannot be used, or its channels are not the wanted ones.
     """
     if isinstance(images, Case):
         return RawScan.read(_usable(named_case(images, channels)), channels)
@@ -57,7 +57,7 @@ def read_scan(images: Images, channels: Sequence[str], name: str | None = None) 
 
 
 def _of_mapping(images: Mapping[str, Image], channels: Sequence[str], name: str) -> RawScan:
-    # A channel that is no file has its key as path.
+    # A channel that is not a file has its key as path.
     sources = {key: ImageSource(Path(image) if _is_path(image) else Path(key)) for key, image in images.items()}
     keys = {source: key for key, source in sources.items()}
     case = _usable(named_case(Case(_checked(name), name, sources), channels))
@@ -72,10 +72,10 @@ def volume_of(image: Image, what: str) -> Volume:
 
     Args:
         image: one 3D image.
-        what: it is, for errors.
+        what: its name in errors.
 
     Raises:
-        DataError: it is no image, or not 3D.
+        DataError: it is not an image, or not 3D.
     """
     return _single(image, what).volume
 
@@ -139,7 +139,7 @@ def _given(array: NDArray[Any], affine: NDArray[np.float64], header: ImageHeader
     # What exceeds float32 becomes Inf, which is refused; a warning here would only repeat it.
     with np.errstate(over="ignore", invalid="ignore"):
         volume = Volume(np.require(array, np.float32, ["C"]), affine)
-    # Of a header that is one of all frames, too.
+    # The header may be that of all frames.
     claimed = ImageHeader(volume.shape, volume.affine, array.dtype) if header is None else header
     claimed = replace(claimed, shape=volume.shape)
     if claimed.affine_fault:
@@ -172,7 +172,7 @@ def _parts(image: Image, what: str) -> tuple[NDArray[Any], NDArray[np.float64], 
 
 
 def given_channels(images: Images) -> tuple[str, ...]:
-    """Names of the channels that are handed in; those of one image are numbered from 0 where there are several."""
+    """Names of the given channels; several channels of one image are numbered from 0."""
     if isinstance(images, Mapping | Case):
         return tuple(images.channels if isinstance(images, Case) else images)
     shape = read_header(Path(images)).volume_shape if _is_path(images) else _parts(images, NAME)[0].shape

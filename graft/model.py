@@ -29,9 +29,9 @@ class Structure:
         voxels: size of its mask.
         volume_ml: volume of its mask.
         volume_interval_ml: 90 % interval of the volume; None where the model cannot give one (fewer than 19 draws).
-        dice: what its Dice is expected to be; None where nothing was found.
+        dice: its expected Dice; None where nothing was found.
         dice_error: standard deviation of the real Dice about it; None where it was never checked on test cases.
-        dice_basis: what the expectation rests on, in words.
+        dice_basis: what the expected Dice is based on, in words.
     """
 
     label: int
@@ -58,15 +58,15 @@ class Structure:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of a scan; every volume lies on the grid of the scan's first channel.
+    """A model's prediction for a scan; every volume lies on the grid of the scan's first channel.
 
     Attributes:
         name: of the scan.
         mask: label map uint8; `structures` says which value is which.
-        probabilities: class → mean probability, float32; empty where they were not asked for.
+        probabilities: class → mean probability, float32; empty where they were not requested.
         uncertainty: `entropy` (nats) and, with several draws, `mutual-information` (nats) and `standard-deviation`.
         structures: class → its numbers.
-        warnings: why the scan or its result wants a look before it is used; empty where nothing is suspect.
+        warnings: why the scan or its result should be looked at before it is used; empty where nothing is suspect.
         draws: weight draws that were averaged.
         facts: everything that `graft predict` writes into the JSON file of a case.
     """
@@ -109,7 +109,7 @@ class Model:
 
     Args:
         found: the model folder that was read.
-        device: where its networks are.
+        device: the device of its networks.
     """
 
     def __init__(self, found: model_folder.Model, device: str) -> None:
@@ -141,7 +141,7 @@ class Model:
 
     @property
     def training_patients(self) -> int:
-        """Number of target patients that it learned from."""
+        """Number of target patients from whom it learned."""
         return self._found.description.training_patients
 
     @property
@@ -169,11 +169,11 @@ class Model:
             samples: draws from each member's posterior; by default as many as the study made.
             tta: whether to average over the mirrorings that the training made.
             probabilities: whether to keep the probability of each class, a volume each.
-            limits: from where on a scan counts as unlike the training cases (`limits` of `graft predict`).
+            limits: limits beyond which a scan counts as unlike the training cases (`limits` of `graft predict`).
 
         Raises:
             GraftError: the scan cannot be read, lacks a channel, is of another modality, or a step of preprocessing
-                cannot be carried out.
+                cannot be run.
         """
         given = {"samples": samples, "tta": tta, "limits": dict(limits or {})}
         options = read_command_options("predict", PredictOptions, (), given)
@@ -193,13 +193,13 @@ def load_model(path: str | os.PathLike[str], *, device: str = "auto", allow_code
     Args:
         path: a model folder, or the folder of an arm that holds one, as `workspaces/STUDY/infer/ARM/n05/repeat-0`.
         device: `auto`, `cpu` or `cuda`.
-        allow_code: whether a network that is code outside Graft may be imported and run; say so only for models that
+        allow_code: whether a network that is code outside Graft may be imported and run; allow it only for models that
             you trust.
 
     Raises:
         ModelError: there is no model, or a file of it is missing or damaged.
         GraftError: its network is code outside Graft that may not be run, or is not there.
-        ConfigError: `cuda` is asked for and not there.
+        ConfigError: `cuda` is requested but not available.
     """
     folder = Path(path)
     if (folder / "configs" / "metadata.json").is_file():

@@ -7,7 +7,7 @@
         ...
 
 Every call of the model in training mode draws the filters once; `kl()` is that of the last draw, so that both terms of
-the objective are of the same weights. In evaluation mode the model predicts with the posterior's mean.
+the objective use the same weights. In evaluation mode the model predicts with the posterior's mean.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from copy import deepcopy
 from typing import Any, cast
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from data.errors import ConfigError
@@ -34,12 +34,12 @@ __all__ = ["BayesianModule", "bayesian"]
 
 
 class BayesianModule(nn.Module):
-    """A network whose 3×3×3 filters are random, with the prior that they are held to; `bayesian` makes it.
+    """A network whose 3×3×3 filters are random, with their prior; `bayesian` makes it.
 
     Args:
         network: network and posterior.
-        prior: of the filters; its densities become a part of the module, and what of them is learned on the target
-            (the encoder of a VAE) is among `parameters()`.
+        prior: of the filters; its densities become a part of the module, and their parts that are learned on the target
+            (the encoder of a VAE) are among `parameters()`.
         seed: of the draws.
     """
 
@@ -47,7 +47,7 @@ class BayesianModule(nn.Module):
         super().__init__()
         self.bayesian = network
         groups = prior.groups_of(network.network)
-        # Of its own, because a part of it may be learned; a list, because names of groups may hold dots.
+        # Copies, because parts of them may be learned; a list, because names of groups may hold dots.
         self.densities = nn.ModuleList(deepcopy(prior.densities[group]) for group in groups)
         self._names = tuple(groups)
         self._groups = FilterGroups.of(groups, network.layers)
@@ -86,7 +86,7 @@ class BayesianModule(nn.Module):
 
     @torch.no_grad()
     def draws(self, images: Tensor, number: int) -> Iterator[Any]:
-        """Yields what the network says with each of so many draws of its filters, one at a time."""
+        """Yields the network's output for each of `number` draws of its filters, one at a time."""
         for draw in self.bayesian.draws(number, self._generator):
             yield self.bayesian.with_weights(draw)(images)
 
@@ -116,13 +116,12 @@ def bayesian(
         ConfigError: a setting is unknown.
         ModelError: a layer of the network has no density in the prior.
     """
-    adapter = TypeAdapter(MeanFieldOptions)
     try:
-        options = adapter.validate_python(dict(posterior or {}))
+        options = MeanFieldOptions.model_validate(dict(posterior or {}))
     except ValidationError as error:
         raise ConfigError(f"posterior: {fault_at(error)}", fix="see docs/reference/config.md") from error
     layers = filter_layers(network)
-    # Refused before anything of the network is changed.
+    # Refuse an unsuitable prior before anything of the network is changed.
     prior.groups_of(network)
     start = get_filters(network.state_dict(), layers)
     made = BayesianNetwork(network, build_posterior(options, start, layers), layers)

@@ -30,7 +30,7 @@ class Preprocessed:
         mask: 1 in the brain or other content, uint8; None where no step makes one.
         label: the label map on the same grid, int16, if one was given.
         records: what each step did, JSON-able.
-        warnings: outcomes of steps that are implausible; empty where there are none.
+        warnings: implausible outcomes of steps; empty if there are none.
     """
 
     channels: dict[str, Volume]
@@ -61,20 +61,20 @@ def preprocess(
     label: Image | None = None,
     brain_mask: Image | None = None,
 ) -> Preprocessed:
-    """Takes a scan through the preprocessing chain that a study would take it through.
+    """Runs the preprocessing chain of a study on a scan.
 
     Args:
-        image: a path, an image of nibabel or SimpleITK, a `Volume`, or a pair of array and affine; of several channels
-            a mapping from channel to any of these; or a case of a study, whose label is then not taken along.
-        modality: `mr`, `mr_brain` (skull-stripped), `mr_head` or `ct`: the chain whose defaults are taken.
+        image: a path, an image of nibabel or SimpleITK, a `Volume`, or a pair of array and affine; for several channels
+            a mapping from channel to any of these; or a case of a study, whose label is ignored.
+        modality: `mr`, `mr_brain` (skull-stripped), `mr_head` or `ct`; it sets the defaults of the chain.
         options: changes of these defaults, as under `preprocessing` in a configuration.
-        label: a label map on the grid of one channel, which goes through the chain, too.
-        brain_mask: a ready-made brain mask on the grid of one channel, which skull stripping then takes.
+        label: a label map on the grid of one channel, which is processed as well.
+        brain_mask: a ready-made brain mask on the grid of one channel, which skull-stripping then uses.
 
     Raises:
         ConfigError: the modality or an option is unknown.
         DataError: an image cannot be used.
-        PreprocessingError: a step cannot be carried out.
+        PreprocessingError: a step cannot be run.
     """
     if modality not in set(Modality):
         names = ", ".join(Modality)

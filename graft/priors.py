@@ -5,8 +5,8 @@
     prior.initialise(network_4)     # start from filters drawn from the prior
 
 Which filters share a density is the grouping: `all` (one density; the default for a network that Graft did not make),
-`layer` (one for each layer), `resolution` (one for each resolution of features; it needs an `example` that the network
-can be called with) and `consecutive` (the published grouping; the default for networks that Graft made, and only for
+`layer` (one for each layer), `resolution` (one for each resolution of features; it needs an `example` of the network's
+input) and `consecutive` (the published grouping; the default for networks that Graft made, and only for
 these).
 """
 
@@ -60,8 +60,8 @@ class FittedPrior:
     def groups_of(self, network: nn.Module) -> dict[str, tuple[FilterLayer, ...]]:
         """Returns the layers of a network by the group whose density they have.
 
-        A density for all layers fits any network. Others go by the names of layers; these may have other channels
-        (a stem that reads another number of image channels) unless the density knows positions.
+        A density for all layers fits any network. Other densities go by the names of layers, whose numbers of channels
+        may differ (a stem for another number of image channels) unless the density knows positions.
 
         Raises:
             ModelError: a layer of the network has no density, or one that depends on other positions.
@@ -153,9 +153,9 @@ def fit(
         networks: one network, or several of one architecture; any torch module will do.
         density: `gaussian`, `gaussian_mixture`, `vae` or `reuse_or_redraw`, or a mapping with `kind` and settings, as
             under `priors.densities.NAME` in a configuration. One that is centred on positions needs `relative_std`,
-            for networks without snapshots do not tell the spread.
+            because networks without snapshots do not show the spread.
         grouping: which layers share a density, see above.
-        example: `[N, C, X, Y, Z]`, what a network that Graft did not make can be called with.
+        example: `[N, C, X, Y, Z]`, an input of a network that Graft did not make.
         seed: of all randomness.
 
     Raises:
@@ -212,7 +212,7 @@ def _grouping(network: nn.Module, grouping: str | None, example: Tensor | None) 
     if grouping == FilterGrouping.RESOLUTION.value and not made_here and example is None:
         raise ConfigError(
             "the grouping 'resolution' of a network that Graft did not make",
-            expected="an example that it can be called with",
+            expected="an example of its input",
             fix="add `example=torch.zeros(1, CHANNELS, 64, 64, 64)`",
         )
     return FilterGrouping(grouping)

@@ -185,7 +185,7 @@ class Study:
             the study itself.
 
         Raises:
-            GraftError: a stage cannot be done; what is finished is kept.
+            GraftError: a stage cannot be finished; what is done is kept.
         """
         known = [stage.value for stage in Stage]
         chosen = known if stages is None else [stages] if isinstance(stages, str) else list(stages)
@@ -248,7 +248,7 @@ class Study:
 
         Args:
             arm: its name in the configuration.
-            n: number of target patients that it learned from.
+            n: number of target patients from whom it learned.
             repeat: which repeat.
             device: `auto`, `cpu` or `cuda`.
             allow_code: whether a network that is code outside Graft may be run, even if it is not the configuration's.
@@ -257,6 +257,6 @@ class Study:
             ModelError: there is no such model.
         """
         folder = Workspace(self.workspace).unit_folder(INFER, arm_key(arm, n, repeat))
-        # Who writes a configuration says whose code is run.
+        # Whoever writes a configuration decides whose code is run.
         own = read_description(folder)[0].network == self._config.network_of(arm)
         return load_model(folder, device=device, allow_code=allow_code or own)

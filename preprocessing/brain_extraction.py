@@ -27,9 +27,6 @@ from preprocessing.template import load_template
 
 _FAR = 20.0
 """Distance in mm beyond which the template's surface carries no information. A mm inside it counts as a logit of 1."""
-_RIM = np.float32(1.2)
-"""Log-odds added to the combined opinion: about as many mm of fluid are kept around the brain. Published masks differ
-in where they draw the edge, and brain that was cut off cannot be recovered."""
 _LARGEST_LOGIT = 5.0
 """The network's log-odds are clipped to ± this, so that the template can outvote it."""
 _GOOD_AGREEMENT = 0.9
@@ -55,8 +52,13 @@ class SkullStripMethod(StrEnum):
     """The `mri_synthstrip` program, if it is installed, with the weights that `weights` names."""
 
 
-def extract_brain(volume: Volume, method: SkullStripMethod) -> tuple[Volume, dict[str, Any]]:
+def extract_brain(volume: Volume, method: SkullStripMethod, rim: float) -> tuple[Volume, dict[str, Any]]:
     """Finds the brain in a raw head by `combined`, `network` or `template`.
+
+    Args:
+        volume: a raw head of any contrast.
+        method: one of the three.
+        rim: log-odds added to the combined opinion.
 
     Returns:
         The mask `[X, Y, Z]` uint8 on the scan's grid, and facts for the record: `metric` (mutual information in
@@ -81,7 +83,7 @@ def extract_brain(volume: Volume, method: SkullStripMethod) -> tuple[Volume, dic
         if (better := overlap(again.array > 0, rough.array)) > agreement:
             found, surface, agreement = second, again, better
     facts = {"metric": found.metric, "starts": followed, "matrix": found.matrix.tolist(), "agreement": agreement}
-    joined = logits.with_array(np.clip(logits.array, -_LARGEST_LOGIT, _LARGEST_LOGIT) + surface.array + _RIM)
+    joined = logits.with_array(np.clip(logits.array, -_LARGEST_LOGIT, _LARGEST_LOGIT) + surface.array + np.float32(rim))
     if agreement < _LEAST_AGREEMENT:
         facts["suspect"] = [f"the network and the template disagree about the brain (Dice {agreement:.2f})"]
         joined = logits

@@ -48,6 +48,12 @@ class SkullStripOptions(Options):
     channel: str | None = Field(
         default=None, description="The channel that the mask is made from; the first by default."
     )
+    rim: float = Field(
+        default=1.2,
+        ge=0,
+        description="combined: log-odds added to both opinions; about as many mm of fluid are kept around the brain. "
+        "Published masks differ in where they draw the edge, and brain that was cut off cannot be recovered.",
+    )
     weights: Path | None = Field(default=None, description="Weights of the external program, if it needs a path.")
     plausibility: PlausibilityOptions = Field(default=PlausibilityOptions(), description="When a mask is suspect.")
 
@@ -93,7 +99,7 @@ class SkullStrip(Step[SkullStripOptions]):
             return run_hd_bet(volume, self.options.weights), {}
         if self.options.method is SkullStripMethod.SYNTHSTRIP:
             return run_synthstrip(volume, self.options.weights), {}
-        return extract_brain(volume, self.options.method)
+        return extract_brain(volume, self.options.method, self.options.rim)
 
 
 def implausible(mask: Volume, limits: PlausibilityOptions) -> list[str]:
