@@ -146,12 +146,6 @@ def chosen_frame(path: Path, array: NDArray, frame: int | None) -> NDArray:
 def check_claim(path: Path, shape: tuple[int, ...], itemsize: int, available: int) -> None:
     """Compares what a header claims with the bytes there can be, before anything is allocated.
 
-    Args:
-        path: the file, for the message.
-        shape: the claimed shape.
-        itemsize: bytes per voxel.
-        available: an upper bound on the bytes of voxels that the file can hold.
-
     Raises:
         DataError: it claims more than that, or a size that no scan has.
     """

@@ -203,15 +203,7 @@ def bound_gap(
     reference_samples: int = 64,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Estimates how far the K-sample bound is from the density: the bound at many samples minus that at K.
-
-    Args:
-        prior: any prior; exact ones have a gap of zero.
-        filters: `[F, 27]`.
-        where: their positions.
-        samples: K of the objective.
-        reference_samples: the large number of samples.
-        generator: source of the latents.
+    """Estimates how far the K-sample bound is from the density: the bound at many samples minus that at K = `samples`.
 
     Returns:
         Mean over filters, a scalar in nats per filter.

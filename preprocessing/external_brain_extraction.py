@@ -22,9 +22,7 @@ _ASK_EVERY = 0.5
 def run_hd_bet(volume: Volume, weights: Path | None = None) -> Volume:
     """Runs `hd-bet` (Isensee et al., Human Brain Mapping 40 (2019) 4952) on the CPU and returns its mask.
 
-    Args:
-        volume: a raw head scan.
-        weights: the folder with HD-BET's parameters, passed on as `HD_BET_PARAMS`.
+    The folder of weights is passed on as `HD_BET_PARAMS`.
 
     Raises:
         PreprocessingError: the program is not installed, the weights are missing, or it fails.
@@ -43,9 +41,7 @@ def run_hd_bet(volume: Volume, weights: Path | None = None) -> Volume:
 def run_synthstrip(volume: Volume, weights: Path | None = None) -> Volume:
     """Runs `mri_synthstrip` (Hoopes et al., NeuroImage 260 (2022) 119474) on the CPU and returns its mask.
 
-    Args:
-        volume: a raw head scan.
-        weights: the model file, passed on as `--model`.
+    The file of weights is passed on as `--model`.
 
     Raises:
         PreprocessingError: the program is not installed, the weights are missing, or it fails.

@@ -55,13 +55,6 @@ def case_picture(
     The rows show the raw scan with the brain mask, the result with the template's edges and the label, both in three
     planes, and the histograms of intensities before and after.
 
-    Args:
-        raw: the subject as it was loaded.
-        processed: the subject after the chain.
-        records: what the chain returned with it.
-        path: the PNG to write.
-        doubts: what the checks found wrong with the scan itself.
-
     Returns:
         The numbers by which the case is judged.
     """

@@ -41,11 +41,6 @@ def read_patients(path: Path) -> dict[str, str]:
 def group_cases(root: Path, cases: Sequence[Case], grouped_by_layout: bool = False) -> tuple[tuple[Case, ...], bool]:
     """Gives each case its patient from `patients.csv`, if the folder has that file.
 
-    Args:
-        root: the folder of the dataset.
-        cases: the cases as the layout read them.
-        grouped_by_layout: whether the layout itself says who is the patient.
-
     Returns:
         The cases in order of name, and whether anything groups them into patients.
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from scipy import ndimage
 
 from data.options import Options
@@ -23,15 +23,17 @@ _INVERSE_TOLERANCE = 1e-3
 _INVERSE_STEPS = 100
 
 
-def require_range(name: str, limits: tuple[float, float], most: float = float("inf")) -> None:
-    """Refuses an option that is not a range of numbers from 0 to `most`, the smaller first.
+def range_within(most: float = float("inf"), *, positive: bool = False) -> AfterValidator:
+    """Metadata of an option: a range of numbers from 0 (or above it, if `positive`) to `most`, the smaller first."""
 
-    Raises:
-        ValueError: with the option's name and what was found.
-    """
-    low, high = limits
-    if not 0 <= low <= high <= most:
-        raise ValueError(f"{name} is a range from 0 to {most:g}, the smaller number first, not {low:g} to {high:g}")
+    def check(limits: tuple[float, float]) -> tuple[float, float]:
+        low, high = limits
+        if not 0 <= low <= high <= most or (positive and low == 0):
+            least = "above 0" if positive else "from 0"
+            raise ValueError(f"a range {least} to {most:g}, the smaller number first, not {low:g} to {high:g}")
+        return limits
+
+    return AfterValidator(check)
 
 
 class WarpOptions(Options):

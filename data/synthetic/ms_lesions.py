@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import ndimage
 
 from data.options import Options
 from data.synthetic.anatomy import Head, Tissue, upsampled_noise
 from data.synthetic.contrast import Overlay
-from data.synthetic.deformation import require_range
+from data.synthetic.deformation import range_within
 
 # Measured on 18 consensus lesion masks in MNI space at 1 mm (open MS data of the University of Ljubljana, Lesjak et
 # al., "A novel public MR image dataset of multiple sclerosis patients with lesion segmentations based on multi-rater
@@ -40,18 +42,14 @@ _IRREGULARITY = 0.35
 class MSLesionOptions(Options):
     """Lesions of the `ms` cohort."""
 
-    load_ml: tuple[float, float] = Field(
+    load_ml: Annotated[tuple[float, float], range_within(100)] = Field(
         (4.0, 45.0),
         description="range of the total lesion volume of a patient in ml; the measured distribution is cut to it",
     )
-    contrast: tuple[float, float] = Field((0.85, 1.25), description="range of a patient's lesion contrast, 1 = typical")
+    contrast: Annotated[tuple[float, float], range_within(3)] = Field(
+        (0.85, 1.25), description="range of a patient's lesion contrast, 1 = typical"
+    )
     contrast_variation: float = Field(0.15, ge=0, le=0.5, description="relative s.d. of the contrast between lesions")
-
-    @model_validator(mode="after")
-    def _ranges_in_order(self) -> MSLesionOptions:
-        require_range("load_ml", self.load_ml, 100)
-        require_range("contrast", self.contrast, 3)
-        return self
 
 
 def draw_sizes(options: MSLesionOptions, rng: np.random.Generator) -> NDArray[np.float64]:

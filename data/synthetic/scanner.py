@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations, product
+from typing import Annotated
 
 import nibabel as nib
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import ndimage
 
 from data.options import Options
 from data.synthetic.anatomy import interpolation_weights
-from data.synthetic.deformation import Warp, rotation_matrix, smooth_noise
+from data.synthetic.deformation import Warp, range_within, rotation_matrix, smooth_noise
 from data.volume import Volume
 
 # Lattice on which the inverse warp is solved before linear interpolation, mm.
@@ -42,23 +43,19 @@ _BIAS_SCALE_MM = 60.0
 class ScannerOptions(Options):
     """The grid and the imperfections of a scan."""
 
-    in_plane_spacing: tuple[float, float] = Field((2.0, 2.0), description="range of the in-plane voxel size, mm")
-    through_plane_spacing: tuple[float, float] = Field((3.0, 4.0), description="range of the slice distance, mm")
+    in_plane_spacing: Annotated[tuple[float, float], range_within(positive=True)] = Field(
+        (2.0, 2.0), description="range of the in-plane voxel size, mm"
+    )
+    through_plane_spacing: Annotated[tuple[float, float], range_within(positive=True)] = Field(
+        (3.0, 4.0), description="range of the slice distance, mm"
+    )
     random_orientation: bool = Field(True, description="store the axes in a random one of 48 orders, else as RAS")
     sample_mm: float = Field(1.25, gt=0, le=6, description="largest distance of the samples averaged into a voxel, mm")
     bias_strength: float = Field(0.15, ge=0, le=1, description="standard deviation of the log bias field")
     noise: float = Field(0.03, ge=0, le=0.5, description="s.d. of the complex noise relative to white matter")
-    signal_scale: tuple[float, float] = Field((80.0, 3000.0), description="range of white matter's stored value")
-
-    @model_validator(mode="after")
-    def _ranges_in_order(self) -> ScannerOptions:
-        for name in ("in_plane_spacing", "through_plane_spacing", "signal_scale"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise ValueError(
-                    f"{name} is a range: two positive numbers, the smaller first, not {low:g} and {high:g}"
-                )
-        return self
+    signal_scale: Annotated[tuple[float, float], range_within(positive=True)] = Field(
+        (80.0, 3000.0), description="range of white matter's stored value"
+    )
 
 
 @dataclass(frozen=True)

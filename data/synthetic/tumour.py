@@ -8,18 +8,19 @@ fluid. Noise in the speed makes the outlines irregular, and a front is connected
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field
 from scipy import ndimage
 
 from data.options import Options
 from data.synthetic.anatomy import Head, Tissue, refined, upsampled_noise
 from data.synthetic.brain import Pathology
 from data.synthetic.contrast import Overlay
-from data.synthetic.deformation import require_range, with_expansion
+from data.synthetic.deformation import range_within, with_expansion
 
 CORE, RIM, OEDEMA = 1, 2, 3
 # Speeds of the fronts in CSF, grey and white matter; ventricles stop both.
@@ -41,20 +42,18 @@ _HETEROGENEITY = 0.2
 class TumourOptions(Options):
     """The mass of the `tumour` cohort."""
 
-    volume_ml: tuple[float, float] = Field((30.0, 150.0), description="range of the volume of core, rim and oedema, ml")
-    mass_share: tuple[float, float] = Field(
+    volume_ml: Annotated[tuple[float, float], range_within(400, positive=True)] = Field(
+        (30.0, 150.0), description="range of the volume of core, rim and oedema, ml"
+    )
+    mass_share: Annotated[tuple[float, float], range_within(1)] = Field(
         (0.3, 0.6), description="range of the share of that volume that is not oedema"
     )
-    core_share: tuple[float, float] = Field((0.2, 0.55), description="range of the share of the mass that is core")
-    mass_effect: tuple[float, float] = Field((0.05, 0.3), description="range of the relative swelling at the centre")
-
-    @model_validator(mode="after")
-    def _ranges_in_order(self) -> TumourOptions:
-        for name, most in (("volume_ml", 400.0), ("mass_share", 1.0), ("core_share", 1.0), ("mass_effect", 0.5)):
-            require_range(name, getattr(self, name), most)
-        if self.volume_ml[0] <= 0:
-            raise ValueError("volume_ml starts above 0: a tumour has a volume")
-        return self
+    core_share: Annotated[tuple[float, float], range_within(1)] = Field(
+        (0.2, 0.55), description="range of the share of the mass that is core"
+    )
+    mass_effect: Annotated[tuple[float, float], range_within(0.5)] = Field(
+        (0.05, 0.3), description="range of the relative swelling at the centre"
+    )
 
 
 def draw_tumour(head: Head, options: TumourOptions, rng: np.random.Generator) -> Pathology:

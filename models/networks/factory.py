@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -43,6 +43,14 @@ NetworkOptions = Annotated[
     Field(discriminator="name"),
     BeforeValidator(_named),
 ]
+
+_BUILDERS: dict[type[Any], Callable[[Any, int, int], nn.Module]] = {
+    ResidualUNetOptions: ResidualUNet,
+    UNetOptions: build_unet,
+    DynUNetOptions: build_dynunet,
+    SegResNetOptions: build_segresnet,
+    ImportedNetworkOptions: build_imported,
+}
 
 # A width that no real network has, so that a parameter whose shape depends on it stands out.
 _PROBE_WIDTH = 9973
@@ -81,18 +89,7 @@ def build_network(
 
 
 def _construct(record: NetworkRecord) -> nn.Module:
-    options, in_channels, out_channels = record.options, record.in_channels, record.out_channels
-    network: nn.Module
-    if isinstance(options, ResidualUNetOptions):
-        network = ResidualUNet(options, in_channels, out_channels)
-    elif isinstance(options, UNetOptions):
-        network = build_unet(options, in_channels, out_channels)
-    elif isinstance(options, DynUNetOptions):
-        network = build_dynunet(options, in_channels, out_channels)
-    elif isinstance(options, ImportedNetworkOptions):
-        network = build_imported(options, in_channels, out_channels)
-    else:
-        network = build_segresnet(options, in_channels, out_channels)
+    network = _BUILDERS[type(record.options)](record.options, record.in_channels, record.out_channels)
     network.__dict__["graft_record"] = record
     return network
 

@@ -5,6 +5,8 @@ Sources: Atanov et al., "The Deep Weight Prior", ICLR 2019; Kuzina et al. 2019.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from data.errors import ModelError
@@ -15,7 +17,7 @@ from models.priors.prior import FitReport, Progress
 from models.priors.standardisation import Scaling
 from models.priors.vae_density import VAEDensity
 from models.priors.vae_options import Condition
-from models.priors.vae_training import Penalty, VAETraining, remember, set_aside
+from models.priors.vae_training import Penalty, VAETraining, set_aside
 from models.random_draws import draw_seed
 
 _FILTERS_AT_A_TIME = 32_768
@@ -65,12 +67,6 @@ class FilterVAE(VAEDensity):
         With a boosted latent prior this is BooVAE; with a mixture, the existing components are frozen and new ones
         added; with a penalty that holds the networks (elastic weight consolidation) any latent prior works.
 
-        Args:
-            bank: filters of the new source set, of the same layers.
-            generator: source of all randomness.
-            progress: called during the update.
-            penalty: added to the loss of every step, nats per filter.
-
         Raises:
             ModelError: if nothing would preserve what was learned before, or the bank does not fit.
         """
@@ -82,7 +78,8 @@ class FilterVAE(VAEDensity):
                 expected="latent_prior: boosted",
                 fix="set 'latent_prior: boosted' and fit again, or fit to the filters of both sets",
             )
-        memory = remember(self) if isinstance(self.latent_prior, BoostedMixture) else None
+        boosted = isinstance(self.latent_prior, BoostedMixture)
+        memory = copy.deepcopy(self).requires_grad_(False) if boosted else None
         self.requires_grad_(True)
         self.sets += 1
         if isinstance(self.latent_prior, LearnedMixture):

@@ -130,10 +130,6 @@ class LearnedMixture(MixturePrior):
     """A mixture of normal distributions whose weights, means and variances are trained with the VAE.
 
     A new source set freezes the existing components and adds its own (the mixture baseline of the BooVAE paper).
-
-    Args:
-        latent: dimensions of z.
-        components: components for each source set.
     """
 
     earlier_log_weights: Tensor

@@ -52,11 +52,6 @@ class FilterPrior(nn.Module, ABC):
     ) -> FitReport:
         """Fits the density to a bank.
 
-        Args:
-            bank: filters of one group of layers.
-            generator: source of all randomness.
-            progress: called during the fit.
-
         Raises:
             ModelError: if the bank has another kernel size, is empty, or holds numbers that are not finite.
         """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,14 +21,6 @@ Penalty = Callable[[], Tensor]
 _CHECKS = 20
 _CHECK_SAMPLES = 8
 _CHECKED_FILTERS = 4096
-
-
-@dataclass
-class _Best:
-    """The best state so far, by its value on the filters that are only checked."""
-
-    value: float = -math.inf
-    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class VAETraining:
@@ -63,8 +54,12 @@ class VAETraining:
         self.sets = sets
         self.penalty = penalty
         self.checked = checked
-        self.before = _mixture_of(memory)
-        self.best = _Best()
+        self.before: NormalMixture | None = None
+        if memory is not None and isinstance(memory.latent_prior, BoostedMixture):
+            self.before = memory.latent_prior.mixture
+        # The best state so far, by its value on the filters that are only checked.
+        self.best_value = -math.inf
+        self.best_state: dict[str, Tensor] = {}
 
     def run(self, progress: Progress | None) -> tuple[tuple[float, ...], int]:
         """Trains to the end.
@@ -102,9 +97,9 @@ class VAETraining:
             if progress is not None:
                 progress(done, total)
         optimiser.zero_grad(set_to_none=True)
-        if self.best.state:
-            self.vae.resize_buffers(self.best.state)
-            self.vae.load_state_dict(self.best.state)
+        if self.best_state:
+            self.vae.resize_buffers(self.best_state)
+            self.vae.load_state_dict(self.best_state)
         self._place_components()
         return tuple(history), done
 
@@ -150,8 +145,8 @@ class VAETraining:
         filters, rows = self.checked.filters, self.checked.rows
         bound = self.vae.bound(filters, rows, samples, generator, beta=options.beta).mean()
         value = float(bound - self._anchors(generator))
-        if value > self.best.value:
-            self.best = _Best(value, copy.deepcopy(self.vae.state_dict()))
+        if value > self.best_value:
+            self.best_value, self.best_state = value, copy.deepcopy(self.vae.state_dict())
 
     def _anchors(self, generator: torch.Generator | None = None) -> Tensor:
         """Returns the terms that hold an update to what was learned before, nats per filter; 0 in a first training."""
@@ -241,19 +236,6 @@ def set_aside(keys: Tensor, share: float, generator: torch.Generator | None) -> 
     if len(checked) > _CHECKED_FILTERS:
         checked = checked[random_rows(len(checked), _CHECKED_FILTERS, generator).cpu()].sort().values
     return trained, checked
-
-
-def remember(vae: VAEDensity) -> VAEDensity:
-    """Returns a frozen copy of a VAE."""
-    memory = copy.deepcopy(vae)
-    memory.requires_grad_(False)
-    return memory
-
-
-def _mixture_of(memory: VAEDensity | None) -> NormalMixture | None:
-    return (
-        memory.latent_prior.mixture if memory is not None and isinstance(memory.latent_prior, BoostedMixture) else None
-    )
 
 
 def _normal_kl(mean_q: Tensor, log_variance_q: Tensor, mean_p: Tensor, log_variance_p: Tensor) -> Tensor:
