@@ -51,11 +51,6 @@ def looks_like_ct(array: NDArray) -> bool:
     return _is_hounsfield(_sample(array))
 
 
-def air_share(array: NDArray) -> float:
-    """Share of the values at −900 or below."""
-    return float(np.mean(array <= _AIR))
-
-
 def hounsfield_fault(array: NDArray) -> RangeFault | None:
     """Returns why values are not Hounsfield units; `None` where they may be."""
     values = _sample(array)
@@ -84,12 +79,6 @@ def hounsfield_fault(array: NDArray) -> RangeFault | None:
     text = f"the lowest value is {plain_number(low)} and the highest {plain_number(high)}, so this is not a CT in "
     text += "Hounsfield units with air"
     return RangeFault(text, False, "export the CT in Hounsfield units, or correct `modality`")
-
-
-def lowest_value(array: NDArray) -> float:
-    """The 0.1th percentile, which stray voxels do not move; NaN where no value is finite."""
-    values = _sample(array)
-    return float(np.percentile(values, 0.1)) if values.size else float("nan")
 
 
 def _sample(array: NDArray) -> NDArray[np.float64]:
@@ -140,10 +129,9 @@ def range_fault(array: NDArray, modality: Modality) -> RangeFault | None:
     if modality is Modality.CT:
         return hounsfield_fault(array)
     if looks_like_ct(array):
-        text = f"looks like CT in Hounsfield units ({air_share(array):.0%} of the voxels at {_AIR:g} or below), "
-        return RangeFault(
-            text + f"and the modality is {modality.value}", True, "correct `modality`, or the list of cases"
-        )
+        text = f"looks like CT in Hounsfield units ({np.mean(array <= _AIR):.0%} of the voxels at {_AIR:g} or below), "
+        text += f"and the modality is {modality.value}"
+        return RangeFault(text, True, "correct `modality`, or the list of cases")
     return None
 
 
@@ -154,7 +142,7 @@ class ValueScale:
     Attributes:
         is_ct: whether they look like Hounsfield units, air included.
         fault: why they are not Hounsfield units.
-        lowest: the lowest value, stray voxels aside.
+        lowest: the 0.1th percentile, which stray voxels do not move; NaN where no value is finite.
     """
 
     is_ct: bool
@@ -164,5 +152,6 @@ class ValueScale:
     @classmethod
     def of(cls, array: NDArray) -> ValueScale:
         """Judges an image."""
-        fault = hounsfield_fault(array)
-        return cls(fault is None and looks_like_ct(array), fault, lowest_value(array))
+        fault, values = hounsfield_fault(array), _sample(array)
+        lowest = float(np.percentile(values, 0.1)) if values.size else float("nan")
+        return cls(fault is None and looks_like_ct(array), fault, lowest)

@@ -108,7 +108,11 @@ def reorient(volume: Volume, orientation: str) -> Volume:
     """Returns the same voxels with the array axes permuted and flipped, so that they point as the three letters say."""
     current = nib.orientations.io_orientation(volume.affine)
     wanted = nib.orientations.axcodes2ornt(tuple(orientation))
-    transform = nib.orientations.ornt_transform(current, wanted)
+    return turned(volume, nib.orientations.ornt_transform(current, wanted))
+
+
+def turned(volume: Volume, transform: NDArray[np.float64]) -> Volume:
+    """Returns the same voxels with the array axes permuted and flipped by an orientation transform of nibabel."""
     array = np.ascontiguousarray(nib.orientations.apply_orientation(volume.array, transform))
     return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(transform, volume.shape))
 
@@ -117,13 +121,10 @@ def turned_like(volume: Volume, reference: Volume) -> Volume:
     """Returns the same voxels with the array axes permuted and flipped to run along those of a reference.
 
     The volume itself is returned where they do. Axes are compared with each other and not with the patient's, so that
-    rounding cannot tell apart two grids that lie askew.
+    rounding does not matter for two oblique grids.
     """
     axes = nib.orientations.io_orientation(np.linalg.inv(reference.affine) @ volume.affine)
-    if (axes == [[0, 1], [1, 1], [2, 1]]).all():
-        return volume
-    array = np.ascontiguousarray(nib.orientations.apply_orientation(volume.array, axes))
-    return Volume(array, volume.affine @ nib.orientations.inv_ornt_aff(axes, volume.shape))
+    return volume if (axes == [[0, 1], [1, 1], [2, 1]]).all() else turned(volume, axes)
 
 
 def snap(volume: Volume, reference: Volume) -> Volume:

@@ -127,14 +127,7 @@ def register_brain(
     spacings: Sequence[float],
     iterations: int = 60,
 ) -> tuple[Registration, float]:
-    """Registers the template's brain to a scan's brain.
-
-    Args:
-        volume: a scan in any contrast.
-        mask: `[X, Y, Z]`, the brain in it.
-        degrees: rigid or affine.
-        spacings: voxel size in mm of each level, coarse to fine.
-        iterations: largest number of optimiser steps at each level.
+    """Registers the template's brain to the brain `mask` `[X, Y, Z]` of a scan in any contrast.
 
     Returns:
         The map from the template's world to the scan's, and the Dice of the masks under it.

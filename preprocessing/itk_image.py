@@ -39,8 +39,3 @@ def world_matrix(transform: Any) -> NDArray[np.float64]:
     lps[:3, :3] = matrix
     lps[:3, 3] = np.array(transform.GetTranslation()) + centre - matrix @ centre
     return LPS_TO_RAS @ lps @ LPS_TO_RAS
-
-
-def lps_matrix(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns a RAS+ world matrix `[4, 4]` in ITK's LPS+ world."""
-    return LPS_TO_RAS @ matrix @ LPS_TO_RAS

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from data.itk_file import LPS_TO_RAS
 from data.volume import Volume
 from preprocessing.interruption import ask, register
-from preprocessing.itk_image import lps_matrix, to_itk, world_matrix
+from preprocessing.itk_image import to_itk, world_matrix
 
 
 class Degrees(StrEnum):
@@ -150,7 +151,7 @@ def _transform(matrix: NDArray[np.float64], degrees: Degrees, centre: NDArray[np
     """Returns the SimpleITK transform of a kind that comes nearest to a RAS+ matrix."""
     import SimpleITK as sitk
 
-    lps = lps_matrix(matrix)
+    lps = LPS_TO_RAS @ matrix @ LPS_TO_RAS
     middle = centre * [-1, -1, 1]
     linear = lps[:3, :3]
     transform: sitk.AffineTransform | sitk.Euler3DTransform | sitk.Similarity3DTransform

@@ -47,10 +47,7 @@ def similar_pairs(similarity: NDArray[np.float64]) -> list[tuple[int, int]]:
     """Finds pairs that are far more alike than either is to the rest of the cohort.
 
     The cases most similar to a case are close to it if the next one is 2.5 times as dissimilar. A pair is reported if
-    each is close to the other. A threshold on the similarity alone would depend on organ and sequence.
-
-    Args:
-        similarity: `[N, N]` correlations.
+    each is close to the other. A threshold on the correlations `[N, N]` alone would depend on organ and sequence.
     """
     count = len(similarity)
     if count < _SMALLEST_COHORT:
@@ -97,9 +94,7 @@ def check_near_duplicates(
 ) -> Iterator[Finding]:
     """Hints at cases of one patient that are not grouped: rescans, or two crops of one scan.
 
-    Args:
-        cases: the cohort.
-        splits: side of a split → names of its cases; a pair on two sides is a warning.
+    A pair on two sides of a split is a warning.
     """
     side = {name: label for label, names in (splits or {}).items() for name in names}
     exact = {digest for case in cases for digest in (case.content or {}).values()}

@@ -35,11 +35,6 @@ class FileObservation:
     frames: tuple[Volume, ...] = ()
     error: DataError | None = None
 
-    @property
-    def series(self) -> bool:
-        """Whether the file holds several frames."""
-        return len(self.frames) > 1
-
 
 @dataclass(frozen=True)
 class CaseObservation:
@@ -101,7 +96,7 @@ def _is_there(path: Path) -> bool:
 
 def _single(observation: FileObservation | None, frame: int | None = None) -> Volume | None:
     """The volume of a channel; `None` if it was not read, or if it is not clear which frame is meant."""
-    if observation is None or (frame is None and observation.series):
+    if observation is None or (frame is None and len(observation.frames) > 1):
         return None
     index = frame or 0
     return observation.frames[index] if index < len(observation.frames) else None

@@ -67,7 +67,7 @@ def _lines(path: Path, text: str, delimiter: str, skipped: int) -> Iterator[tupl
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         for cells in reader:
-            yield reader.line_num + skipped, _stripped(cells)
+            yield reader.line_num + skipped, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise DataError(
             f"{path}: line {reader.line_num + skipped} cannot be read ({error})",
@@ -114,15 +114,11 @@ def _names_all(text: str, delimiter: str, required: Sequence[str]) -> bool:
 def _columns(cells: Sequence[str], known: Sequence[str]) -> list[str]:
     """The names of the columns; known ones in the spelling of `known`."""
     spelling = {_plain(name): name for name in known}
-    return [spelling.get(_plain(cell), cell) for cell in _stripped(cells)]
+    return [spelling.get(_plain(cell.strip()), cell.strip()) for cell in cells]
 
 
 def _plain(name: str) -> str:
     return name.lower().replace(" ", "_").replace("-", "_")
-
-
-def _stripped(cells: Sequence[str]) -> list[str]:
-    return [cell.strip() for cell in cells]
 
 
 def _check_columns(path: Path, columns: Sequence[str], required: Sequence[str]) -> None:

@@ -14,8 +14,8 @@ from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import image_stem
-from data.layouts.brain_masks import ready_made_mask
 from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
+from data.layouts.decathlon_case import decathlon_case
 from data.layouts.patients import group_cases
 from data.layouts.unused_files import unused_files
 
@@ -44,17 +44,7 @@ class MsdLayout:
             )
         key = "channel_names" if "channel_names" in content and "modality" not in content else "modality"
         channels = channel_names(path, content, key)
-        cases: dict[str, Case] = {}
-        for entry in training:
-            case = _case(root, entry, channels)
-            if case.name in cases:
-                raise DataError(
-                    f"{path}: `training` lists case {case.name!r} twice",
-                    expected="file names that differ",
-                    fix="remove or rename one of the two",
-                )
-            cases[case.name] = case
-        grouped, has_patients = group_cases(root, list(cases.values()))
+        grouped, has_patients = group_cases(root, [_case(root, entry, channels) for entry in training])
         names = label_names(path, content) if labels else {}
         findings = unused_files(root, grouped, Level.INFO, "list them in `training` if they are cases")
         return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings))
@@ -72,11 +62,5 @@ def _case(root: Path, entry: Any, channels: tuple[str, ...]) -> Case:
         )
     path = path_inside(root, "training", image)
     frames: list[int | None] = list(range(len(channels))) if len(channels) > 1 else [None]
-    name = image_stem(path)
-    return Case(
-        name=name,
-        patient=name,
-        channels={channel: ImageSource(path, frame) for channel, frame in zip(channels, frames, strict=True)},
-        label=path_inside(root, "training", label) if label else None,
-        brain_mask=ready_made_mask(root, name),
-    )
+    sources = {channel: ImageSource(path, frame) for channel, frame in zip(channels, frames, strict=True)}
+    return decathlon_case(root, image_stem(path), sources, path_inside(root, "training", label) if label else None)

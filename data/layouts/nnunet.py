@@ -17,8 +17,8 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_stem, image_suffix
 from data.input_file import is_there
-from data.layouts.brain_masks import ready_made_mask
 from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
+from data.layouts.decathlon_case import decathlon_case
 from data.layouts.patients import group_cases
 from data.layouts.unused_files import unused_files
 
@@ -114,16 +114,12 @@ def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Cas
             expected="one for each case and channel",
             fix="put them there",
         )
-    return [
-        Case(
-            name=name,
-            patient=name,
-            channels={c: ImageSource(images / f"{name}_{i:04d}{ending}") for i, c in enumerate(channels)},
-            label=path if (path := labels / f"{name}{ending}").exists() else None,
-            brain_mask=ready_made_mask(root, name),
-        )
-        for name in sorted(names)
-    ]
+    cases = []
+    for name in sorted(names):
+        sources = {c: ImageSource(images / f"{name}_{i:04d}{ending}") for i, c in enumerate(channels)}
+        label = labels / f"{name}{ending}"
+        cases.append(decathlon_case(root, name, sources, label if label.exists() else None))
+    return cases
 
 
 def _listed_case(root: Path, name: str, entry: Any, channels: tuple[str, ...]) -> Case:
@@ -136,11 +132,5 @@ def _listed_case(root: Path, name: str, entry: Any, channels: tuple[str, ...]) -
             expected=f"a list of {len(channels)} `images`, one for each channel, and a `label`",
             fix="correct that entry",
         )
-    paths = [path_inside(root, "dataset", image) for image in names]
-    return Case(
-        name=name,
-        patient=name,
-        channels={c: ImageSource(path) for c, path in zip(channels, paths, strict=True)},
-        label=path_inside(root, "dataset", label) if label else None,
-        brain_mask=ready_made_mask(root, name),
-    )
+    sources = {c: ImageSource(path_inside(root, "dataset", i)) for c, i in zip(channels, names, strict=True)}
+    return decathlon_case(root, name, sources, path_inside(root, "dataset", label) if label else None)

@@ -21,7 +21,7 @@ from scipy import ndimage
 from data.options import Options
 from data.synthetic.anatomy import interpolation_weights
 from data.synthetic.deformation import Warp, range_within, rotation_matrix, smooth_noise
-from data.volume import Volume
+from data.volume import Volume, turned
 
 # Lattice on which the inverse warp is solved before linear interpolation, mm.
 _WARP_STEP = 4.0
@@ -84,9 +84,7 @@ class ScanGrid:
         transform = nib.orientations.ornt_transform(
             nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(self.orientation)
         )
-        moved = nib.orientations.apply_orientation(array, transform)
-        affine = self.affine @ nib.orientations.inv_ornt_aff(transform, self.shape)
-        return Volume(np.ascontiguousarray(moved), affine)
+        return turned(Volume(array, self.affine), transform)
 
 
 def draw_grid(whole: NDArray, needed: NDArray, options: ScannerOptions, rng: np.random.Generator) -> ScanGrid:

@@ -67,11 +67,6 @@ class ImportedNetworkOptions(Options):
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
 
-    @property
-    def allowed(self) -> bool:
-        """Whether the code may be run."""
-        return self._allowed
-
     def require_code(self) -> Callable[..., Any]:
         """Imports the function.
 

@@ -159,7 +159,7 @@ def test_consent_goes_along_to_workers_and_is_no_part_of_the_network(
     assert unasked != options(width=5)
     assert "allowed" not in options().model_dump_json()
     with network_code_allowed(), network_code_allowed(False):
-        assert not ADAPTER.validate_python({"factory": f"{package}:build"}).allowed
+        assert not ADAPTER.validate_python({"factory": f"{package}:build"})._allowed
 
 
 @pytest.mark.parametrize(
