@@ -212,7 +212,6 @@ def test_a_missing_folder_and_an_unknown_layout_are_refused(tmp_path: Path) -> N
     [
         ({"training": []}, "`training` is not a list of images"),
         ({"training": [{"label": "a"}]}, "`training` has the entry"),
-        ({"training": ["imagesTr/a.nii.gz", "imagesTr/a.nii.gz"]}, "case name 'a' is given twice"),
         ({"modality": None}, "`modality` is missing"),
         ({"modality": {"1": "T1"}}, "`modality` has the keys 1"),
         ({"labels": None}, "`labels` is missing"),
@@ -228,6 +227,13 @@ def test_a_wrong_dataset_json_is_refused(tmp_path: Path, changes: dict[str, Any]
     assert str(root / "dataset.json") in str(caught.value)
     assert caught.value.expected
     assert caught.value.fix
+
+
+def test_a_case_that_dataset_json_lists_twice_is_refused(tmp_path: Path) -> None:
+    root = write_msd(tmp_path / "msd")
+    edit_json(root, training=["imagesTr/a.nii.gz", "imagesTr/a.nii.gz"])
+    with pytest.raises(DataError, match="case name 'a' is given twice"):
+        read_dataset(root)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
