@@ -104,12 +104,16 @@ def without_deep_supervision(options: NetworkOptions) -> NetworkOptions:
     return options
 
 
-def coarsest_factor(options: NetworkOptions) -> int:
-    """Returns how many voxels of the image, along each axis, one voxel of the coarsest level stands for."""
+def coarsest_factors(options: NetworkOptions) -> tuple[int, int, int]:
+    """Returns how many voxels of the image along each axis one voxel of the coarsest level stands for."""
+    if isinstance(options, ResidualUNetOptions):
+        return options.reduction
     if isinstance(options, ImportedNetworkOptions):
-        return int(2 ** max(_imported_levels(_construct(NetworkRecord(options, 1, 2))).values(), default=0))
-    levels = len(options.encoder_blocks if isinstance(options, SegResNetOptions) else options.channels)
-    return int(2 ** (levels - 1))
+        below = max(_imported_levels(_construct(NetworkRecord(options, 1, 2))).values(), default=0)
+    else:
+        below = len(options.encoder_blocks if isinstance(options, SegResNetOptions) else options.channels) - 1
+    factor = int(2**below)
+    return factor, factor, factor
 
 
 def network_record(network: nn.Module) -> NetworkRecord:
@@ -227,7 +231,7 @@ def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Ten
 
     Returns:
         Level by module name: 0 for the resolution of the image (and for a module that is not called), 1 for half that
-        resolution, and so on.
+        resolution, and so on, along the axis that is reduced most.
 
     Raises:
         ModelError: there is no example and `build_network` did not make the network.
@@ -243,13 +247,13 @@ def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tenso
         record = network_record(network)
         network, options = meta_network(record), record.options
         example = torch.empty(1, record.in_channels, *[_PROBE_SIZE] * 3, device="meta")
-    size, levels = math.prod(example.shape[2:]) ** (1 / 3), dict[str, int]()
+    size, levels = example.shape[2:], dict[str, int]()
 
     def watch(name: str) -> RemovableHandle:
         def remember(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 5:
                 levels.pop(name, None)
-                levels[name] = round(math.log2(size / math.prod(output.shape[2:]) ** (1 / 3)))
+                levels[name] = max(round(math.log2(a / b)) for a, b in zip(size, output.shape[2:], strict=True))
 
         return network.get_submodule(name).register_forward_hook(remember)
 

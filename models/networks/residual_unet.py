@@ -7,14 +7,19 @@ problems", Frontiers in Neuroscience 13:844 (2019). With the default options and
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, Any, Literal, Self
 
 import torch.nn.functional as functional
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor, nn
 
 from data.errors import ModelError
 from data.options import Options
+
+
+Stride = tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]]
+"""Of one level along the three axes; 1 leaves an axis as it is."""
 
 
 def require_supervised_levels(supervised: int, levels: int) -> None:
@@ -39,6 +44,11 @@ class ResidualUNetOptions(Options):
         description="Residual blocks of the encoder at each level; the first block of every level but the finest "
         "halves the resolution. The finest level may have none (the stem alone).",
     )
+    strides: tuple[Stride, ...] | None = Field(
+        default=None,
+        description="How each level but the finest reduces the three axes, such as `[[2, 2, 1], [2, 2, 2], [2, 2, 2]]` "
+        "for thick slices; by default every level halves all of them.",
+    )
     decoder_blocks: int = Field(default=1, ge=1, le=8, description="Residual blocks of the decoder at each level.")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="Channel dropout before each block's last filter.")
     deep_supervision: int = Field(
@@ -54,13 +64,39 @@ class ResidualUNetOptions(Options):
                 "every level below the finest needs at least one encoder block, which halves the resolution"
             )
         require_supervised_levels(self.deep_supervision, len(self.channels))
+        if self.strides is not None:
+            if len(self.strides) != len(self.channels) - 1:
+                raise ValueError(f"strides has {len(self.strides)} entries; {len(self.channels) - 1} levels need one")
+            if (1, 1, 1) in self.strides:
+                raise ValueError("the stride [1, 1, 1] reduces nothing: leave the level out")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_strides(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Networks that were trained before strides could be chosen keep their recipes, and are not trained again.
+        content: dict[str, Any] = serialise(self)
+        if self.strides is None:
+            content.pop("strides", None)
+        return content
+
+    @property
+    def level_strides(self) -> tuple[Stride, ...]:
+        """Stride of each level but the finest."""
+        return self.strides or ((2, 2, 2),) * (len(self.channels) - 1)
+
+    @property
+    def reduction(self) -> tuple[int, int, int]:
+        """Voxels of the image along each axis that one voxel of the coarsest level stands for."""
+        x, y, z = (math.prod(along) for along in zip(*self.level_strides, strict=True))
+        return x, y, z
 
 
 class ResidualBlock(nn.Module):
     """InstanceNorm → ReLU → 3×3×3 convolution, twice, added to the input (projected where the shape changes)."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1), dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm1 = nn.InstanceNorm3d(in_channels, affine=True)
         self.conv1 = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
@@ -68,11 +104,11 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout3d(dropout)
         self.conv2 = nn.Conv3d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut: nn.Conv3d | None = None
-        if stride != 1 or in_channels != out_channels:
+        if stride != (1, 1, 1) or in_channels != out_channels:
             self.shortcut = nn.Conv3d(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps `[N, in, X, Y, Z]` to `[N, out, X/stride, Y/stride, Z/stride]` (rounded up)."""
+        """Maps `[N, in, X, Y, Z]` to `[N, out, X/stride, Y/stride, Z/stride]`, each with its axis's stride (rounded up)."""
         activated = functional.relu(self.norm1(features))
         # Pre-activation networks project the activated input (He et al. 2016, "Identity mappings", section 3).
         shortcut = features if self.shortcut is None else self.shortcut(activated)
@@ -127,7 +163,7 @@ class ResidualUNet(nn.Module):
         for level, count in enumerate(options.encoder_blocks):
             blocks = nn.Sequential()
             for index in range(count):
-                stride = 2 if level > 0 and index == 0 else 1
+                stride = options.level_strides[level - 1] if level > 0 and index == 0 else (1, 1, 1)
                 blocks.append(ResidualBlock(width, channels[level], stride, options.dropout))
                 width = channels[level]
             self.encoder.append(blocks)
@@ -155,12 +191,12 @@ class ResidualUNet(nn.Module):
         Raises:
             ModelError: if the image is too small for the number of levels.
         """
-        reduction = 2 ** (len(self.encoder) - 1)
-        if all(size <= reduction for size in image.shape[2:]):
+        reduction = self.options.reduction
+        if all(size <= factor for size, factor in zip(image.shape[2:], reduction, strict=True)):
             size = "×".join(str(s) for s in image.shape[2:])
             raise ModelError(
                 f"a patch of {size} voxels leaves one voxel at the coarsest of {len(self.encoder)} levels",
-                expected=f"more than {reduction} voxels along at least one axis",
+                expected=f"more than {_in_words(reduction)} voxels along at least one axis",
                 fix="enlarge the patch, use a finer spacing, or give the network fewer channels",
             )
         features = self.stem(image)
@@ -177,6 +213,10 @@ class ResidualUNet(nn.Module):
             return logits
         coarse = decoded[-2::-1]
         return [logits, *(head(features) for head, features in zip(self.coarse_heads, coarse, strict=False))]
+
+
+def _in_words(reduction: tuple[int, int, int]) -> str:
+    return str(reduction[0]) if len(set(reduction)) == 1 else "×".join(map(str, reduction))
 
 
 def _initialise(network: nn.Module) -> None:

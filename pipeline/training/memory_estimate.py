@@ -15,7 +15,7 @@ import torch
 
 from data.errors import TrainingError
 from models.deep_supervision import DeepSupervisionLoss
-from models.networks.factory import NetworkOptions, NetworkRecord, coarsest_factor, meta_network
+from models.networks.factory import NetworkOptions, NetworkRecord, coarsest_factors, meta_network
 from models.networks.imported_network import run_without_values
 from models.objectives import SegmentationLoss
 from pipeline.training.computing import Precision
@@ -176,16 +176,19 @@ def fitting_patches(estimate: MemoryEstimate, available: int) -> PatchOptions | 
     A smaller patch keeps its shape as far as the network allows: the longest axis is shortened first, to multiples of
     the network's coarsest voxel, and to at least two such voxels. `None` if not even the smallest patch fits.
     """
-    candidates = _smaller(estimate.patches, coarsest_factor(estimate.record.options))
+    candidates = _smaller(estimate.patches, coarsest_factors(estimate.record.options))
     return next((patches for patches in candidates if estimate.fits(patches, available)), None)
 
 
-def _smaller(patches: PatchOptions, factor: int) -> Iterator[PatchOptions]:
+def _smaller(patches: PatchOptions, factors: tuple[int, int, int]) -> Iterator[PatchOptions]:
     for batch in range(patches.batch, 0, -1):
         yield patches.model_copy(update={"batch": batch})
     size = list(patches.size)
     while True:
-        shortened = [max(factor * ((side - 1) // factor), min(side, 2 * factor)) for side in size]
+        shortened = [
+            max(factor * ((side - 1) // factor), min(side, 2 * factor))
+            for side, factor in zip(size, factors, strict=True)
+        ]
         candidates = [axis for axis in range(3) if shortened[axis] < size[axis]]
         if not candidates:
             return

@@ -15,7 +15,7 @@ from models.filters import FilterGrouping, group_layers
 from models.networks.factory import (
     NetworkOptions,
     build_network,
-    coarsest_factor,
+    coarsest_factors,
     decoder_parameters,
     end_blocks,
     head_parameters,
@@ -121,7 +121,7 @@ def test_its_parts_are_found_by_looking_at_shapes(options: Callable[..., Importe
     assert head_parameters(network) == ("head.weight", "head.bias")
     assert set(end_blocks(network)) == {"first.weight", "first.bias", "head.weight", "head.bias"}
     assert {name.partition(".")[0] for name in decoder_parameters(network)} == {"up", "last", "head"}
-    assert coarsest_factor(options()) == 2
+    assert coarsest_factors(options()) == (2, 2, 2)
     assert without_deep_supervision(options()) == options()
     groups = {rule: group_layers(network, rule) for rule in FilterGrouping}
     assert {name: len(layers) for name, layers in groups[FilterGrouping.CONSECUTIVE].items()} == {

@@ -3,8 +3,8 @@ import torch
 from pydantic import ValidationError
 
 from data.errors import ModelError
-from models.filters import filter_layers
-from models.networks.factory import build_network
+from models.filters import FilterGrouping, filter_layers, group_layers
+from models.networks.factory import build_network, coarsest_factors
 from models.networks.residual_unet import ResidualUNetOptions
 
 SMALL = ResidualUNetOptions(channels=(4, 6, 8), encoder_blocks=(0, 1, 2))
@@ -58,3 +58,36 @@ def test_residual_branch_is_added_to_an_identity():
 def test_options_that_do_not_fit_together_are_refused(changes):
     with pytest.raises(ValidationError):
         ResidualUNetOptions(**changes)
+
+
+THICK = ResidualUNetOptions(
+    channels=(4, 6, 8, 8), encoder_blocks=(0, 1, 1, 1), strides=((2, 2, 1), (2, 2, 1), (2, 2, 2))
+)
+
+
+def test_strides_spare_the_axis_of_thick_slices():
+    network = build_network(THICK, in_channels=1, out_channels=2)
+    features, shapes = network.stem(torch.randn(1, 1, 16, 16, 6)), []
+    for level in network.encoder:
+        features = level(features)
+        shapes.append(tuple(features.shape[2:]))
+    assert shapes == [(16, 16, 6), (8, 8, 6), (4, 4, 6), (2, 2, 3)]
+    assert network(torch.randn(1, 1, 16, 16, 6)).shape == (1, 2, 16, 16, 6)
+    assert coarsest_factors(THICK) == THICK.reduction == (8, 8, 2)
+
+
+def test_levels_with_strides_of_their_own_are_groups_of_their_own():
+    groups = group_layers(build_network(THICK, in_channels=1, out_channels=2), FilterGrouping.RESOLUTION)
+    assert list(groups) == ["resolution_0", "resolution_1", "resolution_2", "resolution_3"]
+
+
+def test_default_strides_are_no_part_of_what_is_stored():
+    assert "strides" not in SMALL.model_dump(mode="json")
+    assert THICK.model_dump(mode="json")["strides"] == [[2, 2, 1], [2, 2, 1], [2, 2, 2]]
+    assert ResidualUNetOptions.model_validate(THICK.model_dump(mode="json")) == THICK
+
+
+@pytest.mark.parametrize("strides", [((2, 2, 1),), ((2, 2, 2), (1, 1, 1), (2, 2, 2)), ((3, 2, 2),) * 3])
+def test_strides_that_do_not_fit_the_levels_are_refused(strides):
+    with pytest.raises(ValidationError):
+        ResidualUNetOptions(strides=strides)

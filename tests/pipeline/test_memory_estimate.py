@@ -9,7 +9,7 @@ import torch
 
 from data.errors import TrainingError
 from models.deep_supervision import DeepSupervisionLoss
-from models.networks.factory import build_network, coarsest_factor
+from models.networks.factory import build_network, coarsest_factors
 from models.networks.monai_networks import DynUNetOptions, SegResNetOptions, UNetOptions
 from models.networks.residual_unet import ResidualUNetOptions
 from models.objectives import SegmentationLoss
@@ -143,7 +143,7 @@ def test_fewer_patches_come_before_smaller_ones_and_what_is_named_fits() -> None
     assert fitting is not None
     assert estimated(fitting.size, fitting.batch).total <= one // 2
     sides = zip(fitting.size, (24, 16, 17), strict=True)
-    assert all(side % coarsest_factor(SMALL) == 0 for side, before in sides if side != before)
+    assert all(side % coarsest_factors(SMALL)[0] == 0 for side, before in sides if side != before)
     with pytest.raises(TrainingError, match=rf"patches\.batch to 1 and patches\.size to \{list(fitting.size)}"):
         require_memory(estimate, one // 2)
 
