@@ -71,7 +71,12 @@ class BootstrapSample:
     out_of_bag: tuple[str, ...]
 
 
-def _labelled_patients(dataset: Dataset, excluded: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+def same_root(first: Dataset, second: Dataset) -> bool:
+    """Whether two datasets lie in the same folder, so that equal patient names mean the same person."""
+    return first.root.resolve() == second.root.resolve()
+
+
+def labelled_patients(dataset: Dataset, excluded: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
     """Patients all of whose cases have a label, with their cases."""
     return {
         patient: tuple(case.name for case in cases)
@@ -89,7 +94,7 @@ def _require(dataset: Dataset, available: int, wanted: Mapping[str, int], used: 
     if total <= available:
         return
     asked = " + ".join(f"{count} (`{key}`)" for key, count in wanted.items())
-    unlabelled = len(dataset.by_patient()) - len(_labelled_patients(dataset))
+    unlabelled = len(dataset.by_patient()) - len(labelled_patients(dataset))
     note = f", {unlabelled} more have cases without a label" if unlabelled else ""
     keys = " or ".join(f"`{key}`" for key, count in wanted.items() if count)
     raise DataError(
@@ -135,7 +140,7 @@ def draw_split(
         for role, choice in choices.items()
         if not isinstance(choice, int | None)
     }
-    one_folder = source.root.resolve() == target.root.resolve()
+    one_folder = same_root(source, target)
     for first, second in combinations(listed, 2):
         if one_folder or first != "source.cases":
             _refuse_shared_patient(listed[first], first, listed[second], second)
@@ -160,7 +165,7 @@ def _drawn(
     dataset: Dataset, stream: str, wanted: Mapping[str, int | None], taken: Collection[str], beside: str, seed: int
 ) -> list[PatientCases]:
     """Draws sets of labelled patients, `None` for all others; `beside` says which patients are `taken` already."""
-    labelled = _labelled_patients(dataset, excluded=taken)
+    labelled = labelled_patients(dataset, excluded=taken)
     others = max(len(labelled) - sum(count for count in wanted.values() if count is not None), 0)
     counts = {key: others if count is None else count for key, count in wanted.items()}
     _require(dataset, len(labelled), counts, f" beside {beside} in the same folder" if taken else "")

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from data.options import Options
 
-
 Stride = tuple[Literal[1, 2], Literal[1, 2], Literal[1, 2]]
 """Of one level along the three axes; 1 leaves an axis as it is."""
 
@@ -94,9 +93,7 @@ class ResidualUNetOptions(Options):
 class ResidualBlock(nn.Module):
     """InstanceNorm → ReLU → 3×3×3 convolution, twice, added to the input (projected where the shape changes)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1), dropout: float = 0.0
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: Stride = (1, 1, 1), dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.InstanceNorm3d(in_channels, affine=True)
         self.conv1 = nn.Conv3d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
@@ -108,7 +105,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = nn.Conv3d(in_channels, out_channels, 1, stride=stride, bias=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Maps `[N, in, X, Y, Z]` to `[N, out, X/stride, Y/stride, Z/stride]`, each with its axis's stride (rounded up)."""
+        """Maps `[N, in, X, Y, Z]` to `[N, out, X/stride, Y/stride, Z/stride]` (rounded up)."""
         activated = functional.relu(self.norm1(features))
         # Pre-activation networks project the activated input (He et al. 2016, "Identity mappings", section 3).
         shortcut = features if self.shortcut is None else self.shortcut(activated)

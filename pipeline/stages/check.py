@@ -171,7 +171,7 @@ def _sentence(finding: Finding) -> str:
     return f"{finding.found}; to fix it, {finding.fix}"
 
 
-def _refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
+def refuse(errors: Sequence[tuple[Path, Finding]]) -> None:
     """Raises a DataError that names the first errors, if there are any."""
     if errors:
         root, finding = errors[0]
@@ -187,9 +187,9 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         GraftError: a case or a dataset is not usable, or a split is not possible.
     """
     examination = examine(config, workspace, resources)
-    _refuse(examination.errors())
+    refuse(examination.errors())
     compare_with_source(examination.plan, resources.strict)
-    _refuse(examination.empty_targets())
+    refuse(examination.empty_targets())
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
@@ -266,7 +266,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
                 where = f" {finding.case}" if finding.case else ""
                 logger.warning("%s%s: %s (%s)", root, where, finding.found, finding.fix)
     examination = Examination(read_plan(config, workspace), findings)
-    _refuse([(root, finding) for root, finding in examination.errors() if finding.case is None])
+    refuse([(root, finding) for root, finding in examination.errors() if finding.case is None])
     return examination
 
 

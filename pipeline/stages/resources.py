@@ -29,7 +29,7 @@ class Resources:
     def execution(self, config: StudyConfig) -> Execution:
         """How units that only need the processor are run."""
         threads = config.execution.threads
-        return Execution(self.jobs or max(available_cores() // threads, 1), threads, config.execution.backend)
+        return Execution(self._units(threads), threads, config.execution.backend)
 
     def workers(self, config: StudyConfig, trainings: int) -> int:
         """Background processes of each training: as configured, else the rest of its share of the cores."""
@@ -45,7 +45,17 @@ class Resources:
         Raises:
             ConfigError: `cuda` is requested but not available.
         """
-        execution, device = self.execution(config), chosen_device(self.device)
-        if device == "cuda" and self.jobs is None:
-            execution = Execution(1, execution.threads, execution.backend)
-        return execution, device
+        jobs, device = self.trainings_at_a_time(config.execution.threads)
+        return Execution(jobs, config.execution.threads, config.execution.backend), device
+
+    def trainings_at_a_time(self, threads: int) -> tuple[int, str]:
+        """How many units of so many threads train at a time, and on which device.
+
+        Raises:
+            ConfigError: `cuda` is asked for and not there.
+        """
+        device = chosen_device(self.device)
+        return 1 if device == "cuda" and self.jobs is None else self._units(threads), device
+
+    def _units(self, threads: int) -> int:
+        return self.jobs or max(available_cores() // threads, 1)

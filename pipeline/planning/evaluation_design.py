@@ -1,0 +1,102 @@
+"""How a study is judged: few annotated patients are cross-validated, of many some are set aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from data.errors import DataError
+from pipeline.config.datasets import ALL_PATIENTS, LEAVE_ONE_OUT
+
+MOST_IN_FOLDS = 20
+"""Patients that are cross-validated; of more, some are set aside."""
+_MOST_LEFT_OUT_ONE_BY_ONE = 8
+_FOLDS = 5
+_TEST_SHARE = 3
+"""One of so many patients is set aside."""
+_MOST_TEST = 40
+"""Patients set aside: more narrow the intervals little, and each is predicted by every arm."""
+
+
+@dataclass(frozen=True)
+class EvaluationDesign:
+    """Who is learned from, and who is tested.
+
+    Attributes:
+        patients: annotated patients of the target.
+        pool: patients that are learned from, where not all are; the key `target.pool`.
+        folds: number of folds; `None` with test patients.
+        test: patients set aside.
+        why: a sentence.
+    """
+
+    patients: int
+    pool: int | None
+    folds: int | None
+    test: int
+    why: str
+
+    @property
+    def subsets(self) -> int:
+        """Sets of patients that an arm learns from: one for each fold, and all of them for the final model."""
+        return 1 if self.folds is None else self.folds + 1
+
+    @property
+    def tested(self) -> int:
+        """Patients that each arm is tested on."""
+        return self.test or self.patients
+
+    def with_fewer_folds(self) -> EvaluationDesign:
+        """The same with five folds instead of one for each patient."""
+        if self.folds is None or self.folds <= _FOLDS:
+            return self
+        return replace(self, folds=_FOLDS, why=f"cross-validated in {_FOLDS} folds")
+
+    def as_options(self) -> dict[str, Any]:
+        """The study's key `target`, but for the dataset."""
+        if self.folds is None:
+            return {"pool": self.pool, "test": self.test}
+        who: dict[str, Any] = {"patients": ALL_PATIENTS} if self.pool is None else {"pool": self.pool}
+        return {**who, "folds": LEAVE_ONE_OUT if self.folds == self.patients else self.folds}
+
+
+def evaluation_design(annotated: int, where: object, wanted: int | None = None) -> EvaluationDesign:
+    """Chooses how the target is judged.
+
+    Args:
+        annotated: patients all of whose cases are annotated.
+        where: the dataset, for errors.
+        wanted: how many of them are used; all by default.
+
+    Raises:
+        DataError: there are fewer than two, or fewer than are wanted.
+    """
+    if annotated == 0:
+        raise DataError(
+            f"{where}: no patient is annotated", expected="patients all of whose cases have a label", fix="add labels"
+        )
+    if wanted is not None and wanted > annotated:
+        raise DataError(
+            f"{where}: --patients asks for {wanted} patients, and {annotated} are annotated",
+            expected=f"at most {annotated}",
+            fix="lower `--patients`",
+        )
+    patients = wanted or annotated
+    if patients == 1:
+        raise DataError(
+            f"{where}: a model could learn from the one annotated patient, but nobody would be left to say how good "
+            "it is",
+            expected="2 annotated patients for a first impression, 5 or more for an interval that means something",
+            fix="annotate more patients",
+        )
+    if patients > MOST_IN_FOLDS:
+        test = min(patients // _TEST_SHARE, _MOST_TEST)
+        why = f"{patients} annotated patients are enough to set {test} aside, who are seen by no model"
+        return EvaluationDesign(patients, patients - test, None, test, why)
+    pool = None if wanted is None else wanted
+    if patients == 2:
+        why = "each of the two patients is tested by a model that learned from the other; two give no useful interval"
+        return EvaluationDesign(2, pool, 2, 0, why)
+    folds = patients if patients <= _MOST_LEFT_OUT_ONE_BY_ONE else _FOLDS
+    how = "one by one" if folds == patients else f"in {folds} folds"
+    return EvaluationDesign(patients, pool, folds, 0, f"{patients} annotated patients are cross-validated {how}")
