@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.errors import ConfigError
-from data.plain_number import plain_duration
+from data.plain_number import plain_duration, plain_number
 from pipeline.arms.choices import ArmOptions
 from pipeline.planning.speed import Speed
 
@@ -90,7 +90,7 @@ class Work:
         side = f", {self.at_a_time} at a time" if self.at_a_time > 1 else ""
         source = CYCLES * steps
         return [
-            f"a step takes {plain_duration(speed.step)}, a pass over a scan {plain_duration(speed.prediction)}",
+            f"a step takes {plain_number(speed.step)} s, a pass over a scan {plain_number(speed.prediction)} s",
             f"source: {self.networks} × {CYCLES} cycles × {steps} steps = {self.networks * source:,} steps{side}",
             f"target: {self.trainings} trainings × {steps} steps = {self.trainings * steps:,} steps{side}",
             f"predictions: {self.passes:,} passes{side}",

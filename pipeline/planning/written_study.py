@@ -10,7 +10,7 @@ import typer
 from data.errors import ConfigError
 from data.names import printable
 from pipeline.config.reading import parse_config
-from pipeline.planning.draft import draft_study
+from pipeline.planning.planner import draft_study
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.study_writer import study_text
 from pipeline.stages.resources import Resources

@@ -1,0 +1,143 @@
+"""The values of a planned study, the reasons for them, and the lines for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from data.errors import ConfigError
+from data.names import name_fault
+from data.plain_number import plain_duration
+from pipeline.planning.draft import Draft
+from pipeline.planning.grid_dice import GridDice
+from pipeline.planning.request import PlanRequest
+from pipeline.planning.scans import PlannedTarget
+from pipeline.planning.schedule import CYCLES
+from pipeline.planning.sizing import Sizing
+from pipeline.planning.source import PlannedSource, dataset_entry
+
+_WARM_UP_SHARE = 5
+"""A source network warms up over one of so many steps of its first cycle, but no longer than by default."""
+_LONGEST_WARM_UP = 50
+
+
+def fill_in(
+    draft: Draft,
+    request: PlanRequest,
+    target: PlannedTarget,
+    source: PlannedSource,
+    sizing: Sizing,
+    why_spacing: str,
+    reachable: Mapping[str, GridDice],
+    window: tuple[dict[str, float], str] | None,
+) -> None:
+    """Fills in the study.
+
+    Args:
+        draft: is filled.
+        request: what was asked for.
+        target: the target.
+        source: the source.
+        sizing: grid, patch, network and schedule.
+        why_spacing: why the grid has this spacing.
+        reachable: class → best Dice on the grid.
+        window: of a CT, and why, where it is not the default.
+    """
+    draft.add("name", _name(request))
+    draft.add("title", f"{', '.join(source.dataset['foreground'])} → {', '.join(target.structures)}")
+    draft.add("seed", 0)
+    draft.add("datasets.source", source.dataset)
+    path = str(request.target)
+    entry = dataset_entry(path, target.structures, target.channels, target.modality)
+    draft.add("datasets.target", entry, f"Modality {target.modality.value}: {target.how}.")
+    draft.add("source", {"dataset": "source", **source.role}, f"{source.why[0].upper()}{source.why[1:]}.")
+    design = sizing.design
+    draft.add("target", {"dataset": "target", **design.as_options()}, f"{design.why[0].upper()}{design.why[1:]}.")
+    ambition = sizing.ambition
+    coarser = ""
+    if ambition.coarser > 1:
+        coarser = f" Coarsened, because finer did not fit into the budget: {ambition.given_up[-1]}."
+    best = "; ".join(f"{name} {dice.median:.3f} (worst {dice.worst:.3f})" for name, dice in reachable.items())
+    spacing_why = (
+        f"Spacing in mm: {why_spacing}.{coarser} Best Dice that this grid allows, labels there and back: {best}."
+    )
+    draft.add("preprocessing.resampling", {"spacing": list(sizing.spacing)}, spacing_why)
+    if window is not None:
+        draft.add("preprocessing.intensity", window[0], f"{window[1][0].upper()}{window[1][1:]}.")
+    network = sizing.network.model_dump(mode="json", include={"name", "channels", "encoder_blocks", "strides"})
+    strides = (
+        "Every level halves all three axes."
+        if sizing.network.strides is None
+        else ("Thick slices are not halved until the voxels are nearly cubes.")
+    )
+    depth = (
+        f"{len(sizing.network.channels)} levels, with 4 voxels or more at the coarsest along each axis that is halved."
+    )
+    draft.add("network", network, f"{depth} {strides}")
+    shown = (
+        "A patch shows the whole scan, and with it every structure."
+        if sizing.patch.whole
+        else ("A patch shows the structures and what surrounds them; half of the patches are centred on a structure.")
+    )
+    patches = sizing.patches.model_dump(mode="json")
+    draft.add("patches", patches, f"{shown} {sizing.memory[0].upper()}{sizing.memory[1:]}.")
+    draft.add(
+        "augmentation",
+        {"flip_axes": []},
+        "Axes that may be mirrored are for you to say: [0] where left and right mean the same.",
+    )
+    steps = sizing.steps
+    warm_up = min(steps // _WARM_UP_SHARE, _LONGEST_WARM_UP)
+    training = {"networks": ambition.members, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
+    draft.add("source_training", training, "One source network for each member of the largest arm.")
+    draft.add("target_training.arms", ambition.arms, "Training from scratch, plain fine-tuning, and the default arm.")
+    if design.folds is None:
+        whom = "All patients of the pool; smaller sizes beside it would draw a learning curve."
+        draft.add("target_training.sizes", [design.pool], whom)
+    draft.add("target_training.repeats", 1)
+    arithmetic = ". ".join(f"{line[0].upper()}{line[1:]}" for line in sizing.work.arithmetic(steps, sizing.speed))
+    draft.add("target_training.steps", steps, f"{arithmetic}.")
+    draft.add("computing", {"precision": "auto"}, "What the processor or GPU computes fastest with.")
+    draft.heading += [f"Planned by `graft init` for a budget of {request.budget}. All of it may be changed."]
+    draft.heading += [f"Given up for the budget: {'; '.join(ambition.given_up)}."] if ambition.given_up else []
+
+
+def tell(
+    draft: Draft,
+    request: PlanRequest,
+    target: PlannedTarget,
+    sizing: Sizing,
+    reachable: Mapping[str, GridDice],
+    budget: float,
+) -> None:
+    """Lines for the terminal: what was read, what was planned, and what it costs."""
+    design, size = sizing.design, " × ".join(map(str, sizing.patches.size))
+    draft.told += [
+        f"target: {target.patients} annotated patients, {len(target.dataset.cases)} cases; {target.modality.value}, "
+        f"{target.how}; {', '.join(target.structures)}",
+        f"evaluation: {design.why}",
+        f"grid: {' × '.join(f'{side:g}' for side in sizing.spacing)} mm; patches of {size} voxels, "
+        f"{sizing.patches.batch} in a step; channels {', '.join(map(str, sizing.network.channels))}",
+    ]
+    draft.told += [
+        f"best Dice that this grid allows: {name} {dice.median:.3f} (median), {dice.worst:.3f} (worst)"
+        for name, dice in reachable.items()
+    ]
+    draft.told += sizing.work.arithmetic(sizing.steps, sizing.speed)
+    draft.told += [
+        f"given up for the budget of {plain_duration(budget)}: {words}" for words in sizing.ambition.given_up
+    ]
+    too_coarse = (name for name, dice in reachable.items() if dice.too_coarse)
+    fix = "raise the budget" if sizing.ambition.coarser > 1 else "use a larger structure or finer scans"
+    draft.warnings += [
+        f"the grid allows a Dice of {reachable[name].median:.3f} at most for {name} ({fix}, or set a finer spacing)"
+        for name in too_coarse
+    ]
+
+
+def _name(request: PlanRequest) -> str:
+    if request.name is not None:
+        if fault := name_fault(request.name):
+            raise ConfigError(f"--name {request.name[:60]!r} {fault}", expected="a file name", fix="choose another")
+        return request.name
+    own = request.target.resolve().name.removesuffix(".csv")
+    return "study" if name_fault(own) else own

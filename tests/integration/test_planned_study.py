@@ -1,0 +1,175 @@
+"""`graft init` on a small cohort, and the study that it wrote: checked, run, and planned as it was counted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.image_file import read_volume, write_volume
+from pipeline.cli import main
+from pipeline.config.reading import read_config
+
+TINY = [
+    "target_training.steps=4",
+    "source_training.steps_per_cycle=3",
+    "source_training.warm_up=1",
+    "source_training.cycles=1",
+    "source_training.validation_cases=1",
+    "network.channels=[4,6]",
+    "network.encoder_blocks=[0,1]",
+    "patches.size=[12,12,12]",
+    "patches.batch=1",
+    "evaluation.resamples=100",
+    "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, thumbnail_width: 200, dpi: 50}",
+]
+
+
+@pytest.fixture
+def target(write_cohort: Callable, tmp_path: Path) -> Path:
+    return write_cohort(tmp_path / "my scans: 1", cases=4)
+
+
+@pytest.fixture
+def source(write_cohort: Callable, tmp_path: Path) -> Path:
+    return write_cohort(tmp_path / "source", cases=5)
+
+
+@pytest.fixture
+def init(target: Path, source: Path, tmp_path: Path) -> Callable[..., int]:
+    def run(*words: str) -> int:
+        return main(
+            [
+                *("init", str(target), "--source", str(source), "--output", str(tmp_path / "study.yaml")),
+                *("--jobs", "1", "--device", "cpu", "--modality", "mr", "--steps-per-second", "5", *words),
+            ]
+        )
+
+    return run
+
+
+@pytest.mark.slow
+def test_what_init_writes_is_checked_and_runs(
+    init: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init("--foreground", "right", "--budget", "3h") == 0
+    told = capsys.readouterr().out
+    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "25 trainings", "with a fifth"):
+        assert words in told
+    path, workspace = tmp_path / "study.yaml", tmp_path / "workspace"
+    text = path.read_text()
+    assert "Best Dice that this grid allows" in text
+    config = read_config(path)
+    assert config.target.folds == "leave_one_out"
+    assert config.datasets["target"].classes == {"right": (2,)}
+    assert config.datasets["source"].classes == {"left": (1,), "right": (2,)}
+    assert config.datasets["target"].preprocessing.resampling is not None
+    assert config.datasets["target"].preprocessing.resampling.spacing == (2.0, 2.0, 2.0)
+    tiny = [word for change in TINY for word in ("--set", change)]
+    where = ["--workspace", str(workspace), "--jobs", "1", "--device", "cpu"]
+    assert main(["check", str(path), *where]) == 0
+    assert main(["run", str(path), *where, *tiny]) == 0
+    # As many trainings as the plan counted: 1 + 1 + 3 on each of four folds and on all.
+    assert len(list((workspace / "train-target").rglob("training.json"))) == 25
+    assert len(list((workspace / "train-source").rglob("snapshot-00.safetensors"))) == 3
+    assert (workspace / "report/index.html").is_file()
+
+
+def test_the_same_scans_give_the_same_study_and_no_file_is_replaced(
+    init: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init() == 0
+    first = (tmp_path / "study.yaml").read_bytes()
+    assert init() == 2
+    assert "exists already" in capsys.readouterr().err
+    assert init("--force") == 0
+    assert (tmp_path / "study.yaml").read_bytes() == first
+    assert init("--force", "--budget", "1s") == 2
+    assert (tmp_path / "study.yaml").read_bytes() == first
+
+
+def test_without_steps_per_second_the_machine_is_timed(target: Path, source: Path, tmp_path: Path) -> None:
+    output = tmp_path / "timed.yaml"
+    words = ["init", str(target), "--source", str(source), "--modality", "mr", "--output", str(output)]
+    assert main([*words, "--device", "cpu", "--jobs", "1"]) == 0
+    assert read_config(output).target_training.steps == 1000
+
+
+def test_one_folder_is_source_and_target_with_other_patients(target: Path, tmp_path: Path) -> None:
+    words = ["init", str(target), "--source", str(target), "--modality", "mr", "--jobs", "1"]
+    words += ["--steps-per-second", "5", "--output", str(tmp_path / "one.yaml")]
+    assert main(words) == 2
+    assert main([*words, "--foreground", "left"]) == 0
+    config = read_config(tmp_path / "one.yaml")
+    assert (config.source.patients, config.target.pool) == (2, 2)
+    assert config.datasets["source"].classes == {"right": (2,)}
+    assert config.datasets["target"].classes == {"left": (1,)}
+
+
+def without_labels(target: Path, cases: int) -> None:
+    description = json.loads((target / "dataset.json").read_text())
+    for entry in description["training"][len(description["training"]) - cases :]:
+        (target / entry["label"]).unlink()
+        del entry["label"]
+    (target / "dataset.json").write_text(json.dumps(description))
+
+
+def without_structure(target: Path) -> None:
+    path = target / "labelsTr/case_1.nii.gz"
+    label = read_volume(path)
+    write_volume(label.with_array((label.array * (label.array == 1)).astype(np.uint8)), path)
+
+
+def same_image(target: Path) -> None:
+    without_labels(target, 1)
+    shutil.copy(target / "imagesTr/case_0.nii.gz", target / "imagesTr/case_3.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words", "told"),
+    [
+        (lambda t: without_labels(t, 4), [], ["no patient is annotated"]),
+        (lambda t: without_labels(t, 3), [], ["the one annotated patient", "5 or more"]),
+        (without_structure, ["--foreground", "right"], ["case_1: label: no voxel has a value of the foreground (2)"]),
+        (same_image, [], ["case_3", "holds the same voxels as T1 of case 'case_0'"]),
+        (lambda t: None, ["--budget", "10s"], ["too short for 1 source and", "give `--budget"]),
+        (lambda t: None, ["--budget", "soon"], ["--budget soon: is not a duration"]),
+        (lambda t: None, ["--name", "a/b"], ["--name 'a/b'"]),
+        (lambda t: None, ["--foreground", "middle"], ["not declared"]),
+        (lambda t: None, ["--modality", "ct"], ["not Hounsfield units"]),
+    ],
+)
+def test_what_cannot_be_planned_is_one_sentence(
+    init: Callable[..., int],
+    target: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    damage: Callable[[Path], None],
+    words: list[str],
+    told: list[str],
+) -> None:
+    damage(target)
+    assert init(*words) == 2
+    error = capsys.readouterr().err
+    for part in told:
+        assert part in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "study.yaml").exists()
+
+
+def test_two_patients_are_planned_and_told_that_they_give_no_interval(
+    init: Callable[..., int], target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without_labels(target, 2)
+    assert init() == 0
+    assert "two give no useful interval" in capsys.readouterr().out
+    assert read_config(tmp_path / "study.yaml").target.folds == "leave_one_out"
+
+
+def test_a_source_is_asked_for(target: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(target), "--modality", "mr"]) == 2
+    assert "--source with a labelled dataset" in capsys.readouterr().err

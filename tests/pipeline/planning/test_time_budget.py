@@ -1,0 +1,111 @@
+"""How many trainings a study has and how many steps fit, worked out by hand; what is given up first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from data.errors import ConfigError
+from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.planning.evaluation_design import evaluation_design
+from pipeline.planning.fingerprint import CaseFingerprint, Fingerprint
+from pipeline.planning.schedule import Work, count_work, read_budget
+from pipeline.planning.sizing import Machine, Sizing, size_study
+from pipeline.planning.speed import Speed, assumed_speed
+from pipeline.training.patches import PatchOptions
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("2h", 7200), ("90min", 5400), ("1h30min", 5400), ("1 h 30 m", 5400), ("0.5h", 1800)]
+)
+def test_a_budget_is_a_duration(text: str, seconds: float) -> None:
+    assert read_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "2 hours", "0h", "-2h"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="--budget"):
+        read_budget(text)
+
+
+def test_trainings_that_arms_share_count_once() -> None:
+    arms = TargetTrainingOptions.model_validate({"arms": ["random", "fine_tune", "ensemble"]}).arms
+    # `fine_tune` is the first member of the ensemble: 1 + 3 trainings on each of 9 sets of patients. Passes: 1 + 1 + 3
+    # over 8 scans, and 8 validated ones after each of 4 cycles of 3 networks.
+    work = count_work(arms, networks=3, subsets=9, tested=8, preparation=0.0, at_a_time=2)
+    assert (work.trainings, work.passes) == (36, 5 * 8 + 3 * 4 * 8)
+
+
+def test_steps_and_seconds_are_each_others_inverse() -> None:
+    work = Work(networks=3, trainings=45, passes=400, preparation=100.0, at_a_time=2)
+    # 4 × 2 rounds of the source and 23 of the target.
+    assert work.rounds == 31
+    speed = Speed(step=0.5, prediction=0.1)
+    assert work.seconds(100, speed) == pytest.approx((31 * 100 * 0.5 + (100 + 400 * 0.1) / 2) / 0.8)
+    assert work.steps(work.seconds(100, speed) + 1, speed) == 100
+    assert work.steps(10.0, speed) == 0
+    assert work.steps(1e9, speed) == 1000
+
+
+FOUND = Fingerprint(
+    (CaseFingerprint("a", np.ones(3), np.array([35.0, 51.0, 35.0]), {"x": np.array([20.0, 30.0, 20.0])}, None),)
+)
+
+
+def sized(budget: float, patients: int = 8, meter: Callable | None = None) -> Sizing:
+    def assumed(network, patches, scan) -> Speed:
+        # Half the channels: four times as fast.
+        return assumed_speed(2.0 * (16 / network.channels[0]) ** 2, patches, scan)
+
+    machine = Machine("cpu", 2, 1, meter or assumed)
+    return size_study(
+        budget, (1.0, 1.0, 1.0), FOUND, evaluation_design(patients, "x"), 1, 2, 1.0, preparation=0.0, machine=machine
+    )
+
+
+def test_a_large_budget_gives_nothing_up() -> None:
+    plan = sized(8 * 3600)
+    assert plan.ambition.given_up == ()
+    assert plan.ambition.arms == ["random", "fine_tune", "multi_swag_calibrated"]
+    assert (plan.design.folds, plan.spacing, plan.network.channels[0]) == (8, (1.0, 1.0, 1.0), 16)
+    assert plan.steps >= 250
+    assert plan.work.seconds(plan.steps, plan.speed) <= 8 * 3600
+
+
+def test_members_go_first_then_folds_then_width_and_the_grid_last() -> None:
+    seen = [sized(minutes * 60) for minutes in (300, 70, 40, 20, 2)]
+    assert [len(plan.ambition.given_up) for plan in seen[:4]] == [0, 1, 2, 3]
+    assert all(plan.spacing == (1.0, 1.0, 1.0) for plan in seen[:4])
+    assert (seen[1].ambition.members, seen[2].design.folds, seen[3].network.channels[0]) == (1, 5, 8)
+    assert seen[-1].spacing[0] > 1.0
+    assert "voxels of the data's" in seen[-1].ambition.given_up[-1]
+    for plan, minutes in zip(seen, (300, 70, 40, 20, 2), strict=True):
+        assert plan.steps >= 100
+        assert plan.work.seconds(plan.steps, plan.speed) <= minutes * 60
+
+
+def test_a_grid_is_not_coarsened_for_more_than_useful_trainings() -> None:
+    plan = sized(5 * 60)
+    assert plan.spacing == (1.0, 1.0, 1.0)
+    assert 100 <= plan.steps < 250
+
+
+def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
+    with pytest.raises(ConfigError, match="too short for 1 source and 18 target trainings of 100 steps") as refused:
+        sized(10)
+    enough = read_budget(refused.value.expected.removeprefix("at least "))
+    assert sized(enough).steps >= 100
+
+
+def test_a_network_is_timed_once_for_each_width() -> None:
+    timed = []
+
+    def meter(network, patches: PatchOptions, scan) -> Speed:
+        timed.append(network.channels[0])
+        return Speed(1e-9, 60.0)
+
+    with pytest.raises(ConfigError):
+        sized(60, meter=meter)
+    assert timed == [16, 8]
