@@ -42,7 +42,8 @@ def value_text(annotation: Any, info: Any) -> str:
     if isinstance(plain, type) and issubclass(plain, enum.Enum):
         return "|".join(str(value.value) for value in plain)
     plain = typing.get_args(plain)[0] if typing.get_origin(plain) is list else plain
-    return {int: "N", str: "TEXT", Path: "PATH"}[plain] + ("" if info.min is None else f" (≥ {info.min})")
+    least = "" if info.min is None else f" (≥ {info.min:g})"
+    return {int: "N", float: "X", str: "TEXT", Path: "PATH"}[plain] + least
 
 
 def parameter_row(name: str, annotation: Any, info: Any, default: Any) -> str:
@@ -71,7 +72,8 @@ Usage: `graft [OPTIONS] COMMAND [ARGS]`. The options of every command may stand 
 """
 
 _CLI_NOTES = """`graft version` takes them only before its name. `graft predict` has no `--workspace`, and its
-`--jobs` are scans at a time, 1 by default; `graft export` has `--set` and `--debug` only. `--set` changes the
+`--jobs` are scans at a time, 1 by default; `graft export` has `--set` and `--debug` only, `graft init` has neither
+`--set` nor `--workspace`. `--set` changes the
 configuration of the study; for `graft synthesize` the keys of the cohort (those of `datasets.NAME.synthetic`), for
 [`graft predict`](../how-to/predict.md) and [`graft export`](../how-to/export.md) options of their own.
 

@@ -45,7 +45,7 @@ def init(
     ] = None,
     steps_per_second: Annotated[
         float | None,
-        typer.Option("--steps-per-second", min=1e-6, help="Speed of a training [default: it is measured]."),
+        typer.Option("--steps-per-second", min=0.000001, help="Speed of a training [default: it is measured]."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
 ) -> None:

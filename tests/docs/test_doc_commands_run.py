@@ -38,6 +38,7 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(_STAGES, ("--jobs", "1", "--device", "cpu", "--set", "target_training.steps=4")),
     "predict": ("--jobs", "1", "--device", "cpu", "--samples", "2", "--set", "pictures=false"),
     "export": ("--set", "onnx=false"),
+    "init": ("--jobs", "1", "--device", "cpu", "--steps-per-second", "5"),
     "synthesize": (
         *("--cohort", "abdomen", "--cases", "1", "--set", "scanner.sample_mm=6"),
         *("--set", "scanner.in_plane_spacing=[5, 5]", "--set", "scanner.through_plane_spacing=[6, 6]"),

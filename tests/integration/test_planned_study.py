@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -92,11 +93,19 @@ def test_the_same_scans_give_the_same_study_and_no_file_is_replaced(
     assert (tmp_path / "study.yaml").read_bytes() == first
 
 
-def test_without_steps_per_second_the_machine_is_timed(target: Path, source: Path, tmp_path: Path) -> None:
+def test_without_steps_per_second_the_machine_is_timed(
+    target: Path, source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "timed.yaml"
     words = ["init", str(target), "--source", str(source), "--modality", "mr", "--output", str(output)]
-    assert main([*words, "--device", "cpu", "--jobs", "1"]) == 0
+    assert main([*words, "--device", "cpu", "--jobs", "1", "--budget", "1000h"]) == 0
+    # No machine is so slow that more than the longest training is not allowed, and none takes no time.
     assert read_config(output).target_training.steps == 1000
+    told = capsys.readouterr().out
+    found = re.search(r"a step takes ([\d.]+) s, a pass over a scan ([\d.]+) s", told)
+    assert found is not None
+    assert min(float(found[1]), float(found[2])) > 0
+    assert "preprocessing: 0.0 s" not in told
 
 
 def test_one_folder_is_source_and_target_with_other_patients(target: Path, tmp_path: Path) -> None:
