@@ -38,7 +38,7 @@ def require_sound(
     modality: Modality,
     jobs: int,
     learned_from: Collection[Case] = (),
-) -> list[Finding]:
+) -> list[str]:
     """Carries out the checks of `graft check` on all cases, also those without a label.
 
     Args:
@@ -50,7 +50,7 @@ def require_sound(
         learned_from: cases that need the structures.
 
     Returns:
-        The warnings.
+        The warnings in words, one for each kind.
 
     Raises:
         DataError: a scan cannot be used, two are the same image, or a case that is learned from lacks the structures.
@@ -59,4 +59,17 @@ def require_sound(
     needed = {case.name for case in learned_from}
     empty = [finding for finding in report.findings if finding.check == "empty_label" and finding.case in needed]
     refuse([(dataset.root, finding) for finding in (*report.of_level(Level.ERROR), *empty)])
-    return list(report.of_level(Level.WARNING))
+    return _in_words(dataset, report.of_level(Level.WARNING))
+
+
+def _in_words(dataset: Dataset, warnings: Sequence[Finding]) -> list[str]:
+    """The first warning of each kind, and how many more there are."""
+    kinds: dict[str, list[Finding]] = {}
+    for finding in warnings:
+        kinds.setdefault(finding.check, []).append(finding)
+    words = []
+    for first, *others in kinds.values():
+        where = f"{first.case}: " if first.case else ""
+        more = f"; {len(others)} more like it, see `graft check {dataset.root}`" if others else ""
+        words.append(f"{where}{first.found} ({first.fix}){more}")
+    return words

@@ -79,7 +79,7 @@ def read_scans(
     if not one_folder:
         own = {value for each in of_source.values() for value in each}
         found += require_sound(other, source_channels, own, source_modality, jobs)
-    warnings += [f"{f'{f.case}: ' if f.case else ''}{f.found} ({f.fix})" for f in found]
+    warnings += found
     source = source_of_dataset(
         str(request.source), other, of_source, source_channels, source_modality, (wanted or 0) if one_folder else 0
     )

@@ -149,7 +149,6 @@ def same_image(target: Path) -> None:
         (lambda t: None, ["--budget", "soon"], ["--budget soon: is not a duration"]),
         (lambda t: None, ["--name", "a/b"], ["--name 'a/b'"]),
         (lambda t: None, ["--foreground", "middle"], ["not declared"]),
-        (lambda t: None, ["--modality", "ct"], ["not Hounsfield units"]),
     ],
 )
 def test_what_cannot_be_planned_is_one_sentence(
@@ -177,6 +176,15 @@ def test_two_patients_are_planned_and_told_that_they_give_no_interval(
     assert init() == 0
     assert "two give no useful interval" in capsys.readouterr().out
     assert read_config(tmp_path / "study.yaml").target.folds == "leave_one_out"
+
+
+def test_what_the_checks_doubt_is_told_once_for_each_kind(
+    init: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert init("--modality", "ct") == 0
+    told = [record.getMessage() for record in caplog.records if "not a CT in Hounsfield units" in record.getMessage()]
+    # Of the target and of the source.
+    assert [text.split(";")[-1].split(",")[0] for text in told] == [" 3 more like it", " 4 more like it"]
 
 
 def test_a_source_is_asked_for(target: Path, capsys: pytest.CaptureFixture[str]) -> None:
