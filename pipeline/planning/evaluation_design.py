@@ -50,7 +50,7 @@ class EvaluationDesign:
         """The same with five folds instead of one for each patient."""
         if self.folds is None or self.folds <= _FOLDS:
             return self
-        return replace(self, folds=_FOLDS, why=f"cross-validated in {_FOLDS} folds")
+        return replace(self, folds=_FOLDS, why=_in_folds(self.patients, _FOLDS))
 
     def as_options(self) -> dict[str, Any]:
         """The study's key `target`, but for the dataset."""
@@ -98,5 +98,9 @@ def evaluation_design(annotated: int, where: object, wanted: int | None = None) 
         why = "each of the two patients is tested by a model that learned from the other; two give no useful interval"
         return EvaluationDesign(2, pool, 2, 0, why)
     folds = patients if patients <= _MOST_LEFT_OUT_ONE_BY_ONE else _FOLDS
+    return EvaluationDesign(patients, pool, folds, 0, _in_folds(patients, folds))
+
+
+def _in_folds(patients: int, folds: int) -> str:
     how = "one by one" if folds == patients else f"in {folds} folds"
-    return EvaluationDesign(patients, pool, folds, 0, f"{patients} annotated patients are cross-validated {how}")
+    return f"{patients} annotated patients are cross-validated {how}"

@@ -91,7 +91,7 @@ class Work:
         source = CYCLES * steps
         return [
             f"a step takes {plain_number(speed.step)} s, a pass over a scan {plain_number(speed.prediction)} s",
-            f"source: {self.networks} × {CYCLES} cycles × {steps} steps = {self.networks * source:,} steps{side}",
+            f"source: {self.networks} networks × {CYCLES} cycles × {steps} steps = {self.networks * source:,} steps{side}",
             f"target: {self.trainings} trainings × {steps} steps = {self.trainings * steps:,} steps{side}",
             f"predictions: {self.passes:,} passes{side}",
             f"preprocessing: {plain_duration(self.preparation / self.at_a_time)}{side}",
