@@ -34,7 +34,7 @@ def pack(
     citation: Annotated[str | None, typer.Option("--citation", help="What to cite.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a pack that is there.")] = False,
 ) -> None:
-    """Give away what was learned on a source: networks and filter priors in one file, nothing of a patient."""
+    """Share what was learned on a source. One file of networks and filter priors, without a scan."""
     from data.errors import ConfigError
 
     if show is not None:
