@@ -15,7 +15,6 @@ from data.case import Case
 from data.modality import Modality
 from data.volume import Volume, reorient
 from preprocessing.cropping import CroppingOptions
-from preprocessing.padding_removal import PaddingRemovalOptions
 
 Structures = Mapping[str, tuple[int, ...]]
 """Class name → values in the label maps."""
@@ -126,6 +125,8 @@ def _extent(image: Volume, modality: Modality) -> NDArray[np.float64]:
         template = load_template()
         brain = _box(template.mask, template.brain.spacing)
         return (0 if brain is None else brain) + 2 * np.full(3, CroppingOptions().margin)
-    margin = CroppingOptions().margin if modality is Modality.MR_BRAIN else PaddingRemovalOptions().margin
-    box = content_box(image.array, image.spacing, margin)
+    if modality is Modality.MR_BRAIN:
+        box = content_box(image.array, image.spacing, CroppingOptions().margin)
+    else:
+        box = content_box(image.array, image.spacing)
     return np.array([s.stop - s.start for s in box]) * image.spacing

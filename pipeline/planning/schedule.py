@@ -88,10 +88,10 @@ class Work:
     def arithmetic(self, steps: int, speed: Speed) -> list[str]:
         """The sum in words, a line for each part."""
         side = f", {self.at_a_time} at a time" if self.at_a_time > 1 else ""
-        source = CYCLES * steps
+        source = self.networks * CYCLES * steps
         return [
             f"a step takes {plain_number(speed.step)} s, a pass over a scan {plain_number(speed.prediction)} s",
-            f"source networks: {self.networks} × {CYCLES} cycles × {steps} steps = {self.networks * source:,} steps{side}",
+            f"source: {self.networks} (networks) × {CYCLES} (cycles) × {steps} steps = {source:,} steps{side}",
             f"target: {self.trainings} trainings × {steps} steps = {self.trainings * steps:,} steps{side}",
             f"predictions: {self.passes:,} passes{side}",
             f"preprocessing: {plain_duration(self.preparation / self.at_a_time)}{side}",

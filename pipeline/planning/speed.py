@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from models.networks.factory import NetworkOptions, build_network
-from models.objectives import SegmentationLoss, SegmentationLossOptions
+from models.objectives import SegmentationLoss
 from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.training.computing import Computing, ComputingOptions
 from pipeline.training.loop import StepLoss, TrainingPlan, train
@@ -71,7 +71,7 @@ def measure_speed(
     with _threads(threads):
         computing = Computing(ComputingOptions(), device)
         model = computing.place(build_network(network, channels, classes))
-        loss = SegmentationLoss(SegmentationLossOptions())
+        loss = SegmentationLoss()
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(patches.batch, channels, *patches.size, generator=generator)
         labels = torch.randint(0, classes, (patches.batch, *patches.size), generator=generator)
