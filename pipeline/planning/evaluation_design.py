@@ -36,16 +36,6 @@ class EvaluationDesign:
     test: int
     why: str
 
-    @property
-    def subsets(self) -> int:
-        """Sets of patients that an arm learns from: one for each fold, and all of them for the final model."""
-        return 1 if self.folds is None else self.folds + 1
-
-    @property
-    def tested(self) -> int:
-        """Patients that each arm is tested on."""
-        return self.test or self.patients
-
     def with_fewer_folds(self) -> EvaluationDesign:
         """The same with five folds instead of one for each patient."""
         if self.folds is None or self.folds <= _FOLDS:

@@ -11,6 +11,7 @@ from data.errors import ConfigError
 from data.plain_number import plain_duration, plain_number
 from pipeline.arms.choices import ArmOptions
 from pipeline.planning.speed import Speed
+from pipeline.planning.study_folds import StudyFolds
 
 CYCLES = 4
 """Cycles of a source network, each as long as a target training."""
@@ -100,25 +101,32 @@ class Work:
 
 
 def count_work(
-    arms: Mapping[str, ArmOptions], networks: int, subsets: int, tested: int, preparation: float, at_a_time: int
+    arms: Mapping[str, ArmOptions],
+    folds: StudyFolds,
+    networks: int,
+    cases_per_patient: float,
+    preparation: float,
+    at_a_time: int,
 ) -> Work:
     """Counts the trainings and passes of a study with one size and one repeat.
 
     Args:
         arms: its arms.
+        folds: who is learned from and predicted.
         networks: source networks.
-        subsets: sets of patients that each arm learns from.
-        tested: scans that each arm predicts.
+        cases_per_patient: scans of each patient.
         preparation: seconds that preprocessing takes.
         at_a_time: units that run side by side.
     """
-    members: dict[str, int] = {}
+    members: dict[tuple[str, frozenset[str]], int] = {}
+    scans = 0
     for arm in arms.values():
-        learned = arm.of_training().model_dump_json()
-        members[learned] = max(members.get(learned, 0), arm.members)
-    draws = sum(arm.members * (arm.draws if arm.is_bayesian else 1) for arm in arms.values())
-    passes = draws * tested + networks * CYCLES * _VALIDATED
-    return Work(networks, subsets * sum(members.values()), passes, preparation, at_a_time)
+        learned, of_arm = arm.of_training().model_dump_json(), folds.of_arm(arm.fit_reading)
+        for patients in {folds.final, *(learned_from for learned_from, _ in of_arm)}:
+            members[learned, patients] = max(members.get((learned, patients), 0), arm.members)
+        scans += arm.members * (arm.draws if arm.is_bayesian else 1) * sum(len(tested) for _, tested in of_arm)
+    passes = math.ceil(scans * cases_per_patient) + networks * CYCLES * _VALIDATED
+    return Work(networks, sum(members.values()), passes, preparation, at_a_time)
 
 
 def budget_that_fits(work: Work, speed: Speed) -> str:

@@ -20,6 +20,7 @@ from pipeline.planning.patch import LARGEST, PatchPlan, plan_patch
 from pipeline.planning.schedule import GOOD_STEPS, USEFUL_STEPS, Work, budget_that_fits, count_work
 from pipeline.planning.spacing import Spacing, coarser
 from pipeline.planning.speed import Speed
+from pipeline.planning.study_folds import study_folds
 from pipeline.training.available_memory import available_memory
 from pipeline.training.computing import fastest_precision
 from pipeline.training.memory_estimate import estimate_training_memory, fitting_patches, in_words, require_memory
@@ -125,9 +126,9 @@ def size_study(
         step_voxels, scan_voxels, measured = timed[ambition.halvings]
         speed = measured.for_voxels(voxels[0] / step_voxels, voxels[1] / scan_voxels)
         judged = design.with_fewer_folds() if ambition.few_folds else design
-        arms = TargetTrainingOptions.model_validate({"arms": ambition.arms}).arms
-        tested = math.ceil(judged.tested * cases_per_patient)
-        work = count_work(arms, ambition.members, judged.subsets, tested, preparation, machine.at_a_time)
+        options = TargetTrainingOptions.model_validate({"arms": ambition.arms})
+        folds = study_folds(judged, options.inner_folds)
+        work = count_work(options.arms, folds, ambition.members, cases_per_patient, preparation, machine.at_a_time)
         steps = work.steps(budget, speed)
         tried.append(Sizing(ambition, grid, patch, patches, memory, network, judged, work, speed, steps))
         if steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):

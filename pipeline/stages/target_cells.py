@@ -7,7 +7,7 @@ the other folds. Folds divide patients, never cases.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from data.errors import DataError
@@ -39,6 +39,23 @@ class Cell:
     repeat: int
     folds: tuple[Fold, ...]
     final: tuple[str, ...] | None
+
+
+FEWEST_TO_FIT = 3
+"""Training patients that a reading is fitted on; of two, each inner fold would learn from one."""
+
+
+def without_each(patients: Sequence[str], parts: Iterable[Sequence[str]]) -> list[Fold]:
+    """Returns a fold for each part: models that learned from all other patients are tested on it."""
+    return [Fold(tuple(p for p in patients if p not in part), tuple(part)) for part in parts]
+
+
+def reading_folds(patients: Sequence[str], inner_folds: int, repeat: int, seed: int) -> list[Fold]:
+    """Divides training patients into the inner folds that a reading is fitted on; none if they are too few."""
+    folds = min(inner_folds, len(patients))
+    if folds < 2 or len(patients) < FEWEST_TO_FIT:
+        return []
+    return without_each(patients, draw_folds(patients, folds, repeat, seed))
 
 
 def target_cells(plan: StudyPlan, arm: str) -> list[Cell]:

@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.splits import draw_folds
 from pipeline.arms.arm_record import PREDICTIONS, READINGS, TRAININGS, ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.objective_name import objective_name
@@ -32,14 +31,12 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_inputs import SourceInputs
 from pipeline.stages.study_plan import StudyPlan, read_plan
-from pipeline.stages.target_cells import Cell, Fold, target_cells
+from pipeline.stages.target_cells import Cell, Fold, reading_folds, target_cells
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.digest import digest
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
-FEWEST_TO_FIT = 3
-"""Training patients that a reading is fitted on; of two, each inner fold would learn from one."""
 _LETTERS = 12
 """Letters of a digest in the name of a training or a prediction."""
 
@@ -117,11 +114,9 @@ class _Planner:
     def _reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
         """The reading that is fitted on out-of-fold predictions of training patients; `None` if none is fitted."""
         config = self._config
-        folds = min(config.target_training.inner_folds, len(patients))
-        if not arm.fit_reading or folds < 2 or len(patients) < FEWEST_TO_FIT:
+        inner = reading_folds(patients, config.target_training.inner_folds, cell.repeat, config.seed)
+        if not arm.fit_reading or not inner:
             return None
-        parts = draw_folds(patients, folds, cell.repeat, config.seed)
-        inner = [Fold(tuple(p for p in patients if p not in part), part) for part in parts]
         predictions = [self._of_fold(arm, source, cell, fold) for fold in inner]
         options = config.evaluation.calibration or CalibrationOptions()
         recipe = {

@@ -59,7 +59,7 @@ def test_what_init_writes_is_checked_and_runs(
 ) -> None:
     assert init("--foreground", "right", "--budget", "3h") == 0
     told = capsys.readouterr().out
-    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "25 trainings", "with a fifth"):
+    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "43 trainings", "with a fifth"):
         assert words in told
     path, workspace = tmp_path / "study.yaml", tmp_path / "workspace"
     text = path.read_text()
@@ -74,8 +74,9 @@ def test_what_init_writes_is_checked_and_runs(
     where = ["--workspace", str(workspace), "--jobs", "1", "--device", "cpu"]
     assert main(["check", str(path), *where]) == 0
     assert main(["run", str(path), *where, *tiny]) == 0
-    # As many trainings as the plan counted: 1 + 1 + 3 on each of four folds and on all.
-    assert len(list((workspace / "train-target").rglob("training.json"))) == 25
+    # As many trainings as the plan counted: 1 + 1 + 3 on each of four folds and on all, and three more on each of the
+    # six pairs of patients in the inner folds of the arm whose reading is fitted.
+    assert len(list((workspace / "train-target").rglob("training.json"))) == 43
     assert len(list((workspace / "train-source").rglob("snapshot-00.safetensors"))) == 3
     assert (workspace / "report/index.html").is_file()
 

@@ -14,6 +14,7 @@ from pipeline.planning.fingerprint import CaseFingerprint, Fingerprint
 from pipeline.planning.schedule import Work, count_work, read_budget
 from pipeline.planning.sizing import Machine, Sizing, size_study
 from pipeline.planning.speed import Speed, assumed_speed
+from pipeline.planning.study_folds import study_folds
 from pipeline.training.patches import PatchOptions
 
 
@@ -32,10 +33,22 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_trainings_that_arms_share_count_once() -> None:
     arms = TargetTrainingOptions.model_validate({"arms": ["random", "fine_tune", "ensemble"]}).arms
+    folds = study_folds(evaluation_design(8, "x"), inner_folds=3)
     # `fine_tune` is the first member of the ensemble: 1 + 3 trainings on each of 9 sets of patients. Passes: 1 + 1 + 3
     # over 8 scans, and 8 validated ones after each of 4 cycles of 3 networks.
-    work = count_work(arms, networks=3, subsets=9, tested=8, preparation=0.0, at_a_time=2)
+    work = count_work(arms, folds, networks=3, cases_per_patient=1.0, preparation=0.0, at_a_time=2)
     assert (work.trainings, work.passes) == (36, 5 * 8 + 3 * 4 * 8)
+
+
+def test_an_arm_whose_reading_is_fitted_learns_from_the_inner_folds_as_well() -> None:
+    arms = TargetTrainingOptions.model_validate({"arms": ["swag_calibrated"]}).arms
+    set_aside = study_folds(evaluation_design(30, "x"), inner_folds=3)
+    # 20 patients, and three inner folds of them; eight draws over the 10 test scans and over each of the 20.
+    work = count_work(arms, set_aside, networks=1, cases_per_patient=1.0, preparation=0.0, at_a_time=1)
+    assert (work.trainings, work.passes) == (4, 8 * 30 + 4 * 8)
+    # Four patients one by one: they, four triples, and six pairs that two inner folds share.
+    one_by_one = study_folds(evaluation_design(4, "x"), inner_folds=3)
+    assert count_work(arms, one_by_one, 1, 1.0, 0.0, 1).trainings == 1 + 4 + 6
 
 
 def test_steps_and_seconds_are_each_others_inverse() -> None:
@@ -75,25 +88,25 @@ def test_a_large_budget_gives_nothing_up() -> None:
 
 
 def test_members_go_first_then_folds_then_width_and_the_grid_last() -> None:
-    seen = [sized(minutes * 60) for minutes in (300, 70, 40, 20, 2)]
+    seen = [sized(minutes * 60) for minutes in (300, 80, 60, 20, 4)]
     assert [len(plan.ambition.given_up) for plan in seen[:4]] == [0, 1, 2, 3]
     assert all(plan.spacing == (1.0, 1.0, 1.0) for plan in seen[:4])
     assert (seen[1].ambition.members, seen[2].design.folds, seen[3].network.channels[0]) == (1, 5, 8)
     assert seen[-1].spacing[0] > 1.0
     assert "voxels of the data's" in seen[-1].ambition.given_up[-1]
-    for plan, minutes in zip(seen, (300, 70, 40, 20, 2), strict=True):
+    for plan, minutes in zip(seen, (300, 80, 60, 20, 4), strict=True):
         assert plan.steps >= 100
         assert plan.work.seconds(plan.steps, plan.speed) <= minutes * 60
 
 
 def test_a_grid_is_not_coarsened_for_more_than_useful_trainings() -> None:
-    plan = sized(5 * 60)
+    plan = sized(8 * 60)
     assert plan.spacing == (1.0, 1.0, 1.0)
     assert 100 <= plan.steps < 250
 
 
 def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
-    with pytest.raises(ConfigError, match="too short for 1 source and 18 target trainings of 100 steps") as refused:
+    with pytest.raises(ConfigError, match="too short for 1 source and 36 target trainings of 100 steps") as refused:
         sized(10)
     enough = read_budget(refused.value.expected.removeprefix("at least "))
     assert sized(enough).steps >= 100
