@@ -212,7 +212,6 @@ def test_a_missing_folder_and_an_unknown_layout_are_refused(tmp_path: Path) -> N
     [
         ({"training": []}, "`training` is not a list of images"),
         ({"training": [{"label": "a"}]}, "`training` has the entry"),
-        ({"training": ["imagesTr/a.nii.gz", "imagesTr/a.nii.gz"]}, "case name 'a' is given twice"),
         ({"modality": None}, "`modality` is missing"),
         ({"modality": {"1": "T1"}}, "`modality` has the keys 1"),
         ({"labels": None}, "`labels` is missing"),

@@ -117,7 +117,7 @@ def test_a_prediction_asks_for_consent(
     with pytest.raises(GraftError, match="allow_code=True"):
         graft.load_model(model_of(study), device="cpu")
     found = graft.load_model(model_of(study), device="cpu", allow_code=True).predict(scan(study))
-    mask = read_volume(tmp_path / "out" / "case_0" / "case_0.nii.gz", dtype=np.uint8)
+    mask = read_volume(tmp_path / "out" / "case_0" / "case_0.nii.gz")
     np.testing.assert_array_equal(found.mask.array, mask.array)
     config, workspace = study
     assert graft.Study(config, workspace=workspace).load_model("dwp", n=2).arm == "dwp"
