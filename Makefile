@@ -17,8 +17,9 @@ BIN    := $(VENV)/bin
 GRAFT  := $(BIN)/graft
 STAMP  := $(VENV)/.installed
 LOWEST := build/lowest
-# In the order of the folders: otherwise the files of few and long tests come last, and one core waits for the other.
-PYTEST := -m pytest -n auto --dist loadfile --no-loadscope-reorder
+# One worker more than there are cores, because tests wait for commands that they start. In the order of the folders: otherwise the files of few and long tests come last, and one core waits for the other.
+WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
+PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-lowest coverage faults lint wheel docs bench example-pack clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export

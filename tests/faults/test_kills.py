@@ -47,12 +47,13 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
     leftovers: Callable[[Path], list[str]],
     thorough: bool,
     tmp_path: Path,
+    record_property: Callable[[str, object], None],
     number: int,
 ) -> None:
     expected = contents(finished_study.workspace)
     draw = random.Random(number)
     workspace = tmp_path / "killed"
-    ended = False
+    ended, kills = False, 0
     for _ in range(4 if thorough else 1):
         if ended:
             break
@@ -63,12 +64,15 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
             process.wait(draw.uniform(0.1, 0.8) * finished_study.seconds)
         except subprocess.TimeoutExpired:
             _kill(victim, process, commands, draw)
+            kills += 1
         _, error = process.communicate(timeout=600)
         # A study whose worker was killed continues by itself.
         ended = process.returncode == 0
         assert ended or process.returncode in {-signal.SIGKILL, 2}, error
         assert "Traceback" not in error
         assert _all_gone(commands), commands.alive()
+    # With `--junitxml` the report says how many there were.
+    record_property("kills", kills)
     code, error = commands.run("run", finished_study.config, "--workspace", workspace, "--jobs", "2")
     assert code == 0, error
     found = contents(workspace)
