@@ -127,7 +127,7 @@ class ArmOptions(ReadingOptions):
     @model_validator(mode="before")
     @classmethod
     def _former_name(cls, value: Any) -> Any:
-        """Earlier models say `temperature`, which was ambiguous beside two other temperatures."""
+        """Records of earlier workspaces say `temperature`, which was ambiguous beside two other temperatures."""
         if isinstance(value, dict) and "temperature" in value and "posterior_temperature" not in value:
             value = {("posterior_temperature" if key == "temperature" else key): v for key, v in value.items()}
         return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import Field, model_validator
 
 from data.label_map import LARGEST_LABEL
 from data.modality import Modality
@@ -21,7 +21,7 @@ from preprocessing.chain import PreprocessingOptions
 Side = Annotated[int, Field(ge=1, le=2048)]
 """Voxels of a sliding window along an axis, at most the size of a scan."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the model folder, raised when older folders could be read wrongly or not at all."""
 
 
@@ -73,9 +73,7 @@ class ModelDescription(ModelOrigin):
     """Seed of each member's draws, so that a prediction repeats the study's."""
     fingerprint: TrainingFingerprint
     """Ranges of the training cases."""
-    dice_fits: dict[str, DiceFit] = Field(
-        default_factory=dict, validation_alias=AliasChoices("dice_fits", "calibration")
-    )
+    dice_fits: dict[str, DiceFit] = Field(default_factory=dict)
     """Class → relation of expected to real Dice on the study's test cases, where there were enough."""
 
     @model_validator(mode="after")

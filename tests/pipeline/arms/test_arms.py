@@ -354,3 +354,7 @@ def test_only_an_elbo_is_called_one(arm: dict, options: dict, share: float, word
     assert all(word in name for word in words), name
     assert ("ELBO" in name) == (words == ["negative ELBO per voxel"])
     assert study.likelihood in Likelihood
+
+
+def test_records_of_earlier_workspaces_are_read() -> None:
+    assert ArmOptions.model_validate({"temperature": 0.25}).posterior_temperature == 0.25
