@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +18,20 @@ def everything(folder: Path) -> dict[str, bytes | None]:
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
 
 
+@pytest.fixture(scope="module")
+def predicted_once(model: Path, write_scans: WriteScans, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("predicted")
+    write_scans(folder / "in", ["a", "b"])
+    (folder / "victim").mkdir()
+    (folder / "victim" / "thesis.txt").write_text("years of work")
+    assert main(["predict", str(model), str(folder / "in" / "a.nii.gz"), "--output", str(folder / "out")]) == 0
+    return folder
+
+
 @pytest.fixture
-def predicted(model: Path, write_scans: WriteScans, tmp_path: Path) -> Path:
+def predicted(predicted_once: Path, tmp_path: Path) -> Path:
     """A folder with scans, one of them predicted, and a victim beside the results."""
-    write_scans(tmp_path / "in", ["a", "b"])
-    (tmp_path / "victim").mkdir()
-    (tmp_path / "victim" / "thesis.txt").write_text("years of work")
-    assert main(["predict", str(model), str(tmp_path / "in" / "a.nii.gz"), "--output", str(tmp_path / "out")]) == 0
-    return tmp_path
+    return Path(shutil.copytree(predicted_once, tmp_path, dirs_exist_ok=True))
 
 
 @pytest.mark.parametrize("name", [".", "..", "../victim", "ABSOLUTE", "a/../../victim", "-b", "predictions.csv"])
