@@ -95,6 +95,19 @@ class CalibrationCase:
             return self.prediction
         return predicted_classes(torch.from_numpy(self.probability)).numpy()
 
+    def near_boundary(self, options: CalibrationOptions) -> BandSample:
+        """The voxels that calibration is measured on."""
+        return band_sample(
+            self.probability,
+            self.prediction,
+            self.reference,
+            self.spacing,
+            case=self.case,
+            patient=self.patient,
+            band=options.band,
+            clamp=options.clamp,
+        )
+
     def with_dice(self, dice: Mapping[str, float]) -> CalibrationCase:
         """Returns the case with the Dice of each label."""
         return replace(self, dice=dice)
@@ -121,16 +134,7 @@ class ArmCalibration:
     def add(self, case: CalibrationCase) -> None:
         """Adds one case."""
         options = self._options
-        sample = band_sample(
-            case.probability,
-            case.prediction,
-            case.reference,
-            case.spacing,
-            case=case.case,
-            patient=case.patient,
-            band=options.band,
-            clamp=options.clamp,
-        )
+        sample = case.near_boundary(options)
         self._samples.append(sample)
         numbers = range(1, len(case.labels) + 1)
         self._rows.append([self._row(case, sample, k) for k in numbers])

@@ -15,7 +15,6 @@ from typing import Annotated
 
 from data.stored_record import WHOLE, StoredRecord, read_record
 from pipeline.evaluation.arm_calibration import CalibrationCase, possible_in
-from pipeline.evaluation.calibration import band_sample
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.temperature_scaling import fit_temperature
 from pipeline.evaluation.voxel_correlation import fit_correlation
@@ -81,19 +80,7 @@ def fitted_reading(
         cases: out-of-fold predictions, read without a temperature.
         options: which voxels count.
     """
-    samples = [
-        band_sample(
-            case.probability,
-            case.prediction,
-            case.reference,
-            case.spacing,
-            case=case.case,
-            patient=case.patient,
-            band=options.band,
-            clamp=options.clamp,
-        )
-        for case in cases
-    ]
+    samples = [case.near_boundary(options) for case in cases]
     temperature = fit_temperature(samples) or declared.logit_temperature
     found: Mapping[str, float] = {"logit_temperature": temperature}
     if declared.voxel_correlation is not None:
