@@ -18,7 +18,7 @@ from pipeline.execution.processes import available_cores, rank, world_size
 from pipeline.execution.progress import STOP, StageProgress
 from pipeline.execution.stopping import StopFile, stops_on_signal
 from pipeline.execution.unit import Outcome, Unit, is_done
-from pipeline.execution.worker import run_unit
+from pipeline.execution.worker import run_unit, start_worker
 from pipeline.storage.atomic import remove_temporaries
 from pipeline.storage.digest import digest
 from pipeline.storage.workspace import Workspace
@@ -145,20 +145,23 @@ def _in_parallel(
     if no_workers and execution.jobs > 1:
         logger.warning("workers need shared memory, but /dev/shm is not writable: running one unit at a time")
 
-    def arguments(unit: Unit, parent: int) -> tuple[Unit, Path, Path, int, int]:
+    def arguments(unit: Unit) -> tuple[Unit, Path, Path, int]:
         folder, progress = workspace.unit_folder(unit.stage, unit.key), progress_folder / digest(unit.key)[:16]
-        return unit, folder, progress, execution.threads, parent
+        return unit, folder, progress, execution.threads
 
     # Processes that train together all take part in every unit, one unit after the other.
     if world_size() > 1 or no_workers:
-        yield from (run_unit(*arguments(unit, 0)) for unit in units)
+        yield from (run_unit(*arguments(unit)) for unit in units)
         return
     settings: dict[str, Any] = {"backend": execution.backend}
     if execution.backend == "loky":
-        settings["inner_max_num_threads"] = execution.threads
+        settings |= {
+            "inner_max_num_threads": execution.threads,
+            "initializer": start_worker,
+            "initargs": (os.getpid(),),
+        }
     with joblib.parallel_config(**settings):
         # A single unit goes to a worker too: if it is killed, this process remains to report it.
         jobs = max(2, min(execution.jobs, len(units))) if execution.jobs > 1 else 1
         parallel = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="n_jobs")
-        parent = os.getpid() if execution.backend == "loky" else 0
-        yield from parallel(joblib.delayed(run_unit)(*arguments(unit, parent)) for unit in units)
+        yield from parallel(joblib.delayed(run_unit)(*arguments(unit)) for unit in units)

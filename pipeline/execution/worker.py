@@ -32,23 +32,20 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-_watched: set[int] = set()
+def start_worker(parent: int) -> None:
+    """Ties a loky worker to its command, before the first unit: a worker that got none would outlive a killed command.
 
-
-def _watch(parent: int) -> None:
-    """Ties a loky worker to its command; `parent` is 0 for other backends, whose workers are not child processes."""
-    if parent in {0, os.getpid()}:
-        return
+    Args:
+        parent: number of the command's process.
+    """
     if os.getppid() != parent:
         # The command was killed while this worker was still starting.
         os._exit(1)
-    if parent not in _watched:
-        _watched.add(parent)
-        listen_in_worker()
-        # loky replaces a worker that grew by 300 MB since its first task, assuming a leak. Scans differ in size by more
-        # than that, and every new worker imports torch again. There is no public way to turn this off.
-        process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
-        threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
+    listen_in_worker()
+    # loky replaces a worker that grew by 300 MB since its first task, assuming a leak. Scans differ in size by more
+    # than that, and every new worker imports torch again. There is no public way to turn this off.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
+    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
 
 def _peak_memory() -> int:
@@ -63,9 +60,8 @@ def _room(unit: Unit, folder: Path) -> AbstractContextManager[Path]:
     return resumable_folder(folder, unit.digest) if unit.resumable else temporary_room(folder)
 
 
-def run_unit(unit: Unit, folder: Path, progress: Path, threads: int, parent: int) -> Outcome:
+def run_unit(unit: Unit, folder: Path, progress: Path, threads: int) -> Outcome:
     """Runs one unit; a failure is returned, not raised, because one bad unit must not stop the others."""
-    _watch(parent)
     start = time.perf_counter()
     reporter = ProgressFile(progress, saves=unit.resumable)
     if reporter.stop_requested:

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -371,3 +371,52 @@ def test_every_unit_says_that_it_is_done(workspace: Workspace, caplog: pytest.Lo
     assert "stage: 2 to do, 0 already done" in caplog.text
     assert "stage 2/2 part/1" in caplog.text
     assert "stage: nothing to do, 2 already done" in caplog.text
+
+
+_KILLED_COMMAND = """
+import os, sys, time
+from pathlib import Path
+from pipeline.execution.progress import ProgressFile
+from pipeline.execution.unit import Unit
+from pipeline.execution.units import Execution, run_units
+from pipeline.storage.workspace import Workspace
+
+def wait(folder, progress, *, flag):
+    flag.write_text(str(os.getpid()))
+    time.sleep(60)
+
+if __name__ == "__main__":
+    root = Path(sys.argv[1])
+    run_units("stage", [Unit("stage", "alone", {}, wait, {"flag": root / "flag"})], Workspace(root / "w"), Execution(2))
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_without_a_unit_ends_with_its_command_too(tmp_path: Path) -> None:
+    (tmp_path / "command.py").write_text(_KILLED_COMMAND)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = subprocess.Popen([sys.executable, str(tmp_path / "command.py"), str(tmp_path)], env=environment)
+
+    def workers() -> dict[int, int]:
+        """Number of each living worker on this machine → that of its parent."""
+        listed = subprocess.run(["ps", "-eo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(maxsplit=3) for line in listed.splitlines() if "LokyProcess" in line]
+        return {int(pid): int(parent) for pid, parent, state, _ in rows if not state.startswith("Z")}
+
+    def own() -> set[int]:
+        return {pid for pid, parent in workers().items() if parent == command.pid}
+
+    try:
+        wait_for(lambda: (tmp_path / "flag").exists() and len(own()) == 2)
+        started = own()
+    finally:
+        command.kill()
+        command.wait()
+    wait_for(lambda: not started & workers().keys())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.2)
