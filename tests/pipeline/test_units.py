@@ -399,7 +399,9 @@ def test_a_worker_without_a_unit_ends_with_its_command_too(tmp_path: Path) -> No
 
     def workers() -> dict[int, int]:
         """Number of each living worker on this machine → that of its parent."""
-        listed = subprocess.run(["ps", "-wweo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["ps", "-wweo", "pid,ppid,stat,args"], capture_output=True, text=True, check=True
+        ).stdout
         rows = [line.split(maxsplit=3) for line in listed.splitlines() if "LokyProcess" in line]
         return {int(pid): int(parent) for pid, parent, state, _ in rows if not state.startswith("Z")}
 
