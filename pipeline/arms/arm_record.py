@@ -44,6 +44,8 @@ class ArmRecord(StoredRecord):
     """How each of its predictions is read: where that is fitted, to each fold's own training patients."""
     reading_patients: int = 0
     """Training patients on whose out-of-fold predictions the reading of its choices was fitted; 0 where it is given."""
+    reading_predictions: tuple[str, ...] = ()
+    """Keys of these out-of-fold predictions: folders below `predict-test/`."""
     started_anew: tuple[str, ...] = ()
     """Parameters that did not fit the source network and kept their random start."""
 

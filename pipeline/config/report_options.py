@@ -21,6 +21,8 @@ class ReportOptions(Options):
     """Arms on the pages of the test cases and in the comparison of uncertainty with error, chosen as above."""
     case_pages: int = Field(default=60, ge=0, le=10_000)
     """Test cases that get a page with a slice viewer: the best, the median, and then from the worst one up."""
+    audited_cases: int = Field(default=4, ge=1, le=100)
+    """Annotations that are drawn in the label audit, the most surprising first."""
     viewer_voxels: int = Field(default=1_000_000, ge=1000, le=64_000_000)
     """Voxels of a case in its viewer; finer grids are joined to fit. A million make a page of about 0.2 MB."""
     quality_cases: int = Field(default=4, ge=1, le=200)

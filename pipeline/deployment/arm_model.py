@@ -112,6 +112,7 @@ def _with_readings(task: ArmTask) -> ArmRecord:
         update={
             "choices": choices,
             "reading_patients": 0 if fitted is None else fitted.patients,
+            "reading_predictions": () if fitted is None else fitted.predictions,
             "readings": tuple(
                 choices.reading if fold.reading is None else read_fitted(fold.reading).reading for fold in task.folds
             ),

@@ -35,6 +35,8 @@ class FittedReading(StoredRecord):
     """How the arm reads its probabilities."""
     patients: int
     """Training patients on whose out-of-fold predictions it was fitted."""
+    predictions: tuple[str, ...] = ()
+    """Keys of these predictions: folders below `predict-test/`."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,12 @@ class ReadingTask:
 
     Attributes:
         declared: the reading of the arm's choices, used where nothing can be fitted.
-        predictions: folder of each inner fold's prediction, and the cases that it holds.
+        predictions: key and folder of each inner fold's prediction, and the cases that it holds.
         options: which voxels count.
     """
 
     declared: ReadingOptions
-    predictions: Sequence[tuple[Path, Sequence[CachedCase]]]
+    predictions: Sequence[tuple[str, Path, Sequence[CachedCase]]]
     options: CalibrationOptions
 
 
@@ -59,13 +61,15 @@ def fit_reading(folder: Path, progress: ProgressFile, *, task: ReadingTask) -> N
         WorkspaceError: a prediction is missing or damaged.
     """
     plain = task.declared.model_copy(update={"logit_temperature": 1.0})
-    tested = [(own, case) for own, cases in task.predictions for case in cases]
+    tested = [(own, case) for _, own, cases in task.predictions for case in cases]
     cases = []
     for position, (own, case) in enumerate(tested):
         cases.append(CalibrationCase.of(load_prediction(own / prediction_name(case.name)), case, plain))
         progress((position + 1) / (len(tested) + 1))
     record = FittedReading(
-        reading=fitted_reading(task.declared, cases, task.options), patients=len({case.patient for case in cases})
+        reading=fitted_reading(task.declared, cases, task.options),
+        patients=len({case.patient for case in cases}),
+        predictions=tuple(key for key, *_ in task.predictions),
     )
     write_record(folder / READING, record)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.evaluation.arm_ranking import arms_with_patients_enough
 from pipeline.evaluation.statistics import Interval, Resamples, paired_difference
-from pipeline.evaluation.tables import RowT, StudyRows
+from pipeline.evaluation.tables import PatientTable, RowT, StudyRows
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,19 @@ def leads(study: StudyRows[RowT], draws: Resamples, *, metric: str = "dice") -> 
     found = []
     for n in study.sizes:
         table = study.table(metric, n)
-        means = {arm: mean for arm, mean in table.means().items() if math.isfinite(mean)}
-        if len(means) < 2:
-            continue
-        enough = arms_with_patients_enough({arm: table.patients_measured()[arm] for arm in means})
-        best, *others = sorted(means, key=lambda arm: (arm not in enough, -means[arm]))
+        best, *others = ranked_arms(table) or [""]
         for arm in others:
             paired = paired_difference(table.of(best), table.of(arm), draws)
             interval = paired.interval
             found.append(Lead(n, best, arm, metric, interval.mean, interval.low, interval.high, paired.patients))
     return found
+
+
+def ranked_arms(table: PatientTable) -> list[str]:
+    """Orders the measured arms of a size by their mean, the best first; those with too few patients come last."""
+    means = {arm: mean for arm, mean in table.means().items() if math.isfinite(mean)}
+    enough = arms_with_patients_enough({arm: table.patients_measured()[arm] for arm in means})
+    return sorted(means, key=lambda arm: (arm not in enough, -means[arm]))
 
 
 def leading_arms(found: Sequence[Lead]) -> list[LeadingArm]:

@@ -19,8 +19,9 @@ from pipeline.evaluation.calibration_tables import (
 from pipeline.evaluation.comparison import Comparison, compare_arms
 from pipeline.evaluation.csv_rows import write_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount, count_empty_masks
+from pipeline.evaluation.label_audit import LABEL_AUDIT, AuditRow, study_audit
 from pipeline.evaluation.label_efficiency import LabelEfficiency, label_efficiencies, why_no_efficiency
-from pipeline.evaluation.leading_arm import Lead, leads
+from pipeline.evaluation.leading_arm import Lead, leads, ranked_arms
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.tables import (
     CaseRow,
@@ -43,6 +44,7 @@ TABLES = (
     LEADING_ARMS,
     LABEL_EFFICIENCY,
     EMPTY_MASKS,
+    LABEL_AUDIT,
     CALIBRATION,
     RELIABILITY,
     CALIBRATION_SUMMARY,
@@ -56,6 +58,7 @@ def write_study_results(
     rows: Sequence[CaseRow],
     calibration: Sequence[CalibrationRow],
     reliability: Sequence[ReliabilityRow],
+    audit: Sequence[AuditRow],
     *,
     options: EvaluationOptions,
     rivals: Collection[str],
@@ -69,6 +72,7 @@ def write_study_results(
         rows: metrics of all trained arms.
         calibration: of all trained arms; empty where it was switched off.
         reliability: points of their reliability curves.
+        audit: annotations against out-of-fold predictions, of all trained arms.
         options: of the evaluation.
         rivals: names of the non-Bayesian arms.
         seed: of the study.
@@ -98,7 +102,17 @@ def write_study_results(
     write_rows(folder / COMPARISONS, Comparison, comparisons)
     write_rows(folder / LEADING_ARMS, Lead, leading)
     write_rows(folder / LABEL_EFFICIENCY, LabelEfficiency, efficiencies)
+    write_rows(folder / LABEL_AUDIT, AuditRow, _best_audit(study, audit))
     _write_calibration(folder, judged, reliability, seed, options.resamples)
+
+
+def _best_audit(study: StudyRows[CaseRow], audit: Sequence[AuditRow]) -> list[AuditRow]:
+    """The audit by the best arm at the largest size: what knows the structure best judges the annotations."""
+    if not study.rows:
+        return []
+    n = study.sizes[-1]
+    best = next(iter(ranked_arms(study.table("dice", n))), None)
+    return study_audit(row for row in audit if (row.arm, row.n) == (best, n))
 
 
 def _write_calibration(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from data.splits import draw_folds
 from pipeline.planning.evaluation_design import EvaluationDesign
-from pipeline.stages.target_cells import Fold, reading_folds, without_each
+from pipeline.stages.target_cells import Fold, final_reading_folds, reading_folds, without_each
 
 _SEED = 0
 """Of a planned study: patients are drawn by their order, so numbers are drawn as names are."""
@@ -47,8 +47,8 @@ def study_folds(design: EvaluationDesign, inner_folds: int) -> StudyFolds:
         outer = [Fold(learned_from, tuple(f"test {number}" for number in range(design.test)))]
     else:
         outer = without_each(learned_from, draw_folds(learned_from, design.folds, 0, _SEED))
-    subsets = [*(fold.learned_from for fold in outer), learned_from]
-    inner = [fold for subset in subsets for fold in reading_folds(subset, inner_folds, 0, _SEED)]
+    inner = [fold for own in outer for fold in reading_folds(own.learned_from, inner_folds, 0, _SEED)]
+    inner += final_reading_folds(learned_from, outer, reading_folds(learned_from, inner_folds, 0, _SEED))
     return StudyFolds(_pairs(outer), _pairs(inner), frozenset(learned_from))
 
 

@@ -13,6 +13,7 @@ from pipeline.report.case_plan import read_cases
 from pipeline.report.case_section import case_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.headline import headline
+from pipeline.report.label_audit_section import label_audit_section
 from pipeline.report.label_efficiency_section import label_efficiency_section
 from pipeline.report.measures_section import measures_section
 from pipeline.report.methods_section import methods_section
@@ -42,6 +43,7 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     uncertainty_section,
     overlay_section,
     case_section,
+    label_audit_section,
     quality_section,
     source_section,
     prior_section,

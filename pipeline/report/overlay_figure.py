@@ -93,6 +93,13 @@ class Scene:
                 return np.array([np.argmax(mask.sum(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)])
         return np.array(self.image.shape) // 2
 
+    def disagreement(self) -> NDArray[np.intp]:
+        """The slice of each axis with the largest section on which the masks disagree; `centre` where they never do."""
+        differ = self.reference != self.prediction
+        if not differ.any():
+            return self.centre()
+        return np.array([np.argmax(differ.sum(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)])
+
     def window(self, margin: float) -> tuple[NDArray[np.float64], float]:
         """The cube to show: its middle in voxel indices and its side in mm, never larger than the image."""
         extent = (np.array(self.image.shape) * self.spacing).max()
@@ -113,6 +120,7 @@ def slice_figure(
     *,
     entropy: bool = False,
     radiological: bool = False,
+    through: NDArray[np.intp] | None = None,
     inches: float = 2.2,
 ) -> Figure:
     """Draws one slice with the contours of every label.
@@ -123,6 +131,7 @@ def slice_figure(
         margin: mm of anatomy around the structure.
         entropy: show the entropy map instead of the image, with a bar of its scale.
         radiological: show the subject's left on the right, as radiologists do.
+        through: number of the slice of each axis; by default that with the largest section of the reference.
         inches: side of the square figure.
 
     Returns:
@@ -130,7 +139,7 @@ def slice_figure(
     """
     figure, axes, across, up = _bare_axes(plane, inches)
     axis = PLANES.index(plane)
-    index = int(scene.centre()[axis])
+    index = int((scene.centre() if through is None else through)[axis])
     low, high = scene.entropy_window if entropy else grey_window(scene.image)
     whole = np.where(scene.tissue, scene.entropy, low) if entropy else scene.image
     x, y = _show(scene, axes, np.take(whole, index, axis=axis), (across, up), (low, high))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import DataError
-from pipeline.arms.arm_record import PREDICTIONS, read_arm
+from pipeline.arms.arm_record import PREDICTIONS, ArmRecord, read_arm
 from pipeline.arms.rivals import rivals
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_folder import MODEL_FOLDER, model_digest
@@ -20,10 +21,11 @@ from pipeline.evaluation.calibration_tables import (
     write_reliability_csv,
 )
 from pipeline.evaluation.case_evaluation import TrainedArm, evaluate_case
-from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.csv_rows import read_rows, write_rows
 from pipeline.evaluation.evaluated_models import EVALUATED, EvaluatedModel, EvaluatedModels, TableSettings
+from pipeline.evaluation.label_audit import AUDIT, AuditRow, audit_case
 from pipeline.evaluation.native_space import NativeCase, in_native_space, labels_missing
-from pipeline.evaluation.options import EvaluationOptions, EvaluationSpace
+from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions, EvaluationSpace
 from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, write_cases_csv
 from pipeline.execution.progress import ProgressFile
@@ -35,7 +37,7 @@ from pipeline.stages import infer
 from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
-from pipeline.stages.target_cells import target_cells
+from pipeline.stages.target_cells import Cell, target_cells
 from pipeline.stages.target_plan import arm_key
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import FILES
@@ -45,32 +47,62 @@ from pipeline.storage.workspace import Workspace
 STAGE = "evaluate"
 
 
+@dataclass(frozen=True)
+class OutOfFold:
+    """The prediction of a case by models that never saw it.
+
+    Attributes:
+        key: of the prediction.
+        folder: that holds it.
+        reading: how the arm reads it.
+        case: what was predicted.
+    """
+
+    key: str
+    folder: Path
+    reading: ReadingOptions
+    case: CachedCase
+
+    def load(self) -> CalibrationCase:
+        """Reads the prediction beside the annotation."""
+        return CalibrationCase.of(
+            load_prediction(self.folder / prediction_name(self.case.name)), self.case, self.reading
+        )
+
+
 def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
-    predictions: Mapping[str, tuple[Path, ReadingOptions]],
+    predictions: Sequence[OutOfFold],
+    learned_from: Sequence[OutOfFold],
     trained: TrainedArm,
-    cases: Sequence[CachedCase],
     native: Mapping[str, NativeCase],
     options: EvaluationOptions,
     seed: int,
 ) -> None:
     """Measures the test cases of one trained arm in native space or, without `native`, on the preprocessed grid.
 
-    `predictions[case]` is the folder that holds the prediction of a case, and how the arm reads it.
+    The annotations of test cases and of the patients that the arm learned from are compared with `predictions` and
+    `learned_from`, of models that never saw them.
     """
     rows: list[CaseRow] = []
+    audit: list[AuditRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
-    for position, case in enumerate(cases):
-        holder, reading = predictions[case.name]
-        predicted = CalibrationCase.of(load_prediction(holder / prediction_name(case.name)), case, reading)
-        measured = _measure(predicted, case, native.get(case.name), trained, options)
+    clamp = (options.calibration or CalibrationOptions()).clamp
+    for position, own in enumerate(predictions):
+        predicted = own.load()
+        measured = _measure(predicted, own.case, native.get(own.case.name), trained, options)
         rows += measured
+        audit += audit_case(predicted, trained, own.key, clamp)
         if calibration is not None:
             calibration.add(predicted.with_dice({row.label: row.dice for row in measured}))
-        progress((position + 1) / len(cases))
+        progress((position + 1) / (len(predictions) + len(learned_from)))
+    for position, own in enumerate(learned_from, start=len(predictions)):
+        audit += audit_case(own.load(), trained, own.key, clamp)
+        progress((position + 1) / (len(predictions) + len(learned_from)))
     write_cases_csv(rows, folder / CASES)
+    write_rows(folder / AUDIT, AuditRow, audit)
     if calibration is not None:
         scored, curve = calibration.finish()
         write_calibration_csv(scored, folder / CALIBRATION)
@@ -130,7 +162,6 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         WorkspaceError: an earlier stage is not done, or raw labels are needed but not available.
     """
     plan = read_plan(config, workspace)
-    test = [case for patient in plan.patients("test") for case in plan.cached("test", patient)]
     native = native_cases(config, workspace, plan)
     options = _options(config)
     # Raw labels are read from the dataset; the digests of those on the preprocessed grid are part of the arms'.
@@ -148,24 +179,48 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 "seed": config.seed,
                 # Left out on the preprocessed grid, where earlier evaluations have no such key.
                 **({"labels": labels} if labels else {}),
-                "version": 6,
-            }
-            predictions = {
-                case: (workspace.unit_folder(PREDICTIONS, key_of_fold), reading)
-                for fold, (key_of_fold, reading) in zip(cell.folds, record.read_predictions(), strict=True)
-                for patient in fold.tested_on
-                for case in plan.patients("test")[patient]
+                "version": 7,
             }
             arguments = {
-                "predictions": predictions,
+                "predictions": _tested(plan, cell, record),
+                "learned_from": _learned_from(plan, cell, record),
                 "trained": TrainedArm(arm, cell.n, cell.repeat),
-                "cases": test,
                 "native": native,
                 "options": options,
                 "seed": config.seed,
             }
             planned.append(Unit(STAGE, key, recipe, evaluate_predictions, arguments))
     return planned
+
+
+def _tested(plan: StudyPlan, cell: Cell, record: ArmRecord) -> list[OutOfFold]:
+    """The test cases of a cell, in the order of the plan."""
+    found = {
+        patient: (key, reading)
+        for fold, (key, reading) in zip(cell.folds, record.read_predictions(), strict=True)
+        for patient in fold.tested_on
+    }
+    return [
+        OutOfFold(key, plan.workspace.unit_folder(PREDICTIONS, key), reading, case)
+        for patient in plan.patients("test")
+        for key, reading in [found[patient]]
+        for case in plan.cached("test", patient)
+    ]
+
+
+def _learned_from(plan: StudyPlan, cell: Cell, record: ArmRecord) -> list[OutOfFold]:
+    """The cases that an arm learned from, where models that did not see them predicted them to fit its reading."""
+    if plan.config.target.cross_validated:
+        # All its patients are tested.
+        return []
+    folders = {key: plan.workspace.unit_folder(PREDICTIONS, key) for key in record.reading_predictions}
+    cases = [case for patient in record.patients for case in plan.cached("pool", patient)]
+    return [
+        OutOfFold(key, folder, record.choices.reading, case)
+        for key, folder in folders.items()
+        for case in cases
+        if (folder / prediction_name(case.name)).is_file()
+    ]
 
 
 def _options(config: StudyConfig) -> EvaluationOptions:
@@ -200,6 +255,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             [row for folder in folders for row in read_rows(folder / CASES, CaseRow)],
             [row for folder in judged for row in read_rows(folder / CALIBRATION, CalibrationRow)],
             [row for folder in judged for row in read_rows(folder / RELIABILITY, ReliabilityRow)],
+            [row for folder in folders for row in read_rows(folder / AUDIT, AuditRow)],
             options=config.evaluation,
             rivals=rivals(config.target_training.arms, config.evaluation.rivals),
             seed=config.seed,

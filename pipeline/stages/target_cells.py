@@ -58,6 +58,20 @@ def reading_folds(patients: Sequence[str], inner_folds: int, repeat: int, seed: 
     return without_each(patients, draw_folds(patients, folds, repeat, seed))
 
 
+def final_reading_folds(patients: Sequence[str], folds: Sequence[Fold], inner: Sequence[Fold]) -> list[Fold]:
+    """Returns the folds that the reading of a final model is fitted on.
+
+    A cross-validation has predicted all its patients out of fold, so nothing needs to be trained for it.
+
+    Args:
+        patients: that the model learns from.
+        folds: of its cell.
+        inner: folds of these patients that a reading would be fitted on; none if none is.
+    """
+    tested = {patient for fold in folds for patient in fold.tested_on}
+    return list(folds if inner and tested == set(patients) else inner)
+
+
 def target_cells(plan: StudyPlan, arm: str) -> list[Cell]:
     """Returns the cells of an arm, repeat by repeat; arms with the same size have the same cells.
 

@@ -31,7 +31,7 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_inputs import SourceInputs
 from pipeline.stages.study_plan import StudyPlan, read_plan
-from pipeline.stages.target_cells import Cell, Fold, reading_folds, target_cells
+from pipeline.stages.target_cells import Cell, Fold, final_reading_folds, reading_folds, target_cells
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.digest import digest
 from pipeline.storage.stage_names import Stage
@@ -101,9 +101,9 @@ class _Planner:
             source = SourceInputs.read(self._plan, arm)
             for cell in target_cells(self._plan, name):
                 predictions = [self._of_fold(arm, source, cell, fold) for fold in cell.folds]
-                readings = [self._reading(arm, source, cell, fold.learned_from) for fold in cell.folds]
+                readings = [self._reading(arm, source, cell, self._inner(cell, own.learned_from)) for own in cell.folds]
                 final = [] if cell.final is None else self._trainings(arm, source, cell, cell.final)
-                reading = None if cell.final is None else self._reading(arm, source, cell, cell.final)
+                reading = None if cell.final is None else self._final_reading(arm, source, cell, cell.final)
                 self._arm(name, arm, cell, final, reading, list(zip(predictions, readings, strict=True)))
         return self._found
 
@@ -111,12 +111,19 @@ class _Planner:
         """The prediction of a fold's patients by models that learned from the others."""
         return self._prediction(arm, cell, self._trainings(arm, source, cell, fold.learned_from), fold)
 
-    def _reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
+    def _inner(self, cell: Cell, patients: Sequence[str]) -> list[Fold]:
+        return reading_folds(patients, self._config.target_training.inner_folds, cell.repeat, self._config.seed)
+
+    def _final_reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
+        inner = final_reading_folds(patients, cell.folds, self._inner(cell, patients))
+        return self._reading(arm, source, cell, inner)
+
+    def _reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, inner: Sequence[Fold]) -> Unit | None:
         """The reading that is fitted on out-of-fold predictions of training patients; `None` if none is fitted."""
         config = self._config
-        inner = reading_folds(patients, config.target_training.inner_folds, cell.repeat, config.seed)
         if not arm.fit_reading or not inner:
             return None
+        patients = [patient for fold in inner for patient in fold.tested_on]
         predictions = [self._of_fold(arm, source, cell, fold) for fold in inner]
         options = config.evaluation.calibration or CalibrationOptions()
         recipe = {
@@ -125,11 +132,11 @@ class _Planner:
             "declared": arm.reading.model_dump(mode="json"),
             "band": options.band,
             "clamp": options.clamp,
-            "version": 1,
+            "version": 2,
         }
         key = _named(cell.n, cell.repeat, arm, f"x{arm.members}", recipe)
         if key not in self._found.readings:
-            tested = [(self._folder(own), own.arguments["task"].cases) for own in predictions]
+            tested = [(own.key, self._folder(own), own.arguments["task"].cases) for own in predictions]
             arguments = {"task": ReadingTask(arm.reading, tested, options)}
             needs = tuple(prediction.name for prediction in predictions)
             self._found.readings[key] = Unit(READINGS, key, recipe, fit_reading, arguments, needs=needs)

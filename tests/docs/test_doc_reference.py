@@ -18,6 +18,7 @@ from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import columns
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.label_audit import AuditRow
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.leading_arm import Lead
 from pipeline.evaluation.tables import CaseRow, SummaryRow
@@ -28,6 +29,7 @@ TABLES = {
     "comparisons.csv": columns(Comparison),
     "leading_arms.csv": columns(Lead),
     "label_efficiency.csv": columns(LabelEfficiency),
+    "label_audit.csv": columns(AuditRow),
     "empty_masks.csv": columns(EmptyMaskCount),
     "calibration.csv": columns(CalibrationRow),
     "reliability.csv": columns(ReliabilityRow),

@@ -84,6 +84,30 @@ def test_readings_are_fitted_inside_each_fold_alone(workspace: Path) -> None:
     assert (of_two["choices"]["logit_temperature"], of_two["reading_patients"]) == (1.0, 0)
 
 
+def test_every_annotation_is_compared_with_models_that_never_saw_it(workspace: Path) -> None:
+    audit = rows(workspace / "results/label_audit.csv")
+    assert sorted(r["patient"] for r in audit) == [f"P{i}" for i in range(3, 9)]
+    for row in audit:
+        trained = {
+            patient
+            for key in trainings_of(workspace / "predict-test" / row["prediction"])
+            for patient in json.loads((key / "training.json").read_text())["patients"]
+        }
+        assert trained
+        assert row["patient"] not in trained
+
+
+def trainings_of(prediction: Path) -> list[Path]:
+    wanted = json.loads((prediction / "done.json").read_text())["recipe"]["trainings"]
+    everything = prediction.parents[3].glob("train-target/*/*/*/training.json")
+    return [own.parent for own in everything if digest_of(own.parent) in wanted]
+
+
+def test_the_final_reading_is_fitted_on_the_folds_of_the_cross_validation(workspace: Path) -> None:
+    record = json.loads((workspace / "infer/swag_calibrated/n06/repeat-0/unit.json").read_text())
+    assert record["reading_predictions"] == record["predictions"]
+
+
 def labels_of(folder: Path) -> list[str]:
     return list(json.loads((folder / "done.json").read_text())["recipe"]["labels"])
 

@@ -16,6 +16,7 @@ from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.label_audit import AuditRow
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
 from pipeline.evaluation.study_results import TABLES, write_study_results
@@ -34,7 +35,7 @@ from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
-from pipeline.stages.evaluate import evaluate_predictions
+from pipeline.stages.evaluate import OutOfFold, evaluate_predictions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.owned_folder import owned_files
 
@@ -101,8 +102,8 @@ def measure(
     folder.parent.mkdir(parents=True, exist_ok=True)
     evaluate_predictions(
         folder, ProgressFile(folder.parent / "progress"),
-        predictions={case.name: (predictions, reading) for case in cases},
-        trained=trained, cases=cases, native={}, options=options, seed=0,
+        predictions=[OutOfFold("fold", predictions, reading, case) for case in cases],
+        learned_from=[], trained=trained, native={}, options=options, seed=0,
     )  # fmt: skip
     return folder
 
@@ -184,7 +185,7 @@ def test_calibration_can_be_switched_off(
     tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
 ) -> None:
     folder = evaluate(tmp_path, "dwp", 5, cases, EvaluationOptions(calibration=None), skill=0.7, draws=1)
-    assert [p.name for p in folder.iterdir()] == ["cases.csv"]
+    assert {p.name for p in folder.iterdir()} == {"cases.csv", "audit.csv"}
 
 
 def test_an_empty_prediction_is_scored_and_reviewed_first(
@@ -215,6 +216,7 @@ def study(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]
         [row for f in folders for row in read_rows(f / "cases.csv", CaseRow)],
         [row for f in folders for row in read_rows(f / "calibration.csv", CalibrationRow)],
         [row for f in folders for row in read_rows(f / "reliability.csv", ReliabilityRow)],
+        [row for f in folders for row in read_rows(f / "audit.csv", AuditRow)],
         options=options,
         rivals=("random", "fine_tune"),
         seed=0,
@@ -254,7 +256,7 @@ def test_tables_of_an_earlier_run_with_calibration_do_not_stay(study: Path) -> N
     rows = read_rows(study / "results/cases.csv", CaseRow)
     options = EvaluationOptions(resamples=100, calibration=None)
     with owned_files(study / "results", "files.json", of_before=TABLES) as folder:
-        write_study_results(folder, rows, [], [], options=options, rivals=("random",), seed=0)
+        write_study_results(folder, rows, [], [], [], options=options, rivals=("random",), seed=0)
     assert not list((study / "results").glob("calibration*"))
     assert not (study / "results/reliability.csv").exists()
 

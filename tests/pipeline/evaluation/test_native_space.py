@@ -26,7 +26,7 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.stages.evaluate import evaluate_predictions, native_cases
+from pipeline.stages.evaluate import OutOfFold, evaluate_predictions, native_cases
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.cached_case import ARRAYS, CachedCase
@@ -207,8 +207,8 @@ def test_the_stage_measures_the_mask_that_the_arm_reads(
     for name in MaskRule:
         evaluate_predictions(
             tmp_path / f"out-{name}", ProgressFile(tmp_path / "progress"),
-            predictions={"c": (tmp_path / "predictions", ReadingOptions(mask=name))},
-            trained=TrainedArm("random", 5, 0), cases=[cached], native={"c": native},
+            predictions=[OutOfFold("fold", tmp_path / "predictions", ReadingOptions(mask=name), cached)],
+            learned_from=[], trained=TrainedArm("random", 5, 0), native={"c": native},
             options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
         scores.append([row.dice for row in read_rows(tmp_path / f"out-{name}" / "cases.csv", CaseRow)])

@@ -17,6 +17,7 @@ from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.config.reading import as_yaml, parse_config
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
+from pipeline.evaluation.label_audit import AuditRow
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.study_results import write_study_results
 from pipeline.evaluation.tables import CaseRow
@@ -204,7 +205,10 @@ def _infer(
                                   expected_dice=r.dice / 2) for r in rows]  # fmt: skip
     reliability = [ReliabilityRow(a, n, r, "core", low, low + 0.5, 0.5, low + 0.25, low + 0.2)
                    for a in ARMS for n in SIZES for r in range(repeats) for low in (0.0, 0.5)]  # fmt: skip
-    write_study_results(root / "results", rows, calibration, reliability, options=EvaluationOptions(resamples=500),
+    audit = [AuditRow(r.arm, r.n, r.repeat, r.case, r.patient, r.label, f"{r.arm}-n{r.n:02d}-0", 1 - r.dice,
+                      r.dice, 0.9, 0.1, 0.2) for r in rows]  # fmt: skip
+    options = EvaluationOptions(resamples=500)
+    write_study_results(root / "results", rows, calibration, reliability, audit, options=options,
                         rivals=("random", "fine_tune", "fine_tune_ends"), seed=7)  # fmt: skip
 
 

@@ -21,8 +21,11 @@ from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.rivals import rivals
 from pipeline.config.report_options import ReportOptions
+from pipeline.evaluation.case_row import CaseRow
+from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.evaluation.evaluated_models import EvaluatedModels, TableSettings
+from pipeline.evaluation.label_audit import AuditRow
 from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
 from pipeline.report.overlay_section import overlay_section
@@ -98,6 +101,7 @@ def test_builds_one_page_with_every_section(built: Path, page: Page, whole_works
         "uncertainty",
         "overlays",
         "cases",
+        "label_audit",
         "preprocessing",
         "source",
         "priors",
@@ -252,6 +256,17 @@ def test_suspect_cases_come_first_with_their_reason(page: Page) -> None:
     assert "case-03" in alts[4]  # the first picture of the second dataset
 
 
+def test_the_most_surprising_annotations_are_listed_and_drawn(whole_workspace: Path, page: Page, built: Path) -> None:
+    rows = read_rows(whole_workspace / "results/label_audit.csv", AuditRow)
+    assert [row.surprise for row in rows] == sorted((row.surprise for row in rows), reverse=True)
+    assert {row.case for row in rows} == {row.case for row in read_rows(whole_workspace / "results/cases.csv", CaseRow)}
+    text = page.text[page.text.index("Before you annotate more scans") :]
+    assert text.index(rows[0].case) < text.index(rows[1].case)
+    for row in rows[:4]:
+        assert (built.parent / f"figures/audit-{row.case}-axial.png").is_file()
+    assert not (built.parent / f"figures/audit-{rows[4].case}-axial.png").exists()
+
+
 def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     page = Page(build_report(tmp_path).read_text())
@@ -272,6 +287,7 @@ def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspac
     assert "random at n = 5, repeat 0: not trained" in text
     assert "random at n = 5: not run" in text
     assert "holds no predictions" in text
+    assert "cannot be drawn: its preprocessed arrays or its out-of-fold prediction were deleted" in text
     assert "no p-values" in text
 
 
