@@ -104,6 +104,14 @@ def predict(
     probabilities: Annotated[
         bool, typer.Option("--probabilities/--no-probabilities", help="Write the probability of each class.")
     ] = False,
+    unannotated: Annotated[
+        bool,
+        typer.Option(
+            "--unannotated",
+            help="Leave out the cases of datasets that have a label; annotate_next.csv says which of the others to "
+            "annotate next.",
+        ),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Keep finished scans.")] = True,
     allow_network_code: NetworkCode = False,
 ) -> None:
@@ -125,5 +133,6 @@ def predict(
             device=options.device.value,
             resume=resume,
             allow_network_code=allow_network_code,
+            unannotated=unannotated,
         )
     typer.echo(f"The results are in {output}, with a row for each structure in {output / PREDICTION_TABLE}")

@@ -159,7 +159,10 @@ def predict_case(
             yield probability
 
     mask = native_mask(maps(), list(about.classes.values()), read.thresholds)
-    structures = structure_facts(mask, about.classes, read, draws, spacing, voxel_ml(affine, records), about.dice_fits)
+    information = average.mutual_information.cpu().numpy() if average.count > 1 else None
+    structures = structure_facts(
+        mask, about.classes, read, draws, spacing, voxel_ml(affine, records), about.dice_fits, information
+    )
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
     reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
     return PredictedScan(

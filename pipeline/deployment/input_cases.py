@@ -42,7 +42,7 @@ class InputCase:
     bids: Path | None = None
 
 
-def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[InputCase]:
+def collect_cases(inputs: Sequence[Path], channels: Sequence[str], *, unannotated: bool = False) -> list[InputCase]:
     """Finds the scans to predict.
 
     A file is a case. Several channels are files `CASE_0000.nii.gz`, `CASE_0001.nii.gz` (nnU-Net's names, in the order
@@ -52,6 +52,7 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
     Args:
         inputs: files and folders.
         channels: the model's channels.
+        unannotated: leave out cases of datasets that have a label.
 
     Returns:
         The cases, each once, sorted by name; unusable ones carry their fault.
@@ -69,7 +70,8 @@ def collect_cases(inputs: Sequence[Path], channels: Sequence[str]) -> list[Input
                     files += images
                     _log_skipped(path, images)
                 else:
-                    found += _dataset_cases(detect_layout(path).read(path, labels=False), channels)
+                    dataset = detect_layout(path).read(path, labels=unannotated)
+                    found += _dataset_cases(_without_labelled(dataset) if unannotated else dataset, channels)
             else:
                 files.append(path)
         except OSError as error:
@@ -122,6 +124,10 @@ def _dataset_cases(dataset: Dataset, channels: Sequence[str]) -> list[InputCase]
     bids = dataset.root if dataset.layout == BIDS else None
     named = [named_case(case, channels, bids) for case in dataset.cases]
     return [_briefly_named(case) for case in named] if bids else named
+
+
+def _without_labelled(dataset: Dataset) -> Dataset:
+    return dataclasses.replace(dataset, cases=tuple(case for case in dataset.cases if case.label is None))
 
 
 def _briefly_named(case: InputCase) -> InputCase:

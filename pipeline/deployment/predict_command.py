@@ -14,6 +14,7 @@ from data.case import Case
 from data.errors import ConfigError, WorkspaceError
 from data.plain_number import plain_number
 from models.networks.imported_network import network_code_allowed
+from pipeline.deployment.annotation_order import ANNOTATE_NEXT, write_annotation_order
 from pipeline.deployment.bids_derivative import DESCRIPTION, dataset_links, link_names, write_derivative_files
 from pipeline.deployment.case_files import CaseFiles, require_apart
 from pipeline.deployment.case_prediction import predict_input
@@ -60,6 +61,7 @@ def predict(
     device: str = "auto",
     resume: bool = True,
     allow_network_code: bool = False,
+    unannotated: bool = False,
 ) -> list[Row]:
     """Predicts scans; finished ones are kept, and a bad one does not stop the others.
 
@@ -72,6 +74,7 @@ def predict(
         device: `auto`, `cpu` or `cuda`.
         resume: keep finished cases.
         allow_network_code: whether a network that is code outside Graft may be run.
+        unannotated: leave out the cases of datasets that have a label, and write which of the others to annotate next.
 
     Returns:
         The rows of these scans in `predictions.csv`.
@@ -83,8 +86,12 @@ def predict(
     with network_code_allowed(allow_network_code):
         description, digest = read_description(model)
     require_network_code(description.network)
-    cases = collect_cases(inputs, description.channels)
+    cases = collect_cases(inputs, description.channels, unannotated=unannotated)
     if not cases:
+        if unannotated:
+            raise ConfigError(
+                "every case of the inputs has a label", expected="scans without one", fix="leave out --unannotated"
+            )
         raise ConfigError("there is no scan to predict", expected="files, folders or datasets", fix="name some")
     require_apart(CaseFiles.of(case) for case in cases if case.case is not None)
     _refuse_foreign(output)
@@ -94,7 +101,10 @@ def predict(
     with workspace.lock():
         # Killed commands leave unfinished cases in the output folder itself.
         remove_temporaries(output)
-        require_unchanged(output, PREDICTION, [PREDICTION_TABLE])
+        tables = [PREDICTION_TABLE]
+        if unannotated or ANNOTATE_NEXT in listed_files(output, PREDICTION):
+            tables.append(ANNOTATE_NEXT)
+        require_unchanged(output, PREDICTION, tables)
         roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
         links = dataset_links(output, roots)
         names = link_names(output, roots, links)
@@ -120,7 +130,9 @@ def predict(
         outcomes = _outcomes(output, cases, units, run)
         rows = prediction_rows(output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
         everything = [*rows, *earlier_rows(output, output / PREDICTION_TABLE, outcomes)]
-        with _output_files(output, about) as room:
+        with _output_files(output, about, tables) as room:
+            if ANNOTATE_NEXT in tables:
+                write_annotation_order(room / ANNOTATE_NEXT, everything)
             write_predictions(room / PREDICTION_TABLE, sorted(everything, key=lambda row: row["case"]))
             if bids:
                 write_derivative_files(room, description, digest, links, output)
@@ -130,12 +142,12 @@ def predict(
 
 
 @contextmanager
-def _output_files(output: Path, about: dict[str, Any]) -> Iterator[Path]:
+def _output_files(output: Path, about: dict[str, Any], tables: Sequence[str]) -> Iterator[Path]:
     """Yields a temporary folder for files that belong to the output folder and not to a case."""
     with temporary_room(output) as room:
         yield room
         write_json(room / PREDICTION, contents(room, PREDICTION) | about)
-        require_unchanged(output, PREDICTION, [PREDICTION_TABLE])
+        require_unchanged(output, PREDICTION, tables)
         settle(room, output, PREDICTION, Changed.KEEP)
 
 
@@ -167,7 +179,7 @@ def _unit(case: Case, files: CaseFiles, common: Mapping[str, Any], workspace: Wo
         "files": workspace.file_digests.of_files(case.files()),
         "frames": [source.frame for source in case.channels.values()],
         "options": common["options"].model_dump(mode="json"),
-        "version": 2,
+        "version": 3,
     } | ({"sources": list(files.sources)} if files.bids else {})
     # The stage has no folder of its own: the cases lie in the output folder.
     arguments = {"case": case, "files": files, **common}

@@ -19,7 +19,7 @@ from pipeline.storage.spreadsheet_cell import escaped
 
 COLUMNS = (
     "case", "state", "structure", "label", "volume_ml", "volume_low_ml", "volume_high_ml", "dice",
-    "dice_error", "dice_basis", "suspect", "mask", "message",
+    "dice_error", "dice_basis", "entropy", "mutual_information", "suspect", "mask", "message",
 )  # fmt: skip
 Row = dict[str, str]
 _KEPT = "changed since Graft wrote it, and kept: {}; the numbers are those of Graft's own mask"
@@ -55,6 +55,9 @@ def prediction_rows(folder: Path, outcomes: Sequence[tuple[str, CaseFiles | None
                     dice=estimate.dice if estimate else None,
                     dice_error=estimate.error if estimate else None,
                     dice_basis=f"NOT for a suspect case: {basis}" if basis and facts["suspect"] else basis,
+                    # Masks that an earlier version predicted lack these.
+                    entropy=own.get("entropy"),
+                    mutual_information=own.get("mutual_information"),
                     suspect="; ".join(facts["suspect"]),
                     mask=f"{files.key}/{files.mask}",
                     message=_KEPT.format(", ".join(changed)) if changed else "",

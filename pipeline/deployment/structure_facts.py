@@ -8,9 +8,12 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data.volume import Volume
+from pipeline.evaluation.case_review import predicted_uncertainty
 from pipeline.evaluation.dice_fit import DiceFit, unchecked
+from pipeline.evaluation.options import CalibrationOptions
 from pipeline.evaluation.volume_interval import volume_interval
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
@@ -27,6 +30,7 @@ def structure_facts(
     spacing: Sequence[float],
     voxel_ml: float,
     fits: Mapping[str, DiceFit],
+    information: NDArray[np.floating] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Collects the numbers of each structure.
 
@@ -38,6 +42,7 @@ def structure_facts(
         spacing: mm between voxel centres of the preprocessed grid.
         voxel_ml: volume of a voxel of the preprocessed grid in the patient.
         fits: class → fit of expected to real Dice.
+        information: `[X, Y, Z]` mutual information in nats on the preprocessed grid; `None` for one draw.
 
     Returns:
         Class → numbers, JSON-able; `None` where a number is not known.
@@ -65,9 +70,23 @@ def structure_facts(
             "dice": _estimate(fits.get(name), expected),
             "expected_dice": _known(expected),
             "dice_between_draws": _known(draws.agreement(number)),
+            **_uncertainty(foreground.numpy(), chosen, information, number, spacing),
             "dice_line": _on_the_line(fits.get(name), expected),
         }
     return facts
+
+
+def _uncertainty(
+    foreground: NDArray[np.floating],
+    chosen: NDArray[np.integer],
+    information: NDArray[np.floating] | None,
+    number: int,
+    spacing: Sequence[float],
+) -> dict[str, float | None]:
+    """What the report measures of test cases, in the same band around the boundary of the mask."""
+    usual = CalibrationOptions()
+    found = predicted_uncertainty(foreground, chosen, information, number, spacing, band=usual.band, clamp=usual.clamp)
+    return {"entropy": _known(found.entropy), "mutual_information": _known(found.mutual_information)}
 
 
 def _estimate(fit: DiceFit | None, expected: float) -> dict[str, Any] | None:
