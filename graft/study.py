@@ -30,6 +30,7 @@ from pipeline.evaluation.calibration_tables import (
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
+from pipeline.evaluation.label_audit import LABEL_AUDIT, AuditRow
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.leading_arm import Lead
 from pipeline.evaluation.study_results import (
@@ -87,6 +88,11 @@ class Results:
     def label_efficiency(self) -> Table[LabelEfficiency]:
         """How many patients training from scratch would need for the same Dice."""
         return self._read(LABEL_EFFICIENCY, LabelEfficiency)
+
+    @cached_property
+    def label_audit(self) -> Table[AuditRow]:
+        """Annotations against predictions of models that never saw them, the most surprising first."""
+        return self._read(LABEL_AUDIT, AuditRow)
 
     @cached_property
     def empty_masks(self) -> Table[EmptyMaskCount]:

@@ -19,7 +19,7 @@ from pipeline.evaluation.tables import CaseRow
 pytestmark = pytest.mark.slow
 
 TABLES = (
-    "cases", "summary", "comparisons", "leading_arms", "label_efficiency", "empty_masks", "calibration",
+    "cases", "summary", "comparisons", "leading_arms", "label_efficiency", "empty_masks", "label_audit", "calibration",
     "calibration_summary", "reliability",
 )  # fmt: skip
 
