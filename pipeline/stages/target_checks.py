@@ -56,8 +56,10 @@ class _Side:
         return cls(name, modality, tuple(channels), spacing)
 
 
-def _sides(plan: StudyPlan) -> tuple[_Side, _Side]:
-    """Source and target."""
+def _sides(plan: StudyPlan) -> tuple[_Side, _Side] | None:
+    """Source and target; `None` without a source."""
+    if plan.config.source is None:
+        return None
     target, pack = plan.config.target.dataset, plan.pack
     about = plan.config.datasets[target]
     second = _Side.of(f"the target {target!r}", about.modality, plan.channels[target], about.preprocessing)
@@ -74,7 +76,10 @@ def compare_with_source(plan: StudyPlan, strict: bool = False) -> None:
     Raises:
         DataError: they differ, if `strict`.
     """
-    source, target = _sides(plan)
+    sides = _sides(plan)
+    if sides is None:
+        return
+    source, target = sides
     if source.modality != target.modality:
         _report(
             f"{source.name} has the modality {source.modality.value} and {target.name} {target.modality.value}", strict
@@ -105,7 +110,10 @@ def compare_grids(plan: StudyPlan, strict: bool = False) -> None:
     Raises:
         DataError: they differ, if `strict`.
     """
-    source, target = _sides(plan)
+    sides = _sides(plan)
+    if sides is None:
+        return
+    source, target = sides
     if source.spacing is not None and target.spacing is not None:
         return
     first = np.array(plan.pack.source.spacing) if plan.pack is not None else _median_spacing(plan, "source")
