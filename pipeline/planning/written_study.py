@@ -10,10 +10,13 @@ import typer
 from data.errors import ConfigError
 from data.names import printable
 from pipeline.config.reading import parse_config
+from pipeline.config.study import StudyConfig
+from pipeline.planning.draft import Draft
 from pipeline.planning.planner import draft_study
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.study_writer import study_text
 from pipeline.stages.resources import Resources
+from pipeline.stages.target_checks import compare_sides
 from pipeline.storage.atomic import write_text
 from pipeline.storage.yaml_file import parse_yaml
 
@@ -35,18 +38,38 @@ def require_free(output: Path, force: bool) -> None:
         raise ConfigError(f"--output {output}: exists already", expected="a new file", fix=fix)
 
 
+def planned_text(request: PlanRequest, output: Path, resources: Resources) -> tuple[str, StudyConfig, Draft]:
+    """Plans a study.
+
+    Args:
+        request: what is asked for.
+        output: name of the study, for errors.
+        resources: of this machine.
+
+    Returns:
+        Its text, what it says, and what is to be told.
+
+    Raises:
+        GraftError: a dataset or a pack is not usable, the budget is too small, or (`strict`) the source differs.
+    """
+    draft = draft_study(request, resources)
+    text = study_text(draft.values, draft.reasons, draft.heading)
+    config = parse_config(parse_yaml(text), output)
+    for warning in draft.warnings:
+        logger.warning("%s", warning)
+    channels = {name: dataset.channels or () for name, dataset in config.datasets.items()}
+    compare_sides(config, channels, draft.pack, request.strict)
+    return text, config, draft
+
+
 def plan_study(request: PlanRequest, output: Path, jobs: int | None, device: str) -> None:
     """Plans a study, tells the plan and writes it.
 
     Raises:
-        GraftError: a dataset is not usable, or the budget is too small; nothing is written then.
+        GraftError: a dataset or a pack is not usable, or the budget is too small; nothing is written then.
     """
-    draft = draft_study(request, Resources(jobs, device))
-    text = study_text(draft.values, draft.reasons, draft.heading)
-    parse_config(parse_yaml(text), output)
+    text, _, draft = planned_text(request, output, Resources(jobs, device))
     write_text(output, text)
-    for warning in draft.warnings:
-        logger.warning("%s", warning)
     for line in draft.told:
         typer.echo(printable(line))
     typer.echo(f"The study is {output}; look at it, change it, and run it with `graft run {output}`.")

@@ -55,8 +55,9 @@ class StudyPlan:
         if name is None:
             pack = self.config.source_pack
             raise ConfigError(
-                "the study has no source" if pack is None else f"the source of the study is the pack {pack}, which "
-                "holds no scans",
+                "the study has no source"
+                if pack is None
+                else f"the source of the study is the pack {pack}, which holds no scans",
                 expected="pool or test",
                 fix="name one of these, or a study whose source is a dataset",
             )
