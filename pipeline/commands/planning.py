@@ -1,4 +1,4 @@
-"""`graft init`: plans a study from its scans, and writes it."""
+"""`graft init` plans a study from its scans and writes it; `graft adapt` carries it out, too."""
 
 from __future__ import annotations
 
@@ -30,3 +30,36 @@ def init(
     require_free(output, force)
     with stoppable(output):
         plan_study(request, output, options.jobs, options.device.value)
+
+
+@with_shared_options(
+    "overrides",
+    "jobs",
+    "device",
+    "debug",
+    overrides=Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a key of the planned study, as in a.b=c; repeatable."
+        ),
+    ],
+)
+@with_planning_options()
+def adapt(
+    plan: PlanningOptions,
+    options: SharedOptions,
+    target: Target,
+    output: Annotated[
+        Path, typer.Option("--output", metavar="DIR", help="Folder of the model; its study lies beside.")
+    ],
+) -> None:
+    """From annotated scans to a model. Plans a study, cross-validates, and says how good the model is."""
+    request = plan.request(target)
+    from data.names import printable
+    from pipeline.adaptation.adapt_command import adapt as carry_out
+    from pipeline.adaptation.adapt_command import study_folder
+    from pipeline.stages.resources import Resources
+
+    resources = Resources(options.jobs, options.device.value, plan.strict)
+    with stoppable(study_folder(output)):
+        carry_out(request, output, options.overrides, resources, lambda line: typer.echo(printable(line)))

@@ -100,7 +100,7 @@ def fill_in(
     arithmetic = ". ".join(f"{line[0].upper()}{line[1:]}" for line in sizing.work.arithmetic(steps, sizing.speed))
     draft.add("target_training.steps", steps, f"{arithmetic}.")
     draft.add("computing", {"precision": "auto"}, "What the processor or GPU computes fastest with.")
-    draft.heading += [f"Planned by `graft init` for a budget of {request.budget}. All of it may be changed."]
+    draft.heading += [f"Planned by Graft for a budget of {request.budget}. All of it may be changed."]
     draft.heading += [f"Given up for the budget: {'; '.join(ambition.given_up)}."] if ambition.given_up else []
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -10,8 +12,6 @@ import typer
 from data.errors import ConfigError
 from data.names import printable
 from pipeline.config.reading import parse_config
-from pipeline.config.study import StudyConfig
-from pipeline.planning.draft import Draft
 from pipeline.planning.planner import draft_study
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.study_writer import study_text
@@ -38,28 +38,48 @@ def require_free(output: Path, force: bool) -> None:
         raise ConfigError(f"--output {output}: exists already", expected="a new file", fix=fix)
 
 
-def planned_text(request: PlanRequest, output: Path, resources: Resources) -> tuple[str, StudyConfig, Draft]:
-    """Plans a study.
+@dataclass(frozen=True)
+class WrittenStudy:
+    """A planned study.
+
+    Attributes:
+        text: its YAML.
+        told: lines for people.
+    """
+
+    text: str
+    told: tuple[str, ...]
+
+
+def planned_study(
+    request: PlanRequest,
+    output: Path,
+    resources: Resources,
+    workspace: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> WrittenStudy:
+    """Plans a study, and reads what was planned as it will be read.
 
     Args:
         request: what is asked for.
         output: name of the study, for errors.
         resources: of this machine.
-
-    Returns:
-        Its text, what it says, and what is to be told.
+        workspace: folder of the results, where it is not that of the study's name.
+        overrides: keys that will have another value when it is read.
 
     Raises:
         GraftError: a dataset or a pack is not usable, the budget is too small, or (`strict`) the source differs.
     """
     draft = draft_study(request, resources)
+    if workspace is not None:
+        draft.add("workspace", str(workspace))
     text = study_text(draft.values, draft.reasons, draft.heading)
-    config = parse_config(parse_yaml(text), output)
+    config = parse_config(parse_yaml(text), output, overrides)
     for warning in draft.warnings:
         logger.warning("%s", warning)
     channels = {name: dataset.channels or () for name, dataset in config.datasets.items()}
     compare_sides(config, channels, draft.pack, request.strict)
-    return text, config, draft
+    return WrittenStudy(text, tuple(map(printable, draft.told)))
 
 
 def plan_study(request: PlanRequest, output: Path, jobs: int | None, device: str) -> None:
@@ -68,8 +88,8 @@ def plan_study(request: PlanRequest, output: Path, jobs: int | None, device: str
     Raises:
         GraftError: a dataset or a pack is not usable, or the budget is too small; nothing is written then.
     """
-    text, _, draft = planned_text(request, output, Resources(jobs, device))
-    write_text(output, text)
-    for line in draft.told:
-        typer.echo(printable(line))
+    plan = planned_study(request, output, Resources(jobs, device))
+    write_text(output, plan.text)
+    for line in plan.told:
+        typer.echo(line)
     typer.echo(f"The study is {output}; look at it, change it, and run it with `graft run {output}`.")
