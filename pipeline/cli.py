@@ -11,7 +11,7 @@ from data.errors import GraftError
 from pipeline.commands.bundle import export
 from pipeline.commands.output import refused, set_up_output
 from pipeline.commands.pack import pack
-from pipeline.commands.planning import init
+from pipeline.commands.planning import adapt, init
 from pipeline.commands.scans import predict, preprocess, synthesize
 from pipeline.commands.shared_options import SharedOptions, current, reset_options, with_shared_options
 from pipeline.commands.study import STAGE_HELP, check, run, stage_command
@@ -40,7 +40,7 @@ def version() -> None:
 
 
 app.callback()(_before_the_command)
-for _command in (synthesize, init, check, preprocess):
+for _command in (synthesize, init, adapt, check, preprocess):
     app.command()(_command)
 for _stage, _text in STAGE_HELP.items():
     app.command(_stage.value, help=_text)(stage_command(_stage))

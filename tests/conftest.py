@@ -223,3 +223,14 @@ def finished_study(
     begin = time.monotonic()
     assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
     return FinishedStudy(config, folder / "workspace", time.monotonic() - begin)
+
+
+@pytest.fixture(scope="session")
+def tiny_pack(finished_study: FinishedStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source pack of the finished study."""
+    from pipeline.cli import main
+
+    path = tmp_path_factory.mktemp("pack") / "tiny.pack"
+    words = ["--license", "CC-BY 4.0", "--citation", "Doe 2026", "--title", "Tiny"]
+    assert main(["pack", str(finished_study.workspace), "--output", str(path), *words]) == 0
+    return path

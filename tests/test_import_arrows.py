@@ -18,7 +18,7 @@ ALLOWED = {
 }
 FLOORS = (
     "storage", "execution", "metrics", "prediction", "training", "arms", "evaluation", "priors", "packs", "config",
-    "report", "deployment", "stages", "packing", "planning", "commands", "cli",
+    "report", "deployment", "stages", "packing", "planning", "adaptation", "commands", "cli",
 )  # fmt: skip
 """The rooms of `pipeline`, each of which imports rooms that stand before it alone.
 

@@ -232,3 +232,8 @@ class ArmOptions(ReadingOptions):
     def needs_prior(self) -> bool:
         """Whether it uses a fitted density."""
         return self.prior not in UNFITTED_PRIORS
+
+    @property
+    def uses_source(self) -> bool:
+        """Whether it uses anything that was learned on the source of its own study."""
+        return self.needs_source or self.needs_references or self.needs_prior

@@ -105,25 +105,29 @@ def with_shared_options(*names: str, **reworded: Any) -> Callable[[Command], Com
         names: of the options; all if there are none.
         reworded: options with another help for this command.
     """
-    chosen = {name: reworded.get(name, ALL[name]) for name in names or ALL}
+    chosen = {name: (reworded.get(name, ALL[name]), False if name == "debug" else None) for name in names or ALL}
+    return with_options(chosen, take)
+
+
+def with_options(options: Mapping[str, tuple[Any, Any]], gather: Callable[..., Any]) -> Callable[[Command], Command]:
+    """Adds a group of options to a command, after its own.
+
+    Args:
+        options: name → type with its help, and default.
+        gather: makes of their values what the command gets as its first argument.
+    """
 
     def decorate(command: Command) -> Command:
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
-        def called(**given: Any) -> None:
-            shared = {name: given.pop(name) for name in chosen}
-            command(take(**shared), **given)
+        def called(*before: Any, **given: Any) -> None:
+            command(gather(**{name: given.pop(name) for name in options}), *before, **given)
 
-        shared = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=False if name == "debug" else None,
-                annotation=annotation,
-            )
-            for name, annotation in chosen.items()
+        added = [
+            inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+            for name, (annotation, default) in options.items()
         ]
-        called.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        called.__signature__ = inspect.Signature([*own, *added])  # type: ignore[attr-defined]
         called.__name__, called.__doc__ = command.__name__, command.__doc__
         return called
 

@@ -70,7 +70,8 @@ class StudyConfig(Options):
     """Folder of the results; `workspaces/NAME` by default."""
     datasets: Annotated[dict[Name, DatasetOptions], Apart] = Field(min_length=1)
     """The datasets by name."""
-    source: SourceOptions
+    source: SourceOptions | None = None
+    """What is transferred; a study without it learns from the target alone."""
     target: TargetOptions
     preprocessing: dict[str, Any] = Field(default_factory=dict)
     """Keys that change the default preprocessing of every dataset."""
@@ -148,8 +149,7 @@ class StudyConfig(Options):
 
     @model_validator(mode="after")
     def _known_references(self) -> StudyConfig:
-        for role in ("source", "target"):
-            dataset = getattr(self, role).dataset
+        for role, dataset in (("source", self.source_dataset), ("target", self.target.dataset)):
             if dataset is not None and dataset not in self.datasets:
                 raise ValueError(f"`{role}.dataset` is {dataset!r}, which is not one of {', '.join(self.datasets)}")
         return self
@@ -169,6 +169,10 @@ class StudyConfig(Options):
     @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> StudyConfig:
         for arm, options in self.target_training.arms.items():
+            if self.source is None and options.uses_source:
+                raise ValueError(
+                    f"arm {arm!r} needs a source, and the study has none: add the key `source`, or leave the arm out"
+                )
             known = [*UNFITTED_PRIORS, AUTO, *self.priors.densities]
             if options.prior not in known:
                 names = ", ".join(known)
@@ -188,6 +192,16 @@ class StudyConfig(Options):
             key = "sizes" if largest in (self.target_training.sizes or ()) else "reference_sizes"
             raise ValueError(f"`target_training.{key}` asks for {largest} patients but `target.pool` has {pool}")
         return self
+
+    @property
+    def source_dataset(self) -> str | None:
+        """Name of the source's dataset; none where the source is a pack, or where there is no source."""
+        return None if self.source is None else self.source.dataset
+
+    @property
+    def source_pack(self) -> Path | None:
+        """The source pack; none where the source is a dataset, or where there is no source."""
+        return None if self.source is None else self.source.pack
 
     def network_of(self, arm: str) -> NetworkOptions:
         """The network that an arm trains."""

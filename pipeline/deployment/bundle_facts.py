@@ -73,7 +73,7 @@ class BundleFacts:
     def uses_source(self) -> bool:
         """Whether the model uses anything that was learned on the source."""
         arm = self.model.arm
-        return arm.needs_source or arm.needs_prior or arm.needs_references or arm.update_from is not None
+        return arm.uses_source or arm.update_from is not None
 
     @property
     def caveats(self) -> tuple[str, ...]:

@@ -137,6 +137,12 @@ def _finished_source(root: Path) -> StudyPlan:
             f"{root}: holds no {CONFIG}", expected="the workspace of a study", fix="name one, such as workspaces/demo"
         )
     config = read_config(root / CONFIG, workspace=root)
+    if config.source is None:
+        raise PackError(
+            f"{root}: this study has no source, so nothing was learned that could be given away",
+            expected="the workspace of a study that learned from a source dataset",
+            fix="name another",
+        )
     if config.source.pack is not None:
         raise PackError(
             f"{root}: the source of this study is itself a pack, {config.source.pack}",

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.presets import DEFAULT_ARM, PRESETS, REFERENCE_ARM
+
+_ONE_MEMBER = "swag_calibrated"
+"""The default arm with one member."""
+_FOR_PRIORS = 3
+"""Source networks whose filters a density is fitted to."""
+TRANSFER_ARMS = (REFERENCE_ARM, "fine_tune", DEFAULT_ARM)
+"""Training from scratch, plain fine-tuning, and the default arm."""
+SCRATCH_ARMS = (REFERENCE_ARM,)
+"""Without a source."""
 
 
 @dataclass(frozen=True)
@@ -14,23 +24,31 @@ class Ambition:
     """How much a study does.
 
     Attributes:
-        members: trainings of the Bayesian arm, each from a source network of its own.
+        arms: presets by name.
         halvings: how often the channels of the network are halved.
         few_folds: whether at most five folds are made.
         coarser: how many times fewer voxels the grid has than the data.
         given_up: what was given up for it, in words.
     """
 
-    members: int = 3
+    arms: tuple[str, ...] = TRANSFER_ARMS
     halvings: int = 0
     few_folds: bool = False
     coarser: int = 1
     given_up: tuple[str, ...] = ()
 
     @property
-    def arms(self) -> list[str]:
-        """Training from scratch, plain fine-tuning, and the default arm or one member of it."""
-        return [REFERENCE_ARM, "fine_tune", DEFAULT_ARM if self.members > 1 else "swag_calibrated"]
+    def options(self) -> Mapping[str, ArmOptions]:
+        """The arms with their options."""
+        return {name: PRESETS[name] for name in self.arms}
+
+    @property
+    def networks(self) -> int:
+        """Source networks that the arms need: one for each that members of an arm start from, several for priors."""
+        arms = self.options.values()
+        starts = [arm.members * arm.components for arm in arms if arm.needs_source]
+        fitted = any(arm.needs_prior or arm.needs_references for arm in arms)
+        return max([*starts, _FOR_PRIORS if fitted else 0], default=0)
 
 
 _STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -43,17 +61,25 @@ _STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def ambitions(many_folds: bool) -> Iterator[Ambition]:
+def ambitions(first: Ambition, *, chosen_arms: bool, many_folds: bool, own_network: bool) -> Iterator[Ambition]:
     """Yields from the whole study to the least.
 
     Args:
+        first: the whole study.
+        chosen_arms: whether somebody chose the arms, so that none is replaced.
         many_folds: whether there are more folds to give up than five.
+        own_network: whether the study is free to choose its network, which a source pack decides.
     """
-    ambition = Ambition()
+    ambition = first
     yield ambition
+    possible = {"members": DEFAULT_ARM in first.arms and not chosen_arms, "few_folds": many_folds}
+    possible["halvings"] = own_network
     for words, changes in _STEPS:
-        if "few_folds" in changes and not many_folds:
+        if not all(possible.get(key, True) for key in changes):
             continue
+        if "members" in changes:
+            arms = tuple(_ONE_MEMBER if arm == DEFAULT_ARM else arm for arm in ambition.arms)
+            changes = {"arms": arms}
         # A coarser grid replaces what was said of the last one.
         kept = ambition.given_up[:-1] if ambition.coarser > 1 else ambition.given_up
         ambition = replace(ambition, **changes, given_up=(*kept, words))

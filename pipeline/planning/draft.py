@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.packs.pack_record import PackRecord
+
 
 @dataclass
 class Draft:
@@ -16,6 +18,7 @@ class Draft:
         heading: lines above it.
         told: lines for the terminal.
         warnings: what should not go unread.
+        pack: what the source pack holds, if one is the source.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
@@ -23,6 +26,7 @@ class Draft:
     heading: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    pack: PackRecord | None = None
 
     def add(self, key: str, value: Any, why: str = "") -> None:
         """Sets a key of the study, `a.b` inside `a`, and says why."""

@@ -5,17 +5,19 @@ from __future__ import annotations
 from functools import partial
 
 from data.modality import Modality
-from models.networks.residual_unet import ResidualUNetOptions
+from models.networks.factory import NetworkOptions
 from pipeline.config.study import ExecutionOptions
+from pipeline.planning.concessions import SCRATCH_ARMS, TRANSFER_ARMS, Ambition
 from pipeline.planning.draft import Draft
 from pipeline.planning.evaluation_design import evaluation_design
 from pipeline.planning.fingerprint import fingerprint, looked_at
 from pipeline.planning.grid_dice import best_dice
+from pipeline.planning.pack_basis import grid_of_pack, outside_window, planned_chain
 from pipeline.planning.preparation import preparation_seconds
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.scans import read_scans
 from pipeline.planning.schedule import read_budget
-from pipeline.planning.sizing import Machine, Meter, size_study
+from pipeline.planning.sizing import Machine, Meter, Wish, size_study
 from pipeline.planning.spacing import planned_spacing
 from pipeline.planning.speed import Speed, assumed_speed, measure_speed
 from pipeline.planning.study_values import fill_in, tell
@@ -31,19 +33,26 @@ def draft_study(request: PlanRequest, resources: Resources) -> Draft:
     Raises:
         GraftError: a dataset is not usable, the scans do not tell what they are, or the budget is too small.
     """
-    budget, draft = read_budget(request.budget), Draft()
+    budget, draft, chosen = read_budget(request.budget), Draft(), request.arm_options()
     target, source, target_patients = read_scans(request, resources, draft.warnings)
     cases = looked_at(target.annotated)
     found = fingerprint(cases, target.channels[0], target.structures, target.modality)
     design = evaluation_design(target.patients, request.target, target_patients)
     spacing, why = planned_spacing(found.spacings, found.extent)
+    why += f" ({len(cases)} of them were read)"
+    if source.pack is not None:
+        spacing, why, lost = grid_of_pack(source.pack, spacing, why, cases, target.structures)
+        draft.warnings += [lost] if lost is not None else []
+    chain = planned_chain(source.pack, target.modality)
+    arms = tuple(chosen) or (SCRATCH_ARMS if source.role is None else TRANSFER_ARMS)
+    draft.pack = source.pack
     threads = ExecutionOptions().threads
     at_a_time, device = resources.trainings_at_a_time(threads)
     classes = len(target.structures) + 1
     # Without a clock nothing is timed.
     preparation = 0.0
     if request.steps_per_second is None:
-        own = preparation_seconds(cases[0], target.channels, target.modality, spacing)
+        own = preparation_seconds(cases[0], target.channels, chain, spacing)
         preparation = source.preparation(spacing) + len(target.annotated) * design.patients / target.patients * own
     meter = _meter(request, len(target.channels), classes, device, threads)
     sizing = size_study(
@@ -56,11 +65,16 @@ def draft_study(request: PlanRequest, resources: Resources) -> Draft:
         len(target.annotated) / target.patients,
         preparation,
         Machine(device, at_a_time, threads, meter),
+        Wish(Ambition(arms), bool(chosen), source.trains, source.pack),
     )
     reachable = best_dice(cases, target.structures, sizing.spacing)
-    window = _window(found.foreground_range) if target.modality is Modality.CT else None
-    fill_in(draft, request, target, source, sizing, f"{why} ({len(cases)} of them were read)", reachable, window)
-    tell(draft, request, target, sizing, reachable, budget)
+    window = None
+    if target.modality is Modality.CT and source.pack is None:
+        window = _window(found.foreground_range)
+    elif target.modality is Modality.CT and (cut := outside_window(chain, found.foreground_range)):
+        draft.warnings.append(cut)
+    fill_in(draft, request, target, source, sizing, why, reachable, chain, window)
+    tell(draft, target, source, sizing, reachable, budget)
     return draft
 
 
@@ -68,7 +82,7 @@ def _meter(request: PlanRequest, channels: int, classes: int, device: str, threa
     if request.steps_per_second is not None:
         steps = request.steps_per_second
 
-        def assume(network: ResidualUNetOptions, patches: PatchOptions, scan: tuple[int, ...]) -> Speed:
+        def assume(network: NetworkOptions, patches: PatchOptions, scan: tuple[int, ...]) -> Speed:
             return assumed_speed(steps, patches, scan)
 
         return assume

@@ -6,20 +6,19 @@ import time
 from collections.abc import Sequence
 
 from data.case import Case
-from data.modality import Modality
 from pipeline.planning.spacing import Spacing
-from preprocessing.chain import Chain, default_options
+from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.resampling import ResamplingOptions
 from preprocessing.subject import load_subject
 
 
-def preparation_seconds(case: Case, channels: Sequence[str], modality: Modality, spacing: Spacing) -> float:
-    """Times the chain of a modality on one case.
+def preparation_seconds(case: Case, channels: Sequence[str], chain: PreprocessingOptions, spacing: Spacing) -> float:
+    """Times a chain on one case, with a grid of its own.
 
     Raises:
         GraftError: the case cannot be read, or a step cannot be carried out on it.
     """
     start = time.perf_counter()
-    options = default_options(modality).model_copy(update={"resampling": ResamplingOptions(spacing=spacing)})
+    options = chain.model_copy(update={"resampling": ResamplingOptions(spacing=spacing)})
     Chain(options).apply(load_subject(case, channels))
     return time.perf_counter() - start

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.errors import ConfigError
 from data.modality import Modality
+from pipeline.arms.choices import ArmOptions
+from pipeline.arms.presets import resolve_arm
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,7 @@ class PlanRequest:
 
     Attributes:
         target: folder or manifest of the target.
-        source: of the source.
+        source: folder or manifest of the source, or a source pack; `None` for a study without a source.
         budget: time for the whole study, such as `2h`.
         name: of the study; that of the target's folder by default.
         modality: of the target, where the scans do not tell; and of the source unless it has one of its own.
@@ -23,11 +26,13 @@ class PlanRequest:
         foreground: structures of the target; all by default.
         source_foreground: structures of the source; all by default.
         patients: annotated patients of the target that are used; all by default.
+        arms: presets; by default training from scratch, fine-tuning and the default arm.
         steps_per_second: of a training with the planned patch at the finest planned grid; measured by default.
+        strict: whether a source that differs from the target in modality, channels or spacing is refused.
     """
 
     target: Path
-    source: Path
+    source: Path | None = None
     budget: str = "2h"
     name: str | None = None
     modality: Modality | None = None
@@ -36,4 +41,26 @@ class PlanRequest:
     foreground: str | None = None
     source_foreground: str | None = None
     patients: int | None = None
+    arms: tuple[str, ...] | None = None
     steps_per_second: float | None = None
+    strict: bool = False
+
+    def arm_options(self) -> dict[str, ArmOptions]:
+        """The arms that are asked for.
+
+        Raises:
+            ConfigError: there is no such preset, or an arm needs a source and there is none.
+        """
+        found = {}
+        for name in self.arms or ():
+            try:
+                found[name] = ArmOptions.model_validate(resolve_arm(name, None))
+            except ValueError as error:
+                raise ConfigError(f"--arms: {error}", fix="correct `--arms`") from error
+            if self.source is None and found[name].uses_source:
+                raise ConfigError(
+                    f"--arms: {name} needs a source, and there is none",
+                    expected="arms that learn from the target alone, such as random",
+                    fix="leave the arm out, or name a source with `--source`",
+                )
+        return found

@@ -15,8 +15,14 @@ from pipeline.planning.evaluation_design import evaluation_design
 from pipeline.planning.fingerprint import Structures
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.scan_kind import modality_of
-from pipeline.planning.source import PlannedSource, source_of_dataset
-from pipeline.planning.structures import chosen_channels, drawn_structures, named_structures
+from pipeline.planning.source import NO_SOURCE, PlannedSource, named_pack, source_of_dataset, source_of_pack
+from pipeline.planning.structures import (
+    channels_for_pack,
+    chosen_channels,
+    drawn_structures,
+    known_channels,
+    named_structures,
+)
 from pipeline.stages.resources import Resources
 
 
@@ -42,11 +48,16 @@ class PlannedTarget:
     annotated: list[Case]
     patients: int
 
+    @property
+    def values(self) -> set[int]:
+        """Values of the structures in the label maps."""
+        return {value for own in self.structures.values() for value in own}
+
 
 def read_scans(
     request: PlanRequest, resources: Resources, warnings: list[str]
 ) -> tuple[PlannedTarget, PlannedSource, int | None]:
-    """Reads and checks both datasets.
+    """Reads and checks the target and, where there is one, the source.
 
     Args:
         request: what is asked for.
@@ -57,52 +68,68 @@ def read_scans(
         Target, source, and how many target patients are used, where not all are.
 
     Raises:
-        GraftError: a dataset is not usable, or the scans do not tell what they are.
+        GraftError: a dataset or the pack is not usable, or the scans do not tell what they are.
     """
-    target, other = read_dataset(request.target), read_dataset(request.source)
-    channels, source_channels = chosen_channels(request.channels, target, other)
-    modality, how = modality_of(target, channels, request.modality, "--modality")
-    given = request.source_modality or request.modality
-    source_modality, _ = modality_of(other, source_channels, given, "--source-modality")
-    annotated = annotated_cases(target)
-    patients, wanted, one_folder = len(labelled_patients(target)), request.patients, same_root(target, other)
-    # Before anything is read: one annotated patient, or none, needs no check of the scans.
-    evaluation_design(patients, request.target, wanted)
-    if one_folder and wanted is None:
-        wanted = max(patients // 2, 2)
-    structures, of_source = _structures(request, target, other, annotated, one_folder)
-    values = {value for own in structures.values() for value in own}
+    target = read_dataset(request.target)
+    # Before anything else is read: too few annotated patients need no check of the scans.
+    evaluation_design(len(labelled_patients(target)), request.target, request.patients)
     jobs = resources.jobs or resources.trainings_at_a_time(1)[0]
-    if one_folder:
-        values |= {value for own in of_source.values() for value in own}
-    found = require_sound(target, channels, values, modality, jobs, annotated)
-    if not one_folder:
-        own = {value for each in of_source.values() for value in each}
-        found += require_sound(other, source_channels, own, source_modality, jobs)
-    warnings += found
-    source = source_of_dataset(
-        str(request.source), other, of_source, source_channels, source_modality, (wanted or 0) if one_folder else 0
+    pack = None if request.source is None else named_pack(request.source)
+    if request.source is not None and pack is None:
+        return _beside_dataset(request, target, read_dataset(request.source), str(request.source), jobs, warnings)
+    if pack is None or request.source is None:
+        source, channels, modality = NO_SOURCE, known_channels(request.channels, target), None
+    else:
+        source, modality = source_of_pack(request.source, pack), pack.modality
+        channels = channels_for_pack(request.channels, target, pack.channels)
+    read = _read_target(request, target, channels, modality)
+    warnings += require_sound(target, channels, read.values, read.modality, jobs, read.annotated)
+    return read, source, request.patients
+
+
+def _read_target(
+    request: PlanRequest, target: Dataset, channels: list[str], of_pack: Modality | None = None
+) -> PlannedTarget:
+    annotated = annotated_cases(target)
+    modality, how = modality_of(target, channels, request.modality, "--modality", of_pack)
+    structures = (
+        named_structures(request.foreground, target)
+        if request.foreground is not None
+        else drawn_structures(target, drawn_values(annotated))
     )
-    return PlannedTarget(target, channels, structures, modality, how, annotated, patients), source, wanted
+    return PlannedTarget(target, channels, structures, modality, how, annotated, len(labelled_patients(target)))
 
 
-def _structures(
-    request: PlanRequest, target: Dataset, source: Dataset, annotated: list[Case], one_folder: bool
-) -> tuple[Structures, Structures]:
+def _beside_dataset(
+    request: PlanRequest, target: Dataset, other: Dataset, path: str, jobs: int, warnings: list[str]
+) -> tuple[PlannedTarget, PlannedSource, int | None]:
+    """Reads and checks a target and a labelled dataset, which may be one folder with two kinds of structures."""
+    one_folder, wanted = same_root(target, other), request.patients
     if one_folder and request.foreground is None:
         raise ConfigError(
             f"{request.target}: is target and source at once, and nothing says which structures are the target",
             expected=f"--foreground with some of {', '.join(name for v, name in target.label_names.items() if v)}",
             fix="add `--foreground`; the other structures are the source",
         )
-    drawn = drawn_values(annotated)
-    own = (
-        named_structures(request.foreground, target)
-        if request.foreground is not None
-        else drawn_structures(target, drawn)
-    )
-    if request.source_foreground is not None:
-        return own, named_structures(request.source_foreground, source, "--source-foreground")
+    channels, source_channels = chosen_channels(request.channels, target, other)
+    read = _read_target(request, target, channels)
+    given = request.source_modality or request.modality
+    modality, _ = modality_of(other, source_channels, given, "--source-modality")
+    of_source = _source_structures(request, other, read if one_folder else None)
     if one_folder:
-        return own, drawn_structures(source, drawn, without=own)
-    return own, drawn_structures(source, drawn_values(annotated_cases(source)))
+        wanted = wanted or max(read.patients // 2, 2)
+    learned = {value for own in of_source.values() for value in own}
+    values = read.values | learned if one_folder else read.values
+    warnings += require_sound(target, channels, values, read.modality, jobs, read.annotated)
+    if not one_folder:
+        warnings += require_sound(other, source_channels, learned, modality, jobs)
+    taken = (wanted or 0) if one_folder else 0
+    return read, source_of_dataset(path, other, of_source, source_channels, modality, taken), wanted
+
+
+def _source_structures(request: PlanRequest, source: Dataset, same_folder: PlannedTarget | None) -> Structures:
+    if request.source_foreground is not None:
+        return named_structures(request.source_foreground, source, "--source-foreground")
+    if same_folder is not None:
+        return drawn_structures(source, drawn_values(same_folder.annotated), without=same_folder.structures)
+    return drawn_structures(source, drawn_values(annotated_cases(source)))

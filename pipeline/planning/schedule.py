@@ -90,9 +90,10 @@ class Work:
         """The sum in words, a line for each part."""
         side = f", {self.at_a_time} at a time" if self.at_a_time > 1 else ""
         of_source = f"{self.networks} networks × {CYCLES} cycles × {steps} steps"
+        source = [f"source: {of_source} = {self.networks * CYCLES * steps:,} steps{side}"] if self.networks else []
         return [
             f"a step takes {plain_number(speed.step)} s, a pass over a scan {plain_number(speed.prediction)} s",
-            f"source: {of_source} = {self.networks * CYCLES * steps:,} steps{side}",
+            *source,
             f"target: {self.trainings} trainings × {steps} steps = {self.trainings * steps:,} steps{side}",
             f"predictions: {self.passes:,} passes{side}",
             f"preprocessing: {plain_duration(self.preparation / self.at_a_time)}{side}",

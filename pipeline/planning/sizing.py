@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from data.errors import ConfigError
 from data.plain_number import plain_duration
-from models.networks.residual_unet import ResidualUNetOptions
+from models.networks.factory import NetworkOptions
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.packs.pack_record import PackRecord
 from pipeline.planning.concessions import Ambition, ambitions
 from pipeline.planning.evaluation_design import EvaluationDesign
 from pipeline.planning.fingerprint import Fingerprint
-from pipeline.planning.patch import LARGEST, PatchPlan, plan_patch
+from pipeline.planning.pack_basis import patches_of_pack, scan_voxels
+from pipeline.planning.patch import LARGEST, plan_patch
 from pipeline.planning.schedule import GOOD_STEPS, USEFUL_STEPS, Work, budget_that_fits, count_work
 from pipeline.planning.spacing import Spacing, coarser
 from pipeline.planning.speed import Speed
@@ -26,7 +25,7 @@ from pipeline.training.computing import fastest_precision
 from pipeline.training.memory_estimate import estimate_training_memory, fitting_patches, in_words, require_memory
 from pipeline.training.patches import PatchOptions
 
-Meter = Callable[[ResidualUNetOptions, PatchOptions, tuple[int, ...]], Speed]
+Meter = Callable[[NetworkOptions, PatchOptions, tuple[int, ...]], Speed]
 """Network, patches and voxels of a scan → the speed on this machine."""
 
 
@@ -48,13 +47,39 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Wish:
+    """What a study would do if time did not matter, and what its source has decided.
+
+    Attributes:
+        first: all of it.
+        chosen_arms: whether somebody chose the arms, so that none is replaced.
+        trains_source: whether source networks are trained.
+        pack: a source pack, which decides network and patches.
+    """
+
+    first: Ambition = field(default_factory=Ambition)
+    chosen_arms: bool = False
+    trains_source: bool = True
+    pack: PackRecord | None = None
+
+    def ambitions(self, design: EvaluationDesign) -> Iterator[Ambition]:
+        """Yields from the whole study to the least."""
+        return ambitions(
+            self.first,
+            chosen_arms=self.chosen_arms,
+            many_folds=design.with_fewer_folds() != design,
+            own_network=self.pack is None,
+        )
+
+
+@dataclass(frozen=True)
 class Sizing:
     """What fits.
 
     Attributes:
         ambition: how much of the study.
         spacing: mm of the grid.
-        patch: size of the patches and strides of the network.
+        whole: whether a patch shows a whole scan.
         patches: as the study has them.
         memory: what a training takes, in words; what had to be given up for it.
         network: which network.
@@ -66,10 +91,10 @@ class Sizing:
 
     ambition: Ambition
     spacing: Spacing
-    patch: PatchPlan
+    whole: bool
     patches: PatchOptions
     memory: str
-    network: ResidualUNetOptions
+    network: NetworkOptions
     design: EvaluationDesign
     work: Work
     speed: Speed
@@ -86,6 +111,7 @@ def size_study(
     cases_per_patient: float,
     preparation: float,
     machine: Machine,
+    wish: Wish,
 ) -> Sizing:
     """Finds the most ambitious study that fits.
 
@@ -104,6 +130,7 @@ def size_study(
         cases_per_patient: scans of each patient.
         preparation: seconds that preprocessing takes in all.
         machine: what trains.
+        wish: what the study would do.
 
     Raises:
         ConfigError: not even the least study fits into the budget.
@@ -112,46 +139,54 @@ def size_study(
     available = available_memory(machine.device)
     timed: dict[int, tuple[float, float, Speed]] = {}
     tried: list[Sizing] = []
-    for ambition in ambitions(design.with_fewer_folds() != design):
+    for ambition in wish.ambitions(design):
         if ambition.coarser > 1 and (best := max(tried, key=lambda sizing: sizing.steps)).steps >= USEFUL_STEPS:
             return best
         grid = coarser(spacing, ambition.coarser) if ambition.coarser > 1 else spacing
-        patch = plan_patch(grid, found.extent, found.structure, LARGEST[machine.device])
-        network = patch.network(ambition.halvings)
-        patches, memory = _fitting(network, channels, classes, patch, available, machine)
-        scan = _scan(found.extent, grid)
+        scan = scan_voxels(found.extent, grid)
+        network, planned, whole = _network_and_patches(wish, ambition, grid, found, scan, machine.device)
+        patches, memory = _fitting(network, channels, classes, planned, available, machine)
         voxels = float(patches.batch * math.prod(patches.size)), float(math.prod(scan))
         if ambition.halvings not in timed:
             timed[ambition.halvings] = (*voxels, machine.meter(network, patches, scan))
-        step_voxels, scan_voxels, measured = timed[ambition.halvings]
-        speed = measured.for_voxels(voxels[0] / step_voxels, voxels[1] / scan_voxels)
+        of_step, of_scan, measured = timed[ambition.halvings]
+        speed = measured.for_voxels(voxels[0] / of_step, voxels[1] / of_scan)
         judged = design.with_fewer_folds() if ambition.few_folds else design
         options = TargetTrainingOptions.model_validate({"arms": ambition.arms})
         folds = study_folds(judged, options.inner_folds)
-        work = count_work(options.arms, folds, ambition.members, cases_per_patient, preparation, machine.at_a_time)
+        networks = max(ambition.networks, 1) if wish.trains_source else 0
+        work = count_work(options.arms, folds, networks, cases_per_patient, preparation, machine.at_a_time)
         steps = work.steps(budget, speed)
-        tried.append(Sizing(ambition, grid, patch, patches, memory, network, judged, work, speed, steps))
+        tried.append(Sizing(ambition, grid, whole, patches, memory, network, judged, work, speed, steps))
         if steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):
             return tried[-1]
     least = tried[-1]
     enough = budget_that_fits(least.work, least.speed)
+    of_source = f"{least.work.networks} source and " if least.work.networks else ""
+    although = f", although {', '.join(least.ambition.given_up)}" if least.ambition.given_up else ""
     raise ConfigError(
-        f"--budget {plain_duration(budget)}: is too short for {least.work.networks} source and {least.work.trainings} "
-        f"target trainings of {USEFUL_STEPS} steps, although {', '.join(least.ambition.given_up)}",
+        f"--budget {plain_duration(budget)}: is too short for {of_source}{least.work.trainings} target trainings of "
+        f"{USEFUL_STEPS} steps{although}",
         expected=f"at least {enough}",
         fix=f"give `--budget {enough}` or more",
     )
 
 
-def _scan(extent: NDArray[np.float64], grid: Spacing) -> tuple[int, ...]:
-    return tuple(np.maximum(1, np.rint(extent / np.asarray(grid))).astype(int).tolist())
+def _network_and_patches(
+    wish: Wish, ambition: Ambition, grid: Spacing, found: Fingerprint, scan: tuple[int, ...], device: str
+) -> tuple[NetworkOptions, PatchOptions, bool]:
+    """The network, its patches if memory did not matter, and whether one shows a whole scan."""
+    if wish.pack is not None:
+        return wish.pack.network, *patches_of_pack(wish.pack, scan)
+    patch = plan_patch(grid, found.extent, found.structure, LARGEST[device])
+    patches = PatchOptions(size=patch.size, batch=patch.batch, foreground_share=patch.foreground_share)
+    return patch.network(ambition.halvings), patches, patch.whole
 
 
 def _fitting(
-    network: ResidualUNetOptions, channels: int, classes: int, patch: PatchPlan, available: int, machine: Machine
+    network: NetworkOptions, channels: int, classes: int, planned: PatchOptions, available: int, machine: Machine
 ) -> tuple[PatchOptions, str]:
     """The planned patches, or smaller ones where the memory is small, and what they take."""
-    planned = PatchOptions(size=patch.size, batch=patch.batch, foreground_share=patch.foreground_share)
     precision = fastest_precision(machine.device)
     estimate = estimate_training_memory(network, channels, classes, planned, precision=precision, device=machine.device)
     share = available // machine.at_a_time

@@ -75,16 +75,8 @@ def chosen_channels(wanted: Sequence[str] | None, target: Dataset, source: Datas
     Raises:
         DataError: a channel is missing, or the two have none in common.
     """
-    for dataset in (target, source) if wanted else ():
-        unknown = [name for name in wanted or () if name not in dataset.channel_names]
-        if unknown:
-            raise DataError(
-                f"{dataset.root}: there is no channel {unknown[0]!r}",
-                expected=f"one of {', '.join(dataset.channel_names)}",
-                fix="correct `--channels`",
-            )
     if wanted:
-        return list(wanted), list(wanted)
+        return known_channels(wanted, target), known_channels(wanted, source)
     if len(target.channel_names) == len(source.channel_names) == 1:
         return list(target.channel_names), list(source.channel_names)
     shared = [name for name in target.channel_names if name in source.channel_names]
@@ -96,3 +88,44 @@ def chosen_channels(wanted: Sequence[str] | None, target: Dataset, source: Datas
             fix="rename the channels that mean the same contrast, or choose another source",
         )
     return shared, shared
+
+
+def known_channels(wanted: Sequence[str] | None, dataset: Dataset) -> list[str]:
+    """Returns the channels that are asked for, by default all of a dataset.
+
+    Raises:
+        DataError: one is missing.
+    """
+    for name in wanted or ():
+        if name not in dataset.channel_names:
+            raise DataError(
+                f"{dataset.root}: there is no channel {name!r}",
+                expected=f"one of {', '.join(dataset.channel_names)}",
+                fix="correct `--channels`",
+            )
+    return list(wanted or dataset.channel_names)
+
+
+def channels_for_pack(wanted: Sequence[str] | None, target: Dataset, of_pack: Sequence[str]) -> list[str]:
+    """Returns the target's channels that a source pack knows, in its order.
+
+    Args:
+        wanted: channels that are asked for, whether the pack knows them or not.
+        target: the target.
+        of_pack: channel names of the pack's networks. Where both have one channel, the names need not agree.
+
+    Raises:
+        DataError: a channel is missing, or the pack knows none.
+    """
+    if wanted or len(target.channel_names) == len(of_pack) == 1:
+        return known_channels(wanted, target)
+    shared = [name for name in of_pack if name in target.channel_names]
+    if not shared:
+        raise DataError(
+            f"{target.root}: has the channels {', '.join(target.channel_names)}, and the source pack learned from "
+            f"{', '.join(of_pack)}",
+            expected="a channel that both have",
+            fix="rename the channels that mean the same contrast, or choose another pack; with `--channels`, others "
+            "are used, and the weights that read the image start at random",
+        )
+    return shared

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from data.errors import ConfigError
 from data.names import name_fault
 from data.plain_number import plain_duration
+from models.networks.residual_unet import ResidualUNetOptions
 from pipeline.planning.draft import Draft
 from pipeline.planning.grid_dice import GridDice
+from pipeline.planning.pack_basis import chain_changes
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.scans import PlannedTarget
 from pipeline.planning.schedule import CYCLES
 from pipeline.planning.sizing import Sizing
 from pipeline.planning.source import PlannedSource, dataset_entry
+from preprocessing.chain import PreprocessingOptions
 
 _WARM_UP_SHARE = 5
 """A source network warms up over one of so many steps of its first cycle, but no longer than by default."""
@@ -28,6 +31,7 @@ def fill_in(
     sizing: Sizing,
     why_spacing: str,
     reachable: Mapping[str, GridDice],
+    chain: PreprocessingOptions,
     window: tuple[dict[str, float], str] | None,
 ) -> None:
     """Fills in the study.
@@ -40,16 +44,19 @@ def fill_in(
         sizing: grid, patch, network and schedule.
         why_spacing: why the grid has this spacing.
         reachable: class → best Dice on the grid.
+        chain: of the target, but for its grid.
         window: of a CT, and why, where it is not the default.
     """
     draft.add("name", _name(request))
-    draft.add("title", f"{', '.join(source.dataset['foreground'])} → {', '.join(target.structures)}")
+    draft.add("title", " → ".join(", ".join(own) for own in (source.structures, target.structures) if own))
     draft.add("seed", 0)
-    draft.add("datasets.source", source.dataset)
+    if source.dataset is not None:
+        draft.add("datasets.source", source.dataset)
     path = str(request.target)
     entry = dataset_entry(path, target.structures, target.channels, target.modality)
     draft.add("datasets.target", entry, f"Modality {target.modality.value}: {target.how}.")
-    draft.add("source", {"dataset": "source", **source.role}, f"{source.why[0].upper()}{source.why[1:]}.")
+    if source.role is not None:
+        draft.add("source", source.role, f"{source.why[0].upper()}{source.why[1:]}.")
     design = sizing.design
     draft.add("target", {"dataset": "target", **design.as_options()}, f"{design.why[0].upper()}{design.why[1:]}.")
     ambition = sizing.ambition
@@ -63,21 +70,16 @@ def fill_in(
     draft.add("preprocessing.resampling", {"spacing": list(sizing.spacing)}, spacing_why)
     if window is not None:
         draft.add("preprocessing.intensity", window[0], f"{window[1][0].upper()}{window[1][1:]}.")
-    network = sizing.network.model_dump(mode="json", include={"name", "channels", "encoder_blocks", "strides"})
-    strides = (
-        "Every level halves all three axes."
-        if sizing.network.strides is None
-        else ("Thick slices are not halved until the voxels are nearly cubes.")
-    )
-    depth = (
-        f"{len(sizing.network.channels)} levels, with 4 voxels or more at the coarsest along each axis that is halved."
-    )
-    draft.add("network", network, f"{depth} {strides}")
+    for step, options in chain_changes(chain, target.modality).items():
+        draft.add(f"preprocessing.{step}", options, "As the source pack's networks know it.")
+    if source.pack is None:
+        _add_network(draft, sizing)
     shown = (
         "A patch shows the whole scan, and with it every structure."
-        if sizing.patch.whole
+        if sizing.whole
         else ("A patch shows the structures and what surrounds them; half of the patches are centred on a structure.")
     )
+    shown += "" if source.pack is None else " Its size is that of the source pack's."
     patches = sizing.patches.model_dump(mode="json")
     draft.add("patches", patches, f"{shown} {sizing.memory[0].upper()}{sizing.memory[1:]}.")
     draft.add(
@@ -87,9 +89,10 @@ def fill_in(
     )
     steps = sizing.steps
     warm_up = min(steps // _WARM_UP_SHARE, _LONGEST_WARM_UP)
-    training = {"networks": ambition.members, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
-    draft.add("source_training", training, "One source network for each member of the largest arm.")
-    draft.add("target_training.arms", ambition.arms, "Training from scratch, plain fine-tuning, and the default arm.")
+    if source.trains:
+        training = {"networks": sizing.work.networks, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
+        draft.add("source_training", training, "One source network for each member of the largest arm.")
+    draft.add("target_training.arms", list(ambition.arms), _why_arms(request))
     if design.folds is None:
         whom = "All patients of the pool; smaller sizes beside it would draw a learning curve."
         draft.add("target_training.sizes", [design.pool], whom)
@@ -97,14 +100,28 @@ def fill_in(
     arithmetic = ". ".join(f"{line[0].upper()}{line[1:]}" for line in sizing.work.arithmetic(steps, sizing.speed))
     draft.add("target_training.steps", steps, f"{arithmetic}.")
     draft.add("computing", {"precision": "auto"}, "What the processor or GPU computes fastest with.")
-    draft.heading += [f"Planned by `graft init` for a budget of {request.budget}. All of it may be changed."]
+    draft.heading += [f"Planned by Graft for a budget of {request.budget}. All of it may be changed."]
     draft.heading += [f"Given up for the budget: {'; '.join(ambition.given_up)}."] if ambition.given_up else []
+
+
+def _add_network(draft: Draft, sizing: Sizing) -> None:
+    options = sizing.network
+    if not isinstance(options, ResidualUNetOptions):
+        raise TypeError("a plan chooses no other network")
+    network = options.model_dump(mode="json", include={"name", "channels", "encoder_blocks", "strides"})
+    strides = (
+        "Every level halves all three axes."
+        if options.strides is None
+        else ("Thick slices are not halved until the voxels are nearly cubes.")
+    )
+    depth = f"{len(options.channels)} levels, with 4 voxels or more at the coarsest along each axis that is halved."
+    draft.add("network", network, f"{depth} {strides}")
 
 
 def tell(
     draft: Draft,
-    request: PlanRequest,
     target: PlannedTarget,
+    source: PlannedSource,
     sizing: Sizing,
     reachable: Mapping[str, GridDice],
     budget: float,
@@ -114,9 +131,10 @@ def tell(
     draft.told += [
         f"target: {target.patients} annotated patients, {len(target.dataset.cases)} cases; {target.modality.value}, "
         f"{target.how}; {', '.join(target.structures)}",
+        f"source: {source.why}",
         f"evaluation: {design.why}",
         f"grid: {' × '.join(f'{side:g}' for side in sizing.spacing)} mm; patches of {size} voxels, "
-        f"{sizing.patches.batch} in a step; channels {', '.join(map(str, sizing.network.channels))}",
+        f"{sizing.patches.batch} in a step; {_network_words(sizing, source)}",
     ]
     draft.told += [
         f"best Dice that this grid allows: {name} {dice.median:.3f} (median), {dice.worst:.3f} (worst)"
@@ -132,6 +150,20 @@ def tell(
         f"the grid allows a Dice of {reachable[name].median:.3f} at most for {name} ({fix}, or set a finer spacing)"
         for name in too_coarse
     ]
+
+
+def _network_words(sizing: Sizing, source: PlannedSource) -> str:
+    if source.pack is not None:
+        return "the network of the source pack"
+    return f"channels {', '.join(map(str, getattr(sizing.network, 'channels', ())))}"
+
+
+def _why_arms(request: PlanRequest) -> str:
+    if request.arms is not None:
+        return "As --arms says."
+    if request.source is None:
+        return "Training from scratch: without a source there is nothing else to compare."
+    return "Training from scratch, plain fine-tuning, and the default arm."
 
 
 def _name(request: PlanRequest) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -14,6 +16,7 @@ from pipeline.planning.planner import draft_study
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.study_writer import study_text
 from pipeline.stages.resources import Resources
+from pipeline.stages.target_checks import compare_sides
 from pipeline.storage.atomic import write_text
 from pipeline.storage.yaml_file import parse_yaml
 
@@ -35,18 +38,58 @@ def require_free(output: Path, force: bool) -> None:
         raise ConfigError(f"--output {output}: exists already", expected="a new file", fix=fix)
 
 
+@dataclass(frozen=True)
+class WrittenStudy:
+    """A planned study.
+
+    Attributes:
+        text: its YAML.
+        told: lines for people.
+    """
+
+    text: str
+    told: tuple[str, ...]
+
+
+def planned_study(
+    request: PlanRequest,
+    output: Path,
+    resources: Resources,
+    workspace: Path | None = None,
+    overrides: Sequence[str] = (),
+) -> WrittenStudy:
+    """Plans a study, and reads what was planned as it will be read.
+
+    Args:
+        request: what is asked for.
+        output: name of the study, for errors.
+        resources: of this machine.
+        workspace: folder of the results, where it is not that of the study's name.
+        overrides: keys that will have another value when it is read.
+
+    Raises:
+        GraftError: a dataset or a pack is not usable, the budget is too small, or (`strict`) the source differs.
+    """
+    draft = draft_study(request, resources)
+    if workspace is not None:
+        draft.add("workspace", str(workspace))
+    text = study_text(draft.values, draft.reasons, draft.heading)
+    config = parse_config(parse_yaml(text), output, overrides)
+    for warning in draft.warnings:
+        logger.warning("%s", warning)
+    channels = {name: dataset.channels or () for name, dataset in config.datasets.items()}
+    compare_sides(config, channels, draft.pack, request.strict)
+    return WrittenStudy(text, tuple(map(printable, draft.told)))
+
+
 def plan_study(request: PlanRequest, output: Path, jobs: int | None, device: str) -> None:
     """Plans a study, tells the plan and writes it.
 
     Raises:
-        GraftError: a dataset is not usable, or the budget is too small; nothing is written then.
+        GraftError: a dataset or a pack is not usable, or the budget is too small; nothing is written then.
     """
-    draft = draft_study(request, Resources(jobs, device))
-    text = study_text(draft.values, draft.reasons, draft.heading)
-    parse_config(parse_yaml(text), output)
-    write_text(output, text)
-    for warning in draft.warnings:
-        logger.warning("%s", warning)
-    for line in draft.told:
-        typer.echo(printable(line))
+    plan = planned_study(request, output, Resources(jobs, device))
+    write_text(output, plan.text)
+    for line in plan.told:
+        typer.echo(line)
     typer.echo(f"The study is {output}; look at it, change it, and run it with `graft run {output}`.")

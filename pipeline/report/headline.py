@@ -55,7 +55,7 @@ def source_title(files: StudyFiles) -> str | None:
     if files.pack is not None:
         return pack_title(files.pack)
     config = files.config
-    return dataset_title(config, config.source.dataset) if config and config.source.dataset else None
+    return dataset_title(config, config.source_dataset) if config and config.source_dataset else None
 
 
 def synthetic_warning(files: StudyFiles) -> str | None:
@@ -63,10 +63,11 @@ def synthetic_warning(files: StudyFiles) -> str | None:
     config = files.config
     if config is None:
         return None
-    roles = {"source": config.source.dataset, "target": config.target.dataset}
-    synthetic = [role for role, dataset in roles.items() if dataset and config.datasets[dataset].synthetic]
-    if files.pack is not None and files.pack.source.synthetic:
-        synthetic.insert(0, "source")
+    of_role = {"source": config.source_dataset, "target": config.target.dataset}
+    roles = {role: config.datasets[name].synthetic is not None for role, name in of_role.items() if name is not None}
+    if files.pack is not None:
+        roles = {"source": files.pack.source.synthetic, **roles}
+    synthetic = [role for role, made in roles.items() if made]
     if not synthetic:
         return None
     which = "These are synthetic scans" if len(synthetic) == len(roles) else f"The {synthetic[0]} scans are synthetic"

@@ -32,9 +32,11 @@ def source_section(material: Material) -> Section:
             continue
         histories[folder.name] = history
         rows.append(_network(folder.name, history, record_if_there(folder / SAMPLE, SampleRecord)))
-    use = source_use(material.files)
+    use, config = source_use(material.files), material.files.config
     if not histories and material.files.pack is not None:
         return Section("source", title, {"taken": pack_lines(material.files.pack)})
+    if not histories and config is not None and config.source is None:
+        return Section("source", title, missing=("The study has no source: its arms learn from the target alone.",))
     if not histories and not (use.networks or use.priors):
         text = "No arm of this study uses anything of the source, so no networks were trained on it."
         return Section("source", title, missing=(text,))

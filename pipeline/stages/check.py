@@ -81,7 +81,7 @@ def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str,
 
 def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]:
     """Role → cases of one of the study's datasets."""
-    roles = {"source": split.source_cases} if config.source.dataset == name else {}
+    roles = {"source": split.source_cases} if config.source_dataset == name else {}
     if config.target.dataset == name:
         if config.target.cross_validated:
             # Any two patients may lie on different sides of a fold.
@@ -208,7 +208,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     # Impossible sizes and folds are refused now, not after the source networks are trained.
     for arm in config.target_training.arms:
         target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)
-    pack = None if config.source.pack is None else open_pack(config.source.pack)
+    pack = None if config.source_pack is None else open_pack(config.source_pack)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()
@@ -238,8 +238,8 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
     """
     make_cohorts(config, workspace, resources)
     [unit] = units(config, workspace, resources)
-    if config.source.pack is not None and not is_done(unit, workspace):
-        require_whole(open_pack(config.source.pack))
+    if config.source_pack is not None and not is_done(unit, workspace):
+        require_whole(open_pack(config.source_pack))
     datasets = unit.arguments["datasets"]
     inputs = {
         name: InputFacts(
@@ -250,10 +250,10 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
         )
         for name, d in datasets.items()
     }
-    if config.source.pack is not None:
+    if config.source_pack is not None:
         pack = unit.arguments["pack"]
         inputs["source pack"] = InputFacts(
-            root=str(config.source.pack), layout="source pack", cases=pack.source.cases, sha256=unit.recipe["pack"]
+            root=str(config.source_pack), layout="source pack", cases=pack.source.cases, sha256=unit.recipe["pack"]
         )
     # The battery has its own workers, so its unit runs in this process.
     done = run_stage(STAGE, [unit], workspace, replace(resources.execution(config), jobs=1))

@@ -83,12 +83,12 @@ def read_datasets(config: StudyConfig, workspace: Workspace) -> dict[str, Datase
 
 def used_datasets(config: StudyConfig) -> list[str]:
     """Names of the datasets of source and target; a pack takes the place of the source's."""
-    sides = (config.source.dataset, config.target.dataset)
+    sides = (config.source_dataset, config.target.dataset)
     return list(dict.fromkeys(name for name in sides if name is not None))
 
 
 def datasets_at_hand(config: StudyConfig, workspace: Workspace) -> bool:
     """Whether raw scans and source pack are where the configuration says: a workspace may be carried elsewhere."""
-    if config.source.pack is not None and not config.source.pack.exists():
+    if config.source_pack is not None and not config.source_pack.exists():
         return False
     return all(dataset_root(name, config, workspace).exists() for name in used_datasets(config))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.unit import Unit, require_done
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.stages import train_source
-from pipeline.stages.needed_stages import OF_PACK
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import write_record
@@ -26,8 +24,6 @@ from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import load_tensors
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import INITIAL, snapshot_name
-
-logger = logging.getLogger(__name__)
 
 STAGE = "collect-filters"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -127,14 +123,12 @@ def collect_group(
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each group of layers; none where the source is a pack, whose densities are fitted.
+    """One unit for each group of layers.
 
     Raises:
         WorkspaceError: a stage before is not done.
     """
     plan = read_plan(config, workspace)
-    if plan.pack is not None:
-        return []
     groups, all_layers = source_groups(plan)
     keys = [train_source.network_key(number) for number in range(config.source_training.networks)]
     digests = [require_done(workspace, train_source.STAGE, key)["digest"] for key in keys]
@@ -164,7 +158,4 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     Raises:
         WorkspaceError: a source network is missing.
     """
-    if config.source.pack is not None:
-        logger.info("%s: nothing to do, because %s", STAGE, OF_PACK)
-        return
     complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.execution(config)))

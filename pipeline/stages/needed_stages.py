@@ -1,4 +1,7 @@
-"""Stages that a study does not need: `graft run` skips them and says why; their own commands still run them."""
+"""Stages that a study does not have, and those that it does not need: `graft run` skips both and says why.
+
+The command of a stage that is not needed still runs it; one that the study does not have has nothing to run.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,30 @@ from pipeline.config.study import StudyConfig
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.storage.stage_names import Stage
 
-OF_PACK = "the source is a pack, which holds the densities that were fitted to its filters"
-"""Why no filters are collected then."""
+_OF_PACK = "the source is a pack, which holds the densities that were fitted to its filters"
+_NO_SOURCE = "the study has no source"
+
+
+def absent_stages(config: StudyConfig) -> dict[Stage, str]:
+    """Stage → why a study does not have it."""
+    if config.source is None:
+        return dict.fromkeys((Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), _NO_SOURCE)
+    return {} if config.source.pack is None else {Stage.COLLECT_FILTERS: _OF_PACK}
 
 
 def needless_stages(config: StudyConfig) -> dict[Stage, str]:
-    """Stage → why a study does not need it.
+    """Stage → why a study does not need it, or does not have it.
 
     Densities that the study defines are fitted even if no arm uses them: they are compared with each other.
     """
-    if config.source.pack is not None:
-        return {Stage.COLLECT_FILTERS: OF_PACK}
+    if config.source_dataset is None:
+        return absent_stages(config)
     arms = config.target_training.arms.values()
     chosen = config.priors.densities != PriorFitOptions().densities or config.priors.update_from is not None
     if chosen or any(arm.needs_prior for arm in arms):
         return {}
     reason = "no arm of the study uses a filter prior, and `priors` defines no density"
     needless = dict.fromkeys((Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), reason)
-    if not any(arm.needs_source or arm.needs_references for arm in arms):
+    if not any(arm.uses_source for arm in arms):
         needless[Stage.TRAIN_SOURCE] = "no arm of the study uses anything that was learned on the source"
     return needless

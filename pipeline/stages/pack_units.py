@@ -30,7 +30,7 @@ def network_units(plan: StudyPlan, pack: PackRecord) -> list[Unit]:
     for number in pack.networks:
         entries = [snapshot_entry(number, cycle) for cycle in pack.snapshots]
         recipe = {"taken": {name: pack.files[name].sha256 for name in entries}, "version": 1}
-        arguments = {"pack": plan.config.source.pack, "expected": pack, "number": number}
+        arguments = {"pack": plan.config.source_pack, "expected": pack, "number": number}
         planned.append(Unit(Stage.TRAIN_SOURCE, network_key(number), recipe, take_network, arguments))
     return planned
 
@@ -46,7 +46,7 @@ def prior_units(plan: StudyPlan, pack: PackRecord) -> tuple[list[Unit], list[Uni
                 "version": 1,
             }
             arguments = {
-                "pack": plan.config.source.pack, "expected": pack, "group": group, "name": name, "fit": fit,
+                "pack": plan.config.source_pack, "expected": pack, "group": group, "name": name, "fit": fit,
             }  # fmt: skip
             fits.append(Unit(FITS, prior_key(group, name), recipe, take_density, arguments))
         if own.scores is not None:

@@ -10,7 +10,7 @@ from pipeline.config.reading import as_yaml
 from pipeline.config.study import StudyConfig
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.provenance import start_provenance
-from pipeline.stages.needed_stages import needless_stages
+from pipeline.stages.needed_stages import absent_stages, needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import refuse_stale, stage_module, stale_for_report
 from pipeline.storage.atomic import write_text
@@ -41,7 +41,7 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
         refuse_stale(stages[0], config, workspace, resources)
         if rank() == 0:
             _note(config, workspace, resources)
-        needless = needless_stages(config) if len(stages) > 1 else {}
+        needless = needless_stages(config) if len(stages) > 1 else absent_stages(config)
         for stage in stages:
             if stage in needless:
                 logger.info("%s: skipped, because %s", stage.value, needless[stage])

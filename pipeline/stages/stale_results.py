@@ -15,7 +15,7 @@ from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.study_results import SUMMARY
 from pipeline.execution.unit import Unit, read_marker
 from pipeline.stages.cohorts import datasets_at_hand
-from pipeline.stages.needed_stages import needless_stages
+from pipeline.stages.needed_stages import absent_stages, needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
@@ -71,8 +71,10 @@ def stale_results(
     Raises:
         GraftError: something that a stage needs is missing.
     """
-    at_hand = datasets_at_hand(config, workspace)
+    at_hand, absent = datasets_at_hand(config, workspace), absent_stages(config)
     for stage in stages:
+        if stage in absent:
+            continue
         of_raw_scans = stage in _OF_RAW_SCANS
         if of_raw_scans and not at_hand:
             continue

@@ -49,12 +49,15 @@ class StudyPlan:
         """Name of the dataset of `source`, `pool` or `test`.
 
         Raises:
-            ConfigError: the source is a pack.
+            ConfigError: the source is a pack, or there is none.
         """
-        name = self.config.source.dataset if role == "source" else self.config.target.dataset
+        name = self.config.source_dataset if role == "source" else self.config.target.dataset
         if name is None:
+            pack = self.config.source_pack
             raise ConfigError(
-                f"the source of the study is the pack {self.config.source.pack}, which holds no scans",
+                "the study has no source"
+                if pack is None
+                else f"the source of the study is the pack {pack}, which holds no scans",
                 expected="pool or test",
                 fix="name one of these, or a study whose source is a dataset",
             )
@@ -118,17 +121,18 @@ def make_split(config: StudyConfig, datasets: Mapping[str, Dataset]) -> Split:
         DataError: too few patients, unknown cases, or a patient on both sides.
     """
     own, target = config.target, datasets[config.target.dataset]
-    # A pack holds no scans: the target is drawn beside no source patients.
-    source = target if config.source.dataset is None else datasets[config.source.dataset]
+    # A pack holds no scans: the target is drawn beside no source patients, as in a study without a source.
+    source = target if config.source_dataset is None else datasets[config.source_dataset]
     pool: Choice | None
     test: Choice
     if own.pool_cases is not None:
         pool, test = own.pool_cases, own.test_cases or ()
     else:
         pool, test = None if own.patients is not None else own.pool or 0, own.test or 0
-    drawn = (config.source.patients or 0) if config.source.cases is None else config.source.cases
-    drawn = () if config.source.pack is not None else drawn
-    split = draw_split(source, target, source_choice=drawn, pool=pool, test=test, seed=config.seed)
+    learned: Choice = ()
+    if config.source is not None and config.source.pack is None:
+        learned = (config.source.patients or 0) if config.source.cases is None else config.source.cases
+    split = draw_split(source, target, source_choice=learned, pool=pool, test=test, seed=config.seed)
     # Cross-validation tests the patients of the pool themselves.
     return replace(split, test_cases=split.pool_cases) if own.cross_validated else split
 
@@ -146,5 +150,5 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     """
     require_done(workspace, STAGE, KEY)
     plan = read_record(plan_folder(workspace) / PLAN, PlanRecord)
-    pack = None if config.source.pack is None else read_record(plan_folder(workspace) / PACK, PackRecord)
+    pack = None if config.source_pack is None else read_record(plan_folder(workspace) / PACK, PackRecord)
     return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace, pack)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from data.modality import Modality
 from models.filters import KERNEL_VOXELS
 from models.networks.factory import build_network, stem_parameters
 from models.priors.factory import PriorOptions, load_prior
+from pipeline.config.study import StudyConfig
+from pipeline.packs.pack_record import PackRecord
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_tensors
@@ -56,16 +58,19 @@ class _Side:
         return cls(name, modality, tuple(channels), spacing)
 
 
-def _sides(plan: StudyPlan) -> tuple[_Side, _Side]:
-    """Source and target."""
-    target, pack = plan.config.target.dataset, plan.pack
-    about = plan.config.datasets[target]
-    second = _Side.of(f"the target {target!r}", about.modality, plan.channels[target], about.preprocessing)
+def _sides(
+    config: StudyConfig, channels: Mapping[str, Sequence[str]], pack: PackRecord | None
+) -> tuple[_Side, _Side] | None:
+    """Source and target; `None` without a source."""
+    target, source = config.target.dataset, config.source_dataset
+    about = config.datasets[target]
+    second = _Side.of(f"the target {target!r}", about.modality, channels[target], about.preprocessing)
     if pack is not None:
         return _Side.of("the source pack", pack.modality, pack.channels, pack.preprocessing), second
-    source = plan.dataset_of("source")
-    about = plan.config.datasets[source]
-    return _Side.of(f"the source {source!r}", about.modality, plan.channels[source], about.preprocessing), second
+    if source is None:
+        return None
+    about = config.datasets[source]
+    return _Side.of(f"the source {source!r}", about.modality, channels[source], about.preprocessing), second
 
 
 def compare_with_source(plan: StudyPlan, strict: bool = False) -> None:
@@ -74,7 +79,27 @@ def compare_with_source(plan: StudyPlan, strict: bool = False) -> None:
     Raises:
         DataError: they differ, if `strict`.
     """
-    source, target = _sides(plan)
+    compare_sides(plan.config, plan.channels, plan.pack, strict)
+
+
+def compare_sides(
+    config: StudyConfig, channels: Mapping[str, Sequence[str]], pack: PackRecord | None, strict: bool = False
+) -> None:
+    """The same for a study that has no plan yet.
+
+    Args:
+        config: of the study.
+        channels: dataset → channel names in the order of the network's input.
+        pack: what the source pack holds, if one is the source.
+        strict: whether differences are refused.
+
+    Raises:
+        DataError: they differ, if `strict`.
+    """
+    sides = _sides(config, channels, pack)
+    if sides is None:
+        return
+    source, target = sides
     if source.modality != target.modality:
         _report(
             f"{source.name} has the modality {source.modality.value} and {target.name} {target.modality.value}", strict
@@ -82,18 +107,18 @@ def compare_with_source(plan: StudyPlan, strict: bool = False) -> None:
     if source.channels != target.channels:
         _report(
             f"{source.name} has the channels {', '.join(source.channels)} and {target.name} "
-            f"{', '.join(target.channels)}{_what_starts_anew(plan, len(source.channels), len(target.channels))}",
+            f"{', '.join(target.channels)}{_what_starts_anew(config, len(source.channels), len(target.channels))}",
             strict,
         )
     if source.spacing is not None and target.spacing is not None:
         _compare_spacings(source, source.spacing, target, target.spacing, strict)
 
 
-def _what_starts_anew(plan: StudyPlan, source: int, target: int) -> str:
+def _what_starts_anew(config: StudyConfig, source: int, target: int) -> str:
     """Names the weights that read the image, which do not fit another number of channels."""
     if source == target:
         return ""
-    network = build_network(plan.config.network, target, len(plan.source_classes) + 1)
+    network = build_network(config.network, target, len(config.datasets[config.target.dataset].classes) + 1)
     return f", so the weights {', '.join(stem_parameters(network))} start at random in place of the source's"
 
 
@@ -105,7 +130,10 @@ def compare_grids(plan: StudyPlan, strict: bool = False) -> None:
     Raises:
         DataError: they differ, if `strict`.
     """
-    source, target = _sides(plan)
+    sides = _sides(plan.config, plan.channels, plan.pack)
+    if sides is None:
+        return
+    source, target = sides
     if source.spacing is not None and target.spacing is not None:
         return
     first = np.array(plan.pack.source.spacing) if plan.pack is not None else _median_spacing(plan, "source")

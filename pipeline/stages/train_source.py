@@ -97,7 +97,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         )
     execution, device = resources.training(config)
     planned = units(config, workspace, resources)
-    if config.source.pack is not None:
+    if config.source_pack is not None:
         # Of processes that would train together, the first one takes them.
         complete(STAGE, run_stage(STAGE, planned if rank() == 0 else [], workspace, execution))
         return

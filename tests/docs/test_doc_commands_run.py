@@ -39,6 +39,10 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
     "predict": ("--jobs", "1", "--device", "cpu", "--samples", "2", "--set", "pictures=false"),
     "export": ("--set", "onnx=false"),
     "init": ("--jobs", "1", "--device", "cpu", "--steps-per-second", "5"),
+    "adapt": (
+        *("--jobs", "1", "--device", "cpu", "--steps-per-second", "5", "--set", "target_training.steps=4"),
+        *("--set", "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, dpi: 50}"),
+    ),
     "synthesize": (
         *("--cohort", "abdomen", "--cases", "1", "--set", "scanner.sample_mm=6"),
         *("--set", "scanner.in_plane_spacing=[5, 5]", "--set", "scanner.through_plane_spacing=[6, 6]"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from data.image_file import read_volume, write_volume
 from pipeline.cli import main
@@ -188,6 +189,39 @@ def test_what_the_checks_doubt_is_told_once_for_each_kind(
     assert [text.split(";")[-1].split(",")[0] for text in told] == [" 3 more like it", " 4 more like it"]
 
 
-def test_a_source_is_asked_for(target: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["init", str(target), "--modality", "mr"]) == 2
-    assert "--source with a labelled dataset" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], ["no source is named", "--source with a source pack or a labelled dataset", "or --scratch"]),
+        (["--source", "x", "--scratch"], ["both --source and --scratch are given"]),
+        (["--scratch", "--arms", "random,fine_tune"], ["--arms: fine_tune needs a source, and there is none"]),
+        (["--scratch", "--arms", "randon"], ["--arms: there is no preset 'randon'; known presets: random"]),
+        (["--source", "nowhere"], ["nowhere: there is no such folder"]),
+        (["--source", "nowhere.pack"], ["nowhere.pack: there is no such file"]),
+    ],
+)
+def test_what_is_wrong_with_the_source_is_one_sentence(
+    target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], told: list[str]
+) -> None:
+    output = tmp_path / "study.yaml"
+    assert main(["init", str(target), "--modality", "mr", "--output", str(output), *words]) == 2
+    error = capsys.readouterr().err
+    assert all(part in error for part in told)
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_without_a_source_one_arm_learns_from_scratch(
+    target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "study.yaml"
+    words = ["--scratch", "--modality", "mr", "--jobs", "1", "--steps-per-second", "5", "--budget", "30min"]
+    assert main(["init", str(target), "--output", str(output), *words]) == 0
+    config = read_config(output)
+    assert config.source is None
+    assert list(config.datasets) == ["target"]
+    assert list(config.target_training.arms) == ["random"]
+    assert "source" not in yaml.safe_load(output.read_text())
+    told = capsys.readouterr().out
+    assert "the arms learn from the target alone" in told
+    assert "target: 5 trainings" in told

@@ -1,4 +1,4 @@
-"""A source pack of the tiny study, and ways to damage it."""
+"""Ways to damage a source pack."""
 
 from __future__ import annotations
 
@@ -12,18 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import main
-
 Rewrite = Callable[..., Path]
-
-
-@pytest.fixture(scope="session")
-def tiny_pack(finished_study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pack of the finished study."""
-    path = tmp_path_factory.mktemp("pack") / "tiny.pack"
-    words = ["--license", "CC-BY 4.0", "--citation", "Doe 2026", "--title", "Tiny"]
-    assert main(["pack", str(finished_study.workspace), "--output", str(path), *words]) == 0
-    return path
 
 
 @pytest.fixture

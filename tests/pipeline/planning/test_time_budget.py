@@ -9,10 +9,11 @@ import pytest
 
 from data.errors import ConfigError
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.planning.concessions import SCRATCH_ARMS, Ambition
 from pipeline.planning.evaluation_design import evaluation_design
 from pipeline.planning.fingerprint import CaseFingerprint, Fingerprint
 from pipeline.planning.schedule import Work, count_work, read_budget
-from pipeline.planning.sizing import Machine, Sizing, size_study
+from pipeline.planning.sizing import Machine, Sizing, Wish, size_study
 from pipeline.planning.speed import Speed, assumed_speed
 from pipeline.planning.study_folds import study_folds
 from pipeline.training.patches import PatchOptions
@@ -67,21 +68,22 @@ FOUND = Fingerprint(
 )
 
 
-def sized(budget: float, patients: int = 8, meter: Callable | None = None) -> Sizing:
+def sized(budget: float, patients: int = 8, meter: Callable | None = None, wish: Wish | None = None) -> Sizing:
     def assumed(network, patches, scan) -> Speed:
         # Half the channels: four times as fast.
         return assumed_speed(2.0 * (16 / network.channels[0]) ** 2, patches, scan)
 
     machine = Machine("cpu", 2, 1, meter or assumed)
     return size_study(
-        budget, (1.0, 1.0, 1.0), FOUND, evaluation_design(patients, "x"), 1, 2, 1.0, preparation=0.0, machine=machine
+        budget, (1.0, 1.0, 1.0), FOUND, evaluation_design(patients, "x"), 1, 2, 1.0, 0.0, machine, wish or Wish()
     )
 
 
 def test_a_large_budget_gives_nothing_up() -> None:
     plan = sized(8 * 3600)
     assert plan.ambition.given_up == ()
-    assert plan.ambition.arms == ["random", "fine_tune", "multi_swag_calibrated"]
+    assert plan.ambition.arms == ("random", "fine_tune", "multi_swag_calibrated")
+    assert plan.work.networks == 3
     assert (plan.design.folds, plan.spacing, plan.network.channels[0]) == (8, (1.0, 1.0, 1.0), 16)
     assert plan.steps >= 250
     assert plan.work.seconds(plan.steps, plan.speed) <= 8 * 3600
@@ -91,7 +93,12 @@ def test_members_go_first_then_folds_then_width_and_the_grid_last() -> None:
     seen = [sized(minutes * 60) for minutes in (300, 80, 60, 20, 4)]
     assert [len(plan.ambition.given_up) for plan in seen[:4]] == [0, 1, 2, 3]
     assert all(plan.spacing == (1.0, 1.0, 1.0) for plan in seen[:4])
-    assert (seen[1].ambition.members, seen[2].design.folds, seen[3].network.channels[0]) == (1, 5, 8)
+    assert (seen[1].ambition.arms[-1], seen[1].work.networks, seen[2].design.folds, seen[3].network.channels[0]) == (
+        "swag_calibrated",
+        1,
+        5,
+        8,
+    )
     assert seen[-1].spacing[0] > 1.0
     assert "voxels of the data's" in seen[-1].ambition.given_up[-1]
     for plan, minutes in zip(seen, (300, 80, 60, 20, 4), strict=True):
@@ -122,3 +129,23 @@ def test_a_network_is_timed_once_for_each_width() -> None:
     with pytest.raises(ConfigError):
         sized(60, meter=meter)
     assert timed == [16, 8]
+
+
+def test_chosen_arms_are_never_replaced_and_need_the_networks_that_they_start_from() -> None:
+    def asked(*arms: str, trains: bool = True) -> Sizing:
+        return sized(60 * 60, wish=Wish(Ambition(arms), chosen_arms=True, trains_source=trains))
+
+    assert asked("random", "multi_swag_calibrated").ambition.arms == ("random", "multi_swag_calibrated")
+    assert asked("random", "fine_tune").work.networks == 1
+    assert asked("ensemble").work.networks == 3
+    # A density is fitted to the filters of several networks.
+    assert asked("dwp").work.networks == 3
+    assert asked("ensemble", trains=False).work.networks == 0
+
+
+def test_without_a_source_no_source_is_reckoned_with() -> None:
+    plan = sized(30 * 60, wish=Wish(Ambition(SCRATCH_ARMS), trains_source=False))
+    assert plan.work.networks == 0
+    assert not any(line.startswith("source:") for line in plan.work.arithmetic(plan.steps, plan.speed))
+    with pytest.raises(ConfigError, match="too short for 6 target trainings of 100 steps, although"):
+        sized(1, patients=8, wish=Wish(Ambition(("random",)), trains_source=False))

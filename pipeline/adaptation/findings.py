@@ -1,0 +1,80 @@
+"""What a finished study says of a model in three sentences: its quality, the gain of the transfer, the worst cases."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.arms.presets import REFERENCE_ARM
+from pipeline.evaluation.statistics import Interval, paired_difference, why_no_interval
+from pipeline.evaluation.tables import StudyRows
+from pipeline.report.number_text import interval_text, listing, number, signed
+from pipeline.report.study_files import StudyFiles
+
+_SHOWN = 3
+"""Cases that are named."""
+
+
+def findings(workspace: Path, arm: str) -> list[str]:
+    """Returns three sentences on an arm of a finished study.
+
+    Args:
+        workspace: of the study.
+        arm: its name.
+
+    Raises:
+        WorkspaceError: a table is damaged.
+    """
+    files = StudyFiles(workspace)
+    if files.study is None:
+        return []
+    settings = files.table_settings
+    study = StudyRows(files.study.rows, settings.folds)
+    n = max(row.n for row in study.rows if row.arm == arm)
+    return [_quality(files, arm, n), _gain(study, arm, n, settings.seed, settings.resamples), _cases(study, arm, n)]
+
+
+def _quality(files: StudyFiles, arm: str, n: int) -> str:
+    [row] = [row for row in files.summary if (row.arm, row.n, row.metric) == (arm, n, "dice")]
+    of = f"{row.patients} patient{'s' * (row.patients != 1)}"
+    how = (
+        f"Cross-validated Dice of {arm} on your {of}" if files.cross_validation else f"Dice of {arm} on {of} set aside"
+    )
+    reason = row.no_interval
+    ends = f" (no interval: {reason})" if reason else f" {interval_text(Interval(row.mean, row.ci_low, row.ci_high))}"
+    return f"{how}: {number(row.mean)}{ends}."
+
+
+def _gain(study: StudyRows, arm: str, n: int, seed: int, resamples: int) -> str:
+    table = study.table("dice", n)
+    if arm == REFERENCE_ARM:
+        return "Gain of the transfer over training from scratch: none was tried, the model learned from scratch."
+    if REFERENCE_ARM not in table.arms:
+        return (
+            f"Gain of the transfer over training from scratch: unknown, because {REFERENCE_ARM} is not among the arms."
+        )
+    draws = study.draws(seed=seed, resamples=resamples)
+    found = paired_difference(table.of(arm), table.of(REFERENCE_ARM), draws)
+    reason = why_no_interval(found.patients)
+    if reason is not None:
+        # No difference is given either: it would be read as a finding.
+        return f"Gain of the transfer over training from scratch: cannot be told, because {reason}."
+    told = "" if found.interval.low > 0 or found.interval.high < 0 else ", which cannot be told from none"
+    ends = interval_text(found.interval, with_sign=True)
+    return (
+        f"Gain of the transfer over training from scratch, paired by patient: {signed(found.interval.mean)} "
+        f"{ends}{told}."
+    )
+
+
+def _cases(study: StudyRows, arm: str, n: int) -> str:
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in study.rows:
+        if (row.arm, row.n) == (arm, n) and math.isfinite(row.dice):
+            values[row.case].append(row.dice)
+    means = sorted((float(np.mean(own)), case) for case, own in values.items())
+    named = listing([f"{case} (Dice {number(mean)})" for mean, case in means[:_SHOWN]])
+    return f"Look first at {named}, where models that had not seen the case differ most from its annotation."

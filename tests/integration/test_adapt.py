@@ -1,0 +1,221 @@
+"""`graft adapt` from five annotated scans and a pack to a model, killed and continued, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.cli import main
+
+pytestmark = pytest.mark.slow
+
+TINY = (
+    "target_training.steps=4",
+    "evaluation.resamples=200",
+    "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, thumbnail_width: 200, dpi: 50}",
+)
+OPTIONS = ["--jobs", "1", "--device", "cpu", "--steps-per-second", "5", "--budget", "3h"]
+OPTIONS += [word for change in TINY for word in ("--set", change)]
+
+
+@pytest.fixture(scope="module")
+def scans(write_cohort: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_cohort(tmp_path_factory.mktemp("adapt") / "my scans", cases=5)
+
+
+def words(scans: Path, pack: Path, output: Path) -> list[str]:
+    arms = ["--arms", "random,fine_tune"]
+    return ["adapt", str(scans), "--source", str(pack), "--output", str(output), *arms, *OPTIONS]
+
+
+@pytest.fixture(scope="module")
+def finished(scans: Path, tiny_pack: Path) -> tuple[Path, str]:
+    """The model folder, and what the command told."""
+    output = scans.parent / "my-model"
+    run = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *words(scans, tiny_pack, output)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return output, run.stdout
+
+
+def weights(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.safetensors")}
+
+
+def test_it_ends_with_three_sentences_and_a_model(finished: tuple[Path, str], scans: Path, tmp_path: Path) -> None:
+    output, told = finished
+    assert re.search(r"Cross-validated Dice of fine_tune on your 5 patients: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]\.", told)
+    assert re.search(r"over training from scratch, paired by patient: [+−]?0\.\d{3} \[[+−]?0", told)
+    assert re.search(r"Look first at case_\d \(Dice 0\.\d{3}\), case_\d", told)
+    assert f"The model is {output}; segment new scans" in told
+    assert (output.parent / "my-model-study/report/index.html").is_file()
+    held = {path.name for path in output.iterdir()}
+    assert held == {"model.json", "member-00.safetensors", "SHA256SUMS", "files.json"}
+    final = output.parent / "my-model-study/infer/fine_tune/n05/repeat-0/model"
+    assert (output / "model.json").read_bytes() == (final / "model.json").read_bytes()
+    image = scans / "imagesTr/case_0.nii.gz"
+    assert main(["predict", str(output), str(image), "--output", str(tmp_path / "p"), "--device", "cpu"]) == 0
+
+
+def test_the_gain_is_that_of_the_tables(finished: tuple[Path, str]) -> None:
+    output, told = finished
+    text = (output.parent / "my-model-study/results/comparisons.csv").read_text().splitlines()
+    header, *rows = [line.split(",") for line in text]
+    own = [dict(zip(header, row, strict=True)) for row in rows]
+    # Two arms: the better one is the rival of the other.
+    [row] = [row for row in own if row["metric"] == "dice"]
+    sign = 1 if row["arm"] == "fine_tune" else -1
+    found = re.search(r"paired by patient: ([+−]?\d\.\d{3})", told)
+    assert found is not None
+    assert float(found[1].replace("−", "-")) == pytest.approx(sign * float(row["difference"]), abs=5e-4)
+
+
+def test_the_same_command_again_finds_nothing_to_do(
+    finished: tuple[Path, str], scans: Path, tiny_pack: Path, capsys: pytest.CaptureFixture[str], caplog: Any
+) -> None:
+    output, told = finished
+    study, model = (output.parent / "my-model-study/study.yaml").read_bytes(), weights(output)
+    caplog.set_level("INFO")
+    assert main(words(scans, tiny_pack, output)) == 0
+    again = capsys.readouterr().out
+    assert "Continuing with the study that was planned" in again
+    assert next(line for line in told.splitlines() if line.startswith("Gain")) in again
+    done = [message for message in caplog.messages if "to do" in message]
+    assert done
+    assert all("nothing to do" in message for message in done)
+    assert (output.parent / "my-model-study/study.yaml").read_bytes() == study
+    assert weights(output) == model
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--budget", "4h"], "was planned with --budget 3h, and now it is --budget 4h"),
+        (["--patients", "4"], "was planned with no --patients, and now it is --patients 4"),
+        (["--set", "seed=3"], "was planned with --set"),
+    ],
+)
+def test_another_request_is_refused_and_nothing_is_lost(
+    finished: tuple[Path, str],
+    scans: Path,
+    tiny_pack: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    told: str,
+) -> None:
+    output, _ = finished
+    model = weights(output)
+    assert main([*words(scans, tiny_pack, output), *more]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert weights(output) == model
+
+
+def test_what_somebody_wrote_into_the_study_counts(
+    finished: tuple[Path, str], scans: Path, tiny_pack: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "m"
+    command = words(scans, tiny_pack, output)
+    folder = tmp_path / "m-study"
+    process = started(command)
+    wait_for(lambda: (folder / "study.yaml").exists(), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    raw = yaml.safe_load((folder / "study.yaml").read_text())
+    raw["target"] = {"dataset": "target", "patients": "all", "folds": 2}
+    (folder / "study.yaml").write_text(yaml.safe_dump(raw))
+    assert main(command) == 0
+    assert len(list((folder / "train-target").rglob("training.json"))) == 6
+
+
+def started(command: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *command], stderr=subprocess.DEVNULL)
+
+
+def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    end = time.monotonic() + 300
+    while not there() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert there()
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_model(
+    finished: tuple[Path, str], scans: Path, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "my-model"
+    command = words(scans, tiny_pack, output)
+    process = started(command)
+    folder = tmp_path / "my-model-study/train-target"
+    wait_for(lambda: len(list(folder.rglob("training.json"))) > 2, process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    assert main(command) == 0
+    assert "Continuing with the study that was planned" in capsys.readouterr().out
+    assert weights(output) == weights(finished[0])
+
+
+def test_two_patients_from_scratch_give_a_model_without_interval(
+    scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "two"
+    command = ["adapt", str(scans), "--scratch", "--modality", "mr", "--patients", "2", "--output", str(output)]
+    small = ["network.channels=[4,6]", "network.encoder_blocks=[0,1]", "patches.size=[12,12,12]", "patches.batch=1"]
+    assert main([*command, *OPTIONS, *[word for change in small for word in ("--set", change)]]) == 0
+    told = capsys.readouterr().out
+    assert "(no interval: 2 test patients are too few for an interval)" in told
+    assert "the model learned from scratch" in told
+    assert (output / "model.json").is_file()
+
+
+def test_folders_of_others_are_left_alone(
+    scans: Path, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").write_text("mine")
+    assert main(words(scans, tiny_pack, taken)) == 2
+    assert "holds files but no files.json" in capsys.readouterr().err
+    beside = tmp_path / "model-study"
+    beside.mkdir()
+    (beside / "notes.txt").write_text("mine")
+    assert main(words(scans, tiny_pack, tmp_path / "model")) == 2
+    assert "model-study: exists already, and no `graft adapt` began it" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["notes.txt", "notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--budget", "1s"], "too short for"),
+        (["--foreground", "middle"], "not declared"),
+        (["--patients", "9"], "--patients asks for 9 patients, and 5 are annotated"),
+        (["--set", "nonsense"], "--set nonsense: is not an assignment"),
+    ],
+)
+def test_what_cannot_be_adapted_leaves_nothing_behind(
+    scans: Path, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+) -> None:
+    output = tmp_path / "model"
+    assert main([*words(scans, tiny_pack, output), *more]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    # The same command with the fault mended starts anew.
+    assert not (tmp_path / "model-study/study.yaml").exists()
+    assert not output.exists()
