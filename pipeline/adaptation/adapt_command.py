@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 
 from data.errors import ConfigError, WorkspaceError
 from data.stored_record import record_if_there
@@ -21,6 +22,8 @@ from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_folder import MODEL_FOLDER
 from pipeline.planning.request import PlanRequest
 from pipeline.planning.written_study import planned_study
+from pipeline.report.number_text import counted
+from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.sequence import run_stages
 from pipeline.stages.study_plan import read_plan
@@ -74,7 +77,11 @@ def adapt(
     for line in findings(workspace.root, arm):
         tell(line)
     tell(f"The report is {folder / Stage.REPORT / INDEX}")
-    tell(f"The model is {output}; segment new scans with `graft predict {output} SCANS --output DIR`")
+    predict = f"graft predict {quote(str(output))}"
+    if unannotated := _unannotated(config, workspace):
+        segment = f"{predict} {quote(str(request.target))} --unannotated --output DIR"
+        tell(f"Without annotation: {counted(unannotated, 'scan')}; `{segment}` says which to annotate next")
+    tell(f"The model is {output}; segment new scans with `{predict} SCANS --output DIR`")
 
 
 def _planned(
@@ -114,6 +121,11 @@ def _final_model(config: StudyConfig, workspace: Workspace, arm: str) -> Path:
     cells = [cell for cell in target_cells(read_plan(config, workspace), arm) if cell.final is not None]
     largest = max(cells, key=lambda cell: (cell.n, -cell.repeat))
     return workspace.unit_folder(Stage.INFER, arm_key(arm, largest.n, largest.repeat)) / MODEL_FOLDER
+
+
+def _unannotated(config: StudyConfig, workspace: Workspace) -> int:
+    """Cases of the target without a label."""
+    return sum(case.label is None for case in read_datasets(config, workspace)[config.target.dataset].cases)
 
 
 def _deliver(model: Path, output: Path) -> None:

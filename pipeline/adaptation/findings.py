@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.arms.presets import REFERENCE_ARM
+from pipeline.evaluation.csv_rows import rows_if_there
+from pipeline.evaluation.label_audit import LABEL_AUDIT, AuditRow
 from pipeline.evaluation.statistics import Interval, paired_difference, why_no_interval
 from pipeline.evaluation.tables import StudyRows
 from pipeline.report.number_text import interval_text, listing, number, signed
 from pipeline.report.study_files import StudyFiles
+from pipeline.storage.file_names import RESULTS
 
 _SHOWN = 3
 """Cases that are named."""
@@ -34,7 +34,11 @@ def findings(workspace: Path, arm: str) -> list[str]:
     settings = files.table_settings
     study = StudyRows(files.study.rows, settings.folds)
     n = max(row.n for row in study.rows if row.arm == arm)
-    return [_quality(files, arm, n), _gain(study, arm, n, settings.seed, settings.resamples), _cases(study, arm, n)]
+    return [
+        _quality(files, arm, n),
+        _gain(study, arm, n, settings.seed, settings.resamples),
+        _cases(rows_if_there(workspace / RESULTS / LABEL_AUDIT, AuditRow)),
+    ]
 
 
 def _quality(files: StudyFiles, arm: str, n: int) -> str:
@@ -70,11 +74,11 @@ def _gain(study: StudyRows, arm: str, n: int, seed: int, resamples: int) -> str:
     )
 
 
-def _cases(study: StudyRows, arm: str, n: int) -> str:
-    values: dict[str, list[float]] = defaultdict(list)
-    for row in study.rows:
-        if (row.arm, row.n) == (arm, n) and math.isfinite(row.dice):
-            values[row.case].append(row.dice)
-    means = sorted((float(np.mean(own)), case) for case, own in values.items())
-    named = listing([f"{case} (Dice {number(mean)})" for mean, case in means[:_SHOWN]])
-    return f"Look first at {named}, where models that had not seen the case differ most from its annotation."
+def _cases(audit: Sequence[AuditRow]) -> str:
+    worst = {row.case: row for row in reversed(audit)}
+    shown = list(reversed(worst.values()))[:_SHOWN]
+    named = listing([f"{row.case} (Dice {number(row.dice)}{', stands out' * (row.stands_out == 1)})" for row in shown])
+    return (
+        f"Look first at the annotation of {named}: models that had not seen the case find it the most surprising. "
+        "The report has pictures."
+    )

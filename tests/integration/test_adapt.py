@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import json
 import re
 import signal
 import subprocess
@@ -12,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
+from data.image_file import read_volume, write_volume
 from pipeline.cli import main
 
 pytestmark = pytest.mark.slow
@@ -30,7 +34,16 @@ OPTIONS += [word for change in TINY for word in ("--set", change)]
 
 @pytest.fixture(scope="module")
 def scans(write_cohort: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cohort(tmp_path_factory.mktemp("adapt") / "my scans", cases=5)
+    folder: Path = write_cohort(tmp_path_factory.mktemp("adapt") / "my scans", cases=5)
+    scan = read_volume(folder / "imagesTr/case_0.nii.gz")
+    later = scan.with_array(scan.array + np.random.default_rng(0).normal(0, 5, scan.shape).astype(np.float32))
+    write_volume(later, folder / "imagesTr/later.nii.gz")
+    about = json.loads((folder / "dataset.json").read_text())
+    about["training"].append({"image": "./imagesTr/later.nii.gz"})
+    (folder / "dataset.json").write_text(json.dumps(about))
+    with (folder / "patients.csv").open("a") as stream:
+        stream.write("later,P5\n")
+    return folder
 
 
 def words(scans: Path, pack: Path, output: Path) -> list[str]:
@@ -60,7 +73,11 @@ def test_it_ends_with_three_sentences_and_a_model(finished: tuple[Path, str], sc
     output, told = finished
     assert re.search(r"Cross-validated Dice of fine_tune on your 5 patients: 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\]\.", told)
     assert re.search(r"over training from scratch, paired by patient: [+−]?0\.\d{3} \[[+−]?0", told)
-    assert re.search(r"Look first at case_\d \(Dice 0\.\d{3}\), case_\d", told)
+    assert re.search(r"Look first at the annotation of case_\d \(Dice 0\.\d{3}(, stands out)?\), case_\d", told)
+    with (output.parent / "my-model-study/results/label_audit.csv").open(newline="") as stream:
+        worst = next(csv.DictReader(stream))
+    assert f"annotation of {worst['case']} (Dice {float(worst['dice']):.3f}" in told
+    assert f"Without annotation: 1 scan; `graft predict {output} '{scans}' --unannotated" in told
     assert f"The model is {output}; segment new scans" in told
     assert (output.parent / "my-model-study/report/index.html").is_file()
     held = {path.name for path in output.iterdir()}
