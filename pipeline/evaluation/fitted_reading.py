@@ -42,7 +42,7 @@ class FittedReading(StoredRecord):
     predictions: tuple[str, ...] = ()
     """Keys of these predictions: folders below `predict-test/`."""
     given_dice: dict[str, float] = Field(default_factory=dict)
-    """Class → mean Dice of these predictions with the mask and the post-processing that the arm was given."""
+    """Class → mean Dice of these predictions as the arm's choices read them."""
     dice: dict[str, float] = Field(default_factory=dict)
     """Class → mean Dice with this reading."""
 
@@ -76,7 +76,14 @@ def fit_reading(folder: Path, progress: ProgressFile, *, task: ReadingTask) -> N
     for position, (own, case) in enumerate(tested):
         cases.append(CalibrationCase.of(load_prediction(own / prediction_name(case.name)), case, plain))
         progress((position + 1) / (len(tested) + 1))
-    write_record(folder / READING, fitted_reading(task.declared, cases, task.options, fit_mask=task.fit_mask))
+    reading = fitted_reading(task.declared, cases, task.options, fit_mask=task.fit_mask)
+    record = FittedReading(
+        reading=reading,
+        patients=len({case.patient for case in cases}),
+        given_dice=ReadMasks.of(task.declared, cases).dice(),
+        dice=ReadMasks.of(reading, cases).dice(),
+    )
+    write_record(folder / READING, record)
 
 
 def fitted_reading(
@@ -85,7 +92,7 @@ def fitted_reading(
     options: CalibrationOptions,
     *,
     fit_mask: bool = False,
-) -> FittedReading:
+) -> ReadingOptions:
     """Returns the declared reading with what fits these predictions best.
 
     Args:
@@ -101,12 +108,7 @@ def fitted_reading(
     if reading.voxel_correlation is not None:
         correlation = _correlation(reading, cases, options) or reading.voxel_correlation
         reading = reading.model_copy(update={"voxel_correlation": correlation})
-    return FittedReading(
-        reading=reading,
-        patients=len({case.patient for case in cases}),
-        given_dice=given.dice(),
-        dice=masks.dice(),
-    )
+    return reading
 
 
 def _correlation(
