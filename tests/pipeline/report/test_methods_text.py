@@ -74,6 +74,8 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
         "a Gaussian (SWAG) was fitted to the iterates",
         "the temperature that divides its logits and the correlation of voxels",
         "were fitted to out-of-fold predictions of its own training patients (3 folds)",
+        "connected components of the mask of a structure were removed where that raised the mean Dice of these",
+        "the most probable mask or that of the best expected Dice was taken by the same rule",
         "masks were made of the probabilities",
         "a factorised normal posterior over the filters was learned under the prior “vae”",
     ):  # fmt: skip
