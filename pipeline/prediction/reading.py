@@ -40,3 +40,8 @@ class ReadingOptions(Options):
     def unknown_classes(self, classes: Collection[str]) -> list[str]:
         """Names in `post_processing` that are no class."""
         return [name for name in self.post_processing if name not in classes]
+
+    @property
+    def kept_in_words(self) -> str:
+        """What `post_processing` keeps, for a sentence; empty without a rule."""
+        return " and ".join(f"of “{name}” {rule.words}" for name, rule in self.post_processing.items())
