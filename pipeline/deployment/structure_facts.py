@@ -67,7 +67,7 @@ def structure_facts(
             "dice": _estimate(fits.get(name), expected),
             "expected_dice": _known(expected),
             "dice_between_draws": _known(draws.agreement(number)),
-            **_uncertainty(foreground.numpy(), chosen, information, number, spacing),
+            **_uncertainty(foreground.numpy(), read.mask, information, number, spacing),
             "dice_line": _on_the_line(fits.get(name), expected),
         }
     return facts

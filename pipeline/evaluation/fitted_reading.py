@@ -80,6 +80,7 @@ def fit_reading(folder: Path, progress: ProgressFile, *, task: ReadingTask) -> N
     record = FittedReading(
         reading=reading,
         patients=len({case.patient for case in cases}),
+        predictions=tuple(key for key, *_ in task.predictions),
         given_dice=ReadMasks.of(task.declared, cases).dice(),
         dice=ReadMasks.of(reading, cases).dice(),
     )

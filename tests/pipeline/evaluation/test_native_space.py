@@ -230,8 +230,8 @@ def test_the_stage_measures_the_mask_after_post_processing(
     for name, reading in (("plain", ReadingOptions()), ("kept", ReadingOptions(post_processing=rules))):
         evaluate_predictions(
             tmp_path / name, ProgressFile(tmp_path / "progress"),
-            predictions={"c": (tmp_path / "predictions", reading)},
-            trained=TrainedArm("random", 5, 0), cases=[cached], native={"c": native} if space == "native" else {},
+            predictions=[OutOfFold("fold", tmp_path / "predictions", reading, cached)],
+            learned_from=[], trained=TrainedArm("random", 5, 0), native={"c": native} if space == "native" else {},
             options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
         distances[name] = {
