@@ -22,6 +22,10 @@ L2 = "l2"
 L2_SP = "l2_sp"
 UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
 """Values of an arm's `prior` that do not name a fitted density."""
+_OF_FITS = ("fit_reading", "fit_mask")
+"""Which parts of a reading are fitted."""
+_LATER = ("post_processing", "fit_mask")
+"""Options that the first versions of Graft lacked."""
 _SWAG_SCALE = 1.0
 """The scale of the draws does not affect which iterates a training collects."""
 
@@ -113,8 +117,12 @@ class ArmOptions(ReadingOptions):
     """Draws from the posterior, each one pass over a test volume; without `voxel_correlation`, a 90 % volume interval
     needs at least 39."""
     fit_reading: bool = False
-    """Fit `logit_temperature` and, if one is given, `voxel_correlation` on out-of-fold predictions of the arm's own
-    training patients (`target_training.inner_folds`). With fewer than three patients, the given values are used."""
+    """Fit `logit_temperature`, the `post_processing` of classes that it does not name and, if one is given,
+    `voxel_correlation` on out-of-fold predictions of the arm's own training patients (`target_training.inner_folds`).
+    With fewer than three patients, the given values are used."""
+    fit_mask: bool = False
+    """With `fit_reading`: take the `mask` that is better in these predictions; the given one is used where nothing can
+    be fitted."""
     network: NetworkOptions | None = None
     """A network of this arm only, to compare architectures; by default the study's. Nothing learned on the source fits
     it, so the arm starts at random and has the prior `none` or `l2`."""
@@ -145,6 +153,8 @@ class ArmOptions(ReadingOptions):
             raise ValueError("a posterior other than `point` and `swag` needs a prior: set `prior`")
         if self.bayesian_scope is BayesianScope.ALL and not self.is_bayesian:
             raise ValueError("`bayesian_scope: all` needs a posterior other than `point`")
+        if self.fit_mask and not self.fit_reading:
+            raise ValueError("`fit_mask: true` needs `fit_reading: true`")
         if self.network is not None and (self.init is not Initialisation.RANDOM or self.prior not in {NO_PRIOR, L2}):
             raise ValueError("an arm with its own `network` needs `init: random` and `prior: none` or `l2`")
         if self.update_from is not None and not self.is_variational:
@@ -160,11 +170,19 @@ class ArmOptions(ReadingOptions):
 
     def with_reading(self, reading: ReadingOptions) -> ArmOptions:
         """The same arm with another reading."""
-        return self.model_copy(update=reading.model_dump())
+        return self.model_copy(update={name: getattr(reading, name) for name in ReadingOptions.model_fields})
+
+    def in_recipe(self, *without: str) -> dict[str, Any]:
+        """The choices as a recipe holds them.
+
+        Options that earlier versions lacked are left out at their default: what was made before stays valid.
+        """
+        left_out = {name for name in _LATER if not getattr(self, name)}
+        return self.model_dump(mode="json", exclude={*without, *left_out})
 
     def of_training(self) -> ArmOptions:
         """What a training depends on: all options that do not affect it have their default."""
-        idle = set(ReadingOptions.model_fields) | {"members", "draws", "fit_reading"}
+        idle = {*ReadingOptions.model_fields, *_OF_FITS, "members", "draws"}
         if not self.is_variational:
             idle |= {"train_samples", "log_variance_rate"}
         if not self.needs_prior:
@@ -181,11 +199,12 @@ class ArmOptions(ReadingOptions):
 
     def of_prediction(self) -> ArmOptions:
         """What a prediction depends on beside its trainings: all options that do not affect it have their default."""
-        idle = {*ReadingOptions.model_fields, "fit_reading"} | (set() if self.is_bayesian else {"draws"})
+        idle = {*ReadingOptions.model_fields, *_OF_FITS} | (set() if self.is_bayesian else {"draws"})
         return self._without(idle)
 
     def _without(self, idle: Collection[str], **of_swag: float) -> ArmOptions:
-        untouched: dict[str, Any] = {name: type(self).model_fields[name].get_default() for name in idle}
+        fields = type(self).model_fields
+        untouched: dict[str, Any] = {name: fields[name].get_default(call_default_factory=True) for name in idle}
         if isinstance(self.posterior, SWAGOptions):
             untouched["posterior"] = self.posterior.model_copy(update=of_swag)
         return self.model_copy(update=untouched)

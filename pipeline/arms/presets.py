@@ -27,7 +27,7 @@ _FROM_SCRATCH: dict[str, Any] = {"peak_rate": 3e-3, "warm_up": 0.05}
 _FROM_SOURCE: dict[str, Any] = {"init": Initialisation.SOURCE, "peak_rate": 4e-3, "warm_up": 0.1}
 # A temperature that was fitted on that task did not fit another one (docs/results/oasis.md), so calibrated arms fit
 # their own. One or two patients are too few for a fit: the temperature stays 1.
-_CALIBRATED: dict[str, Any] = {"fit_reading": True, "voxel_correlation": 0.1}
+_CALIBRATED: dict[str, Any] = {"fit_reading": True, "fit_mask": True, "voxel_correlation": 0.1}
 
 REFERENCE_ARM = "random"
 """Training from scratch: its learning curve measures the label efficiency of the other arms."""

@@ -167,6 +167,17 @@ class StudyConfig(Options):
         return self
 
     @model_validator(mode="after")
+    def _post_processed_classes_are_there(self) -> StudyConfig:
+        classes = self.datasets[self.target.dataset].classes
+        for arm, options in self.target_training.arms.items():
+            if unknown := options.unknown_classes(classes):
+                known = ", ".join(classes)
+                raise ValueError(
+                    f"arm {arm!r}: `post_processing` names {unknown[0]!r}, which is not one of the classes {known}"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _arms_have_what_they_need(self) -> StudyConfig:
         for arm, options in self.target_training.arms.items():
             if self.source is None and options.uses_source:

@@ -14,10 +14,9 @@ from data.image_file import write_volume
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.mean_network import mean_probability
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.prediction.dice_thresholds import mask_thresholds
-from pipeline.prediction.most_probable import predicted_classes
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
+from pipeline.prediction.stored_prediction import read_average
 from preprocessing.chain import Chain
 from preprocessing.subject import load_subject
 
@@ -36,17 +35,16 @@ def write_example(
     chain = Chain(about.preprocessing)
     processed, records = chain.apply(raw)
     image, grid = processed.image(), processed.reference
-    foreground = mean_probability(networks, torch.from_numpy(image), about)[1:]
-    thresholds = mask_thresholds(about.arm.reading.mask, foreground.numpy(), grid.spacing.tolist())
+    probability = mean_probability(networks, torch.from_numpy(image), about)
+    read = read_average(probability, about.arm.reading, tuple(about.classes), grid.spacing.tolist())
     values = list(about.classes.values())
     if takes.raw:
         given = list(raw.channels.values())
         native = NativeMaps(chain, records, grid.affine)
-        mask = native_mask((native(own) for own in foreground), values, thresholds)
+        mask = native_mask((native(own) for own in read.foreground), values, read.thresholds, read.rules)
     else:
         given = [grid.with_array(array) for array in image]
-        classes = predicted_classes(foreground, thresholds).numpy()
-        mask = grid.with_array(np.array([0, *values], dtype=np.uint8)[classes])
+        mask = grid.with_array(np.array([0, *values], dtype=np.uint8)[read.mask])
     names = input_names(case.name, len(given))
     for path in (folder / INPUT, folder / EXPECTED):
         path.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,12 @@ class BundleFacts:
         return f"{self.model.training_patients} target patient{'s' * (self.model.training_patients != 1)}"
 
     @property
+    def kept(self) -> dict[str, str]:
+        """Class → what is kept of the components of its mask, in words; only classes of which something is removed."""
+        rules = zip(self.model.classes, self.model.arm.reading.rules(tuple(self.model.classes)), strict=True)
+        return {name: rule.words for name, rule in rules if not rule.keeps_everything}
+
+    @property
     def evaluated(self) -> bool:
         """Whether the card holds numbers."""
         return self.evidence is not None and bool(self.evidence.scores)

@@ -8,6 +8,7 @@ from typing import Any
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.vendored_source import vendored_name
 from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.post_processing import ComponentRule
 
 NETWORK_GRID = "pipeline.deployment.network_grid"
 PORTABLE = ("padding_removal", "canonical_orientation", "resampling", "intensity", "cropping", "padding")
@@ -22,21 +23,23 @@ class BundleInput:
         missing: steps of the chain that a bundle cannot run; empty if it takes raw scans.
         chain: step → options, of the steps that it runs; empty if the input is ready for the network.
         rule: how it makes masks from probabilities.
+        components: what it keeps of the components of each class; empty if it keeps everything.
     """
 
     missing: tuple[str, ...]
     chain: dict[str, Any]
     rule: MaskRule
+    components: tuple[ComponentRule, ...]
 
     @classmethod
     def of(cls, about: ModelDescription) -> BundleInput:
         """Reads it from the chain of a model."""
         steps = {name: step for name, step in about.preprocessing if name != "threads" and step is not None}
         missing = tuple(name for name in steps if name not in PORTABLE)
-        if missing:
-            return cls(missing, {}, about.arm.reading.mask)
         chain = {name: steps[name].model_dump(mode="json") for name in PORTABLE if name in steps}
-        return cls((), chain, about.arm.reading.mask)
+        rules = about.arm.reading.rules(tuple(about.classes))
+        kept = () if all(rule.keeps_everything for rule in rules) else rules
+        return cls(missing, {} if missing else chain, about.arm.reading.mask, kept)
 
     @property
     def raw(self) -> bool:
@@ -46,7 +49,8 @@ class BundleInput:
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules of Graft that the bundle needs a copy of; none where MONAI's own transforms suffice."""
-        return (NETWORK_GRID,) if self.chain or self.rule is not MaskRule.MOST_PROBABLE else ()
+        plain = self.rule is MaskRule.MOST_PROBABLE and not self.components
+        return () if plain and not self.chain else (NETWORK_GRID,)
 
     def to_network(self, about: ModelDescription) -> list[dict[str, Any]]:
         """Transforms that carry scans to the network's grid."""
@@ -60,7 +64,8 @@ class BundleInput:
         values = list(about.classes.values())
         if self.modules:
             target = f"{vendored_name(NETWORK_GRID)}.ToScanGridd"
-            own = {"chain": self.chain, "values": values, "rule": self.rule.value}
+            kept = [rule.model_dump(mode="json") for rule in self.components]
+            own = {"chain": self.chain, "values": values, "rule": self.rule.value, "components": kept}
             return [{"_target_": target, "keys": "pred", **own}]
         numbers = list(range(len(values) + 1))
         steps: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]

@@ -46,6 +46,8 @@ def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
             "input": "raw scans" if facts.takes.raw else "preprocessed volumes",
         },
     }
+    if facts.kept:
+        metadata["graft"]["post_processing"] = facts.kept
     if evidence is not None:
         metadata["data_source"] = evidence.data
         metadata["eval_metrics"] = {row.metric: row.mean for row in evidence.scores}

@@ -150,7 +150,7 @@ def predict_case(
     with torch.inference_mode():
         # Its tensors were made in this mode and are changed in place.
         average.temper(about.arm.reading.logit_temperature)
-    read = read_average(average.probability, about.arm.reading, spacing)
+    read = read_average(average.probability, about.arm.reading, tuple(about.classes), spacing)
 
     def maps() -> Iterator[Volume]:
         for number, name in enumerate(about.classes, start=1):
@@ -158,7 +158,7 @@ def predict_case(
             keep(name, probability)
             yield probability
 
-    mask = native_mask(maps(), list(about.classes.values()), read.thresholds)
+    mask = native_mask(maps(), list(about.classes.values()), read.thresholds, read.rules)
     information = average.mutual_information.cpu().numpy() if average.count > 1 else None
     structures = structure_facts(
         mask, about.classes, read, draws, spacing, voxel_ml(affine, records), about.dice_fits, information

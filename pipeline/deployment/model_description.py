@@ -82,6 +82,8 @@ class ModelDescription(ModelOrigin):
             raise ValueError(f"there are {len(self.members)} `members` and {len(self.seeds)} `seeds`")
         if len(set(self.classes.values())) != len(self.classes):
             raise ValueError("two `classes` have the same value")
+        if unknown := self.arm.unknown_classes(self.classes):
+            raise ValueError(f"`arm.post_processing` names {unknown[0]!r}, which is not one of the `classes`")
         if set(self.fingerprint.after) != set(self.channels):
             raise ValueError(
                 f"`channels` are {', '.join(self.channels)}, but the fingerprint has "

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from data.volume import Volume
 from pipeline.prediction.dice_thresholds import MaskRule, mask_thresholds
 from pipeline.prediction.native_mask import native_mask
+from pipeline.prediction.post_processing import ComponentRule
 from preprocessing.cropping import Cropping, CroppingOptions
 from preprocessing.intensity import Intensity, IntensityOptions
 from preprocessing.orientation import Orientation, OrientationOptions
@@ -93,15 +94,22 @@ class ToScanGridd(MapTransform):
         chain: step → its options; empty if the input is already on the network's grid.
         values: value of each class in the mask, without the background's 0.
         rule: how the mask is made.
+        components: options of what is kept of the components of each class; everything without any.
     """
 
     def __init__(
-        self, keys: Hashable | Sequence[Hashable], chain: Mapping[str, Any], values: Sequence[int], rule: str
+        self,
+        keys: Hashable | Sequence[Hashable],
+        chain: Mapping[str, Any],
+        values: Sequence[int],
+        rule: str,
+        components: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(keys)
         self.steps = portable_steps(chain)
         self.values = tuple(values)
         self.rule = MaskRule(rule)
+        self.components = tuple(ComponentRule(**own) for own in components)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Returns the case with masks `[1, X, Y, Z]` uint8 in place of the probabilities."""
@@ -113,7 +121,7 @@ class ToScanGridd(MapTransform):
             arrays = np.asarray(probability.cpu())[1:]
             thresholds = mask_thresholds(self.rule, arrays, np.linalg.norm(affine[:3, :3], axis=0).tolist())
             maps = (self._back(Volume(array, affine), records) for array in arrays)
-            mask = native_mask(maps, self.values, thresholds)
+            mask = native_mask(maps, self.values, thresholds, self.components)
             found[key] = _tensor(mask.array[None], mask.affine, probability)
         return found
 

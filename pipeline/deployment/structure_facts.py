@@ -18,7 +18,6 @@ from pipeline.evaluation.volume_interval import volume_interval
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
 from pipeline.prediction.expected_dice import DrawMasks, expected_dice
-from pipeline.prediction.most_probable import predicted_classes
 from pipeline.prediction.stored_prediction import ReadPrediction
 
 
@@ -48,18 +47,16 @@ def structure_facts(
         Class → numbers, JSON-able; `None` where a number is not known.
     """
     foreground = read.foreground.cpu()
-    most_probable = predicted_classes(foreground).numpy()
-    chosen = most_probable if read.thresholds is None else predicted_classes(foreground, read.thresholds).numpy()
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
         voxels = int(np.count_nonzero(mask.array == value))
-        own, predicted = foreground[number - 1].numpy(), chosen == number
+        own, predicted = foreground[number - 1].numpy(), read.mask == number
         expected = expected_dice(own, predicted, spacing)
         if read.voxel_correlation is None:
             found = volume_interval(np.asarray(draws.voxels(number)) * voxel_ml)
             interval = None if found is None else (found.low, found.high)
         else:
-            possible = own[possible_voxels(most_probable == number, spacing)]
+            possible = own[possible_voxels(read.most_probable == number, spacing)]
             # A structure that was not found has no interval.
             interval = correlated_volume_interval(possible, read.voxel_correlation, voxel_ml) if possible.size else None
         facts[name] = {
@@ -70,7 +67,7 @@ def structure_facts(
             "dice": _estimate(fits.get(name), expected),
             "expected_dice": _known(expected),
             "dice_between_draws": _known(draws.agreement(number)),
-            **_uncertainty(foreground.numpy(), chosen, information, number, spacing),
+            **_uncertainty(foreground.numpy(), read.mask, information, number, spacing),
             "dice_line": _on_the_line(fits.get(name), expected),
         }
     return facts

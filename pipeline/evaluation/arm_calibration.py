@@ -28,9 +28,10 @@ from pipeline.evaluation.volume_interval import VolumeInterval, volume_interval
 from pipeline.evaluation.voxel_correlation import PossibleVoxels, cross_fitted_correlation
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
-from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.post_processing import ComponentRule, mask_of
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.prediction.stored_prediction import StoredPrediction
+from pipeline.prediction.stored_prediction import ReadPrediction, StoredPrediction, read_average
+from pipeline.prediction.temperature import tempered
 from pipeline.storage.cached_case import CachedCase
 
 
@@ -50,6 +51,7 @@ class CalibrationCase:
         volumes_ml: `[S, K]` volume of each draw's mask, or None where it was not stored.
         draws: S, passes that the probability is the mean of.
         thresholds: of the mask, of each class; None for the most probable class.
+        rules: what is kept of the components of each class in the mask; everything without rules.
         voxel_correlation: ρ of the volume interval, or None for the interval of the draws' masks.
         dice: of each label, as the study measures it.
     """
@@ -65,6 +67,7 @@ class CalibrationCase:
     volumes_ml: NDArray[np.floating] | None
     draws: int
     thresholds: Sequence[float] | None = None
+    rules: Sequence[ComponentRule] = ()
     voxel_correlation: float | None = None
     dice: Mapping[str, float] = field(default_factory=dict)
 
@@ -85,15 +88,23 @@ class CalibrationCase:
             None if volumes is None else volumes.numpy(),
             stored.draws,
             read.thresholds,
+            read.rules,
             read.voxel_correlation,
         )
 
     @property
     def most_probable(self) -> NDArray[np.integer]:
-        """`[X, Y, Z]` most probable class, which is the prediction unless its mask has thresholds."""
+        """`[X, Y, Z]` most probable class after post-processing: the prediction unless its mask has thresholds."""
         if self.thresholds is None:
             return self.prediction
-        return predicted_classes(torch.from_numpy(self.probability)).numpy()
+        return mask_of(torch.from_numpy(self.probability), None, self.rules, math.prod(self.spacing))
+
+    def read_again(self, reading: ReadingOptions) -> ReadPrediction:
+        """Applies another reading to the probabilities of a case that was read without a temperature."""
+        foreground = torch.from_numpy(self.probability)
+        background = (1 - foreground.sum(dim=0, keepdim=True)).clamp_min(0)
+        probability = tempered(torch.cat([background, foreground]), reading.logit_temperature)
+        return read_average(probability, reading, self.labels, self.spacing)
 
     def near_boundary(self, options: CalibrationOptions) -> BandSample:
         """The voxels that calibration is measured on."""

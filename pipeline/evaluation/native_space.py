@@ -18,6 +18,7 @@ from data.stored_record import read_record
 from data.volume import Volume, snap
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
+from pipeline.prediction.post_processing import ComponentRule
 from pipeline.storage.file_names import RECORD
 from preprocessing.chain import Chain, PreprocessingOptions
 from preprocessing.coregistration import moved
@@ -74,6 +75,7 @@ def in_native_space(
     native: NativeCase,
     folder: Path,
     thresholds: Sequence[float] | None = None,
+    rules: Sequence[ComponentRule] = (),
 ) -> tuple[Volume, Volume]:
     """Makes the mask of a prediction as `graft predict` does, and reads the reference it is to be compared with.
 
@@ -87,6 +89,7 @@ def in_native_space(
         native: the raw case.
         folder: of its preprocessing, with the record of what was done.
         thresholds: of the mask, of each class; `None` for the most probable class.
+        rules: what is kept of the components of each class; everything without rules.
 
     Returns:
         Prediction and reference as class numbers `[X, Y, Z]`, on the label's own grid.
@@ -102,7 +105,7 @@ def in_native_space(
     reference = raw.with_array(_as_classes(raw.array, native.classes))
     maps = NativeMaps(Chain(native.preprocessing), records, affine)
     classes = range(1, len(probability) + 1)
-    carried = native_mask((maps(torch.from_numpy(own)) for own in probability), classes, thresholds)
+    carried = native_mask((maps(torch.from_numpy(own)) for own in probability), classes, thresholds, rules)
     grid, affine = _drawn_on(reference, carried, native, records)
     array = resample(carried, grid.shape, affine, Interpolation.NEAREST).array
     return snap(Volume(array, grid.affine), reference), reference

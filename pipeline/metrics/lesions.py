@@ -8,29 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import ndimage
 
 from data.options import Options
+from pipeline.metrics.components import Connectivity, component_voxels, components, large_enough
 from pipeline.metrics.overlap import EmptyMask, Mask, which_empty
-
-
-class Connectivity(StrEnum):
-    """Which neighbours of a voxel belong to the same lesion."""
-
-    FACES = "faces"
-    """The 6 that share a face."""
-    EDGES = "edges"
-    """The 18 that share a face or an edge."""
-    CORNERS = "corners"
-    """All 26 around it."""
-
-
-_ORDER = {Connectivity.FACES: 1, Connectivity.EDGES: 2, Connectivity.CORNERS: 3}
 
 
 class LesionOptions(Options):
@@ -69,13 +54,6 @@ class LesionCounts:
         return which_empty(self.reference, self.predicted)
 
 
-def components(mask: Mask, connectivity: Connectivity) -> NDArray[np.int32]:
-    """Numbers the connected components of `[X, Y, Z]` from 1; 0 is background."""
-    structure = ndimage.generate_binary_structure(3, _ORDER[connectivity])
-    numbered, _ = ndimage.label(mask, structure=structure)
-    return numbered.astype(np.int32, copy=False)
-
-
 def count_lesions(
     prediction: Mask,
     reference: Mask,
@@ -98,9 +76,9 @@ def count_lesions(
         The counts.
     """
     connectivity, overlap = options.connectivity, options.overlap
-    least = options.minimum_volume / float(np.prod(spacing))
-    truth, truth_kept = _lesions(reference, connectivity, least)
-    found, found_kept = _lesions(prediction, connectivity, least)
+    voxel, least = float(np.prod(spacing)), options.minimum_volume
+    truth, truth_kept = _lesions(reference, connectivity, voxel, least)
+    found, found_kept = _lesions(prediction, connectivity, voxel, least)
     asked = truth_kept[truth]
     covering = found_kept[found]
     detected = truth_kept & _covered(truth, covering, overlap)
@@ -110,13 +88,10 @@ def count_lesions(
     return LesionCounts(int(truth_kept.sum()), int(detected.sum()), int((found_kept & ~ignored).sum()), int(true.sum()))
 
 
-def _lesions(mask: Mask, connectivity: Connectivity, least: float) -> tuple[NDArray[np.int32], Mask]:
+def _lesions(mask: Mask, connectivity: Connectivity, voxel: float, least: float) -> tuple[NDArray[np.int32], Mask]:
     """Numbered components, and for each number (0, the background, included) whether it is a lesion."""
     numbered = components(mask, connectivity)
-    sizes = np.bincount(numbered.ravel())
-    kept = sizes >= least - 1e-9
-    kept[0] = False
-    return numbered, kept
+    return numbered, np.concatenate([[False], large_enough(component_voxels(numbered), voxel, least)])
 
 
 def _covered(numbered: NDArray[np.int32], other: Mask, overlap: float) -> Mask:

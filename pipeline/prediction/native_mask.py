@@ -10,9 +10,15 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from data.volume import Volume
+from pipeline.prediction.post_processing import ComponentRule, keep_components
 
 
-def native_mask(maps: Iterable[Volume], values: Sequence[int], thresholds: Sequence[float] | None = None) -> Volume:
+def native_mask(
+    maps: Iterable[Volume],
+    values: Sequence[int],
+    thresholds: Sequence[float] | None = None,
+    rules: Sequence[ComponentRule] = (),
+) -> Volume:
     """Returns the label map uint8: the most probable class of each voxel or, with thresholds, the class above its own.
 
     The background has the remaining probability; of equally probable classes the first one wins, and the background
@@ -23,6 +29,7 @@ def native_mask(maps: Iterable[Volume], values: Sequence[int], thresholds: Seque
             than the network's grid.
         values: value of each class in the mask.
         thresholds: of each class, above 0 (`dice_thresholds`); `None` for the most probable class.
+        rules: what is kept of the components of each class; everything without rules.
     """
     mask: Volume | None = None
     for volume, value, threshold in zip(maps, values, thresholds or [1.0] * len(values), strict=True):
@@ -36,4 +43,5 @@ def native_mask(maps: Iterable[Volume], values: Sequence[int], thresholds: Seque
     if mask is None:
         raise ValueError("a mask needs a class")
     mask.array[best <= (rest if thresholds is None else 1)] = 0
+    keep_components(mask.array, values, rules, mask.voxel_volume)
     return mask

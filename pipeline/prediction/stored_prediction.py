@@ -6,6 +6,7 @@ temperature makes small probabilities matter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
 from pipeline.prediction.dice_thresholds import mask_thresholds
-from pipeline.prediction.most_probable import predicted_classes
+from pipeline.prediction.post_processing import ComponentRule, mask_of
 from pipeline.prediction.posterior_average import PosteriorAverage, entropy
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.temperature import from_log_probability, log_probability
@@ -49,11 +50,15 @@ class ReadPrediction:
         probability: `[K + 1, X, Y, Z]` float32 with the reading's temperature, background first.
         thresholds: of the mask, of each class; `None` for the most probable class.
         voxel_correlation: ρ of the volume interval; `None` for the interval of the draws.
+        rules: what is kept of the components of each class; everything without rules.
+        voxel_volume: of the grid, in mm³.
     """
 
     probability: torch.Tensor
     thresholds: tuple[float, ...] | None
     voxel_correlation: float | None
+    rules: tuple[ComponentRule, ...] = ()
+    voxel_volume: float = 1.0
 
     @property
     def foreground(self) -> torch.Tensor:
@@ -62,8 +67,13 @@ class ReadPrediction:
 
     @cached_property
     def mask(self) -> NDArray[np.uint8]:
-        """`[X, Y, Z]` class numbers."""
-        return predicted_classes(self.foreground, self.thresholds).numpy()
+        """`[X, Y, Z]` class numbers, after post-processing."""
+        return mask_of(self.foreground, self.thresholds, self.rules, self.voxel_volume)
+
+    @cached_property
+    def most_probable(self) -> NDArray[np.uint8]:
+        """`[X, Y, Z]` most probable classes, after post-processing; the mask unless that has thresholds."""
+        return self.mask if self.thresholds is None else mask_of(self.foreground, None, self.rules, self.voxel_volume)
 
     @property
     def entropy(self) -> torch.Tensor:
@@ -71,10 +81,25 @@ class ReadPrediction:
         return entropy(self.probability)
 
 
-def read_average(probability: torch.Tensor, reading: ReadingOptions, spacing: Sequence[float]) -> ReadPrediction:
-    """Applies a reading to averaged probabilities `[K + 1, X, Y, Z]` that already have its temperature."""
+def read_average(
+    probability: torch.Tensor, reading: ReadingOptions, classes: Sequence[str], spacing: Sequence[float]
+) -> ReadPrediction:
+    """Applies a reading to averaged probabilities that already have its temperature.
+
+    Args:
+        probability: `[K + 1, X, Y, Z]`, background first.
+        reading: how they are read.
+        classes: names of the classes 1…K.
+        spacing: mm between voxel centres.
+    """
     foreground = probability[1:].cpu().numpy()
-    return ReadPrediction(probability, mask_thresholds(reading.mask, foreground, spacing), reading.voxel_correlation)
+    return ReadPrediction(
+        probability,
+        mask_thresholds(reading.mask, foreground, spacing),
+        reading.voxel_correlation,
+        reading.rules(classes),
+        math.prod(spacing),
+    )
 
 
 @dataclass(frozen=True)
@@ -143,7 +168,7 @@ class StoredPrediction:
     def read(self, reading: ReadingOptions) -> ReadPrediction:
         """Applies a reading to the averaged probabilities."""
         probability = from_log_probability(self.log_probability, reading.logit_temperature)
-        return read_average(probability, reading, self.spacing)
+        return read_average(probability, reading, self.classes, self.spacing)
 
 
 def prediction_name(case: str) -> str:

@@ -77,8 +77,8 @@ def paged_cases(order: Sequence[str], most: int) -> list[str]:
 
 
 def _prediction(arm: ShownArm, case: str, confidence: Mapping[str, str]) -> ArmPrediction:
-    reading, dice = arm.unit.record.choices.reading, mean_dice(arm.rows_of(case))
-    return ArmPrediction(arm.name, arm.predictions[case], reading, dice, confidence.get(case, ""))
+    kept, dice = arm.predictions[case], mean_dice(arm.rows_of(case))
+    return ArmPrediction(arm.name, kept.path, kept.reading, dice, confidence.get(case, ""))
 
 
 def _neighbours(case: str, paged: Sequence[str]) -> tuple[str | None, str | None]:

@@ -74,6 +74,17 @@ class MethodsFacts:
         return found
 
     @property
+    def kept(self) -> dict[str, list[str]]:
+        """What fitted post-processing keeps at the largest n, as `unit.json` has it → the arms."""
+        found: dict[str, list[str]] = {}
+        for arm in self.files.arms():
+            units = [unit for unit in self.files.units if unit.arm == arm]
+            choices = max(units, key=lambda unit: unit.n).record.choices if units else None
+            if choices is not None and choices.fit_reading and choices.kept_in_words:
+                found.setdefault(choices.kept_in_words, []).append(f"“{arm}”")
+        return found
+
+    @property
     def filter_shares(self) -> list[float]:
         """Shares of the filters whose prior term a step computes."""
         arms = self.config.target_training.arms.values()

@@ -45,14 +45,14 @@ def _measured_elsewhere(material: Material) -> bool:
 
 
 def _case(material: Material, arm: ShownArm, rank: str, case: str) -> dict[str, Any] | str:
-    unit, path, rows = arm.unit, arm.predictions.get(case), arm.rows_of(case)
+    unit, kept, rows = arm.unit, arm.predictions.get(case), arm.rows_of(case)
     folder = material.files.preprocessed(case)
-    if path is None:
+    if kept is None:
         return f"the prediction of case {case} by {unit.arm} at n = {unit.n} is missing."
     if folder is None:
         return f"the preprocessed arrays of case {case} are missing: the preprocess stage writes them."
     classes = material.files.class_values(folder.parent.name)
-    read = read_case(folder / ARRAYS, path, classes, unit.record.choices.reading)
+    read = read_case(folder / ARRAYS, kept.path, classes, kept.reading)
     about = f"case {case}, {unit.arm}, n = {unit.n}"
     panels = []
     for kind in ("image", "entropy"):

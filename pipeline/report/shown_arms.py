@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from pipeline.evaluation.tables import CaseRow, StudyRows
-from pipeline.report.study_files import InferredUnit, StudyFiles
+from pipeline.report.study_files import InferredUnit, KeptPrediction, StudyFiles
 
 
 @dataclass(frozen=True)
@@ -19,12 +18,12 @@ class ShownArm:
 
     Attributes:
         unit: its first repeat whose predictions were kept.
-        predictions: case → file.
+        predictions: case → prediction.
         rows: what the tables hold of this repeat.
     """
 
     unit: InferredUnit
-    predictions: Mapping[str, Path]
+    predictions: Mapping[str, KeptPrediction]
     rows: tuple[CaseRow, ...]
 
     @property

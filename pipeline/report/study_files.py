@@ -31,6 +31,7 @@ from pipeline.evaluation.study_results import CASES, COMPARISONS, LEADING_ARMS, 
 from pipeline.evaluation.tables import CaseRow, StudyRows, SummaryRow
 from pipeline.execution.provenance_record import Provenance
 from pipeline.packs.pack_record import PACK, PackRecord
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.storage.cached_case import ARRAYS
 from pipeline.storage.file_names import CONFIG, HISTORY, PLAN, PLAN_UNIT, PROVENANCE, RESULTS
 from pipeline.storage.plan_record import PlanRecord
@@ -71,6 +72,19 @@ def _damaged(path: Path, error: Exception) -> WorkspaceError:
 
 
 @dataclass(frozen=True)
+class KeptPrediction:
+    """The prediction of a case by one arm.
+
+    Attributes:
+        path: the file.
+        reading: how the arm reads it; in cross-validation that of the case's fold.
+    """
+
+    path: Path
+    reading: ReadingOptions
+
+
+@dataclass(frozen=True)
 class InferredUnit:
     """One trained arm: `infer/ARM/nNN/repeat-R`.
 
@@ -97,10 +111,13 @@ class InferredUnit:
         """Which repeat."""
         return self.record.repeat
 
-    def predictions(self) -> dict[str, Path]:
-        """Case → file, for the cases whose prediction was kept."""
-        folders = [self.root / PREDICTIONS / key for key in self.record.predictions]
-        return {p.stem: p for folder in folders for p in sorted(folder.glob("*.safetensors"))}
+    def predictions(self) -> dict[str, KeptPrediction]:
+        """Case → prediction, for the cases whose prediction was kept."""
+        return {
+            path.stem: KeptPrediction(path, reading)
+            for key, reading in self.record.read_predictions()
+            for path in sorted((self.root / PREDICTIONS / key).glob("*.safetensors"))
+        }
 
     def history(self) -> History:
         """The history of its first member; no columns at all where it has no model or the training was deleted."""

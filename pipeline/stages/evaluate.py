@@ -118,7 +118,9 @@ def _measure(
 ) -> list[CaseRow]:
     prediction, reference, spacing = predicted.prediction, predicted.reference, predicted.spacing
     if native is not None:
-        carried, drawn = in_native_space(predicted.probability, case.affine, native, case.folder, predicted.thresholds)
+        carried, drawn = in_native_space(
+            predicted.probability, case.affine, native, case.folder, predicted.thresholds, predicted.rules
+        )
         prediction, reference = carried.array, drawn.array
         x, y, z = (float(step) for step in drawn.spacing)
         spacing = (x, y, z)

@@ -2,7 +2,7 @@
 
     train-target/nNN/repeat-R/TRAINING   one member of one way of learning
     predict-test/nNN/repeat-R/PREDICTION the averages over trained members and their draws, for cases they never saw
-    fit-readings/nNN/repeat-R/READING    temperature and correlation, fitted out of fold on an arm's training patients
+    fit-readings/nNN/repeat-R/READING    how an arm reads, fitted out of fold on its training patients
     infer/ARM/nNN/repeat-R               an arm: the names of its trainings and prediction, and its model
 
 A training is named after what it depends on, so arms that learn alike find the same one, in this run or a later one.
@@ -132,12 +132,13 @@ class _Planner:
             "declared": arm.reading.model_dump(mode="json"),
             "band": options.band,
             "clamp": options.clamp,
-            "version": 2,
+            "fit_mask": arm.fit_mask,
+            "version": 3,
         }
         key = _named(cell.n, cell.repeat, arm, f"x{arm.members}", recipe)
         if key not in self._found.readings:
             tested = [(own.key, self._folder(own), own.arguments["task"].cases) for own in predictions]
-            arguments = {"task": ReadingTask(arm.reading, tested, options)}
+            arguments = {"task": ReadingTask(arm.reading, tested, options, arm.fit_mask)}
             needs = tuple(prediction.name for prediction in predictions)
             self._found.readings[key] = Unit(READINGS, key, recipe, fit_reading, arguments, needs=needs)
         return self._found.readings[key]
@@ -155,7 +156,7 @@ class _Planner:
         recipe = {
             "training": self._plan.digests("pool", patients),
             "classes": self._plan.classes[config.target.dataset],
-            "arm": learned.model_dump(mode="json", exclude={"update_from", "network"}),
+            "arm": learned.in_recipe("update_from", "network"),
             "member": member,
             "n": n,
             "repeat": repeat,
@@ -262,7 +263,7 @@ class _Planner:
             "prediction": folds[0][0].recipe,
             "predictions": [prediction.digest for prediction, _ in folds],
             "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
-            "arm": arm.model_dump(mode="json"),
+            "arm": arm.in_recipe(),
             # Without the name of the study, so that renaming a study makes nothing stale; the rest is in the trainings.
             "origin": origin.model_dump(mode="json", include={"modality", "channels", "preprocessing"}),
             "test": self._plan.digests("test", list(self._plan.patients("test"))),

@@ -301,6 +301,18 @@ def test_arms_that_make_no_sense_are_refused(write: Write, arm: dict) -> None:
     assert "arm" in refused(write(target_training={"sizes": [1], "arms": {"mine": arm}}))
 
 
+def test_post_processing_names_classes_of_the_target(write: Write, tmp_path: Path) -> None:
+    path, key = write(), "target_training.arms.dwp.post_processing"
+    text = refused(path, f"{key}={{tumor: {{keep: largest}}}}")
+    classes = read_config(path).datasets[read_config(path).target.dataset].classes
+    assert f"arm 'dwp': `post_processing` names 'tumor', which is not one of the classes {', '.join(classes)}" in text
+    (name,) = classes
+    config = read_config(path, [f"{key}={{{name}: {{keep: largest, minimum_volume: 20}}}}"])
+    assert config.target_training.arms["dwp"].post_processing[name].words.endswith("at least 20 mm³")
+    (tmp_path / "resolved.yaml").write_text(as_yaml(config))
+    assert read_config(tmp_path / "resolved.yaml") == config
+
+
 @pytest.mark.parametrize("key", ["rivals", "calibration.temperature_scaled"])
 def test_options_name_arms_of_the_study_alone(write: Write, key: str, tmp_path: Path) -> None:
     path = write()

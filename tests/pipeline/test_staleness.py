@@ -105,6 +105,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.arms.swag.posterior={kind: swag, rank: 3}": TARGET,
     "target_training.arms.dwp.logit_temperature=2": READ,
     "target_training.arms.dwp.mask=expected_dice": READ,
+    "target_training.arms.dwp.post_processing={right: {keep: largest}}": READ,
     "target_training.arms.dwp.voxel_correlation=0.2": READ,
     # What an arm does not use: its record says it, its training is the same.
     "target_training.arms.dwp.other_std=3": READ,
@@ -135,7 +136,7 @@ SECTIONS = {
 }
 ELSEWHERE = {
     "priors.update_from", "target_training.arms", "target_training.arms.dwp.update_from",
-    "target_training.arms.dwp.network",
+    "target_training.arms.dwp.network", "target_training.arms.dwp.fit_mask",
 }  # fmt: skip
 """Options that name other studies, hold those of arms, or that `dwp` cannot have; they have tests of their own."""
 
@@ -197,6 +198,26 @@ def test_every_option_of_the_sections_is_in_the_table() -> None:
         for name in options.model_fields:
             path = f"{section}.{name}"
             assert path in ELSEWHERE or any(key == path or key.startswith(f"{path}.") for key in told), path
+
+
+def test_what_is_fitted_is_fitted_anew_and_nothing_is_trained_or_predicted(planned: Path, tmp_path: Path) -> None:
+    shutil.copytree(planned / "workspace", tmp_path / "workspace")
+    of_three = ["target_training.sizes=[3]", "target_training.arms.random.fit_reading=true"]
+    run_marked(planned / "tiny.yaml", tmp_path / "workspace", *of_three)
+    for change in ("random.fit_mask=true", "random.post_processing={right: {minimum_volume: 5}}"):
+        of_three.append(f"target_training.arms.{change}")
+        found = run_marked(planned / "tiny.yaml", tmp_path / "workspace", *of_three)
+        assert found == {"fit-readings", *READ}, change
+
+
+def test_choices_that_earlier_versions_lacked_are_in_a_recipe_only_where_they_are_made() -> None:
+    plain = ArmOptions()
+    assert "fit_reading" in plain.in_recipe()
+    assert plain.in_recipe().keys().isdisjoint({"post_processing", "fit_mask"})
+    changed = ArmOptions.model_validate({"fit_reading": True, "fit_mask": True, "post_processing": {"a": {}}})
+    assert changed.in_recipe().keys() >= {"post_processing", "fit_mask"}
+    assert changed.of_training().in_recipe() == plain.of_training().in_recipe()
+    assert changed.of_prediction() == plain.of_prediction()
 
 
 def test_an_arm_of_more_members_keeps_those_that_are_trained(planned: Path, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import member_seed
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.post_processing import ComponentRule, Kept
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.prediction.stored_prediction import StoredPrediction, load_prediction
 from pipeline.storage.tensors import load_tensors
@@ -225,7 +226,10 @@ def test_the_same_seed_gives_the_same_bytes(name: str, bench, tmp_path: Path) ->
 
 def test_a_reading_is_no_part_of_a_training_or_a_prediction(bench, tmp_path: Path) -> None:
     plain = PRESETS["swag"].model_copy(update={"draws": 2})
-    read = {"logit_temperature": 2.0, "mask": MaskRule.EXPECTED_DICE, "voxel_correlation": 0.2}
+    rules = {"class_1": ComponentRule(keep=Kept.LARGEST)}
+    read = {
+        "logit_temperature": 2.0, "mask": MaskRule.EXPECTED_DICE, "voxel_correlation": 0.2, "post_processing": rules,
+    }  # fmt: skip
     files = [
         bench.run(bench.task(arm), tmp_path / str(number) / "unit")
         for number, arm in enumerate((plain, plain.model_copy(update=read)))

@@ -400,6 +400,9 @@ def test_volumes_are_those_of_each_draws_mask(bench) -> None:
         ({"train_samples": 2}, "train_samples"),
         ({"update_from": "x"}, "update_from"),
         ({"posterior": "swag", "update_from": "x"}, "update_from"),
+        ({"fit_mask": True}, "needs `fit_reading: true`"),
+        ({"post_processing": {"a": {"minimum_volume": -1}}}, "greater than or equal to 0"),
+        ({"post_processing": {"a": {"keep": "biggest"}}}, "'all' or 'largest'"),
     ],
 )
 def test_choices_that_contradict_each_other_are_refused(choices: Mapping, words: str) -> None:

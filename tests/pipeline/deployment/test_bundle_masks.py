@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow, verify_net_in_out
 from monai.data import MetaTensor
+from scipy import ndimage
 
 from data.image_file import write_volume
 from data.modality import Modality
@@ -33,6 +35,7 @@ from pipeline.deployment.network_grid import ToNetworkGridd
 from pipeline.deployment.predict_command import predict
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.post_processing import ComponentRule, Kept
 from preprocessing.chain import PreprocessingOptions, default_options
 from preprocessing.cropping import CroppingOptions
 from preprocessing.intensity import IntensityOptions, Scaling
@@ -123,6 +126,36 @@ WINDOWED = default_options(Modality.CT).model_copy(
     }
 )
 CROPPED = default_options(Modality.MR).model_copy(update={"resampling": None, "cropping": CroppingOptions(margin=4.0)})
+
+
+@pytest.mark.usefixtures("own_scripts")
+@pytest.mark.parametrize("raw", [True, False], ids=["raw", "prepared"])
+def test_components_are_removed_as_graft_removes_them(
+    make_model: MakeModel, write_scans: Callable[..., list[Path]], tmp_path: Path, raw: bool
+) -> None:
+    steps: dict[str, Any] = {"resampling": ResamplingOptions(spacing=(2.5, 2.5, 2.5)) if raw else None}
+    if not raw:
+        steps["skull_strip"] = SkullStripOptions(method=SkullStripMethod.CONTENT)
+    chain = default_options(Modality.MR).model_copy(update=steps)
+    (scan,) = write_scans(tmp_path / "in", ["a"])
+    pieces = []
+    for name, rules in (("plain", {}), ("kept", {"cube": ComponentRule(keep=Kept.LARGEST)})):
+        arm = ArmOptions(post_processing=rules)
+        model = make_model(tmp_path / name, preprocessing=chain, arm=arm, bayesian=False, seed=5)
+        bundle = tmp_path / f"bundle-{name}"
+        result = export(model, bundle, NO_ONNX, examples=(scan,))
+        assert result.facts.takes.raw == raw
+        expected = np.asarray(nib.load(bundle / "example/expected/a_mask.nii.gz").dataobj)
+        pieces.append(ndimage.label(expected, structure=np.ones((3, 3, 3)))[1])
+    assert pieces[1] == 1 < pieces[0]
+    run_here(bundle, tmp_path / "out")
+    compare(bundle / "example/expected", tmp_path / "out")
+    card, metadata = (bundle / "docs/README.md").read_text(), json.loads((bundle / METADATA).read_text())
+    assert "- cube: the largest connected component" in card
+    assert metadata["graft"]["post_processing"] == {"cube": "the largest connected component"}
+    plain = tmp_path / "bundle-plain"
+    assert "connected component" not in (plain / "docs/README.md").read_text()
+    assert "post_processing" not in json.loads((plain / METADATA).read_text())["graft"]
 
 
 @pytest.mark.usefixtures("own_scripts")

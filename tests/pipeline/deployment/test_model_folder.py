@@ -140,6 +140,14 @@ def test_a_description_that_is_signed_but_wrong_is_refused(folder: Path) -> None
         read_model(folder)
 
 
+def test_post_processing_of_another_structure_is_refused(folder: Path) -> None:
+    rewrite(folder, lambda raw: raw["arm"].update(post_processing={"cube": {"keep": "largest"}}))
+    assert read_model(folder).description.arm.reading.rules(("cube",))[0].words == "the largest connected component"
+    rewrite(folder, lambda raw: raw["arm"].update(post_processing={"ball": {"keep": "largest"}}))
+    with pytest.raises(ModelError, match=r"`arm\.post_processing` names 'ball'"):
+        read_model(folder)
+
+
 @pytest.mark.parametrize("number", ["Infinity", "NaN", "-Infinity"])
 def test_numbers_of_the_description_are_finite(folder: Path, number: str) -> None:
     text = (folder / DESCRIPTION).read_text()

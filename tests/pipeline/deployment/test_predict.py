@@ -16,6 +16,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 import pipeline.deployment.case_prediction as case_prediction
 from data.errors import ConfigError, GraftError
@@ -32,6 +33,7 @@ from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.execution.stage import StageError
 from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.native_mask import native_mask
+from pipeline.prediction.post_processing import ComponentRule, Kept
 from preprocessing.chain import default_options
 from preprocessing.resampling import ResamplingOptions
 
@@ -159,6 +161,30 @@ def test_the_mask_and_the_interval_follow_the_arm(
     assert sizes[1] > sizes[0] > 0
     assert intervals[0] is None
     assert 0 < intervals[1][0] < intervals[1][1]
+
+
+def test_post_processing_is_applied_on_the_grid_of_the_scan(
+    make_model: MakeModel, write_scans: WriteScans, tmp_path: Path
+) -> None:
+    (path,) = write_scans(tmp_path / "in", ["a"])
+    chain = default_options(Modality.MR).model_copy(update={"resampling": ResamplingOptions(spacing=(2.5, 2.5, 2.5))})
+    masks, volumes, maps = [], [], []
+    for name, rules in (("plain", {}), ("kept", {"cube": ComponentRule(keep=Kept.LARGEST)})):
+        arm = ArmOptions(post_processing=rules)
+        model = make_model(tmp_path / name, bayesian=False, arm=arm, preprocessing=chain, seed=5)
+        (row,) = run(model, path, output=tmp_path / f"out-{name}", probabilities=True)
+        folder = tmp_path / f"out-{name}" / "a"
+        masks.append(np.asarray(load(folder / "a.nii.gz").dataobj) > 0)
+        volumes.append(float(row["volume_ml"]))
+        maps.append([(folder / f"a_{kind}.nii.gz").read_bytes() for kind in ("entropy", "probability-cube")])
+    numbered, count = ndimage.label(masks[0], structure=np.ones((3, 3, 3)))
+    assert count > 1
+    largest = numbered == np.bincount(numbered.ravel())[1:].argmax() + 1
+    np.testing.assert_array_equal(masks[1], largest)
+    assert volumes[1] == pytest.approx(largest.sum() * 12 / 1000, rel=1e-5)
+    assert volumes[1] < volumes[0]
+    # The maps show what the network found.
+    assert maps[0] == maps[1]
 
 
 def test_mirrorings_are_those_of_the_training(model: Path, write_scans: WriteScans, tmp_path: Path) -> None:

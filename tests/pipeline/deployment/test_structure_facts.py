@@ -16,6 +16,7 @@ from pipeline.evaluation.dice_fit import DiceFit
 from pipeline.evaluation.volume_interval import volume_interval
 from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.expected_dice import DrawMasks
+from pipeline.prediction.post_processing import ComponentRule, Kept
 from pipeline.prediction.posterior_average import PosteriorAverage
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import ReadPrediction, read_average
@@ -92,6 +93,26 @@ def test_a_mask_by_thresholds_and_the_interval_of_correlated_voxels() -> None:
     assert facts["volume_90_percent_ml"] is None
 
 
+@pytest.mark.parametrize("thresholds", [None, (0.4,)])
+def test_interval_and_expected_dice_are_of_what_is_kept(thresholds: tuple[float, ...] | None) -> None:
+    probability = torch.zeros((2, 20, 6, 6))
+    probability[1, 1:5, 1:5, 1:5] = 0.9
+    alone = ReadPrediction(torch.cat([1 - probability[1:], probability[1:]]), thresholds, 0.2)
+    probability[1, 15:18, 1:5, 1:5] = 0.8
+    crumb = torch.cat([1 - probability[1:], probability[1:]])
+    mask = Volume(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+    facts = [
+        structure_facts(mask, {"core": 1}, read, DrawMasks(), (1.0, 1.0, 1.0), 1.0, {})["core"]
+        for read in (
+            alone,
+            ReadPrediction(crumb, thresholds, 0.2, (ComponentRule(keep=Kept.LARGEST),)),
+            ReadPrediction(crumb, thresholds, 0.2),
+        )
+    ]
+    for name in ("volume_90_percent_ml", "expected_dice"):
+        assert facts[1][name] == facts[0][name] != facts[2][name]
+
+
 def test_pairs_of_expected_and_real_dice_are_of_the_mask_that_the_arm_makes() -> None:
     label = torch.zeros((6, 6, 6), dtype=torch.int16)
     label[1:5] = 1
@@ -103,7 +124,9 @@ def test_pairs_of_expected_and_real_dice_are_of_the_mask_that_the_arm_makes() ->
     found = {}
     for rule in MaskRule:
         pairs = DicePairs()
-        pairs.add(read_average(probability, ReadingOptions(mask=rule), (1.0, 1.0, 1.0)), cast(CachedCase, case))
+        pairs.add(
+            read_average(probability, ReadingOptions(mask=rule), ("core",), (1.0, 1.0, 1.0)), cast(CachedCase, case)
+        )
         found[rule] = pairs.real["core"][0]
         assert pairs.patients["core"] == ["anna"]
     assert found == {MaskRule.MOST_PROBABLE: pytest.approx(2 / 3), MaskRule.EXPECTED_DICE: 1.0}

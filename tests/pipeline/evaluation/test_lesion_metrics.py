@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from pipeline.metrics.components import Connectivity, components
 from pipeline.metrics.lesions import (
-    Connectivity,
     LesionCounts,
     LesionOptions,
-    components,
     count_lesions,
     lesion_f1,
     lesion_precision,

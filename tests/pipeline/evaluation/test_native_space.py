@@ -25,6 +25,7 @@ from pipeline.evaluation.tables import CaseRow
 from pipeline.execution.progress import ProgressFile
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.post_processing import ComponentRule, Kept
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.stages.evaluate import OutOfFold, evaluate_predictions, native_cases
 from pipeline.stages.study_plan import StudyPlan
@@ -214,6 +215,31 @@ def test_the_stage_measures_the_mask_that_the_arm_reads(
         scores.append([row.dice for row in read_rows(tmp_path / f"out-{name}" / "cases.csv", CaseRow)])
     assert max(scores[0]) < 0.2
     assert min(scores[1]) > 0.8
+
+
+@pytest.mark.parametrize("space", ["native", "preprocessed"])
+def test_the_stage_measures_the_mask_after_post_processing(
+    prepare: Callable[..., Prepared], store_prediction: Callable[..., Path], tmp_path: Path, space: str
+) -> None:
+    native, cached = prepare()
+    certainly = certain(cached)
+    certainly[0, 1:4, 1:4, 1:4] = certainly[1, -4:-1, 1:4, 1:4] = 1.0
+    store_prediction(tmp_path / "predictions", certainly, affine=cached.affine, classes=tuple(cached.classes))
+    rules = {"core": ComponentRule(keep=Kept.LARGEST), "rim": ComponentRule(minimum_volume=10)}
+    distances = {}
+    for name, reading in (("plain", ReadingOptions()), ("kept", ReadingOptions(post_processing=rules))):
+        evaluate_predictions(
+            tmp_path / name, ProgressFile(tmp_path / "progress"),
+            predictions=[OutOfFold("fold", tmp_path / "predictions", reading, cached)],
+            learned_from=[], trained=TrainedArm("random", 5, 0), native={"c": native} if space == "native" else {},
+            options=EvaluationOptions(calibration=None), seed=0,
+        )  # fmt: skip
+        distances[name] = {
+            row.label: row.average_surface_distance for row in read_rows(tmp_path / name / "cases.csv", CaseRow)
+        }
+    assert distances["kept"]["core"] < distances["plain"]["core"] / 2
+    # 27 voxels of 3.4 mm³ are more than 10 mm³.
+    assert distances["kept"]["rim"] == distances["plain"]["rim"]
 
 
 def test_a_missing_record_is_named(prepare: Callable[..., Prepared]) -> None:

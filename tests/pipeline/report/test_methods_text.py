@@ -20,6 +20,8 @@ from pipeline.config.reading import as_yaml, read_config
 from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.options import EvaluationSpace
 from pipeline.metrics.overlap import EmptyMaskPolicy
+from pipeline.prediction.post_processing import ComponentRule, Kept
+from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.methods_section import methods_section
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
@@ -74,6 +76,8 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
         "a Gaussian (SWAG) was fitted to the iterates",
         "the temperature that divides its logits and the correlation of voxels",
         "were fitted to out-of-fold predictions of its own training patients (3 folds)",
+        "connected components of its masks were removed if that raised the mean Dice of these predictions",
+        "the mask of the best expected Dice replaced the most probable one by the same rule",
         "masks were made of the probabilities",
         "a factorised normal posterior over the filters was learned under the prior “vae”",
     ):  # fmt: skip
@@ -110,6 +114,26 @@ def test_adapts_to_modality_network_steps_and_objective(demo: dict[str, Any], tm
     demo_text = paragraphs(tmp_path, demo)
     assert "original grid of each scan" in demo_text
     assert "scored one, a false one zero" in demo_text
+
+
+def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
+    demo: dict[str, Any], tmp_path: Path, arm_record: Callable[..., ArmRecord]
+) -> None:
+    stated = copy.deepcopy(demo)
+    arms = stated["target_training"]["arms"]
+    arms["dwp"] |= {"fit_reading": False, "post_processing": {"tumour": {"minimum_volume": 50}}}
+    text = paragraphs(tmp_path, stated)
+    assert "its masks kept of “tumour” connected components of at least 50 mm³" in text
+    assert "At the largest n" not in text
+    largest = ReadingOptions(post_processing={"tumour": ComponentRule(keep=Kept.LARGEST)})
+    for arm, n in (("random", 2), ("random", 5), ("fine_tune", 5)):
+        record = arm_record(arm, n, 0, "none")
+        choices = record.choices.model_copy(update={"fit_reading": True})
+        folder = tmp_path / f"infer/{arm}/n{n:02d}/repeat-0"
+        folder.mkdir(parents=True)
+        record.model_copy(update={"choices": choices.with_reading(largest) if n == 5 else choices}).write(folder)
+    text = paragraphs(tmp_path, demo)
+    assert "At the largest n, “random” and “fine_tune” kept of “tumour” the largest connected component." in text
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,17 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from data.errors import WorkspaceError
+from pipeline.arms.arm_record import PREDICTIONS, ArmRecord
+from pipeline.arms.choices import ArmOptions
 from pipeline.evaluation.tables import CaseRow
 from pipeline.prediction.dice_thresholds import MaskRule
+from pipeline.prediction.post_processing import ComponentRule, Kept
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.case_scene import read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.overlay_figure import PLANES, Scene, slice_figure
 from pipeline.report.shown_arms import best_median_worst, ranked_cases
+from pipeline.report.study_files import InferredUnit
 from pipeline.storage.tensors import save_arrays
 
 SHAPE, SPACING = (9, 11, 13), np.array([1.0, 2.0, 3.0])
@@ -129,6 +133,37 @@ def test_the_mask_shown_is_the_one_that_was_measured(tmp_path: Path, store_predi
     stored = store_prediction(tmp_path, probability, affine=np.diag([*SPACING, 1.0]))
     shown = [read_case(tmp_path / "a.safetensors", stored, {}, ReadingOptions(mask=rule)).overlap for rule in MaskRule]
     assert shown[0] < 1.0 == shown[1]
+
+
+def test_what_post_processing_removes_is_not_shown(tmp_path: Path, store_prediction: Callable[..., Path]) -> None:
+    label = np.zeros(SHAPE, np.int16)
+    label[:2] = 1
+    about = {"affine": np.diag([*SPACING, 1.0]).tolist(), "channels": ["T1"]}
+    save_arrays(tmp_path / "a.safetensors", {"image": label[None].astype(np.float32), "label": label}, about)
+    probability = label[None].astype(np.float32)
+    probability[0, -1, 0, 0] = 0.9
+    stored = store_prediction(tmp_path, probability, affine=np.diag([*SPACING, 1.0]), classes=("core",))
+    rules = ReadingOptions(post_processing={"core": ComponentRule(keep=Kept.LARGEST)})
+    shown = [read_case(tmp_path / "a.safetensors", stored, {}, reading) for reading in (ReadingOptions(), rules)]
+    assert [int(read.scene.prediction.sum() - label.sum()) for read in shown] == [1, 0]
+    assert shown[0].overlap < 1.0 == shown[1].overlap
+    # The uncertainty is that of the probabilities.
+    np.testing.assert_array_equal(shown[0].scene.entropy, shown[1].scene.entropy)
+
+
+def test_a_case_is_read_as_the_fold_that_it_was_tested_in(
+    tmp_path: Path, store_prediction: Callable[..., Path]
+) -> None:
+    for fold, case in (("one", "a"), ("two", "b")):
+        store_prediction(tmp_path / PREDICTIONS / fold, np.zeros((1, 3, 3, 3), np.float32), case=case)
+    readings = (ReadingOptions(), ReadingOptions(post_processing={"core": ComponentRule(minimum_volume=9)}))
+    record = ArmRecord(
+        arm="dwp", n=4, repeat=0, patients=(), steps=1, choices=ArmOptions(logit_temperature=3.0), objective="none",
+        trainings=(), predictions=("one", "two"), readings=readings,
+    )  # fmt: skip
+    found = InferredUnit(tmp_path, record).predictions()
+    assert {case: kept.reading for case, kept in found.items()} == dict(zip("ab", readings, strict=True))
+    assert [kept.path.parent.name for kept in found.values()] == ["one", "two"]
 
 
 def test_grids_that_differ_are_refused(tmp_path: Path, store_prediction: Callable[..., Path]) -> None:
