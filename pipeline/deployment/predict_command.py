@@ -86,14 +86,7 @@ def predict(
     with network_code_allowed(allow_network_code):
         description, digest = read_description(model)
     require_network_code(description.network)
-    cases = collect_cases(inputs, description.channels, unannotated=unannotated)
-    if not cases:
-        if unannotated:
-            raise ConfigError(
-                "every case of the inputs has a label", expected="scans without one", fix="leave out --unannotated"
-            )
-        raise ConfigError("there is no scan to predict", expected="files, folders or datasets", fix="name some")
-    require_apart(CaseFiles.of(case) for case in cases if case.case is not None)
+    cases = _collected(inputs, description.channels, unannotated)
     _refuse_foreign(output)
     require_writable(output)
     workspace = Workspace(output)
@@ -101,9 +94,8 @@ def predict(
     with workspace.lock():
         # Killed commands leave unfinished cases in the output folder itself.
         remove_temporaries(output)
-        tables = [PREDICTION_TABLE]
-        if unannotated or ANNOTATE_NEXT in listed_files(output, PREDICTION):
-            tables.append(ANNOTATE_NEXT)
+        ranked = unannotated or ANNOTATE_NEXT in listed_files(output, PREDICTION)
+        tables = [PREDICTION_TABLE, *([ANNOTATE_NEXT] if ranked else [])]
         require_unchanged(output, PREDICTION, tables)
         roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
         links = dataset_links(output, roots)
@@ -119,12 +111,7 @@ def predict(
             "allow_code": allow_network_code,
         }
         files = {case.name: CaseFiles.of(case, names) for case in cases if case.case is not None}
-        found = {case.name: case.case for case in cases if case.case is not None}
-        units = {name: _unit(case, files[name], common, workspace) for name, case in found.items()}
-        workspace.file_digests.save()
-        if not resume:
-            for unit in units.values():
-                set_aside(workspace.unit_folder(unit.stage, unit.key), MARKER)
+        units = _units(cases, files, common, workspace, resume)
         # One case at a time by default: scans are large.
         run = run_units(PREDICT, list(units.values()), workspace, Execution.sharing_cores(jobs, len(cases)))
         outcomes = _outcomes(output, cases, units, run)
@@ -149,6 +136,41 @@ def _output_files(output: Path, about: dict[str, Any], tables: Sequence[str]) ->
         write_json(room / PREDICTION, contents(room, PREDICTION) | about)
         require_unchanged(output, PREDICTION, tables)
         settle(room, output, PREDICTION, Changed.KEEP)
+
+
+def _collected(inputs: Sequence[Path], channels: Sequence[str], unannotated: bool) -> list[InputCase]:
+    """The scans to predict.
+
+    Raises:
+        ConfigError: there are none.
+        DataError: results of two would have one name.
+    """
+    cases = collect_cases(inputs, channels, unannotated=unannotated)
+    if not cases and unannotated:
+        raise ConfigError(
+            "every case of the inputs has a label", expected="scans without one", fix="leave out --unannotated"
+        )
+    if not cases:
+        raise ConfigError("there is no scan to predict", expected="files, folders or datasets", fix="name some")
+    require_apart(CaseFiles.of(case) for case in cases if case.case is not None)
+    return cases
+
+
+def _units(
+    cases: Sequence[InputCase],
+    files: Mapping[str, CaseFiles],
+    common: Mapping[str, Any],
+    workspace: Workspace,
+    resume: bool,
+) -> dict[str, Unit]:
+    """Case → unit, for those that can be tried; without `resume`, finished ones are set aside."""
+    found = {case.name: case.case for case in cases if case.case is not None}
+    units = {name: _unit(case, files[name], common, workspace) for name, case in found.items()}
+    workspace.file_digests.save()
+    if not resume:
+        for unit in units.values():
+            set_aside(workspace.unit_folder(unit.stage, unit.key), MARKER)
+    return units
 
 
 def _refuse_foreign(output: Path) -> None:
