@@ -13,7 +13,7 @@ from pipeline.prediction.reading import ReadingOptions
 from pipeline.storage.atomic import write_record
 
 UNIT = "unit.json"
-TRAININGS, PREDICTIONS, READINGS = "train-target", "predict-test", "fit-readings"
+TRAININGS, PREDICTIONS, RATES, READINGS = "train-target", "predict-test", "tune-rates", "fit-readings"
 """Folders of the workspace next to `infer`."""
 
 

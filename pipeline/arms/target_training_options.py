@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
@@ -13,6 +14,16 @@ from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
 from pipeline.training.loop import OptimiserOptions
+
+
+class Tuning(StrEnum):
+    """How the peak rates of the arms are found."""
+
+    OFF = "off"
+    """Each arm has the `peak_rate` that it is given."""
+    INNER_FOLDS = "inner_folds"
+    """The best of `tuned_rates` on the inner folds of an arm's own training patients."""
+
 
 DEFAULT_SIZES = (5, 10)
 """Where there are test patients."""
@@ -38,6 +49,12 @@ class TargetTrainingOptions(Options):
     inner_folds: int = Field(default=3, ge=0)
     """Folds of the training patients for arms with `fit_reading`: each of their members is trained once more for each
     fold, on the patients of the other folds. With 0, or fewer than three patients, nothing is fitted."""
+    tune: Tuning = Tuning.OFF
+    """How the peak rates are found: `off`, each arm has its `peak_rate`; or `inner_folds`, the one of `tuned_rates`
+    whose models predict the inner folds with the highest mean Dice. The first member of each arm is trained at every
+    rate on every inner fold. Where there are no inner folds, arms have their `peak_rate`."""
+    tuned_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(1e-3, 2e-3, 4e-3, 8e-3), min_length=2)
+    """Peak learning rates that are tried with `tune: inner_folds`, the same for every arm."""
     repeats: int = Field(default=3, ge=1)
     """Independent draws of the subsets and of all other randomness."""
     steps: int = Field(default=500, ge=1)
@@ -80,6 +97,11 @@ class TargetTrainingOptions(Options):
         if value == 1:
             raise ValueError("a single fold leaves no patients to learn from: give 2 or more, or 0 for none")
         return value
+
+    @field_validator("tuned_rates")
+    @classmethod
+    def _each_rate_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(value)))
 
     @field_validator("sizes", "reference_sizes")
     @classmethod

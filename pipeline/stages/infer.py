@@ -7,6 +7,7 @@ import logging
 from pipeline.config.study import StudyConfig
 from pipeline.execution.stage import complete, run_in_order
 from pipeline.execution.unit import Unit, is_done
+from pipeline.execution.units import Execution
 from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
@@ -68,10 +69,12 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         ModelError: a prior or a model to be updated does not fit.
         StageError: units failed; the others are kept.
     """
-    target = plan_target(config, workspace, resources)
-    refuse_older_layout(workspace, STAGE, target.arms, only_now="prediction")
-    refuse_unusable(target, read_plan(config, workspace), resources.strict)
     execution = resources.training(config)[0]
+    target = _usable_plan(config, workspace, resources)
+    if not all(is_done(unit, workspace) for unit in target.rates.values()):
+        logger.info("%s: tuning %d rates", STAGE, len(target.rates))
+        _carry_out(target, workspace, execution)
+        target = _usable_plan(config, workspace, resources)
     logger.info(
         "%s: %d trainings and %d predictions for %d arms, sizes and repeats",
         STAGE,
@@ -79,5 +82,16 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         len(target.predictions),
         len(target.arms),
     )
+    _carry_out(target, workspace, execution)
+
+
+def _usable_plan(config: StudyConfig, workspace: Workspace, resources: Resources) -> TargetPlan:
+    target = plan_target(config, workspace, resources)
+    refuse_older_layout(workspace, STAGE, target.arms, only_now="prediction")
+    refuse_unusable(target, read_plan(config, workspace), resources.strict)
+    return target
+
+
+def _carry_out(target: TargetPlan, workspace: Workspace, execution: Execution) -> None:
     trainings = needed_trainings(target, workspace)
     complete(STAGE, run_in_order((trainings, *target.in_order()), workspace, execution))

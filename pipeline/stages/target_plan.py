@@ -2,6 +2,7 @@
 
     train-target/nNN/repeat-R/TRAINING   one member of one way of learning
     predict-test/nNN/repeat-R/PREDICTION the averages over trained members and their draws, for cases they never saw
+    tune-rates/nNN/repeat-R/RATE         the peak rate of an arm, tuned out of fold on its training patients
     fit-readings/nNN/repeat-R/READING    how an arm reads, fitted out of fold on its training patients
     infer/ARM/nNN/repeat-R               an arm: the names of its trainings and prediction, and its model
 
@@ -16,17 +17,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.arms.arm_record import PREDICTIONS, READINGS, TRAININGS, ArmRecord
+from pipeline.arms.arm_record import PREDICTIONS, RATES, READINGS, TRAININGS, ArmRecord
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
+from pipeline.arms.target_training_options import Tuning
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
+from pipeline.arms.tuned_rate import RateTask, read_rate, tune_rate
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.evaluation.fitted_reading import ReadingTask, fit_reading
 from pipeline.evaluation.options import CalibrationOptions
-from pipeline.execution.unit import Unit
+from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_inputs import SourceInputs
@@ -56,12 +59,14 @@ class TargetPlan:
 
     trainings: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, Unit] = field(default_factory=dict)
+    rates: dict[str, Unit] = field(default_factory=dict)
     readings: dict[str, Unit] = field(default_factory=dict)
     arms: dict[str, Unit] = field(default_factory=dict)
 
     def in_order(self) -> tuple[list[Unit], ...]:
         """Predictions, what is fitted on them, and arms: what comes after the trainings."""
-        return list(self.predictions.values()), list(self.readings.values()), list(self.arms.values())
+        kinds = (self.predictions, self.rates, self.readings, self.arms)
+        return tuple(list(kind.values()) for kind in kinds)
 
     def tasks(self) -> list[TrainingTask]:
         """The inputs of the trainings."""
@@ -71,8 +76,10 @@ class TargetPlan:
 def plan_target(config: StudyConfig, workspace: Workspace, resources: Resources) -> TargetPlan:
     """Plans every arm × its sizes × repeat.
 
+    Where the peak rate of an arm is yet to be tuned, the plan holds what tunes it and nothing else of that arm.
+
     Raises:
-        WorkspaceError: an earlier stage is not done.
+        WorkspaceError: an earlier stage is not done, or a tuned rate is damaged.
         DataError: a size is larger than the pool.
         ModelError: an arm updates a model that does not fit.
     """
@@ -100,12 +107,28 @@ class _Planner:
         for name, arm in self._config.target_training.arms.items():
             source = SourceInputs.read(self._plan, arm)
             for cell in target_cells(self._plan, name):
-                predictions = [self._of_fold(arm, source, cell, fold) for fold in cell.folds]
-                readings = [self._reading(arm, source, cell, self._inner(cell, own.learned_from)) for own in cell.folds]
-                final = [] if cell.final is None else self._trainings(arm, source, cell, cell.final)
-                reading = None if cell.final is None else self._final_reading(arm, source, cell, cell.final)
-                self._arm(name, arm, cell, final, reading, list(zip(predictions, readings, strict=True)))
+                self._cell(name, arm, source, cell)
         return self._found
+
+    def _cell(self, name: str, arm: ArmOptions, source: SourceInputs, cell: Cell) -> None:
+        """An arm at one size in one repeat; or, as long as its rates are not known, what tunes them."""
+        tuned = {fold.learned_from: self._at_its_rate(arm, source, cell, fold.learned_from) for fold in cell.folds}
+        final = arm if cell.final is None else self._at_its_rate(arm, source, cell, cell.final)
+        rates = {patients: own for patients, own in tuned.items() if own is not None}
+        if final is None or len(rates) < len(tuned):
+            return
+        folds = []
+        for fold in cell.folds:
+            own = rates[fold.learned_from]
+            reading = self._reading(own, source, cell, self._inner(cell, fold.learned_from), rates)
+            folds.append((self._of_fold(own, source, cell, fold), reading))
+        trainings: list[Unit] = []
+        reading = None
+        if cell.final is not None:
+            trainings = self._trainings(final, source, cell, cell.final)
+            inner = final_reading_folds(cell.final, cell.folds, self._inner(cell, cell.final))
+            reading = self._reading(final, source, cell, inner, rates)
+        self._arm(name, final, cell, trainings, reading, folds)
 
     def _of_fold(self, arm: ArmOptions, source: SourceInputs, cell: Cell, fold: Fold) -> Unit:
         """The prediction of a fold's patients by models that learned from the others."""
@@ -114,17 +137,55 @@ class _Planner:
     def _inner(self, cell: Cell, patients: Sequence[str]) -> list[Fold]:
         return reading_folds(patients, self._config.target_training.inner_folds, cell.repeat, self._config.seed)
 
-    def _final_reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
-        inner = final_reading_folds(patients, cell.folds, self._inner(cell, patients))
-        return self._reading(arm, source, cell, inner)
+    def _at_its_rate(
+        self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]
+    ) -> ArmOptions | None:
+        """The arm with the peak rate that these patients speak for; `None` as long as that is not known."""
+        options, inner = self._config.target_training, self._inner(cell, patients)
+        if options.tune is Tuning.OFF or not inner:
+            return arm
+        first = arm.model_copy(update={"members": 1})
+        tried = {
+            rate: [self._of_fold(first.model_copy(update={"peak_rate": rate}), source, cell, fold) for fold in inner]
+            for rate in options.tuned_rates
+        }
+        recipe = {
+            "predictions": [[rate, [own.digest for own in predictions]] for rate, predictions in tried.items()],
+            "labels": self._plan.digests("pool", patients),
+            "declared": arm.reading.model_dump(mode="json"),
+            "version": 1,
+        }
+        key = _named(cell.n, cell.repeat, arm, "rate", recipe)
+        task = RateTask(
+            [
+                (rate, [(self._folder(own), own.arguments["task"].cases) for own in predictions])
+                for rate, predictions in tried.items()
+            ],
+            arm.reading,
+        )
+        needs = tuple(own.name for predictions in tried.values() for own in predictions)
+        unit = self._found.rates.setdefault(key, Unit(RATES, key, recipe, tune_rate, {"task": task}, needs=needs))
+        if not is_done(unit, self._plan.workspace):
+            return None
+        return arm.model_copy(update={"peak_rate": read_rate(self._folder(unit))})
 
-    def _reading(self, arm: ArmOptions, source: SourceInputs, cell: Cell, inner: Sequence[Fold]) -> Unit | None:
-        """The reading that is fitted on out-of-fold predictions of training patients; `None` if none is fitted."""
+    def _reading(
+        self,
+        arm: ArmOptions,
+        source: SourceInputs,
+        cell: Cell,
+        inner: Sequence[Fold],
+        rates: Mapping[tuple[str, ...], ArmOptions],
+    ) -> Unit | None:
+        """The reading that is fitted on out-of-fold predictions of training patients; `None` if none is fitted.
+
+        `rates` has the arm at the rate of each fold of the cell, for a model that is fitted on those.
+        """
         config = self._config
         if not arm.fit_reading or not inner:
             return None
         patients = [patient for fold in inner for patient in fold.tested_on]
-        predictions = [self._of_fold(arm, source, cell, fold) for fold in inner]
+        predictions = [self._of_fold(rates.get(own.learned_from, arm), source, cell, own) for own in inner]
         options = config.evaluation.calibration or CalibrationOptions()
         recipe = {
             "predictions": [prediction.digest for prediction in predictions],

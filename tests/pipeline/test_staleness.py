@@ -82,6 +82,9 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.log_every=1": (),
     # Of one and two patients nothing is fitted.
     "target_training.inner_folds=2": (),
+    # Only `random` has a size with inner folds. Its arm is planned anew when its rate is known.
+    "target_training.tune=inner_folds": ("train-target", "predict-test", "tune-rates"),
+    "target_training.tuned_rates=[0.1, 0.2]": (),
     "target_training.arms.dwp.fit_reading=true": READ,
     "target_training.optimiser.weight_decay=0.1": TARGET,
     "sliding_window.overlap=0.5": (*PREDICTED, *READ),

@@ -1,0 +1,86 @@
+"""A study that tunes the peak rates of its arms on inner folds of their own training patients."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.execution.unit import MARKER
+
+RATES = [1e-3, 0.02]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def config(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tuned")
+    arms = {
+        "random": {"peak_rate": 0.5},
+        "calibrated": {"preset": "random", "peak_rate": 0.5, "fit_reading": True, "members": 2},
+    }
+    training = {"arms": arms, "sizes": [2, 3], "steps": 6, "repeats": 1, "tune": "inner_folds", "tuned_rates": RATES}
+    return write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"), target_training=training)
+
+
+@pytest.fixture(scope="module")
+def workspace(config: Path) -> Path:
+    root = config.parent / "workspace"
+    assert main(["run", str(config), "--workspace", str(root), "--jobs", "1"]) == 0
+    return root
+
+
+def trained(workspace: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in (workspace / "train-target").rglob("training.json")]
+
+
+def test_the_rate_with_the_best_dice_is_that_of_the_arm(workspace: Path) -> None:
+    found = [json.loads(path.read_text()) for path in (workspace / "tune-rates").rglob("rate.json")]
+    assert found
+    for own in found:
+        assert own["tried"] == RATES
+        assert own["rate"] == RATES[own["dice"].index(max(own["dice"]))]
+        assert own["patients"] == 3
+    for arm in ("random", "calibrated"):
+        records = {n: json.loads((workspace / f"infer/{arm}/n{n:02d}/repeat-0/unit.json").read_text()) for n in (2, 3)}
+        assert records[3]["choices"]["peak_rate"] in {own["rate"] for own in found}
+        # Of two patients, nothing is tuned.
+        assert records[2]["choices"]["peak_rate"] == 0.5
+        (model,) = (workspace / f"infer/{arm}/n03/repeat-0/model").glob("model.json")
+        assert json.loads(model.read_text())["arm"]["peak_rate"] == records[3]["choices"]["peak_rate"]
+
+
+def test_nobody_is_tuned_on_patients_that_a_model_learned_from(workspace: Path) -> None:
+    of_folds = [own for own in trained(workspace) if own["n"] == 3 and len(own["patients"]) == 2]
+    assert {own["arm"]["peak_rate"] for own in of_folds} == set(RATES)
+    # Three folds at two rates; the second member only at the rate that was chosen.
+    assert sum(own["member"] == 0 for own in of_folds) == 6
+    assert len({own["arm"]["peak_rate"] for own in of_folds if own["member"] == 1}) == 1
+
+
+def test_the_reading_is_fitted_at_the_rate_of_the_arm(workspace: Path) -> None:
+    record = json.loads((workspace / "infer/calibrated/n03/repeat-0/unit.json").read_text())
+    assert (record["reading_patients"], len(record["reading_predictions"])) == (3, 3)
+    for key in record["reading_predictions"]:
+        recipe = json.loads((workspace / "predict-test" / key / MARKER).read_text())["recipe"]
+        markers = (json.loads(path.read_text()) for path in (workspace / "train-target").rglob(MARKER))
+        of_these = [m["recipe"]["arm"]["peak_rate"] for m in markers if m["digest"] in recipe["trainings"]]
+        assert set(of_these) == {record["choices"]["peak_rate"]}
+        assert len(of_these) == 2
+
+
+def test_a_second_run_does_nothing_and_another_rate_trains_what_is_new(workspace: Path, config: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in workspace.glob("train-target/**/training.json")}
+    run = ["run", str(config), "--workspace", str(workspace), "--jobs", "1"]
+    assert main(run) == 0
+    assert {path: path.stat().st_mtime_ns for path in workspace.glob("train-target/**/training.json")} == before
+    assert main([*run, "--set", f"target_training.tuned_rates={[*RATES, 0.03]}"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in workspace.glob("train-target/**/training.json")}
+    assert before.items() <= after.items()
+    added = [json.loads(path.read_text()) for path in after.keys() - before.keys()]
+    assert {own["arm"]["peak_rate"] for own in added} == {0.03}
+    text = (workspace / "report/index.html").read_text()
+    assert "the one with the highest mean Dice of out-of-fold predictions" in text
