@@ -30,7 +30,9 @@ def findings(workspace: Path, arm: str) -> list[str]:
     """
     files = StudyFiles(workspace)
     if files.study is None:
-        return []
+        return [
+            "No estimate: nobody was tested, so nothing says how good the model is; annotate and add more patients."
+        ]
     settings = files.table_settings
     study = StudyRows(files.study.rows, settings.folds)
     n = max(row.n for row in study.rows if row.arm == arm)

@@ -116,8 +116,8 @@ class TargetOptions(Options):
     """Name of a dataset of this study."""
     pool: int | None = Field(default=None, ge=1)
     """Number of patients from which the training subsets are drawn."""
-    test: int | None = Field(default=None, ge=1)
-    """Number of test patients, the same for all arms."""
+    test: int | None = Field(default=None, ge=0)
+    """Number of test patients, the same for all arms; with 0 nobody is tested: models without an estimate."""
     pool_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
     """Instead of a number: the cases of the pool by name."""
     test_cases: tuple[str, ...] | None = Field(default=None, min_length=1)
@@ -127,6 +127,11 @@ class TargetOptions(Options):
     folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = None
     """Instead of test patients: cross-validation, in which models that never saw a patient of the pool test that
     patient once in each repeat. The final model of each arm learns from all patients."""
+
+    @property
+    def tested(self) -> bool:
+        """Whether anybody is tested."""
+        return self.test != 0
 
     @property
     def cross_validated(self) -> bool:

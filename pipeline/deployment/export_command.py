@@ -27,7 +27,7 @@ from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import read_description, read_model
 from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
-from pipeline.deployment.study_evidence import OF_ANOTHER, find_evidence
+from pipeline.deployment.study_evidence import find_evidence
 from pipeline.deployment.vendored_source import copy_modules
 from pipeline.execution.provenance import graft_version
 from pipeline.storage.atomic import remove_temporaries_of, write_json, write_text
@@ -58,8 +58,8 @@ class ExportedBundle:
             )
         if facts.examples:
             lines.append(f"It holds {facts.examples} scan{'s' * (facts.examples > 1)}: share it only if you may")
-        if facts.evidence is not None and not facts.evidence.evaluated:
-            lines.append(f"The card holds no numbers: {OF_ANOTHER}")
+        if facts.evidence is not None and facts.evidence.no_numbers is not None:
+            lines.append(f"The card holds no numbers: {facts.evidence.no_numbers}")
         elif not facts.evaluated:
             lines.append("The card holds no numbers: the study's results were not found (--study WORKSPACE names it)")
         if unfilled:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pipeline.deployment.bundle_facts import BundleFacts
 from pipeline.deployment.card_templates import card_templates
 from pipeline.deployment.export_options import UNFILLED
-from pipeline.deployment.study_evidence import OF_ANOTHER
 from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.tables import SummaryRow
 from pipeline.execution.provenance import graft_version
@@ -29,7 +28,6 @@ def model_card(facts: BundleFacts) -> str:
             shape=" × ".join(_span(span.low, span.high) for span in spans.shape),
             structures={name: _span(span.low, span.high) for name, span in spans.structure_ml.items()},
             unfilled=UNFILLED,
-            of_another=OF_ANOTHER,
         )
     )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import WorkspaceError
+from pipeline.config.study import StudyConfig
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.evaluation.evaluated_models import read_evaluated
 from pipeline.evaluation.tables import SummaryRow
@@ -17,7 +18,9 @@ from pipeline.storage.file_names import CONFIG, RESULTS
 _UNIT_DEPTH = 4
 """Folders between a workspace and a model in it: `infer/ARM/nNN/repeat-R/model`."""
 
-OF_ANOTHER = (
+_UNTESTED = "the study tested nobody"
+_NOT_THERE = "no results of this arm for this number of patients were available"
+_OF_ANOTHER = (
     "the study's tables are not of this model: its arm was trained again, or not evaluated since (`graft evaluate` "
     "measures the current models)"
 )
@@ -39,7 +42,7 @@ class StudyEvidence:
         scores: rows of the summary of this arm at this number of patients; empty if the tables are not of this exact
             model.
         repeats: trainings that the rows average over.
-        evaluated: whether the tables are of this exact model.
+        no_numbers: why there are no scores, where there are none.
         cross_validation: how the patients were tested, in words; `None` if they were separate test patients.
     """
 
@@ -48,8 +51,14 @@ class StudyEvidence:
     patients: dict[str, int]
     scores: tuple[SummaryRow, ...]
     repeats: int
-    evaluated: bool
+    no_numbers: str | None
     cross_validation: str | None = None
+
+
+def _why_no_numbers(config: StudyConfig | None, evaluated: bool) -> str:
+    if config is not None and not config.target.tested:
+        return _UNTESTED
+    return _NOT_THERE if evaluated else _OF_ANOTHER
 
 
 def find_evidence(model: Path, about: ModelDescription, digest: str, given: Path | None) -> StudyEvidence | None:
@@ -113,6 +122,6 @@ def read_evidence(workspace: Path, about: ModelDescription, digest: str) -> Stud
         files.patients,
         scores,
         len(repeats),
-        evaluated,
+        None if scores else _why_no_numbers(config, evaluated),
         files.cross_validation,
     )

@@ -14,6 +14,10 @@ _MOST_LEFT_OUT_ONE_BY_ONE = 8
 _FOLDS = 5
 _TEST_SHARE = 3
 """One of so many patients is set aside."""
+_UNTESTED = (
+    "a model learns from the one annotated patient, and nobody is left to say how good it is: annotate a second one for "
+    "a first impression, and 5 or more for an interval"
+)
 _MOST_TEST = 40
 """Patients set aside: more narrow the intervals little, and each is predicted by every arm."""
 
@@ -26,7 +30,7 @@ class EvaluationDesign:
         patients: annotated patients of the target.
         pool: patients that are learned from, where not all are; the key `target.pool`.
         folds: number of folds; `None` with test patients.
-        test: patients set aside.
+        test: patients set aside; with neither these nor folds nobody is tested.
         why: a sentence.
     """
 
@@ -35,6 +39,11 @@ class EvaluationDesign:
     folds: int | None
     test: int
     why: str
+
+    @property
+    def tested(self) -> bool:
+        """Whether anybody is tested."""
+        return self.folds is not None or self.test > 0
 
     def with_fewer_folds(self) -> EvaluationDesign:
         """The same with five folds instead of one for each patient."""
@@ -59,7 +68,7 @@ def evaluation_design(annotated: int, where: object, wanted: int | None = None) 
         wanted: how many of them are used; all by default.
 
     Raises:
-        DataError: there are fewer than two, or fewer than are wanted.
+        DataError: there are none, or fewer than are wanted.
     """
     if annotated == 0:
         raise DataError(
@@ -73,12 +82,7 @@ def evaluation_design(annotated: int, where: object, wanted: int | None = None) 
         )
     patients = wanted or annotated
     if patients == 1:
-        raise DataError(
-            f"{where}: a model could learn from the one annotated patient, but nobody would be left to say how good "
-            "it is",
-            expected="2 annotated patients for a first impression, 5 or more for an interval that means something",
-            fix="annotate more patients",
-        )
+        return EvaluationDesign(1, 1, None, 0, _UNTESTED)
     if patients > MOST_IN_FOLDS:
         test = min(patients // _TEST_SHARE, _MOST_TEST)
         why = f"{patients} annotated patients are enough to set {test} aside, who are seen by no model"

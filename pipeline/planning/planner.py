@@ -45,6 +45,10 @@ def draft_study(request: PlanRequest, resources: Resources) -> Draft:
         draft.warnings += [lost] if lost is not None else []
     chain = planned_chain(source.pack, target.modality)
     arms = tuple(chosen) or (SCRATCH_ARMS if source.role is None else TRANSFER_ARMS)
+    if not design.tested:
+        # Where nothing is measured, there is nothing to compare.
+        arms = tuple(chosen) or arms[-1:]
+        draft.warnings.append(design.why)
     draft.pack = source.pack
     threads = ExecutionOptions().threads
     at_a_time, device = resources.trainings_at_a_time(threads)

@@ -44,7 +44,8 @@ def study_folds(design: EvaluationDesign, inner_folds: int) -> StudyFolds:
     """
     learned_from = tuple(f"{number:06d}" for number in range(design.pool or design.patients))
     if design.folds is None:
-        outer = [Fold(learned_from, tuple(f"test {number}" for number in range(design.test)))]
+        test = tuple(f"test {number}" for number in range(design.test))
+        outer = [Fold(learned_from, test)] if test else []
     else:
         outer = without_each(learned_from, draw_folds(learned_from, design.folds, 0, _SEED))
     inner = [fold for own in outer for fold in reading_folds(own.learned_from, inner_folds, 0, _SEED)]

@@ -9,6 +9,7 @@ from data.names import name_fault
 from data.plain_number import plain_duration
 from models.networks.residual_unet import ResidualUNetOptions
 from pipeline.planning.draft import Draft
+from pipeline.planning.evaluation_design import EvaluationDesign
 from pipeline.planning.grid_dice import GridDice
 from pipeline.planning.pack_basis import chain_changes
 from pipeline.planning.request import PlanRequest
@@ -92,7 +93,7 @@ def fill_in(
     if source.trains:
         training = {"networks": sizing.work.networks, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
         draft.add("source_training", training, "One source network for each member of the largest arm.")
-    draft.add("target_training.arms", list(ambition.arms), _why_arms(request))
+    draft.add("target_training.arms", list(ambition.arms), _why_arms(request, design))
     if design.folds is None:
         whom = "All patients of the pool; smaller sizes beside it would draw a learning curve."
         draft.add("target_training.sizes", [design.pool], whom)
@@ -158,9 +159,11 @@ def _network_words(sizing: Sizing, source: PlannedSource) -> str:
     return f"channels {', '.join(map(str, getattr(sizing.network, 'channels', ())))}"
 
 
-def _why_arms(request: PlanRequest) -> str:
+def _why_arms(request: PlanRequest, design: EvaluationDesign) -> str:
     if request.arms is not None:
         return "As --arms says."
+    if not design.tested:
+        return "One arm: where nobody is tested, there is nothing to compare."
     if request.source is None:
         return "Training from scratch: without a source there is nothing else to compare."
     return "Training from scratch, plain fine-tuning, and the default arm."

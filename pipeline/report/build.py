@@ -52,6 +52,22 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     methods_section,
     provenance_section,
 )
+_OF_TESTS = {
+    label_efficiency_section,
+    calibration_section,
+    uncertainty_section,
+    overlay_section,
+    case_section,
+    label_audit_section,
+    measures_section,
+}
+
+
+def _sections(files: StudyFiles) -> Sequence[Callable[[Material], Section]]:
+    """All sections; of a study that tests nobody, those that are of tests are left out, but for the first one."""
+    if files.config is None or files.config.target.tested:
+        return SECTIONS
+    return [section for section in SECTIONS if section not in _OF_TESTS]
 
 
 def build_report(
@@ -78,7 +94,7 @@ def build_report(
         material = Material(files, chosen, PictureFolder(folder / "figures", chosen.dpi))
         material = replace(material, readings=read_cases(material, folder, jobs))
         with figure_style():
-            sections = [build(material) for build in SECTIONS]
+            sections = [build(material) for build in _sections(files)]
         head = headline(files, sections[0])
         page = page_environment().get_template("report.html.j2").render(head=head, sections=sections, stale=stale)
         write_text(folder / INDEX, page)

@@ -41,7 +41,10 @@ _MOST_ROWS = 16
 
 def result_section(material: Material) -> Section:
     """Builds the section of results from the tables of `results/`."""
-    study, summary = material.files.study, material.files.summary
+    study, summary, config = material.files.study, material.files.summary, material.files.config
+    if config is not None and not config.target.tested:
+        text = "The study tests nobody, so nothing says how good its models are: annotate more patients, and test them."
+        return Section("results", "Results", missing=(text,))
     missing = []
     if not summary:
         missing.append(

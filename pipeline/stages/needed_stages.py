@@ -11,13 +11,15 @@ from pipeline.storage.stage_names import Stage
 
 _OF_PACK = "the source is a pack, which holds the densities that were fitted to its filters"
 _NO_SOURCE = "the study has no source"
+_UNTESTED = "the study tests nobody"
 
 
 def absent_stages(config: StudyConfig) -> dict[Stage, str]:
     """Stage → why a study does not have it."""
+    untested = {} if config.target.tested else {Stage.EVALUATE: _UNTESTED}
     if config.source is None:
-        return dict.fromkeys((Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), _NO_SOURCE)
-    return {} if config.source.pack is None else {Stage.COLLECT_FILTERS: _OF_PACK}
+        return dict.fromkeys((Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), _NO_SOURCE) | untested
+    return untested if config.source.pack is None else {Stage.COLLECT_FILTERS: _OF_PACK, **untested}
 
 
 def needless_stages(config: StudyConfig) -> dict[Stage, str]:
@@ -25,14 +27,15 @@ def needless_stages(config: StudyConfig) -> dict[Stage, str]:
 
     Densities that the study defines are fitted even if no arm uses them: they are compared with each other.
     """
+    absent = absent_stages(config)
     if config.source_dataset is None:
-        return absent_stages(config)
+        return absent
     arms = config.target_training.arms.values()
     chosen = config.priors.densities != PriorFitOptions().densities or config.priors.update_from is not None
     if chosen or any(arm.needs_prior for arm in arms):
-        return {}
+        return absent
     reason = "no arm of the study uses a filter prior, and `priors` defines no density"
-    needless = dict.fromkeys((Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), reason)
+    needless = absent | dict.fromkeys((Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), reason)
     if not any(arm.uses_source for arm in arms):
         needless[Stage.TRAIN_SOURCE] = "no arm of the study uses anything that was learned on the source"
     return needless

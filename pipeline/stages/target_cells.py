@@ -31,7 +31,7 @@ class Cell:
         n: number of target patients. In cross-validation of all patients, their total: the models of a fold learn from
             the other folds, the final model from all patients.
         repeat: number of the repeat.
-        folds: one, or those of the cross-validation.
+        folds: one, or those of the cross-validation; none where nobody is tested.
         final: patients that the model of the cell learns from; `None` if the cell has no model.
     """
 
@@ -85,7 +85,7 @@ def target_cells(plan: StudyPlan, arm: str) -> list[Cell]:
         return [cell for repeat in repeats for cell in _cross_validated(plan, sizes, repeat)]
     pool, test = list(plan.patients("pool")), tuple(plan.patients("test"))
     return [
-        Cell(n, repeat, (Fold(subset, test),), subset)
+        Cell(n, repeat, (Fold(subset, test),) if test else (), subset)
         for repeat in repeats
         for n, subset in nested_subsets(pool, sizes, repeat, config.seed).items()
     ]

@@ -321,7 +321,7 @@ class _Planner:
             **({"training": trainings[0].recipe} if trainings else {}),
             "trainings": [training.digest for training in trainings],
             # Of the folds of a cross-validation the first stands for all in words.
-            "prediction": folds[0][0].recipe,
+            "prediction": folds[0][0].recipe if folds else None,
             "predictions": [prediction.digest for prediction, _ in folds],
             "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
             "arm": arm.in_recipe(),

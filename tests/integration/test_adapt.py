@@ -200,6 +200,29 @@ def test_two_patients_from_scratch_give_a_model_without_interval(
     assert (output / "model.json").is_file()
 
 
+def test_one_patient_gives_a_model_and_plainly_no_estimate(
+    scans: Path, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    output, workspace = tmp_path / "one", tmp_path / "one-study"
+    command = ["adapt", str(scans), "--source", str(tiny_pack), "--patients", "1", "--output", str(output), *OPTIONS]
+    caplog.set_level("INFO")
+    assert main(command) == 0
+    assert any("nobody is left to say how good it is" in message for message in caplog.messages)
+    assert any("evaluate: skipped, because the study tests nobody" in message for message in caplog.messages)
+    assert "No estimate: nobody was tested" in capsys.readouterr().out
+    # The default arm alone: there is nothing to compare.
+    assert [path.name for path in (workspace / "infer").iterdir()] == ["multi_swag_calibrated"]
+    assert not (workspace / "results").exists()
+    page = " ".join((workspace / "report/index.html").read_text().split())
+    assert "The study tests nobody, so nothing says how good its models are" in page
+    assert "and nobody was tested. Splits" in page
+    assert "the evaluate stage writes" not in page
+    assert main(["predict", str(output), str(scans / "imagesTr/case_4.nii.gz"), "--output", str(tmp_path / "p")]) == 0
+    assert main(["export", str(output), "--study", str(workspace), "--output", str(tmp_path / "b")]) == 0
+    assert "Not evaluated: the study tested nobody." in (tmp_path / "b/docs/README.md").read_text()
+    assert main(command) == 0
+
+
 def test_folders_of_others_are_left_alone(
     scans: Path, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

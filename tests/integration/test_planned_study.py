@@ -144,7 +144,6 @@ def same_image(target: Path) -> None:
     ("damage", "words", "told"),
     [
         (lambda t: without_labels(t, 4), [], ["no patient is annotated"]),
-        (lambda t: without_labels(t, 3), [], ["the one annotated patient", "5 or more"]),
         (without_structure, ["--foreground", "right"], ["case_1: label: no voxel has a value of the foreground (2)"]),
         (same_image, [], ["case_3", "holds the same voxels as T1 of case 'case_0'"]),
         (lambda t: None, ["--budget", "10s"], ["too short for 1 source and", "give `--budget"]),

@@ -113,7 +113,7 @@ def test_a_grid_is_not_coarsened_for_more_than_useful_trainings() -> None:
 
 
 def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
-    with pytest.raises(ConfigError, match="too short for 1 source and 36 target trainings of 100 steps") as refused:
+    with pytest.raises(ConfigError, match="too short for 1 source and 33 target trainings of 100 steps") as refused:
         sized(10)
     enough = read_budget(refused.value.expected.removeprefix("at least "))
     assert sized(enough).steps >= 100
