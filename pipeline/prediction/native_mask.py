@@ -23,6 +23,7 @@ def native_mask(
 
     The background has the remaining probability; of equally probable classes the first one wins, and the background
     before all others. If several classes are above their thresholds, the one with the largest factor wins.
+    Components are removed last.
 
     Args:
         maps: probability of each class but the background on one grid, taken one at a time: a scan may be much finer
@@ -31,6 +32,13 @@ def native_mask(
         thresholds: of each class, above 0 (`dice_thresholds`); `None` for the most probable class.
         rules: what is kept of the components of each class; everything without rules.
     """
+    # In a function of its own, so that its maps are freed before the components are numbered.
+    mask = _chosen(maps, values, thresholds)
+    keep_components(mask.array, values, rules, mask.voxel_volume)
+    return mask
+
+
+def _chosen(maps: Iterable[Volume], values: Sequence[int], thresholds: Sequence[float] | None) -> Volume:
     mask: Volume | None = None
     for volume, value, threshold in zip(maps, values, thresholds or [1.0] * len(values), strict=True):
         if mask is None:
@@ -43,5 +51,4 @@ def native_mask(
     if mask is None:
         raise ValueError("a mask needs a class")
     mask.array[best <= (rest if thresholds is None else 1)] = 0
-    keep_components(mask.array, values, rules, mask.voxel_volume)
     return mask

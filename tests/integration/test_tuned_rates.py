@@ -84,3 +84,38 @@ def test_a_second_run_does_nothing_and_another_rate_trains_what_is_new(workspace
     assert {own["arm"]["peak_rate"] for own in added} == {0.03}
     text = (workspace / "report/index.html").read_text()
     assert "the one with the highest mean Dice of out-of-fold predictions" in text
+
+
+def test_in_cross_validation_every_fold_tunes_its_own(
+    write_cohort: Callable, write_study: Callable, tmp_path: Path
+) -> None:
+    config = write_study(
+        tmp_path / "folds.yaml",
+        write_cohort(tmp_path / "cohort"),
+        source={"patients": None, "cases": ["case_0", "case_1"]},
+        target={
+            "pool": None, "test": None, "folds": 2,
+            "pool_cases": ["case_2", "case_3", "case_4", "case_5", "case_6", "case_7"],
+        },
+        target_training={
+            "arms": {"random": {"fit_reading": True}}, "sizes": [], "reference_sizes": [], "repeats": 1, "steps": 3,
+            "inner_folds": 3, "tune": "inner_folds", "tuned_rates": RATES,
+        },
+    )  # fmt: skip
+    root = tmp_path / "workspace"
+    for stage in ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer"):
+        assert main([stage, str(config), "--workspace", str(root), "--jobs", "1"]) == 0
+    tuned = [json.loads(path.read_text()) for path in root.glob("tune-rates/*/*/*/rate.json")]
+    # Those of two folds, and of the final model on all patients.
+    assert sorted(own["patients"] for own in tuned) == [3, 3, 6]
+    record = json.loads((root / "infer/random/n06/repeat-0/unit.json").read_text())
+    # The final reading is fitted on the folds' predictions, each at its fold's own rate.
+    assert record["reading_predictions"] == record["predictions"]
+    for key in record["predictions"]:
+        held_out = {path.stem for path in (root / "predict-test" / key).glob("*.safetensors")}
+        marker = json.loads((root / "predict-test" / key / MARKER).read_text())
+        units = ((path, json.loads(path.read_text())) for path in root.glob(f"train-target/*/*/*/{MARKER}"))
+        (folder,) = (path.parent for path, own in units if own["digest"] in marker["recipe"]["trainings"])
+        learned_from = json.loads((folder / "training.json").read_text())["patients"]
+        assert len(learned_from) == 3
+        assert not held_out & {f"case_{patient[1:]}" for patient in learned_from}
