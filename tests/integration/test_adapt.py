@@ -239,6 +239,10 @@ def test_folders_of_others_are_left_alone(
     assert "holds files but no files.json" in capsys.readouterr().err
     beside = tmp_path / "model-study"
     beside.mkdir()
+    # What a command leaves that was killed while it planned is no reason to refuse.
+    (beside / ".lock").write_text("{}")
+    assert main([*words(scans, tiny_pack, tmp_path / "model"), "--budget", "1s"]) == 2
+    assert "too short for" in capsys.readouterr().err
     (beside / "notes.txt").write_text("mine")
     assert main(words(scans, tiny_pack, tmp_path / "model")) == 2
     assert "model-study: exists already, and no `graft adapt` began it" in capsys.readouterr().err
