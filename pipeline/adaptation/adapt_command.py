@@ -29,9 +29,10 @@ from pipeline.stages.sequence import run_stages
 from pipeline.stages.study_plan import read_plan
 from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_plan import arm_key
-from pipeline.storage.atomic import link_or_copy, write_record, write_text
+from pipeline.storage.atomic import is_temporary, link_or_copy, write_record, write_text
 from pipeline.storage.file_names import FILES, INDEX
-from pipeline.storage.owned_folder import is_empty, owned_folder, require_ours, require_writable
+from pipeline.storage.lock import LOCK, OWNER
+from pipeline.storage.owned_folder import owned_folder, require_ours, require_writable
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
@@ -94,26 +95,39 @@ def _planned(
 ) -> StudyConfig:
     """The study as it was written: planning measures the speed of the machine, so it is done once."""
     require_ours(output, FILES)
+    _require_begun_here(folder)
+    require_writable(folder)
     path, now = folder / STUDY, RequestRecord.of(request, overrides)
-    before = record_if_there(folder / REQUEST, RequestRecord, "name another --output")
-    if before is None and folder.exists() and (not folder.is_dir() or not is_empty(folder)):
+    with Workspace(folder).lock():
+        before = record_if_there(folder / REQUEST, RequestRecord, "name another --output")
+        if before is not None and path.exists():
+            before.require_same(now, path)
+            tell(f"Continuing with the study that was planned: {path}")
+        else:
+            plan = planned_study(request, path, resources, folder, overrides)
+            write_record(folder / REQUEST, now)
+            write_text(path, plan.text)
+            for line in (*plan.told, f"The study is {path}"):
+                tell(line)
+    return read_config(path, overrides, folder)
+
+
+def _require_begun_here(folder: Path) -> None:
+    """Refuses to work in a folder that is somebody else's; a command that was killed while it planned leaves its lock.
+
+    Raises:
+        WorkspaceError: there is a file, or a folder with anything else.
+    """
+    if not folder.exists() or (folder / REQUEST).is_file():
+        return
+    if not folder.is_dir() or any(
+        path.name not in (LOCK, OWNER) and not is_temporary(path) for path in folder.iterdir()
+    ):
         raise WorkspaceError(
             f"{folder}: exists already, and no `graft adapt` began it",
             expected="a new folder for the study, or one that the same command began",
             fix="name another --output, or move it away",
         )
-    if before is not None and path.exists():
-        before.require_same(now, path)
-        tell(f"Continuing with the study that was planned: {path}")
-        return read_config(path, overrides, folder)
-    require_writable(folder)
-    plan = planned_study(request, path, resources, folder, overrides)
-    write_record(folder / REQUEST, now)
-    write_text(path, plan.text)
-    for line in plan.told:
-        tell(line)
-    tell(f"The study is {path}")
-    return read_config(path, overrides, folder)
 
 
 def _final_model(config: StudyConfig, workspace: Workspace, arm: str) -> Path:

@@ -45,6 +45,24 @@ class PlanRequest:
     steps_per_second: float | None = None
     strict: bool = False
 
+    def require_source_dataset(self, instead: str) -> None:
+        """Refuses what can be said of a source dataset alone.
+
+        Args:
+            instead: what there is in its place.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        of_dataset = {"--source-modality": self.source_modality, "--source-foreground": self.source_foreground}
+        for option, value in of_dataset.items():
+            if value is not None:
+                raise ConfigError(
+                    f"{option} {value}: {instead}",
+                    expected=f"{option} with a labelled dataset as the source",
+                    fix="leave it out",
+                )
+
     def arm_options(self) -> dict[str, ArmOptions]:
         """The arms that are asked for.
 

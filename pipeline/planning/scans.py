@@ -78,8 +78,10 @@ def read_scans(
     if request.source is not None and pack is None:
         return _beside_dataset(request, target, read_dataset(request.source), str(request.source), jobs, warnings)
     if pack is None or request.source is None:
+        request.require_source_dataset("there is no source")
         source, channels, modality = NO_SOURCE, known_channels(request.channels, target), None
     else:
+        request.require_source_dataset("the networks of the source pack have learned already")
         source, modality = source_of_pack(request.source, pack), pack.modality
         channels = channels_for_pack(request.channels, target, pack.channels)
     read = _read_target(request, target, channels, modality)

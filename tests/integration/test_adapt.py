@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -151,8 +152,7 @@ def test_what_somebody_wrote_into_the_study_counts(
     folder = tmp_path / "m-study"
     process = started(command)
     wait_for(lambda: (folder / "study.yaml").exists(), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill(process)
     raw = yaml.safe_load((folder / "study.yaml").read_text())
     raw["target"] = {"dataset": "target", "patients": "all", "folds": 2}
     (folder / "study.yaml").write_text(yaml.safe_dump(raw))
@@ -161,7 +161,14 @@ def test_what_somebody_wrote_into_the_study_counts(
 
 
 def started(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-m", "pipeline.cli", *command], stderr=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "pipeline.cli", *command]
+    return subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kills the command and its workers, one of which would hold the lock until it notices."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -179,8 +186,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_model(
     process = started(command)
     folder = tmp_path / "my-model-study/train-target"
     wait_for(lambda: len(list(folder.rglob("training.json"))) > 2, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    kill(process)
     assert not output.exists()
     assert main(command) == 0
     assert "Continuing with the study that was planned" in capsys.readouterr().out
@@ -233,6 +239,10 @@ def test_folders_of_others_are_left_alone(
     assert "holds files but no files.json" in capsys.readouterr().err
     beside = tmp_path / "model-study"
     beside.mkdir()
+    # What a command leaves that was killed while it planned is no reason to refuse.
+    (beside / ".lock").write_text("{}")
+    assert main([*words(scans, tiny_pack, tmp_path / "model"), "--budget", "1s"]) == 2
+    assert "too short for" in capsys.readouterr().err
     (beside / "notes.txt").write_text("mine")
     assert main(words(scans, tiny_pack, tmp_path / "model")) == 2
     assert "model-study: exists already, and no `graft adapt` began it" in capsys.readouterr().err

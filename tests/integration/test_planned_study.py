@@ -195,6 +195,7 @@ def test_what_the_checks_doubt_is_told_once_for_each_kind(
         (["--source", "x", "--scratch"], ["both --source and --scratch are given"]),
         (["--scratch", "--arms", "random,fine_tune"], ["--arms: fine_tune needs a source, and there is none"]),
         (["--scratch", "--arms", "randon"], ["--arms: there is no preset 'randon'; known presets: random"]),
+        (["--scratch", "--source-foreground", "left"], ["--source-foreground left: there is no source"]),
         (["--source", "nowhere"], ["nowhere: there is no such folder"]),
         (["--source", "nowhere.pack"], ["nowhere.pack: there is no such file"]),
     ],

@@ -130,6 +130,13 @@ def test_a_damaged_pack_is_refused_before_anything_is_measured(
     assert not (tmp_path / "study.yaml").exists()
 
 
+def test_what_only_a_dataset_has_is_not_asked_of_a_pack(
+    init: Callable[..., int], tiny_pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init(tiny_pack, "--source-modality", "ct") == 2
+    assert "--source-modality ct: the networks of the source pack have learned already" in capsys.readouterr().err
+
+
 def test_a_density_that_the_pack_lacks_is_named(
     init: Callable[..., int], tiny_pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
