@@ -15,7 +15,7 @@ _FOLDS = 5
 _TEST_SHARE = 3
 """One of so many patients is set aside."""
 _UNTESTED = (
-    "a model learns from the one annotated patient, and nobody is left to say how good it is: annotate a second one for "
+    "a model learns from the one annotated patient, and nobody is left to say how good it is: annotate a second for "
     "a first impression, and 5 or more for an interval"
 )
 _MOST_TEST = 40
