@@ -38,7 +38,7 @@ def findings(workspace: Path, arm: str) -> list[str]:
     n = max(row.n for row in study.rows if row.arm == arm)
     return [
         _quality(files, arm, n),
-        _gain(study, arm, n, settings.seed, settings.resamples),
+        _gain(files, study, arm, n),
         _cases(rows_if_there(workspace / RESULTS / LABEL_AUDIT, AuditRow)),
     ]
 
@@ -54,15 +54,15 @@ def _quality(files: StudyFiles, arm: str, n: int) -> str:
     return f"{how}: {number(row.mean)}{ends}."
 
 
-def _gain(study: StudyRows, arm: str, n: int, seed: int, resamples: int) -> str:
-    table = study.table("dice", n)
+def _gain(files: StudyFiles, study: StudyRows, arm: str, n: int) -> str:
+    settings, table = files.table_settings, study.table("dice", n)
     if arm == REFERENCE_ARM:
         return "Gain of the transfer over training from scratch: none was tried, the model learned from scratch."
     if REFERENCE_ARM not in table.arms:
         return (
             f"Gain of the transfer over training from scratch: unknown, because {REFERENCE_ARM} is not among the arms."
         )
-    draws = study.draws(seed=seed, resamples=resamples)
+    draws = study.draws(seed=settings.seed, resamples=settings.resamples)
     found = paired_difference(table.of(arm), table.of(REFERENCE_ARM), draws)
     reason = why_no_interval(found.patients)
     if reason is not None:
@@ -70,6 +70,9 @@ def _gain(study: StudyRows, arm: str, n: int, seed: int, resamples: int) -> str:
         return f"Gain of the transfer over training from scratch: cannot be told, because {reason}."
     told = "" if found.interval.low > 0 or found.interval.high < 0 else ", which cannot be told from none"
     ends = interval_text(found.interval, with_sign=True)
+    arms = files.arm_options()
+    if arms[arm].fit_reading and not arms[REFERENCE_ARM].fit_reading:
+        told += f"; {REFERENCE_ARM} fits no post-processing, which may be a part of it"
     return (
         f"Gain of the transfer over training from scratch, paired by patient: {signed(found.interval.mean)} "
         f"{ends}{told}."
@@ -77,8 +80,10 @@ def _gain(study: StudyRows, arm: str, n: int, seed: int, resamples: int) -> str:
 
 
 def _cases(audit: Sequence[AuditRow]) -> str:
-    worst = {row.case: row for row in reversed(audit)}
-    shown = list(reversed(worst.values()))[:_SHOWN]
+    worst: dict[str, AuditRow] = {}
+    for row in audit:
+        worst.setdefault(row.case, row)
+    shown = list(worst.values())[:_SHOWN]
     named = listing([f"{row.case} (Dice {number(row.dice)}{', stands out' * (row.stands_out == 1)})" for row in shown])
     return (
         f"Look first at the annotation of {named}: models that had not seen the case find it the most surprising. "

@@ -25,9 +25,9 @@ from pipeline.arms.preset_densities import (
 _FROM_SCRATCH: dict[str, Any] = {"peak_rate": 3e-3, "warm_up": 0.05}
 # With the warm-up that Wald et al. 2025 found necessary.
 _FROM_SOURCE: dict[str, Any] = {"init": Initialisation.SOURCE, "peak_rate": 4e-3, "warm_up": 0.1}
-# A temperature that was fitted on that task did not fit another one (docs/results/oasis.md), so calibrated arms fit
-# their own. One or two patients are too few for a fit: the temperature stays 1.
-_CALIBRATED: dict[str, Any] = {"fit_reading": True, "fit_mask": True, "voxel_correlation": 0.1}
+FITTED_READING: dict[str, Any] = {"fit_reading": True, "fit_mask": True, "voxel_correlation": 0.1}
+"""How calibrated arms read. A temperature that was fitted on one task did not fit another one (docs/results/oasis.md),
+so they fit their own. One or two patients are too few for a fit: the temperature stays 1."""
 
 REFERENCE_ARM = "random"
 """Training from scratch: its learning curve measures the label efficiency of the other arms."""
@@ -70,10 +70,10 @@ PRESETS: dict[str, ArmOptions] = {
     "swa": ArmOptions(posterior=SWAGOptions(scale=0), **_FROM_SOURCE),
     # Maddox et al. 2019, around a fine-tuned network.
     "swag": ArmOptions(posterior=SWAGOptions(), **_FROM_SOURCE),
-    "swag_calibrated": ArmOptions(posterior=SWAGOptions(), **_CALIBRATED, **_FROM_SOURCE),
+    "swag_calibrated": ArmOptions(posterior=SWAGOptions(), **FITTED_READING, **_FROM_SOURCE),
     # Wilson and Izmailov 2020: SWAG around each of several members, each from its own source network.
     "multi_swag": ArmOptions(posterior=SWAGOptions(), members=3, **_FROM_SOURCE),
-    DEFAULT_ARM: ArmOptions(posterior=SWAGOptions(), members=3, **_CALIBRATED, **_FROM_SOURCE),
+    DEFAULT_ARM: ArmOptions(posterior=SWAGOptions(), members=3, **FITTED_READING, **_FROM_SOURCE),
     # Fine-tuned bootstrap networks, averaged: the rival to beat in calibration.
     "ensemble": ArmOptions(members=3, **_FROM_SOURCE),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.arms.choices import ArmOptions
-from pipeline.arms.presets import DEFAULT_ARM, PRESETS, REFERENCE_ARM
+from pipeline.arms.presets import DEFAULT_ARM, FITTED_READING, PRESETS, REFERENCE_ARM, resolve_arm
 
 _ONE_MEMBER = "swag_calibrated"
 """The default arm with one member."""
@@ -27,6 +27,8 @@ class Ambition:
         arms: presets by name.
         halvings: how often the channels of the network are halved.
         few_folds: whether at most five folds are made.
+        read_alike: whether every arm fits how its probabilities are read: post-processing that one arm has and another
+            lacks would count as a gain of the transfer.
         coarser: how many times fewer voxels the grid has than the data.
         given_up: what was given up for it, in words.
     """
@@ -34,13 +36,22 @@ class Ambition:
     arms: tuple[str, ...] = TRANSFER_ARMS
     halvings: int = 0
     few_folds: bool = False
+    read_alike: bool = True
     coarser: int = 1
     given_up: tuple[str, ...] = ()
 
     @property
+    def changes(self) -> dict[str, dict[str, Any]]:
+        """The arms with what they have other than their preset."""
+        return {
+            name: dict(FITTED_READING) if self.read_alike and not PRESETS[name].fit_reading else {}
+            for name in self.arms
+        }
+
+    @property
     def options(self) -> Mapping[str, ArmOptions]:
         """The arms with their options."""
-        return {name: PRESETS[name] for name in self.arms}
+        return {name: ArmOptions.model_validate(resolve_arm(name, changes)) for name, changes in self.changes.items()}
 
     @property
     def networks(self) -> int:
@@ -54,6 +65,10 @@ class Ambition:
 _STEPS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("one member of the default arm is trained instead of three", {"members": 1}),
     ("there are five folds instead of one for each patient", {"few_folds": True}),
+    (
+        "only the default arm fits temperature and post-processing, so the gain of the transfer holds that of these",
+        {"read_alike": False},
+    ),
     ("the network has half the channels", {"halvings": 1}),
     ("the grid has half the voxels of the data's", {"coarser": 2}),
     ("the grid has a quarter of the voxels of the data's", {"coarser": 4}),
@@ -74,6 +89,8 @@ def ambitions(first: Ambition, *, chosen_arms: bool, many_folds: bool, own_netwo
     yield ambition
     possible = {"members": DEFAULT_ARM in first.arms and not chosen_arms, "few_folds": many_folds}
     possible["halvings"] = own_network
+    # Without the default arm nothing would be fitted.
+    possible["read_alike"] = any(PRESETS[arm].fit_reading for arm in first.arms)
     for words, changes in _STEPS:
         if not all(possible.get(key, True) for key in changes):
             continue

@@ -152,10 +152,9 @@ def size_study(
         of_step, of_scan, measured = timed[ambition.halvings]
         speed = measured.for_voxels(voxels[0] / of_step, voxels[1] / of_scan)
         judged = design.with_fewer_folds() if ambition.few_folds else design
-        options = TargetTrainingOptions.model_validate({"arms": ambition.arms})
-        folds = study_folds(judged, options.inner_folds)
+        folds = study_folds(judged, TargetTrainingOptions().inner_folds)
         networks = max(ambition.networks, 1) if wish.trains_source else 0
-        work = count_work(options.arms, folds, networks, cases_per_patient, preparation, machine.at_a_time)
+        work = count_work(ambition.options, folds, networks, cases_per_patient, preparation, machine.at_a_time)
         steps = work.steps(budget, speed)
         tried.append(Sizing(ambition, grid, whole, patches, memory, network, judged, work, speed, steps))
         if steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):

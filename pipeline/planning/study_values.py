@@ -17,6 +17,7 @@ from pipeline.planning.scans import PlannedTarget
 from pipeline.planning.schedule import CYCLES
 from pipeline.planning.sizing import Sizing
 from pipeline.planning.source import PlannedSource, dataset_entry
+from pipeline.stages.target_cells import FEWEST_TO_FIT
 from preprocessing.chain import PreprocessingOptions
 
 _WARM_UP_SHARE = 5
@@ -93,7 +94,9 @@ def fill_in(
     if source.trains:
         training = {"networks": sizing.work.networks, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
         draft.add("source_training", training, "One source network for each member of the largest arm.")
-    draft.add("target_training.arms", list(ambition.arms), _why_arms(request, design))
+    fitted = ambition.read_alike and target.patients >= FEWEST_TO_FIT
+    alike = " Each fits how its probabilities are read, so that arms are compared fairly." * fitted
+    draft.add("target_training.arms", ambition.changes, f"{_why_arms(request, design)}{alike}")
     if design.folds is None:
         whom = "All patients of the pool; smaller sizes beside it would draw a learning curve."
         draft.add("target_training.sizes", [design.pool], whom)

@@ -89,19 +89,23 @@ def test_a_large_budget_gives_nothing_up() -> None:
     assert plan.work.seconds(plan.steps, plan.speed) <= 8 * 3600
 
 
-def test_members_go_first_then_folds_then_width_and_the_grid_last() -> None:
-    seen = [sized(minutes * 60) for minutes in (300, 80, 60, 20, 4)]
-    assert [len(plan.ambition.given_up) for plan in seen[:4]] == [0, 1, 2, 3]
-    assert all(plan.spacing == (1.0, 1.0, 1.0) for plan in seen[:4])
-    assert (seen[1].ambition.arms[-1], seen[1].work.networks, seen[2].design.folds, seen[3].network.channels[0]) == (
+def test_members_go_first_then_folds_then_fitted_rivals_then_width_and_the_grid_last() -> None:
+    times = (300, 120, 100, 60, 20, 4)
+    seen = [sized(minutes * 60) for minutes in times]
+    assert [len(plan.ambition.given_up) for plan in seen] == [0, 1, 2, 3, 4, 5]
+    assert all(plan.spacing == (1.0, 1.0, 1.0) for plan in seen[:5])
+    assert (seen[1].ambition.arms[-1], seen[1].work.networks, seen[2].design.folds, seen[4].network.channels[0]) == (
         "swag_calibrated",
         1,
         5,
         8,
     )
+    fitted = [[arm.fit_reading for arm in plan.ambition.options.values()] for plan in seen]
+    assert fitted[:3] == [[True] * 3] * 3
+    assert fitted[3] == [False, False, True]
     assert seen[-1].spacing[0] > 1.0
     assert "voxels of the data's" in seen[-1].ambition.given_up[-1]
-    for plan, minutes in zip(seen, (300, 80, 60, 20, 4), strict=True):
+    for plan, minutes in zip(seen, times, strict=True):
         assert plan.steps >= 100
         assert plan.work.seconds(plan.steps, plan.speed) <= minutes * 60
 
@@ -147,5 +151,5 @@ def test_without_a_source_no_source_is_reckoned_with() -> None:
     plan = sized(30 * 60, wish=Wish(Ambition(SCRATCH_ARMS), trains_source=False))
     assert plan.work.networks == 0
     assert not any(line.startswith("source:") for line in plan.work.arithmetic(plan.steps, plan.speed))
-    with pytest.raises(ConfigError, match="too short for 6 target trainings of 100 steps, although"):
+    with pytest.raises(ConfigError, match="too short for 21 target trainings of 100 steps, although"):
         sized(1, patients=8, wish=Wish(Ambition(("random",)), trains_source=False))
