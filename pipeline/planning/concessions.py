@@ -83,12 +83,12 @@ def ambitions(first: Ambition, *, chosen_arms: bool, many_folds: bool, own_netwo
         first: the whole study.
         chosen_arms: whether somebody chose the arms, so that none is replaced.
         many_folds: whether there are more folds to give up than five.
-        own_network: whether the study is free to choose its network, which a source pack decides.
+        own_network: whether the study is free to choose network, patch and grid, which a source pack decides.
     """
     ambition = first
     yield ambition
     possible = {"members": DEFAULT_ARM in first.arms and not chosen_arms, "few_folds": many_folds}
-    possible["halvings"] = own_network
+    possible["halvings"] = possible["coarser"] = own_network
     # Without the default arm nothing would be fitted.
     possible["read_alike"] = any(PRESETS[arm].fit_reading for arm in first.arms)
     for words, changes in _STEPS:

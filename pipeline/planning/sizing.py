@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from data.errors import ConfigError
@@ -140,8 +140,8 @@ def size_study(
     timed: dict[int, tuple[float, float, Speed]] = {}
     tried: list[Sizing] = []
     for ambition in wish.ambitions(design):
-        if ambition.coarser > 1 and (best := max(tried, key=lambda sizing: sizing.steps)).steps >= USEFUL_STEPS:
-            return best
+        if ambition.coarser > 1 and (useful := _most_steps(tried)):
+            return useful
         grid = coarser(spacing, ambition.coarser) if ambition.coarser > 1 else spacing
         scan = scan_voxels(found.extent, grid)
         network, planned, whole = _network_and_patches(wish, ambition, grid, found, scan, machine.device)
@@ -159,6 +159,8 @@ def size_study(
         tried.append(Sizing(ambition, grid, whole, patches, memory, network, judged, work, speed, steps))
         if steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):
             return tried[-1]
+    if useful := _most_steps(tried):
+        return useful
     least = tried[-1]
     enough = budget_that_fits(least.work, least.speed)
     of_source = f"{least.work.networks} source and " if least.work.networks else ""
@@ -169,6 +171,12 @@ def size_study(
         expected=f"at least {enough}",
         fix=f"give `--budget {enough}` or more",
     )
+
+
+def _most_steps(tried: Sequence[Sizing]) -> Sizing | None:
+    """The one of the most steps, if these are enough to be useful."""
+    best = max(tried, key=lambda sizing: sizing.steps)
+    return best if best.steps >= USEFUL_STEPS else None
 
 
 def _network_and_patches(

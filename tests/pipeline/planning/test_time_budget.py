@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from data.errors import ConfigError
 from pipeline.arms.target_training_options import TargetTrainingOptions
-from pipeline.planning.concessions import SCRATCH_ARMS, Ambition
-from pipeline.planning.evaluation_design import evaluation_design
+from pipeline.planning.concessions import SCRATCH_ARMS, Ambition, ambitions
+from pipeline.planning.evaluation_design import EvaluationDesign, evaluation_design
 from pipeline.planning.fingerprint import CaseFingerprint, Fingerprint
 from pipeline.planning.schedule import Work, count_work, read_budget
 from pipeline.planning.sizing import Machine, Sizing, Wish, size_study
@@ -114,6 +114,23 @@ def test_a_grid_is_not_coarsened_for_more_than_useful_trainings() -> None:
     plan = sized(8 * 60)
     assert plan.spacing == (1.0, 1.0, 1.0)
     assert 100 <= plan.steps < 250
+
+
+class OfAPack(Wish):
+    """A wish whose network, patch and grid are decided."""
+
+    def ambitions(self, design: EvaluationDesign) -> Iterator[Ambition]:
+        return ambitions(self.first, chosen_arms=False, many_folds=True, own_network=False)
+
+
+def test_a_pack_keeps_its_grid_however_small_the_budget_is() -> None:
+    plan = sized(35 * 60, wish=OfAPack(trains_source=False))
+    assert (plan.spacing, plan.network.channels[0]) == ((1.0, 1.0, 1.0), 16)
+    assert 100 <= plan.steps < 250
+    assert len(plan.ambition.given_up) == 3
+    with pytest.raises(ConfigError) as refused:
+        sized(60, wish=OfAPack(trains_source=False))
+    assert "grid" not in refused.value.found
 
 
 def test_a_budget_that_is_too_small_says_what_would_fit() -> None:
