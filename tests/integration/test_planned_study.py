@@ -60,7 +60,7 @@ def test_what_init_writes_is_checked_and_runs(
 ) -> None:
     assert init("--foreground", "right", "--budget", "3h") == 0
     told = capsys.readouterr().out
-    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "43 trainings", "with a fifth"):
+    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "55 trainings", "with a fifth"):
         assert words in told
     path, workspace = tmp_path / "study.yaml", tmp_path / "workspace"
     text = path.read_text()
@@ -75,9 +75,9 @@ def test_what_init_writes_is_checked_and_runs(
     where = ["--workspace", str(workspace), "--jobs", "1", "--device", "cpu"]
     assert main(["check", str(path), *where]) == 0
     assert main(["run", str(path), *where, *tiny]) == 0
-    # As many trainings as the plan counted: 1 + 1 + 3 on each of four folds and on all, and three more on each of the
-    # six pairs of patients in the inner folds of the arm whose reading is fitted.
-    assert len(list((workspace / "train-target").rglob("training.json"))) == 43
+    # As many trainings as the plan counted: 1 + 1 + 3 on each of four folds, on all, and on each of the six pairs of
+    # patients in the inner folds, because all arms fit their reading.
+    assert len(list((workspace / "train-target").rglob("training.json"))) == 55
     assert len(list((workspace / "train-source").rglob("snapshot-00.safetensors"))) == 3
     assert (workspace / "report/index.html").is_file()
 
@@ -224,4 +224,4 @@ def test_without_a_source_one_arm_learns_from_scratch(
     assert "source" not in yaml.safe_load(output.read_text())
     told = capsys.readouterr().out
     assert "the arms learn from the target alone" in told
-    assert "target: 5 trainings" in told
+    assert "target: 11 trainings" in told
