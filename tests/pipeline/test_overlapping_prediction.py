@@ -34,7 +34,7 @@ def probabilities(structures: int = 3, dtype: torch.dtype = torch.float32) -> to
 def test_each_structure_has_its_own_mask(thresholds: tuple[float, ...] | None) -> None:
     p = probabilities()
     codes = predicted_classes(p, thresholds, OVERLAPPING)
-    native = native_mask((Volume(own.numpy(), np.eye(4)) for own in p), [1, 2, 4], thresholds, OVERLAPPING)
+    native = native_mask((Volume(own.numpy(), np.eye(4)) for own in p), [1, 2, 4], thresholds, heads=OVERLAPPING)
     np.testing.assert_array_equal(native.array, codes.numpy())
     for number, (own, threshold) in enumerate(zip(p, thresholds or (0.5,) * 3, strict=True), start=1):
         assert torch.equal(OVERLAPPING.belongs(codes, number), own > threshold)
