@@ -27,7 +27,7 @@ def check_label_values(case: CaseObservation) -> Iterator[Finding]:
             case.case.name,
             "label_values",
             found,
-            "declare them, renumber the label, or name the value in `ignore` of the study if nobody annotated there",
+            "declare them (as `ignore` where nobody annotated), renumber them, or name them in `ignore` of the study",
         )
 
 

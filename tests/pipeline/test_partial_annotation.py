@@ -271,7 +271,7 @@ def test_checks_tell_the_share_and_refuse_a_case_without_annotation(dataset: Dat
     assert not [own for own in findings if own.check in ("label_values", "empty_label")]
     undeclared = [own for own in check_dataset(dataset).findings if own.check == "label_values"]
     assert len(undeclared) == 2
-    assert "name the value in `ignore` of the study" in undeclared[0].fix
+    assert "name them in `ignore` of the study" in undeclared[0].fix
 
 
 def test_a_label_that_a_dataset_calls_ignore_needs_no_key(dataset: Dataset) -> None:
