@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.case import Case
 from data.checks.finding import Finding
 from data.errors import DataError
+from data.ignored_labels import ignored_values
 from data.names import check_label_names, check_names
 
 
@@ -24,9 +25,11 @@ class Dataset:
         label_names: value in the label map → name, the background (0) included.
         has_patients: whether `patients.csv` (or the layout itself) groups the cases; without it each case is a patient.
         findings: what the layout noticed and the checks report, such as files that are not used.
+        regions: where the dataset declares regions of several values (nnU-Net), all its structures: name → values.
 
     Raises:
-        DataError: a name breaks the rule, or two names of cases, patients or channels could be confused.
+        DataError: a name breaks the rule, two names of cases, patients or channels could be confused, or the
+            background is to be ignored.
     """
 
     root: Path
@@ -36,6 +39,7 @@ class Dataset:
     label_names: Mapping[int, str]
     has_patients: bool
     findings: tuple[Finding, ...] = ()
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_names("case", (case.name for case in self.cases), self.root)
@@ -43,7 +47,18 @@ class Dataset:
         # A model finds its channels in any spelling of upper and lower case.
         check_names("channel", self.channel_names, self.root)
         # Tables of labels may repeat a name; `label_values` refuses it where a study uses it.
-        check_label_names(self.label_names.values(), self.root)
+        check_label_names([*self.label_names.values(), *self.regions], self.root)
+        if 0 in self.ignored:
+            raise DataError(
+                f"{self.root}: the label value 0 has the name {self.label_names[0]!r}",
+                expected="0 for the background, and another value for voxels that are not annotated",
+                fix="renumber the labels",
+            )
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """Label values of voxels without annotation, by their names."""
+        return ignored_values(self.label_names)
 
     def by_patient(self) -> dict[str, list[Case]]:
         """Patient → cases, patients in order of name."""
@@ -69,19 +84,26 @@ class Dataset:
         )
 
     def label_values(self, foreground: Iterable[int | str]) -> list[int]:
-        """Translates label names (in any case) or values into values, each once, in the given order.
+        """Translates names of labels and regions (in any case) or values into values, each once, in the given order.
 
         Raises:
-            DataError: a name or value that the dataset does not declare, a name of two values, or the background.
+            DataError: a name or value that the dataset does not declare, a name of two values, the background, or a
+                label that is to be ignored.
         """
+        regions = {name.lower(): values for name, values in self.regions.items()}
         names: dict[str, int] = {}
         shared = set()
         for value, name in self.label_names.items():
             if names.setdefault(name.lower(), value) != value:
                 shared.add(name.lower())
-        declared = ", ".join(f"{value} ({name})" for value, name in self.label_names.items() if value != 0)
-        values = []
+        declared = ", ".join(
+            f"{value} ({name})" for value, name in self.label_names.items() if value not in (0, *self.ignored)
+        )
+        values: list[int] = []
         for label in foreground:
+            if isinstance(label, str) and label.lower() in regions:
+                values += regions[label.lower()]
+                continue
             if isinstance(label, str) and label.lower() in shared:
                 raise DataError(
                     f"{self.root}: label {label!r} is the name of several values",
@@ -94,6 +116,12 @@ class Dataset:
                     f"{self.root}: label {label!r} is not declared",
                     expected=f"one of {declared}",
                     fix="correct `foreground` in the config, or declare the label in the dataset",
+                )
+            if found in self.ignored:
+                raise DataError(
+                    f"{self.root}: label {label!r} is that of voxels without annotation",
+                    expected=f"one of {declared}",
+                    fix="correct `foreground` in the config",
                 )
             values.append(found)
         return list(dict.fromkeys(values))

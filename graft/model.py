@@ -11,6 +11,7 @@ from typing import Any
 from data.errors import ModelError
 from data.volume import Volume
 from graft.images import Images, read_scan
+from models.heads import Heads
 from models.networks.imported_network import network_code_allowed
 from pipeline.config.reading import read_command_options
 from pipeline.deployment import model_folder
@@ -62,13 +63,15 @@ class Prediction:
 
     Attributes:
         name: of the scan.
-        mask: label map uint8; `structures` says which value is which.
+        mask: label map; `structures` says which value is which. Where structures overlap, a voxel has the sum of the
+            values of those that hold it (`masks` has each alone).
         probabilities: class → mean probability, float32; empty where they were not requested.
         uncertainty: `entropy` (nats) and, with several draws, `mutual-information` (nats) and `standard-deviation`.
         structures: class → its numbers.
         warnings: why the scan or its result should be looked at before it is used; empty where nothing is suspect.
         draws: weight draws that were averaged.
         facts: everything that `graft predict` writes into the JSON file of a case.
+        heads: `exclusive` or `overlapping` structures.
     """
 
     name: str
@@ -79,11 +82,13 @@ class Prediction:
     warnings: tuple[str, ...]
     draws: int
     facts: dict[str, Any]
+    heads: Heads
 
     @property
     def masks(self) -> dict[str, Volume]:
         """Class → its mask alone, boolean."""
-        return {name: self.mask.with_array(self.mask.array == own.label) for name, own in self.structures.items()}
+        holds = self.heads.holds
+        return {name: self.mask.with_array(holds(self.mask.array, own.label)) for name, own in self.structures.items()}
 
     @property
     def suspect(self) -> bool:
@@ -101,6 +106,7 @@ class Prediction:
             warnings=tuple(predicted.reasons),
             draws=predicted.draws,
             facts=predicted.numbers(),
+            heads=predicted.model.description.heads,
         )
 
 
@@ -136,7 +142,7 @@ class Model:
 
     @property
     def classes(self) -> dict[str, int]:
-        """Class → its value in masks."""
+        """Class → its value in masks; those of overlapping structures add up."""
         return dict(self._found.description.classes)
 
     @property

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from data.errors import ModelError
 from models.filters import FilterLayer, FilterPositions, filter_positions
+from models.heads import IGNORED, Heads
 from models.posteriors.posterior import Posterior
 from models.priors.prior import FilterPrior
 from models.random_draws import random_rows
@@ -32,32 +32,39 @@ class Likelihood(StrEnum):
 
 
 class SegmentationLoss(nn.Module):
-    """Data term of logits against labels; the soft Dice is that of the foreground over the whole batch."""
+    """Data term of logits against labels; the soft Dice is that of the structures over the whole batch.
 
-    def __init__(self, likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY) -> None:
+    Voxels without annotation count in neither. With overlapping structures, the cross-entropy is the sum of those of
+    the structures (nnU-Net takes their mean), because that is the log likelihood of a voxel.
+    """
+
+    def __init__(self, likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY, heads: Heads = Heads.EXCLUSIVE) -> None:
         # MONAI takes seconds to import, and a configuration needs only the enumeration of this file.
         from monai.losses import DiceLoss
 
         super().__init__()
         self.likelihood = likelihood
-        self.dice = DiceLoss(
-            include_background=False, softmax=True, to_onehot_y=True, batch=True, smooth_nr=1e-5, smooth_dr=1e-5
-        )
+        self.heads = heads
+        self.dice = DiceLoss(include_background=heads is Heads.OVERLAPPING, batch=True, smooth_nr=1e-5, smooth_dr=1e-5)
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Computes the loss.
 
         Args:
-            logits: `[N, K+1, X, Y, Z]`; for a network with deep supervision, wrap the loss in `DeepSupervisionLoss`.
-            labels: `[N, X, Y, Z]`, integers from 0 (background) to K.
+            logits: `[N, C, X, Y, Z]`; for a network with deep supervision, wrap the loss in `DeepSupervisionLoss`.
+            labels: `[N, X, Y, Z]`, codes of `Heads`.
 
         Returns:
-            A scalar; its cross-entropy part is in nats per voxel.
+            A scalar; its cross-entropy part is in nats per annotated voxel.
         """
-        cross_entropy = functional.cross_entropy(logits, labels.long())
+        labels = labels.long()
+        cross_entropy = self.heads.likelihood(logits, labels)
         if self.likelihood is Likelihood.CROSS_ENTROPY:
             return cross_entropy
-        dice: Tensor = self.dice(logits, labels[:, None])
+        annotated = (labels != IGNORED)[:, None]
+        probability = self.heads.probability(logits, dim=1) * annotated
+        # No ignored voxel belongs to a channel.
+        dice: Tensor = self.dice(probability, self.heads.truth(labels, logits.shape[1]).to(logits))
         return cross_entropy + dice
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -64,7 +65,7 @@ class Coregistration(Step[CoregistrationOptions]):
             channels[name] = moved(volume, matrix)
             label = _follow(label, volume, reference, matrix)
             mask = _follow(mask, volume, reference, matrix)
-        result = Subject(subject.name, channels, label, mask)
+        result = replace(subject, channels=channels, label=label, mask=mask)
         if self.resample_to_reference:
             result = onto_reference(result)
         return result, self.record(suspect, channels=facts)

@@ -35,7 +35,8 @@ class Cropping(Step[CroppingOptions]):
         start = [s.start for s in box]
         suspect = []
         if subject.label is not None:
-            lost = int(np.count_nonzero(subject.label.array) - np.count_nonzero(subject.label.array[box]))
+            drawn = subject.structures(subject.label)
+            lost = int(np.count_nonzero(drawn) - np.count_nonzero(drawn[box]))
             if lost:
                 suspect.append(f"{lost} labelled voxels lie outside the content and were cut off")
         cropped = subject.changed(lambda volume: crop(volume, box))

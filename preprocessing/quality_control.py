@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PLANES = ("sagittal", "coronal", "axial")
-_MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR = "#ffb000", "#00d0ff", "#ff3060"
+_MASK_COLOUR, _TEMPLATE_COLOUR, _LABEL_COLOUR, _IGNORED_COLOUR = "#ffb000", "#00d0ff", "#ff3060", "#b0b0b0"
+
+
+_NOT_ANNOTATED = "not annotated"
+Overlays = Mapping[str, tuple[Volume | None, str]]
+"""What is drawn → its share of each voxel, and the colour of its outline."""
 
 
 class QualityRecord(StoredRecord):
@@ -67,14 +72,16 @@ def case_picture(
     axes = figure.subplots(2, 4)
     native = to_canonical(raw.reference)
     mask, label = _native_mask(native, processed, records), raw.label
-    native_label = None
+    overlays: dict[str, tuple[Volume | None, str]] = {"mask": (mask, _MASK_COLOUR)}
     if label is not None:
-        drawn = _foreground(to_canonical(label))
-        native_label = resample(drawn, native.shape, native.affine, Interpolation.LINEAR, antialias=False)
-    _draw_row(axes[0, :3], "raw scan", native, {"mask": (mask, _MASK_COLOUR), "label": (native_label, _LABEL_COLOUR)})
+        for name, (drawn, colour) in _drawn(raw, to_canonical(label)).items():
+            share = resample(drawn, native.shape, native.affine, Interpolation.LINEAR, antialias=False)
+            overlays[name] = (share, colour)
+    _draw_row(axes[0, :3], "raw scan", native, overlays)
     edges = _template_edges(processed, records)
-    foreground = None if processed.label is None else _foreground(processed.label)
-    overlays = {"template": (edges, _TEMPLATE_COLOUR), "label": (foreground, _LABEL_COLOUR)}
+    overlays = {"template": (edges, _TEMPLATE_COLOUR)}
+    if processed.label is not None:
+        overlays |= _drawn(processed, processed.label)
     _draw_row(axes[1, :3], "result", processed.reference, overlays)
     _draw_histogram(axes[0, 3], raw, raw.mask, "before")
     _draw_histogram(axes[1, 3], processed, processed.mask, "after")
@@ -135,8 +142,13 @@ def _template_edges(processed: Subject, records: Sequence[Record]) -> Volume | N
     )
 
 
-def _foreground(label: Volume) -> Volume:
-    return label.with_array((label.array > 0).astype(np.float32))
+def _drawn(subject: Subject, label: Volume) -> dict[str, tuple[Volume, str]]:
+    """Shares of the structures and, where there are any, of the voxels without annotation, with their colours."""
+    shares = {"label": (label.with_array(subject.structures(label).astype(np.float32)), _LABEL_COLOUR)}
+    ignored = np.isin(label.array, subject.ignored)
+    if ignored.any():
+        shares[_NOT_ANNOTATED] = (label.with_array(ignored.astype(np.float32)), _IGNORED_COLOUR)
+    return shares
 
 
 def row_title(what: str, drawn: Sequence[str]) -> str:
@@ -144,11 +156,11 @@ def row_title(what: str, drawn: Sequence[str]) -> str:
     return what + (f", {' and '.join(drawn)}" if drawn else "")
 
 
-def _draw_row(axes: Sequence[Axes], what: str, volume: Volume, overlays: dict[str, tuple[Volume | None, str]]) -> None:
+def _draw_row(axes: Sequence[Axes], what: str, volume: Volume, overlays: Overlays) -> None:
     there = {name: (overlay.array, colour) for name, (overlay, colour) in overlays.items() if overlay is not None}
     axes[0].set_ylabel(row_title(what, list(there)))
     shown = list(there.values())
-    index = _interesting(volume, [array for array, _ in shown])
+    index = _interesting(volume, [array for name, (array, _) in there.items() if name != _NOT_ANNOTATED])
     low, high = np.percentile(volume.array, [1, 99.5])
     for plane, axis in enumerate(axes):
         rows, columns = [a for a in (2, 1, 0) if a != plane][:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -59,7 +60,7 @@ class Resampling(Step[ResamplingOptions]):
             lambda volume: resample(volume, shape, affine, Interpolation.LINEAR, background_value(volume)),
             lambda volume: resample(volume, shape, affine, Interpolation.NEAREST),
         )
-        suspect = lost_labels(subject.label, after.label)
+        suspect = lost_labels(subject.label, after.label, subject.ignored)
         return after, self.record(suspect, before=grid_record(before), grid=grid_record(after.reference))
 
     def invert(self, volume: Volume, record: Record, interpolation: Interpolation) -> Volume:
@@ -80,9 +81,9 @@ class Resampling(Step[ResamplingOptions]):
         return respaced_grid(Volume(np.empty(shape, dtype=np.uint8), affine), spacing)
 
 
-def lost_labels(before: Volume | None, after: Volume | None) -> list[str]:
-    """Returns a reason for each label value that did not survive the resampling."""
+def lost_labels(before: Volume | None, after: Volume | None, ignored: Sequence[int] = ()) -> list[str]:
+    """Returns a reason for each label value, other than ignored ones, that did not survive the resampling."""
     if before is None or after is None:
         return []
-    lost = sorted(set(np.unique(before.array).tolist()) - set(np.unique(after.array).tolist()) - {0})
+    lost = sorted(set(np.unique(before.array).tolist()) - set(np.unique(after.array).tolist()) - {0, *ignored})
     return [f"label {value:g} vanished in resampling" for value in lost]

@@ -29,12 +29,15 @@ class Subject:
         channels: channel name → `[X, Y, Z]` float32; the first channel is the reference: its grid is the native one.
         label: `[X, Y, Z]` int16 label map on the grid of one channel, or `None`.
         mask: `[X, Y, Z]` uint8, 1 in the brain (or other content), 0 outside; `None` until a step makes it.
+        ignored: values of voxels of the label that are not annotated. Steps carry them like any label; what they add
+            around a label is background.
     """
 
     name: str
     channels: Mapping[str, Volume]
     label: Volume | None = None
     mask: Volume | None = None
+    ignored: tuple[int, ...] = ()
 
     @property
     def reference(self) -> Volume:
@@ -54,6 +57,10 @@ class Subject:
         """Where the mask is 1, `[X, Y, Z]`; everywhere if there is none."""
         return np.ones(self.reference.shape, dtype=bool) if self.mask is None else self.mask.array > 0
 
+    def structures(self, label: Volume) -> NDArray[np.bool_]:
+        """Where a label map of this subject shows a structure, `[X, Y, Z]`: neither background nor ignored."""
+        return ~np.isin(label.array, (0, *self.ignored))
+
     def volumes(self) -> Iterator[Volume]:
         """Yields all volumes: the channels in order, then label and mask if there are any."""
         yield from self.channels.values()
@@ -66,11 +73,11 @@ class Subject:
     def changed(self, image: Callable[[Volume], Volume], drawn: Callable[[Volume], Volume] | None = None) -> Subject:
         """Returns the subject with every volume changed: channels by `image`, label and mask by `drawn` if given."""
         drawn = drawn or image
-        return Subject(
-            self.name,
-            {name: image(volume) for name, volume in self.channels.items()},
-            None if self.label is None else drawn(self.label),
-            None if self.mask is None else drawn(self.mask),
+        return replace(
+            self,
+            channels={name: image(volume) for name, volume in self.channels.items()},
+            label=None if self.label is None else drawn(self.label),
+            mask=None if self.mask is None else drawn(self.mask),
         )
 
     def with_channels(self, channels: Mapping[str, Volume]) -> Subject:
@@ -78,8 +85,8 @@ class Subject:
         return replace(self, channels=dict(channels))
 
 
-def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
-    """Reads the files of a case.
+def load_subject(case: Case, channels: Sequence[str] | None = None, ignored: Sequence[int] = ()) -> Subject:
+    """Reads the files of a case; `ignored` are the values of voxels of its label that are not annotated.
 
     Raises:
         DataError: a file cannot be read, holds NaN or infinite values, is constant or too thin, a channel is missing,
@@ -101,7 +108,7 @@ def load_subject(case: Case, channels: Sequence[str] | None = None) -> Subject:
         label = _placed(case, f"label {case.label}", case.read_label(), volumes)
     if case.brain_mask is not None:
         mask = _placed(case, f"brain mask {case.brain_mask}", case.read_brain_mask(), volumes)
-    return Subject(case.name, volumes, label, mask)
+    return Subject(case.name, volumes, label, mask, tuple(ignored))
 
 
 def _placed(case: Case, name: str, volume: Volume, channels: Mapping[str, Volume]) -> Volume:

@@ -33,7 +33,7 @@ from data.checks.geometry import (
 )
 from data.checks.intensities import check_brain_mask, check_constant, check_finite
 from data.checks.interrupted_copy import check_interrupted_copy
-from data.checks.labels import check_empty_label, check_label_values
+from data.checks.labels import check_annotation, check_empty_label, check_label_values
 from data.checks.mirroring import check_mirrored
 from data.checks.observation import CaseObservation, observe_case
 from data.checks.report import Presence, Report, ordered
@@ -67,6 +67,7 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
     check_brain_mask,
     check_label_values,
     check_empty_label,
+    check_annotation,
     check_mirrored,
     check_value_range,
     check_stripped_head,
@@ -106,10 +107,11 @@ def check_case(
     declared: tuple[int, ...],
     foreground: tuple[int, ...] | None = None,
     modality: Modality | None = None,
+    ignored: tuple[int, ...] = (),
 ) -> tuple[CaseSummary, tuple[Finding, ...]]:
     """Runs all checks of one case; each file is read once, and no fault of a file raises."""
     try:
-        observation = observe_case(case, channels, declared, foreground, modality)
+        observation = observe_case(case, channels, declared, foreground, modality, ignored)
     except (GraftError, OSError, ValueError, ArithmeticError, MemoryError) as error:
         return _failed(case, channels, f"cannot be read ({type(error).__name__}: {error})")
     findings = case_findings(observation)
@@ -131,6 +133,7 @@ def _check_cases(
     channels: tuple[str, ...],
     foreground: tuple[int, ...] | None,
     modality: Modality | None,
+    ignored: tuple[int, ...],
     jobs: int,
     progress: Progress | None,
 ) -> list[tuple[CaseSummary, tuple[Finding, ...]]]:
@@ -139,7 +142,7 @@ def _check_cases(
     results: dict[str, tuple[CaseSummary, tuple[Finding, ...]]] = {}
 
     def collect(cases: Sequence[Case], workers: int) -> None:
-        tasks = (delayed(check_case)(case, channels, declared, foreground, modality) for case in cases)
+        tasks = (delayed(check_case)(case, channels, declared, foreground, modality, ignored) for case in cases)
         for result in Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
             results[result[0].name] = result
             _log_traces(result[1])
@@ -176,6 +179,7 @@ def check_dataset(
     jobs: int = 1,
     progress: Progress | None = None,
     modality: Modality | None = None,
+    ignored: Collection[int] = (),
 ) -> Report:
     """Checks all cases of a dataset, then the cohort.
 
@@ -188,6 +192,7 @@ def check_dataset(
         jobs: worker processes.
         progress: called with the number of checked cases and of all cases.
         modality: of the scans, where it is known; otherwise their values are compared with each other.
+        ignored: label values of voxels without annotation, beside those that the dataset declares.
 
     Returns:
         The findings, and which case has which channels. Results do not depend on `jobs`.
@@ -195,7 +200,9 @@ def check_dataset(
     used = tuple(channels) if channels is not None else dataset.channel_names
     known = tuple(channel for channel in used if channel in dataset.channel_names)
     values = None if foreground is None else tuple(foreground)
-    results = _check_cases(dataset, known, values, modality, jobs, progress)
+    results = _check_cases(
+        dataset, known, values, modality, tuple(sorted({*dataset.ignored, *ignored})), jobs, progress
+    )
     summaries = [summary for summary, _ in results]
     findings = [*dataset.findings, *(finding for _, of_case in results for finding in of_case)]
     cohort: list[Finding] = []

@@ -50,6 +50,7 @@ class CaseObservation:
         declared: label values that the dataset declares.
         foreground: label values that the study uses; `None` means all that are declared.
         roles: path → channels, `label` or `brain mask`.
+        ignored: label values of voxels without annotation.
         modality: what the scan is said to be, if anything is said.
     """
 
@@ -63,6 +64,7 @@ class CaseObservation:
     roles: dict[Path, str] = field(default_factory=dict)
     faults: dict[str, DataError] = field(default_factory=dict)
     modality: Modality | None = None
+    ignored: tuple[int, ...] = ()
 
     def values(self, path: Path | None) -> Volume | None:
         """The values of a label or mask as they are stored, if it is one readable 3D volume."""
@@ -133,6 +135,7 @@ def observe_case(
     declared: Sequence[int],
     foreground: Sequence[int] | None = None,
     modality: Modality | None = None,
+    ignored: Sequence[int] = (),
 ) -> CaseObservation:
     """Reads the given channels, the label and the brain mask of a case."""
     sources = {name: case.channels[name] for name in channels if name in case.channels}
@@ -152,6 +155,7 @@ def observe_case(
         foreground=None if foreground is None else tuple(foreground),
         roles=roles,
         modality=modality,
+        ignored=tuple(ignored),
     )
     return _with_meaning(observation)
 

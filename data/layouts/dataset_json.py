@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
+from data.ignored_labels import ignored_values
 from data.input_file import is_there, read_json
 from data.label_map import LARGEST_LABEL
-from data.layouts.ignored_labels import refuse_ignored
 
 DATASET_FILE = "dataset.json"
 BACKGROUND = "background"
@@ -71,51 +71,88 @@ def channel_names(path: Path, content: Mapping[str, Any], key: str) -> tuple[str
 def label_names(path: Path, content: Mapping[str, Any]) -> dict[int, str]:
     """Reads the labels, written value → name (MSD) or name → value (nnU-Net), as value → name.
 
-    nnU-Net writes a region of one value as a list, too (`"core": [2]`).
+    nnU-Net writes regions as lists (`"core": [2]`, `"whole": [1, 2]`); a value that only regions of several have is
+    called `label 1` and so on. Its label `ignore` is one of them, see `Dataset.ignored`.
 
     Raises:
-        DataError: the key is missing, or a value is not a whole number or has two names; or a label is a region of
-            several values or marks voxels to ignore, which Graft does not support.
+        DataError: the key is missing, or a value is not a whole number or has two names.
     """
-    labels = content.get("labels")
-    if not isinstance(labels, dict) or not labels:
-        found = "missing" if labels is None else "empty" if labels == {} else "not an object of names and values"
-        raise _wrong(path, f"`labels` is {found}", '`"labels": {"0": "background", "1": "liver"}`', "correct `labels`")
-    pairs: list[tuple[object, str]]
+    labels = _labels(path, content)
+    names: dict[int, str] = {}
     if all(_whole_number(key) is not None for key in labels) and any(isinstance(n, str) for n in labels.values()):
         for value, name in labels.items():
             if not isinstance(name, str):
                 raise _wrong(path, f"label value {value} has the name {name!r}", "text", "correct `labels`")
-        pairs = list(labels.items())
+            _add(path, names, name, value)
     else:
-        pairs = [(_single_value(path, name, value), name) for name, value in labels.items()]
-    names: dict[int, str] = {}
-    for value, name in pairs:
-        number = _whole_number(value)
-        if number is None or number > LARGEST_LABEL:
-            expected = f"a whole number from 0 to {LARGEST_LABEL}"
-            raise _wrong(path, f"label {name!r} has the value {value!r}", expected, "correct `labels`")
-        if number and name.strip().lower() == BACKGROUND:
-            raise _wrong(path, f"label {name!r} has the value {number}", "the value 0", "renumber the labels")
-        if number in names:
-            raise _wrong(path, f"label value {number} has two names", "one name for each value", "correct `labels`")
-        names[number] = name or f"label {number}"
+        for name, value in labels.items():
+            if not _is_region(value):
+                _add(path, names, name, value[0] if isinstance(value, list) and value else value)
+    for values in label_regions(path, content).values():
+        for number in values:
+            names.setdefault(number, f"label {number}")
     names.setdefault(0, BACKGROUND)
-    refuse_ignored(path, names)
     return dict(sorted(names.items()))
 
 
-def _single_value(path: Path, name: str, value: object) -> object:
-    if not isinstance(value, list):
-        return value
-    if len(value) > 1:
-        found = f"label {name!r} is a region of the values {', '.join(str(v) for v in value)}"
-        fix = (
-            "name each value on its own and join them with `foreground` in the study; "
-            "regions that overlap come in a later version"
-        )
-        raise _wrong(path, found, "one value for each label", fix)
-    return value[0] if value else value
+def label_regions(path: Path, content: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Reads nnU-Net's regions as name → values: all structures that are declared, if one of them has several values.
+
+    The key `regions_class_order`, in which nnU-Net flattens regions into one label map, is not needed.
+
+    Raises:
+        DataError: the key `labels` is missing, or a value of a region is no whole number, the background, twice in it,
+            or that of voxels to ignore.
+    """
+    labels = _labels(path, content)
+    if not any(_is_region(value) for value in labels.values()):
+        return {}
+    regions: dict[str, tuple[int, ...]] = {}
+    for name, value in labels.items():
+        values = value if isinstance(value, list) else [value]
+        regions[name] = tuple(_number(path, name, own) for own in values)
+        if len(set(regions[name])) < len(values) or (_is_region(value) and 0 in regions[name]):
+            raise _wrong(path, f"label {name!r} is a region of the values {', '.join(map(str, values))}",
+                         "values above 0, each once", "correct `labels`")  # fmt: skip
+    ignored = set(ignored_values({own[0]: name for name, own in regions.items() if len(own) == 1}))
+    structures = {
+        name: own for name, own in regions.items() if own != (0,) and not (len(own) == 1 and own[0] in ignored)
+    }
+    for name, own in structures.items():
+        if ignored & set(own):
+            found = f"label {name!r} holds the value {min(ignored & set(own))}, which marks voxels without annotation"
+            raise _wrong(path, found, "other values", "correct `labels`")
+    return structures
+
+
+def _labels(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    labels = content.get("labels")
+    if not isinstance(labels, dict) or not labels:
+        found = "missing" if labels is None else "empty" if labels == {} else "not an object of names and values"
+        raise _wrong(path, f"`labels` is {found}", '`"labels": {"0": "background", "1": "liver"}`', "correct `labels`")
+    return labels
+
+
+def _is_region(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 1
+
+
+def _number(path: Path, name: str, value: object) -> int:
+    number = _whole_number(value)
+    if number is None or number > LARGEST_LABEL:
+        expected = f"a whole number from 0 to {LARGEST_LABEL}"
+        raise _wrong(path, f"label {name!r} has the value {value!r}", expected, "correct `labels`")
+    return number
+
+
+def _add(path: Path, names: dict[int, str], name: str, value: object) -> None:
+    """Adds the name of a label of one value."""
+    number = _number(path, name, value)
+    if number and name.strip().lower() == BACKGROUND:
+        raise _wrong(path, f"label {name!r} has the value {number}", "the value 0", "renumber the labels")
+    if number in names:
+        raise _wrong(path, f"label value {number} has two names", "one name for each value", "correct `labels`")
+    names[number] = name or f"label {number}"
 
 
 def path_inside(root: Path, key: str, text: str) -> Path:

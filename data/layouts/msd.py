@@ -14,7 +14,7 @@ from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import image_stem
-from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
+from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, label_regions, path_inside, peek
 from data.layouts.decathlon_case import decathlon_case
 from data.layouts.patients import group_cases
 from data.layouts.unused_files import unused_files
@@ -46,8 +46,9 @@ class MsdLayout:
         channels = channel_names(path, content, key)
         grouped, has_patients = group_cases(root, [_case(root, entry, channels) for entry in training])
         names = label_names(path, content) if labels else {}
+        regions = label_regions(path, content) if labels else {}
         findings = unused_files(root, grouped, Level.INFO, "list them in `training` if they are cases")
-        return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings))
+        return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings), regions)
 
 
 def _case(root: Path, entry: Any, channels: tuple[str, ...]) -> Case:

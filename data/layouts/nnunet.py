@@ -17,7 +17,7 @@ from data.dataset import Dataset
 from data.errors import DataError
 from data.image_file import SUFFIXES, image_stem, image_suffix
 from data.input_file import is_there
-from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, path_inside, peek
+from data.layouts.dataset_json import DATASET_FILE, channel_names, label_names, label_regions, path_inside, peek
 from data.layouts.decathlon_case import decathlon_case
 from data.layouts.patients import group_cases
 from data.layouts.unused_files import unused_files
@@ -89,9 +89,10 @@ class NnunetLayout:
             )
         grouped, has_patients = group_cases(root, cases)
         names = label_names(path, content) if labels else {}
+        regions = label_regions(path, content) if labels else {}
         fix = f"name them CASE_0000{ending} and CASE{ending}, as `file_ending` in dataset.json says"
         findings = unused_files(root, grouped, Level.WARNING, fix) if listed is None else []
-        return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings))
+        return Dataset(root, self.name, grouped, channels, names, has_patients, tuple(findings), regions)
 
 
 def _found_cases(root: Path, channels: tuple[str, ...], ending: str) -> list[Case]:

@@ -15,7 +15,6 @@ from data.image_file import read_label
 from data.input_file import is_there
 from data.label_map import LARGEST_LABEL
 from data.layouts.csv_table import read_table
-from data.layouts.ignored_labels import refuse_ignored
 
 LABELS_FILE = "labels.csv"
 """Names the label values of a dataset whose layout cannot."""
@@ -27,7 +26,7 @@ def read_label_table(path: Path, value_column: str = "value", delimiter: str | N
     """Reads a table of label values and names (columns `value` and `name`).
 
     Raises:
-        DataError: a column is missing, a value is not a whole number or has two names, or a label is to be ignored.
+        DataError: a column is missing, or a value is not a whole number or has two names.
     """
     names: dict[int, str] = {}
     for number, row in read_table(path, required=(value_column, "name"), delimiter=delimiter).rows:
@@ -40,7 +39,6 @@ def read_label_table(path: Path, value_column: str = "value", delimiter: str | N
                 fix="correct that line",
             )
     names.setdefault(0, "background")
-    refuse_ignored(path, names)
     return dict(sorted(names.items()))
 
 

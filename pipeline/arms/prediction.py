@@ -10,7 +10,7 @@ import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
-from pipeline.prediction.most_probable import most_probable_class
+from pipeline.prediction.most_probable import single_codes
 from pipeline.prediction.posterior_average import PosteriorAverage
 from pipeline.prediction.scan_prediction import draw_probability
 from pipeline.prediction.sliding_window import SlidingWindowOptions
@@ -84,7 +84,8 @@ def predict_cases(
     done, passes = 0, len(cases) * sum(map(len, members))
     for block in _blocks(cases, memory):
         images = [case.image().to(device) for case in block]
-        averages = [PosteriorAverage() for _ in block]
+        heads = block[0].heads
+        averages = [PosteriorAverage(heads) for _ in block]
         voxels: list[list[torch.Tensor]] = [[] for _ in block]
         for draws in members:
             for draw in draws:
@@ -92,9 +93,10 @@ def predict_cases(
                 with torch.inference_mode():
                     network = draws.member.with_weights(draw)
                     for image, average, of_draws in zip(images, averages, voxels, strict=True):
-                        probability = draw_probability(network, image, patch, window)
-                        chosen = most_probable_class(probability)
-                        of_draws.append(torch.tensor([int((chosen == k).sum()) for k in range(1, len(probability))]))
+                        probability = draw_probability(network, image, patch, window, heads=heads)
+                        chosen = single_codes(probability, heads)
+                        numbers = range(1, len(heads.foreground(probability)) + 1)
+                        of_draws.append(torch.tensor([int(heads.belongs(chosen, k).sum()) for k in numbers]))
                         average.add(probability, keep=False)
                         done += 1
                         progress(done / passes)

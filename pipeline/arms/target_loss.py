@@ -13,6 +13,7 @@ from torch import Tensor
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
 from models.deep_supervision import DeepSupervisionLoss
+from models.heads import Heads
 from models.objectives import Likelihood, SegmentationLoss
 from models.posteriors.mixture import Mixture
 from pipeline.arms.choices import ArmOptions
@@ -38,6 +39,7 @@ class TargetLoss:
         seed: of the posterior's draws.
         device: where to compute.
         autocast: context of the network's passes.
+        heads: what the network's output channels stand for.
     """
 
     arm: ArmOptions
@@ -48,10 +50,11 @@ class TargetLoss:
     seed: int
     device: str
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+    heads: Heads = Heads.EXCLUSIVE
 
     def __post_init__(self) -> None:
         self._draws = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "draws"))
-        self._data_loss = _data_loss(self.options.likelihood)
+        self._data_loss = _data_loss(self.options.likelihood, self.heads)
         self.prior_term = PriorTerm(self.arm, self.priors, self.sampler.voxels, self.options.steps, self.seed)
 
     def of_component(self, component: int) -> Callable[[int], StepLoss]:
@@ -98,7 +101,7 @@ class TargetLoss:
         otherwise that of the tempered posterior.
         """
         self.model.eval()
-        likelihood = _data_loss(Likelihood.CROSS_ENTROPY)
+        likelihood = _data_loss(Likelihood.CROSS_ENTROPY, self.heads)
         generator = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "elbo"))
         values = []
         # Batches are drawn ahead, and none exist beyond those of the training.
@@ -112,5 +115,5 @@ class TargetLoss:
         return sum(values) / len(values) - self.arm.posterior_temperature * kl
 
 
-def _data_loss(likelihood: Likelihood) -> DeepSupervisionLoss:
-    return DeepSupervisionLoss(SegmentationLoss(likelihood))
+def _data_loss(likelihood: Likelihood, heads: Heads) -> DeepSupervisionLoss:
+    return DeepSupervisionLoss(SegmentationLoss(likelihood, heads))

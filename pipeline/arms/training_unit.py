@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
+from torch import Tensor
 
 from data.random_streams import stream_seed
 from data.stored_record import WHOLE, StoredRecord, read_record
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
-from models.networks.factory import NetworkOptions
+from models.heads import Heads
+from models.networks.factory import NetworkOptions, head_parameters
 from models.priors.factory import PriorOptions, load_prior
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
@@ -55,6 +57,7 @@ class TrainingTask:
         densities: group → options of that density.
         groups: group → layers of the source network.
         earlier: posterior that it is combined with, if any.
+        source_heads: what the output channels of the source networks stand for.
     """
 
     arm: ArmOptions
@@ -69,6 +72,7 @@ class TrainingTask:
     densities: Mapping[str, PriorOptions]
     groups: Mapping[str, Sequence[FilterLayer]]
     earlier: EarlierPosterior | None = None
+    source_heads: Heads = Heads.EXCLUSIVE
 
     @property
     def first_case(self) -> CachedCase:
@@ -78,12 +82,20 @@ class TrainingTask:
     def knowledge(self) -> SourceKnowledge:
         """Reads what the member takes from the source."""
         return SourceKnowledge(
-            [load_tensors(path) for path in self.snapshots],
+            [self._source(path) for path in self.snapshots],
             # Priors hold parameters that are learned on the target, so every member gets its own.
             {group: load_prior(self.densities[group], load_tensors(path)) for group, path in self.priors.items()},
             self.groups,
-            [load_tensors(path) for path in self.references],
+            [self._source(path) for path in self.references],
         )
+
+    def _source(self, path: Path) -> dict[str, Tensor]:
+        """Reads a source network, without its head if its channels stand for something of another kind."""
+        state = load_tensors(path)
+        if self.source_heads is self.first_case.heads:
+            return state
+        head = set(head_parameters(TargetNetwork.of(self.network, self.first_case).build(0)))
+        return {name: tensor for name, tensor in state.items() if name not in head}
 
 
 @dataclass(frozen=True)

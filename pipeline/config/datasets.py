@@ -8,11 +8,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from data.dataset import Dataset
+from data.errors import DataError
+from data.label_map import LARGEST_LABEL
 from data.modality import Modality
 from data.name_fields import Apart, Name
 from data.names import alike_fault, label_name_fault
 from data.options import Options
 from data.synthetic.cohort import CohortOptions
+from models.heads import MOST_REGIONS, Heads
 from preprocessing.chain import PreprocessingOptions
 
 Label = int | str
@@ -30,7 +33,11 @@ class DatasetOptions(Options):
     channels: Annotated[tuple[Name, ...], Field(min_length=1), Apart] | None = None
     """Channel names in the order of the network's input; by default all channels of the dataset."""
     foreground: tuple[Label, ...] | dict[str, tuple[Label, ...]] = Field(min_length=1)
-    """Labels (names or values) that together form one foreground class; or class name → labels."""
+    """Labels (names or values) that together form one foreground class; or class name → labels. Classes that share a
+    label overlap, as in `{whole: [1, 2, 3], core: [1, 3]}`."""
+    ignore: tuple[Label, ...] = ()
+    """Labels (names or values) of voxels that nobody has annotated: they count in no loss and no metric. A label that
+    the dataset itself calls `ignore` always is one."""
     label_kind: str | None = None
     """Kind of labels of a BIDS dataset that has several, such as `manual: dseg`."""
     preprocessing: PreprocessingOptions
@@ -41,6 +48,11 @@ class DatasetOptions(Options):
     def _single_labels(cls, value: object) -> object:
         if isinstance(value, dict):
             return {name: labels if isinstance(labels, list | tuple) else [labels] for name, labels in value.items()}
+        return [value] if isinstance(value, int | str) else value
+
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _single_label(cls, value: object) -> object:
         return [value] if isinstance(value, int | str) else value
 
     @model_validator(mode="after")
@@ -73,9 +85,45 @@ class DatasetOptions(Options):
         """Class name → values in the label maps of this dataset.
 
         Raises:
-            DataError: a label that the dataset does not declare.
+            DataError: a label that the dataset does not declare, or too many classes that overlap.
         """
-        return {name: dataset.label_values(labels) for name, labels in self.classes.items()}
+        values = {name: dataset.label_values(labels) for name, labels in self.classes.items()}
+        if Heads.of(values) is Heads.OVERLAPPING and len(values) > MOST_REGIONS:
+            raise DataError(
+                f"{dataset.root}: `foreground` has {len(values)} classes, and some of them overlap",
+                expected=f"at most {MOST_REGIONS} classes where any overlap",
+                fix="leave classes out, or name classes that do not overlap",
+            )
+        return values
+
+    def ignored_values(self, dataset: Dataset) -> list[int]:
+        """Values of voxels without annotation in the label maps of this dataset.
+
+        Raises:
+            DataError: a name that the dataset does not declare, the background, or a label of the foreground.
+        """
+        known = {name.lower(): value for value, name in dataset.label_names.items()}
+        used = {value for values in self.class_values(dataset).values() for value in values}
+        found = list(dataset.ignored)
+        for label in self.ignore:
+            value = known.get(label.lower()) if isinstance(label, str) else label
+            if value is None or not 0 < value <= LARGEST_LABEL or value in used:
+                what = (
+                    "is not declared"
+                    if value is None
+                    else "belongs to the foreground"
+                    if value in used
+                    else "is the background"
+                    if value == 0
+                    else "cannot be in a label map"
+                )
+                raise DataError(
+                    f"{dataset.root}: label {label!r} of `ignore` {what}",
+                    expected="the label of voxels that are not annotated, such as `ignore: 255`",
+                    fix="correct `ignore` or `foreground` in the config",
+                )
+            found.append(value)
+        return list(dict.fromkeys(found))
 
 
 class SourceOptions(Options):

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from models.heads import IGNORED
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.training_unit import MEMBER, read_training
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
@@ -73,9 +76,12 @@ class DicePairs:
 
     def add(self, prediction: ReadPrediction, case: CachedCase) -> None:
         """Adds a test case with its prediction; structures that neither prediction nor reference holds are left out."""
-        label, foreground = case.label().numpy(), prediction.foreground.numpy()
+        label = case.label().numpy()
+        annotated = label != IGNORED
+        foreground = np.where(annotated, prediction.foreground.numpy(), 0)
         for number, name in enumerate(case.classes, start=1):
-            mask, reference = prediction.mask == number, label == number
+            mask = case.heads.belongs(prediction.mask, number) & annotated
+            reference = case.heads.belongs(label, number)
             if not mask.any() and not reference.any():
                 continue
             expected = expected_dice(foreground[number - 1], mask, case.spacing.tolist())
@@ -142,6 +148,7 @@ def _description(task: ArmTask, record: ArmRecord, pairs: DicePairs) -> ModelDes
         training_patients=len(record.patients),
         repeat=record.repeat,
         classes=label_values(classes),
+        heads=task.cases[0].heads,
         draws=record.choices.draws,
         members=tuple(member_name(number) for number in range(len(task.trainings))),
         seeds=tuple(task.seeds),

@@ -9,10 +9,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import count
+from itertools import combinations, count
 from pathlib import Path
 from typing import Any
 
+from models.heads import Heads
 from pipeline.deployment.case_files import DEFAULT_LINK, CaseFiles
 from pipeline.deployment.class_words import file_words
 from pipeline.deployment.model_description import ModelDescription
@@ -33,7 +34,10 @@ _IGNORED = (
     "**/*_uncertainty.nii.gz",
     "**/*_uncertainty.json",
 )
+_MOST_COMBINED = 8
+"""Overlapping structures whose combinations all get a line in the table of labels."""
 _MASK = "Mask; desc-graft_dseg.tsv names the values"
+_OWN_MASK = "Mask of the structure that the entity label names"
 _PROBABILITY = "Mean probability of the structure that the entity label names"
 _UNCERTAINTY = {
     "entropy": "Predictive entropy in nats",
@@ -80,10 +84,25 @@ def write_derivative_files(
     }
     write_json(folder / DESCRIPTION, description)
     words = file_words(model.classes, bids=True)
-    ordered = sorted((value, name) for name, value in model.classes.items())
-    lines = [f"{value}\t{escaped(name)}\t{words[name]}\n" for value, name in ordered]
+    lines = [
+        f"{value}\t{escaped(' and '.join(names))}\t{'+'.join(words[name] for name in names)}\n"
+        for value, names in sorted(_shown(model).items())
+    ]
     write_text(folder / "desc-graft_dseg.tsv", "index\tname\tabbreviation\n" + "".join(lines))
     write_text(folder / ".bidsignore", "".join(f"{pattern}\n" for pattern in _IGNORED))
+
+
+def _shown(model: ModelDescription) -> dict[int, list[str]]:
+    """Value in the label map → the structures that it stands for: one, or several that overlap."""
+    if model.heads is Heads.EXCLUSIVE:
+        return {value: [name] for name, value in model.classes.items()}
+    # A file that lists millions of combinations helps nobody.
+    together = range(1, len(model.classes) + 1 if len(model.classes) <= _MOST_COMBINED else 2)
+    return {
+        sum(model.classes[name] for name in names): list(names)
+        for count_of in together
+        for names in combinations(model.classes, count_of)
+    }
 
 
 def write_sidecars(folder: Path, files: CaseFiles, model: ModelDescription, digest: str) -> None:
@@ -98,7 +117,12 @@ def write_sidecars(folder: Path, files: CaseFiles, model: ModelDescription, dige
         "SpatialReference": files.sources[0],
         "GeneratedBy": [_generator(model, digest)],
     }
-    described = {files.mask: _MASK} | {files.uncertainty(kind): text for kind, text in _UNCERTAINTY.items()}
+    own = files.masks(model.classes, model.heads).values()
+    described = (
+        {files.mask: _MASK}
+        | dict.fromkeys(own, _OWN_MASK)
+        | {files.uncertainty(kind): text for kind, text in _UNCERTAINTY.items()}
+    )
     for path in sorted(folder.glob(f"*{_NIFTI}")):
         sidecar = path.with_name(path.name.removesuffix(_NIFTI) + ".json")
         numbers = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -36,15 +35,16 @@ def write_example(
     processed, records = chain.apply(raw)
     image, grid = processed.image(), processed.reference
     probability = mean_probability(networks, torch.from_numpy(image), about)
-    read = read_average(probability, about.arm.reading, tuple(about.classes), grid.spacing.tolist())
+    read = read_average(probability, about.arm.reading, tuple(about.classes), grid.spacing.tolist(), about.heads)
     values = list(about.classes.values())
     if takes.raw:
         given = list(raw.channels.values())
         native = NativeMaps(chain, records, grid.affine)
-        mask = native_mask((native(own) for own in read.foreground), values, read.thresholds, read.rules)
+        maps = (native(own) for own in read.foreground)
     else:
         given = [grid.with_array(array) for array in image]
-        mask = grid.with_array(np.array([0, *values], dtype=np.uint8)[read.mask])
+        maps = (grid.with_array(own.numpy()) for own in read.foreground)
+    mask = native_mask(maps, values, read.thresholds, read.rules, about.heads)
     names = input_names(case.name, len(given))
     for path in (folder / INPUT, folder / EXPECTED):
         path.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from models.heads import Heads
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.bundle_network import network_definition
 from pipeline.deployment.model_description import ModelDescription
@@ -70,13 +71,13 @@ def _postprocessing(about: ModelDescription, takes: BundleInput) -> dict[str, An
         "keys": "pred",
         "output_dir": "@output_dir",
         "output_postfix": "mask",
-        "output_dtype": "$numpy.uint8",
+        "output_dtype": "$numpy.uint8" if takes.largest_value(about) < 256 else "$numpy.int16",
         "separate_folder": False,
         # The mask lies on the grid of the input, so nothing is resampled. Without it, MONAI 1.6 takes volumes whose
         # first axis runs superior for 2D and refuses them.
         "resample": True,
     }
-    probabilities = _probabilities(len(about.members), about.arm.reading.logit_temperature)
+    probabilities = _probabilities(len(about.members), about.arm.reading.logit_temperature, about.heads)
     return {"_target_": "Compose", "transforms": [*probabilities, *takes.to_mask(about), saving]}
 
 
@@ -97,19 +98,25 @@ def _networks(about: ModelDescription) -> dict[str, Any]:
     members = len(about.members)
     made: dict[str, Any] = {}
     for number in range(members):
-        made[_network_id(number)] = network_definition(about.network, len(about.channels), len(about.classes) + 1)
+        made[_network_id(number)] = network_definition(about.network, len(about.channels), about.target_network.outputs)
         file = f"{weights_name(number, members)}.safetensors"
         made[f"weights_{number}"] = f"$os.path.join(@bundle_root, 'models', '{file}')"
     return made
 
 
-def _probabilities(members: int, temperature: float) -> list[dict[str, Any]]:
+def _probabilities(members: int, temperature: float, heads: Heads) -> list[dict[str, Any]]:
     keys = ["pred"] if members == 1 else _prediction_keys(members)
-    softmax = {"_target_": "Activationsd", "keys": keys, "softmax": True}
+    exclusive = heads is Heads.EXCLUSIVE
+    activation = {"_target_": "Activationsd", "keys": keys, "softmax" if exclusive else "sigmoid": True}
     average = {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}
-    tempered = f"$lambda p: (p.clamp_min(torch.finfo(p.dtype).tiny).log() / {temperature!r}).softmax(dim=0)"
+    log = "clamp_min(torch.finfo(p.dtype).tiny).log()"
+    tempered = (
+        f"$lambda p: (p.{log} / {temperature!r}).softmax(dim=0)"
+        if exclusive
+        else f"$lambda p: ((p.{log} - (1 - p).{log}) / {temperature!r}).sigmoid()"
+    )
     scaling = {"_target_": "Lambdad", "keys": "pred", "func": tempered}
-    return [softmax, *([average] if members > 1 else []), *([scaling] if temperature != 1 else [])]
+    return [activation, *([average] if members > 1 else []), *([scaling] if temperature != 1 else [])]
 
 
 def _prediction_keys(members: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from models.heads import Heads
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.vendored_source import vendored_name
 from pipeline.prediction.dice_thresholds import MaskRule
@@ -24,12 +25,14 @@ class BundleInput:
         chain: step → options, of the steps that it runs; empty if the input is ready for the network.
         rule: how it makes masks from probabilities.
         components: what it keeps of the components of each class; empty if it keeps everything.
+        heads: what the network's output channels stand for.
     """
 
     missing: tuple[str, ...]
     chain: dict[str, Any]
     rule: MaskRule
     components: tuple[ComponentRule, ...]
+    heads: Heads = Heads.EXCLUSIVE
 
     @classmethod
     def of(cls, about: ModelDescription) -> BundleInput:
@@ -39,7 +42,7 @@ class BundleInput:
         chain = {name: steps[name].model_dump(mode="json") for name in PORTABLE if name in steps}
         rules = about.arm.reading.rules(tuple(about.classes))
         kept = () if all(rule.keeps_everything for rule in rules) else rules
-        return cls(missing, {} if missing else chain, about.arm.reading.mask, kept)
+        return cls(missing, {} if missing else chain, about.arm.reading.mask, kept, about.heads)
 
     @property
     def raw(self) -> bool:
@@ -49,8 +52,13 @@ class BundleInput:
     @property
     def modules(self) -> tuple[str, ...]:
         """Modules of Graft that the bundle needs a copy of; none where MONAI's own transforms suffice."""
-        plain = self.rule is MaskRule.MOST_PROBABLE and not self.components
+        plain = self.rule is MaskRule.MOST_PROBABLE and not self.components and self.heads is Heads.EXCLUSIVE
         return () if plain and not self.chain else (NETWORK_GRID,)
+
+    def largest_value(self, about: ModelDescription) -> int:
+        """The largest value that a voxel of a mask can have."""
+        values = about.classes.values()
+        return max(values) if self.heads is Heads.EXCLUSIVE else sum(values)
 
     def to_network(self, about: ModelDescription) -> list[dict[str, Any]]:
         """Transforms that carry scans to the network's grid."""
@@ -65,7 +73,8 @@ class BundleInput:
         if self.modules:
             target = f"{vendored_name(NETWORK_GRID)}.ToScanGridd"
             kept = [rule.model_dump(mode="json") for rule in self.components]
-            own = {"chain": self.chain, "values": values, "rule": self.rule.value, "components": kept}
+            own: dict[str, Any] = {"chain": self.chain, "values": values, "rule": self.rule.value, "components": kept}
+            own |= {} if self.heads is Heads.EXCLUSIVE else {"heads": self.heads.value}
             return [{"_target_": target, "keys": "pred", **own}]
         numbers = list(range(len(values) + 1))
         steps: list[dict[str, Any]] = [{"_target_": "AsDiscreted", "keys": "pred", "argmax": True}]

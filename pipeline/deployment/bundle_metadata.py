@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.modality import Modality
+from models.heads import Heads
 from pipeline.deployment.bundle_facts import BundleFacts
 from pipeline.deployment.export_options import UNFILLED
 from pipeline.deployment.model_description import ModelDescription
@@ -37,7 +38,8 @@ def bundle_metadata(facts: BundleFacts) -> dict[str, Any]:
         "copyright": options.copyright or UNFILLED,
         "intended_use": options.intended_use or "Research on scans like the training cases; not a medical device.",
         "label_classes": f"{len(about.classes)} structures: "
-        + ", ".join(f"{value} is {name}" for name, value in about.classes.items()),
+        + ", ".join(f"{value} is {name}" for name, value in about.classes.items())
+        + ("" if about.heads is Heads.EXCLUSIVE else "; they overlap, and a voxel has the sum of all that hold it"),
         "network_data_format": _data_format(about),
         "graft": {
             "version": graft_version(),
@@ -73,6 +75,7 @@ def _network_words(about: ModelDescription) -> str:
 def _data_format(about: ModelDescription) -> dict[str, Any]:
     """Input and output of the network for one window."""
     low, high = _value_range(about)
+    channels = [*(["background"] if about.heads is Heads.EXCLUSIVE else []), *about.classes]
     return {
         "inputs": {
             "image": {
@@ -91,13 +94,12 @@ def _data_format(about: ModelDescription) -> dict[str, Any]:
             "pred": {
                 "type": "image",
                 "format": "segmentation",
-                "num_channels": len(about.classes) + 1,
+                "num_channels": about.target_network.outputs,
                 "spatial_shape": list(about.patch),
                 "dtype": "float32",
                 "value_range": [],
                 "is_patch_data": True,
-                "channel_def": {"0": "background"}
-                | {str(number): name for number, name in enumerate(about.classes, start=1)},
+                "channel_def": {str(number): name for number, name in enumerate(channels)},
             }
         },
     }

@@ -6,7 +6,6 @@ mask of all slices as a shadow, so that distant findings, right or wrong, are vi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import wrap
@@ -33,7 +32,7 @@ def draw_case(
     image: Volume,
     mask: Volume,
     entropy: Volume,
-    classes: int,
+    largest: float,
     structures: Mapping[str, Mapping[str, Any]],
     reasons: Sequence[str],
 ) -> None:
@@ -44,12 +43,12 @@ def draw_case(
         image: the scan.
         mask: label map on the same grid.
         entropy: nats, on the same grid.
-        classes: foreground classes, K; the entropy is drawn as a share of log(K + 1), its largest value.
+        largest: nats; the entropy is drawn as a share of it, its largest value.
         structures: class → its numbers, for the headline.
         reasons: why the case is suspect.
     """
     nothing = np.broadcast_to(np.zeros((), dtype=np.uint8), mask.shape)
-    share = entropy.array / np.float32(math.log(classes + 1))
+    share = entropy.array / np.float32(largest)
     scene = Scene.oriented(image.array, nothing, mask.array, share, image.affine)
     rows = [
         [_tile(slice_figure(scene, plane, _MARGIN, entropy=below, inches=_INCHES)) for plane in PLANES]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from data.errors import DataError
+from models.heads import Heads
 from pipeline.deployment.class_words import file_words
 from pipeline.deployment.input_cases import InputCase, bids_folder_and_prefix
 
@@ -69,6 +70,15 @@ class CaseFiles:
         if self.bids:
             return {name: f"{self.prefix}_label-{word}_desc-graft_probseg.nii.gz" for name, word in words.items()}
         return {name: f"{self.prefix}_probability-{word}.nii.gz" for name, word in words.items()}
+
+    def masks(self, classes: Iterable[str], heads: Heads) -> dict[str, str]:
+        """Class → its mask alone, where structures overlap; few programs can show what a sum of values stands for."""
+        if heads is Heads.EXCLUSIVE:
+            return {}
+        words = file_words(classes, bids=self.bids)
+        if self.bids:
+            return {name: f"{self.prefix}_label-{word}_desc-graft_mask.nii.gz" for name, word in words.items()}
+        return {name: f"{self.prefix}_mask-{word}.nii.gz" for name, word in words.items()}
 
     def uncertainty(self, kind: str) -> str:
         """A map of uncertainty: `entropy`, `mutual-information` or `standard-deviation`."""

@@ -49,7 +49,7 @@ class PredictedScan:
     Attributes:
         scan: the scan; only the first channel of its volumes is kept.
         model: the model.
-        mask: label map uint8.
+        mask: label map, as `ModelDescription.classes` says.
         structures: class → numbers, JSON-able (`structure_facts`).
         reasons: why the case should be reviewed before its mask is used.
         records: what each preprocessing step did.
@@ -144,21 +144,22 @@ def predict_case(
         about.window,
         flips,
         lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
+        about.heads,
     )
     native = NativeMaps(chain, records, affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     with torch.inference_mode():
         # Its tensors were made in this mode and are changed in place.
         average.temper(about.arm.reading.logit_temperature)
-    read = read_average(average.probability, about.arm.reading, tuple(about.classes), spacing)
+    read = read_average(average.probability, about.arm.reading, tuple(about.classes), spacing, about.heads)
 
     def maps() -> Iterator[Volume]:
         for number, name in enumerate(about.classes, start=1):
-            probability = native(average.probability[number])
+            probability = native(about.heads.of_structure(average.probability, number))
             keep(name, probability)
             yield probability
 
-    mask = native_mask(maps(), list(about.classes.values()), read.thresholds, read.rules)
+    mask = native_mask(maps(), list(about.classes.values()), read.thresholds, read.rules, about.heads)
     information = average.mutual_information.cpu().numpy() if average.count > 1 else None
     structures = structure_facts(
         mask, about.classes, read, draws, spacing, voxel_ml(affine, records), about.dice_fits, information
@@ -203,6 +204,9 @@ def predict_input(
     # No reference is kept here, so that channels are freed as soon as they are preprocessed.
     predicted = predict_case(found, RawScan.read(case, about.channels), options, device, progress, keep)
     write(predicted.mask, files.mask)
+    for name, mask_name in files.masks(about.classes, about.heads).items():
+        inside = about.heads.holds(predicted.mask.array, about.classes[name])
+        write(predicted.mask.with_array(inside.astype(np.uint8)), mask_name)
     for kind, volume in predicted.uncertainty():
         write(volume, files.uncertainty(kind))
         if kind == ENTROPY and options.pictures:
@@ -211,7 +215,7 @@ def predict_input(
                 predicted.scan.subject.reference,
                 predicted.mask,
                 volume,
-                len(about.classes),
+                about.heads.largest_entropy(len(about.classes)),
                 predicted.structures,
                 predicted.reasons,
             )

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from data.options import Options
 from data.stored_record import record_if_there
+from models.heads import IGNORED
 from pipeline.deployment.contrast_profile import LEVELS, TrainingProfile, tissue_profile, white_over_grey
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import RECORD
@@ -181,7 +182,10 @@ def cached_facts(case: CachedCase, channels: Sequence[str]) -> CaseFacts:
     chain = record_if_there(case.folder / RECORD, ChainRecord)
     records = chain.records() if chain else []
     label = case.label().numpy()
-    structures = {name: label == number for number, name in enumerate(case.classes, start=1)}
+    structures = {name: case.heads.belongs(label, number) for number, name in enumerate(case.classes, start=1)}
+    if (label == IGNORED).any():
+        # How large a structure is cannot be told where parts of it may not be annotated.
+        structures = {}
     return case_facts(case.image().numpy(), case.mask().numpy(), case.affine, channels, records, structures)
 
 

@@ -15,7 +15,7 @@ from pipeline.prediction.temperature import tempered
 
 
 def mean_networks(model: Model) -> list[nn.Module]:
-    """Returns one network `[N, C, X, Y, Z]` → logits `[N, K + 1, X, Y, Z]` for each member, ready to predict.
+    """Returns one network `[N, C, X, Y, Z]` → logits `[N, C, X, Y, Z]` for each member, ready to predict.
 
     Averaging weights over members, or over the components of a mixture, would not give a working network; of a mixture,
     the heaviest component's mean is taken. Heads on coarser levels, which only training uses, are left out.
@@ -45,10 +45,10 @@ def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: 
         about: gives window, overlap and temperature.
 
     Returns:
-        Probabilities `[K + 1, X, Y, Z]`, averaged over the networks, with the model's temperature.
+        Probabilities `[C, X, Y, Z]`, averaged over the networks, with the model's temperature.
     """
     first, *others = networks
-    total = draw_probability(first, image, about.patch, about.window)
+    total = draw_probability(first, image, about.patch, about.window, heads=about.heads)
     for network in others:
-        total = total + draw_probability(network, image, about.patch, about.window)
-    return tempered(total / len(networks), about.arm.reading.logit_temperature)
+        total = total + draw_probability(network, image, about.patch, about.window, heads=about.heads)
+    return tempered(total / len(networks), about.arm.reading.logit_temperature, about.heads)

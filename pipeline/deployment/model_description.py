@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from data.label_map import LARGEST_LABEL
 from data.modality import Modality
 from data.name_fields import Apart, LabelName, Name
 from data.options import Options
+from models.heads import Heads
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.target_network import TargetNetwork
@@ -64,7 +65,10 @@ class ModelDescription(ModelOrigin):
     repeat: int = Field(ge=0)
     """Number of the repeat."""
     classes: Annotated[dict[LabelName, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], Apart] = Field(min_length=1)
-    """Class name → its value in the masks; class number k of the network (from 1) is the k-th name."""
+    """Class name → its value in the masks; class number k of the network (from 1) is the k-th name. Values of
+    overlapping structures are powers of two, and a voxel has the sum of those that hold it."""
+    heads: Heads = Heads.EXCLUSIVE
+    """Whether the classes exclude each other or overlap."""
     draws: int = Field(ge=1)
     """Draws from the posterior in the study's predictions: the default of `--samples`."""
     members: tuple[str, ...] = Field(min_length=1)
@@ -76,6 +80,14 @@ class ModelDescription(ModelOrigin):
     dice_fits: dict[str, DiceFit] = Field(default_factory=dict)
     """Class → relation of expected to real Dice on the study's test cases, where there were enough."""
 
+    @model_serializer(mode="wrap")
+    def _without_the_rule(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Exclusive classes are the rule, and were the only kind once: they are not written."""
+        content: dict[str, Any] = dump(self)
+        if self.heads is Heads.EXCLUSIVE:
+            content.pop("heads", None)
+        return content
+
     @model_validator(mode="after")
     def _coherent(self) -> ModelDescription:
         if len(self.seeds) != len(self.members):
@@ -84,6 +96,8 @@ class ModelDescription(ModelOrigin):
             raise ValueError("two `classes` have the same value")
         if unknown := self.arm.unknown_classes(self.classes):
             raise ValueError(f"`arm.post_processing` names {unknown[0]!r}, which is not one of the `classes`")
+        if self.heads is Heads.OVERLAPPING and any(value.bit_count() != 1 for value in self.classes.values()):
+            raise ValueError("`classes` overlap, so their values have to be powers of two")
         if set(self.fingerprint.after) != set(self.channels):
             raise ValueError(
                 f"`channels` are {', '.join(self.channels)}, but the fingerprint has "
@@ -94,15 +108,17 @@ class ModelDescription(ModelOrigin):
     @property
     def target_network(self) -> TargetNetwork:
         """The network for its channels and classes."""
-        return TargetNetwork(self.network, len(self.channels), len(self.classes) + 1)
+        return TargetNetwork(self.network, len(self.channels), self.heads.outputs(len(self.classes)), self.heads)
 
 
 def label_values(classes: dict[str, list[int]]) -> dict[str, int]:
     """Returns the value of each class in masks.
 
-    It is the class's own value if every class has exactly one below 256, otherwise the number of the class.
+    It is the class's own value if every class has exactly one below 256, otherwise the number of the class. Overlapping
+    structures have powers of two, so that the sum of the values of all that hold a voxel says which these are.
     """
+    heads = Heads.of(classes)
     own = [values[0] for values in classes.values() if len(values) == 1]
-    if len(own) == len(classes) == len(set(own)) and max(own) < 256:
+    if len(own) == len(classes) == len(set(own)) and max(own) < 256 and heads is Heads.EXCLUSIVE:
         return {name: int(values[0]) for name, values in classes.items()}
-    return {name: number for number, name in enumerate(classes, start=1)}
+    return {name: heads.code(number) for number, name in enumerate(classes, start=1)}

@@ -17,6 +17,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from data.volume import Volume
+from models.heads import Heads
 from pipeline.prediction.dice_thresholds import MaskRule, mask_thresholds
 from pipeline.prediction.native_mask import native_mask
 from pipeline.prediction.post_processing import ComponentRule
@@ -87,7 +88,7 @@ class ToNetworkGridd(MapTransform):
 
 
 class ToScanGridd(MapTransform):
-    """Carries probabilities `[K + 1, X, Y, Z]` to the grid of the input and makes the mask there.
+    """Carries probabilities `[C, X, Y, Z]` to the grid of the input and makes the mask there.
 
     Args:
         keys: of the probabilities.
@@ -95,6 +96,7 @@ class ToScanGridd(MapTransform):
         values: value of each class in the mask, without the background's 0.
         rule: how the mask is made.
         components: options of what is kept of the components of each class; everything without any.
+        heads: whether the classes exclude each other or overlap.
     """
 
     def __init__(
@@ -104,24 +106,27 @@ class ToScanGridd(MapTransform):
         values: Sequence[int],
         rule: str,
         components: Sequence[Mapping[str, Any]] = (),
+        heads: str = Heads.EXCLUSIVE,
     ) -> None:
         super().__init__(keys)
         self.steps = portable_steps(chain)
         self.values = tuple(values)
         self.rule = MaskRule(rule)
         self.components = tuple(ComponentRule(**own) for own in components)
+        self.heads = Heads(heads)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Returns the case with masks `[1, X, Y, Z]` uint8 in place of the probabilities."""
+        """Returns the case with masks `[1, X, Y, Z]` in place of the probabilities."""
         found = dict(data)
         records = json.loads(found.get(RECORDS, "[]"))
         for key in self.keys:
             probability = found[key]
             affine = np.asarray(probability.affine.cpu(), dtype=np.float64)
-            arrays = np.asarray(probability.cpu())[1:]
-            thresholds = mask_thresholds(self.rule, arrays, np.linalg.norm(affine[:3, :3], axis=0).tolist())
+            arrays = self.heads.foreground(np.asarray(probability.cpu()))
+            spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
+            thresholds = mask_thresholds(self.rule, arrays, spacing, self.heads)
             maps = (self._back(Volume(array, affine), records) for array in arrays)
-            mask = native_mask(maps, self.values, thresholds, self.components)
+            mask = native_mask(maps, self.values, thresholds, self.components, self.heads)
             found[key] = _tensor(mask.array[None], mask.affine, probability)
         return found
 

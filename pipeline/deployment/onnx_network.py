@@ -35,7 +35,7 @@ def require_onnx() -> None:
 def write_onnx(network: nn.Module, channels: int, patch: Sequence[int], path: Path) -> bool:
     """Writes a network, in evaluation mode on the CPU, as one ONNX file.
 
-    Its input is `image` `[N, C, X, Y, Z]`, its output `logits` `[N, K + 1, X, Y, Z]`.
+    Its input is `image` `[N, C, X, Y, Z]`, its output `logits` `[N, C, X, Y, Z]`.
 
     Returns:
         Whether N, X, Y and Z are free; otherwise only N is free and the others are the window's, because the exporter

@@ -197,4 +197,5 @@ def _in_scan_space(file: Path, record: PreparedScan, about: ModelDescription) ->
         )
     native = NativeMaps(Chain(about.preprocessing), record.records, affine)
     values = list(about.classes.values())
-    return native_mask((native(torch.from_numpy(mask.array == value)) for value in values), values)
+    maps = (native(torch.from_numpy(about.heads.holds(mask.array, value))) for value in values)
+    return native_mask(maps, values, heads=about.heads)

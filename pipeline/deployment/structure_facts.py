@@ -49,14 +49,14 @@ def structure_facts(
     foreground = read.foreground.cpu()
     facts = {}
     for number, (name, value) in enumerate(values.items(), start=1):
-        voxels = int(np.count_nonzero(mask.array == value))
-        own, predicted = foreground[number - 1].numpy(), read.mask == number
+        voxels = int(np.count_nonzero(read.heads.holds(mask.array, value)))
+        own, predicted = foreground[number - 1].numpy(), read.heads.belongs(read.mask, number)
         expected = expected_dice(own, predicted, spacing)
         if read.voxel_correlation is None:
             found = volume_interval(np.asarray(draws.voxels(number)) * voxel_ml)
             interval = None if found is None else (found.low, found.high)
         else:
-            possible = own[possible_voxels(read.most_probable == number, spacing)]
+            possible = own[possible_voxels(read.heads.belongs(read.most_probable, number), spacing)]
             # A structure that was not found has no interval.
             interval = correlated_volume_interval(possible, read.voxel_correlation, voxel_ml) if possible.size else None
         facts[name] = {
@@ -67,22 +67,30 @@ def structure_facts(
             "dice": _estimate(fits.get(name), expected),
             "expected_dice": _known(expected),
             "dice_between_draws": _known(draws.agreement(number)),
-            **_uncertainty(foreground.numpy(), read.mask, information, number, spacing),
+            **_uncertainty(read, information, number, spacing),
             "dice_line": _on_the_line(fits.get(name), expected),
         }
     return facts
 
 
 def _uncertainty(
-    foreground: NDArray[np.floating],
-    chosen: NDArray[np.integer],
+    read: ReadPrediction,
     information: NDArray[np.floating] | None,
     number: int,
     spacing: Sequence[float],
 ) -> dict[str, float | None]:
     """What the report measures of test cases, in the same band around the boundary of the mask."""
     usual = CalibrationOptions()
-    found = predicted_uncertainty(foreground, chosen, information, number, spacing, band=usual.band, clamp=usual.clamp)
+    found = predicted_uncertainty(
+        read.foreground.cpu().numpy(),
+        read.mask,
+        information,
+        number,
+        spacing,
+        band=usual.band,
+        clamp=usual.clamp,
+        heads=read.heads,
+    )
     return {"entropy": _known(found.entropy), "mutual_information": _known(found.mutual_information)}
 
 

@@ -40,7 +40,8 @@ def find_updatable(folder: Path, network: TargetNetwork) -> UpdatableModel:
         "posterior": (kind, kind if description.arm.is_variational else "`mean_field` or `mixture`"),
         "network": (own.options, network.options),
         "channels": (own.channels, network.channels),
-        "classes": (own.classes, network.classes),
+        "heads": (own.heads.value, network.heads.value),
+        "outputs": (own.outputs, network.outputs),
     }
     for key, (found, expected) in compared.items():
         if found != expected:

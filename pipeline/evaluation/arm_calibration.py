@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.heads import IGNORED, Heads
 from pipeline.evaluation.calibration import (
     BandSample,
     band_sample,
@@ -45,8 +46,8 @@ class CalibrationCase:
         labels: names of the foreground classes; class k (from 1) is the k-th.
         spacing: mm between voxel centres along each axis.
         probability: `[K, X, Y, Z]` of the foreground classes.
-        prediction: `[X, Y, Z]` predicted class numbers.
-        reference: `[X, Y, Z]` class numbers.
+        prediction: `[X, Y, Z]` predicted codes of `heads`.
+        reference: `[X, Y, Z]` codes; voxels that are not annotated are left out of all that needs it.
         mutual_information: `[X, Y, Z]` in nats, or None where there was one draw.
         volumes_ml: `[S, K]` volume of each draw's mask, or None where it was not stored.
         draws: S, passes that the probability is the mean of.
@@ -54,6 +55,7 @@ class CalibrationCase:
         rules: what is kept of the components of each class in the mask; everything without rules.
         voxel_correlation: ρ of the volume interval, or None for the interval of the draws' masks.
         dice: of each label, as the study measures it.
+        heads: what channels and codes stand for.
     """
 
     case: str
@@ -70,6 +72,7 @@ class CalibrationCase:
     rules: Sequence[ComponentRule] = ()
     voxel_correlation: float | None = None
     dice: Mapping[str, float] = field(default_factory=dict)
+    heads: Heads = Heads.EXCLUSIVE
 
     @classmethod
     def of(cls, stored: StoredPrediction, case: CachedCase, reading: ReadingOptions) -> CalibrationCase:
@@ -90,21 +93,29 @@ class CalibrationCase:
             read.thresholds,
             read.rules,
             read.voxel_correlation,
+            heads=case.heads,
         )
 
     @property
     def most_probable(self) -> NDArray[np.integer]:
-        """`[X, Y, Z]` most probable class after post-processing: the prediction unless its mask has thresholds."""
+        """`[X, Y, Z]` codes without thresholds, after post-processing: the prediction unless its mask has some."""
         if self.thresholds is None:
             return self.prediction
-        return mask_of(torch.from_numpy(self.probability), None, self.rules, math.prod(self.spacing))
+        return mask_of(torch.from_numpy(self.probability), None, self.rules, math.prod(self.spacing), self.heads)
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """`[X, Y, Z]`, where the reference is known."""
+        return np.asarray(self.reference != IGNORED)
 
     def read_again(self, reading: ReadingOptions) -> ReadPrediction:
         """Applies another reading to the probabilities of a case that was read without a temperature."""
-        foreground = torch.from_numpy(self.probability)
-        background = (1 - foreground.sum(dim=0, keepdim=True)).clamp_min(0)
-        probability = tempered(torch.cat([background, foreground]), reading.logit_temperature)
-        return read_average(probability, reading, self.labels, self.spacing)
+        probability = foreground = torch.from_numpy(self.probability)
+        if self.heads is Heads.EXCLUSIVE:
+            background = (1 - foreground.sum(dim=0, keepdim=True)).clamp_min(0)
+            probability = torch.cat([background, foreground])
+        probability = tempered(probability, reading.logit_temperature, self.heads)
+        return read_average(probability, reading, self.labels, self.spacing, self.heads)
 
     def near_boundary(self, options: CalibrationOptions) -> BandSample:
         """The voxels that calibration is measured on."""
@@ -117,6 +128,7 @@ class CalibrationCase:
             patient=self.patient,
             band=options.band,
             clamp=options.clamp,
+            heads=self.heads,
         )
 
     def with_dice(self, dice: Mapping[str, float]) -> CalibrationCase:
@@ -169,6 +181,7 @@ class ArmCalibration:
             case.spacing,
             band=options.band,
             clamp=options.clamp,
+            heads=case.heads,
         )
         row = CalibrationRow(
             self._trained.arm,
@@ -184,7 +197,7 @@ class ArmCalibration:
             entropy=doubt.entropy,
             mutual_information=doubt.mutual_information,
             expected_dice=doubt.expected_dice,
-            reference_ml=int(np.count_nonzero(case.reference == number)) * millilitres,
+            reference_ml=int(np.count_nonzero(case.heads.belongs(case.reference, number))) * millilitres,
         )
         if case.voxel_correlation is not None:
             return _with_correlation(
@@ -194,7 +207,10 @@ class ArmCalibration:
                 millilitres,
                 options.level,
             )
-        interval = None if case.volumes_ml is None else volume_interval(case.volumes_ml[:, number - 1], options.level)
+        # The draws' volumes hold voxels whose reference is not known.
+        if case.volumes_ml is None or not case.annotated.all():
+            return row
+        interval = volume_interval(case.volumes_ml[:, number - 1], options.level)
         return row if interval is None else _with_volumes(row, interval)
 
     def finish(self) -> tuple[list[CalibrationRow], list[ReliabilityRow]]:
@@ -203,7 +219,7 @@ class ArmCalibration:
         if self._is_scaled:
             fitted = cross_fitted(self._samples, self._seed)
             scaled = [
-                s.with_probability(scale(s.probability, fitted[s.patient]))
+                s.with_probability(scale(s.probability, fitted[s.patient], s.heads))
                 for s in self._samples
                 if s.patient in fitted
             ]
@@ -283,14 +299,21 @@ def _scaled(row: CalibrationRow, temperature: float) -> CalibrationRow:
 
 
 def _where_possible(case: CalibrationCase, number: int) -> NDArray[np.bool_]:
-    """`[X, Y, Z]`, where class `number` (from 1) may be, whatever mask the arm makes of its probabilities."""
-    return possible_voxels(case.most_probable == number, case.spacing)
+    """`[X, Y, Z]`, where class `number` (from 1) may be, whatever mask the arm makes of its probabilities.
+
+    Voxels that are not annotated are left out: the reference volume does not hold them either.
+    """
+    return possible_voxels(case.heads.belongs(case.most_probable, number), case.spacing) & case.annotated
 
 
 def possible_in(case: CalibrationCase, number: int, clamp: float) -> PossibleVoxels:
     """The voxels of a case that may belong to class `number` (from 1)."""
-    probability = class_probabilities(case.probability[:, _where_possible(case, number)], clamp)
-    return PossibleVoxels(case.patient, number, probability, int(np.count_nonzero(case.reference == number)))
+    reference = int(np.count_nonzero(case.heads.belongs(case.reference, number)))
+    probability = class_probabilities(case.probability[:, _where_possible(case, number)], clamp, case.heads)
+    if case.heads is Heads.OVERLAPPING:
+        own = probability[number - 1]
+        return PossibleVoxels(case.patient, 1, np.stack([1 - own, own]), reference)
+    return PossibleVoxels(case.patient, number, probability, reference)
 
 
 def _with_correlation(

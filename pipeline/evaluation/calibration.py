@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from models.heads import IGNORED, Heads
 from pipeline.metrics.overlap import Mask
 from pipeline.prediction.boundary_band import boundary_band
 
@@ -27,10 +28,11 @@ class BandSample:
     Attributes:
         case: name of the case.
         patient: whose case it is.
-        probability: `[K + 1, M]`, background first; each at least the clamp, they sum to 1.
-        classes: `[M]` reference class numbers, 0 for background.
-        near: `[K, M]`, whether a voxel lies in the band of each foreground class.
-        outside: `[K]` predicted voxels of each class outside its band where the reference has another class.
+        probability: `[C, M]` of the channels of `heads`, none nearer to 0 than the clamp.
+        classes: `[M]` reference codes of `heads`, 0 for background.
+        near: `[K, M]`, whether a voxel lies in the band of each structure.
+        outside: `[K]` predicted voxels of each structure outside its band where the reference does not have it.
+        heads: what channels and codes stand for.
     """
 
     case: str
@@ -39,28 +41,46 @@ class BandSample:
     classes: NDArray[np.intp]
     near: Mask
     outside: tuple[int, ...]
+    heads: Heads = Heads.EXCLUSIVE
 
     def with_probability(self, probability: Numbers) -> BandSample:
-        """Returns the same voxels with other probabilities `[K + 1, M]`."""
+        """Returns the same voxels with other probabilities `[C, M]`."""
         return replace(self, probability=probability)
 
     def of_class(self, number: int) -> tuple[Numbers, Mask]:
-        """Probability and truth of one foreground class (from 1) in its own band, `[M_k]` each."""
+        """Probability and truth of one structure (from 1) in its own band, `[M_k]` each."""
         near = self.near[number - 1]
-        return self.probability[number, near], self.classes[near] == number
+        return self.heads.of_structure(self.probability, number)[near], self.heads.belongs(self.classes[near], number)
+
+    def choices(self) -> list[tuple[Numbers, NDArray[np.intp]]]:
+        """What is chosen in each voxel: one of the classes or, for each overlapping structure, whether it is there.
+
+        Returns:
+            Probabilities `[A, M]` of A alternatives and the number `[M]` of the true one (from 0), for each choice.
+        """
+        if self.heads is Heads.EXCLUSIVE:
+            return [(self.probability, self.classes)]
+        return [
+            (np.stack([1 - own, own]), self.heads.belongs(self.classes, number).astype(np.intp))
+            for number, own in enumerate(self.probability, start=1)
+        ]
 
 
-def class_probabilities(foreground: NDArray[np.floating], clamp: float) -> Numbers:
-    """Completes foreground probabilities by the background's and keeps all of them away from 0.
+def class_probabilities(foreground: NDArray[np.floating], clamp: float, heads: Heads = Heads.EXCLUSIVE) -> Numbers:
+    """Completes foreground probabilities by the background's, where it has a channel, and keeps them away from 0.
 
     Args:
         foreground: `[K, M]`, as stored.
-        clamp: smallest probability of a class; the sum is brought back to 1 afterwards.
+        clamp: smallest probability of a class; the sum is brought back to 1 afterwards. With overlapping structures,
+            smallest probability of being or not being there.
+        heads: what the channels stand for.
 
     Returns:
-        `[K + 1, M]` float64, background first.
+        `[C, M]` float64.
     """
     known = foreground.astype(np.float64)
+    if heads is Heads.OVERLAPPING:
+        return np.clip(known, clamp, 1 - clamp)
     whole = np.concatenate([1 - known.sum(axis=0, keepdims=True), known])
     whole = np.clip(whole, clamp, 1.0)
     return whole / whole.sum(axis=0, keepdims=True)
@@ -76,33 +96,40 @@ def band_sample(
     patient: str,
     band: float,
     clamp: float,
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> BandSample:
     """Takes the voxels of a case that calibration is measured on.
 
     Args:
         foreground: `[K, X, Y, Z]` probabilities of the foreground classes.
-        prediction: `[X, Y, Z]` predicted class numbers.
-        reference: `[X, Y, Z]` class numbers.
+        prediction: `[X, Y, Z]` predicted codes of `heads`.
+        reference: `[X, Y, Z]` codes; voxels that are not annotated are left out.
         spacing: mm between voxel centres along each axis.
         case: name of the case.
         patient: whose case it is.
         band: width in mm.
         clamp: smallest probability of a class.
+        heads: what channels and codes stand for.
 
     Returns:
-        The voxels in the band of any class.
+        The voxels in the band of any structure.
     """
     numbers = range(1, len(foreground) + 1)
-    bands = [boundary_band(reference == k, spacing, band) for k in numbers]
+    annotated = reference != IGNORED
+    bands = [boundary_band(heads.belongs(reference, k), spacing, band) & annotated for k in numbers]
     union = np.logical_or.reduce(bands)
-    outside = tuple(int(np.count_nonzero((prediction == k) & (reference != k) & ~bands[k - 1])) for k in numbers)
+    outside = tuple(
+        int(np.count_nonzero(heads.belongs(prediction, k) & ~heads.belongs(reference, k) & annotated & ~bands[k - 1]))
+        for k in numbers
+    )
     return BandSample(
         case,
         patient,
-        class_probabilities(foreground[:, union], clamp),
+        class_probabilities(foreground[:, union], clamp, heads),
         reference[union].astype(np.intp),
         np.stack([b[union] for b in bands]),
         outside,
+        heads,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.heads import IGNORED, Heads
 from pipeline.evaluation.case_row import METRICS, CaseRow
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.metrics.mask_pair import MaskPair
@@ -33,18 +34,20 @@ def evaluate_case(
     case: str,
     patient: str,
     options: EvaluationOptions,
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> list[CaseRow]:
     """Measures every label of a case.
 
     Args:
-        prediction: `[X, Y, Z]` label map.
-        reference: `[X, Y, Z]` label map of the same grid.
-        labels: name of each foreground structure → its value in both maps.
+        prediction: `[X, Y, Z]` label map, codes of `heads`.
+        reference: `[X, Y, Z]` label map of the same grid; voxels that it ignores count in no metric.
+        labels: name of each foreground structure → its number (with exclusive classes: its value) in both maps.
         spacing: mm between voxel centres along each axis.
         trained: which trained arm made the prediction.
         case: name of the case.
         patient: whose case it is.
         options: policies for empty masks, tolerance of the surface Dice, and what a lesion is.
+        heads: what the maps' values stand for.
 
     Returns:
         One row per label, in the order of `labels`.
@@ -54,9 +57,11 @@ def evaluate_case(
     """
     millilitres = float(np.prod(spacing)) / 1000
     policies = options.policies()
+    annotated = reference != IGNORED
     rows = []
     for name, value in labels.items():
-        pair = MaskPair(prediction == value, reference == value, spacing, options.surface_tolerance, options.lesions)
+        predicted, drawn = heads.belongs(prediction, value), heads.belongs(reference, value)
+        pair = MaskPair(predicted & annotated, drawn, spacing, options.surface_tolerance, options.lesions)
         measured: dict[str, Any] = {metric: entry.of(pair, policies[metric]) for metric, entry in METRICS.items()}
         lesions = pair.lesions
         rows.append(

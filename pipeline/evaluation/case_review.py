@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from models.heads import Heads
 from pipeline.evaluation.calibration import class_probabilities
 from pipeline.evaluation.statistics import Interval, Resamples, Values, measured_patients, why_no_interval
 from pipeline.prediction.boundary_band import boundary_band
@@ -44,6 +45,7 @@ def predicted_uncertainty(
     *,
     band: float,
     clamp: float,
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> PredictedUncertainty:
     """Measures the uncertainty of one predicted class.
 
@@ -51,21 +53,22 @@ def predicted_uncertainty(
 
     Args:
         foreground: `[K, X, Y, Z]` probabilities of the foreground classes.
-        prediction: `[X, Y, Z]` predicted class numbers.
+        prediction: `[X, Y, Z]` predicted codes of `heads`.
         mutual_information: `[X, Y, Z]` in nats, or None.
         number: of the class, from 1.
         spacing: mm between voxel centres along each axis.
         band: width of the band in mm; the expected Dice has its own, as `predict` has.
         clamp: smallest probability of a class.
+        heads: what channels and codes stand for.
 
     Returns:
         The three measures.
     """
-    mask = prediction == number
+    mask = heads.belongs(prediction, number)
     near = boundary_band(mask, spacing, band)
     entropy = information = math.nan
     if near.any():
-        probability = class_probabilities(foreground[:, near], clamp)
+        probability = heads.alternatives(class_probabilities(foreground[:, near], clamp, heads))
         entropy = float(-(probability * np.log(probability)).sum(axis=0).mean())
         if mutual_information is not None:
             information = float(mutual_information[near].astype(np.float64).mean())

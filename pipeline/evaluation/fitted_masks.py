@@ -144,7 +144,9 @@ class ReadMasks:
         for case in cases:
             mask, voxel_volume = case.read_again(whole).mask, math.prod(case.spacing)
             for number, (name, rule) in enumerate(zip(case.labels, reading.rules(case.labels), strict=True), start=1):
-                own, reference = mask == number, case.reference == number
+                # What nobody has annotated is neither right nor wrong.
+                own = case.heads.belongs(mask, number) & case.annotated
+                reference = case.heads.belongs(case.reference, number)
                 pieces.setdefault(name, []).append(
                     Pieces.of(own, reference, voxel_volume, case.patient, rule.connectivity)
                 )

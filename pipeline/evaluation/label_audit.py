@@ -84,10 +84,13 @@ def audit_case(predicted: CalibrationCase, trained: TrainedArm, prediction: str,
         A row for each structure, in the order of the classes.
     """
     millilitres = float(np.prod(predicted.spacing)) / 1000
+    known = predicted.annotated
     rows = []
     for number, label in enumerate(predicted.labels, start=1):
-        probability = predicted.probability[number - 1]
-        mask, annotated = predicted.prediction == number, predicted.reference == number
+        # What nobody has annotated can neither agree nor disagree.
+        probability = np.where(known, predicted.probability[number - 1], np.float32(0))
+        mask = predicted.heads.belongs(predicted.prediction, number) & known
+        annotated = predicted.heads.belongs(predicted.reference, number)
         expected = expected_dice(probability, mask, predicted.spacing)
         rows.append(
             AuditRow(

@@ -16,6 +16,7 @@ from data.errors import DataError, WorkspaceError
 from data.shared_grid import place
 from data.stored_record import read_record
 from data.volume import Volume, snap
+from models.heads import Heads
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
 from pipeline.prediction.post_processing import ComponentRule
@@ -38,12 +39,14 @@ class NativeCase:
         channels: names of the channels in the order of preprocessing; the first one's grid is the native one.
         preprocessing: the chain that the case went through.
         classes: class name → values in the raw label map; class number k (from 1) is the k-th name.
+        ignored: values of voxels without annotation.
     """
 
     case: Case
     channels: Sequence[str]
     preprocessing: PreprocessingOptions
     classes: Mapping[str, Sequence[int]]
+    ignored: Sequence[int] = ()
 
     def label_files(self) -> list[Path]:
         """Files of the label as it was drawn."""
@@ -92,7 +95,7 @@ def in_native_space(
         rules: what is kept of the components of each class; everything without rules.
 
     Returns:
-        Prediction and reference as class numbers `[X, Y, Z]`, on the label's own grid.
+        Prediction and reference as codes of `Heads` `[X, Y, Z]`, on the label's own grid.
 
     Raises:
         WorkspaceError: the raw label or the record is missing or damaged.
@@ -102,20 +105,15 @@ def in_native_space(
     native.require_label()
     records = read_record(folder / RECORD, ChainRecord, _AGAIN).records()
     raw = native.case.read_label()
-    reference = raw.with_array(_as_classes(raw.array, native.classes))
+    reference = raw.with_array(Heads.of(native.classes).codes(raw.array, native.classes, native.ignored))
     maps = NativeMaps(Chain(native.preprocessing), records, affine)
-    classes = range(1, len(probability) + 1)
-    carried = native_mask((maps(torch.from_numpy(own)) for own in probability), classes, thresholds, rules)
+    shares = (maps(torch.from_numpy(own)) for own in probability)
+    heads = Heads.of(native.classes)
+    codes = [heads.code(number) for number in range(1, len(probability) + 1)]
+    carried = native_mask(shares, codes, thresholds, rules, heads)
     grid, affine = _drawn_on(reference, carried, native, records)
     array = resample(carried, grid.shape, affine, Interpolation.NEAREST).array
     return snap(Volume(array, grid.affine), reference), reference
-
-
-def _as_classes(array: NDArray[np.integer], classes: Mapping[str, Sequence[int]]) -> NDArray[np.int16]:
-    numbers = np.zeros(array.shape, np.int16)
-    for number, values in enumerate(classes.values(), start=1):
-        numbers[np.isin(array, list(values))] = number
-    return numbers
 
 
 def _drawn_on(

@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import minimize_scalar
 
 from data.random_streams import random_stream
+from models.heads import Heads
 from pipeline.evaluation.calibration import BandSample, Numbers
 from pipeline.prediction.temperature import from_log_probability
 
@@ -25,17 +26,18 @@ SCALED = "+temperature"
 """What is added to an arm's name where its probabilities are scaled."""
 
 
-def scale(probability: Numbers, temperature: float) -> Numbers:
-    """Returns `softmax(log p / T)` over the classes.
+def scale(probability: Numbers, temperature: float, heads: Heads = Heads.EXCLUSIVE) -> Numbers:
+    """Divides the logits of probabilities, `softmax(log p / T)` for exclusive classes.
 
     Args:
-        probability: `[K + 1, M]`, each above 0.
+        probability: `[C, M]`, each above 0 and, with overlapping structures, below 1.
         temperature: T, above 0; more than 1 makes predictions less certain.
+        heads: what the channels stand for.
 
     Returns:
-        `[K + 1, M]`; the most probable class stays the same.
+        `[C, M]`; the most probable class stays the same.
     """
-    scaled: Numbers = from_log_probability(torch.from_numpy(np.log(probability)), temperature).numpy()
+    scaled: Numbers = from_log_probability(torch.from_numpy(np.log(probability)), temperature, heads).numpy()
     return scaled
 
 
@@ -51,7 +53,12 @@ def fit_temperature(samples: Sequence[BandSample]) -> float | None:
     sizes: dict[str, int] = {}
     for sample in samples:
         sizes[sample.patient] = sizes.get(sample.patient, 0) + len(sample.classes)
-    parts = [(np.log(s.probability), s.classes, 1 / sizes[s.patient]) for s in samples if len(s.classes)]
+    parts = [
+        (np.log(probability), truth, 1 / sizes[sample.patient])
+        for sample in samples
+        if len(sample.classes)
+        for probability, truth in sample.choices()
+    ]
     if not parts:
         return None
 

@@ -25,8 +25,9 @@ class PossibleVoxels:
 
     Attributes:
         patient: whose case it is.
-        number: of the class, from 1.
-        probability: `[K + 1, M]`, background first, each above 0.
+        number: of the structure among the alternatives, from 1.
+        probability: `[A, M]` of alternatives that exclude each other, background first, each above 0; of overlapping
+            structures, whether the structure is there or not.
         reference: voxels that the structure has.
     """
 

@@ -12,6 +12,7 @@ from data.errors import WorkspaceError
 from data.input_file import read_text
 from data.options import Options
 from data.stored_record import record_if_there
+from models.heads import Heads
 from pipeline.config.reading import read_config
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.pack_card import pack_card
@@ -190,6 +191,8 @@ def _gather(plan: StudyPlan, request: PackRequest, folder: Path) -> tuple[PackRe
         modality=about.modality,
         channels=plan.source_channels,
         classes=plan.source_classes,
+        # Exclusive classes are the rule, and were the only kind once.
+        **({} if plan.source_heads is Heads.EXCLUSIVE else {"heads": plan.source_heads}),
         preprocessing=without_paths(about.preprocessing),
         network=config.network,
         source_training=config.source_training,

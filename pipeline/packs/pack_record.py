@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 from data.modality import Modality
 from data.name_fields import Apart, LabelName, Name
 from data.stored_record import StoredRecord
+from models.heads import Heads
 from models.networks.factory import NetworkOptions
 from pipeline.priors.filter_options import FilterOptions, PriorFitOptions
 from pipeline.priors.scores_record import FitRecord, ScoresRecord
@@ -116,6 +117,8 @@ class PackRecord(StoredRecord):
     """Channel names in the order of the networks' input."""
     classes: Annotated[tuple[LabelName, ...], Apart] = Field(min_length=1)
     """Class names in the order of the networks' output, background left out."""
+    heads: Heads = Heads.EXCLUSIVE
+    """Whether these classes exclude each other or overlap."""
     preprocessing: PreprocessingOptions
     """The chain of the source, without paths."""
     network: NetworkOptions

@@ -105,7 +105,7 @@ def _shapes(pack: SourcePack) -> dict[str, tuple[int, ...]] | None:
             expected="a network that can be built",
             fix=_FIX,
         )
-    record = NetworkRecord(options, len(pack.record.channels), len(pack.record.classes) + 1)
+    record = NetworkRecord(options, len(pack.record.channels), pack.record.heads.outputs(len(pack.record.classes)))
     return {name: tuple(tensor.shape) for name, tensor in meta_network(record).state_dict().items()}
 
 

@@ -10,6 +10,7 @@ import torch
 
 from data.case import Case
 from data.volume import Volume
+from models.heads import Heads
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.planning.fingerprint import Structures
 from pipeline.planning.spacing import Spacing
@@ -70,9 +71,8 @@ def best_dice(cases: Sequence[Case], structures: Structures, spacing: Spacing) -
 
 
 def _of_label(label: Volume, structures: Structures, chain: Chain) -> Mapping[str, float]:
-    classes = np.zeros(label.shape, np.int16)
-    for number, values in enumerate(structures.values(), start=1):
-        classes[np.isin(label.array, values)] = number
+    heads = Heads.of(structures)
+    classes = heads.codes(label.array, structures)
     reference = label.with_array(classes)
     image = label.with_array(classes.astype(np.float32))
     carried, records = chain.apply(Subject("label", {"label": image}, reference))
@@ -80,10 +80,10 @@ def _of_label(label: Volume, structures: Structures, chain: Chain) -> Mapping[st
         raise ValueError("a chain keeps the label of a subject")
     on_grid, maps = carried.label, NativeMaps(chain, records, carried.label.affine)
     numbers = range(1, len(structures) + 1)
-    shares = (maps(torch.from_numpy((on_grid.array == number).astype(np.float32))) for number in numbers)
-    back = native_mask(shares, numbers).array
+    shares = (maps(torch.from_numpy(heads.belongs(on_grid.array, k).astype(np.float32))) for k in numbers)
+    back = native_mask(shares, [heads.code(k) for k in numbers], heads=heads).array
     return {
-        name: dice(count_voxels(back == number, classes == number))
+        name: dice(count_voxels(heads.belongs(back, number), heads.belongs(classes, number)))
         for number, name in enumerate(structures, start=1)
-        if (classes == number).any()
+        if heads.belongs(classes, number).any()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from data.modality import Modality
+from models.heads import Heads
 from models.networks.factory import NetworkOptions
 from pipeline.config.study import ExecutionOptions
 from pipeline.planning.concessions import SCRATCH_ARMS, TRANSFER_ARMS, Ambition
@@ -52,20 +53,20 @@ def draft_study(request: PlanRequest, resources: Resources) -> Draft:
     draft.pack = source.pack
     threads = ExecutionOptions().threads
     at_a_time, device = resources.trainings_at_a_time(threads)
-    classes = len(target.structures) + 1
+    outputs = Heads.of(target.structures).outputs(len(target.structures))
     # Without a clock nothing is timed.
     preparation = 0.0
     if request.steps_per_second is None:
         own = preparation_seconds(cases[0], target.channels, chain, spacing)
         preparation = source.preparation(spacing) + len(target.annotated) * design.patients / target.patients * own
-    meter = _meter(request, len(target.channels), classes, device, threads)
+    meter = _meter(request, len(target.channels), outputs, device, threads)
     sizing = size_study(
         budget,
         spacing,
         found,
         design,
         len(target.channels),
-        classes,
+        outputs,
         len(target.annotated) / target.patients,
         preparation,
         Machine(device, at_a_time, threads, meter),

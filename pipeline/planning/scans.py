@@ -108,9 +108,10 @@ def _beside_dataset(
     """Reads and checks a target and a labelled dataset, which may be one folder with two kinds of structures."""
     one_folder, wanted = same_root(target, other), request.patients
     if one_folder and request.foreground is None:
+        names = ", ".join(name for value, name in target.label_names.items() if value not in (0, *target.ignored))
         raise ConfigError(
             f"{request.target}: is target and source at once, and nothing says which structures are the target",
-            expected=f"--foreground with some of {', '.join(name for v, name in target.label_names.items() if v)}",
+            expected=f"--foreground with some of {names}",
             fix="add `--foreground`; the other structures are the source",
         )
     channels, source_channels = chosen_channels(request.channels, target, other)

@@ -13,8 +13,10 @@ from pipeline.planning.fingerprint import Structures
 def named_structures(text: str, dataset: Dataset, option: str = "--foreground") -> Structures:
     """Reads `lesion`, `left,right` or `tumour=core+rim,oedema`: classes, each of one label or of several.
 
+    Classes that share a label overlap.
+
     Args:
-        text: labels are names or values of the dataset.
+        text: labels are names or values of the dataset, or names of its regions.
         dataset: declares them.
         option: for errors.
 
@@ -37,7 +39,7 @@ def named_structures(text: str, dataset: Dataset, option: str = "--foreground") 
 
 
 def drawn_structures(dataset: Dataset, drawn: Collection[int], without: Structures | None = None) -> Structures:
-    """Returns a class for every label that occurs.
+    """Returns a class for every label that occurs, or the regions of a dataset that declares some.
 
     Args:
         dataset: names the labels.
@@ -48,7 +50,11 @@ def drawn_structures(dataset: Dataset, drawn: Collection[int], without: Structur
         DataError: no label is left.
     """
     used = {value for values in (without or {}).values() for value in values}
-    values = [value for value in dataset.label_names if value in drawn and value != 0 and value not in used]
+    occurs = set(drawn) - used - {0, *dataset.ignored}
+    regions = {name: values for name, values in dataset.regions.items() if occurs.intersection(values)}
+    if regions and not used:
+        return _with_sound_names(regions, dataset)
+    values = [value for value in dataset.label_names if value in occurs]
     if not values:
         what = "no labels beside those of the target" if used else "label maps in which nothing is labelled"
         raise DataError(f"{dataset.root}: has {what}", expected="a labelled structure", fix="add the labels")

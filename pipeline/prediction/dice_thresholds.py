@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.heads import Heads
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.most_probable import predicted_classes
 
@@ -28,7 +29,9 @@ class MaskRule(StrEnum):
     """For each class, the mask with the best expected Dice; sensible for calibrated probabilities."""
 
 
-def dice_thresholds(foreground: NDArray[np.floating], spacing: Sequence[float]) -> tuple[float, ...]:
+def dice_thresholds(
+    foreground: NDArray[np.floating], spacing: Sequence[float], heads: Heads = Heads.EXCLUSIVE
+) -> tuple[float, ...]:
     """Finds for each class the threshold whose mask has the best expected Dice; it is half of that Dice.
 
     The expected Dice is 2 Σ_{v in mask} p_v / (|mask| + Σ_v p_v), as in `expected_dice`: the ratio of expectations,
@@ -40,14 +43,15 @@ def dice_thresholds(foreground: NDArray[np.floating], spacing: Sequence[float]) 
     Args:
         foreground: `[K, X, Y, Z]` mean probabilities of all classes but the background.
         spacing: mm between voxel centres.
+        heads: whether the structures overlap.
 
     Returns:
         K thresholds of at most one half; exactly one half for a class that is nowhere the most probable.
     """
-    chosen = predicted_classes(torch.from_numpy(foreground)).numpy()
+    chosen = predicted_classes(torch.from_numpy(foreground), heads=heads).numpy()
     thresholds = []
     for number, own in enumerate(foreground, start=1):
-        mask = chosen == number
+        mask = heads.belongs(chosen, number)
         if not mask.any():
             thresholds.append(0.5)
             continue
@@ -58,7 +62,7 @@ def dice_thresholds(foreground: NDArray[np.floating], spacing: Sequence[float]) 
 
 
 def mask_thresholds(
-    rule: MaskRule, foreground: NDArray[np.floating], spacing: Sequence[float]
+    rule: MaskRule, foreground: NDArray[np.floating], spacing: Sequence[float], heads: Heads = Heads.EXCLUSIVE
 ) -> tuple[float, ...] | None:
     """Returns the thresholds of the rule for these probabilities; `None` for the most probable class."""
-    return dice_thresholds(foreground, spacing) if rule is MaskRule.EXPECTED_DICE else None
+    return dice_thresholds(foreground, spacing, heads) if rule is MaskRule.EXPECTED_DICE else None

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.heads import Heads
 from pipeline.prediction.boundary_band import possible_voxels
-from pipeline.prediction.most_probable import most_probable_class
+from pipeline.prediction.most_probable import single_codes
 from pipeline.prediction.slabs import slabs
 
 
@@ -44,20 +45,21 @@ class DrawMasks:
     this is Σ_v n_v (n_v − 1) / ((S − 1) Σ_v n_v).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Heads = Heads.EXCLUSIVE) -> None:
+        self._heads = heads
         self._sizes: list[list[int]] = []
         self._votes: torch.Tensor | None = None
 
     def add(self, probability: torch.Tensor) -> None:
-        """Adds one draw's probabilities `[K + 1, X, Y, Z]`; its mask is the most probable class of each voxel."""
-        classes = len(probability) - 1
+        """Adds one draw's probabilities `[C, X, Y, Z]`; its masks are those without thresholds."""
+        classes = len(self._heads.foreground(probability))
         if self._votes is None:
             self._votes = torch.zeros((classes, *probability.shape[1:]), dtype=torch.int16, device=probability.device)
         sizes = torch.zeros(classes, dtype=torch.int64, device=probability.device)
         for slab in slabs(probability.shape[1:]):
-            chosen = most_probable_class(probability[:, slab])
+            chosen = single_codes(probability[:, slab], self._heads)
             for k in range(classes):
-                mask = chosen == k + 1
+                mask = self._heads.belongs(chosen, k + 1)
                 self._votes[k, slab] += mask
                 sizes[k] += torch.count_nonzero(mask)
         self._sizes.append(sizes.tolist())

@@ -17,6 +17,7 @@ from pydantic import Field
 from scipy import ndimage
 
 from data.options import Options
+from models.heads import Heads
 from pipeline.metrics.components import Connectivity, component_voxels, components, large_enough
 from pipeline.prediction.most_probable import predicted_classes
 
@@ -68,27 +69,35 @@ class ComponentRule(Options):
 
 
 def keep_components(
-    mask: NDArray[np.uint8], values: Sequence[int], rules: Sequence[ComponentRule], voxel_volume: float
+    mask: NDArray[np.integer],
+    values: Sequence[int],
+    rules: Sequence[ComponentRule],
+    voxel_volume: float,
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> None:
     """Removes from a label map, in place, the components of each structure that its rule does not keep.
 
     Args:
         mask: `[X, Y, Z]`.
-        values: value of each class in it.
+        values: value of each class in it; of overlapping structures powers of two that add up.
         rules: one for each class.
         voxel_volume: of the grid, in mm³.
+        heads: whether the structures overlap.
     """
     if all(rule.keeps_everything for rule in rules):
         return
-    boxes = dict(enumerate(ndimage.find_objects(mask), start=1))
+    boxes = dict(enumerate(ndimage.find_objects(mask), start=1)) if heads is Heads.EXCLUSIVE else {}
     for value, rule in zip(values, rules, strict=True):
-        box = boxes.get(value)
-        if box is None or rule.keeps_everything:
+        if rule.keeps_everything:
+            continue
+        box = boxes.get(value) if heads is Heads.EXCLUSIVE else (slice(None),) * 3
+        if box is None:
             continue
         part = mask[box]
-        numbered = components(part == value, rule.connectivity)
+        numbered = components(heads.holds(part, value), rule.connectivity)
         removed = np.concatenate([[False], ~rule.kept(component_voxels(numbered), voxel_volume)])
-        part[removed[numbered]] = 0
+        # Other structures that hold the voxel keep it.
+        part[removed[numbered]] -= value
 
 
 def mask_of(
@@ -96,15 +105,18 @@ def mask_of(
     thresholds: Sequence[float] | None,
     rules: Sequence[ComponentRule],
     voxel_volume: float,
-) -> NDArray[np.uint8]:
-    """Returns the mask of probabilities on their own grid, `[X, Y, Z]` class numbers.
+    heads: Heads = Heads.EXCLUSIVE,
+) -> NDArray[np.integer]:
+    """Returns the mask of probabilities on their own grid, `[X, Y, Z]` codes of `heads`.
 
     Args:
         foreground: `[K, X, Y, Z]`, probabilities of all classes but the background.
         thresholds: of each class; `None` for the most probable class.
         rules: one for each class.
         voxel_volume: of the grid, in mm³.
+        heads: whether the structures overlap.
     """
-    mask = predicted_classes(foreground.cpu(), thresholds).numpy()
-    keep_components(mask, range(1, len(foreground) + 1), rules, voxel_volume)
+    mask = predicted_classes(foreground.cpu(), thresholds, heads).numpy()
+    codes = [heads.code(number) for number in range(1, len(foreground) + 1)]
+    keep_components(mask, codes, rules, voxel_volume, heads)
     return mask

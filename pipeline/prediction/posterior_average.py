@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from models.heads import Heads
 from pipeline.prediction.slabs import slabs
 from pipeline.prediction.temperature import tempered
 
 _SMALLEST = 1e-12
 
 
-def entropy(probability: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats over the classes in dimension 0."""
+def entropy(probability: torch.Tensor, heads: Heads = Heads.EXCLUSIVE) -> torch.Tensor:
+    """Entropy in nats over the classes in dimension 0; of overlapping structures, the sum of their entropies."""
+    probability = heads.alternatives(probability)
     return -(probability * probability.clamp_min(_SMALLEST).log()).sum(dim=0)
 
 
@@ -19,9 +21,13 @@ class PosteriorAverage:
     """Mean probability, predictive entropy, mutual information (Depeweg et al. 2018, eq. 4) and deviation of draws.
 
     All moments are updated in place, slab by slab; apart from them, a draw needs only its own probabilities.
+
+    Args:
+        heads: what the channels of the probabilities stand for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, heads: Heads = Heads.EXCLUSIVE) -> None:
+        self.heads = heads
         self._count = 0
         self._mean: torch.Tensor | None = None
         self._entropy: torch.Tensor | None = None
@@ -29,16 +35,16 @@ class PosteriorAverage:
         self._information: torch.Tensor | None = None
 
     def add(self, probability: torch.Tensor, *, keep: bool = True) -> None:
-        """Adds one draw's probabilities `[K + 1, X, Y, Z]`.
+        """Adds one draw's probabilities `[C, X, Y, Z]`.
 
         Args:
-            probability: of one draw; the background is class 0.
+            probability: of one draw.
             keep: whether the caller still needs the tensor; if not, the mean takes over the first draw's memory.
         """
         self._count += 1
         if self._mean is None or self._entropy is None:
             self._mean = probability.clone() if keep else probability
-            self._entropy = _entropy_map(probability)
+            self._entropy = _entropy_map(probability, self.heads)
             return
         if self._squares is None:
             self._squares = torch.zeros_like(self._entropy)
@@ -46,9 +52,10 @@ class PosteriorAverage:
             part = probability[:, slab]
             change = part - self._mean[:, slab]
             # Welford 1962: the increment of the sum of squared deviations.
-            self._squares[slab].addcmul_(change[0], change[0], value=(self._count - 1) / self._count)
+            for own in change[:1] if self.heads is Heads.EXCLUSIVE else change:
+                self._squares[slab].addcmul_(own, own, value=(self._count - 1) / self._count)
             self._mean[:, slab].add_(change, alpha=1 / self._count)
-            self._entropy[slab].add_(entropy(part) - self._entropy[slab], alpha=1 / self._count)
+            self._entropy[slab].add_(entropy(part, self.heads) - self._entropy[slab], alpha=1 / self._count)
 
     def temper(self, temperature: float) -> None:
         """Divides the logits of the mean by T, in place, after all draws were added.
@@ -63,7 +70,7 @@ class PosteriorAverage:
         # Tensors made in inference mode cannot be changed outside of it.
         with torch.inference_mode():
             for slab in slabs(mean.shape[1:]):
-                mean[:, slab] = tempered(mean[:, slab], temperature)
+                mean[:, slab] = tempered(mean[:, slab], temperature, self.heads)
 
     @property
     def count(self) -> int:
@@ -72,7 +79,7 @@ class PosteriorAverage:
 
     @property
     def probability(self) -> torch.Tensor:
-        """`[K + 1, X, Y, Z]` mean over the draws."""
+        """`[C, X, Y, Z]` mean over the draws."""
         if self._mean is None:
             raise ValueError("no draw was added yet")
         return self._mean
@@ -80,7 +87,7 @@ class PosteriorAverage:
     @property
     def predictive_entropy(self) -> torch.Tensor:
         """`[X, Y, Z]` entropy of the mean, in nats: the total uncertainty."""
-        return _entropy_map(self.probability)
+        return _entropy_map(self.probability, self.heads)
 
     @property
     def mutual_information(self) -> torch.Tensor:
@@ -93,15 +100,18 @@ class PosteriorAverage:
 
     @property
     def standard_deviation(self) -> torch.Tensor:
-        """`[X, Y, Z]` deviation over the draws of the probability of any foreground class (divisor S − 1)."""
+        """`[X, Y, Z]` deviation over the draws of the probability of any foreground class (divisor S − 1).
+
+        Of overlapping structures: the root of the sum of their variances.
+        """
         if self._squares is None:
             raise ValueError("a standard deviation needs two draws")
         return (self._squares / (self._count - 1)).sqrt_()
 
 
-def _entropy_map(probability: torch.Tensor) -> torch.Tensor:
-    """Entropy of `[K + 1, X, Y, Z]` with small temporaries."""
+def _entropy_map(probability: torch.Tensor, heads: Heads) -> torch.Tensor:
+    """Entropy of `[C, X, Y, Z]` with small temporaries."""
     result = torch.empty_like(probability[0])
     for slab in slabs(result.shape):
-        result[slab] = entropy(probability[:, slab])
+        result[slab] = entropy(probability[:, slab], heads)
     return result

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import torch
 
+from models.heads import Heads
 from pipeline.prediction.expected_dice import DrawMasks
 from pipeline.prediction.posterior_average import PosteriorAverage
 from pipeline.prediction.slabs import slabs
@@ -28,6 +29,7 @@ def draw_probability(
     patch: Sequence[int],
     window: SlidingWindowOptions,
     flips: Sequence[tuple[int, ...]] = ((),),
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> torch.Tensor:
     """Predicts a scan with one set of weights.
 
@@ -37,9 +39,10 @@ def draw_probability(
         patch: size of the window.
         window: how it moves.
         flips: axes of `[X, Y, Z]` to mirror together; the probabilities are averaged over the entries.
+        heads: what the channels of the network stand for.
 
     Returns:
-        Probabilities `[K + 1, X, Y, Z]`.
+        Probabilities `[C, X, Y, Z]`.
     """
     with torch.inference_mode():
         total: torch.Tensor | None = None
@@ -47,7 +50,7 @@ def draw_probability(
             dims = [axis + 1 for axis in axes]
             probability = predict_logits(forward, image.flip(dims) if dims else image, patch, window)
             for slab in slabs(probability.shape[1:]):
-                probability[:, slab] = probability[:, slab].softmax(dim=0)
+                probability[:, slab] = heads.probability(probability[:, slab])
             probability = probability.flip(dims) if dims else probability
             total = probability if total is None else total.add_(probability)
         if total is None:
@@ -63,6 +66,7 @@ def predict_scan(
     window: SlidingWindowOptions,
     flips: Sequence[tuple[int, ...]] = ((),),
     progress: Callable[[float], None] = lambda fraction: None,
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> tuple[PosteriorAverage, DrawMasks]:
     """Predicts a scan with every draw of the weights.
 
@@ -74,14 +78,15 @@ def predict_scan(
         window: how it moves.
         flips: axes of `[X, Y, Z]` to mirror together; each draw averages over the entries.
         progress: called with the share of the draws done.
+        heads: what the channels of the network stand for.
 
     Returns:
         Moments of the probabilities, and the draws' masks (empty for a single draw).
     """
-    average, masks = PosteriorAverage(), DrawMasks()
+    average, masks = PosteriorAverage(heads), DrawMasks(heads)
     with torch.inference_mode():
         for forward in passes:
-            probability = draw_probability(forward, image, patch, window, flips)
+            probability = draw_probability(forward, image, patch, window, flips, heads)
             if total > 1:
                 masks.add(probability)
             average.add(probability, keep=False)

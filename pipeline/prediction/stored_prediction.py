@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
+from models.heads import Heads
 from pipeline.prediction.dice_thresholds import mask_thresholds
 from pipeline.prediction.post_processing import ComponentRule, mask_of
 from pipeline.prediction.posterior_average import PosteriorAverage, entropy
@@ -26,7 +27,7 @@ from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 
 _CUBIC_MM_PER_ML = 1000.0
-_LOG_PROBABILITY, _INFORMATION, _VOLUMES = "log_probability", "mutual_information", "volumes_ml"
+_LOG_PROBABILITY, _INFORMATION, _VOLUMES, _HEADS = "log_probability", "mutual_information", "volumes_ml", "heads"
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,12 @@ class ReadPrediction:
     """A prediction with a reading applied.
 
     Attributes:
-        probability: `[K + 1, X, Y, Z]` float32 with the reading's temperature, background first.
+        probability: `[C, X, Y, Z]` float32 of the channels of `heads`, with the reading's temperature.
         thresholds: of the mask, of each class; `None` for the most probable class.
         voxel_correlation: ρ of the volume interval; `None` for the interval of the draws.
         rules: what is kept of the components of each class; everything without rules.
         voxel_volume: of the grid, in mm³.
+        heads: what the channels stand for.
     """
 
     probability: torch.Tensor
@@ -59,46 +61,55 @@ class ReadPrediction:
     voxel_correlation: float | None
     rules: tuple[ComponentRule, ...] = ()
     voxel_volume: float = 1.0
+    heads: Heads = Heads.EXCLUSIVE
 
     @property
     def foreground(self) -> torch.Tensor:
         """`[K, X, Y, Z]`, without the background."""
-        return self.probability[1:]
+        return self.heads.foreground(self.probability)
 
     @cached_property
-    def mask(self) -> NDArray[np.uint8]:
-        """`[X, Y, Z]` class numbers, after post-processing."""
-        return mask_of(self.foreground, self.thresholds, self.rules, self.voxel_volume)
+    def mask(self) -> NDArray[np.integer]:
+        """`[X, Y, Z]` codes of `heads`, after post-processing."""
+        return mask_of(self.foreground, self.thresholds, self.rules, self.voxel_volume, self.heads)
 
     @cached_property
-    def most_probable(self) -> NDArray[np.uint8]:
-        """`[X, Y, Z]` most probable classes, after post-processing; the mask unless that has thresholds."""
-        return self.mask if self.thresholds is None else mask_of(self.foreground, None, self.rules, self.voxel_volume)
+    def most_probable(self) -> NDArray[np.integer]:
+        """`[X, Y, Z]` codes without thresholds, after post-processing; the mask unless that has some."""
+        if self.thresholds is None:
+            return self.mask
+        return mask_of(self.foreground, None, self.rules, self.voxel_volume, self.heads)
 
     @property
     def entropy(self) -> torch.Tensor:
         """`[X, Y, Z]` predictive entropy in nats."""
-        return entropy(self.probability)
+        return entropy(self.probability, self.heads)
 
 
 def read_average(
-    probability: torch.Tensor, reading: ReadingOptions, classes: Sequence[str], spacing: Sequence[float]
+    probability: torch.Tensor,
+    reading: ReadingOptions,
+    classes: Sequence[str],
+    spacing: Sequence[float],
+    heads: Heads = Heads.EXCLUSIVE,
 ) -> ReadPrediction:
     """Applies a reading to averaged probabilities that already have its temperature.
 
     Args:
-        probability: `[K + 1, X, Y, Z]`, background first.
+        probability: `[C, X, Y, Z]` of the channels of `heads`.
         reading: how they are read.
         classes: names of the classes 1…K.
         spacing: mm between voxel centres.
+        heads: what the channels stand for.
     """
-    foreground = probability[1:].cpu().numpy()
+    foreground = heads.foreground(probability).cpu().numpy()
     return ReadPrediction(
         probability,
-        mask_thresholds(reading.mask, foreground, spacing),
+        mask_thresholds(reading.mask, foreground, spacing, heads),
         reading.voxel_correlation,
         reading.rules(classes),
         math.prod(spacing),
+        heads,
     )
 
 
@@ -112,9 +123,10 @@ class StoredPrediction:
         classes: names of the classes 1…K.
         affine: `[4, 4]` of the preprocessed grid.
         draws: number of averaged passes.
-        log_probability: `[K + 1, X, Y, Z]` float16, background first.
+        log_probability: `[C, X, Y, Z]` float16 of the channels of `heads`.
         mutual_information: `[X, Y, Z]` float16 in nats; `None` for a single draw.
         volumes_ml: `[S, K]` float64, volume of each class in the most probable mask of every draw; `None` for one.
+        heads: what the channels stand for.
     """
 
     case: str
@@ -125,6 +137,7 @@ class StoredPrediction:
     log_probability: torch.Tensor
     mutual_information: torch.Tensor | None
     volumes_ml: torch.Tensor | None
+    heads: Heads = Heads.EXCLUSIVE
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -147,6 +160,7 @@ class StoredPrediction:
             log_probability(average.probability).half().cpu(),
             average.mutual_information.half().cpu() if several else None,
             prediction.voxels.double() * voxel if several else None,
+            average.heads,
         )
 
     def write(self, path: Path) -> None:
@@ -162,13 +176,15 @@ class StoredPrediction:
             "classes": list(self.classes),
             "affine": self.affine.tolist(),
             "draws": self.draws,
+            # Exclusive classes are the rule, and were the only kind once.
+            **({} if self.heads is Heads.EXCLUSIVE else {_HEADS: self.heads.value}),
         }
         save_tensors(path, {name: tensor for name, tensor in tensors.items() if tensor is not None}, about)
 
     def read(self, reading: ReadingOptions) -> ReadPrediction:
         """Applies a reading to the averaged probabilities."""
-        probability = from_log_probability(self.log_probability, reading.logit_temperature)
-        return read_average(probability, reading, self.classes, self.spacing)
+        probability = from_log_probability(self.log_probability, reading.logit_temperature, self.heads)
+        return read_average(probability, reading, self.classes, self.spacing, self.heads)
 
 
 def prediction_name(case: str) -> str:
@@ -193,6 +209,7 @@ def load_prediction(path: Path) -> StoredPrediction:
             tensors[_LOG_PROBABILITY],
             tensors.get(_INFORMATION),
             tensors.get(_VOLUMES),
+            Heads(about.get(_HEADS, Heads.EXCLUSIVE)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise WorkspaceError(

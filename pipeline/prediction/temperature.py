@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import torch
 
+from models.heads import Heads
+
 _SMALLEST = torch.finfo(torch.float32).tiny
 """Far below any probability that matters at a reasonable temperature."""
 
 
-def from_log_probability(log_probability: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Returns `softmax(log p / T)` over the classes in dimension 0.
+def from_log_probability(
+    log_probability: torch.Tensor, temperature: float, heads: Heads = Heads.EXCLUSIVE
+) -> torch.Tensor:
+    """Returns `softmax(log p / T)` over the classes in dimension 0; of overlapping structures `sigmoid(logit p / T)`.
 
     Args:
-        log_probability: `[K + 1, …]`, background first, in any precision.
+        log_probability: `[C, …]` of the channels of `heads`, in any precision.
         temperature: T, above 0; values above 1 make predictions less certain. The most probable class does not change.
+        heads: what the channels stand for.
 
     Returns:
-        `[K + 1, …]` float32, or float64 from float64.
+        `[C, …]` float32, or float64 from float64.
     """
     wide = log_probability if log_probability.dtype == torch.float64 else log_probability.float()
-    return (wide / temperature).softmax(dim=0)
+    if heads is Heads.EXCLUSIVE:
+        return (wide / temperature).softmax(dim=0)
+    return ((wide - (-torch.expm1(wide)).clamp_min(_SMALLEST).log()) / temperature).sigmoid()
 
 
-def tempered(probability: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Returns `softmax(log p / T)` of probabilities `[K + 1, …]`; with T = 1 they are returned as they are."""
+def tempered(probability: torch.Tensor, temperature: float, heads: Heads = Heads.EXCLUSIVE) -> torch.Tensor:
+    """Divides the logits of probabilities `[C, …]` by T; with T = 1 they are returned as they are."""
     if temperature == 1:
         return probability
-    return from_log_probability(log_probability(probability), temperature)
+    return from_log_probability(log_probability(probability), temperature, heads)
 
 
 def log_probability(probability: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ from pipeline.report.case_scene import ShownCase, read_case
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from pipeline.report.number_text import number
 from pipeline.report.page import page_environment
+from pipeline.report.shown_labels import ShownLabels
 from pipeline.report.viewer_volume import (
     ENTROPY_LEVELS,
     ViewerGrid,
@@ -66,6 +67,7 @@ class CaseTask:
         case: its name.
         arrays: `arrays.safetensors` of the preprocessed case.
         class_values: class name → values in its label map.
+        ignored: values of voxels without annotation in it.
         predictions: by arm, the best arm first.
         page: where the page goes; None only reads the predictions.
         facts: what the head of the page says, ready for printing.
@@ -76,6 +78,7 @@ class CaseTask:
     case: str
     arrays: Path
     class_values: dict[str, list[int]]
+    ignored: list[int]
     predictions: tuple[ArmPrediction, ...]
     page: Path | None
     facts: dict[str, Any]
@@ -111,28 +114,30 @@ def _build_case(task: CaseTask, options: ReportOptions) -> list[PredictionQualit
     records, shown = [], []
     grid: ViewerGrid | None = None
     first: ShownCase | None = None
+    labels: ShownLabels | None = None
     for prediction in task.predictions:
-        read = read_case(task.arrays, prediction.path, task.class_values, prediction.reading)
+        read = read_case(task.arrays, prediction.path, task.class_values, prediction.reading, task.ignored)
         scene = read.scene
         wrong = scene.prediction != scene.reference
-        errors = VoxelErrors.count(scene.entropy, wrong, read.inside)
+        errors = VoxelErrors.count(scene.entropy, wrong, read.inside & ~scene.ignored)
         records.append(
             PredictionQuality(task.case, prediction.arm, prediction.dice, read.draws, errors, prediction.confidence)
         )
         if task.page is not None:
-            if grid is None or first is None:
+            if grid is None or first is None or labels is None:
                 grid, first = ViewerGrid.around(scene, options.viewer_voxels), read
+                labels = ShownLabels(read.classes, read.heads)
             shown.append(
                 {
                     "name": prediction.arm,
-                    "mask": packed(grid.labels(scene.prediction)),
+                    "mask": packed(labels.numbers(grid.labels(scene.prediction))),
                     "entropy": packed_entropy(scene, grid),
                     "window": [round(end, 3) for end in scene.entropy_window],
                     "note": _note(prediction, read),
                 }
             )
-    if task.page is not None and grid is not None and first is not None:
-        write_text(task.page, _page(task, options, grid, first, shown))
+    if task.page is not None and grid is not None and first is not None and labels is not None:
+        write_text(task.page, _page(task, options, grid, first, labels, shown))
     return records
 
 
@@ -143,21 +148,28 @@ def _note(prediction: ArmPrediction, read: ShownCase) -> str:
 
 
 def _page(
-    task: CaseTask, options: ReportOptions, grid: ViewerGrid, first: ShownCase, arms: list[dict[str, Any]]
+    task: CaseTask,
+    options: ReportOptions,
+    grid: ViewerGrid,
+    first: ShownCase,
+    labels: ShownLabels,
+    arms: list[dict[str, Any]],
 ) -> str:
     sheet = image_sheet(first.scene, grid)
     spacing = [float(v) for v in first.scene.spacing * grid.factor]
+    reference = labels.numbers(grid.labels(first.scene.reference))
     data = {
         "shape": grid.shape,
         "spacing": spacing,
         "affine": grid.affine.round(5).tolist(),
         "columns": sheet["columns"],
         "levels": ENTROPY_LEVELS,
-        "classes": list(first.classes),
+        "classes": labels.names,
+        "ignored": labels.ignored,
         "colours": {"reference": REFERENCE, "prediction": PREDICTION},
         "start": start_voxel(first.scene, grid),
         "box": structure_box(first.scene, grid, options.overlay_margin_mm),
-        "reference": packed(grid.labels(first.scene.reference)),
+        "reference": packed(reference),
         "arms": arms,
     }
     script = _script()
@@ -181,6 +193,7 @@ def _page(
             data=data,
             script=script,
             script_digest=digest,
+            partly_annotated=bool(labels.ignored),
             reference_colour=REFERENCE,
             prediction_colour=PREDICTION,
             before=before and quote(before, safe="") + ".html",

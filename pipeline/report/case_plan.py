@@ -52,6 +52,7 @@ def read_cases(material: Material, folder: Path, jobs: int) -> CaseReadings:
             case=case,
             arrays=arrays[case],
             class_values=files.class_values(arrays[case].parent.parent.name),
+            ignored=files.ignored_values(arrays[case].parent.parent.name),
             predictions=tuple(_prediction(arm, case, confidence[arm.name]) for arm in arms if case in arm.predictions),
             page=folder / FOLDER / f"{case}.html" if case in paged else None,
             facts=about | {"rank": rank, "patient": lead.rows_of(case)[0].patient},

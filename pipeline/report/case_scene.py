@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
+from models.heads import IGNORED, Heads
 from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction
@@ -27,6 +27,7 @@ class ShownCase:
         inside: `[X, Y, Z]` bool in RAS+, where the preprocessing mask (of the brain) is; all of it without one.
         channel: name of the channel shown.
         classes: names of the classes 1…K.
+        heads: what the codes in reference and prediction stand for.
         draws: number of posterior draws behind the prediction; 1 is a single network.
         overlap: mean Dice over classes, recomputed from these maps.
     """
@@ -35,12 +36,17 @@ class ShownCase:
     inside: NDArray[np.bool_]
     channel: str
     classes: tuple[str, ...]
+    heads: Heads
     draws: int
     overlap: float
 
 
 def read_case(
-    arrays_path: Path, prediction_path: Path, class_values: Mapping[str, Sequence[int]], reading: ReadingOptions
+    arrays_path: Path,
+    prediction_path: Path,
+    class_values: Mapping[str, Sequence[int]],
+    reading: ReadingOptions,
+    ignored: Sequence[int] = (),
 ) -> ShownCase:
     """Reads a case and its prediction.
 
@@ -49,6 +55,7 @@ def read_case(
         prediction_path: its stored prediction.
         class_values: class name → its values in the label map; the prediction names its K classes. 1…K where unknown.
         reading: how the arm reads its predictions.
+        ignored: values of voxels without annotation in the label map.
 
     Returns:
         The case. Its entropy is that of the averaged probabilities, so arms with and without draws can be compared.
@@ -75,22 +82,30 @@ def read_case(
             expected="one grid",
             fix="run the infer stage again",
         )
-    mask = read.mask.astype(np.int16)
+    mask = read.mask.astype(np.int32)
     numbers = range(1, len(probability) + 1)
     named = stored.classes
     known = len(named) == len(numbers) and set(named) <= set(class_values)
-    values = [class_values[name] for name in named] if known else [[k] for k in numbers]
-    reference = sum((np.isin(label, v) * k for k, v in zip(numbers, values, strict=True)), np.zeros_like(mask))
+    names = tuple(str(name) for name in named) if known else tuple(f"class {k}" for k in numbers)
+    values = {name: class_values[name] if known else [k] for k, name in enumerate(names, start=1)}
+    heads = stored.heads
+    reference = heads.codes(label, values, ignored).astype(np.int32)
+    annotated = reference != IGNORED
     inside = np.asarray(arrays.get("mask", np.ones(mask.shape)) > 0)
     shown = np.where(inside, image[0], np.nan)
     # Outside the mask the network saw no anatomy; how sure it is there says nothing.
-    entropy = np.where(inside, read.entropy.numpy() / math.log(len(read.probability)), np.float32(0))
+    entropy = np.where(inside, read.entropy.numpy() / heads.largest_entropy(len(probability)), np.float32(0))
     scene = Scene.oriented(shown, reference, mask, entropy, affine)
     return ShownCase(
         scene,
         scene.turned(inside, affine),
         str(next(iter(about.get("channels", ())), "")),
-        tuple(str(name) for name in named) if known else tuple(f"class {k}" for k in numbers),
+        names,
+        heads,
         stored.draws,
-        float(np.mean([dice(count_voxels(mask == k, reference == k)) for k in numbers])),
+        float(
+            np.mean(
+                [dice(count_voxels(heads.belongs(mask, k) & annotated, heads.belongs(reference, k))) for k in numbers]
+            )
+        ),
     )

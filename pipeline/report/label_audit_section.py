@@ -44,6 +44,7 @@ def label_audit_section(material: Material) -> Section:
         "lines": [_line(material, row) for row in rows[:_LISTED]],
         "more": max(len(rows) - _LISTED, 0),
         "cases": [case for case in drawn if not isinstance(case, str)],
+        "partly_annotated": any(case["ignored"] for case in drawn if not isinstance(case, str)),
         "reference_colour": REFERENCE,
         "prediction_colour": PREDICTION,
         "radiological": material.options.radiological,
@@ -73,7 +74,9 @@ def _drawn(material: Material, row: AuditRow) -> dict[str, Any] | str:
     path = material.files.root / PREDICTIONS / row.prediction / prediction_name(row.case)
     if folder is None or not path.is_file():
         return f"case {row.case} cannot be drawn: its preprocessed arrays or its out-of-fold prediction were deleted."
-    read = read_case(folder / ARRAYS, path, material.files.class_values(folder.parent.name), _reading(material, row))
+    name = folder.parent.name
+    classes, ignored = material.files.class_values(name), material.files.ignored_values(name)
+    read = read_case(folder / ARRAYS, path, classes, _reading(material, row), ignored)
     through = read.scene.disagreement()
     panels = []
     for plane in PLANES:
@@ -86,7 +89,7 @@ def _drawn(material: Material, row: AuditRow) -> dict[str, Any] | str:
         )
         alt = f"{plane} slice of case {row.case}, with contours of its annotation and of the out-of-fold prediction"
         panels.append((plane, material.pictures.add(f"audit-{row.case}-{plane}", figure, alt, colours=128)))
-    return _line(material, row) | {"panels": panels}
+    return _line(material, row) | {"panels": panels, "ignored": bool(read.scene.ignored.any())}
 
 
 def _reading(material: Material, row: AuditRow) -> ReadingOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from models.heads import Heads
 from models.priors.factory import PriorOptions
 from pipeline.arms.choices import NO_PRIOR
 from pipeline.config.reading import as_yaml
@@ -72,6 +73,17 @@ class MethodsFacts:
         for arm, unit in self.files.first_units().items():
             found.setdefault(unit.record.objective.replace("_", " "), []).append(f"“{arm}”")
         return found
+
+    @property
+    def overlapping(self) -> list[str]:
+        """Structures of the target, if any of them overlap."""
+        classes = self.files.class_values(self.config.target.dataset)
+        return list(classes) if Heads.of(classes) is Heads.OVERLAPPING else []
+
+    @property
+    def partly_annotated(self) -> bool:
+        """Whether a label of the target stands for voxels that are not annotated."""
+        return bool(self.files.ignored_values(self.config.target.dataset))
 
     @property
     def kept(self) -> dict[str, list[str]]:

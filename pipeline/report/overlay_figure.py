@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data.volume import Volume
+from models.heads import IGNORED
 from pipeline.report.figure_style import PREDICTION, REFERENCE
 from preprocessing.content import foreground_mask
 from preprocessing.quality_control import PLANES as PLANES
@@ -33,8 +34,8 @@ class Scene:
 
     Attributes:
         image: `[X, Y, Z]` one channel; NaN outside the mask.
-        reference: `[X, Y, Z]` integer, 0 is background.
-        prediction: `[X, Y, Z]` integer, the same values as the reference.
+        reference: `[X, Y, Z]` codes of `Heads`: 0 is background, `IGNORED` not annotated.
+        prediction: `[X, Y, Z]` codes, too; nothing is ignored.
         entropy: `[X, Y, Z]` predictive entropy as a share of its largest value.
         affine: 4×4, voxel indices to RAS+ mm.
     """
@@ -86,6 +87,11 @@ class Scene:
         high = min(max(high, low + _LEAST_RANGE), 1.0)
         return min(low, high - _NARROWEST), high
 
+    @property
+    def ignored(self) -> NDArray[np.bool_]:
+        """`[X, Y, Z]`, where nobody has annotated the case."""
+        return np.asarray(self.reference == IGNORED)
+
     def centre(self) -> NDArray[np.intp]:
         """The slice of each axis with the largest section of the reference (else the prediction, else the middle)."""
         for mask in (self.reference > 0, self.prediction > 0):
@@ -95,7 +101,7 @@ class Scene:
 
     def disagreement(self) -> NDArray[np.intp]:
         """The slice of each axis with the largest section on which the masks disagree; `centre` where they never do."""
-        differ = self.reference != self.prediction
+        differ = (self.reference != self.prediction) & ~self.ignored
         if not differ.any():
             return self.centre()
         return np.array([np.argmax(differ.sum(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)])
@@ -143,6 +149,11 @@ def slice_figure(
     low, high = scene.entropy_window if entropy else grey_window(scene.image)
     whole = np.where(scene.tissue, scene.entropy, low) if entropy else scene.image
     x, y = _show(scene, axes, np.take(whole, index, axis=axis), (across, up), (low, high))
+    unknown = np.take(scene.ignored, index, axis=axis).T
+    if unknown.any():
+        # Grey and hatched: what is predicted there is neither right nor wrong.
+        hatched = axes.contourf(x, y, unknown.astype(np.float32), levels=[0.5, 1.5], colors=["#b0b0b080"])
+        hatched.set(hatch="///", edgecolor="#e0e0e0")
     _contours(axes, np.take(scene.reference, index, axis=axis).T, x, y, REFERENCE, 2.0)
     _contours(axes, np.take(scene.prediction, index, axis=axis).T, x, y, PREDICTION, 1.3)
     middle, side = scene.window(margin)

@@ -33,7 +33,9 @@ def overlay_section(material: Material) -> Section:
         shown.append({"arm": arm.name, "n": arm.unit.n, "repeat": arm.unit.repeat, "cases": cases})
     content: dict[str, Any] = {}
     if any(arm["cases"] for arm in shown):
-        content = {"arms": shown, "reference_colour": REFERENCE, "prediction_colour": PREDICTION,
+        partly = any(case["ignored"] for arm in shown for case in arm["cases"])
+        content = {"arms": shown, "partly_annotated": partly,
+                   "reference_colour": REFERENCE, "prediction_colour": PREDICTION,
                    "radiological": material.options.radiological, "native": _measured_elsewhere(material)}  # fmt: skip
     return Section("overlays", title, content, tuple(dict.fromkeys(missing)))
 
@@ -52,7 +54,8 @@ def _case(material: Material, arm: ShownArm, rank: str, case: str) -> dict[str, 
     if folder is None:
         return f"the preprocessed arrays of case {case} are missing: the preprocess stage writes them."
     classes = material.files.class_values(folder.parent.name)
-    read = read_case(folder / ARRAYS, kept.path, classes, kept.reading)
+    ignored = material.files.ignored_values(folder.parent.name)
+    read = read_case(folder / ARRAYS, kept.path, classes, kept.reading, ignored)
     about = f"case {case}, {unit.arm}, n = {unit.n}"
     panels = []
     for kind in ("image", "entropy"):
@@ -73,6 +76,7 @@ def _case(material: Material, arm: ShownArm, rank: str, case: str) -> dict[str, 
     return {
         "rank": rank, "case": case, "channel": read.channel, "panels": panels, "dice": number(table),
         "patient": rows[0].patient if rows else "",
+        "ignored": bool(read.scene.ignored.any()),
         "page": material.readings.pages.get(case),
         # A picture that does not show what the table measured must say so.
         "differs": number(read.overlap) if math.isfinite(table) and abs(read.overlap - table) > 0.05 else None,

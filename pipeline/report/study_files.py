@@ -254,6 +254,10 @@ class StudyFiles:
         """Class name → values in the label maps of a dataset, from the plan that `check` wrote; empty without one."""
         return {} if self.plan is None else self.plan.classes.get(dataset, {})
 
+    def ignored_values(self, dataset: str) -> list[int]:
+        """Values of voxels without annotation in the label maps of a dataset."""
+        return [] if self.plan is None else self.plan.ignored.get(dataset, [])
+
     def arms(self) -> list[str]:
         """All arms, in the order of the configuration, then of the tables, then of the folders."""
         known = dict.fromkeys([*self._tabled(), *(u.arm for u in self.units)])

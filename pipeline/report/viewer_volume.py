@@ -82,9 +82,9 @@ class ViewerGrid:
         box = gaussian_filter(box, 0.42 * np.sqrt(np.maximum(self.factor**2 - 1, 0)))
         return self._sampled(box, order=1)
 
-    def labels(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+    def labels(self, values: NDArray[np.int32]) -> NDArray[np.int32]:
         """Brings a label map to the grid, nearest neighbour."""
-        box = self.cut(values).astype(np.uint8)
+        box = self.cut(values)
         return box if tuple(self.shape) == box.shape else self._sampled(box, order=0)
 
     def _sampled(self, box: NDArray[Any], order: Literal[0, 1]) -> NDArray[Any]:

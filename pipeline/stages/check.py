@@ -117,6 +117,7 @@ def write_plan(
         roles = {role: cases for name in names for role, cases in _roles(name, config, split).items()}
         used = {case for cases in roles.values() for case in cases}
         values = {v for name in names for vs in config.datasets[name].class_values(dataset).values() for v in vs}
+        ignored = {value for name in names for value in config.datasets[name].ignored_values(dataset)}
         # Only cases that the study uses: other cases are not read and cannot stop it.
         report = check_dataset(
             replace(dataset, cases=tuple(c for c in dataset.cases if c.name in used)),
@@ -125,6 +126,8 @@ def write_plan(
             splits=roles,
             jobs=jobs,
             modality=config.datasets[names[0]].modality,
+            # What one entry ignores may be the foreground of another.
+            ignored=ignored - values,
         )
         write_json(folder / DATASETS / f"{names[0]}.json", report.as_json())
         findings += [FindingRecord(dataset=names[0], **finding.as_json()) for finding in report.findings]
@@ -204,7 +207,10 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     split = make_split(config, datasets)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
-    plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs)
+    ignored = {name: config.datasets[name].ignored_values(dataset) for name, dataset in datasets.items()}
+    # A study without them keeps what it checked before.
+    beside = {"ignored": {name: values for name, values in ignored.items() if values}} if any(ignored.values()) else {}
+    plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs, **beside)
     # Impossible sizes and folds are refused now, not after the source networks are trained.
     for arm in config.target_training.arms:
         target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)

@@ -32,7 +32,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def source_groups(plan: StudyPlan) -> tuple[dict[str, tuple[FilterLayer, ...]], tuple[FilterLayer, ...]]:
     """Groups of layers of the source network by name, and all its layers in order."""
     config = plan.config
-    network = build_network(config.network, len(plan.source_channels), len(plan.source_classes) + 1)
+    network = build_network(config.network, len(plan.source_channels), plan.source_outputs)
     return group_layers(network, config.filters.grouping), filter_layers(network)
 
 

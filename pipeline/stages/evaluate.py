@@ -129,6 +129,7 @@ def _measure(
         reference,
         {name: number for number, name in enumerate(case.classes, start=1)},
         spacing,
+        heads=case.heads,
         trained=trained,
         case=case.name,
         patient=case.patient,
@@ -151,7 +152,10 @@ def native_cases(config: StudyConfig, workspace: Workspace, plan: StudyPlan) -> 
     except DataError as error:
         raise labels_missing(error.found) from error
     chain = config.datasets[name].preprocessing
-    found = {case.name: NativeCase(case, tuple(plan.channels[name]), chain, plan.classes[name]) for case in cases}
+    ignored = plan.ignored.get(name, ())
+    found = {
+        case.name: NativeCase(case, tuple(plan.channels[name]), chain, plan.classes[name], ignored) for case in cases
+    }
     for case in found.values():
         case.require_label()
     return found

@@ -48,15 +48,17 @@ def preprocess_case(
     channels: Sequence[str],
     options: PreprocessingOptions,
     doubts: Sequence[str] = (),
+    ignored: Sequence[int] = (),
 ) -> None:
     """Runs the chain on one case and writes arrays, record, picture and numbers for quality control.
 
-    The doubts of the checks about the scan are written next to what the steps found suspect.
+    The doubts of the checks about the scan are written next to what the steps found suspect. `ignored` are the values
+    of voxels without annotation: they are carried like any label, and outlined in the picture.
 
     Raises:
         GraftError: the case cannot be read, or a step fails on it.
     """
-    raw = load_subject(case, channels)
+    raw = load_subject(case, channels, ignored)
     processed, records = Chain(options).apply(raw, progress)
     arrays: dict[str, NDArray[Any]] = {"image": processed.image(), "mask": processed.content().astype(np.uint8)}
     if processed.label is not None:
@@ -99,7 +101,8 @@ def _planned(examination: check.Examination) -> tuple[list[Unit], list[Outcome]]
 
 def _unit(dataset: str, case: Case, plan: StudyPlan, doubts: Sequence[str]) -> Unit:
     options, channels = plan.config.datasets[dataset].preprocessing, tuple(plan.channels[dataset])
-    extra = {"doubts": list(doubts)} if doubts else {}
+    ignored = list(plan.ignored.get(dataset, ()))
+    extra = ({"doubts": list(doubts)} if doubts else {}) | ({"ignored": ignored} if ignored else {})
     recipe = {
         "files": plan.workspace.file_digests.of_files(case.files()),
         "channels": list(channels),

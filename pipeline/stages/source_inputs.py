@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.filters import FilterLayer
+from models.heads import Heads
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
@@ -29,6 +30,7 @@ class SourceInputs:
         densities: group → options of that density.
         groups: group → layers of the source network.
         updated: model whose posterior is updated, if any.
+        heads: what the output channels of the source networks stand for.
     """
 
     recipe: dict[str, Any]
@@ -38,6 +40,7 @@ class SourceInputs:
     densities: Mapping[str, Any] = field(default_factory=dict)
     groups: Mapping[str, Sequence[FilterLayer]] = field(default_factory=dict)
     updated: UpdatableModel | None = None
+    heads: Heads = Heads.EXCLUSIVE
 
     @classmethod
     def read(cls, plan: StudyPlan, arm: ArmOptions) -> SourceInputs:
@@ -51,6 +54,8 @@ class SourceInputs:
         recipe: dict[str, Any] = {}
         inputs: dict[str, Any] = {}
         numbers = range(config.source_training.networks)
+        if arm.needs_source or arm.needs_references:
+            inputs["heads"] = plan.source_heads
         if arm.needs_source:
             needed = min(arm.members * arm.components, len(numbers))
             inputs["networks"] = _snapshots(plan, numbers[:needed])
@@ -67,8 +72,9 @@ class SourceInputs:
             inputs["groups"] = groups
         if arm.update_from is not None:
             dataset = config.target.dataset
-            channels, classes = len(plan.channels[dataset]), len(plan.classes[dataset]) + 1
-            network = TargetNetwork(arm.network or config.network, channels, classes)
+            heads = Heads.of(plan.classes[dataset])
+            outputs = heads.outputs(len(plan.classes[dataset]))
+            network = TargetNetwork(arm.network or config.network, len(plan.channels[dataset]), outputs, heads)
             inputs["updated"] = find_updatable(arm.update_from, network)
             recipe["update_from"] = inputs["updated"].digest
         return cls(recipe, **inputs)

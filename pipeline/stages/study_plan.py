@@ -7,13 +7,15 @@ that read them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from data.dataset import Dataset
 from data.errors import ConfigError
 from data.splits import Choice, Split, draw_split
 from data.stored_record import read_record
+from models.heads import Heads
 from pipeline.config.study import StudyConfig
 from pipeline.execution.unit import require_done
 from pipeline.packs.pack_record import PACK, PackRecord
@@ -36,6 +38,7 @@ class StudyPlan:
         config: of the study.
         workspace: of the study.
         pack: what the source pack holds, where one takes the place of a source dataset.
+        ignored: dataset → values in its label maps of voxels without annotation, where there are any.
     """
 
     split: Split
@@ -44,6 +47,7 @@ class StudyPlan:
     config: StudyConfig
     workspace: Workspace
     pack: PackRecord | None = None
+    ignored: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     def dataset_of(self, role: str) -> str:
         """Name of the dataset of `source`, `pool` or `test`.
@@ -73,6 +77,26 @@ class StudyPlan:
         """Class names of the source networks, in order, background left out."""
         return self.pack.classes if self.pack is not None else tuple(self.classes[self.dataset_of("source")])
 
+    @property
+    def source_heads(self) -> Heads:
+        """What the output channels of the source networks stand for."""
+        return self.pack.heads if self.pack is not None else Heads.of(self.classes[self.dataset_of("source")])
+
+    @property
+    def source_outputs(self) -> int:
+        """Number of output channels of the source networks."""
+        return self.source_heads.outputs(len(self.source_classes))
+
+    def labels(self, dataset: str) -> dict[str, Any]:
+        """What the label maps of a dataset mean, for recipes; exclusive classes without ignored voxels say no more."""
+        classes, ignored = self.classes[dataset], list(self.ignored.get(dataset, ()))
+        overlapping = Heads.of(classes) is Heads.OVERLAPPING
+        return {
+            "classes": classes,
+            **({"ignored": ignored} if ignored else {}),
+            **({"heads": Heads.OVERLAPPING.value} if overlapping else {}),
+        }
+
     def patients(self, role: str) -> Mapping[str, Sequence[str]]:
         """Patient → cases of a role."""
         return {"source": self.split.source_cases, "pool": self.split.pool_cases, "test": self.split.test_cases}[role]
@@ -88,7 +112,11 @@ class StudyPlan:
         dataset = self.dataset_of(role)
         return [
             CachedCase(
-                case, patient, self.workspace.unit_folder("preprocess", f"{dataset}/{case}"), self.classes[dataset]
+                case,
+                patient,
+                self.workspace.unit_folder("preprocess", f"{dataset}/{case}"),
+                self.classes[dataset],
+                self.ignored.get(dataset, ()),
             )
             for case in self.patients(role)[patient]
         ]
@@ -151,4 +179,4 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     require_done(workspace, STAGE, KEY)
     plan = read_record(plan_folder(workspace) / PLAN, PlanRecord)
     pack = None if config.source_pack is None else read_record(plan_folder(workspace) / PACK, PackRecord)
-    return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace, pack)
+    return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace, pack, plan.ignored)

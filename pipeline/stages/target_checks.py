@@ -118,7 +118,8 @@ def _what_starts_anew(config: StudyConfig, source: int, target: int) -> str:
     """Names the weights that read the image, which do not fit another number of channels."""
     if source == target:
         return ""
-    network = build_network(config.network, target, len(config.datasets[config.target.dataset].classes) + 1)
+    classes = config.datasets[config.target.dataset].classes
+    network = build_network(config.network, target, len(classes) + 1)
     return f", so the weights {', '.join(stem_parameters(network))} start at random in place of the source's"
 
 

@@ -216,7 +216,7 @@ class _Planner:
         starts = [(member * arm.components + k) % max(len(source.networks), 1) for k in range(arm.components)]
         recipe = {
             "training": self._plan.digests("pool", patients),
-            "classes": self._plan.classes[config.target.dataset],
+            **self._plan.labels(config.target.dataset),
             "arm": learned.in_recipe("update_from", "network"),
             "member": member,
             "n": n,
@@ -250,6 +250,7 @@ class _Planner:
                 source.densities,
                 source.groups,
                 None if source.updated is None else source.updated.member(member),
+                source.heads,
             )
             size = arm.components * learned.train_samples * (1.2 if arm.is_bayesian else 1.0)
             arguments = {"task": task, "settings": self._settings}

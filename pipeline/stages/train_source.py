@@ -56,7 +56,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         recipe = {
             "sample": [list(sample.drawn), list(sample.out_of_bag)],
             "cases": digests,
-            "classes": plan.classes[plan.dataset_of("source")],
+            **plan.labels(plan.dataset_of("source")),
             "seed": config.seed,
             "network": config.network.model_dump(mode="json"),
             # More networks, or more validation cases, do not make an existing network stale.
@@ -114,7 +114,7 @@ def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device
         estimate = estimate_training_memory(
             config.network,
             len(plan.source_channels),
-            len(plan.source_classes) + 1,
+            plan.source_outputs,
             share,
             precision=settled_computing(config, workspace, device).precision,
             device=device,

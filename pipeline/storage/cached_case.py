@@ -5,6 +5,7 @@ Needs neither SimpleITK nor nilearn, so a workspace can be carried to a machine 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from models.heads import IGNORED, Heads
 from pipeline.storage.digest import array_digest, digest
 from pipeline.storage.tensors import load_about
 
@@ -32,12 +34,19 @@ class CachedCase:
         patient: whose scan it is.
         folder: the folder of its preprocessing unit.
         classes: class name → values in the label map; class number k (from 1) is the k-th name.
+        ignored: values of voxels without annotation.
     """
 
     name: str
     patient: str
     folder: Path
     classes: Mapping[str, Sequence[int]]
+    ignored: Sequence[int] = ()
+
+    @cached_property
+    def heads(self) -> Heads:
+        """What the channels of a network for these classes stand for, and the codes of the label."""
+        return Heads.of(self.classes)
 
     @property
     def path(self) -> Path:
@@ -80,20 +89,24 @@ class CachedCase:
             return stream.get_tensor("image")
 
     def label(self) -> torch.Tensor:
-        """Reads the whole label map as class numbers, `[X, Y, Z]` int64, 0 for background."""
+        """Reads the whole label map as codes of `heads`, `[X, Y, Z]` int64, 0 for background."""
         with safe_open(self.path, framework="pt") as stream:
-            return self._as_classes(stream.get_tensor("label"))
+            return self._codes(stream.get_tensor("label"))
 
     def mask(self) -> torch.Tensor:
         """Reads the mask of the patient's content in the scan, `[X, Y, Z]` bool."""
         with safe_open(self.path, framework="pt") as stream:
             return stream.get_tensor("mask") > 0
 
-    def _as_classes(self, label: torch.Tensor) -> torch.Tensor:
-        classes = torch.zeros(label.shape, dtype=torch.int64)
-        for number, values in enumerate(self.classes.values(), start=1):
-            classes[torch.isin(label, torch.tensor(list(values), dtype=label.dtype))] = number
-        return classes
+    def _codes(self, label: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.heads.codes(label.numpy(), self.classes, self.ignored))
+
+    @property
+    def annotated_voxels(self) -> int:
+        """Number of voxels that count in a loss."""
+        if not self.ignored:
+            return math.prod(self.shape)
+        return int(np.count_nonzero(self.label().numpy() != IGNORED))
 
     @cached_property
     def foreground(self) -> NDArray[np.int32]:
@@ -106,14 +119,14 @@ class CachedCase:
         Outside the volume, the image repeats its edge and the label is background.
 
         Returns:
-            Image `[C, *size]` float32, classes `[*size]` int64.
+            Image `[C, *size]` float32, codes `[*size]` int64.
         """
         low = np.clip(start, 0, np.asarray(self.shape) - 1)
         high = np.clip(np.asarray(start) + size, low + 1, self.shape)
         box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         with safe_open(self.path, framework="pt") as stream:
             image = stream.get_slice("image")[(slice(None), *box)]
-            label = self._as_classes(stream.get_slice("label")[box])
+            label = self._codes(stream.get_slice("label")[box])
         before = low - start
         after = np.asarray(size) - before - (high - low)
         if before.any() or after.any():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from data.stored_record import StoredRecord
 
 
@@ -14,3 +16,5 @@ class PlanRecord(StoredRecord):
     """Dataset → class name → values in its label maps."""
     channels: dict[str, list[str]]
     """Dataset → channel names in the order of the network's input."""
+    ignored: dict[str, list[int]] = Field(default_factory=dict)
+    """Dataset → values in its label maps of voxels without annotation, where there are any."""

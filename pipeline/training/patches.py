@@ -15,7 +15,7 @@ from pipeline.storage.cached_case import CachedCase
 from pipeline.training.augmentation import Augmentation
 
 Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
-"""Images `[N, C, *size]` float32, classes `[N, *size]` int64, and the names of the cases."""
+"""Images `[N, C, *size]` float32, label codes `[N, *size]` int64, and the names of the cases."""
 
 
 class PatchOptions(Options):
@@ -34,7 +34,7 @@ class BatchSampler(Protocol):
 
     @property
     def voxels(self) -> int:
-        """Sum of the voxels of the training volumes, each case once: N_vox of the objective."""
+        """Sum of the annotated voxels of the training volumes, each case once: N_vox of the objective."""
 
     def batch(self, step: int) -> Batch:
         """Draws the batch of a step, a function of the step."""
@@ -69,9 +69,9 @@ class PatchSampler:
 
     @property
     def voxels(self) -> int:
-        """Sum of the voxels of the training volumes, each case once: N_vox of the objective."""
+        """Sum of the annotated voxels of the training volumes, each case once: N_vox of the objective."""
         cases = {case.name: case for cases in self._patients for case in cases}
-        return sum(int(np.prod(case.shape)) for case in cases.values())
+        return sum(case.annotated_voxels for case in cases.values())
 
     def batch(self, step: int) -> Batch:
         """Draws the batch of a step."""

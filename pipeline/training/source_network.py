@@ -122,7 +122,7 @@ def train_source_network(
     computing = Computing(task.computing, device)
     seed = stream_seed(task.seed, "source-network", task.number)
     first = task.drawn[0][0]
-    model = computing.place(build_network(task.network, first.channels, len(first.classes) + 1, seed))
+    model = computing.place(build_network(task.network, first.channels, first.heads.outputs(len(first.classes)), seed))
     if computing.is_main:
         save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
 
@@ -164,7 +164,7 @@ def _step_loss(
     task: SourceTask, network: torch.nn.Module, computing: Computing, workers: int
 ) -> Callable[[int], StepLoss]:
     """Makes the loss of a step; the samplers of processes that train together share each batch."""
-    data_loss = DeepSupervisionLoss(SegmentationLoss(task.options.likelihood))
+    data_loss = DeepSupervisionLoss(SegmentationLoss(task.options.likelihood, task.drawn[0][0].heads))
     patches = PatchSampler(
         task.drawn,
         task.patches,

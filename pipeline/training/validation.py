@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from models.heads import IGNORED, Heads
 from pipeline.metrics.overlap import count_voxels, dice
-from pipeline.prediction.most_probable import most_probable_class
+from pipeline.prediction.most_probable import most_probable_class, region_codes
 from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.storage.cached_case import CachedCase
 
@@ -21,9 +22,16 @@ def mean_dice(
 ) -> float:
     """Returns the mean Dice over cases and foreground classes; the network must be in evaluation mode."""
     values = []
+    heads = cases[0].heads
     for case in cases:
         logits = predict_logits(network, case.image().to(device), patch, window)
-        predicted = most_probable_class(logits).cpu().numpy()
+        # Of a sigmoid, one half is a logit of 0.
+        codes = most_probable_class(logits) if heads is Heads.EXCLUSIVE else region_codes(logits, [0.0] * len(logits))
+        predicted = codes.cpu().numpy()
         label = case.label().numpy()
-        values += [dice(count_voxels(predicted == k, label == k)) for k in range(1, len(case.classes) + 1)]
+        annotated = label != IGNORED
+        values += [
+            dice(count_voxels(heads.belongs(predicted, k) & annotated, heads.belongs(label, k)))
+            for k in range(1, len(case.classes) + 1)
+        ]
     return sum(values) / len(values)

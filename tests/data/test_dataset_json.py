@@ -1,4 +1,4 @@
-"""`dataset.json` of MSD and nnU-Net: what Graft cannot do yet is refused, and every wrong entry in one sentence."""
+"""`dataset.json` of MSD and nnU-Net: regions and ignored labels are read, and every wrong entry is one sentence."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from data.checks.battery import check_dataset
 from data.checks.finding import Level
 from data.dataset import Dataset
 from data.errors import DataError
+from data.ignored_labels import ignored_values
 from data.layouts.detection import read_dataset
-from data.layouts.ignored_labels import refuse_ignored
 
 LABELS = {"background": 0, "one": 1, "two": 2}
 
@@ -67,42 +67,65 @@ WRITERS: dict[str, Callable[..., Path]] = {"nnunet": write_nnunet, "msd": write_
 
 
 @pytest.mark.parametrize("layout", WRITERS)
-@pytest.mark.parametrize(
-    "name", ["ignore", "Ignore", "IGNORED", " ignore ", "ignore_label", "Ignore region", "ignore-index"]
-)
-def test_a_label_to_ignore_is_refused(tmp_path: Path, layout: str, name: str) -> None:
-    labels = LABELS | {name: 3} if layout == "nnunet" else {"0": "background", "1": "one", "255": name}
-    root = WRITERS[layout](tmp_path, labels=labels)
-    error = refused(root, f"label '{name}' \\(value (3|255)\\) marks voxels to leave out, which Graft cannot do yet")
-    assert "give the voxels another label" in error.fix
-    assert [case.name for case in read_dataset(root, labels=False).cases] == ["a", "b", "c"]
+@pytest.mark.parametrize("name", ["ignore", "Ignore", "IGNORED", "ignore_label", "Ignore region", "ignore-index"])
+def test_a_label_to_ignore_is_no_structure(tmp_path: Path, layout: str, name: str) -> None:
+    labels = LABELS | {name: 3} if layout == "nnunet" else {"0": "background", "1": "one", "3": name}
+    dataset = read_dataset(WRITERS[layout](tmp_path, labels=labels))
+    assert dataset.ignored == (3,)
+    for label in (name, 3):
+        with pytest.raises(DataError, match="is that of voxels without annotation"):
+            dataset.label_values([label])
+    assert dataset.label_values(["one"]) == [1]
 
 
 @pytest.mark.parametrize(
-    ("table", "text"),
-    [("labels.csv", "value,name\n1,one\n255,Ignore\n"), ("derivatives/m/dseg.tsv", "index\tname\n1\tone\n3\tignore\n")],
+    ("table", "text", "value"),
+    [
+        ("labels.csv", "value,name\n1,one\n255,Ignore\n", 255),
+        ("derivatives/m/dseg.tsv", "index\tname\n1\tone\n3\tignore\n", 3),
+    ],
 )
-def test_a_table_of_labels_is_held_to_the_same_rule(tmp_path: Path, table: str, text: str) -> None:
+def test_a_table_of_labels_is_held_to_the_same_rule(tmp_path: Path, table: str, text: str, value: int) -> None:
     touch(tmp_path / "sub-1" / "anat" / "sub-1_T1w.nii.gz", tmp_path / "derivatives/m/sub-1/anat/sub-1_dseg.nii.gz")
     (tmp_path / table).write_text(text)
-    with pytest.raises(DataError, match=f"{table}: label '[iI]gnore'.* marks voxels to leave out"):
-        read_dataset(tmp_path)
+    assert read_dataset(tmp_path).ignored == (value,)
+
+
+def test_the_background_cannot_be_ignored(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the label value 0 has the name 'ignore'"):
+        read_dataset(write_nnunet(tmp_path, labels={"ignore": 0, "one": 1}))
 
 
 def test_labels_that_only_sound_like_it_are_labels() -> None:
-    refuse_ignored(Path("x"), dict(enumerate(["background", "ignorance", "signore", "not ignored", "ignoreme"])))
+    assert ignored_values(dict(enumerate(["background", "ignorance", "signore", "not ignored", "ignoreme"]))) == ()
+
+
+def test_regions_are_read_as_nnunet_writes_them(tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3, "ignore": 4}
+    dataset = read_dataset(write_nnunet(tmp_path, labels=labels, regions_class_order=[1, 2, 3]))
+    assert dataset.regions == {"whole": (1, 2, 3), "core": (2, 3), "enhancing": (3,)}
+    assert dict(dataset.label_names) == {0: "background", 1: "label 1", 2: "label 2", 3: "enhancing", 4: "ignore"}
+    assert dataset.ignored == (4,)
+    assert dataset.label_values(["Whole"]) == [1, 2, 3]
+    assert dataset.label_values(["core", 1]) == [2, 3, 1]
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"background": 0, "whole": [1, 2], "core": 2}, "label 'whole' is a region of the values 1, 2"),
-        ({"background": 0, "whole": [1, 2], "core": [2]}, "label 'whole' is a region of the values 1, 2"),
         ({"background": 0, "whole": []}, r"label 'whole' has the value \[\]"),
         ({"background": 0, "whole": [[1, 2]]}, r"label 'whole' has the value \[1, 2\]"),
+        ({"background": 0, "whole": [0, 1]}, "label 'whole' is a region of the values 0, 1"),
+        ({"background": 0, "whole": [1, 1]}, "label 'whole' is a region of the values 1, 1"),
+        ({"background": 0, "whole": [1, "x"]}, "label 'whole' has the value 'x'"),
+        (
+            {"background": 0, "whole": [1, 3], "ignore": 3},
+            "label 'whole' holds the value 3, which marks voxels without",
+        ),
+        ({"background": 0, "whole": [1, 2], "core": 2, "rim": [2]}, "label value 2 has two names"),
     ],
 )
-def test_a_region_of_several_values_is_refused(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
+def test_a_wrong_region_is_refused(tmp_path: Path, labels: dict[str, Any], message: str) -> None:
     refused(write_nnunet(tmp_path, labels=labels, regions_class_order=[1, 2]), message)
 
 

@@ -42,6 +42,8 @@ STALE: dict[str, tuple[str, ...]] = {
     "execution.threads=2": FROM_SOURCE,
     "computing.channels_last=true": FROM_SOURCE,
     "seed=5": EVERYTHING,
+    "datasets.right.ignore=left": ("check", "preprocess", *TARGET),
+    "datasets.right.foreground={both: [left, right], right: [right]}": ("check", *TARGET),
     "source.patients=2": ("check", *FROM_SOURCE),
     # The source is drawn after the test patients, so it is drawn again if both are in one folder.
     "target.test=1": ("check", "preprocess", *FROM_SOURCE),

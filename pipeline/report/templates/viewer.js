@@ -100,15 +100,28 @@
     return made;
   }
 
+  // A grey veil over what nobody has annotated.
+  function ignoredSlice(plane) {
+    const [, right, up] = planes[plane];
+    const made = canvas(about.shape[right], about.shape[up]);
+    const pen = made.getContext("2d");
+    pen.fillStyle = "rgba(176, 176, 176, 0.5)";
+    eachVoxel(plane, (index, column, row) => {
+      if (reference[index] === about.ignored) pen.fillRect(column, row, 1, 1);
+    });
+    return made;
+  }
+
   // Edges between voxels of different labels, in voxels of the slice.
   function outline(plane, labels) {
     const [, right, up] = planes[plane];
     const [width, height] = [about.shape[right], about.shape[up]];
     const path = new Path2D();
+    const drawn = (index) => (labels[index] === about.ignored ? 0 : labels[index]);
     eachVoxel(plane, (index, column, row) => {
-      const here = labels[index];
-      const beside = column + 1 < width ? labels[index + steps[right]] : 0;
-      const below = row + 1 < height ? labels[index - steps[up]] : 0;
+      const here = drawn(index);
+      const beside = column + 1 < width ? drawn(index + steps[right]) : 0;
+      const below = row + 1 < height ? drawn(index - steps[up]) : 0;
       if (here !== beside) {
         path.moveTo(column + 1, row);
         path.lineTo(column + 1, row + 1);
@@ -152,6 +165,10 @@
     if (byId("show-doubt").checked) {
       pen.imageSmoothingEnabled = false;
       pen.drawImage(doubtSlice(plane), left, top, width, height, 0, 0, shown.width, shown.height);
+    }
+    if (about.ignored && byId("show-reference").checked) {
+      pen.imageSmoothingEnabled = false;
+      pen.drawImage(ignoredSlice(plane), left, top, width, height, 0, 0, shown.width, shown.height);
     }
     const stroke = (labels, colour, thickness) => {
       const placed = new Path2D();

@@ -7,18 +7,22 @@ import csv
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork
 from models.filters import filter_layers, get_filters
+from models.heads import Heads
 from models.networks.factory import build_network, decoder_parameters, end_blocks
 from models.objectives import Likelihood
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.swag import SWAGOptions
+from pipeline.arms.arm_record import read_arm
 from pipeline.arms.choices import ArmOptions, Initialisation, Trainable
 from pipeline.arms.learning import parameter_groups
 from pipeline.arms.member import rebuild_member
@@ -31,11 +35,13 @@ from pipeline.arms.starting_point import learned_groups, start_from_prior, start
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import member_seed
+from pipeline.deployment.model_folder import read_model
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.post_processing import ComponentRule, Kept
 from pipeline.prediction.sliding_window import SlidingWindowOptions
-from pipeline.prediction.stored_prediction import StoredPrediction, load_prediction
+from pipeline.prediction.stored_prediction import StoredPrediction, load_prediction, prediction_name
+from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.patches import PatchOptions
 
@@ -362,3 +368,30 @@ def test_only_an_elbo_is_called_one(arm: dict, options: dict, share: float, word
 
 def test_records_of_earlier_workspaces_are_read() -> None:
     assert ArmOptions.model_validate({"temperature": 0.25}).posterior_temperature == 0.25
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_every_arm_learns_overlapping_structures_from_partial_annotation(
+    name: str, bench, make_case, tmp_path: Path
+) -> None:
+    def partly(case: str, size: int = 16) -> CachedCase:
+        label = np.zeros((size,) * 3, np.int16)
+        label[4:9, 4:9, 4:9], label[5:7, 5:7, 5:7] = 1, 2
+        label[:, :, -3:] = 255
+        made = make_case(case, label=label, classes={"whole": (1, 2), "core": (2,)})
+        return replace(made, ignored=(255,))
+
+    task = bench.task(ARMS[name], name)
+    patients = {"p": [partly("a")], "q": [partly("b")]}
+    trainings = [replace(training, patients=patients) for training in task.trainings]
+    bench.run(replace(task, trainings=trainings, test=[partly("t", 20)]), tmp_path / "out")
+    stored = load_prediction(tmp_path / "out/predictions" / prediction_name("t"))
+    assert stored.heads is Heads.OVERLAPPING
+    assert stored.log_probability.shape == (2, 20, 20, 20)
+    assert torch.isfinite(stored.log_probability).all()
+    model = read_model(tmp_path / "out/model", "cpu").description
+    assert (model.heads, model.classes) == (Heads.OVERLAPPING, {"whole": 1, "core": 2})
+    # The head of the source told two exclusive classes apart.
+    record = read_arm(tmp_path / "out")
+    assert all(parameter.startswith("head.") for parameter in record.started_anew)
+    assert bool(record.started_anew) is (ARMS[name].init is Initialisation.SOURCE)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from data.volume import Volume
+from models.heads import Heads
 from pipeline.deployment.arm_model import DicePairs
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.evaluation.dice_fit import DiceFit
@@ -116,7 +117,9 @@ def test_interval_and_expected_dice_are_of_what_is_kept(thresholds: tuple[float,
 def test_pairs_of_expected_and_real_dice_are_of_the_mask_that_the_arm_makes() -> None:
     label = torch.zeros((6, 6, 6), dtype=torch.int16)
     label[1:5] = 1
-    case = SimpleNamespace(label=lambda: label, spacing=np.ones(3), classes=("core",), patient="anna")
+    case = SimpleNamespace(
+        label=lambda: label, spacing=np.ones(3), classes=("core",), patient="anna", heads=Heads.EXCLUSIVE
+    )
     foreground = torch.full((6, 6, 6), 0.01)
     foreground[1:5] = 0.45
     foreground[2:4] = 0.9
