@@ -41,7 +41,7 @@ def find_updatable(folder: Path, network: TargetNetwork) -> UpdatableModel:
         "network": (own.options, network.options),
         "channels": (own.channels, network.channels),
         "heads": (own.heads.value, network.heads.value),
-        "outputs": (own.outputs, network.outputs),
+        "classes": (own.outputs, network.outputs),
     }
     for key, (found, expected) in compared.items():
         if found != expected:
