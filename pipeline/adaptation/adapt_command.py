@@ -30,7 +30,7 @@ from pipeline.stages.study_plan import read_plan
 from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_plan import arm_key
 from pipeline.storage.atomic import is_temporary, link_or_copy, write_record, write_text
-from pipeline.storage.file_names import FILES, INDEX
+from pipeline.storage.file_names import FILES, INDEX, PLANNED_STUDY
 from pipeline.storage.lock import LOCK, OWNER
 from pipeline.storage.owned_folder import owned_folder, require_ours, require_writable
 from pipeline.storage.stage_names import Stage
@@ -38,7 +38,6 @@ from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-STUDY = "study.yaml"
 _BESIDE = "-study"
 
 
@@ -97,7 +96,7 @@ def _planned(
     require_ours(output, FILES)
     _require_begun_here(folder)
     require_writable(folder)
-    path, now = folder / STUDY, RequestRecord.of(request, overrides)
+    path, now = folder / PLANNED_STUDY, RequestRecord.of(request, overrides)
     with Workspace(folder).lock():
         before = record_if_there(folder / REQUEST, RequestRecord, "name another --output")
         if before is not None and path.exists():

@@ -10,6 +10,7 @@ import typer
 from pipeline.commands.output import stoppable
 from pipeline.commands.planning_options import PlanningOptions, with_planning_options
 from pipeline.commands.shared_options import SharedOptions, with_shared_options
+from pipeline.storage.file_names import PLANNED_STUDY
 
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="Your annotated scans: a folder or a manifest.")]
 
@@ -20,7 +21,7 @@ def init(
     plan: PlanningOptions,
     options: SharedOptions,
     target: Target,
-    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The study to write.")] = Path("study.yaml"),
+    output: Annotated[Path, typer.Option("--output", metavar="FILE", help="The study to write.")] = Path(PLANNED_STUDY),
     force: Annotated[bool, typer.Option("--force", help="Replace the file if there is one.")] = False,
 ) -> None:
     """Plan a study from its scans. Writes a YAML file that says why each value was chosen."""

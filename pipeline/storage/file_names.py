@@ -7,6 +7,8 @@ from __future__ import annotations
 
 CONFIG = "config.resolved.yaml"
 """The configuration with every default written out."""
+PLANNED_STUDY = "study.yaml"
+"""The study that `init` and `adapt` plan."""
 PROVENANCE = "provenance.json"
 """Commands, versions, inputs and run times."""
 RESULTS = "results"
