@@ -138,6 +138,7 @@ def size_study(
     """
     available = available_memory(machine.device)
     timed: dict[int, tuple[float, float, Speed]] = {}
+    fitted: dict[tuple[object, ...], tuple[PatchOptions, str]] = {}
     tried: list[Sizing] = []
     for ambition in wish.ambitions(design):
         if ambition.coarser > 1 and (useful := _most_steps(tried)):
@@ -145,7 +146,11 @@ def size_study(
         grid = coarser(spacing, ambition.coarser) if ambition.coarser > 1 else spacing
         scan = scan_voxels(found.extent, grid)
         network, planned, whole = _network_and_patches(wish, ambition, grid, found, scan, machine.device)
-        patches, memory = _fitting(network, channels, classes, planned, available, machine)
+        # To estimate the memory, a network is built and passed through.
+        shape = (network.model_dump_json(), planned.size, planned.batch)
+        if shape not in fitted:
+            fitted[shape] = _fitting(network, channels, classes, planned, available, machine)
+        patches, memory = fitted[shape]
         voxels = float(patches.batch * math.prod(patches.size)), float(math.prod(scan))
         if ambition.halvings not in timed:
             timed[ambition.halvings] = (*voxels, machine.meter(network, patches, scan))

@@ -106,16 +106,6 @@ def test_an_undeclared_label_value(refused: Refused, checked: dict, cohort: Path
     assert kept(checked, tmp_path)
 
 
-def test_a_label_to_ignore(refused: Refused, checked: dict, cohort: Path, tmp_path: Path) -> None:
-    path = cohort / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"labels": content["labels"] | {"9": "Ignore"}}))
-    for command in ("check", "preprocess", "run"):
-        sentence = refused(command=command)
-        assert f"{path}: label 'Ignore' (value 9) marks voxels to leave out" in sentence
-    assert kept(checked, tmp_path)
-
-
 def test_a_label_that_the_study_names_but_no_dataset_declares(refused: Refused, cohort: Path) -> None:
     sentence = refused("datasets.right.foreground=[middle]")
     assert "middle" in sentence
