@@ -128,7 +128,7 @@ def study(cohort: Path) -> dict[str, Any]:
         "computing": {"precision": "float32"},
         # Every section has its picture, and none has more than one of a kind: drawing takes longer than all the rest.
         "report": {
-            "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
+            "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "audited_cases": 1, "filter_groups": 1,
             "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "thumbnail_width": 200, "dpi": 50,
         },
     }  # fmt: skip

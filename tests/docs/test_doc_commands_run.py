@@ -41,7 +41,10 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
     "init": ("--jobs", "1", "--device", "cpu", "--steps-per-second", "5"),
     "adapt": (
         *("--jobs", "1", "--device", "cpu", "--steps-per-second", "5", "--set", "target_training.steps=4"),
-        *("--set", "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, dpi: 50}"),
+        *(
+            "--set",
+            "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, audited_cases: 1, dpi: 50}",
+        ),
         *("--set", "target.folds=2", "--set", "target_training.inner_folds=0"),
     ),
     "synthesize": (
@@ -121,7 +124,7 @@ def _study(name: str, dataset: Path) -> dict[str, Any]:
         "evaluation": {"resamples": 100, "lesions": {}},
         "report": {
             "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
-            "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "dpi": 50,
+            "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "audited_cases": 1, "dpi": 50,
         },
     }  # fmt: skip
 

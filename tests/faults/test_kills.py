@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-_ROUNDS = 30 if os.environ.get("GRAFT_FAULTS") == "all" else 1
+_ROUNDS = 45 if os.environ.get("GRAFT_FAULTS") == "all" else 1
 _GRACE = 20.0
 """Seconds in which the workers of a killed command notice that it is gone."""
 

@@ -26,8 +26,11 @@ pytestmark = pytest.mark.slow
 
 TINY = (
     "target_training.steps=4",
+    # Readings are fitted in other tests; here that would be four times as many trainings.
+    "target_training.inner_folds=0",
     "evaluation.resamples=200",
     "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, thumbnail_width: 200, dpi: 50}",
+    "report.audited_cases=1",
 )
 OPTIONS = ["--jobs", "1", "--device", "cpu", "--steps-per-second", "5", "--budget", "3h"]
 OPTIONS += [word for change in TINY for word in ("--set", change)]
@@ -157,9 +160,7 @@ def test_what_somebody_wrote_into_the_study_counts(
     raw["target"] = {"dataset": "target", "patients": "all", "folds": 2}
     (folder / "study.yaml").write_text(yaml.safe_dump(raw))
     assert main(command) == 0
-    learned = [json.loads(own.read_text())["patients"] for own in (folder / "train-target").rglob("training.json")]
-    # Of two arms, those of both folds and the final one; the larger fold has three inner folds of its own.
-    assert sorted(map(len, learned)) == sorted(2 * [2, 3, 5, *(3 * [2])])
+    assert len(list((folder / "train-target").rglob("training.json"))) == 6
 
 
 def started(command: list[str]) -> subprocess.Popen[bytes]:

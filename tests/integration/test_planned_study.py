@@ -28,6 +28,7 @@ TINY = [
     "patches.batch=1",
     "evaluation.resamples=100",
     "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, thumbnail_width: 200, dpi: 50}",
+    "report.audited_cases=1",
 ]
 
 
@@ -58,9 +59,11 @@ def init(target: Path, source: Path, tmp_path: Path) -> Callable[..., int]:
 def test_what_init_writes_is_checked_and_runs(
     init: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert init("--foreground", "right", "--budget", "3h") == 0
+    # The default arm has three members, which would be as many more trainings.
+    arms = ["--arms", "random,swag_calibrated"]
+    assert init("--foreground", "right", "--budget", "3h", *arms) == 0
     told = capsys.readouterr().out
-    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "55 trainings", "with a fifth"):
+    for words in ("4 annotated patients are cross-validated", "right 1.000 (median)", "22 trainings", "with a fifth"):
         assert words in told
     path, workspace = tmp_path / "study.yaml", tmp_path / "workspace"
     text = path.read_text()
@@ -75,10 +78,10 @@ def test_what_init_writes_is_checked_and_runs(
     where = ["--workspace", str(workspace), "--jobs", "1", "--device", "cpu"]
     assert main(["check", str(path), *where]) == 0
     assert main(["run", str(path), *where, *tiny]) == 0
-    # As many trainings as the plan counted: 1 + 1 + 3 on each of four folds, on all, and on each of the six pairs of
-    # patients in the inner folds, because all arms fit their reading.
-    assert len(list((workspace / "train-target").rglob("training.json"))) == 55
-    assert len(list((workspace / "train-source").rglob("snapshot-00.safetensors"))) == 3
+    # As many trainings as the plan counted: of both arms on each of four folds, on all, and on each of the six pairs
+    # of patients in the inner folds, because all arms fit their reading.
+    assert len(list((workspace / "train-target").rglob("training.json"))) == 22
+    assert len(list((workspace / "train-source").rglob("snapshot-00.safetensors"))) == 1
     assert (workspace / "report/index.html").is_file()
 
 

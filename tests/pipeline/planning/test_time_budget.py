@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 
 from data.errors import ConfigError
+from models.networks.factory import NetworkOptions
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.planning.concessions import SCRATCH_ARMS, Ambition, ambitions
 from pipeline.planning.evaluation_design import EvaluationDesign, evaluation_design
@@ -16,6 +18,7 @@ from pipeline.planning.schedule import Work, count_work, read_budget
 from pipeline.planning.sizing import Machine, Sizing, Wish, size_study
 from pipeline.planning.speed import Speed, assumed_speed
 from pipeline.planning.study_folds import study_folds
+from pipeline.training.memory_estimate import MemoryEstimate, estimate_training_memory
 from pipeline.training.patches import PatchOptions
 
 
@@ -61,6 +64,22 @@ def test_steps_and_seconds_are_each_others_inverse() -> None:
     assert work.steps(work.seconds(100, speed) + 1, speed) == 100
     assert work.steps(10.0, speed) == 0
     assert work.steps(1e9, speed) == 1000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_estimate_for_each_network() -> Iterator[None]:
+    """To estimate the memory of a training takes seconds, and the tests plan with a few networks many times."""
+    known: dict[str, MemoryEstimate] = {}
+
+    def once(network: NetworkOptions, *shape: Any, **how: Any) -> MemoryEstimate:
+        key = f"{network.model_dump_json()} {shape} {how}"
+        if key not in known:
+            known[key] = estimate_training_memory(network, *shape, **how)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.planning.sizing.estimate_training_memory", once)
+        yield
 
 
 FOUND = Fingerprint(

@@ -37,7 +37,14 @@ pytestmark = pytest.mark.slow
 
 Configure = Callable[[Path, dict[str, Any]], None]
 QUICK = ReportOptions(
-    dpi=50, overlay_arms=1, case_arms=1, quality_cases=1, filter_groups=1, filters_shown=2, filter_vaes=1
+    dpi=50,
+    overlay_arms=1,
+    case_arms=1,
+    quality_cases=1,
+    audited_cases=1,
+    filter_groups=1,
+    filters_shown=2,
+    filter_vaes=1,
 )
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
