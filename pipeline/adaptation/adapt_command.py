@@ -8,7 +8,6 @@ MODEL-study/        the workspace of the study, with all that it made
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shlex import quote
@@ -35,8 +34,6 @@ from pipeline.storage.lock import LOCK, OWNER
 from pipeline.storage.owned_folder import owned_folder, require_ours, require_writable
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
-
-logger = logging.getLogger(__name__)
 
 _BESIDE = "-study"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.arms.presets import REFERENCE_ARM
 from pipeline.evaluation.csv_rows import rows_if_there
-from pipeline.evaluation.label_audit import LABEL_AUDIT, AuditRow
+from pipeline.evaluation.label_audit import LABEL_AUDIT, AuditRow, worst_of_each_case
 from pipeline.evaluation.statistics import Interval, paired_difference, why_no_interval
 from pipeline.evaluation.tables import StudyRows
 from pipeline.report.number_text import interval_text, listing, number, signed
@@ -62,6 +62,7 @@ def _gain(files: StudyFiles, study: StudyRows, arm: str, n: int) -> str:
         return (
             f"Gain of the transfer over training from scratch: unknown, because {REFERENCE_ARM} is not among the arms."
         )
+    # The tables compare with the best rival and with the leading arm, which need not be this pair.
     draws = study.draws(seed=settings.seed, resamples=settings.resamples)
     found = paired_difference(table.of(arm), table.of(REFERENCE_ARM), draws)
     reason = why_no_interval(found.patients)
@@ -80,10 +81,7 @@ def _gain(files: StudyFiles, study: StudyRows, arm: str, n: int) -> str:
 
 
 def _cases(audit: Sequence[AuditRow]) -> str:
-    worst: dict[str, AuditRow] = {}
-    for row in audit:
-        worst.setdefault(row.case, row)
-    shown = list(worst.values())[:_SHOWN]
+    shown = worst_of_each_case(audit)[:_SHOWN]
     named = listing([f"{row.case} (Dice {number(row.dice)}{', stands out' * (row.stands_out == 1)})" for row in shown])
     return (
         f"Look first at the annotation of {named}: models that had not seen the case find it the most surprising. "

@@ -54,6 +54,10 @@ class ArmRecord(StoredRecord):
         readings = self.readings or (self.choices.reading,) * len(self.predictions)
         return list(zip(self.predictions, readings, strict=True))
 
+    def readings_by_key(self) -> dict[str, ReadingOptions]:
+        """Key of each prediction out of fold, of tests and of those that the reading was fitted on → how it is read."""
+        return dict.fromkeys(self.reading_predictions, self.choices.reading) | dict(self.read_predictions())
+
     @model_validator(mode="before")
     @classmethod
     def _of_format_1(cls, value: Any) -> Any:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from pipeline.deployment.prediction_table import Row
 from pipeline.evaluation.csv_rows import write_rows
@@ -56,22 +58,17 @@ def annotation_order(rows: Iterable[Row]) -> list[ScanToAnnotate]:
             scans.setdefault(row["case"], []).append(row)
     found = [row for of_scan in scans.values() for row in of_scan if row[_ENTROPY]]
     measure = _INFORMATION if all(row[_INFORMATION] for row in found) else _ENTROPY
-    ranked = sorted(scans, key=lambda case: (-_uncertainty(scans[case], measure, nothing=math.inf), case))
-    return [_ranked(rank, case, scans[case], measure) for rank, case in enumerate(ranked, start=1)]
+    unranked = [_scan(case, of_scan, measure) for case, of_scan in scans.items()]
+    # Where a structure was not found, no boundary says how doubtful that is.
+    ranked = sorted(unranked, key=lambda scan: (not scan.not_found, -np.nan_to_num(scan.uncertainty), scan.case))
+    return [replace(scan, rank=rank) for rank, scan in enumerate(ranked, start=1)]
 
 
-def _ranked(rank: int, case: str, rows: Sequence[Row], measure: str) -> ScanToAnnotate:
-    missing = [row["structure"] for row in rows if not row[measure]]
-    value = _uncertainty(rows, measure, nothing=math.nan)
-    return ScanToAnnotate(rank, case, value, measure, "; ".join(missing), rows[0]["suspect"])
-
-
-def _uncertainty(rows: Sequence[Row], measure: str, nothing: float) -> float:
-    """Mean over the structures that were found; where one was not, no boundary says how doubtful that is."""
+def _scan(case: str, rows: Sequence[Row], measure: str) -> ScanToAnnotate:
     values = [float(row[measure]) for row in rows if row[measure]]
-    if len(values) < len(rows) and math.isinf(nothing):
-        return nothing
-    return sum(values) / len(values) if values else nothing
+    missing = [row["structure"] for row in rows if not row[measure]]
+    mean = sum(values) / len(values) if values else math.nan
+    return ScanToAnnotate(0, case, mean, measure, "; ".join(missing), rows[0]["suspect"])
 
 
 def write_annotation_order(path: Path, rows: Iterable[Row]) -> None:

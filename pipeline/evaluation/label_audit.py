@@ -155,6 +155,14 @@ def study_audit(rows: Iterable[AuditRow]) -> list[AuditRow]:
     return sorted(marked, key=lambda row: (-row.surprise, row.case, row.label))
 
 
+def worst_of_each_case(rows: Iterable[AuditRow]) -> list[AuditRow]:
+    """Returns the first row of each case, in the order of the rows."""
+    worst: dict[str, AuditRow] = {}
+    for row in rows:
+        worst.setdefault(row.case, row)
+    return list(worst.values())
+
+
 def _mean(rows: Sequence[AuditRow]) -> AuditRow:
     if len(rows) == 1:
         return rows[0]

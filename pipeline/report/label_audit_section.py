@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipeline.arms.arm_record import PREDICTIONS
 from pipeline.evaluation.csv_rows import read_rows
-from pipeline.evaluation.label_audit import CONFIDENT, FEWEST, LABEL_AUDIT, AuditRow
+from pipeline.evaluation.label_audit import CONFIDENT, FEWEST, LABEL_AUDIT, AuditRow, worst_of_each_case
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import prediction_name
 from pipeline.report.case_scene import read_case
@@ -28,18 +29,14 @@ def label_audit_section(material: Material) -> Section:
     if not rows:
         text = f"results/{LABEL_AUDIT} is missing or empty: the evaluate stage writes it."
         return Section("label_audit", TITLE, missing=(text,))
-    shown: dict[str, AuditRow] = {}
-    for row in rows:
-        shown.setdefault(row.case, row)
-    worst = list(shown.values())[: material.options.audited_cases]
-    drawn = [_drawn(material, row) for row in worst]
+    drawn = [_drawn(material, row) for row in worst_of_each_case(rows)[: material.options.audited_cases]]
     content = {
         "arm": rows[0].arm,
         "n": rows[0].n,
         "annotations": len(rows),
         "labels": len({row.label for row in rows}),
         "standing_out": sum(row.stands_out == 1 for row in rows),
-        "too_few": FEWEST if any(row.stands_out != row.stands_out for row in rows) else None,
+        "too_few": FEWEST if any(math.isnan(row.stands_out) for row in rows) else None,
         "sure": percent(CONFIDENT),
         "lines": [_line(material, row) for row in rows[:_LISTED]],
         "more": max(len(rows) - _LISTED, 0),
@@ -95,6 +92,5 @@ def _drawn(material: Material, row: AuditRow) -> dict[str, Any] | str:
 def _reading(material: Material, row: AuditRow) -> ReadingOptions:
     """How the arm reads this prediction."""
     units = [unit.record for unit in material.files.units if (unit.arm, unit.n) == (row.arm, row.n)]
-    of_tests = dict(pair for record in units for pair in record.read_predictions())
-    of_training = {key: record.choices.reading for record in units for key in record.reading_predictions}
-    return (of_training | of_tests).get(row.prediction, ReadingOptions())
+    readings = {key: reading for record in units for key, reading in record.readings_by_key().items()}
+    return readings.get(row.prediction, ReadingOptions())
