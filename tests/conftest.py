@@ -130,6 +130,7 @@ def study(cohort: Path) -> dict[str, Any]:
         "report": {
             "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "audited_cases": 1, "filter_groups": 1,
             "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "thumbnail_width": 200, "dpi": 50,
+            "vector_figures": False,
         },
     }  # fmt: skip
 

@@ -11,11 +11,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from data.errors import ModelError
@@ -134,8 +136,19 @@ def network_record(network: nn.Module) -> NetworkRecord:
 
 def meta_network(record: NetworkRecord) -> nn.Module:
     """Builds the network without memory for its weights, to look at its shapes."""
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialisation():
         return _construct(record).eval()
+
+
+class _WithoutInitialisation(TorchFunctionMode):
+    """Leaves the weights of a network as they are: those without memory take longer to draw than to describe."""
+
+    _FILLING = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.zero_, torch.Tensor.fill_})
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func in self._FILLING else func(*args, **(kwargs or {}))
 
 
 def stem_parameters(network: nn.Module) -> tuple[str, ...]:
@@ -242,11 +255,22 @@ def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Ten
 
 def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
     """Levels of the modules that are called, in the order of their last calls."""
-    options: NetworkOptions | None = None
-    if example is None:
-        record = network_record(network)
-        network, options = meta_network(record), record.options
-        example = torch.empty(1, record.in_channels, *[_PROBE_SIZE] * 3, device="meta")
+    if example is not None:
+        return _levels_of_a_pass(network, modules, example)
+    record = network_record(network)
+    # The code of an imported network may change while a session of Python lasts.
+    imported = isinstance(record.options, ImportedNetworkOptions)
+    return dict((_levels_without_values.__wrapped__ if imported else _levels_without_values)(record, modules))
+
+
+@lru_cache(maxsize=64)
+def _levels_without_values(record: NetworkRecord, modules: tuple[str, ...]) -> dict[str, int]:
+    example = torch.empty(1, record.in_channels, *[_PROBE_SIZE] * 3, device="meta")
+    with run_without_values(record.options):
+        return _levels_of_a_pass(meta_network(record), modules, example)
+
+
+def _levels_of_a_pass(network: nn.Module, modules: tuple[str, ...], example: Tensor) -> dict[str, int]:
     size, levels = example.shape[2:], dict[str, int]()
 
     def watch(name: str) -> RemovableHandle:
@@ -261,7 +285,7 @@ def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tenso
     # Module by module: a user's network may keep some of them frozen in evaluation mode.
     training = {module: module.training for module in network.modules()}
     try:
-        with torch.no_grad(), run_without_values(options):
+        with torch.no_grad():
             network.eval()(example)
     finally:
         for module, mode in training.items():

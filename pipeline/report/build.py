@@ -91,7 +91,7 @@ def build_report(
     chosen = options or ReportOptions()
     files = StudyFiles(workspace)
     with owned_folder(workspace / Stage.REPORT, FILES) as folder:
-        material = Material(files, chosen, PictureFolder(folder / "figures", chosen.dpi))
+        material = Material(files, chosen, PictureFolder(folder / "figures", chosen.dpi, chosen.vector_figures))
         material = replace(material, readings=read_cases(material, folder, jobs))
         with figure_style():
             sections = [build(material) for build in _sections(files)]

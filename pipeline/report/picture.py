@@ -37,15 +37,17 @@ class PictureFolder:
     """Collects the pictures of one report.
 
     Attributes:
-        folder: where figures are also written, as PNG and SVG.
+        folder: where figures are also written.
         dpi: resolution of figures.
+        vector: whether they are written as SVG as well.
     """
 
     folder: Path
     dpi: int
+    vector: bool = True
 
     def add(self, name: str, figure: Figure, alt: str, *, colours: int | None = None) -> Picture:
-        """Draws a figure, writes it as `NAME.png` and `NAME.svg` and returns the PNG for inlining.
+        """Draws a figure, writes it as `NAME.png`, and `NAME.svg`, and returns the PNG for inlining.
 
         Args:
             name: base name of the file.
@@ -65,11 +67,14 @@ class PictureFolder:
         stream = io.BytesIO()
         flat.quantize(colours or 256, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
         data = stream.getvalue()
-        # The layout was found while the PNG was drawn; it is the same for the SVG.
-        figure.set_layout_engine("none")
-        vector = io.BytesIO()
-        figure.savefig(vector, format="svg", metadata={"Date": None, "Creator": None})
-        for suffix, content in ((".png", data), (".svg", vector.getvalue())):
+        written = {".png": data}
+        if self.vector:
+            # The layout was found while the PNG was drawn; it is the same for the SVG.
+            figure.set_layout_engine("none")
+            stream = io.BytesIO()
+            figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+            written[".svg"] = stream.getvalue()
+        for suffix, content in written.items():
             with temporary_sibling(self.folder / f"{name}{suffix}") as temporary:
                 temporary.write_bytes(content)
         return Picture(_uri(data, "image/png"), alt, *flat.size)

@@ -43,7 +43,8 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
         *("--jobs", "1", "--device", "cpu", "--steps-per-second", "5", "--set", "target_training.steps=4"),
         *(
             "--set",
-            "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, audited_cases: 1, dpi: 50}",
+            "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, audited_cases: 1, dpi: 50, "
+            "vector_figures: false}",
         ),
         *("--set", "target.folds=2", "--set", "target_training.inner_folds=0"),
     ),
@@ -125,6 +126,7 @@ def _study(name: str, dataset: Path) -> dict[str, Any]:
         "report": {
             "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "filter_groups": 1,
             "filters_shown": 2, "filter_vaes": 1, "quality_cases": 1, "audited_cases": 1, "dpi": 50,
+            "vector_figures": False,
         },
     }  # fmt: skip
 

@@ -30,6 +30,7 @@ TINY = (
     "target_training.inner_folds=0",
     "evaluation.resamples=200",
     "report={overlay_arms: 1, case_arms: 1, case_pages: 1, quality_cases: 1, thumbnail_width: 200, dpi: 50}",
+    "report.vector_figures=false",
     "report.audited_cases=1",
 )
 OPTIONS = ["--jobs", "1", "--device", "cpu", "--steps-per-second", "5", "--budget", "3h"]

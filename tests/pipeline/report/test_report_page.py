@@ -30,7 +30,8 @@ from pipeline.evaluation.statistics import why_no_interval
 from pipeline.report.build import SECTIONS, build_report
 from pipeline.report.overlay_section import overlay_section
 from pipeline.report.picture import PictureFolder
-from pipeline.report.section import Material
+from pipeline.report.result_section import result_section
+from pipeline.report.section import Material, Section
 from pipeline.report.study_files import StudyFiles
 
 pytestmark = pytest.mark.slow
@@ -45,6 +46,7 @@ QUICK = ReportOptions(
     filter_groups=1,
     filters_shown=2,
     filter_vaes=1,
+    vector_figures=False,
 )
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -89,6 +91,12 @@ class Page(HTMLParser):
 
     def ids(self) -> set[str | None]:
         return {attributes.get("id") for _, attributes in self.tags}
+
+
+def page_of(root: Path, patch: pytest.MonkeyPatch, *sections: Callable[[Material], Section]) -> Page:
+    """Builds a report of these sections alone: all of them take seconds."""
+    patch.setattr("pipeline.report.build.SECTIONS", sections)
+    return Page(build_report(root, QUICK).read_text())
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +238,7 @@ def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path, config
 
 
 def test_differences_are_those_of_the_tables_and_lost_tables_are_named(
-    tmp_path: Path, workspace_builder: Callable[..., Path]
+    tmp_path: Path, workspace_builder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = workspace_builder(tmp_path, patients=12, repeats=1)
     for name, key in (("comparisons.csv", "dwp"), ("leading_arms.csv", "5")):
@@ -243,14 +251,14 @@ def test_differences_are_those_of_the_tables_and_lost_tables_are_named(
             writer = csv.DictWriter(stream, list(found), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    page = Page(build_report(root, QUICK).read_text())
+    page = page_of(root, monkeypatch, result_section)
     assert "+0.777" in next(cell for row in page.tables for line in row for cell in line if "+0.777" in cell)
     assert "+0.777 [+0.666, +0.888]" in page.text.partition("Mean Dice, paired by patient")[0]
     summary = json.loads((root / "results/summary.json").read_text())
     assert [d["mean"] for d in summary["differences"] if (d["arm"], d["n"]) == ("dwp", 5)] == [0.777]
     for name in ("comparisons.csv", "leading_arms.csv"):
         (root / "results" / name).unlink()
-    text = Page(build_report(root, QUICK).read_text()).text
+    text = page_of(root, monkeypatch, result_section).text
     assert "results/comparisons.csv is missing" in text
     assert "results/leading_arms.csv is missing" in text
     assert "no non-Bayesian rival was run" not in text.lower()
@@ -405,7 +413,7 @@ def test_a_picture_that_is_not_what_was_measured_says_so(
 
 @pytest.mark.parametrize("space", ["native", "preprocessed"])
 def test_where_the_table_was_measured_on_another_grid_than_is_drawn_the_page_says_so(
-    space: str, tmp_path: Path, workspace_builder: Callable[..., Path]
+    space: str, tmp_path: Path, workspace_builder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = workspace_builder(tmp_path, patients=3, repeats=1)
     plan = root / "check/study/study.json"
@@ -414,13 +422,13 @@ def test_where_the_table_was_measured_on_another_grid_than_is_drawn_the_page_say
     settings = yaml.safe_load(config.read_text())
     settings.setdefault("evaluation", {})["space"] = space
     config.write_text(yaml.safe_dump(settings))
-    text = Page(build_report(root, QUICK).read_text()).text
+    text = page_of(root, monkeypatch, result_section, overlay_section).text
     assert ("the table was measured on the grid of the scan" in text) == (space == "native")
     assert ("not the ones that the table was measured on" in text) == (space == "preprocessed")
 
 
 def test_same_files_give_the_same_page_and_only_own_files_go(
-    tmp_path: Path, workspace_builder: Callable[..., Path]
+    tmp_path: Path, workspace_builder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = workspace_builder(tmp_path, patients=3, repeats=1)
     first = build_report(root, QUICK).read_bytes()
@@ -430,7 +438,9 @@ def test_same_files_give_the_same_page_and_only_own_files_go(
     for path in mine:
         path.write_bytes(b"mine")
     # Of a case that has no page any more.
-    build_report(root, QUICK.model_copy(update={"case_pages": 0}))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.report.build.SECTIONS", (result_section,))
+        build_report(root, QUICK.model_copy(update={"case_pages": 0}))
     assert {p.name for p in (folder / "cases").iterdir()} == {"mine.html"}
     assert build_report(root, QUICK).read_bytes() == first
     assert all(path.read_bytes() == b"mine" for path in mine)
