@@ -75,6 +75,8 @@ class MemoryEstimate:
 
     def at(self, patches: PatchOptions) -> MemoryEstimate:
         """Returns the estimate for other patches."""
+        if patches == self.patches:
+            return self
         network = (self.record.options, self.record.in_channels, self.record.out_channels)
         return estimate_training_memory(*network, patches, precision=self.precision, device=self.device)
 

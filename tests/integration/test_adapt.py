@@ -148,22 +148,6 @@ def test_another_request_is_refused_and_nothing_is_lost(
     assert weights(output) == model
 
 
-def test_what_somebody_wrote_into_the_study_counts(
-    finished: tuple[Path, str], scans: Path, tiny_pack: Path, tmp_path: Path
-) -> None:
-    output = tmp_path / "m"
-    command = words(scans, tiny_pack, output)
-    folder = tmp_path / "m-study"
-    process = started(command)
-    wait_for(lambda: (folder / "study.yaml").exists(), process)
-    kill(process)
-    raw = yaml.safe_load((folder / "study.yaml").read_text())
-    raw["target"] = {"dataset": "target", "patients": "all", "folds": 2}
-    (folder / "study.yaml").write_text(yaml.safe_dump(raw))
-    assert main(command) == 0
-    assert len(list((folder / "train-target").rglob("training.json"))) == 6
-
-
 def started(command: list[str]) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-m", "pipeline.cli", *command]
     return subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -182,19 +166,30 @@ def wait_for(there: Callable[[], bool], process: subprocess.Popen[bytes]) -> Non
     assert there()
 
 
-def test_killed_in_the_middle_it_goes_on_to_the_same_model(
+def test_killed_in_the_middle_it_goes_on_with_the_study_as_it_stands_to_the_same_model(
     finished: tuple[Path, str], scans: Path, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "my-model"
     command = words(scans, tiny_pack, output)
     process = started(command)
-    folder = tmp_path / "my-model-study/train-target"
+    study, folder = tmp_path / "my-model-study/study.yaml", tmp_path / "my-model-study/train-target"
     wait_for(lambda: len(list(folder.rglob("training.json"))) > 2, process)
     kill(process)
     assert not output.exists()
+    before = {path.parent.name for path in folder.rglob("training.json")}
+    # What somebody wrote into the study counts.
+    raw = yaml.safe_load(study.read_text())
+    study.write_text(yaml.safe_dump({**raw, "target": {"dataset": "target", "patients": "all", "folds": 2}}))
     assert main(command) == 0
     assert "Continuing with the study that was planned" in capsys.readouterr().out
-    assert weights(output) == weights(finished[0])
+    # Which arm is the better one may differ with the folds.
+    final = "my-model-study/infer/fine_tune/n05/repeat-0/model"
+    assert weights(tmp_path / final) == weights(finished[0].parent / final)
+    assert weights(output)
+    # Two folds and the final model, each of two arms.
+    used = (json.loads(path.read_text()) for path in (tmp_path / "my-model-study/infer").rglob("unit.json"))
+    assert [len(own["predictions"]) for own in used] == [2, 2]
+    assert len({path.parent.name for path in folder.rglob("training.json")} - before) <= 6
 
 
 def test_two_patients_from_scratch_give_a_model_without_interval(

@@ -96,7 +96,7 @@ def test_a_killed_or_stopped_training_goes_on_in_its_middle(
     study = write_study(
         tmp_path / "tiny.yaml",
         write_cohort(tmp_path / "cohort"),
-        source_training={"cycles": 2, "steps_per_cycle": 40},
+        source_training={"cycles": 2, "steps_per_cycle": 25},
         execution={"checkpoint_steps": 1},
     )
     workspace, other = tmp_path / "stopped", tmp_path / "whole"

@@ -41,7 +41,7 @@ from pipeline.storage.tensors import save_tensors
 
 LAYERS = (FilterLayer("a.weight", 4, 6, False), FilterLayer("b.weight", 6, 4, True))
 GROUPS = {"encoder_1": LAYERS[:1], "decoder_1": LAYERS[1:]}
-QUICK = ReportOptions(dpi=60, filters_sampled=300, filters_shown=6)
+QUICK = ReportOptions(dpi=60, filters_sampled=300, filters_shown=6, vector_figures=False)
 DENSITIES = {
     "isotropic": GaussianOptions(covariance=Covariance.ISOTROPIC),
     "gaussian_full": GaussianOptions(),

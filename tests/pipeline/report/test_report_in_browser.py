@@ -61,7 +61,7 @@ def found_by_probe(page: Path, folder: Path, width: int) -> tuple[int, int, int,
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory, workspace_builder: Callable[..., Path]) -> Path:
     root = workspace_builder(tmp_path_factory.mktemp("browser"), patients=3, repeats=1)
-    return build_report(root, ReportOptions(overlay_arms=1))
+    return build_report(root, ReportOptions(overlay_arms=1, vector_figures=False))
 
 
 @pytest.mark.parametrize("width", [1280, 400])
