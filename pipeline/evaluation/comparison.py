@@ -31,7 +31,7 @@ class Comparison:
         ci_low: lower end of its 95 % interval over patients × repeats.
         ci_high: upper end.
         patients: number of patients measured in both arms.
-        p_value: two-sided Wilcoxon signed-rank test; NaN with too few patients.
+        p_value: two-sided, as `paired_difference` tells; NaN with too few patients and in cross-validation.
         p_holm: after Holm's correction over the arms of this size and metric.
     """
 

@@ -1,4 +1,4 @@
-"""Intervals and tests over patients: bootstrap, paired differences, Wilcoxon with Holm's correction.
+"""Intervals and tests over patients: bootstrap, paired differences, p-values with Holm's correction.
 
 The sampling unit is the patient. Patients and repeats (subset draws, seeds) are crossed, not nested: a bootstrap
 resample draws patients and, independently, repeats, and every arm is measured on the same draw (Owen 2007, "The
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from data.random_streams import random_stream
+from pipeline.evaluation.crossed_effects import crossed_mean
 
 FEWEST_PATIENTS_FOR_P = 12
 """With fewer test patients than this only effects and intervals are given, no p-value."""
@@ -202,11 +203,12 @@ class PairedDifference:
     """One arm minus another on the same patients and repeats.
 
     Attributes:
-        interval: mean difference and its percentile interval; all NaN with too few patients, whose mean difference
-            alone would be read as a finding.
+        interval: mean difference and its interval; all NaN with too few patients, whose mean difference alone would be
+            read as a finding.
         patients: number of patients measured in both arms.
-        p_value: two-sided Wilcoxon signed-rank test on per-patient means over repeats; None with too few patients, and
-            in cross-validation, where patients are no independent trials.
+        p_value: two-sided, of `crossed_effects` with several repeats; with one, a Wilcoxon signed-rank test, which
+            speaks for this one draw of training patients. None with too few patients, and in cross-validation, where
+            patients are no independent trials.
     """
 
     interval: Interval
@@ -216,6 +218,9 @@ class PairedDifference:
 
 def paired_difference(first: Values, second: Values, draws: Resamples, *, confidence: float = 0.95) -> PairedDifference:
     """Compares two arms cell by cell.
+
+    With several repeats, interval and p-value are those of patients and repeats as crossed random effects, over the
+    patients measured in every repeat. With one repeat, and in cross-validation, the interval is that of the bootstrap.
 
     Args:
         first: `[P, R]`.
@@ -232,7 +237,12 @@ def paired_difference(first: Values, second: Values, draws: Resamples, *, confid
     per_patient = per_patient[np.isfinite(per_patient)]
     if why_no_interval(len(per_patient)):
         return PairedDifference(Interval(np.nan, np.nan, np.nan), len(per_patient), None)
-    p_value = wilcoxon_p(per_patient) if draws.folds is None else None
+    whole = difference[cells.all(axis=1)]
+    if draws.folds is None and difference.shape[1] > 1 and not why_no_interval(len(whole)):
+        found = crossed_mean(whole)
+        p_value = found.p_value if len(whole) >= FEWEST_PATIENTS_FOR_P else None
+        return PairedDifference(Interval(found.mean, *found.interval(confidence)), len(whole), p_value)
+    p_value = wilcoxon_p(per_patient) if draws.folds is None and difference.shape[1] == 1 else None
     return PairedDifference(crossed_interval(difference, draws, confidence=confidence), len(per_patient), p_value)
 
 

@@ -148,6 +148,11 @@ class MethodsFacts:
         return study is not None and len(study.patients) >= self.fewest_for_p and not self.cross_validated
 
     @property
+    def several_repeats(self) -> bool:
+        """Whether there is more than one draw of the training patients, so that what differs between draws is known."""
+        return self.files.study is not None and len(self.files.study.repeats) > 1
+
+    @property
     def provenance(self) -> Provenance:
         """What ran."""
         return self.files.provenance or Provenance()

@@ -115,6 +115,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
         "difference_plots": differences,
         "patient_plots": plots,
         "fewest_for_p": FEWEST_PATIENTS_FOR_P,
+        "several_repeats": len(study.repeats) > 1,
         "cross_validation": files.cross_validation,
         "patients": len(study.patients),
         "resamples": files.table_settings.resamples,

@@ -45,7 +45,7 @@ class ArmDifference(StoredRecord):
     no_interval: str | None
     """Why there is no interval."""
     patients: int
-    p_wilcoxon: Number
+    p_value: Number
     p_holm: Number
 
 
@@ -71,7 +71,7 @@ class Bootstrap(StoredRecord):
 class StudySummary(StoredRecord):
     """The whole file; `null` stands for what is undefined, as an empty field does in the tables."""
 
-    FORMAT: ClassVar[int] = 2
+    FORMAT: ClassVar[int] = 3
 
     name: str | None
     title: str | None
@@ -130,7 +130,7 @@ def _difference(comparison: Comparison) -> ArmDifference:
         interval=_ends(comparison.interval),
         no_interval=why_no_interval(comparison.patients),
         patients=comparison.patients,
-        p_wilcoxon=comparison.p_value,
+        p_value=comparison.p_value,
         p_holm=comparison.p_holm,
     )
 

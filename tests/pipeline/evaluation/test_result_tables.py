@@ -139,7 +139,8 @@ def test_every_arm_is_compared_with_the_best_rival() -> None:
     assert dwp.ci_low > 0.05
     assert random.ci_high < -0.1
     assert found["dwp", 10].rival == "fine_tune"
-    assert dwp.p_holm == pytest.approx(2 * dwp.p_value)  # two arms in the family
+    # Two arms in the family.
+    assert min(dwp.p_holm, random.p_holm) == pytest.approx(2 * min(dwp.p_value, random.p_value))
     assert best_rival(StudyRows([row("dwp")]), "dice", 5) is None
 
 
