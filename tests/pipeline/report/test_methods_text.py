@@ -243,3 +243,17 @@ def test_cross_validation_is_told_as_it_is(
         assert told in text, told
     assert "test set" not in text
     assert "Wilcoxon" not in text
+
+
+@pytest.mark.parametrize(
+    ("repeats", "told"),
+    [
+        (1, "tested by a Wilcoxon signed-rank test with Holm's correction over the arms; it speaks for this one draw"),
+        (2, "with patients and draws of the training patients as crossed random effects (Hillis 2007; "),
+    ],
+)
+def test_what_a_comparison_speaks_for_is_told(
+    repeats: int, told: str, tmp_path: Path, workspace_builder: Callable[..., Path]
+) -> None:
+    root = workspace_builder(tmp_path, patients=12, repeats=repeats)
+    assert told in paragraphs(root, yaml.safe_load((root / "config.resolved.yaml").read_text()))
