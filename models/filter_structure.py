@@ -21,19 +21,19 @@ class StartShares:
 
     Each filter is split into its projection on its own start and the rest. Not the whole group at once: where some
     filters have died and the others never moved, all that is left is start, and one coefficient for the group would
-    say half of it. A filter that has forgotten its start still projects 1/D of its energy on it by chance, with D its
-    numbers; this is subtracted, so that untouched filters give 1 and independent ones 0, up to about √(2/F)/D for F
-    filters.
+    say half of it. A filter that has forgotten its start still projects 1/D of its energy on it by chance, with D
+    its numbers; this is subtracted, so that untouched filters give 1 and independent ones 0, give or take √(2/F)/D
+    for F filters.
 
     Attributes:
-        of_now: share of the energy of today's filters that is their start, from 0 to 1. It does not depend on scale:
-            filters that decay has only shrunk are still nothing but their start. It says whether there is anything to
-            learn.
-        of_start: share of the energy of the start that is still there: what decay and training have not removed.
+        still_start: share of the energy of today's filters that is their start, from 0 to 1. It does not depend on
+            scale: filters that decay has only shrunk are still nothing but their start. It says whether there is
+            anything to learn.
+        start_left: share of the energy of the start that is still there: what decay and training have not removed.
     """
 
-    of_now: float
-    of_start: float
+    still_start: float
+    start_left: float
 
 
 def filter_spectrum(filters: Tensor) -> Tensor:
@@ -60,7 +60,8 @@ def start_shares(trained: Tensor, initial: Tensor) -> StartShares:
     by_chance = 1 / now.shape[1]
     still = ((projected - by_chance * energy_now) / (1 - by_chance)).clamp_min(0.0)
     return StartShares(
-        of_now=float(still / energy_now.clamp_min(_NOTHING)), of_start=float(still / energy_start.clamp_min(_NOTHING))
+        still_start=float(still / energy_now.clamp_min(_NOTHING)),
+        start_left=float(still / energy_start.clamp_min(_NOTHING)),
     )
 
 

@@ -36,6 +36,9 @@ class FilterOptions(Options):
     """Which layers share a prior."""
     norm_threshold: float = Field(default=0.01, ge=0)
     """Filters with this L2 norm or less are left out of the fit; 0 keeps all."""
+    most_start: float = Field(default=0.3, ge=0, le=1)
+    """Largest share of the energy of a group's filters that may still be their random start; above it, `fit-priors` and
+    the report say that there is little to learn."""
 
 
 def _densities() -> dict[str, PriorOptions]:

@@ -84,8 +84,8 @@ def train(
     """Minimises a loss.
 
     Args:
-        groups: parameter groups for the optimiser; `rate_factor` multiplies the group's learning rate. Parameters without
-            gradient are ignored.
+        groups: parameter groups for the optimiser; `rate_factor` multiplies the group's learning rate. Parameters
+            without gradient are ignored.
         step_loss: step → loss; draws its batch as a function of the step.
         plan: steps, rates and logging.
         after_step: called with the step (from 0) and its row, to which it may add.

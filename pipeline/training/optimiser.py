@@ -25,8 +25,10 @@ class Decay(StrEnum):
 
 
 class OptimiserOptions(Options):
-    """Options of Adam. All weights decay alike, biases and weights of normalisations included, except where an arm has
-    a prior for them."""
+    """Options of Adam.
+
+    All weights decay alike, biases and weights of normalisations included, except those that an arm has a prior for.
+    """
 
     weight_decay: float = Field(default=1e-4, ge=0)
     """Strength of the weight decay."""

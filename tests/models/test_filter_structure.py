@@ -40,15 +40,15 @@ def test_filters_that_are_all_zero_have_no_structure() -> None:
     zero = torch.zeros(5, 27)
     assert effective_dimension(filter_spectrum(zero)) == 0.0
     shares = start_shares(zero, normal(5, 27))
-    assert (shares.of_now, shares.of_start) == (0.0, 0.0)
+    assert (shares.still_start, shares.start_left) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("factor", [1.0, 0.2, -3.0])
 def test_filters_that_were_only_scaled_are_nothing_but_their_start(factor: float) -> None:
     start = normal(50, 27)
     shares = start_shares(factor * start, start)
-    assert shares.of_now == pytest.approx(1.0)
-    assert shares.of_start == pytest.approx(factor**2)
+    assert shares.still_start == pytest.approx(1.0)
+    assert shares.start_left == pytest.approx(factor**2)
 
 
 def test_a_start_that_is_forgotten_leaves_nothing_and_chance_is_no_memory() -> None:
@@ -56,8 +56,8 @@ def test_a_start_that_is_forgotten_leaves_nothing_and_chance_is_no_memory() -> N
     start, now = normal(count, 27), 0.3 * normal(count, 27, seed=1)
     shares = start_shares(now, start)
     # Of 27 numbers 1/27 is projected by chance, with a variance of 2 · 26 / (27² · 29) for one filter.
-    assert shares.of_now == pytest.approx(0.0, abs=4 * math.sqrt(2 / count) / 27)
-    assert shares.of_start == pytest.approx(0.09 * shares.of_now, rel=0.05)
+    assert shares.still_start == pytest.approx(0.0, abs=4 * math.sqrt(2 / count) / 27)
+    assert shares.start_left == pytest.approx(0.09 * shares.still_start, rel=0.05)
     raw = float(((now * start).sum(1).square() / start.square().sum(1)).sum() / now.square().sum())
     assert raw == pytest.approx(1 / 27, rel=0.05)
 
@@ -67,8 +67,8 @@ def test_what_training_added_is_set_against_the_start() -> None:
     count = 20_000
     start = normal(count, 27)
     shares = start_shares(0.5 * start + math.sqrt(0.75) * normal(count, 27, seed=1), start)
-    assert shares.of_now == pytest.approx(0.25, abs=0.005)
-    assert shares.of_start == pytest.approx(0.25, abs=0.005)
+    assert shares.still_start == pytest.approx(0.25, abs=0.005)
+    assert shares.start_left == pytest.approx(0.25, abs=0.005)
 
 
 def test_dead_filters_do_not_hide_that_the_living_never_moved() -> None:
@@ -77,8 +77,8 @@ def test_dead_filters_do_not_hide_that_the_living_never_moved() -> None:
     now[::4] = start[::4] * 1e-4
     now[1::4] = 0.0
     shares = start_shares(now, start)
-    assert shares.of_now == pytest.approx(1.0)
-    assert shares.of_start == pytest.approx(float(now.square().sum() / start.square().sum()))
+    assert shares.still_start == pytest.approx(1.0)
+    assert shares.start_left == pytest.approx(float(now.square().sum() / start.square().sum()))
 
 
 def test_filters_at_the_norm_threshold_are_under_it_as_in_a_fit() -> None:

@@ -23,7 +23,7 @@ from pipeline.storage.workspace import Workspace
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 
-SOURCE = ("train-source", "collect-filters")
+SOURCE = ("train-source", "collect-filters", "measure-filters")
 FITS, SCORES = ("fit-priors",), ("score-priors", "compare-priors")
 TRAINED, PREDICTED, READ = ("train-target",), ("predict-test",), ("infer", "evaluate")
 TARGET = (*TRAINED, *PREDICTED, *READ)
@@ -64,7 +64,8 @@ STALE: dict[str, tuple[str, ...]] = {
     "source_training.optimiser.decay=l2": FROM_SOURCE,
     "source_training.validation_cases=2": (),
     "filters.grouping=layer": (*SOURCE[1:], *FITS, *SCORES, *TARGET),
-    "filters.norm_threshold=0.02": (*FITS, *SCORES, *TARGET),
+    "filters.norm_threshold=0.02": ("measure-filters", *FITS, *SCORES, *TARGET),
+    "filters.most_start=0.5": (),
     "priors.densities.vae.latent=3": (*FITS, *SCORES, *TARGET),
     "priors.densities.isotropic.scaling=layer": (*FITS, *SCORES),
     "priors.densities.other={kind: gaussian}": (*FITS, *SCORES),
