@@ -54,20 +54,23 @@ class FilterStructure(StoredRecord):
         )
 
 
-def little_to_learn(structures: Iterable[FilterStructure], limit: float) -> str | None:
+def little_to_learn(structures: Iterable[FilterStructure], limit: float, *, of_pack: bool = False) -> str | None:
     """Says which groups' filters are still their random start, and what to do; None where there are none.
 
     Args:
         structures: of all groups.
         limit: largest share of the filters' energy that may be their random start.
+        of_pack: whether the networks come from a source pack, and somebody else trains them.
     """
     known = list(structures)
     still = [f"{own.group} ({100 * own.still_start.mean:.0f} %)" for own in known if own.still_start.mean > limit]
     if not still:
         return None
+    longer = "train the source networks longer (`source_training.steps_per_cycle`), or with more decay"
+    again = f"{longer} (`source_training.optimiser.weight_decay`)"
+    fix = "use a pack whose networks were trained longer, or with more decay" if of_pack else again
     where = "every group" if len(still) == len(known) else f"{len(still)} of {len(known)} groups"
     return (
         f"In {where}, more than {100 * limit:g} % of the energy of the source networks' filters is still their random "
-        f"start: {', '.join(still)}. There is little to learn here: train the source networks longer "
-        "(`source_training.steps_per_cycle`), or with more decay (`source_training.optimiser.weight_decay`)."
+        f"start: {', '.join(still)}. There is little to learn here: {fix}."
     )

@@ -46,7 +46,7 @@ def prior_section(material: Material) -> Section:
     measured = (record_if_there(path, FilterStructure) for path in paths)
     structures = {own.group: own for own in measured if own is not None}
     limit = FilterOptions().most_start if files.config is None else files.config.filters.most_start
-    little = little_to_learn(structures.values(), limit)
+    little = little_to_learn(structures.values(), limit, of_pack=files.pack is not None)
     if little is not None:
         content["little_to_learn"] = little
     page = build_filter_page(material, summaries, structures, scores, little)

@@ -184,6 +184,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """
     kinds = _planned(config, workspace, resources)
     refuse_older_layout(workspace, STAGE, [unit.key for unit in kinds[-1]])
-    if little := little_to_learn(_structures(config, workspace), config.filters.most_start):
+    limit, of_pack = config.filters.most_start, config.source_pack is not None
+    if little := little_to_learn(_structures(config, workspace), limit, of_pack=of_pack):
         logger.warning("%s: %s", STAGE, little)
     complete(STAGE, run_in_order(kinds, workspace, resources.execution(config)))

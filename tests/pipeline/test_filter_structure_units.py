@@ -14,6 +14,7 @@ import yaml
 from data.stored_record import read_record
 from models.filters import FilterLayer
 from pipeline.cli import main
+from pipeline.deployment.pack_card import pack_card
 from pipeline.execution.progress import ProgressFile
 from pipeline.packs.pack_archive import open_pack
 from pipeline.priors.structure_record import FilterStructure, OverNetworks, little_to_learn
@@ -79,6 +80,9 @@ def test_little_to_learn_is_said_exactly_above_the_limit() -> None:
     assert every is not None
     assert "In every group" in every
     assert "a (40 %), b (96 %)" in every
+    of_pack = little_to_learn([structure("a", 0.4)], 0.3, of_pack=True)
+    assert of_pack is not None
+    assert "There is little to learn here: use a pack whose" in of_pack
 
 
 @pytest.fixture
@@ -119,6 +123,8 @@ def test_a_pack_carries_it_and_its_studies_are_warned(
     for name, group in groups.items():
         expected = json.loads((finished_study.workspace / "measure-filters" / name / "structure.json").read_text())
         assert group.structure == FilterStructure.model_validate(expected)
+    card = pack_card(open_pack(tiny_pack).record)
+    assert all(f"| {name} | {group.structure.effective_dimension.mean:.1f} |" in card for name, group in groups.items())
     raw = yaml.safe_load((finished_study.workspace / "config.resolved.yaml").read_text())
     for key in ("network", "source_training", "priors", "filters"):
         del raw[key]
@@ -127,6 +133,6 @@ def test_a_pack_carries_it_and_its_studies_are_warned(
     words = [str(tmp_path / "study.yaml"), "--workspace", str(tmp_path / "w"), "--jobs", "1"]
     for stage in ("check", "preprocess", "train-source", "fit-priors"):
         assert main([stage, *words]) == 0
-    assert "There is little to learn here" in caplog.text
+    assert "There is little to learn here: use a pack" in caplog.text
     for name, group in groups.items():
         assert read_record(tmp_path / "w/measure-filters" / name / "structure.json", FilterStructure) == group.structure
