@@ -69,6 +69,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "priors.densities.vae.latent=3": (*FITS, *SCORES, *TARGET),
     "priors.densities.isotropic.scaling=layer": (*FITS, *SCORES),
     "priors.densities.other={kind: gaussian}": (*FITS, *SCORES),
+    "priors.densities.dead={kind: spike_and_slab}": (*FITS, *SCORES),
     "priors.scaling=layer": (*FITS, *SCORES, *TARGET),
     "priors.largest_fit=2000": (*FITS, *SCORES, *TARGET),
     "priors.refit=false": (*FITS, *SCORES, *TARGET),

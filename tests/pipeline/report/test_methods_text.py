@@ -157,6 +157,8 @@ def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
                 "{kind: vae, beta: 0.5}",
                 "{kind: vae, latent_prior: boosted}",
                 "{kind: gaussian_mixture}",
+                "{kind: spike_and_slab}",
+                "{kind: spike_and_slab, slab: {kind: gaussian_mixture}}",
                 "{kind: reuse_or_redraw}",
                 "{kind: gaussian, centre: source_position}",
             ),
