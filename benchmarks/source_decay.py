@@ -37,7 +37,9 @@ from pipeline.storage.stage_names import Stage
 from pipeline.training.optimiser import Decay
 from pipeline.training.schedule import cosine_cycles
 
-DECAYS = ("decoupled:1e-4", "decoupled:1", "decoupled:3", "decoupled:10", "l2:1e-3", "l2:1e-4")
+DECAYS = (
+    "decoupled:1e-4", "decoupled:1", "decoupled:3", "decoupled:3:kernels", "decoupled:10", "l2:1e-3", "l2:1e-4"
+)  # fmt: skip
 HEAD = ("decay", "exp(−Σ rate · decay)", "Dice", "group", "dimension", "still start", "start left", "under threshold")
 
 
@@ -80,15 +82,15 @@ def command(stage: Stage, path: Path) -> None:
     subprocess.run([sys.executable, "-m", "pipeline.cli", stage, str(path), "--jobs", "1"], check=True)
 
 
-def trained(arguments: argparse.Namespace, prepared: Path, name: str, decay: Decay, strength: float) -> Path:
-    """Trains the networks at one decay, from a copy of the prepared cases; returns the workspace."""
+def trained(arguments: argparse.Namespace, prepared: Path, name: str, **optimiser: Any) -> Path:
+    """Trains the networks with one optimiser, from a copy of the prepared cases; returns the workspace."""
     workspace: Path = arguments.output / name
     if not workspace.is_dir():
         unfinished = arguments.output / f".{name}"
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(prepared, unfinished)
         unfinished.rename(workspace)
-    path = study(arguments, name, decay=decay.value, weight_decay=strength)
+    path = study(arguments, name, **optimiser)
     for stage in (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS):
         command(stage, path)
     return workspace
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path)
     parser.add_argument("--foreground", nargs="+", default=["Anterior"], help="names of labels")
     parser.add_argument("--output", type=Path, default=Path("source-decay"))
-    parser.add_argument("--decays", nargs="+", default=DECAYS, metavar="KIND:STRENGTH")
+    parser.add_argument("--decays", nargs="+", default=DECAYS, metavar="KIND:STRENGTH[:WEIGHTS]")
     parser.add_argument("--modality", default="mr")
     parser.add_argument("--patients", type=int, default=50)
     parser.add_argument("--spacing", type=float, default=2.0, help="mm")
@@ -154,12 +156,13 @@ def main() -> None:
         command(stage, prepared)
     table = [HEAD, ("---",) * len(HEAD)]
     for text in arguments.decays:
-        kind, _, strength = text.partition(":")
-        decay, name = Decay(kind), f"{kind}-{strength}"
-        workspace = trained(arguments, arguments.output / "prepared", name, decay, float(strength))
+        kind, strength, *which = text.split(":")
+        name = text.replace(":", "-")
+        optimiser = {"decay": kind, "weight_decay": float(strength)} | ({"decayed": which[0]} if which else {})
+        workspace = trained(arguments, arguments.output / "prepared", name, **optimiser)
         path = arguments.output / f"{name}.yaml"
-        kept = f"{kept_by_decay(path):.3g}" if decay is Decay.DECOUPLED else "–"
-        table += rows(workspace, f"{kind} {strength}", kept)
+        kept = f"{kept_by_decay(path):.3g}" if kind == Decay.DECOUPLED else "–"
+        table += rows(workspace, text.replace(":", " "), kept)
         print("\n".join(f"| {' | '.join(row)} |" for row in table), flush=True)
 
 

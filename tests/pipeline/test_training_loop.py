@@ -102,9 +102,21 @@ def test_an_l2_penalty_is_part_of_the_gradient_that_adam_divides_by() -> None:
     assert decayed == pytest.approx(1.1)
 
 
+def test_kernels_alone_decay_where_that_is_chosen() -> None:
+    kernel, norm, free = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 1, 3, 3, 3), (2,), (2, 2)))
+    train(
+        [{"params": [kernel, norm]}, {"params": [free], "weight_decay": 0.0}],
+        lambda step: StepLoss((kernel.sum() + norm.sum() + free.sum()) * 0),
+        TrainingPlan(1, lambda step: 0.1, OptimiserOptions(weight_decay=0.5, decayed="kernels")),
+    )
+    assert kernel[0, 0, 0, 0, 0].item() == pytest.approx(1 - 0.1 * 0.5)
+    assert (norm[0].item(), free[0, 0].item()) == (1.0, 1.0)
+
+
 def test_the_recipe_names_a_kind_of_decay_only_where_it_was_chosen() -> None:
     assert OptimiserOptions(weight_decay=0.5).in_recipe() == {"weight_decay": 0.5, "gradient_clip": 12.0}
     assert OptimiserOptions(decay="l2").in_recipe()["decay"] == "l2"
+    assert OptimiserOptions(decayed="kernels").in_recipe()["decayed"] == "kernels"
 
 
 def test_gradients_are_clipped() -> None:

@@ -26,7 +26,7 @@ from pipeline.report.methods_section import methods_section
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
-from pipeline.training.optimiser import Decay
+from pipeline.training.optimiser import Decay, DecayedWeights
 from preprocessing.alignment import AlignmentKind
 from preprocessing.intensity import Scaling
 from preprocessing.skull_strip import SkullStripMethod
@@ -148,6 +148,7 @@ def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
         ("source_training.likelihood", tuple(Likelihood)),
         ("source_training.optimiser.decay", tuple(Decay)),
         ("target_training.optimiser.decay", tuple(Decay)),
+        ("source_training.optimiser.decayed", tuple(DecayedWeights)),
         ("filters.grouping", tuple(FilterGrouping)),
         ("priors.densities.vae", tuple(f"{{kind: gaussian, covariance: {own}}}" for own in Covariance)),
         (
