@@ -151,9 +151,9 @@ def fit(
 
     Args:
         networks: one network, or several of one architecture; any torch module will do.
-        density: `gaussian`, `gaussian_mixture`, `vae` or `reuse_or_redraw`, or a mapping with `kind` and settings, as
-            under `priors.densities.NAME` in a configuration. One that is centred on positions needs `relative_std`,
-            because networks without snapshots do not show the spread.
+        density: `gaussian`, `gaussian_mixture`, `vae`, `spike_and_slab` or `reuse_or_redraw`, or a mapping with `kind`
+            and settings, as under `priors.densities.NAME` in a configuration. One that is centred on positions needs
+            `relative_std`, because networks without snapshots do not show the spread.
         grouping: which layers share a density, see above.
         example: `[N, C, X, Y, Z]`, an input of a network that Graft did not make.
         seed: of all randomness.

@@ -15,10 +15,12 @@ from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.reuse_or_redraw import ReuseOrRedraw, ReuseOrRedrawOptions, build_shape
+from models.priors.spike_and_slab import SpikeAndSlabOptions
 from models.priors.vae_options import FilterVAEOptions
 
 PriorOptions = Annotated[
-    GaussianOptions | GaussianMixtureOptions | FilterVAEOptions | ReuseOrRedrawOptions, Field(discriminator="kind")
+    GaussianOptions | GaussianMixtureOptions | FilterVAEOptions | SpikeAndSlabOptions | ReuseOrRedrawOptions,
+    Field(discriminator="kind"),
 ]
 
 
@@ -64,6 +66,22 @@ def fit_prior(
         return prior, prior.fit_parts(of_network, pooled, generator, progress)
     bank = of_network if of_network is not None and centred_on_network(options) else pooled
     return prior, prior.fit(bank, generator, progress)
+
+
+def fits_dead_filters(options: PriorOptions) -> bool:
+    """Whether a density is fitted to all filters, and divides the dead from the living itself."""
+    if isinstance(options, ReuseOrRedrawOptions):
+        return isinstance(options.shape, SpikeAndSlabOptions)
+    return isinstance(options, SpikeAndSlabOptions)
+
+
+def with_norm_threshold(options: PriorOptions, threshold: float) -> PriorOptions:
+    """Returns the options with the norm up to which filters are dead, where they leave it to the study."""
+    if isinstance(options, ReuseOrRedrawOptions) and isinstance(options.shape, SpikeAndSlabOptions):
+        return options.model_copy(update={"shape": with_norm_threshold(options.shape, threshold)})
+    if isinstance(options, SpikeAndSlabOptions) and options.norm_threshold is None:
+        return options.model_copy(update={"norm_threshold": threshold})
+    return options
 
 
 def network_of(options: PriorOptions) -> int | None:

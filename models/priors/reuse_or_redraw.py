@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from data.options import Options
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
-from models.priors.filter_vae import FilterVAE
 from models.priors.gaussian import Gaussian
-from models.priors.gaussian_mixture import GaussianMixture, GaussianMixtureOptions
+from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import (
     FilterPrior,
@@ -31,11 +30,13 @@ from models.priors.prior import (
     check_known_layers,
     require_positions,
 )
+from models.priors.spike_and_slab import SpikeAndSlab, SpikeAndSlabOptions, build_slab
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
 
 ShapeOptions = Annotated[
-    GaussianOptions | GaussianMixtureOptions | FilterVAEOptions, Field(discriminator="kind", description="p_shape")
+    GaussianOptions | GaussianMixtureOptions | FilterVAEOptions | SpikeAndSlabOptions,
+    Field(discriminator="kind", description="p_shape"),
 ]
 
 
@@ -60,12 +61,10 @@ class ReuseOrRedrawOptions(Options):
 
 
 def build_shape(options: ShapeOptions, kernel_voxels: int) -> FilterPrior:
-    """Builds a density that is not itself a mixture with a position; it is not fitted yet."""
-    if isinstance(options, FilterVAEOptions):
-        return FilterVAE(options, kernel_voxels)
-    if isinstance(options, GaussianMixtureOptions):
-        return GaussianMixture(options, kernel_voxels)
-    return Gaussian(options, kernel_voxels)
+    """Builds a density that is blind to position; it is not fitted yet."""
+    if isinstance(options, SpikeAndSlabOptions):
+        return SpikeAndSlab(options, kernel_voxels)
+    return build_slab(options, kernel_voxels)
 
 
 class ReuseOrRedraw(FilterPrior):

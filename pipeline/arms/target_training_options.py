@@ -13,7 +13,7 @@ from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
-from pipeline.training.loop import OptimiserOptions
+from pipeline.training.optimiser import OptimiserOptions
 
 
 class Tuning(StrEnum):

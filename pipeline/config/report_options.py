@@ -42,4 +42,4 @@ class ReportOptions(Options):
     filter_vaes: int = Field(default=2, ge=1)
     """VAE densities whose latents are shown for a group, the best on held-out filters first."""
     hardly_moved: float = Field(default=0.1, ge=0, le=1)
-    """Median distance from the initialisation, as a share of its norm, below which filters count as not learned."""
+    """Distance from the initialisation, as a share of its norm, below which a filter counts as hardly moved."""

@@ -23,6 +23,7 @@ def pack_card(record: PackRecord) -> str:
             spacing=" × ".join(f"{step:g}" for step in facts.spacing),
             steps=[step.name.replace("_", " ") for step in Chain(record.preprocessing).steps],
             spread=[] if facts.spread is None else _spread(record),
+            structures=[own.structure for own in record.groups.values() if own.structure is not None],
             groups=[{"name": name, "scores": _scores(record, name)} for name in record.groups if record.densities],
         )
     )

@@ -30,6 +30,7 @@ from pipeline.packs.pack_record import (
 )
 from pipeline.priors.prior_units import read_fit
 from pipeline.priors.scores_record import ScoresRecord
+from pipeline.priors.structure_record import FilterStructure
 from pipeline.stages import collect_filters
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
@@ -37,7 +38,7 @@ from pipeline.stages.stale_results import stale_results
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import remove_temporaries_of, temporary_room, write_text
 from pipeline.storage.digest import file_digest
-from pipeline.storage.file_names import CONFIG
+from pipeline.storage.file_names import CONFIG, STRUCTURE, STRUCTURES
 from pipeline.storage.owned_folder import require_writable
 from pipeline.storage.prior_files import COMPARISON, DENSITY, FITS, SCORES, prior_key
 from pipeline.storage.stage_names import Stage
@@ -242,10 +243,12 @@ def _group(plan: StudyPlan, group: str, layers: list[str], fitted: bool) -> Pack
     densities = plan.config.priors.densities if fitted else {}
     folders = {name: plan.workspace.unit_folder(FITS, prior_key(group, name)) for name in densities}
     scores = plan.workspace.unit_folder(COMPARISON, group) / SCORES
+    structure = plan.workspace.unit_folder(STRUCTURES, group) / STRUCTURE
     return PackedGroup(
         layers=tuple(layers),
         fits={name: read_fit(folder) for name, folder in folders.items()},
         scores=record_if_there(scores, ScoresRecord) if fitted else None,
+        structure=record_if_there(structure, FilterStructure) if fitted else None,
     )
 
 

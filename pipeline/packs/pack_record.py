@@ -23,6 +23,7 @@ from models.heads import Heads
 from models.networks.factory import NetworkOptions
 from pipeline.priors.filter_options import FilterOptions, PriorFitOptions
 from pipeline.priors.scores_record import FitRecord, ScoresRecord
+from pipeline.priors.structure_record import FilterStructure
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_network import network_key, snapshot_name
@@ -55,6 +56,8 @@ class PackedGroup(StoredRecord):
     """Density → how its fit went; empty where the study fitted none."""
     scores: ScoresRecord | None = None
     """Held-out scores of all densities, and which one `auto` takes."""
+    structure: FilterStructure | None = None
+    """What the filters were when it was fitted: is there anything to learn from them?"""
 
 
 class Quartiles(StoredRecord):

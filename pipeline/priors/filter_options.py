@@ -13,6 +13,7 @@ from data.options import Options
 from models.filters import FilterGrouping
 from models.priors.factory import PriorOptions, centred_on_network
 from models.priors.gaussian_options import GaussianOptions
+from models.priors.spike_and_slab import NORM_THRESHOLD
 from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_options import FilterVAEOptions
 
@@ -34,8 +35,12 @@ class FilterOptions(Options):
 
     grouping: FilterGrouping = FilterGrouping.CONSECUTIVE
     """Which layers share a prior."""
-    norm_threshold: float = Field(default=0.01, ge=0)
-    """Filters with this L2 norm or less are left out of the fit; 0 keeps all."""
+    norm_threshold: float = Field(default=NORM_THRESHOLD, ge=0)
+    """Filters with this L2 norm or less are left out of the fit, except in a density of the kind `spike_and_slab`; 0
+    keeps all."""
+    most_start: float = Field(default=0.3, ge=0, le=1)
+    """Largest share of the energy of a group's filters that may still be their random start; above it, `fit-priors` and
+    the report say that there is little to learn."""
 
 
 def _densities() -> dict[str, PriorOptions]:
@@ -127,7 +132,6 @@ class PriorFitOptions(Options):
 def _with_scaling(density: Any, scaling: Any) -> Any:
     if not isinstance(density, dict) or density.get("centre", "pooled") != "pooled":
         return density
-    if density.get("kind") == "reuse_or_redraw":
-        shape = density.get("shape")
-        return {**density, "shape": _with_scaling(shape, scaling)} if isinstance(shape, dict) else density
+    if part := {"reuse_or_redraw": "shape", "spike_and_slab": "slab"}.get(str(density.get("kind"))):
+        return {**density, part: _with_scaling(density[part], scaling)} if part in density else density
     return {"scaling": scaling, **density}

@@ -15,7 +15,14 @@ from data.errors import ModelError
 from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
 from models.filter_stream import FilterDraw
-from models.priors.factory import PriorOptions, centred_on_network, fit_prior, network_of
+from models.priors.factory import (
+    PriorOptions,
+    centred_on_network,
+    fit_prior,
+    fits_dead_filters,
+    network_of,
+    with_norm_threshold,
+)
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
 from models.priors.standardisation import Covariance, Scaling
@@ -33,7 +40,7 @@ class Round:
     """One round of scoring.
 
     Attributes:
-        fitted: a draw of the filters to fit to, above the norm threshold.
+        fitted: a draw of the filters to fit to, above the norm threshold where the density leaves out the others.
         scored: filters of other networks (or positions), without a threshold.
     """
 
@@ -49,7 +56,7 @@ class GroupFit:
         name: of the group.
         path: file of its filters.
         options: densities to fit, and how to score them.
-        norm_threshold: filters with this norm or less are not fitted to.
+        norm_threshold: filters with this norm or less are dead; most densities are not fitted to them.
         earlier: density → that of an earlier study, to be updated.
         seed: of the study.
     """
@@ -85,12 +92,13 @@ class GroupFit:
         """A generator for one purpose."""
         return torch.Generator().manual_seed(stream_seed(self.seed, "priors", self.name, *names))
 
-    def rounds(self) -> Iterator[Round]:
-        """Draws the filters of each round of scoring."""
+    def rounds(self, density: str | None = None) -> Iterator[Round]:
+        """Draws the filters of each round of scoring, for a density, or for one that leaves out dead filters."""
         options = self.options
+        threshold = self._left_out(density)
         if not self.folds:
             rest, held = divide_positions(self.bank.load(), self.generator("held-out"))
-            above = rest.above_norm(self.norm_threshold)
+            above = rest if threshold is None else rest.above_norm(threshold)
             fitted = above.subsample(options.largest_fit, self.generator("fitted", 0))
             scored = held.subsample(options.largest_score, self.generator("scored"))
             yield Round(FilterDraw(fitted, len(above), len(rest)), scored)
@@ -100,11 +108,15 @@ class GroupFit:
                 self.bank.draw(each, self.generator("scored", network), {network}, last_snapshots=True).bank
                 for network in fold.scored
             ]
-            yield Round(self.draw(set(fold.fitted), "fitted", number), FilterBank.concatenate(parts))
+            yield Round(self.draw(set(fold.fitted), threshold, "fitted", number), FilterBank.concatenate(parts))
 
-    def draw(self, networks: set[int], *purpose: str | int) -> FilterDraw:
+    def _left_out(self, density: str | None) -> float | None:
+        """Norm up to which filters are left out of a fit; `None` for a density that is fitted to all."""
+        every = density is not None and fits_dead_filters(self.options.densities[density])
+        return None if every else self.norm_threshold
+
+    def draw(self, networks: set[int], threshold: float | None, *purpose: str | int) -> FilterDraw:
         """Draws filters of some networks to fit to."""
-        threshold = self.norm_threshold
         return self.bank.draw(self.options.largest_fit, self.generator(*purpose), networks, norm_threshold=threshold)
 
     def fit_for_arms(self, name: str, progress: Progress) -> tuple[Fitted, FilterDraw, int | None]:
@@ -114,7 +126,8 @@ class GroupFit:
             The density, the filters that it was fitted to, and the source network on whose positions it is centred, if
             it is.
         """
-        drawn = self.draw(set(self.bank.networks), "refit") if self.refit else next(self.rounds()).fitted
+        networks = set(self.bank.networks)
+        drawn = self.draw(networks, self._left_out(name), "refit") if self.refit else next(self.rounds(name)).fitted
         if centred_on_network(self.options.densities[name]):
             fitted, network = self._fit_at_positions(name, drawn.bank, progress)
             return fitted, drawn, network
@@ -127,7 +140,10 @@ class GroupFit:
         if name in self.earlier:
             prior = self.earlier[name].load()
             return prior, prior.update(bank, generator, progress)
-        return fit_prior(self.options.densities[name], bank, None, generator, progress)
+        return fit_prior(self._options_of(name), bank, None, generator, progress)
+
+    def _options_of(self, density: str) -> PriorOptions:
+        return with_norm_threshold(self.options.densities[density], self.norm_threshold)
 
     def _fit_at_positions(self, name: str, bank: FilterBank, progress: Progress) -> tuple[Fitted, int]:
         """Fits a density centred on one source network to all filters of that network, and returns the network.
@@ -135,7 +151,7 @@ class GroupFit:
         Raises:
             ModelError: there is no such network.
         """
-        options = self.options.densities[name]
+        options = self._options_of(name)
         named = network_of(options)
         # By default the network that arms with one member start from.
         network = self.bank.networks[0] if named is None else named

@@ -51,7 +51,7 @@ def score_density(folder: Path, progress: ProgressFile, *, group: GroupFit, dens
     """
     rounds = max(len(group.folds), 1)
     values: dict[int, torch.Tensor] = {}
-    for number, drawn in enumerate(group.rounds()):
+    for number, drawn in enumerate(group.rounds(density)):
 
         def share(step: int, total: int, number: int = number) -> None:
             progress((number + step / total) / rounds)

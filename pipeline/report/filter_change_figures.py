@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
+from models.filter_structure import filter_spectrum
 from pipeline.report.figure_style import INK, MUTED, new_figure
 from pipeline.report.filter_files import Filters, TrainedPairs
 from pipeline.report.number_text import plain
@@ -44,17 +46,6 @@ def relative_distance(pairs: TrainedPairs) -> NDArray[np.float64]:
     """Returns ‖w_trained − w_initial‖ / ‖w_initial‖ of each filter, `[F]`."""
     initial, trained = pairs.initial.astype(np.float64), pairs.trained.astype(np.float64)
     return np.linalg.norm(trained - initial, axis=1) / np.maximum(np.linalg.norm(initial, axis=1), 1e-12)
-
-
-def spectrum(filters: Filters) -> NDArray[np.float64]:
-    """Returns the eigenvalues of the covariance of filters `[F, 27]`, falling, `[27]`."""
-    covariance = np.cov(filters.astype(np.float64), rowvar=False, bias=True)
-    return np.maximum(np.linalg.eigvalsh(covariance)[::-1], 0.0)
-
-
-def effective_dimensions(eigenvalues: NDArray[np.float64]) -> float:
-    """Returns the participation ratio (Σλ)² / Σλ²: 27 for equal eigenvalues, 1 for a single one."""
-    return float(eigenvalues.sum() ** 2 / max(float(np.square(eigenvalues).sum()), 1e-300))
 
 
 def norm_figure(groups: Mapping[str, GroupFilters]) -> Figure:
@@ -103,8 +94,8 @@ def spectrum_figure(groups: Mapping[str, GroupFilters]) -> Figure:
     """
     curves = {}
     for name, group in groups.items():
-        before = {"initial": spectrum(group.pairs.initial)} if group.pairs is not None else {}
-        sets = {"trained": spectrum(group.bank)} | before
+        before = {"initial": _spectrum(group.pairs.initial)} if group.pairs is not None else {}
+        sets = {"trained": _spectrum(group.bank)} | before
         scale = max(float(sets.get("initial", sets["trained"]).mean()), 1e-300)
         curves[name] = {label: values / scale for label, values in sets.items()}
     limits = _log_limits([values for sets in curves.values() for values in sets.values()], [1.0])
@@ -118,6 +109,11 @@ def spectrum_figure(groups: Mapping[str, GroupFilters]) -> Figure:
         _log_ticks(axes.yaxis, limits, plain)
 
     return _small_multiples(list(groups), draw, "number of the eigenvalue", "eigenvalue (logarithmic)")
+
+
+def _spectrum(filters: Filters) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = filter_spectrum(torch.from_numpy(filters)).numpy()
+    return found
 
 
 def _norms(filters: Filters) -> NDArray[np.float64]:

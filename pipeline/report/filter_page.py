@@ -12,22 +12,22 @@ import torch
 from data.errors import WorkspaceError
 from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
+from models.filter_structure import effective_dimension, filter_spectrum
 from models.priors.filter_vae import FilterVAE
 from models.priors.prior import FilterPrior
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.priors.scores_record import ScoresRecord
+from pipeline.priors.structure_record import FilterStructure, OverNetworks
 from pipeline.report.density_scores import vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
     distance_figure,
-    effective_dimensions,
     norm_figure,
     relative_distance,
-    spectrum,
     spectrum_figure,
 )
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
-from pipeline.report.filter_files import read_filters, read_prior, read_trained_pairs, sample_rows
+from pipeline.report.filter_files import Filters, read_filters, read_prior, read_trained_pairs, sample_rows
 from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
 from pipeline.report.number_text import counted, listing, plain
 from pipeline.report.page import page_environment
@@ -66,6 +66,7 @@ class _Group:
 def build_filter_page(
     material: Material,
     summaries: Mapping[str, FilterSummary],
+    structures: Mapping[str, FilterStructure],
     scores: Sequence[ScoresRecord],
     notice: str | None = None,
 ) -> FilterPage:
@@ -74,8 +75,9 @@ def build_filter_page(
     Args:
         material: what the report is made from.
         summaries: group → its `summary.json`, in the order of the page.
+        structures: group → its `structure.json`, where it was measured.
         scores: held-out scores, which decide the densities that are shown.
-        notice: says which filters have not moved, so that there is nothing to learn from them.
+        notice: says which filters are still their random start, so that there is little to learn from them.
 
     Returns:
         Where it is and what was found.
@@ -105,7 +107,7 @@ def build_filter_page(
         .get_template("filters.html.j2")
         .render(
             study=material.files.title,
-            change=_change(material, shown),
+            change=_change(material, shown, structures),
             groups=pictures,
             left_out=listing([group.name for group in rest]),
             sampled=options.filters_sampled,
@@ -129,7 +131,7 @@ def _read_group(material: Material, name: str, summary: FilterSummary, scores: S
     return _Group(name, bank, filters)
 
 
-def _change(material: Material, groups: Sequence[_Group]) -> dict[str, Any]:
+def _change(material: Material, groups: Sequence[_Group], structures: Mapping[str, FilterStructure]) -> dict[str, Any]:
     """Pictures and table of what training did to the filters of all groups."""
     of_name = {group.name: group.filters for group in groups}
     known = any(filters.pairs is not None for filters in of_name.values())
@@ -140,12 +142,15 @@ def _change(material: Material, groups: Sequence[_Group]) -> dict[str, Any]:
         if known
         else None,
         "spectra": add("filter-spectra", spectrum_figure(of_name), "Eigenvalues of the covariance of filters by group"),
-        "rows": [_change_row(name, filters, material.options.hardly_moved) for name, filters in of_name.items()],
+        "rows": [
+            _change_row(name, filters, material.options.hardly_moved) | _structure(filters, structures.get(name))
+            for name, filters in of_name.items()
+        ],
     }
 
 
 def _change_row(name: str, filters: GroupFilters, hardly_moved: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"name": name, "dimensions": f"{effective_dimensions(spectrum(filters.bank)):.1f}"}
+    row: dict[str, Any] = {"name": name}
     if filters.pairs is None:
         return row | {"moved": None}
     distance = relative_distance(filters.pairs)
@@ -160,8 +165,28 @@ def _change_row(name: str, filters: GroupFilters, hardly_moved: float) -> dict[s
         "networks": counted(filters.pairs.networks, "network"),
         "rows": len(filters.pairs.initial),
         "total": filters.pairs.total,
-        "before": f"{effective_dimensions(spectrum(filters.pairs.initial)):.1f}",
     }
+
+
+def _structure(filters: GroupFilters, structure: FilterStructure | None) -> dict[str, Any]:
+    """Effective dimensions of a group, and how much of its filters is still their start, where that was measured."""
+    before = "?" if filters.pairs is None else f"{_dimension(filters.pairs.initial):.1f}"
+    if structure is None:
+        return {"before": before, "dimensions": f"{_dimension(filters.bank):.1f}", "structure": None}
+    shares = {"still": structure.still_start, "left": structure.start_left, "under": structure.under_threshold}
+    return {
+        "before": before,
+        "dimensions": f"{structure.effective_dimension.mean:.1f}",
+        "structure": {name: {"mean": _percent(own.mean), "range": _range(own)} for name, own in shares.items()},
+    }
+
+
+def _dimension(filters: Filters) -> float:
+    return effective_dimension(filter_spectrum(torch.from_numpy(filters)))
+
+
+def _range(shares: OverNetworks) -> str:
+    return f"{_percent(shares.low)} to {_percent(shares.high)}"
 
 
 def _pictures(material: Material, group: _Group, scores: ScoresRecord | None) -> dict[str, Any]:

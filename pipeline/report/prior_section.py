@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from data.stored_record import record_if_there
+from pipeline.priors.filter_options import FilterOptions
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.priors.scores_record import DensityRecord, Estimate, ScoresRecord
+from pipeline.priors.structure_record import FilterStructure, little_to_learn
 from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import read_scores, reference_density, vae_densities
 from pipeline.report.filter_files import group_folders
@@ -16,7 +18,7 @@ from pipeline.report.number_text import NOTHING, listing, number, percent, plain
 from pipeline.report.section import Material, Section
 from pipeline.report.source_pack import NO_FILTERS
 from pipeline.report.source_use import source_use
-from pipeline.storage.file_names import SUMMARY_JSON
+from pipeline.storage.file_names import STRUCTURE, STRUCTURES, SUMMARY_JSON
 from pipeline.storage.stage_names import Stage
 
 
@@ -40,13 +42,20 @@ def prior_section(material: Material) -> Section:
             "compare-priors/ holds no scores: the fit-priors stage writes them, so no densities can be compared."
         )
     content: dict[str, Any] = {} if files.pack is None else {"no_filters": NO_FILTERS}
-    still = not_moved(summaries, material.options.hardly_moved)
-    page = build_filter_page(material, summaries, scores, still)
+    paths = (folder / STRUCTURE for folder in group_folders(files.root, STRUCTURES))
+    measured = (record_if_there(path, FilterStructure) for path in paths)
+    structures = {own.group: own for own in measured if own is not None}
+    limit = FilterOptions().most_start if files.config is None else files.config.filters.most_start
+    little = little_to_learn(structures.values(), limit, of_pack=files.pack is not None)
+    if little is not None:
+        content["little_to_learn"] = little
+    page = build_filter_page(material, summaries, structures, scores, little)
     missing += page.unreadable
     if summaries:
         content |= {
-            "groups": [_group(summary, of_group.get(name)) for name, summary in summaries.items()],
-            "not_moved": still,
+            "groups": [
+                _group(summary, of_group.get(name), structures.get(name)) for name, summary in summaries.items()
+            ],
             "page": page.address,
             "unused": [unused_latents(vae, groups, len(summaries)) for vae, groups in page.unused.items()],
         }
@@ -55,7 +64,7 @@ def prior_section(material: Material) -> Section:
     return Section("priors", "Filters and priors", content, tuple(missing))
 
 
-def _group(summary: FilterSummary, scores: ScoresRecord | None) -> dict[str, Any]:
+def _group(summary: FilterSummary, scores: ScoresRecord | None, structure: FilterStructure | None) -> dict[str, Any]:
     norms = summary.norm_quantiles
     return {
         "name": summary.group,
@@ -66,26 +75,8 @@ def _group(summary: FilterSummary, scores: ScoresRecord | None) -> dict[str, Any
         "threshold": plain(scores.norm_threshold if scores else None),
         "norms": f"{norms[0]:.3f} / {norms[len(norms) // 2]:.3f} / {norms[-1]:.3f}",
         "moved": f"{summary.moved_from_initial:.2f}",
+        "still": percent(structure.still_start.mean, 1) if structure else NOTHING,
     }
-
-
-def not_moved(summaries: Mapping[str, FilterSummary], limit: float) -> str | None:
-    """Says which groups' filters are still where they were initialised; None where all have moved.
-
-    Args:
-        summaries: group → its `summary.json`.
-        limit: least median distance from the initialisation, as a share of its norm, that counts as moved.
-    """
-    moved = {group: summary.moved_from_initial for group, summary in summaries.items()}
-    still = [f"{group} ({plain(round(100 * share, 2))} %)" for group, share in moved.items() if share < limit]
-    if not still:
-        return None
-    where = "every group" if len(still) == len(moved) else "some groups"
-    return (
-        f"In {where}, filters have hardly moved from their random initialisation, so there is nothing to learn from "
-        f"them: {listing(still)} of their norm in the median. A prior fitted to them describes the initialisation; "
-        "train the source networks longer."
-    )
 
 
 def unused_latents(vae: str, groups: Sequence[str], count: int) -> str:

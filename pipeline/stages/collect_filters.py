@@ -1,29 +1,36 @@
-"""collect-filters: collects all 3×3×3 filters of all snapshots, by group of layers."""
+"""collect-filters: collects all 3×3×3 filters of all snapshots, by group of layers, and measures their structure."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from data.stored_record import read_record
 from models.filter_bank import FilterBank, SourceState
 from models.filter_stream import StreamedQuantiles
 from models.filters import FilterLayer, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
-from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.stage import complete, run_in_order
 from pipeline.execution.unit import Unit, require_done
 from pipeline.priors.filter_summary import FilterSummary
+from pipeline.priors.structure_record import FilterStructure
+from pipeline.priors.structure_units import measure_structure
 from pipeline.stages import train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import write_record
-from pipeline.storage.file_names import BANK, SUMMARY_JSON
+from pipeline.storage.file_names import BANK, STRUCTURE, STRUCTURES, SUMMARY_JSON
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import load_tensors
 from pipeline.storage.workspace import Workspace
 from pipeline.training.source_network import INITIAL, snapshot_name
+
+logger = logging.getLogger(__name__)
 
 STAGE = "collect-filters"
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -123,39 +130,46 @@ def collect_group(
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each group of layers.
+    """For each group of layers: one unit for its filters, and one for their structure.
 
     Raises:
         WorkspaceError: a stage before is not done.
     """
+    return [unit for kind in _planned(config, workspace) for unit in kind]
+
+
+def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], list[Unit]]:
     plan = read_plan(config, workspace)
     groups, all_layers = source_groups(plan)
     keys = [train_source.network_key(number) for number in range(config.source_training.networks)]
     digests = [require_done(workspace, train_source.STAGE, key)["digest"] for key in keys]
     networks = [(number, workspace.unit_folder(train_source.STAGE, key)) for number, key in enumerate(keys)]
-    planned = []
+    cycles, threshold = config.source_training.cycles, config.filters.norm_threshold
+    banks, structures = [], []
     for group, layers in groups.items():
-        recipe = {
+        same: dict[str, Any] = {
             "networks": digests,
             "layers": [layer.parameter for layer in layers],
-            "cycles": config.source_training.cycles,
-            "version": 3,
+            "cycles": cycles,
         }
-        arguments = {
-            "group": group,
-            "layers": layers,
-            "all_layers": all_layers,
-            "networks": networks,
-            "cycles": config.source_training.cycles,
-        }
-        planned.append(Unit(STAGE, group, recipe, collect_group, arguments))
-    return planned
+        arguments: dict[str, Any] = {"group": group, "layers": layers, "cycles": cycles}
+        of_bank = {**arguments, "all_layers": all_layers, "networks": networks}
+        banks.append(Unit(STAGE, group, {**same, "version": 3}, collect_group, of_bank))
+        # A unit of its own: fits and trainings depend on the filters, and not on what is measured of them.
+        recipe = {**same, "norm_threshold": threshold, "version": 1}
+        of_structure = {**arguments, "networks": [folder for _, folder in networks], "norm_threshold": threshold}
+        structures.append(Unit(STRUCTURES, group, recipe, measure_structure, of_structure))
+    return banks, structures
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Collects the filters of every group.
+    """Collects the filters of every group, and says what structure they have.
 
     Raises:
         WorkspaceError: a source network is missing.
     """
-    complete(STAGE, run_stage(STAGE, units(config, workspace, resources), workspace, resources.execution(config)))
+    kinds = _planned(config, workspace)
+    complete(STAGE, run_in_order(kinds, workspace, resources.execution(config)))
+    for unit in kinds[-1]:
+        structure = read_record(workspace.unit_folder(unit.stage, unit.key) / STRUCTURE, FilterStructure)
+        logger.info("%s: %s", STAGE, structure.describe())

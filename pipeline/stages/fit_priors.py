@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.stored_record import record_if_there
 from models.filters import FilterLayer
 from pipeline.config.study import StudyConfig
 from pipeline.execution.stage import complete, run_in_order
@@ -15,14 +17,18 @@ from pipeline.priors.earlier_density import EarlierDensity
 from pipeline.priors.filter_options import HeldOut
 from pipeline.priors.group_fit import GroupFit
 from pipeline.priors.prior_units import compare_densities, fit_density, score_density
+from pipeline.priors.structure_record import FilterStructure, little_to_learn
 from pipeline.stages import collect_filters
 from pipeline.stages.earlier_study import earlier_densities
 from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.pack_units import prior_units, require_layers
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import read_plan
+from pipeline.storage.file_names import STRUCTURE, STRUCTURES
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORES, SCORING, density_file, prior_key
 from pipeline.storage.workspace import Workspace
+
+logger = logging.getLogger(__name__)
 
 STAGE = "fit-priors"
 
@@ -156,6 +162,18 @@ class _Group:
         return self._workspace.unit_folder(unit.stage, unit.key)
 
 
+def _structures(config: StudyConfig, workspace: Workspace) -> list[FilterStructure]:
+    """The structure of the filters of every group, as far as it was measured."""
+    plan = read_plan(config, workspace)
+    if plan.pack is not None:
+        found = [own.structure for own in plan.pack.groups.values()]
+    else:
+        groups, _ = collect_filters.source_groups(plan)
+        files = [workspace.unit_folder(STRUCTURES, group) / STRUCTURE for group in groups]
+        found = [record_if_there(path, FilterStructure) for path in files]
+    return [own for own in found if own is not None]
+
+
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
     """Fits, scores and compares the densities of every group, or takes them from the source pack.
 
@@ -166,4 +184,7 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """
     kinds = _planned(config, workspace, resources)
     refuse_older_layout(workspace, STAGE, [unit.key for unit in kinds[-1]])
+    limit, of_pack = config.filters.most_start, config.source_pack is not None
+    if little := little_to_learn(_structures(config, workspace), limit, of_pack=of_pack):
+        logger.warning("%s: %s", STAGE, little)
     complete(STAGE, run_in_order(kinds, workspace, resources.execution(config)))

@@ -16,9 +16,11 @@ from pipeline.packs.pack_archive import PackError, SourcePack, open_pack
 from pipeline.packs.pack_record import PackRecord, density_entry, snapshot_entry
 from pipeline.packs.pack_weights import density, snapshot
 from pipeline.priors.scores_record import FitRecord, ScoresRecord
+from pipeline.priors.structure_units import take_structure
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_record
 from pipeline.storage.digest import digest
+from pipeline.storage.file_names import STRUCTURES
 from pipeline.storage.prior_files import COMPARISON, DENSITY, FIT, FITS, SCORES, prior_key
 from pipeline.storage.stage_names import Stage
 from pipeline.training.source_network import network_key, snapshot_name
@@ -35,10 +37,13 @@ def network_units(plan: StudyPlan, pack: PackRecord) -> list[Unit]:
     return planned
 
 
-def prior_units(plan: StudyPlan, pack: PackRecord) -> tuple[list[Unit], list[Unit]]:
-    """One unit for each fitted density of each group of layers, and one for the scores of each group."""
-    fits, comparisons = [], []
+def prior_units(plan: StudyPlan, pack: PackRecord) -> tuple[list[Unit], list[Unit], list[Unit]]:
+    """For each group of layers: one unit for the structure of its filters, one for each density, one for the scores."""
+    structures, fits, comparisons = [], [], []
     for group, own in pack.groups.items():
+        if own.structure is not None:
+            recipe = {"taken": digest(own.structure.as_json()), "version": 1}
+            structures.append(Unit(STRUCTURES, group, recipe, take_structure, {"structure": own.structure}))
         for name, fit in own.fits.items():
             recipe = {
                 "taken": pack.files[density_entry(group, name)].sha256,
@@ -52,7 +57,7 @@ def prior_units(plan: StudyPlan, pack: PackRecord) -> tuple[list[Unit], list[Uni
         if own.scores is not None:
             recipe = {"taken": digest(own.scores.as_json()), "version": 1}
             comparisons.append(Unit(COMPARISON, group, recipe, take_scores, {"scores": own.scores}))
-    return fits, comparisons
+    return structures, fits, comparisons
 
 
 def require_layers(pack: PackRecord, groups: Mapping[str, Sequence[FilterLayer]]) -> None:

@@ -226,7 +226,7 @@ class _Planner:
             "steps": config.target_training.steps,
             "floor_rate": config.target_training.floor_rate,
             "likelihood": config.target_training.likelihood.value,
-            "optimiser": config.target_training.optimiser.model_dump(mode="json"),
+            "optimiser": config.target_training.optimiser.in_recipe(),
             "network": (arm.network or config.network).model_dump(mode="json"),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),

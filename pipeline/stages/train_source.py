@@ -59,8 +59,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             **plan.labels(plan.dataset_of("source")),
             "seed": config.seed,
             "network": config.network.model_dump(mode="json"),
-            # More networks, or more validation cases, do not make an existing network stale.
-            "options": config.source_training.model_dump(mode="json", exclude={"networks", "validation_cases"}),
+            "options": config.source_training.in_recipe(),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
             "computing": computing.model_dump(mode="json"),

@@ -9,23 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import Field
 
 from data.errors import TrainingError
-from data.options import Options
 from data.random_streams import stream_seed
 from pipeline.training.checkpoint import Checkpoints, TrainingState
 from pipeline.training.computing import Computing, ComputingOptions, Precision
+from pipeline.training.optimiser import OptimiserOptions, make_optimiser
 from pipeline.training.training_log import History, TrainingLog
-
-
-class OptimiserOptions(Options):
-    """Options of AdamW."""
-
-    weight_decay: float = Field(default=1e-4, ge=0)
-    """Decoupled weight decay."""
-    gradient_clip: float = Field(default=12.0, gt=0)
-    """Largest norm of the gradient."""
 
 
 @dataclass
@@ -94,8 +84,8 @@ def train(
     """Minimises a loss.
 
     Args:
-        groups: parameter groups for AdamW; `rate_factor` multiplies the group's learning rate. Parameters without
-            gradient are ignored.
+        groups: parameter groups for the optimiser; `rate_factor` multiplies the group's learning rate. Parameters
+            without gradient are ignored.
         step_loss: step → loss; draws its batch as a function of the step.
         plan: steps, rates and logging.
         after_step: called with the step (from 0) and its row, to which it may add.
@@ -112,9 +102,7 @@ def train(
         ComputingOptions(precision=Precision.FLOAT32), learned[0].device.type if learned else "cpu"
     )
     options = plan.options
-    optimiser = computing.optimiser(
-        torch.optim.AdamW(optimised, lr=plan.rate(0), weight_decay=options.weight_decay, fused=True)
-    )
+    optimiser = computing.optimiser(make_optimiser(optimised, plan.rate(0), options))
     state = TrainingState(resumption.modules if resumption else {}, optimiser, computing.scaler)
     first = resumption.checkpoints.restore(state) if resumption else 0
     with resumption.open_log(first) if resumption and resumption.open_log else nullcontext() as log:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from data.options import Options
 from models.objectives import Likelihood
-from pipeline.training.loop import OptimiserOptions
+from pipeline.training.optimiser import OptimiserOptions
 
 
 class SourceTrainingOptions(Options):
@@ -29,3 +31,8 @@ class SourceTrainingOptions(Options):
     optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
     validation_cases: int = Field(default=8, ge=1)
     """Out-of-bag cases on which Dice is measured at the end of each cycle."""
+
+    def in_recipe(self) -> dict[str, Any]:
+        """What a network depends on: more networks, or more validation cases, do not make an existing one stale."""
+        content = self.model_dump(mode="json", exclude={"networks", "validation_cases"})
+        return {**content, "optimiser": self.optimiser.in_recipe()}

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 _STAGES = ("check", "preprocess", "train-source", "collect-filters", "fit-priors", "infer", "evaluate", "report")
 _FOLDERS = {
+    "collect-filters": ("collect-filters", "measure-filters"),
     "fit-priors": ("fit-priors", "score-priors", "compare-priors"),
     "infer": ("train-target", "predict-test", "infer"),
     "evaluate": ("evaluate", "results"),

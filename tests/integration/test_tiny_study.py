@@ -81,7 +81,7 @@ def _check_units(workspace: Path) -> None:
     assert units["train-source"] == ["network-00", "network-01"]
     groups = units["collect-filters"]
     assert len(groups) >= 2
-    assert units["compare-priors"] == groups
+    assert units["measure-filters"] == units["compare-priors"] == groups
     densities = ("gaussian_full", "isotropic", "vae")
     assert units["fit-priors"] == units["score-priors"] == [f"{group}/{name}" for group in groups for name in densities]
     # No two of these arms learn alike.

@@ -11,6 +11,7 @@ from models.priors.factory import build_prior, load_prior
 from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.gaussian_options import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
+from models.priors.spike_and_slab import SpikeAndSlabOptions
 from models.priors.vae_options import FilterVAEOptions
 
 POSITION = {"centre": "source_position", "network": 1}
@@ -41,6 +42,12 @@ PRIORS = {
     ),
     "vae_from_random": FilterVAEOptions(start_at_gaussian=False, norm_input=False, validation_share=0, **VAE),
     "vae_mixture": FilterVAEOptions(latent_prior="mixture", components=3, **VAE),
+    "spike": SpikeAndSlabOptions(norm_threshold=0.1),
+    "spike_by_layer": SpikeAndSlabOptions(norm_threshold=0.1, slab=GaussianOptions(scaling="layer")),
+    "spike_vae": SpikeAndSlabOptions(norm_threshold=0.1, slab=FilterVAEOptions(**VAE)),
+    "reuse_spike": ReuseOrRedrawOptions(
+        position=GaussianOptions(covariance="isotropic", **POSITION), shape=SpikeAndSlabOptions(norm_threshold=0.1)
+    ),
     "reuse": ReuseOrRedrawOptions(
         position=GaussianOptions(covariance="isotropic", **POSITION),
         shape=GaussianMixtureOptions(components=2),
@@ -239,6 +246,7 @@ def test_free_parameters_are_counted(name):
         "factor": 2 + 2 + 2,
         "mixture_full": 2 + 3 * (2 + 3),
         "mixture_spherical": 1 + 2 * (2 + 1),
+        "spike": 2 + 3 + 2,
     }
     if name in known:
         assert prior.free_parameters() == known[name]

@@ -259,6 +259,39 @@ def config_of(update_from: Path | None = None, grouping: str = "consecutive", **
     )
 
 
+@pytest.mark.parametrize(("networks", "refit"), [(1, True), (3, True), (3, False)])
+def test_dead_filters_are_modelled_by_a_spike_and_left_out_of_other_fits(
+    tmp_path: Path, networks: int, refit: bool
+) -> None:
+    bank = write_networks(tmp_path / "bank.safetensors", networks)
+    densities = {
+        "vae": None,
+        "spike": {"kind": "spike_and_slab"},
+        "own": {"kind": "spike_and_slab", "norm_threshold": 0},
+    }
+    found = fit(tmp_path / "fit", bank, densities=densities, refit=refit)["densities"]
+    whole, living = found["spike"]["given_filters"], found["gaussian_full"]["given_filters"]
+    # One filter in twenty is dead; a single network keeps a tenth of the positions for scoring.
+    assert found["own"]["given_filters"] == found["spike"]["fitted_filters"] == whole
+    fitted = {1: 1, 3: 3 if refit else 2}[networks]
+    assert whole == fitted * 2 * 400 * (0.9 if networks == 1 else 1)
+    assert living == pytest.approx(0.95 * whole, abs=20)
+    # All held-out filters are scored, the dead ones too.
+    assert found["spike"]["scored"] == found["gaussian_full"]["scored"]
+    assert found["spike"]["mean"] > found["gaussian_full"]["mean"] + 1
+    prior = load_prior(
+        PriorFitOptions(densities=densities).densities["spike"], load_tensors(tmp_path / "fit/spike" / DENSITY)
+    )
+    assert float(prior.logit_dead.sigmoid()) == pytest.approx((whole - living + 1) / (whole + 2))
+
+
+def test_shared_scaling_reaches_the_slab_of_a_spike() -> None:
+    options = PriorFitOptions(
+        scaling="layer", densities={"spike": {"kind": "spike_and_slab", "slab": {"kind": "gaussian"}}}
+    )
+    assert options.densities["spike"].slab.scaling == "layer"
+
+
 @pytest.fixture
 def earlier_study(tmp_path: Path) -> Path:
     """A workspace whose BooVAE is fitted."""

@@ -23,7 +23,7 @@ from pipeline.storage.workspace import Workspace
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 
-SOURCE = ("train-source", "collect-filters")
+SOURCE = ("train-source", "collect-filters", "measure-filters")
 FITS, SCORES = ("fit-priors",), ("score-priors", "compare-priors")
 TRAINED, PREDICTED, READ = ("train-target",), ("predict-test",), ("infer", "evaluate")
 TARGET = (*TRAINED, *PREDICTED, *READ)
@@ -61,12 +61,16 @@ STALE: dict[str, tuple[str, ...]] = {
     "source_training.warm_up=2": FROM_SOURCE,
     "source_training.likelihood=cross_entropy": FROM_SOURCE,
     "source_training.optimiser.weight_decay=0.1": FROM_SOURCE,
+    "source_training.optimiser.decay=l2": FROM_SOURCE,
+    "source_training.optimiser.decayed=kernels": FROM_SOURCE,
     "source_training.validation_cases=2": (),
     "filters.grouping=layer": (*SOURCE[1:], *FITS, *SCORES, *TARGET),
-    "filters.norm_threshold=0.02": (*FITS, *SCORES, *TARGET),
+    "filters.norm_threshold=0.02": ("measure-filters", *FITS, *SCORES, *TARGET),
+    "filters.most_start=0.5": (),
     "priors.densities.vae.latent=3": (*FITS, *SCORES, *TARGET),
     "priors.densities.isotropic.scaling=layer": (*FITS, *SCORES),
     "priors.densities.other={kind: gaussian}": (*FITS, *SCORES),
+    "priors.densities.dead={kind: spike_and_slab}": (*FITS, *SCORES),
     "priors.scaling=layer": (*FITS, *SCORES, *TARGET),
     "priors.largest_fit=2000": (*FITS, *SCORES, *TARGET),
     "priors.refit=false": (*FITS, *SCORES, *TARGET),
@@ -89,6 +93,8 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.tuned_rates=[0.1, 0.2]": (),
     "target_training.arms.dwp.fit_reading=true": READ,
     "target_training.optimiser.weight_decay=0.1": TARGET,
+    "target_training.optimiser.decay=l2": TARGET,
+    "target_training.optimiser.decayed=kernels": TARGET,
     "sliding_window.overlap=0.5": (*PREDICTED, *READ),
     "target_training.arms.dwp.init=source": TARGET,
     "target_training.arms.dwp.trainable=decoder": TARGET,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_about, load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.computing import ComputingOptions
-from pipeline.training.loop import History, OptimiserOptions, StepLoss, TrainingPlan, train
+from pipeline.training.loop import History, StepLoss, TrainingPlan, train
+from pipeline.training.optimiser import OptimiserOptions
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
@@ -70,15 +72,51 @@ def test_what_needs_no_gradient_stays_as_it_is() -> None:
     assert free.item() < 1.0
 
 
-def test_weight_decay_is_decoupled_and_can_be_switched_off_for_a_group() -> None:
+def decayed_and_kept(options: OptimiserOptions, rates: list[float], gradient: float = 0.0) -> tuple[float, float]:
+    """What becomes of two weights of 1 under a constant gradient; the second is in a group without decay."""
     decayed, kept = torch.nn.Parameter(torch.ones(1)), torch.nn.Parameter(torch.ones(1))
     train(
         [{"params": [decayed]}, {"params": [kept], "weight_decay": 0.0}],
-        lambda step: StepLoss((decayed + kept).sum() * 0),
-        TrainingPlan(1, lambda step: 0.1, OptimiserOptions(weight_decay=0.5)),
+        lambda step: StepLoss((decayed + kept).sum() * gradient),
+        TrainingPlan(len(rates), lambda step: rates[step], options),
     )
-    assert decayed.item() == pytest.approx(1 - 0.1 * 0.5)
-    assert kept.item() == 1.0
+    return decayed.item(), kept.item()
+
+
+def test_decoupled_decay_shrinks_by_the_sum_of_the_rates() -> None:
+    rates = [0.02, 0.01] * 20
+    decayed, kept = decayed_and_kept(OptimiserOptions(weight_decay=2.0), rates)
+    assert decayed == pytest.approx(math.prod(1 - 2.0 * rate for rate in rates), rel=1e-5)
+    assert decayed == pytest.approx(math.exp(-2.0 * sum(rates)), rel=0.05)
+    assert kept == 1.0
+
+
+def test_an_l2_penalty_is_part_of_the_gradient_that_adam_divides_by() -> None:
+    # Without another gradient the first step is the rate, however weak the penalty; a larger gradient outweighs it.
+    for strength in (1e-3, 1.0):
+        decayed, kept = decayed_and_kept(OptimiserOptions(weight_decay=strength, decay="l2"), [0.1])
+        assert decayed == pytest.approx(0.9, abs=1e-4)
+        assert kept == 1.0
+    decayed, kept = decayed_and_kept(OptimiserOptions(weight_decay=1e-3, decay="l2"), [0.1], gradient=-1.0)
+    assert decayed == pytest.approx(kept)
+    assert decayed == pytest.approx(1.1)
+
+
+def test_kernels_alone_decay_where_that_is_chosen() -> None:
+    kernel, norm, free = (torch.nn.Parameter(torch.ones(shape)) for shape in ((2, 1, 3, 3, 3), (2,), (2, 2)))
+    train(
+        [{"params": [kernel, norm]}, {"params": [free], "weight_decay": 0.0}],
+        lambda step: StepLoss((kernel.sum() + norm.sum() + free.sum()) * 0),
+        TrainingPlan(1, lambda step: 0.1, OptimiserOptions(weight_decay=0.5, decayed="kernels")),
+    )
+    assert kernel[0, 0, 0, 0, 0].item() == pytest.approx(1 - 0.1 * 0.5)
+    assert (norm[0].item(), free[0, 0].item()) == (1.0, 1.0)
+
+
+def test_the_recipe_names_a_kind_of_decay_only_where_it_was_chosen() -> None:
+    assert OptimiserOptions(weight_decay=0.5).in_recipe() == {"weight_decay": 0.5, "gradient_clip": 12.0}
+    assert OptimiserOptions(decay="l2").in_recipe()["decay"] == "l2"
+    assert OptimiserOptions(decayed="kernels").in_recipe()["decayed"] == "kernels"
 
 
 def test_gradients_are_clipped() -> None:

@@ -209,7 +209,7 @@ def test_a_study_without_densities_gives_its_networks_alone(
     finished_study: Any, write_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, workspace = finished_study.copy(tmp_path / "study", write_study)
-    for stage in ("collect-filters", "fit-priors", "score-priors", "compare-priors"):
+    for stage in ("collect-filters", "measure-filters", "fit-priors", "score-priors", "compare-priors"):
         shutil.rmtree(workspace / stage)
     resolved = workspace / "config.resolved.yaml"
     raw = yaml.safe_load(resolved.read_text())

@@ -27,6 +27,7 @@ from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.config.report_options import ReportOptions
 from pipeline.priors.filter_summary import FilterSummary
+from pipeline.priors.structure_record import FilterStructure, OverNetworks
 from pipeline.report.build import build_report
 from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import read_scores
@@ -36,6 +37,7 @@ from pipeline.report.picture import Picture, PictureFolder
 from pipeline.report.prior_section import prior_section
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
+from pipeline.storage.atomic import write_record
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import save_tensors
 
@@ -52,7 +54,7 @@ SCORES = {
     "decoder_1": {"isotropic": (30.5, -1.25, 0.25), "gaussian_full": (31.75, 0.0, 0.0), "vae": (31.0, -0.75, 0.5)},
 }
 REASON = "centred on source network 0, and channels of other networks are permuted"
-SENTENCE = "there is nothing to learn from them"
+SENTENCE = "There is little to learn here"
 
 
 def _states(root: Path, generator: torch.Generator) -> list[SourceState]:
@@ -87,6 +89,17 @@ def _scores(group: str, over: str = "networks") -> dict[str, Any]:
             "densities": densities, "not_scored": {"around_source": REASON}}  # fmt: skip
 
 
+def structure_of(group: str, **changes: Any) -> FilterStructure:
+    still = {"encoder_1": 0.25, "decoder_1": 0.95}[group]
+    return FilterStructure(
+        group=group, networks=4, filters=24, norm_threshold=0.3,
+        effective_dimension=OverNetworks(mean=12.5, low=11.0, high=14.0),
+        still_start=OverNetworks(mean=still, low=still - 0.05, high=still + 0.05),
+        start_left=OverNetworks(mean=0.5, low=0.4, high=0.6),
+        under_threshold=OverNetworks(mean=0.0, low=0.0, high=0.0),
+    ).model_copy(update=changes)  # fmt: skip
+
+
 def build_workspace(root: Path, configure: Callable[[Path, dict[str, Any]], None]) -> Path:
     generator = torch.Generator().manual_seed(3)
     states = _states(root, generator)
@@ -106,6 +119,7 @@ def build_workspace(root: Path, configure: Callable[[Path, dict[str, Any]], None
             moved_from_initial=moved, moved_quantiles=(0.0, moved, 1.0), moved_by_network={"0": moved},
         )  # fmt: skip
         (folder / "summary.json").write_text(json.dumps(summary.as_json()))
+        write_record(root / "measure-filters" / group / "structure.json", structure_of(group))
         for name, options in DENSITIES.items():
             prior = build_prior(options)
             prior.fit(bank, generator)
@@ -202,14 +216,31 @@ def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path) -> Non
     assert "A single network was held out for every group:" in text
 
 
-def test_says_which_filters_have_not_moved_exactly_when_they_have_not(pages: Mapping[str, str], copy: Path) -> None:
-    text = _plain(pages["index"])
-    assert SENTENCE in text
-    assert SENTENCE in _plain(pages["filters"])
-    assert "In some groups" in text
-    assert "decoder_1 (3 %) of their norm" in text
-    assert not any(SENTENCE in page for page in write_pages(copy, hardly_moved=0.03))
-    assert "In every group" in write_pages(copy, hardly_moved=0.6)[0]
+def test_says_where_there_is_little_to_learn(pages: Mapping[str, str], copy: Path) -> None:
+    for page in pages.values():
+        assert SENTENCE in _plain(page)
+        assert "In 1 of 2 groups, more than 30 % of the energy" in _plain(page)
+        assert "decoder_1 (95 %)" in _plain(page)
+    learned = OverNetworks(mean=0.3, low=0.1, high=0.5)
+    write_record(copy / "measure-filters/decoder_1/structure.json", structure_of("decoder_1", still_start=learned))
+    assert not any(SENTENCE in page for page in write_pages(copy))
+
+
+def test_of_a_pack_without_its_filters_it_says_so_too(copy: Path) -> None:
+    shutil.rmtree(copy / "collect-filters")
+    index, page = write_pages(copy)
+    assert SENTENCE in _plain(index)
+    assert not page
+
+
+def test_groups_that_were_not_measured_are_shown_without_numbers(copy: Path) -> None:
+    shutil.rmtree(copy / "measure-filters")
+    index, page = write_pages(copy)
+    assert SENTENCE not in _plain(index)
+    encoder = _table(page, "change")["encoder_1"]
+    # What the sample of the bank tells stays.
+    assert float(encoder[3].split(" → ")[1]) == pytest.approx(float(encoder[3].split(" → ")[0]), abs=4)
+    assert encoder[4:7] == ["–", "–", "–"]
 
 
 @pytest.mark.slow
@@ -295,6 +326,8 @@ def test_table_of_change_tells_how_far_filters_moved(pages: Mapping[str, str]) -
     assert 45 <= float(encoder[0].removesuffix(" %")) <= 55
     assert 2.7 <= float(decoder[0].removesuffix(" %")) <= 3.3
     assert (encoder[2], decoder[2]) == ("0 %", "100 %")
+    assert encoder[3].endswith("→ 12.5")
+    assert encoder[4:7] == ["25 % 20 % to 30 %", "50 % 40 % to 60 %", "0 % 0 % to 0 %"]
     assert encoder[-1] == "96 of 96 4 networks"
 
 

@@ -16,23 +16,19 @@ from models.priors.factory import PriorOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.vae_networks import GaussianNet
 from models.priors.vae_options import Condition, FilterVAEOptions
-from pipeline.priors.filter_summary import FilterSummary
 from pipeline.priors.scores_record import Estimate
 from pipeline.report.density_scores import reference_density, vae_densities
 from pipeline.report.filter_change_figures import (
     GroupFilters,
     distance_figure,
-    effective_dimensions,
     norm_figure,
     relative_distance,
-    spectrum,
     spectrum_figure,
 )
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
 from pipeline.report.filter_files import TrainedPairs, group_folders, read_filters, read_trained_pairs
 from pipeline.report.filter_mosaic import colour_limit, column_mosaic, orthogonal_slices, row_mosaic
 from pipeline.report.latent_traversal import Traversal, draw_pairs, interpolate, traverse
-from pipeline.report.prior_section import not_moved
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import save_tensors
 
@@ -201,15 +197,10 @@ def test_small_decoder_means_are_enlarged_by_a_round_factor() -> None:
     np.testing.assert_allclose(image[5, columns[1]], factor / 15 * image[5, columns[0]], rtol=1e-5)
 
 
-def test_distances_and_spectra_in_closed_form() -> None:
+def test_distances_in_closed_form() -> None:
     start = np.random.default_rng(0).normal(size=(500, 27)).astype(np.float32)
     pairs = TrainedPairs(start, start * np.float32(-0.5), 1, 500)
     np.testing.assert_allclose(relative_distance(pairs), 1.5, rtol=1e-6)
-    scales = np.arange(27, 0, -1.0)
-    axes = np.concatenate([np.diag(scales), -np.diag(scales)]).astype(np.float32)
-    np.testing.assert_allclose(spectrum(axes), scales**2 / 27, rtol=1e-6)
-    assert effective_dimensions(np.ones(27)) == pytest.approx(27)
-    assert effective_dimensions(np.eye(27)[0]) == pytest.approx(1)
 
 
 def test_histograms_count_every_filter_and_mark_the_threshold() -> None:
@@ -289,25 +280,6 @@ def test_the_full_gaussian_and_vaes_are_known_by_their_options() -> None:
     assert reference_density(options, ["scaled", "deep"]) is None
     assert reference_density({}, ["isotropic", "gaussian_full"]) == "gaussian_full"
     assert vae_densities(options, ["mine", "deep"]) == ["deep"]
-
-
-def test_not_moved_is_said_exactly_below_the_limit() -> None:
-    def summary(moved: float) -> FilterSummary:
-        return FilterSummary(
-            group="a", layers=("a.weight",), networks=(0,), snapshots=1, filters=9, norm_quantile_levels=(0.5,),
-            norm_quantiles=(0.1,), moved_from_initial=moved, moved_quantiles=(moved,), moved_by_network={"0": moved},
-        )  # fmt: skip
-
-    assert not_moved({"a": summary(0.1), "b": summary(0.7)}, 0.1) is None
-    assert not_moved({}, 0.1) is None
-    some = not_moved({"a": summary(0.0999), "b": summary(0.7)}, 0.1)
-    assert some is not None
-    assert some.startswith("In some groups, filters have hardly moved")
-    assert "a (9.99 %)" in some
-    every = not_moved({"a": summary(0.01), "b": summary(0.02)}, 0.1)
-    assert every is not None
-    assert "In every group" in every
-    assert "a (1 %) and b (2 %)" in every
 
 
 def test_only_a_known_error_makes_a_difference_clear() -> None:

@@ -26,6 +26,7 @@ from pipeline.report.methods_section import methods_section
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
+from pipeline.training.optimiser import Decay, DecayedWeights
 from preprocessing.alignment import AlignmentKind
 from preprocessing.intensity import Scaling
 from preprocessing.skull_strip import SkullStripMethod
@@ -145,6 +146,9 @@ def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
         ("datasets.tumour.preprocessing.intensity.scaling", tuple(Scaling)),
         ("network", ("{name: unet}", "{name: residual_unet}", "{name: dynunet}", "{name: segresnet}")),
         ("source_training.likelihood", tuple(Likelihood)),
+        ("source_training.optimiser.decay", tuple(Decay)),
+        ("target_training.optimiser.decay", tuple(Decay)),
+        ("source_training.optimiser.decayed", tuple(DecayedWeights)),
         ("filters.grouping", tuple(FilterGrouping)),
         ("priors.densities.vae", tuple(f"{{kind: gaussian, covariance: {own}}}" for own in Covariance)),
         (
@@ -154,6 +158,8 @@ def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
                 "{kind: vae, beta: 0.5}",
                 "{kind: vae, latent_prior: boosted}",
                 "{kind: gaussian_mixture}",
+                "{kind: spike_and_slab}",
+                "{kind: spike_and_slab, slab: {kind: gaussian_mixture}}",
                 "{kind: reuse_or_redraw}",
                 "{kind: gaussian, centre: source_position}",
             ),

@@ -1,0 +1,54 @@
+"""The unit that measures the structure of the filters of one group, network by network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from models.filter_structure import effective_dimension, filter_spectrum, share_under, start_shares
+from models.filters import FilterLayer, get_filters
+from pipeline.execution.progress import ProgressFile
+from pipeline.priors.structure_record import FilterStructure, OverNetworks
+from pipeline.storage.atomic import write_record
+from pipeline.storage.file_names import STRUCTURE
+from pipeline.storage.tensors import load_tensors
+from pipeline.training.source_network import INITIAL, snapshot_name
+
+
+def measure_structure(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    group: str,
+    layers: Sequence[FilterLayer],
+    networks: Sequence[Path],
+    cycles: int,
+    norm_threshold: float,
+) -> None:
+    """Compares the last snapshot of every network with its start, one network in memory at a time."""
+    names = [layer.parameter for layer in layers]
+    dimensions, still, left, under = [], [], [], []
+    for number, network in enumerate(networks):
+        trained = get_filters(load_tensors(network / snapshot_name(cycles - 1), names=names), layers)
+        shares = start_shares(trained, get_filters(load_tensors(network / INITIAL, names=names), layers))
+        dimensions.append(effective_dimension(filter_spectrum(trained)))
+        still.append(shares.still_start)
+        left.append(shares.start_left)
+        under.append(share_under(trained, norm_threshold))
+        progress((number + 1) / len(networks))
+    record = FilterStructure(
+        group=group,
+        networks=len(networks),
+        filters=sum(layer.count for layer in layers),
+        effective_dimension=OverNetworks.of(dimensions),
+        still_start=OverNetworks.of(still),
+        start_left=OverNetworks.of(left),
+        norm_threshold=norm_threshold,
+        under_threshold=OverNetworks.of(under),
+    )
+    write_record(folder / STRUCTURE, record)
+
+
+def take_structure(folder: Path, progress: ProgressFile, *, structure: FilterStructure) -> None:
+    """Takes what a source pack says of a group."""
+    write_record(folder / STRUCTURE, structure)
