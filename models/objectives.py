@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from models.factorised_normal import FactorisedNormal
 from models.filters import FilterLayer, FilterPositions, filter_positions
 from models.heads import IGNORED, Heads
 from models.posteriors.posterior import Posterior
@@ -135,7 +136,7 @@ def kl_term(
     share: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> KLTerm:
-    """Estimates Σ_filters [ −H(q) − E_q log p(w) ] from one draw of the filters.
+    """Estimates Σ_filters [ −H(q) − E_q log p(w) ]: in closed form where q and p are Gaussian, else from one draw.
 
     Args:
         posterior: q.
@@ -158,17 +159,29 @@ def kl_term(
     kls: dict[str, Tensor] = {}
     left: dict[str, Tensor] = {}
     subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
-    # One selection for all groups: the gradient of each fills a matrix of all filters.
     scored = [groups.rows[name][chosen] for name, chosen in subsets.items()]
-    parts = drawn.index_select(0, torch.cat(scored)).split([len(rows) for rows in scored]) if priors else ()
-    for (name, prior), rows, part in zip(priors.items(), scored, parts, strict=True):
-        log_prior = prior.log_prob(part, groups.positions[name][subsets[name]], samples, generator)
+    for (name, prior), rows, (part, own) in zip(priors.items(), scored, _blocks(posterior, drawn, scored), strict=True):
+        where = groups.positions[name][subsets[name]]
+        log_prior = prior.expected_log_prob(part, own, where, samples, generator)
         log_prior_sum = len(groups.rows[name]) / len(rows) * log_prior.sum() + prior.hyperprior_log_prob()
         group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
         total = total + group_kl
         kls[name] = group_kl.detach()
         left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
     return KLTerm(total, kls, left)
+
+
+def _blocks(
+    posterior: Posterior, drawn: Tensor, rows: Sequence[Tensor]
+) -> list[tuple[Tensor, FactorisedNormal | None]]:
+    """The draw and the normals of each block of rows."""
+    if not rows:
+        return []
+    # One selection for all blocks: the gradient of each fills a matrix of all filters.
+    every, sizes = torch.cat(list(rows)), [len(block) for block in rows]
+    draws, normal = drawn.index_select(0, every).split(sizes), posterior.normal()
+    normals = [None] * len(rows) if normal is None else normal.rows(every).split(sizes)
+    return list(zip(draws, normals, strict=True))
 
 
 def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor | slice:

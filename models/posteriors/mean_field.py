@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from data.options import Options
+from models.factorised_normal import FactorisedNormal
 from models.filters import FilterLayer
 from models.posteriors.posterior import Posterior
 from models.random_draws import standard_normal
@@ -112,6 +113,10 @@ class MeanField(Posterior):
     def mean(self) -> Tensor:
         """Returns the means, `[F, 27]`."""
         return self.means
+
+    def normal(self) -> FactorisedNormal:
+        """Returns means and log-variances, `[F, 27]` each."""
+        return FactorisedNormal(self.means, self.log_variances)
 
     def entropy_per_filter(self) -> Tensor:
         """Returns ½ Σ (log σ² + 1 + log 2π), `[F]`."""
