@@ -7,7 +7,7 @@ another T it is a generalised (tempered) posterior.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -113,16 +113,10 @@ class KLTerm:
     Attributes:
         kl: estimate of KL(q ‖ p) over all filters (an upper bound in expectation if a prior is a bound), nats.
         kl_per_group: the same by group, nats, detached.
-        left_prior: by group, share of the scored filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
     """
 
     kl: Tensor
     kl_per_group: dict[str, Tensor]
-    left_prior: dict[str, Tensor]
-
-
-LEFT_PRIOR_NATS = 27.0
-"""KL of a filter, one nat for each of its numbers, above which its posterior counts as having left the prior."""
 
 
 def kl_term(
@@ -157,7 +151,6 @@ def kl_term(
     entropies = posterior.entropy_term(drawn, beside)
     total = torch.zeros((), dtype=drawn.dtype, device=drawn.device)
     kls: dict[str, Tensor] = {}
-    left: dict[str, Tensor] = {}
     subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
     scored = [groups.rows[name][chosen] for name, chosen in subsets.items()]
     for (name, prior), rows, (part, own) in zip(priors.items(), scored, _blocks(posterior, drawn, scored), strict=True):
@@ -167,8 +160,7 @@ def kl_term(
         group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
         total = total + group_kl
         kls[name] = group_kl.detach()
-        left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
-    return KLTerm(total, kls, left)
+    return KLTerm(total, kls)
 
 
 def _blocks(
@@ -188,7 +180,31 @@ def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Te
     """Draws which of a group's rows are scored; all of them for a share of 1."""
     if share == 1:
         return slice(None)
-    return random_rows(len(rows), max(1, round(share * len(rows))), generator).to(rows.device)
+    return random_rows(len(rows), _scored(len(rows), share), generator).to(rows.device)
+
+
+def _scored(count: int, share: float) -> int:
+    """How many of a group's filters are scored."""
+    return max(1, round(share * count))
+
+
+def thinning(groups: FilterGroups, names: Collection[str], share: float, draws: int = 1) -> Tensor:
+    """Returns by how much the squared gradient of an estimate of `kl_term` exceeds that of the whole sum, `[F]`.
+
+    With m of the n filters of a group scored, the gradient on a filter is n / m times the true one in m / n of the draws,
+    and otherwise 0. Its square, for the mean over S draws, is on average n / (S m) + 1 − 1 / S times the true one.
+
+    Args:
+        groups: the rows of each group.
+        names: of the groups that have a prior; all other filters get 1.
+        share: of the filters of each group that is scored.
+        draws: S, each with a subset of its own.
+    """
+    found = torch.ones(groups.count)
+    for name in names:
+        rows = groups.rows[name]
+        found[rows.cpu()] = len(rows) / (draws * _scored(len(rows), share)) + 1 - 1 / draws
+    return found
 
 
 def _check_kl_arguments(
