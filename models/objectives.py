@@ -192,7 +192,8 @@ def thinning(groups: FilterGroups, names: Collection[str], share: float, draws: 
     """Returns by how much the squared gradient of an estimate of `kl_term` exceeds that of the whole sum, `[F]`.
 
     With m of the n filters of a group scored, the gradient on a filter is n / m times the true one in m / n of the
-    draws, and otherwise 0. Its square, for the mean over S draws, is on average n / (S m) + 1 − 1 / S times the true one.
+    draws, and otherwise 0. Its square, for the mean over S draws, is on average n / (S m) + 1 − 1 / S times the true
+    one.
 
     Args:
         groups: the rows of each group.

@@ -19,6 +19,7 @@ from models.networks.factory import NetworkOptions, head_parameters
 from models.priors.factory import PriorOptions, load_prior
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
+from pipeline.arms.kl_trend import KLTrend, kl_trends
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.member import rebuild_member
 from pipeline.arms.source_knowledge import SourceKnowledge
@@ -128,6 +129,8 @@ class TrainingRecord(StoredRecord):
     """Optimiser steps."""
     started_anew: tuple[str, ...] = ()
     """Parameters that did not fit the source network and kept their random start."""
+    kl: tuple[KLTrend, ...] = ()
+    """Whether the KL had settled; of each component of a mixture. None without a KL, or with too few logged steps."""
     about: dict[str, Any] = Field(default_factory=dict)
     """Further facts, such as the weights of a mixture's components."""
 
@@ -160,6 +163,7 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
         patients=tuple(task.patients),
         steps=settings.options.steps,
         started_anew=tuple(trained.started_anew),
+        kl=kl_trends(trained.history.rows),
         about=trained.about,
     )
     write_record(folder / TRAINING, record)

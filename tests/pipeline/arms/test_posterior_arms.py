@@ -29,9 +29,12 @@ from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.training_unit import TrainingSettings, read_training, train_member
 from pipeline.deployment.updatable_model import find_updatable
+from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_tensors
+from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 
 GAUSSIAN = PRESETS["gaussian_full"]
@@ -176,6 +179,21 @@ def test_means_that_were_drawn_from_the_prior_have_not_left_it(bench, name: str)
         assert len(shares) == len(rows) * len(bench.source.groups)
         # 256 filters of each group at most, so .01 of them are two or three.
         assert 0 < float(torch.tensor(shares).mean()) < 0.03
+
+
+def test_the_record_of_a_training_says_whether_its_kl_had_settled(bench, tmp_path: Path) -> None:
+    off = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)
+    settled = {}
+    for rate in (1e-9, 10.0):
+        arm = changed(GAUSSIAN, peak_rate=1e-3, log_variance_rate=rate, filter_share=1.0, posterior=TWO)
+        options = TargetTrainingOptions(arms=["random"], steps=20, log_every=1, floor_rate=1e-3)
+        folder = tmp_path / f"rate {rate}"
+        folder.mkdir()
+        settings = TrainingSettings(options, bench.patches, off, 0, "cpu")
+        [task] = bench.task(arm).trainings
+        train_member(folder, ProgressFile(tmp_path / "progress"), task=task, settings=settings)
+        settled[rate] = [trend.settled for trend in read_training(folder).kl]
+    assert settled == {1e-9: [True, True], 10.0: [False, False]}
 
 
 def test_means_far_from_the_prior_have_left_it(bench) -> None:
