@@ -139,7 +139,8 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "networks": digests,
             "layers": [layer.parameter for layer in layers],
             "cycles": config.source_training.cycles,
-            "version": 3,
+            # Earlier versions did not mirror the kernels of transposed convolutions.
+            "version": 4 if any(layer.transposed for layer in layers) else 3,
         }
         arguments = {
             "group": group,
