@@ -33,7 +33,11 @@ class MeanFieldOptions(Options):
 
     kind: Literal["mean_field"] = "mean_field"
     initial_log_variance: float = Field(
-        default=-6.0, description="Log-variance at the start; see relative_to_layer for its unit."
+        default=-6.0,
+        ge=-40,
+        le=10,
+        description="Log-variance at the start; see relative_to_layer for its unit. Relative to the layer, 0 is a "
+        "standard deviation as large as the weights themselves, −2 one of 37 %, −6 one of 5 % of them.",
     )
     relative_to_layer: bool = Field(
         default=True,
