@@ -1,8 +1,9 @@
 """The 3×3×3 filters of a network as one matrix, and the groups of layers that share a prior.
 
 A filter is one 3×3×3 kernel: the 27 numbers that join one input channel to one output channel of a `Conv3d` or a
-`ConvTranspose3d`. `get_filters` and `set_filters` are exact inverses and differentiable; everything that knows
-distributions works on the matrix `[F, 27]` alone, everything that knows networks on the parameters alone.
+`ConvTranspose3d`. A transposed convolution acts as a convolution with the mirrored kernel, and that is its filter:
+those of both kinds can be pooled. `get_filters` and `set_filters` are exact inverses and differentiable; everything
+that knows distributions works on the matrix `[F, 27]` alone, all that knows networks on the parameters alone.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def get_filters(parameters: Mapping[str, Tensor], layers: Sequence[FilterLayer])
         layers: the layers to collect.
 
     Returns:
-        `[F, 27]`, ordered by layer, output channel, input channel. Kernels of transposed convolutions are as stored,
-        not mirrored.
+        `[F, 27]`, ordered by layer, output channel, input channel, as a convolution applies them: the stored kernels of
+        transposed convolutions are mirrored.
 
     Raises:
         ModelError: if a layer is missing or its kernels are not 3×3×3.
@@ -132,7 +133,8 @@ def get_filters(parameters: Mapping[str, Tensor], layers: Sequence[FilterLayer])
                 expected=f"{layer.weight_shape}",
                 fix="use networks with the same kernel size, channels and classes, or leave this layer out",
             )
-        rows.append((weight.transpose(0, 1) if layer.transposed else weight).reshape(-1, KERNEL_VOXELS))
+        by_output = weight.transpose(0, 1) if layer.transposed else weight
+        rows.append(_mirrored(by_output.reshape(-1, KERNEL_VOXELS), layer))
     if not rows:
         return torch.zeros(0, KERNEL_VOXELS)
     return torch.cat(rows)
@@ -158,9 +160,25 @@ def set_filters(filters: Tensor, layers: Sequence[FilterLayer]) -> dict[str, Ten
         )
     weights = {}
     for layer, block in zip(layers, filters.split([layer.count for layer in layers]), strict=True):
-        weight = block.reshape(layer.out_channels, layer.in_channels, *KERNEL_SHAPE)
+        weight = _mirrored(block, layer).reshape(layer.out_channels, layer.in_channels, *KERNEL_SHAPE)
         weights[layer.parameter] = weight.transpose(0, 1) if layer.transposed else weight
     return weights
+
+
+def mirror_transposed(filters: Tensor, layers: Sequence[FilterLayer]) -> Tensor:
+    """Mirrors the rows of transposed convolutions: from kernels as they are stored to filters, or back.
+
+    Args:
+        filters: `[…, F, 27]`, one row for each kernel of the layers.
+        layers: the layers they belong to.
+    """
+    blocks = filters.split([layer.count for layer in layers], dim=-2)
+    return torch.cat([_mirrored(block, layer) for layer, block in zip(layers, blocks, strict=True)], dim=-2)
+
+
+def _mirrored(kernels: Tensor, layer: FilterLayer) -> Tensor:
+    """Mirrors kernels `[…, 27]` of a transposed convolution along their three axes; of others returns them."""
+    return kernels.flip(-1) if layer.transposed else kernels
 
 
 def filter_positions(layers: Sequence[FilterLayer], network_layers: Sequence[FilterLayer]) -> FilterPositions:

@@ -2,7 +2,8 @@
 
 The label of a voxel is one integer, its code. For exclusive classes it is the number of the class, 0 for background.
 For overlapping regions it is a set of bits, one for each region that holds the voxel. In both, `IGNORED` stands for a
-voxel that nobody has annotated. Whatever depends on the kind of the heads is decided here.
+voxel that nobody has annotated, in the scan or in what a patch adds around it. Whatever depends on the kind of the
+heads is decided here.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ another T it is a generalised (tempered) posterior.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import ModelError
+from models.factorised_normal import FactorisedNormal
 from models.filters import FilterLayer, FilterPositions, filter_positions
 from models.heads import IGNORED, Heads
 from models.posteriors.posterior import Posterior
@@ -112,16 +113,10 @@ class KLTerm:
     Attributes:
         kl: estimate of KL(q ‖ p) over all filters (an upper bound in expectation if a prior is a bound), nats.
         kl_per_group: the same by group, nats, detached.
-        left_prior: by group, share of the scored filters whose own KL exceeds `LEFT_PRIOR_NATS`, detached.
     """
 
     kl: Tensor
     kl_per_group: dict[str, Tensor]
-    left_prior: dict[str, Tensor]
-
-
-LEFT_PRIOR_NATS = 27.0
-"""KL of a filter, one nat for each of its numbers, above which its posterior counts as having left the prior."""
 
 
 def kl_term(
@@ -135,7 +130,7 @@ def kl_term(
     share: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> KLTerm:
-    """Estimates Σ_filters [ −H(q) − E_q log p(w) ] from one draw of the filters.
+    """Estimates Σ_filters [ −H(q) − E_q log p(w) ]: in closed form where q and p are Gaussian, else from one draw.
 
     Args:
         posterior: q.
@@ -156,26 +151,61 @@ def kl_term(
     entropies = posterior.entropy_term(drawn, beside)
     total = torch.zeros((), dtype=drawn.dtype, device=drawn.device)
     kls: dict[str, Tensor] = {}
-    left: dict[str, Tensor] = {}
     subsets = {name: _subset(groups.rows[name], share, generator) for name in priors}
-    # One selection for all groups: the gradient of each fills a matrix of all filters.
     scored = [groups.rows[name][chosen] for name, chosen in subsets.items()]
-    parts = drawn.index_select(0, torch.cat(scored)).split([len(rows) for rows in scored]) if priors else ()
-    for (name, prior), rows, part in zip(priors.items(), scored, parts, strict=True):
-        log_prior = prior.log_prob(part, groups.positions[name][subsets[name]], samples, generator)
+    for (name, prior), rows, (part, own) in zip(priors.items(), scored, _blocks(posterior, drawn, scored), strict=True):
+        where = groups.positions[name][subsets[name]]
+        log_prior = prior.expected_log_prob(part, own, where, samples, generator)
         log_prior_sum = len(groups.rows[name]) / len(rows) * log_prior.sum() + prior.hyperprior_log_prob()
         group_kl = -entropies[groups.rows[name]].sum() - log_prior_sum
         total = total + group_kl
         kls[name] = group_kl.detach()
-        left[name] = ((-entropies[rows] - log_prior).detach() > LEFT_PRIOR_NATS).double().mean()
-    return KLTerm(total, kls, left)
+    return KLTerm(total, kls)
+
+
+def _blocks(
+    posterior: Posterior, drawn: Tensor, rows: Sequence[Tensor]
+) -> list[tuple[Tensor, FactorisedNormal | None]]:
+    """The draw and the normals of each block of rows."""
+    if not rows:
+        return []
+    # One selection for all blocks: the gradient of each fills a matrix of all filters.
+    every, sizes = torch.cat(list(rows)), [len(block) for block in rows]
+    draws, normal = drawn.index_select(0, every).split(sizes), posterior.normal()
+    normals = [None] * len(rows) if normal is None else normal.rows(every).split(sizes)
+    return list(zip(draws, normals, strict=True))
 
 
 def _subset(rows: Tensor, share: float, generator: torch.Generator | None) -> Tensor | slice:
     """Draws which of a group's rows are scored; all of them for a share of 1."""
     if share == 1:
         return slice(None)
-    return random_rows(len(rows), max(1, round(share * len(rows))), generator).to(rows.device)
+    return random_rows(len(rows), _scored(len(rows), share), generator).to(rows.device)
+
+
+def _scored(count: int, share: float) -> int:
+    """How many of a group's filters are scored."""
+    return max(1, round(share * count))
+
+
+def thinning(groups: FilterGroups, names: Collection[str], share: float, draws: int = 1) -> Tensor:
+    """Returns by how much the squared gradient of an estimate of `kl_term` exceeds that of the whole sum, `[F]`.
+
+    With m of the n filters of a group scored, the gradient on a filter is n / m times the true one in m / n of the
+    draws, and otherwise 0. Its square, for the mean over S draws, is on average n / (S m) + 1 − 1 / S times the true
+    one.
+
+    Args:
+        groups: the rows of each group.
+        names: of the groups that have a prior; all other filters get 1.
+        share: of the filters of each group that is scored.
+        draws: S, each with a subset of its own.
+    """
+    found = torch.ones(groups.count)
+    for name in names:
+        rows = groups.rows[name]
+        found[rows.cpu()] = len(rows) / (draws * _scored(len(rows), share)) + 1 - 1 / draws
+    return found
 
 
 def _check_kl_arguments(

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
-from models.posteriors.mean_field import MeanField
-from models.posteriors.mixture import Mixture
 from models.posteriors.posterior import Posterior
 
 
@@ -38,11 +35,9 @@ class WeightGaussian(nn.Module):
         return -0.5 * (squares + 2 * self.stds.log() + math.log(2 * math.pi)).sum(1)
 
     def expected_log_prob(self, posterior: Posterior, draw: Tensor) -> Tensor:
-        """Returns E_q log p of each row, `[N]` nats: in closed form for a mean-field q, else at the draw `[N, D]`."""
-        chosen = posterior
-        if isinstance(posterior, Mixture) and posterior.active is not None:
-            chosen = posterior.component(posterior.active)
-        if not isinstance(chosen, MeanField):
+        """Returns E_q log p of each row, `[N]` nats: in closed form where q is normal, else at the draw `[N, D]`."""
+        normal = posterior.normal()
+        if normal is None:
             return self.log_prob(draw)
-        spread = (torch.exp(chosen.log_variances) / self.stds.square()).sum(1)
-        return self.log_prob(chosen.means) - 0.5 * spread
+        spread = (normal.log_variances.exp() / self.stds.square()).sum(1)
+        return self.log_prob(normal.means) - 0.5 * spread

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -44,6 +45,21 @@ class Padding(Step[PaddingOptions]):
         shape, affine = recorded_grid(record["before"])
         box = tuple(slice(s, s + n) for s, n in zip(record["start"], shape, strict=True))
         return Volume(crop(volume, box).array, affine)
+
+
+def scan_box(records: Sequence[Record]) -> list[tuple[int, int]] | None:
+    """The voxels of a preprocessed grid that padding did not add, as the first and the end along each axis.
+
+    Args:
+        records: of all steps of a chain.
+
+    Returns:
+        `None` if nothing was added.
+    """
+    for record in records:
+        if record["step"] == Padding.name and record["before"]["shape"] != record["grid"]["shape"]:
+            return [(low, low + n) for low, n in zip(record["start"], record["before"]["shape"], strict=True)]
+    return None
 
 
 def _pad(volume: Volume, width: list[tuple[int, int]], value: float) -> Volume:

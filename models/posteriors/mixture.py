@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.errors import ModelError
 from data.options import Options
+from models.factorised_normal import FactorisedNormal
 from models.filters import FilterLayer
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
 from models.posteriors.posterior import Posterior
@@ -144,6 +145,10 @@ class Mixture(Posterior):
     def mean(self) -> Tensor:
         """Returns the weighted mean of the components, `[F, 27]`, or the mean of the one in training."""
         return self._weighted(MeanField.mean)
+
+    def normal(self) -> FactorisedNormal | None:
+        """Returns the normals of the component in training, from which its draws come; otherwise `None`."""
+        return None if self.active is None else self.component(self.active).normal()
 
     def entropy_per_filter(self) -> Tensor:
         """Returns the entropy of the component in training, or the weighted entropies of all, `[F]`.

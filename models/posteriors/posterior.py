@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from models.factorised_normal import FactorisedNormal
+
 
 class Posterior(nn.Module, ABC):
     """A distribution q(w) over all filters of one network, `[F, 27]`, ordered as `get_filters` orders them."""
@@ -40,6 +42,10 @@ class Posterior(nn.Module, ABC):
     @abstractmethod
     def mean(self) -> Tensor:
         """Returns the mean of q, `[F, 27]`."""
+
+    def normal(self) -> FactorisedNormal | None:
+        """Returns the independent normals that q is, where it is of that form, differentiable in its parameters."""
+        return None
 
     @abstractmethod
     def entropy_per_filter(self) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data.errors import ModelError
+from models.factorised_normal import FactorisedNormal
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
 from models.priors.gaussian_options import Centre, GaussianOptions
@@ -81,6 +82,24 @@ class Gaussian(FilterPrior):
             return self.at_positions().log_prob(filters, require_positions(where))
         standardised, log_jacobian = self.pooled(filters, where)
         return -0.5 * (standardised.square() + math.log(2 * math.pi)).sum(1) + log_jacobian
+
+    def expected_log_prob(
+        self,
+        draw: Tensor,
+        normal: FactorisedNormal | None = None,
+        where: FilterPositions | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Returns log p(μ) − ½ Σ_i (Σ⁻¹)_ii σ_i², `[F]`, exact for normals N(μ, diag σ²); else log p of the draw."""
+        if normal is None:
+            return self.log_prob(draw, where)
+        at_means = self.log_prob(normal.means, where)
+        if self.pooled is None:
+            precisions = self.at_positions().precisions(require_positions(where))
+        else:
+            precisions = self.pooled.precisions(where)
+        return at_means - 0.5 * (precisions * normal.log_variances.exp()).sum(1)
 
     def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
         if self.pooled is None:

@@ -156,6 +156,21 @@ class PositionGaussian(nn.Module):
         log_determinants = torch.linalg.slogdet(self.layer_whitening).logabsdet[layer_rows]
         return -0.5 * (standardised.square() + math.log(2 * math.pi)).sum(1) + log_determinants
 
+    def precisions(self, where: FilterPositions) -> Tensor:
+        """Returns the diagonal of the inverse covariance at each position, `[F, D]`."""
+        rows, known = self._rows(where)
+        if len(self.layer_ids):
+            found = self.layer_whitening.square().sum(2)[self._layer_rows(where)]
+        else:
+            found = self.variances[rows].reciprocal().expand_as(self.means[rows])
+            if self.factors.shape[2]:
+                # Woodbury: (V + D Dᵀ)⁻¹ = V⁻¹ − V⁻¹ D (1 + Dᵀ V⁻¹ D)⁻¹ Dᵀ V⁻¹.
+                factors = self.factors[rows]
+                scaled = found[:, :, None] * factors
+                capacitance = torch.eye(factors.shape[2]).to(factors) + factors.mT @ scaled
+                found = found - (torch.linalg.solve(capacitance, scaled.mT).mT * scaled).sum(2)
+        return torch.where(known[:, None], found, self.elsewhere.precisions(None))
+
     def sample(self, where: FilterPositions, generator: torch.Generator | None, log_spread: Tensor | None) -> Tensor:
         """Draws one filter for each position, `[F, D]`."""
         rows, known = self._rows(where)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from data.errors import ModelError
 from data.options import Options
+from models.factorised_normal import FactorisedNormal
 from models.filter_bank import FilterBank
 from models.filters import FilterPositions
 
@@ -110,6 +111,32 @@ class FilterPrior(nn.Module, ABC):
     def _log_prob(
         self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
     ) -> Tensor: ...
+
+    def expected_log_prob(
+        self,
+        draw: Tensor,
+        normal: FactorisedNormal | None = None,
+        where: FilterPositions | None = None,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Estimates E_q log p(w) of filters: by default, what `log_prob` gives for one draw from q.
+
+        Args:
+            draw: `[F, 27]`, a draw from q.
+            normal: q as independent normals, where it is of that form; a prior that has the expectation in closed form
+                uses it, and not the draw.
+            where: positions of the filters.
+            samples: latent draws K of a lower bound.
+            generator: source of the latent draws.
+
+        Returns:
+            `[F]`, nats per filter in raw filter units.
+
+        Raises:
+            ModelError: as `log_prob` does.
+        """
+        return self.log_prob(draw, where, samples, generator)
 
     def log_estimate(
         self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None

@@ -107,6 +107,11 @@ class Standardisation(nn.Module):
         filters = standardised @ self.colouring + self.mean
         return filters * self._log_scale(where).exp()[:, None] if self.needs_positions else filters
 
+    def precisions(self, where: FilterPositions | None) -> Tensor:
+        """Returns the diagonal of the inverse covariance, `[1, D]`, or `[F, D]` where layers have scales."""
+        precisions = self.whitening.square().sum(1)[None]
+        return precisions * torch.exp(-2 * self._log_scale(where))[:, None] if self.needs_positions else precisions
+
     def _log_scale(self, where: FilterPositions | None) -> Tensor:
         return self.log_scales[check_known_layers(self.layer_ids, require_positions(where))]
 

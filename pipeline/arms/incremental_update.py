@@ -14,9 +14,9 @@ from models.posteriors.mean_field import MeanField
 from models.posteriors.mixture import Mixture, combine
 from models.posteriors.point import Point
 from pipeline.arms.choices import ArmOptions, Trainable
-from pipeline.arms.member import other_layouts, rebuild_member
+from pipeline.arms.member import other_layouts
+from pipeline.arms.member_file import read_member
 from pipeline.arms.target_network import TargetNetwork
-from pipeline.storage.tensors import load_tensors
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class EarlierPosterior:
             ModelError: it belongs to a different network.
             WorkspaceError: the file is missing or damaged.
         """
-        return rebuild_member(self.arm, network, load_tensors(self.member))
+        return read_member(self.member, self.arm, network)
 
 
 def updated_posterior(

@@ -82,7 +82,10 @@ def learn_member(
     trained = PointOptions() if isinstance(arm.posterior, SWAGOptions) else arm.posterior
     model = assemble_member(arm, networks[0], states, trained).to(device)
     priors = _weight_priors(arm, model, states, knowledge, device)
-    loss = TargetLoss(arm, options, model, priors, sampler, seed, device, computing.autocast, network.heads)
+    loss = TargetLoss(
+        arm, options, model, priors, sampler, seed, device, computing.autocast, network.heads,
+        lambda: computing.gradient_scale,
+    )  # fmt: skip
     run = partial(_optimise, loss, computing)
     about: dict[str, Any] = {}
     if isinstance(arm.posterior, MixtureOptions):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
-from models.filters import FilterLayer, get_filters
+from models.filters import KERNEL_VOXELS, FilterLayer, get_filters, mirror_transposed
 from models.other_weights import OtherWeights, WeightLayout
 from models.posteriors.factory import PosteriorOptions, build_posterior
 from models.posteriors.mean_field import MeanField, MeanFieldOptions
@@ -92,8 +92,17 @@ def _start_log_variances(options: MeanFieldOptions, column: Tensor, layout: Weig
     return start + torch.cat(squares).log()[:, None]
 
 
-def rebuild_member(arm: ArmOptions, network: TargetNetwork, state: Mapping[str, Tensor]) -> BayesianNetwork:
-    """Rebuilds a trained member from the state in `member-XX.safetensors`, ready to predict.
+def rebuild_member(
+    arm: ArmOptions, network: TargetNetwork, state: Mapping[str, Tensor], as_stored: bool = False
+) -> BayesianNetwork:
+    """Rebuilds a trained member from its state, ready to predict.
+
+    Args:
+        arm: the choices of the arm.
+        network: the network.
+        state: of the member.
+        as_stored: whether the filters of transposed convolutions in the state are the kernels as a network stores them,
+            not mirrored.
 
     Raises:
         ModelError: the state does not fit these options.
@@ -118,11 +127,19 @@ def rebuild_member(arm: ArmOptions, network: TargetNetwork, state: Mapping[str, 
         if name in state and state[name].dtype != own.dtype:
             # Torch would convert them, and rounded weights are not the trained ones.
             raise _unfitting(f"`{name}` holds {_kind(state[name])} numbers, not {_kind(own)}")
+    if as_stored:
+        state = {name: _mirrored(tensor, name, member) for name, tensor in state.items()}
     try:
         member.load_state_dict(dict(state))
     except RuntimeError as error:
         raise _unfitting(str(error)) from error
     return member.requires_grad_(False).eval()
+
+
+def _mirrored(tensor: Tensor, name: str, member: BayesianNetwork) -> Tensor:
+    """Mirrors what a posterior keeps of every weight (means, log-variances, moments, deviations)."""
+    of_weights = name.startswith("posterior.") and tensor.shape[-2:] == (member.posterior.count, KERNEL_VOXELS)
+    return mirror_transposed(tensor, member.layers) if of_weights else tensor
 
 
 def _unfitting(reason: str) -> ModelError:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork, WeightDraw
-from models.objectives import FilterGroups, bound_gap, kl_term
+from models.objectives import FilterGroups, bound_gap, kl_term, thinning
 from models.other_weights import WeightLayout
 from models.posteriors.mixture import Mixture
 from models.posteriors.posterior import Posterior
+from models.prior_region import PriorRegion
 from models.priors.prior import FilterPrior
 from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import ArmOptions
@@ -71,6 +72,14 @@ class PriorTerm:
     voxels: int
     steps: int
     seed: int
+    _regions: dict[str, PriorRegion] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # At the start, because densities that are learned on the target would follow the filters.
+        for name, prior in self.priors.fitted.items():
+            rows, where = self.priors.groups.rows[name], self.priors.groups.positions[name]
+            generator = torch.Generator(rows.device).manual_seed(stream_seed(self.seed, "prior-region", name))
+            self._regions[name] = PriorRegion.of(prior, rows, where, self.arm.prior_samples, generator)
 
     def weight(self, step: int) -> float:
         """Share of T at a step; rises linearly over the warm-up."""
@@ -93,7 +102,7 @@ class PriorTerm:
             draw: of its weights.
             generator: source of the subset and the latents.
             share: of the filters that are evaluated; by default the arm's.
-            terms: receives the nats of every group and the share of filters that left the prior.
+            terms: receives the nats of every group.
             posterior: q over the filters; by default the model's, whose entropy is the repulsive one while a mixture is
                 trained.
         """
@@ -114,7 +123,6 @@ class PriorTerm:
             total = total + divergence.kl
             if terms is not None:
                 terms |= {f"kl_nats_{name}": float(nats) for name, nats in divergence.kl_per_group.items()}
-                terms |= {f"left_prior_{name}": float(part) for name, part in divergence.left_prior.items()}
         if self.priors.filters:
             expected = self.priors.filters[draw.component].expected_log_prob(own, draw.filters)
             nats = -own.entropy_term(draw.filters, beside).sum() - expected.sum()
@@ -127,6 +135,10 @@ class PriorTerm:
             if terms is not None:
                 terms["kl_nats_other"] = float(nats.detach())
         return total
+
+    def thinning(self, draws: int) -> Tensor:
+        """Factor by which the squared gradient of the KL of a step with this many draws is too large, `[F]`."""
+        return thinning(self.priors.groups, self.priors.fitted, self.arm.filter_share, draws)
 
     def scaled(self, kl: Tensor, step: int) -> Tensor:
         """Returns (T / N_vox) · KL with the weight of the step, nats per voxel."""
@@ -146,6 +158,12 @@ class PriorTerm:
         if model.others is None or draw.others is None or not isinstance(model.posterior, Mixture):
             return None
         return model.others.log_probs(draw.others)
+
+    def outside(self, posterior: Posterior, step: int) -> dict[str, float]:
+        """Share of the filters of each group whose mean is less likely than 99 % of the draws from the prior."""
+        means = posterior.mean().detach()
+        generator = torch.Generator(means.device).manual_seed(stream_seed(self.seed, "outside", step))
+        return {f"left_prior_{name}": own.share_outside(means, generator) for name, own in self._regions.items()}
 
     def gaps(self, draw: WeightDraw, step: int) -> dict[str, float]:
         """Estimates the gap in nats per filter between the density of each group and its K-sample bound."""

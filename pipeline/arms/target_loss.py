@@ -17,6 +17,7 @@ from models.heads import Heads
 from models.objectives import Likelihood, SegmentationLoss
 from models.posteriors.mixture import Mixture
 from pipeline.arms.choices import ArmOptions
+from pipeline.arms.gradient_sizes import log_gradient_sizes
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.training.loop import StepLoss, is_logged
@@ -40,6 +41,7 @@ class TargetLoss:
         device: where to compute.
         autocast: context of the network's passes.
         heads: what the network's output channels stand for.
+        gradient_scale: tells the factor on the gradients of a backward pass.
     """
 
     arm: ArmOptions
@@ -51,6 +53,7 @@ class TargetLoss:
     device: str
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     heads: Heads = Heads.EXCLUSIVE
+    gradient_scale: Callable[[], float] = lambda: 1.0
 
     def __post_init__(self) -> None:
         self._draws = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "draws"))
@@ -79,11 +82,17 @@ class TargetLoss:
         if self.priors:
             scaled = self.prior_term.scaled(divergence, step)
             loss = data_term + scaled
-            if logged:
-                terms |= {"kl": float(scaled.detach()), "kl_weight": self.prior_term.weight(step)}
-                terms |= self.prior_term.gaps(draw, first_batch + step)
-        # Reading a value from the accelerator waits for it, so most steps read nothing but the loss.
-        return StepLoss(loss, {"data_term": float(data_term.detach()), **terms} if logged else {}, names)
+        if not logged:
+            # Reading a value from the accelerator waits for it, so most steps read nothing but the loss.
+            return StepLoss(loss, {}, names)
+        terms = {"data_term": float(data_term.detach()), **terms}
+        if self.priors:
+            terms |= {"kl": float(scaled.detach()), "kl_weight": self.prior_term.weight(step)}
+            terms |= self.prior_term.gaps(draw, first_batch + step)
+            terms |= self.prior_term.outside(self.model.posterior, first_batch + step)
+            means = self.model.posterior.mean()
+            log_gradient_sizes(means, scaled, self.prior_term.thinning(number), terms, self.gradient_scale())
+        return StepLoss(loss, terms, names)
 
     def _logits(self, images: Tensor, draw: WeightDraw) -> Tensor | list[Tensor]:
         with self.autocast():

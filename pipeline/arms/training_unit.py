@@ -19,8 +19,9 @@ from models.networks.factory import NetworkOptions, head_parameters
 from models.priors.factory import PriorOptions, load_prior
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
+from pipeline.arms.kl_trend import KLTrend, kl_trends
 from pipeline.arms.learning import TrainedMember, learn_member
-from pipeline.arms.member import rebuild_member
+from pipeline.arms.member_file import read_member, write_member
 from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
@@ -28,7 +29,7 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import HISTORY
-from pipeline.storage.tensors import load_tensors, save_tensors
+from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.computing import Computing, ComputingOptions, Precision
@@ -128,6 +129,8 @@ class TrainingRecord(StoredRecord):
     """Optimiser steps."""
     started_anew: tuple[str, ...] = ()
     """Parameters that did not fit the source network and kept their random start."""
+    kl: tuple[KLTrend, ...] = ()
+    """Whether the KL had settled; of each component of a mixture. None without a KL, or with too few logged steps."""
     about: dict[str, Any] = Field(default_factory=dict)
     """Further facts, such as the weights of a mixture's components."""
 
@@ -150,7 +153,7 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
     trained = _learn(task, settings, progress)
     if task.earlier is not None:
         trained = _joined(trained, task.earlier, task, settings)
-    save_tensors(folder / MEMBER, trained.model.state_dict())
+    write_member(folder / MEMBER, trained.model)
     trained.history.write(folder / HISTORY)
     record = TrainingRecord(
         arm=task.arm,
@@ -160,6 +163,7 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
         patients=tuple(task.patients),
         steps=settings.options.steps,
         started_anew=tuple(trained.started_anew),
+        kl=kl_trends(trained.history.rows),
         about=trained.about,
     )
     write_record(folder / TRAINING, record)
@@ -186,7 +190,7 @@ def load_member(folder: Path, arm: ArmOptions, network: TargetNetwork) -> Bayesi
         ModelError: the weights do not fit these options.
         WorkspaceError: the file is missing or damaged.
     """
-    return rebuild_member(arm, network, load_tensors(folder / MEMBER))
+    return read_member(folder / MEMBER, arm, network)
 
 
 def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFile) -> TrainedMember:

@@ -152,6 +152,7 @@ def _description(task: ArmTask, record: ArmRecord, pairs: DicePairs) -> ModelDes
         draws=record.choices.draws,
         members=tuple(member_name(number) for number in range(len(task.trainings))),
         seeds=tuple(task.seeds),
+        kl_moving=sum(not trend.settled for training in task.trainings for trend in read_training(training).kl),
         fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in task.cases]),
         dice_fits=pairs.fits(),
     )

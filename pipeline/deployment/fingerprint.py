@@ -183,7 +183,7 @@ def cached_facts(case: CachedCase, channels: Sequence[str]) -> CaseFacts:
     records = chain.records() if chain else []
     label = case.label().numpy()
     structures = {name: case.heads.belongs(label, number) for number, name in enumerate(case.classes, start=1)}
-    if (label == IGNORED).any():
+    if (label[case.scan] == IGNORED).any():
         # How large a structure is cannot be told where parts of it may not be annotated.
         structures = {}
     return case_facts(case.image().numpy(), case.mask().numpy(), case.affine, channels, records, structures)

@@ -75,6 +75,8 @@ class ModelDescription(ModelOrigin):
     """File of each member's weights and posterior."""
     seeds: tuple[int, ...]
     """Seed of each member's draws, so that a prediction repeats the study's."""
+    kl_moving: int = Field(default=0, ge=0)
+    """Members, or components of mixtures, whose KL was still moving when their training ended."""
     fingerprint: TrainingFingerprint
     """Ranges of the training cases."""
     dice_fits: dict[str, DiceFit] = Field(default_factory=dict)
@@ -82,10 +84,12 @@ class ModelDescription(ModelOrigin):
 
     @model_serializer(mode="wrap")
     def _without_the_rule(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Exclusive classes are the rule, and were the only kind once: they are not written."""
+        """Exclusive classes and a settled KL are the rule, and earlier versions knew nothing else: not written."""
         content: dict[str, Any] = dump(self)
         if self.heads is Heads.EXCLUSIVE:
             content.pop("heads", None)
+        if not self.kl_moving:
+            content.pop("kl_moving", None)
         return content
 
     @model_validator(mode="after")

@@ -24,12 +24,11 @@ from data.input_file import is_there, read_json, read_text
 from data.option_faults import fault_at
 from data.stored_record import refuse_newer
 from models.bayesian_network import BayesianNetwork
-from pipeline.arms.member import rebuild_member
+from pipeline.arms.member_file import read_member
 from pipeline.arms.prediction import WeightDraws
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
-from pipeline.storage.tensors import load_tensors
 
 MODEL_FOLDER = "model"
 DESCRIPTION = "model.json"
@@ -140,9 +139,8 @@ def read_model(path: Path, device: str = "cpu") -> Model:
     folder = find_model(path)
     members = []
     for name in description.members:
-        state = load_tensors(folder / name)
         try:
-            member = rebuild_member(description.arm, description.target_network, state)
+            member = read_member(folder / name, description.arm, description.target_network)
         except (RuntimeError, KeyError, ModelError) as error:
             reason = error.found if isinstance(error, ModelError) else str(error)
             raise ModelError(

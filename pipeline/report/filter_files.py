@@ -118,7 +118,8 @@ def _last_snapshot(folder: Path) -> Path | None:
 
 
 def _filters(path: Path, layers: Sequence[str]) -> Filters:
-    # The order of channels does not matter here, so kernels of transposed convolutions need no special care.
+    # A filter is compared with its own start alone, so neither the order of channels matters here nor that kernels of
+    # transposed convolutions are stored as mirror images.
     tensors = load_tensors(path, names=layers)
     return np.concatenate([tensors[layer].float().numpy().reshape(-1, KERNEL_VOXELS) for layer in layers])
 

@@ -119,9 +119,13 @@ class InferredUnit:
             for path in sorted((self.root / PREDICTIONS / key).glob("*.safetensors"))
         }
 
+    def training_folders(self) -> list[Path]:
+        """The folder of the training of each member of its model; it may have been deleted."""
+        return [self.root / TRAININGS / key for key in self.record.trainings]
+
     def history(self) -> History:
         """The history of its first member; no columns at all where it has no model or the training was deleted."""
-        return read_history(self.root / TRAININGS / "/".join(self.record.trainings[:1]) / HISTORY)
+        return next((read_history(folder / HISTORY) for folder in self.training_folders()), {})
 
 
 @dataclass

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from pipeline.report.figure_style import ArmStyle, arm_styles, legend_below, line_widths, new_figure
+from pipeline.report.prior_use import gradient_share
 from pipeline.report.study_files import History
 
 _POINTS = 150
+_SHARE = "gradient_share"
 
 
 def block_means(history: History, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -42,9 +44,11 @@ def source_training(histories: Mapping[str, History]) -> Figure:
 
 
 def target_training(histories: Mapping[str, History], styles: Mapping[str, ArmStyle]) -> Figure:
-    """Draws the data term of every arm and, where there is one, its KL against the step."""
-    columns = [("data_term", "data term"), ("kl", "KL to the prior")]
-    return _stacked(histories, columns, styles, heights=(1.5, 1.1))
+    """Draws the data term of every arm and, where there is one, its KL and the KL's share of the gradient."""
+    columns = [("data_term", "data term"), ("kl", "KL to the prior"), (_SHARE, "KL's part of\nthe gradient")]
+    shares = {name: gradient_share(history) for name, history in histories.items()}
+    drawn = {name: {**own, _SHARE: shares[name]} if len(shares[name]) else own for name, own in histories.items()}
+    return _stacked(drawn, columns, styles, heights=(1.5, 1.1, 1.0))
 
 
 def _stacked(

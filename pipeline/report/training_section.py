@@ -13,6 +13,7 @@ from data.stored_record import record_if_there
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.report.figure_style import arm_styles
 from pipeline.report.number_text import number, plain
+from pipeline.report.prior_use import prior_lines
 from pipeline.report.section import Material, Section
 from pipeline.report.source_pack import pack_lines
 from pipeline.report.source_use import source_use
@@ -81,7 +82,14 @@ def target_section(material: Material) -> Section:
         if drawn:
             alt = f"Data term and KL of every arm on the target at n = {n}"
             plots.append((n, material.pictures.add(f"target-training-n{n:02d}", target_training(drawn, styles), alt)))
-    content = {"plots": plots, "objectives": objectives(material.files.first_units()), "units": len(units)}
+    lines = prior_lines(units)
+    content = {
+        "plots": plots,
+        "objectives": objectives(material.files.first_units()),
+        "units": len(units),
+        "priors": lines,
+        "notes": [line["note"] for line in lines if line["note"]],
+    }
     return Section("target", title, content, tuple(missing))
 
 

@@ -24,13 +24,14 @@ from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_record
-from pipeline.storage.cached_case import ARRAYS, IMAGE_DIGEST
+from pipeline.storage.cached_case import ARRAYS, IMAGE_DIGEST, SCAN_BOX
 from pipeline.storage.digest import array_digest
 from pipeline.storage.file_names import FILES, QUALITY, QUALITY_PICTURE, RECORD
 from pipeline.storage.owned_folder import require_own_unchanged
 from pipeline.storage.tensors import save_arrays
 from pipeline.storage.workspace import Workspace
 from preprocessing.chain import Chain, PreprocessingOptions
+from preprocessing.padding import scan_box
 from preprocessing.quality_control import case_picture
 from preprocessing.step_record import ChainRecord
 from preprocessing.subject import load_subject
@@ -69,6 +70,8 @@ def preprocess_case(
         "case": case.name,
         IMAGE_DIGEST: array_digest(arrays["image"]),
     }
+    if box := scan_box(records):
+        about[SCAN_BOX] = box
     save_arrays(folder / ARRAYS, arrays, about)
     write_record(folder / RECORD, ChainRecord.model_validate(records))
     quality = case_picture(raw, processed, records, folder / QUALITY_PICTURE, doubts)
@@ -107,7 +110,8 @@ def _unit(dataset: str, case: Case, plan: StudyPlan, doubts: Sequence[str]) -> U
         "files": plan.workspace.file_digests.of_files(case.files()),
         "channels": list(channels),
         "chain": options.model_dump(mode="json"),
-        "version": 3,
+        # Earlier versions did not tell which voxels padding had added.
+        "version": 3 if options.padding is None else 4,
         **extra,
     }
     arguments = {"case": case, "channels": channels, "options": options, **extra}

@@ -233,7 +233,7 @@ class _Planner:
             "computing": self._settings.computing.model_dump(mode="json"),
             "seed": config.seed,
             "threads": self._execution.threads,
-            "version": 1,
+            "version": 2,
         }
         key = _named(n, repeat, learned, str(member), recipe)
         if key not in self._found.trainings:
@@ -265,7 +265,7 @@ class _Planner:
             "posterior": predicted.posterior.model_dump(mode="json"),
             "window": config.sliding_window.model_dump(mode="json"),
             "threads": self._execution.threads,
-            "version": 1,
+            "version": 2,
         }
         tested = self._tested(fold)
         if fold.tested_on != self._test_patients:

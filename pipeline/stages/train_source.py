@@ -64,7 +64,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             "augmentation": config.augmentation.model_dump(mode="json"),
             "computing": computing.model_dump(mode="json"),
             "threads": execution.threads,
-            "version": 2,
+            "version": 3,
         }
         arguments = {
             "task": task,

@@ -23,6 +23,8 @@ from pipeline.storage.tensors import load_about
 ARRAYS = "arrays.safetensors"
 IMAGE_DIGEST = "image_sha256"
 """Key of the image's digest in the description of the arrays."""
+SCAN_BOX = "scan"
+"""Key of the box of voxels that preprocessing did not add, where it padded: first and end along each axis."""
 
 
 @dataclass(frozen=True)
@@ -88,24 +90,39 @@ class CachedCase:
         with safe_open(self.path, framework="pt") as stream:
             return stream.get_tensor("image")
 
+    @cached_property
+    def scan(self) -> tuple[slice, slice, slice]:
+        """The part of the arrays that is the scan; around it lies what preprocessing padded."""
+        x, y, z = load_about(self.path).get(SCAN_BOX) or [(0, n) for n in self.shape]
+        return slice(*x), slice(*y), slice(*z)
+
     def label(self) -> torch.Tensor:
-        """Reads the whole label map as codes of `heads`, `[X, Y, Z]` int64, 0 for background."""
-        with safe_open(self.path, framework="pt") as stream:
-            return self._codes(stream.get_tensor("label"))
+        """Reads the whole label map as codes of `heads`, `[X, Y, Z]` int64, 0 for background.
+
+        What padding added around the scan is not annotated.
+        """
+        return self._codes(tuple(slice(0, n) for n in self.shape))
 
     def mask(self) -> torch.Tensor:
         """Reads the mask of the patient's content in the scan, `[X, Y, Z]` bool."""
         with safe_open(self.path, framework="pt") as stream:
             return stream.get_tensor("mask") > 0
 
-    def _codes(self, label: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.heads.codes(label.numpy(), self.classes, self.ignored))
+    def _codes(self, box: tuple[slice, ...]) -> torch.Tensor:
+        """Reads the codes in a box of the arrays."""
+        with safe_open(self.path, framework="numpy") as stream:
+            label = stream.get_slice("label")[box]
+        codes = self.heads.codes(label, self.classes, self.ignored)
+        for axis, (part, scan) in enumerate(zip(box, self.scan, strict=True)):
+            index = np.arange(part.start, part.stop)
+            np.moveaxis(codes, axis, 0)[(index < scan.start) | (index >= scan.stop)] = IGNORED
+        return torch.from_numpy(codes)
 
     @property
     def annotated_voxels(self) -> int:
         """Number of voxels that count in a loss."""
         if not self.ignored:
-            return math.prod(self.shape)
+            return math.prod(own.stop - own.start for own in self.scan)
         return int(np.count_nonzero(self.label().numpy() != IGNORED))
 
     @cached_property
@@ -116,7 +133,8 @@ class CachedCase:
     def patch(self, start: NDArray[np.integer], size: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Reads a patch that begins at `start`; it may reach beyond the volume.
 
-        Outside the volume, the image repeats its edge and the label is background.
+        Outside the volume, the image repeats its edge. Nothing outside the scan is annotated, be it padding of the
+        patch or of preprocessing: it counts neither in a loss nor in N_vox.
 
         Returns:
             Image `[C, *size]` float32, codes `[*size]` int64.
@@ -126,12 +144,12 @@ class CachedCase:
         box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
         with safe_open(self.path, framework="pt") as stream:
             image = stream.get_slice("image")[(slice(None), *box)]
-            label = self._codes(stream.get_slice("label")[box])
+        label = self._codes(box)
         before = low - start
         after = np.asarray(size) - before - (high - low)
         if before.any() or after.any():
             # torch pads the last axis first.
             pads = [int(n) for axis in (2, 1, 0) for n in (before[axis], after[axis])]
             image = torch.nn.functional.pad(image[None], pads, mode="replicate")[0]
-            label = torch.nn.functional.pad(label, pads)
+            label = torch.nn.functional.pad(label, pads, value=IGNORED)
         return image, label

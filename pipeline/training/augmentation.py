@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from data.options import Options
+from models.heads import IGNORED
 
 _ELASTIC_SCALE = 6.0
 """Gaussian scale of the elastic deformation in voxels."""
@@ -105,14 +106,19 @@ class Augmentation:
         self._compose = Compose(transforms) if transforms else None
 
     def __call__(self, image: torch.Tensor, label: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Transforms `[C, X, Y, Z]` and `[X, Y, Z]`; the result is a function of the patch and the seed."""
+        """Transforms `[C, X, Y, Z]` and codes `[X, Y, Z]`; the result is a function of the patch and the seed.
+
+        Where a rotation, a zoom or a deformation takes from beyond the patch, the image repeats its edge and nothing is
+        annotated.
+        """
         if self._compose is None:
             return image, label
         from monai.utils import convert_to_tensor
 
         # MONAI's generators take 32 bits.
         self._compose.set_random_state(seed=seed % (2**32 - 1))
-        result = self._compose({"image": image, "label": label[None]})
+        # MONAI fills with zeros what lies beyond the patch, so zero has to stand for voxels without annotation.
+        result = self._compose({"image": image, "label": label[None] - IGNORED})
         # MONAI returns tensors with metadata; the network needs plain ones.
         moved, classes = (convert_to_tensor(result[name], track_meta=False) for name in ("image", "label"))
-        return moved.to(torch.float32), classes[0].round().to(torch.int64)
+        return moved.to(torch.float32), classes[0].round().to(torch.int64) + IGNORED

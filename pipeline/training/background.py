@@ -45,7 +45,7 @@ class BackgroundSampler:
 
     @property
     def voxels(self) -> int:
-        """Sum of the voxels of the training volumes."""
+        """N_vox, as the sampler counts it."""
         return self._sampler.voxels
 
     def batch(self, step: int) -> Batch:

@@ -96,6 +96,11 @@ class Computing:
         """Scaler of the gradients in float16, else None."""
         return self._accelerator.scaler
 
+    @property
+    def gradient_scale(self) -> float:
+        """Factor on the gradients of a backward pass, until they are clipped."""
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
+
     def place(self, network: torch.nn.Module) -> torch.nn.Module:
         """Moves a network to the device, in its memory format."""
         network = network.to(self.device)

@@ -34,7 +34,7 @@ class BatchSampler(Protocol):
 
     @property
     def voxels(self) -> int:
-        """Sum of the annotated voxels of the training volumes, each case once: N_vox of the objective."""
+        """N_vox: annotated voxels of the training scans, each case once; padding of patches is none."""
 
     def batch(self, step: int) -> Batch:
         """Draws the batch of a step, a function of the step."""
@@ -69,7 +69,7 @@ class PatchSampler:
 
     @property
     def voxels(self) -> int:
-        """Sum of the annotated voxels of the training volumes, each case once: N_vox of the objective."""
+        """N_vox: annotated voxels of the training scans, each case once; padding of patches is none."""
         cases = {case.name: case for cases in self._patients for case in cases}
         return sum(case.annotated_voxels for case in cases.values())
 

@@ -1,5 +1,8 @@
 import pytest
 import torch
+import torch.nn.functional as functional
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -10,6 +13,7 @@ from models.filters import (
     filter_positions,
     get_filters,
     group_layers,
+    mirror_transposed,
     set_filters,
 )
 from models.networks.factory import NetworkOptions, build_network
@@ -52,8 +56,38 @@ def test_rows_are_ordered_by_layer_out_in_also_for_transposed_convolutions():
     assert filters.shape == (18, 27)
     for row in range(18):
         o, i = int(positions.out_index[row]), int(positions.in_index[row])
-        kernel = network[0].weight[o, i] if positions.layer[row] == 0 else network[2].weight[i, o]
+        # A transposed convolution applies the mirrored kernel.
+        kernel = network[0].weight[o, i] if positions.layer[row] == 0 else network[2].weight[i, o].flip(0, 1, 2)
         assert torch.equal(filters[row], kernel.flatten())
+
+
+@given(inputs=st.integers(1, 4), outputs=st.integers(1, 4), stride=st.integers(1, 2), seed=st.integers(0, 2**16))
+@settings(max_examples=25, deadline=None)
+def test_a_transposed_convolution_is_the_convolution_with_its_filters(inputs, outputs, stride, seed):
+    generator = torch.Generator().manual_seed(seed)
+    transposed = nn.ConvTranspose3d(inputs, outputs, 3, stride=stride, padding=1, bias=False).double()
+    layers = filter_layers(transposed)
+    image = torch.randn(1, inputs, 5, 4, 3, generator=generator, dtype=torch.float64)
+    filters = get_filters(dict(transposed.named_parameters()), layers)
+    # With a stride, zeros lie between the voxels of the image.
+    spaced = torch.zeros(1, inputs, *(stride * (n - 1) + 1 for n in image.shape[2:]), dtype=torch.float64)
+    spaced[:, :, ::stride, ::stride, ::stride] = image
+    as_convolution = functional.conv3d(spaced, filters.reshape(outputs, inputs, 3, 3, 3), padding=1)
+    assert torch.allclose(transposed(image), as_convolution, atol=1e-12)
+    # And what is written back makes the transposed convolution act as the convolution.
+    own = torch.randn(outputs * inputs, 27, generator=generator, dtype=torch.float64)
+    weights = set_filters(own, layers)
+    expected = functional.conv3d(spaced, own.reshape(outputs, inputs, 3, 3, 3), padding=1)
+    assert torch.allclose(torch.func.functional_call(transposed, weights, (image,)), expected, atol=1e-12)
+
+
+def test_kernels_as_stored_and_filters_are_mirror_images():
+    network = nn.Sequential(nn.Conv3d(2, 3, 3), nn.ConvTranspose3d(3, 2, 3))
+    layers = filter_layers(network)
+    filters = get_filters(dict(network.named_parameters()), layers).detach()
+    stored = torch.cat([network[0].weight.reshape(-1, 27), network[1].weight.transpose(0, 1).reshape(-1, 27)]).detach()
+    assert torch.equal(mirror_transposed(stored, layers), filters)
+    assert torch.equal(mirror_transposed(torch.stack([filters, 2 * filters]), layers)[1], 2 * stored)
 
 
 def test_both_directions_are_differentiable():

@@ -109,12 +109,13 @@ def test_draws_carry_gradients_to_every_parameter(trained):
         assert float(parameter.grad.abs().min()) > 0
 
 
-def test_initial_variance_is_relative_to_each_layer():
+@pytest.mark.parametrize(("log_variance", "share"), [(0.0, 1.0), (-2.0, 0.3679), (-4.0, 0.1353), (-6.0, 0.0498)])
+def test_initial_variance_is_relative_to_each_layer(log_variance, share):
     layers = (FilterLayer("a", 1, 4, False), FilterLayer("b", 1, 4, False))
     means = torch.cat([torch.full((4, 27), 0.1), torch.full((4, 27), 10.0)])
-    posterior = MeanField.from_options(MeanFieldOptions(initial_log_variance=-4.0), means, layers)
+    posterior = MeanField.from_options(MeanFieldOptions(initial_log_variance=log_variance), means, layers)
     ratio = (0.5 * posterior.log_variances).exp() / means
-    assert torch.allclose(ratio, torch.full_like(ratio, math.exp(-2.0)))
+    assert torch.allclose(ratio, torch.full_like(ratio, share), rtol=1e-3)
 
 
 def test_antithetic_draws_mirror_at_the_mean():

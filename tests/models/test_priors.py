@@ -1,13 +1,16 @@
 """One interface test over every filter prior."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from data.errors import ModelError
+from models.factorised_normal import FactorisedNormal
 from models.filter_bank import FilterBank
 from models.priors.factory import build_prior, load_prior
+from models.priors.gaussian import Gaussian
 from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.gaussian_options import GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
@@ -133,6 +136,30 @@ def test_gradients_match_finite_differences(name):
     assert torch.autograd.gradcheck(score, (filters,), atol=1e-5)
     if prior.variational_parameters():
         assert torch.autograd.gradcheck(score, (filters, prior.variational_parameters()[-1]), atol=1e-5)
+
+
+def test_the_expected_density_is_the_mean_over_draws_and_exact_for_gaussians(name):
+    prior, bank = fitted(name)
+    generator = torch.Generator().manual_seed(4)
+    count = 20_000
+    row = rows_of_network_1(bank)[:1]
+    known = bank.positions[torch.tensor(row)]
+    # No source network has the second position.
+    for where in (known, replace(known, in_index=known.in_index + 1000)):
+        normal = FactorisedNormal(bank.filters[row] + 0.05, torch.tensor([[-5.0, -3.0]], dtype=torch.float64))
+        spread = (0.5 * normal.log_variances).exp()
+        draws = normal.means + spread * torch.randn(count, 2, generator=generator, dtype=torch.float64)
+        every = where[torch.zeros(count, dtype=torch.int64)]
+        samples = 2 if prior.is_bound else 1
+        scores = prior.log_prob(draws, every, samples, generator).detach()
+        found = prior.expected_log_prob(draws[:1], normal, where, samples, torch.Generator().manual_seed(0)).detach()
+        if isinstance(prior, Gaussian):
+            assert float(found) == pytest.approx(float(scores.mean()), abs=5 * float(scores.std()) / math.sqrt(count))
+            assert torch.equal(found, prior.expected_log_prob(draws[5:6], normal, where))
+            assert torch.equal(prior.expected_log_prob(draws[:1], None, where), prior.log_prob(draws[:1], where))
+        else:
+            again = prior.log_prob(draws[:1], where, samples, torch.Generator().manual_seed(0)).detach()
+            assert torch.equal(found, again)
 
 
 def test_save_and_load_give_the_same_numbers(name):

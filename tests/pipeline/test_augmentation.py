@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.heads import IGNORED
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 
 ALL = ("affine", "elastic", "noise", "blur", "brightness", "gamma", "low_resolution")
@@ -59,24 +60,42 @@ def test_image_and_label_move_together(patch, name: str, seed: int) -> None:
     image, label = only(**{name: 1.0})(*patch, seed)
     # The image is the label: interpolated linearly and cut at one half it is where the nearest one is.
     cut = (image[0] > 0.5).long()
-    overlap = 2 * (cut * label).sum() / (cut.sum() + label.sum())
+    overlap = 2 * (cut * (label == 1)).sum() / (cut.sum() + (label == 1).sum())
     assert overlap > 0.93
-    assert set(label.unique().tolist()) <= {0, 1}
+    assert set(label.unique().tolist()) <= {IGNORED, 0, 1}
     assert not torch.equal(label, patch[1])
 
 
 @pytest.mark.parametrize("name", ["affine", "elastic"])
 def test_no_class_appears_between_two_others(patch, name: str) -> None:
     for seed in range(5):
-        assert set(only(**{name: 1.0})(patch[0], 2 * patch[1], seed)[1].unique().tolist()) == {0, 2}
+        assert set(only(**{name: 1.0})(patch[0], 2 * patch[1], seed)[1].unique().tolist()) - {IGNORED} == {0, 2}
+
+
+@pytest.mark.parametrize("name", ["affine", "elastic"])
+def test_what_comes_from_beyond_the_patch_is_not_annotated_and_nothing_else_is(name: str) -> None:
+    # Images of the coordinates tell where each voxel came from; where it was beyond the patch, one is at its edge.
+    size = 16
+    axes = torch.stack(torch.meshgrid(*(torch.arange(float(size)) for _ in range(3)), indexing="ij"))
+    label = torch.ones((size,) * 3, dtype=torch.int64)
+    added = 0
+    for seed in range(5):
+        moved, codes = only(**{name: 1.0, "rotation": 30.0, "elastic_magnitude": 3.0})(axes, label, seed)
+        inside = ((moved > 0) & (moved < size - 1)).all(0)
+        assert set(codes.unique().tolist()) <= {IGNORED, 1}
+        assert (codes[inside] == 1).all()
+        added += int((codes == IGNORED).sum())
+        # Nearest neighbours reach half a voxel beyond the outermost centres.
+        assert not inside[codes == IGNORED].any()
+    assert added > 0
 
 
 def test_rotation_and_scaling_stay_in_their_range(patch) -> None:
-    volume = patch[1].sum().item()
+    volume = (patch[1] == 1).sum().item()
     for seed in range(10):
-        scaled = only(affine=1.0, rotation=0.0, scaling=0.1)(*patch, seed)[1].sum().item()
+        scaled = only(affine=1.0, rotation=0.0, scaling=0.1)(*patch, seed)[1].eq(1).sum().item()
         assert 0.9**3 * 0.9 < scaled / volume < 1.1 / 0.9**3
-        turned = only(affine=1.0, rotation=20.0, scaling=0.0)(*patch, seed)[1].sum().item()
+        turned = only(affine=1.0, rotation=20.0, scaling=0.0)(*patch, seed)[1].eq(1).sum().item()
         assert turned == pytest.approx(volume, rel=0.05)
 
 

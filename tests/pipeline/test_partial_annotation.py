@@ -29,9 +29,11 @@ from pipeline.evaluation.fitted_masks import ReadMasks
 from pipeline.evaluation.label_audit import audit_case
 from pipeline.evaluation.options import EvaluationOptions
 from pipeline.evaluation.temperature_scaling import fit_temperature
+from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import ReadPrediction
 from pipeline.report.shown_labels import ShownLabels
+from pipeline.stages.preprocess import preprocess_case
 from pipeline.storage.cached_case import CachedCase
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.patches import PatchOptions, PatchSampler
@@ -61,11 +63,12 @@ def test_a_case_knows_what_is_annotated(make_case: MakeCase) -> None:
     assert (codes[10:] == IGNORED).all()
     assert case.annotated_voxels == 10 * 16 * 16
     assert len(case.foreground) == 5**3
-    # What a patch adds around a volume is background.
-    _, around = case.patch(np.array([12, -4, 0]), (8, 8, 16))
-    assert (around[:4, 4:] == IGNORED).all()
-    assert not around[4:].any()
-    assert not around[:, :4].any()
+    # So is what a patch adds around a volume.
+    _, around = case.patch(np.array([-2, -4, 0]), (8, 8, 18))
+    assert (around[:2] == IGNORED).all()
+    assert (around[:, :4] == IGNORED).all()
+    assert (around[:, :, 16:] == IGNORED).all()
+    assert torch.equal(around[2:, 4:, :16], codes[:6, :4])
 
 
 def test_the_objective_counts_annotated_voxels_and_no_patch_is_centred_elsewhere(make_case: MakeCase) -> None:
@@ -174,7 +177,41 @@ def subject(label: np.ndarray, **changes) -> Subject:
     return Subject("c", {"T1": Volume(image, np.eye(4))}, Volume(label, np.eye(4)), ignored=(255,), **changes)
 
 
-def test_the_largest_share_of_a_new_voxel_decides_and_padding_is_background() -> None:
+@pytest.mark.parametrize("ignored", [(), (255,)])
+def test_padding_of_preprocessing_is_not_annotated(
+    ignored: tuple[int, ...], tmp_path: Path, write_cohort: Callable
+) -> None:
+    dataset = read_dataset(write_cohort(tmp_path / "cohort", cases=1))
+    [case] = dataset.cases
+    cases = []
+    for name, padding in (("plain", None), ("padded", PaddingOptions(multiple=16))):
+        folder = tmp_path / name
+        folder.mkdir()
+        preprocess_case(
+            folder,
+            ProgressFile(tmp_path / "progress"),
+            case=case,
+            channels=list(case.channels),
+            options=PreprocessingOptions(resampling=ResamplingOptions(spacing=(3, 3, 3)), padding=padding),
+            ignored=ignored,
+        )
+        cases.append(CachedCase("c", "c", folder, {"left": (1,)}, ignored))
+    plain, padded = cases
+    room = [(large - small) for large, small in zip(padded.shape, plain.shape, strict=True)]
+    assert any(room)
+    width = [(own // 2, own - own // 2) for own in room]
+    expected = np.pad(plain.label().numpy(), width, constant_values=IGNORED)
+    assert np.array_equal(padded.label().numpy(), expected)
+    assert padded.annotated_voxels == plain.annotated_voxels == np.prod(plain.shape)
+    _, label = padded.patch(np.array([-2, 1, 0]), padded.shape)
+    assert np.array_equal(label[2:, :-1].numpy(), expected[:-2, 1:])
+    assert (label[:2] == IGNORED).all()
+    # Structures of a padded case are whole.
+    facts = [cached_facts(own, list(case.channels)) for own in cases]
+    assert facts[0].structure_ml == facts[1].structure_ml != {}
+
+
+def test_the_largest_share_of_a_new_voxel_decides() -> None:
     label = np.zeros((12, 10, 8), np.int16)
     label[6:] = 255
     # 2 mm voxels; the border between known and unknown lies between two of them.

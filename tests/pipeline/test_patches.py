@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.heads import IGNORED
 from pipeline.storage.cached_case import CachedCase
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.patches import PatchOptions, PatchSampler
@@ -91,7 +92,8 @@ def test_a_smaller_volume_lies_in_the_middle_and_its_edge_goes_on(make_case) -> 
     label = np.ones((4, 5, 6), np.int16)
     image = np.arange(120, dtype=np.float32).reshape(1, 4, 5, 6)
     images, labels, _ = sampler([[make_case("a", image=image, label=label)]], (8, 8, 8), batch=1).batch(0)
-    np.testing.assert_array_equal(labels[0].numpy(), np.pad(label, ((2, 2), (1, 2), (1, 1))))
+    around = np.pad(label, ((2, 2), (1, 2), (1, 1)), constant_values=IGNORED)
+    np.testing.assert_array_equal(labels[0].numpy(), around)
     np.testing.assert_array_equal(images[0, 0].numpy(), np.pad(image[0], ((2, 2), (1, 2), (1, 1)), mode="edge"))
 
 
@@ -103,7 +105,7 @@ def test_a_patch_that_is_smaller_along_one_axis_only(make_case) -> None:
         images, labels, _ = sampler([[case]], (8, 8, 8), batch=1, foreground_share=1).batch(step)
         assert images.shape[2:] == (8, 8, 8)
         assert labels[0, 2:6, 4, 4].eq(1).all()
-        assert labels[0, [0, 1, 6, 7]].eq(0).all()
+        assert labels[0, [0, 1, 6, 7]].eq(IGNORED).all()
 
 
 def test_every_patch_is_centred_on_foreground_where_asked(make_case) -> None:

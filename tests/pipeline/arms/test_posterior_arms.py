@@ -29,9 +29,12 @@ from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.training_unit import TrainingSettings, read_training, train_member
 from pipeline.deployment.updatable_model import find_updatable
+from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_tensors
+from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 
 GAUSSIAN = PRESETS["gaussian_full"]
@@ -144,9 +147,97 @@ def test_the_objective_is_logged(bench) -> None:
     assert "bound_gap" not in " ".join(bench.learn(GAUSSIAN).history.rows[-1])
 
 
-def test_logging_does_not_change_the_training(bench) -> None:
-    ends = [bench.learn(PRESETS["dwp_source"], steps=4, log_every=every).model.posterior for every in (1, 4)]
-    assert torch.equal(ends[0].means, ends[1].means)
+@pytest.mark.parametrize(
+    "arm",
+    [
+        PRESETS["dwp_source"],
+        PRESETS["map_prior"],
+        PRESETS["fine_tune_l2sp"],
+        changed(GAUSSIAN, posterior=TWO, train_samples=2),
+        changed(GAUSSIAN, posterior={"kind": "mean_field", "estimator": "local_reparameterisation"}),
+    ],
+)
+def test_logging_does_not_change_the_training(bench, arm: ArmOptions) -> None:
+    ends = [bench.learn(arm, steps=4, log_every=every).model.state_dict() for every in (1, 4)]
+    assert all(torch.equal(tensor, ends[1][name]) for name, tensor in ends[0].items())
+
+
+@pytest.mark.parametrize("name", ["gaussian_full", "map_prior", "mixture", "dwp"])
+def test_means_that_were_drawn_from_the_prior_have_not_left_it(bench, name: str) -> None:
+    # However wide the posterior is, and with an entropy far below that of the prior.
+    for log_variance in (-20.0, 0.0):
+        posterior = {"kind": "mean_field", "initial_log_variance": log_variance}
+        if name == "mixture":
+            posterior = {"kind": "mixture", "components": 2, "component": posterior}
+        density = "vae" if name == "dwp" else "gaussian_full"
+        arm = changed(
+            PRESETS["dwp_prior"], prior=density, posterior={"kind": "point"} if name == "map_prior" else posterior
+        )
+        standing = {"peak_rate": 1e-30, "log_variance_rate": 1e-9, "encoder_rate": 1e-9}
+        rows = bench.learn(changed(arm, **standing), steps=1).history.rows
+        shares = [row[key] for row in rows for key in row if key.startswith("left_prior_")]
+        assert len(shares) == len(rows) * len(bench.source.groups)
+        # 256 filters of each group at most, so .01 of them are two or three.
+        assert 0 < float(torch.tensor(shares).mean()) < 0.03
+
+
+def test_the_record_of_a_training_says_whether_its_kl_had_settled(bench, tmp_path: Path) -> None:
+    off = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)
+    settled = {}
+    for rate in (1e-9, 40.0):
+        # At this temperature the KL alone moves the log-variances.
+        settings = {"peak_rate": 1e-6, "log_variance_rate": 1e3 * rate, "posterior_temperature": 1e3}
+        arm = changed(GAUSSIAN, filter_share=1.0, posterior=TWO, **settings)
+        options = TargetTrainingOptions(arms=["random"], steps=20, log_every=1, floor_rate=1e-6)
+        folder = tmp_path / f"rate {rate}"
+        folder.mkdir()
+        settings = TrainingSettings(options, bench.patches, off, 0, "cpu")
+        [task] = bench.task(arm).trainings
+        train_member(folder, ProgressFile(tmp_path / "progress"), task=task, settings=settings)
+        settled[rate] = [trend.settled for trend in read_training(folder).kl]
+    assert settled == {1e-9: [True, True], 40.0: [False, False]}
+
+
+def test_means_far_from_the_prior_have_left_it(bench) -> None:
+    known = bench.knowledge(GAUSSIAN)
+    network = build_network(bench.network, 1, 2, 0)
+    model = assemble_member(GAUSSIAN, network, [{name: 10 * own for name, own in network.state_dict().items()}])
+    row = objective(bench, GAUSSIAN, model, known, 0, fitted=True)(9).terms
+    assert [row[f"left_prior_{group}"] for group in bench.source.groups] == [1.0] * len(bench.source.groups)
+
+
+@pytest.mark.parametrize(("share", "draws"), [(1.0, 1), (0.25, 1), (0.25, 2)])
+def test_the_gradients_of_both_terms_on_the_means_are_logged(bench, share: float, draws: int) -> None:
+    arm = changed(GAUSSIAN, filter_share=share, train_samples=draws)
+    network = build_network(bench.network, 1, 2, 0)
+    model = assemble_member(arm, network, [network.state_dict()])
+    known = bench.knowledge(arm)
+    means = model.posterior.means
+    of_kl = torch.zeros_like(means)
+    groups = learned_groups(known.groups, model.layers, model.layers)
+    for group, prior in known.priors.items():
+        rows = groups.rows[group]
+        whitening = prior.pooled.whitening
+        of_kl[rows] = (means[rows].detach() - prior.pooled.mean) @ whitening @ whitening.T
+    of_kl *= arm.posterior_temperature / bench.sampler().voxels
+    found = []
+    for seed in range(1 if share == 1 else 40):
+        result = objective(bench, arm, model, known, seed, fitted=True)(9)
+        assert "gradient_data" not in result.terms
+        model.zero_grad(set_to_none=True)
+        result.loss.backward()
+        found.append(result.terms["gradient_kl"] ** 2)
+        if share == 1:
+            of_data = means.grad - of_kl
+            assert result.terms["gradient_data"] == pytest.approx(float(of_data.square().mean().sqrt()), rel=1e-3)
+    # The size of the whole KL's gradient, whatever subset of the filters a step scores.
+    squares = torch.tensor(found)
+    error = 4 * float(squares.std()) / len(found) ** 0.5 if share < 1 else 0
+    expected = float(of_kl.square().mean())
+    assert error < 0.3 * expected
+    assert float(squares.mean()) == pytest.approx(expected, rel=1e-4, abs=error)
+    # Only where a row is logged.
+    assert objective(bench, arm, model, known, 0, fitted=True)(8).terms == {}
 
 
 def test_antithetic_draws_of_a_step_lower_the_noise_of_the_gradient(bench) -> None:
@@ -167,8 +258,9 @@ def test_antithetic_draws_of_a_step_lower_the_noise_of_the_gradient(bench) -> No
     assert spread[True] < 0.8 * spread[False]
 
 
-def objective(bench, arm: ArmOptions, model, known, seed: int) -> TargetLoss:
-    priors = WeightPriors({}, learned_groups(known.groups, model.layers, model.layers))
+def objective(bench, arm: ArmOptions, model, known, seed: int, fitted: bool = False) -> TargetLoss:
+    groups = learned_groups(known.groups, model.layers, model.layers)
+    priors = WeightPriors(known.priors if fitted else {}, groups)
     return TargetLoss(arm, TargetTrainingOptions(), model, priors, bench.sampler(), seed, "cpu")
 
 

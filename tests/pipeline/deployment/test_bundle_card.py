@@ -73,6 +73,18 @@ def study(model: Path, tmp_path: Path) -> Path:
     return root
 
 
+@pytest.mark.parametrize(("members", "moving"), [(1, 0), (1, 1), (2, 1)])
+def test_the_card_says_that_the_kl_was_still_moving(
+    make_model: MakeModel, tmp_path: Path, members: int, moving: int
+) -> None:
+    model = make_model(tmp_path / "model", members=members, kl_moving=moving)
+    assert ("kl_moving" in json.loads((model / "model.json").read_text())) is bool(moving)
+    export(model, tmp_path / "bundle", NO_ONNX)
+    card = " ".join((tmp_path / "bundle" / CARD).read_text().split())
+    assert ("- The KL to its prior was still moving when the training ended" in card) is bool(moving)
+    assert ("ended (in 1 of its members and components): its" in card) is (members > 1)
+
+
 def test_the_card_holds_the_numbers_of_the_study(study: Path, tmp_path: Path) -> None:
     model = study / "infer/dwp/n01/repeat-0"
     result = export(model, tmp_path / "bundle", NO_ONNX)

@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions, Initialisation
+from pipeline.arms.kl_trend import KLTrend
+from pipeline.arms.training_unit import TrainingRecord
 from pipeline.config.reading import as_yaml, parse_config
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.label_audit import AuditRow
@@ -188,7 +190,16 @@ def _infer(
             (s, 1.2 * np.exp(-s / (15 + n)) + 0.2, f"{0.5 - s / 300!r}" if arm == "dwp" else "") for s in range(60)
         ]
         lines = ["step,loss,data_term,kl,rate", *(f"{s},{v:.5f},{v:.5f},{kl},0.001" for s, v, kl in steps)]
+        if arm == "dwp":
+            lines = [lines[0] + ",gradient_data,gradient_kl", *(f"{line},0.003,0.001" for line in lines[1:])]
+        else:
+            lines = [line.replace(",kl,", ",").replace(",,", ",") for line in lines]
         _text(root / f"train-target/{key}/history.csv", "\n".join(lines) + "\n")
+        trained = TrainingRecord(
+            arm=ArmOptions(), member=0, n=n, repeat=repeat, patients=("p1",), steps=60, about={},
+            kl=(KLTrend(level=0.32, drift=-0.05, settled=False),) if arm == "dwp" else (),
+        )  # fmt: skip
+        _text(root / f"train-target/{key}/training.json", json.dumps(trained.as_json()))
         for case in cases:
             reference = references[case]
             shift = int(generator.integers(0, 3)) + (ARMS[arm] < -0.04) + (n == 5)

@@ -129,6 +129,14 @@ def test_builds_one_page_with_every_section(built: Path, page: Page, whole_works
     assert built.stat().st_size < 3_000_000
 
 
+def test_the_report_says_whose_kl_was_still_moving(page: Page) -> None:
+    for n in (5, 10):
+        note = f"The KL of dwp at n = {n} was still moving when the training ended in 2 of 2 trainings"
+        assert page.text.count(note) == 1
+        assert f"dwp {n} 0.320 2 of 2: −15.6 % 25.0" in " ".join(page.text.split())
+    assert "The KL of random" not in page.text
+
+
 def test_needs_no_other_file_and_no_network(built: Path, page: Page) -> None:
     assert not any(tag in {"script", "iframe", "object", "embed"} for tag, _ in page.tags)
     for tag, attributes in page.tags:
