@@ -151,6 +151,8 @@ def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], lis
             "networks": digests,
             "layers": [layer.parameter for layer in layers],
             "cycles": cycles,
+            # Earlier versions did not mirror the kernels of transposed convolutions.
+            **({"kernels": "mirrored"} if any(layer.transposed for layer in layers) else {}),
         }
         arguments: dict[str, Any] = {"group": group, "layers": layers, "cycles": cycles}
         of_bank = {**arguments, "all_layers": all_layers, "networks": networks}
