@@ -62,7 +62,9 @@ class BayesianModule(nn.Module):
         return self.bayesian(images, *self._draw)
 
     def kl(self, samples: int = 1, share: float = 1.0) -> Tensor:
-        """Estimates KL(posterior ‖ prior) over all filters from the last draw, a scalar in nats, differentiable.
+        """Estimates KL(posterior ‖ prior) over all filters, a scalar in nats, differentiable.
+
+        From a Gaussian it is exact; from any other density it is estimated from the last draw.
 
         Divide it by the number of voxels of the training volumes to add it to a mean loss per voxel.
 

@@ -151,12 +151,12 @@ def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], lis
             "networks": digests,
             "layers": [layer.parameter for layer in layers],
             "cycles": cycles,
+            # Earlier versions did not mirror the kernels of transposed convolutions.
+            **({"kernels": "mirrored"} if any(layer.transposed for layer in layers) else {}),
         }
         arguments: dict[str, Any] = {"group": group, "layers": layers, "cycles": cycles}
         of_bank = {**arguments, "all_layers": all_layers, "networks": networks}
-        # Earlier versions did not mirror the kernels of transposed convolutions.
-        version = 4 if any(layer.transposed for layer in layers) else 3
-        banks.append(Unit(STAGE, group, {**same, "version": version}, collect_group, of_bank))
+        banks.append(Unit(STAGE, group, {**same, "version": 3}, collect_group, of_bank))
         # A unit of its own: fits and trainings depend on the filters, and not on what is measured of them.
         recipe = {**same, "norm_threshold": threshold, "version": 1}
         of_structure = {**arguments, "networks": [folder for _, folder in networks], "norm_threshold": threshold}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -164,7 +166,7 @@ def test_a_training_loop_learns_and_stays_with_its_prior(density: str | dict) ->
 
 
 def test_the_divergence_is_that_of_the_draw_of_the_data_term() -> None:
-    prior = graft.priors.fit(network(1), {"kind": "gaussian", "covariance": "isotropic"})
+    prior = graft.priors.fit(network(1), {"kind": "gaussian_mixture", "components": 2})
     model = graft.posteriors.bayesian(network(2), prior, {"initial_log_variance": -2.0, "relative_to_layer": False})
     images, _ = batch()
     model(images)
@@ -173,6 +175,18 @@ def test_the_divergence_is_that_of_the_draw_of_the_data_term() -> None:
     expected = -entropy - prior.densities["all"].log_prob(drawn).sum()
     torch.testing.assert_close(model.kl().detach(), expected, rtol=1e-4, atol=1e-2)
     assert torch.equal(model.kl(), model.kl())
+
+
+def test_the_divergence_from_a_gaussian_is_exact() -> None:
+    prior = graft.priors.fit(network(1), {"kind": "gaussian", "covariance": "isotropic", "zero_mean": True})
+    model = graft.posteriors.bayesian(network(2), prior, {"initial_log_variance": -2.0, "relative_to_layer": False})
+    deviation = prior.densities["all"].pooled.colouring[0, 0]
+    normals = [torch.distributions.Normal(model.bayesian.posterior.means, torch.tensor(math.exp(-1.0)))]
+    normals.append(torch.distributions.Normal(0.0, deviation))
+    expected = torch.distributions.kl_divergence(*normals).sum()
+    for _ in range(2):
+        model(batch()[0])
+        torch.testing.assert_close(model.kl(), expected, rtol=1e-4, atol=1e-2)
 
 
 def test_a_network_that_the_prior_does_not_fit_stays_as_it_was() -> None:

@@ -15,6 +15,7 @@ from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
+from models.priors.spike_and_slab import SpikeAndSlabOptions
 from models.priors.standardisation import Covariance, Scaling
 from models.priors.vae_options import FilterVAEOptions
 
@@ -24,6 +25,7 @@ OPTIONS: dict[str, PriorOptions] = {
     "by layer": GaussianOptions(scaling=Scaling.LAYER),
     "at positions": AT_POSITIONS,
     "mixture": GaussianMixtureOptions(components=2),
+    "spike and slab": SpikeAndSlabOptions(slab=GaussianOptions()),
     "reuse or redraw": ReuseOrRedrawOptions(position=AT_POSITIONS, shape=GaussianOptions()),
     "vae": FilterVAEOptions(latent=2, hidden=(8,), max_steps=30, batch=64, start_at_gaussian=False),
 }

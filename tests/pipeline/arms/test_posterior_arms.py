@@ -177,6 +177,7 @@ def test_means_that_were_drawn_from_the_prior_have_not_left_it(bench, name: str)
         rows = bench.learn(changed(arm, **standing), steps=1).history.rows
         shares = [row[key] for row in rows for key in row if key.startswith("left_prior_")]
         assert len(shares) == len(rows) * len(bench.source.groups)
+        assert all(row["gradient_data"] > 0 and row["gradient_kl"] > 0 for row in rows)
         # 256 filters of each group at most, so .01 of them are two or three.
         assert 0 < float(torch.tensor(shares).mean()) < 0.03
 
