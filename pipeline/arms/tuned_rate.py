@@ -14,7 +14,7 @@ import numpy as np
 
 from data.stored_record import StoredRecord, read_record
 from pipeline.execution.progress import ProgressFile
-from pipeline.metrics.overlap import count_voxels, dice
+from pipeline.metrics.structure_dice import structure_dice
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.storage.atomic import write_record
@@ -73,8 +73,8 @@ def tune_rate(folder: Path, progress: ProgressFile, *, task: RateTask) -> None:
 
 def _dice(folder: Path, case: CachedCase, reading: ReadingOptions) -> float:
     """The mean over classes, on the preprocessed grid."""
-    mask, label = load_prediction(folder / prediction_name(case.name)).read(reading).mask, case.label().numpy()
-    return float(np.mean([dice(count_voxels(mask == k, label == k)) for k in range(1, len(case.classes) + 1)]))
+    mask = load_prediction(folder / prediction_name(case.name)).read(reading).mask
+    return float(np.mean(structure_dice(mask, case.label().numpy(), case.heads, len(case.classes))))
 
 
 def read_rate(folder: Path) -> float:

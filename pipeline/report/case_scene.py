@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
-from models.heads import IGNORED, Heads
-from pipeline.metrics.overlap import count_voxels, dice
+from models.heads import Heads
+from pipeline.metrics.structure_dice import structure_dice
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction
 from pipeline.report.overlay_figure import Scene
@@ -90,7 +90,6 @@ def read_case(
     values = {name: class_values[name] if known else [k] for k, name in enumerate(names, start=1)}
     heads = stored.heads
     reference = heads.codes(label, values, ignored).astype(np.int32)
-    annotated = reference != IGNORED
     inside = np.asarray(arrays.get("mask", np.ones(mask.shape)) > 0)
     shown = np.where(inside, image[0], np.nan)
     # Outside the mask the network saw no anatomy; how sure it is there says nothing.
@@ -103,9 +102,5 @@ def read_case(
         names,
         heads,
         stored.draws,
-        float(
-            np.mean(
-                [dice(count_voxels(heads.belongs(mask, k) & annotated, heads.belongs(reference, k))) for k in numbers]
-            )
-        ),
+        float(np.mean(structure_dice(mask, reference, heads, len(numbers)))),
     )

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from models.heads import IGNORED, Heads
-from pipeline.metrics.overlap import count_voxels, dice
+from models.heads import Heads
+from pipeline.metrics.structure_dice import structure_dice
 from pipeline.prediction.most_probable import most_probable_class, region_codes
 from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.storage.cached_case import CachedCase
@@ -27,11 +27,5 @@ def mean_dice(
         logits = predict_logits(network, case.image().to(device), patch, window)
         # Of a sigmoid, one half is a logit of 0.
         codes = most_probable_class(logits) if heads is Heads.EXCLUSIVE else region_codes(logits, [0.0] * len(logits))
-        predicted = codes.cpu().numpy()
-        label = case.label().numpy()
-        annotated = label != IGNORED
-        values += [
-            dice(count_voxels(heads.belongs(predicted, k) & annotated, heads.belongs(label, k)))
-            for k in range(1, len(case.classes) + 1)
-        ]
+        values += structure_dice(codes.cpu().numpy(), case.label().numpy(), heads, len(case.classes))
     return sum(values) / len(values)
