@@ -49,8 +49,8 @@ class FilterStructure(StoredRecord):
         dimension = self.effective_dimension
         return (
             f"{self.group}: effective dimension {dimension.mean:.1f} ({dimension.low:.1f} to {dimension.high:.1f}), "
-            f"{100 * self.still_start.mean:.0f} % still the random start, of which {100 * self.start_left.mean:.0f} % "
-            f"is left, {100 * self.under_threshold.mean:.0f} % of filters under the norm {self.norm_threshold:g}"
+            f"{100 * self.still_start.mean:.0f} % of their energy still the random start, which has "
+            f"{100 * self.start_left.mean:.0f} % of its own left, {100 * self.under_threshold.mean:.0f} % of filters under the norm {self.norm_threshold:g}"
         )
 
 
