@@ -34,7 +34,7 @@ from pipeline.report.filter_files import group_folders
 from pipeline.report.study_files import folders, read_history
 from pipeline.storage.file_names import HISTORY, STRUCTURE, STRUCTURES
 from pipeline.storage.stage_names import Stage
-from pipeline.training.optimiser import Decay
+from pipeline.training.optimiser import Decay, DecayedWeights
 from pipeline.training.schedule import cosine_cycles
 
 DECAYS = (
@@ -158,7 +158,8 @@ def main() -> None:
     for text in arguments.decays:
         kind, strength, *which = text.split(":")
         name = text.replace(":", "-")
-        optimiser = {"decay": kind, "weight_decay": float(strength)} | ({"decayed": which[0]} if which else {})
+        decayed = which[0] if which else DecayedWeights.ALL.value
+        optimiser = {"decay": kind, "weight_decay": float(strength), "decayed": decayed}
         workspace = trained(arguments, arguments.output / "prepared", name, **optimiser)
         path = arguments.output / f"{name}.yaml"
         kept = f"{kept_by_decay(path):.3g}" if kind == Decay.DECOUPLED else "–"

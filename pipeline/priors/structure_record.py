@@ -47,10 +47,11 @@ class FilterStructure(StoredRecord):
     def describe(self) -> str:
         """The numbers in a line."""
         dimension = self.effective_dimension
+        still, left, under = (100 * own.mean for own in (self.still_start, self.start_left, self.under_threshold))
         return (
             f"{self.group}: effective dimension {dimension.mean:.1f} ({dimension.low:.1f} to {dimension.high:.1f}), "
-            f"{100 * self.still_start.mean:.0f} % still the random start, of which {100 * self.start_left.mean:.0f} % "
-            f"is left, {100 * self.under_threshold.mean:.0f} % of filters under the norm {self.norm_threshold:g}"
+            f"{still:.0f} % of their energy still the random start, which has {left:.0f} % of its own left, "
+            f"{under:.0f} % of filters under the norm {self.norm_threshold:g}"
         )
 
 

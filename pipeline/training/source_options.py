@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.options import Options
 from models.objectives import Likelihood
-from pipeline.training.optimiser import OptimiserOptions
+from pipeline.training.optimiser import Decay, OptimiserOptions
+
+
+class SourceOptimiserOptions(OptimiserOptions):
+    """Options of Adam for source networks: their filters are to lose the random start, at no cost in Dice."""
+
+    weight_decay: float = Field(default=1e-3, ge=0)
+    """Strength of the weight decay."""
+    decay: Decay = Decay.L2
+    """How the weight decay acts; `weight_decay` means something else for each kind."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, raw: Any) -> Any:
+        """Reads resolved configurations from before the kind could be chosen as they were meant."""
+        if isinstance(raw, Mapping) and {"weight_decay", "gradient_clip"} == set(raw):
+            return {**raw, "decay": Decay.DECOUPLED}
+        return raw
 
 
 class SourceTrainingOptions(Options):
@@ -28,7 +46,7 @@ class SourceTrainingOptions(Options):
     """Steps of the first cycle over which the rate rises to its peak."""
     likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
     """Data term of the loss."""
-    optimiser: OptimiserOptions = Field(default_factory=OptimiserOptions)
+    optimiser: SourceOptimiserOptions = Field(default_factory=SourceOptimiserOptions)
     validation_cases: int = Field(default=8, ge=1)
     """Out-of-bag cases on which Dice is measured at the end of each cycle."""
 

@@ -104,7 +104,7 @@ def test_the_stages_say_what_structure_there_is(
     groups = sorted(path.name for path in (workspace / "collect-filters").iterdir() if path.is_dir())
     told = [message for message in caplog.messages if "effective dimension" in message]
     assert [message.split(": ")[1] for message in told] == groups or len(told) == len(groups)
-    assert all("% still the random start" in message for message in told)
+    assert all("% of their energy still the random start" in message for message in told)
     caplog.clear()
     assert main(["fit-priors", *words]) == 0
     [warning] = [record for record in caplog.records if "There is little to learn here" in record.message]

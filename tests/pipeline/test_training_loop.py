@@ -113,6 +113,19 @@ def test_kernels_alone_decay_where_that_is_chosen() -> None:
     assert (norm[0].item(), free[0, 0].item()) == (1.0, 1.0)
 
 
+def test_source_networks_decay_strongly_and_earlier_studies_are_read_as_they_were_meant() -> None:
+    plain = SourceTrainingOptions().optimiser
+    assert (plain.weight_decay, plain.decay, plain.decayed) == (1e-3, "l2", "all")
+    # A changed strength is of the same kind.
+    for change in ({"weight_decay": 5e-3}, {"gradient_clip": 5.0}):
+        assert SourceTrainingOptions(optimiser=change).optimiser == plain.model_copy(update=change)
+    # A resolved configuration holds every key; this one is from before it held the kind.
+    earlier = SourceTrainingOptions(optimiser={"weight_decay": 1e-4, "gradient_clip": 12.0})
+    assert earlier.in_recipe()["optimiser"] == {"weight_decay": 1e-4, "gradient_clip": 12.0}
+    for options in (plain, earlier.optimiser):
+        assert SourceTrainingOptions(optimiser=options.model_dump(mode="json")).optimiser == options
+
+
 def test_the_recipe_names_a_kind_of_decay_only_where_it_was_chosen() -> None:
     assert OptimiserOptions(weight_decay=0.5).in_recipe() == {"weight_decay": 0.5, "gradient_clip": 12.0}
     assert OptimiserOptions(decay="l2").in_recipe()["decay"] == "l2"
