@@ -131,6 +131,16 @@ class Computing:
         """Computes the gradients."""
         self._accelerator.backward(loss)
 
+    def share_of_mean(self, count: torch.Tensor) -> torch.Tensor | float:
+        """A count divided by its mean over the processes that train together: 1 in a process that trains alone.
+
+        The weight of a process's mean over so many voxels: the average of weighted means is the mean over all voxels.
+        """
+        if self._accelerator.num_processes == 1:
+            return 1.0
+        mean: torch.Tensor = self._accelerator.reduce(count.float(), reduction="mean")
+        return count / mean.clamp_min(1)
+
     def clip(self, parameters: list[torch.nn.Parameter], largest: float) -> torch.Tensor:
         """Clips the norm of the gradient and returns the norm before clipping."""
         norm = self._accelerator.clip_grad_norm_(parameters, largest)

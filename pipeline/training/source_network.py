@@ -11,6 +11,7 @@ import torch
 from data.random_streams import stream_seed
 from data.splits import BootstrapSample
 from models.deep_supervision import DeepSupervisionLoss
+from models.heads import IGNORED
 from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss
 from pipeline.execution.processes import rank, world_size
@@ -180,7 +181,9 @@ def _step_loss(
         images, labels, names = sampler.batch(step)
         with computing.autocast():
             outputs = network(computing.images(images))
-        return StepLoss(data_loss(outputs, labels.to(computing.device)), cases=names)
+        labels = labels.to(computing.device)
+        share = computing.share_of_mean((labels != IGNORED).sum())
+        return StepLoss(data_loss(outputs, labels) * share, cases=names)
 
     return step_loss
 
