@@ -133,12 +133,12 @@ def test_a_random_subset_is_unbiased(share):
     filters = posterior.sample(torch.Generator().manual_seed(3)).detach()
     full = kl_term(posterior, priors, INDEX, filters=filters)
     generator = torch.Generator().manual_seed(4)
-    terms = [kl_term(posterior, priors, INDEX, share=share, generator=generator, filters=filters) for _ in range(600)]
+    terms = [kl_term(posterior, priors, INDEX, share=share, generator=generator, filters=filters) for _ in range(200)]
     for pick in (lambda t: t.kl.detach(), lambda t: t.kl_per_group["inner"]):
         values = torch.stack([pick(term) for term in terms])
         assert float(values.std()) > 0
         assert float(values.mean()) == pytest.approx(
-            float(pick(full).detach()), abs=4 * float(values.std()) / math.sqrt(600)
+            float(pick(full).detach()), abs=4 * float(values.std()) / math.sqrt(len(values))
         )
 
 
@@ -154,8 +154,8 @@ def test_gradient_of_a_random_subset_is_unbiased():
 
     full = gradient(1.0, None)
     generator = torch.Generator().manual_seed(0)
-    draws = torch.stack([gradient(0.5, generator) for _ in range(600)])
-    error = (draws.mean(0) - full) / (draws.std(0) / math.sqrt(600) + 1e-12)
+    draws = torch.stack([gradient(0.5, generator) for _ in range(150)])
+    error = (draws.mean(0) - full) / (draws.std(0) / math.sqrt(len(draws)) + 1e-12)
     assert float(error.abs().max()) < 5.5
 
 
