@@ -126,8 +126,6 @@ def study(cohort: Path) -> dict[str, Any]:
         "evaluation": {"resamples": 100},
         # The same on every machine; where it matters what a machine can do, a test says so.
         "computing": {"precision": "float32"},
-        # Tests run several at a time, and threads of small networks mostly wait for each other.
-        "execution": {"threads": 1},
         # Every section has its picture, and none has more than one of a kind: drawing takes longer than all the rest.
         "report": {
             "overlay_arms": 1, "case_arms": 1, "case_pages": 1, "audited_cases": 1, "filter_groups": 1,

@@ -15,7 +15,6 @@ from joblib.externals.loky import process_executor
 from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError
-from data.torch_threads import torch_threads
 from pipeline.execution.processes import rank
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stopping import StopRequestedError, listen_in_worker
@@ -70,7 +69,9 @@ def run_unit(unit: Unit, folder: Path, progress: Path, threads: int) -> Outcome:
     try:
         if rank() == 0:
             require_ours(folder, MARKER, unit.changed)
-        with torch_threads(threads), threadpool_limits(threads), _room(unit, folder) as temporary:
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(threads)
+        with threadpool_limits(threads), _room(unit, folder) as temporary:
             unit.work(temporary, reporter, **unit.arguments)
             seconds, peak = time.perf_counter() - start, _peak_memory()
             if rank() > 0:

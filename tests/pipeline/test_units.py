@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from joblib.externals.loky import process_executor
 
 from data.errors import DataError, WorkspaceError
@@ -65,10 +64,6 @@ def grow(folder: Path, progress: ProgressFile, *, log: Path, megabytes: int) -> 
     time.sleep(1.1)  # loky looks at most once a second
 
 
-def tell_threads(folder: Path, progress: ProgressFile) -> None:
-    (folder / "threads").write_text(str(torch.get_num_threads()))
-
-
 # Workers cannot import this file; what belongs to the main script is sent to them by value.
 for _work in (write_number, fail, kill_once, kill_always, grow):
     _work.__module__ = "__main__"
@@ -115,14 +110,6 @@ def test_finished_units_are_not_done_again(workspace: Workspace) -> None:
     assert second.count("reused") == 3
     assert done_by(workspace) == []
     assert (folder / MARKER).stat().st_mtime_ns == before
-
-
-def test_a_unit_has_its_threads_and_the_process_keeps_its_own(workspace: Workspace) -> None:
-    before = torch.get_num_threads()
-    unit = Unit(STAGE, "alone", {}, tell_threads, {})
-    run_units(STAGE, [unit], workspace, Execution(jobs=1, threads=before + 2))
-    assert (workspace.unit_folder(STAGE, "alone") / "threads").read_text() == str(before + 2)
-    assert torch.get_num_threads() == before
 
 
 def test_only_what_is_missing_is_done(workspace: Workspace) -> None:
