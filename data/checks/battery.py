@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from data.case import Case
@@ -43,6 +42,7 @@ from data.checks.value_range import check_value_range, check_value_ranges
 from data.dataset import Dataset
 from data.errors import GraftError
 from data.modality import Modality
+from data.parallel import in_workers
 
 CaseCheck = Callable[[CaseObservation], Iterator[Finding]]
 Progress = Callable[[int, int], None]
@@ -142,8 +142,8 @@ def _check_cases(
     results: dict[str, tuple[CaseSummary, tuple[Finding, ...]]] = {}
 
     def collect(cases: Sequence[Case], workers: int) -> None:
-        tasks = (delayed(check_case)(case, channels, declared, foreground, modality, ignored) for case in cases)
-        for result in Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
+        calls = ((case, channels, declared, foreground, modality, ignored) for case in cases)
+        for result in in_workers(check_case, calls, workers):
             results[result[0].name] = result
             _log_traces(result[1])
             if progress is not None:

@@ -16,13 +16,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from pydantic import Field, model_validator
 
 from data.errors import DataError
 from data.image_file import write_frames, write_volume
 from data.input_file import read_json
 from data.options import Options
+from data.parallel import in_workers
 from data.random_streams import random_stream
 from data.synthetic.abdomen import make_abdomen
 from data.synthetic.anatomy import Head
@@ -220,8 +220,7 @@ def synthesize(options: CohortOptions, out: Path, jobs: int = 1, progress: Calla
         else:
             missing.append(index)
     logger.info("%s: %d of %d cases to make", out, len(missing), options.cases)
-    calls = (delayed(write_case)(options, index, out) for index in missing)
-    for _ in Parallel(n_jobs=jobs, return_as="generator_unordered")(calls):
+    for _ in in_workers(write_case, ((options, index, out) for index in missing), jobs):
         if progress is not None:
             progress()
     write_dataset_description(options, out)

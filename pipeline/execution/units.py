@@ -14,6 +14,7 @@ from typing import Any
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from data.parallel import folder_of_process
 from pipeline.execution.processes import available_cores, rank, world_size
 from pipeline.execution.progress import STOP, StageProgress
 from pipeline.execution.stopping import StopFile, stops_on_signal
@@ -158,7 +159,7 @@ def _in_parallel(
         settings |= {
             "inner_max_num_threads": execution.threads,
             "initializer": start_worker,
-            "initargs": (os.getpid(),),
+            "initargs": (os.getpid(), folder_of_process()),
         }
     with joblib.parallel_config(**settings):
         # A single unit goes to a worker too: if it is killed, this process remains to report it.

@@ -15,6 +15,7 @@ from joblib.externals.loky import process_executor
 from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError
+from data.parallel import go_to
 from pipeline.execution.processes import rank
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stopping import StopRequestedError, listen_in_worker
@@ -32,15 +33,17 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def start_worker(parent: int) -> None:
+def start_worker(parent: int, folder: str | None) -> None:
     """Ties a loky worker to its command, before the first unit: a worker that got none would outlive a killed command.
 
     Args:
         parent: number of the command's process.
+        folder: where its relative paths begin.
     """
     if os.getppid() != parent:
         # The command was killed while this worker was still starting.
         os._exit(1)
+    go_to(folder)
     listen_in_worker()
     # loky replaces a worker that grew by 300 MB since its first task, assuming a leak. Scans differ in size by more
     # than that, and every new worker imports torch again. There is no public way to turn this off.

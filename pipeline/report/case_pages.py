@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from joblib import Parallel, delayed
-
+from data.parallel import in_workers
 from pipeline.config.report_options import ReportOptions
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.report.case_readings import PredictionQuality
@@ -106,7 +105,7 @@ def build_case_pages(tasks: Sequence[CaseTask], options: ReportOptions, jobs: in
         WorkspaceError: a file is damaged.
     """
     workers = max(1, min(jobs, len(tasks)))
-    done = Parallel(n_jobs=workers)(delayed(_build_case)(task, options) for task in tasks)
+    done = in_workers(_build_case, ((task, options) for task in tasks), workers, ordered=True)
     return [record for of_case in done for record in of_case]
 
 

@@ -49,8 +49,7 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
         *("--set", "target.folds=2", "--set", "target_training.inner_folds=0"),
     ),
     "synthesize": (
-        # Workers of earlier commands would write into the folder that they were started in.
-        *("--jobs", "1", "--cohort", "abdomen", "--cases", "1", "--set", "scanner.sample_mm=6"),
+        *("--cohort", "abdomen", "--cases", "1", "--set", "scanner.sample_mm=6"),
         *("--set", "scanner.in_plane_spacing=[5, 5]", "--set", "scanner.through_plane_spacing=[6, 6]"),
     ),
 }
