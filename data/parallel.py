@@ -1,0 +1,54 @@
+"""Calls of one function in joblib's worker processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from joblib import Parallel, delayed
+
+Result = TypeVar("Result")
+
+
+def folder_of_process() -> str | None:
+    """Where relative paths begin; None if somebody deleted that folder."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def go_to(folder: str | None) -> None:
+    """Makes relative paths mean what they mean to the process that calls the workers.
+
+    joblib keeps its workers for the next call, and they stay in the folder that they were started in.
+
+    Args:
+        folder: of `folder_of_process`, in the calling process.
+    """
+    if folder is not None and folder != folder_of_process():
+        os.chdir(folder)
+
+
+def _call(folder: str | None, function: Callable[..., Result], arguments: tuple) -> Result:
+    go_to(folder)
+    return function(*arguments)
+
+
+def in_workers(
+    function: Callable[..., Result], calls: Iterable[tuple], jobs: int, *, ordered: bool = False
+) -> Iterator[Result]:
+    """Carries out the calls, several at a time.
+
+    Args:
+        function: of a module, because it is sent by name.
+        calls: the arguments of each call.
+        jobs: processes; with 1, the calls are made in this one.
+        ordered: in the order of the calls, not as they finish.
+
+    Yields:
+        What each call returns.
+    """
+    tasks = (delayed(_call)(folder_of_process(), function, arguments) for arguments in calls)
+    yield from Parallel(n_jobs=jobs, return_as="generator" if ordered else "generator_unordered")(tasks)
