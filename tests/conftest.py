@@ -6,8 +6,10 @@ import importlib.util
 import json
 import os
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import yaml
+from filelock import FileLock
 
 _CLONE = Path(__file__).resolve().parent.parent
+_MEMORY = Path("/dev/shm")
 _PACKAGES = ("data", "models", "preprocessing", "pipeline", "graft")
 
 SHAPE = (18, 20, 17)
@@ -28,6 +32,7 @@ AFFINE = np.array([[-2.0, 0, 0, 18], [0, 2.0, 0, -20], [0, 0, 2.0, -17], [0, 0, 
 WriteCohort = Callable[..., Path]
 StorePrediction = Callable[..., Path]
 WriteStudy = Callable[..., Path]
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
 
 def pytest_configure() -> None:
@@ -41,12 +46,22 @@ def pytest_configure() -> None:
                 "run `python -m pytest` in the clone's folder, or `make setup` there first",
                 returncode=2,
             )
+    # Tests leave tens of thousands of small files, and many disks take longer to delete a file than to write it.
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
 
 
 @pytest.fixture(autouse=True)
 def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's environment must not change what the tests see."""
     monkeypatch.delenv("GRAFT_DEBUG", raising=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> None:
+    """A unit that ran in this process leaves its threads, with which the small sums of later tests take far longer."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -212,26 +227,71 @@ class FinishedStudy:
         return write_study(folder / "tiny.yaml", folder / "cohort"), folder / "workspace"
 
 
+@contextmanager
+def empty_figures() -> Iterator[None]:
+    """Leaves figures empty: drawing is a third of the work of a small study, and few tests look at pictures."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", lambda figure, renderer: None)
+        yield
+
+
+@pytest.fixture
+def without_drawing() -> Iterator[None]:
+    """For a test that reads the text of a page alone."""
+    with empty_figures():
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_without_drawing(finished_study: FinishedStudy) -> Iterator[None]:
+    """For tests of whole studies; the finished study, whose bytes commands are held against, is drawn before."""
+    with empty_figures():
+        yield
+
+
 @pytest.fixture(scope="session")
-def finished_study(
-    write_cohort: WriteCohort, write_study: WriteStudy, tmp_path_factory: pytest.TempPathFactory
-) -> FinishedStudy:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """Returns a function that makes a folder for all processes of the tests; the others wait and find it."""
+    root = tmp_path_factory.getbasetemp()
+    # Each process of pytest-xdist has its own folder in that of the run.
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def once(name: str, make: Callable[[Path], None]) -> Path:
+        folder, whole = root / name, root / f"{name}.whole"
+        with FileLock(root / f"{name}.lock"):
+            if not whole.exists():
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def finished_study(made_once: MadeOnce, write_cohort: WriteCohort, write_study: WriteStudy) -> FinishedStudy:
     """The tiny study, done once for all tests that start from results."""
     from pipeline.cli import main
 
-    folder = tmp_path_factory.mktemp("finished")
-    config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
-    begin = time.monotonic()
-    assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
-    return FinishedStudy(config, folder / "workspace", time.monotonic() - begin)
+    def make(folder: Path) -> None:
+        config = write_study(folder / "tiny.yaml", write_cohort(folder / "cohort"))
+        begin = time.monotonic()
+        assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
+        (folder / "seconds").write_text(str(time.monotonic() - begin))
+
+    folder = made_once("finished", make)
+    return FinishedStudy(folder / "tiny.yaml", folder / "workspace", float((folder / "seconds").read_text()))
 
 
 @pytest.fixture(scope="session")
-def tiny_pack(finished_study: FinishedStudy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_pack(finished_study: FinishedStudy, made_once: MadeOnce) -> Path:
     """The source pack of the finished study."""
     from pipeline.cli import main
 
-    path = tmp_path_factory.mktemp("pack") / "tiny.pack"
-    words = ["--license", "CC-BY 4.0", "--citation", "Doe 2026", "--title", "Tiny"]
-    assert main(["pack", str(finished_study.workspace), "--output", str(path), *words]) == 0
-    return path
+    def make(folder: Path) -> None:
+        words = ["--license", "CC-BY 4.0", "--citation", "Doe 2026", "--title", "Tiny"]
+        assert main(["pack", str(finished_study.workspace), "--output", str(folder / "tiny.pack"), *words]) == 0
+
+    return made_once("pack", make) / "tiny.pack"

@@ -111,7 +111,7 @@ def coarsest_factors(options: NetworkOptions) -> tuple[int, int, int]:
     if isinstance(options, ResidualUNetOptions):
         return options.reduction
     if isinstance(options, ImportedNetworkOptions):
-        below = max(_imported_levels(_construct(NetworkRecord(options, 1, 2))).values(), default=0)
+        below = max(_imported_levels(layers_of_network(NetworkRecord(options, 1, 2))).values(), default=0)
     else:
         below = len(options.encoder_blocks if isinstance(options, SegResNetOptions) else options.channels) - 1
     factor = int(2**below)
@@ -138,6 +138,12 @@ def meta_network(record: NetworkRecord) -> nn.Module:
     """Builds the network without memory for its weights, to look at its shapes."""
     with torch.device("meta"), _WithoutInitialisation():
         return _construct(record).eval()
+
+
+def layers_of_network(record: NetworkRecord) -> nn.Module:
+    """Builds the network to look at its layers, as cheaply as it can be."""
+    # Somebody else's code need not work without values.
+    return _construct(record) if isinstance(record.options, ImportedNetworkOptions) else meta_network(record)
 
 
 class _WithoutInitialisation(TorchFunctionMode):

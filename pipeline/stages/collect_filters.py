@@ -12,7 +12,7 @@ from data.stored_record import read_record
 from models.filter_bank import FilterBank, SourceState
 from models.filter_stream import StreamedQuantiles
 from models.filters import FilterLayer, filter_layers, filter_positions, group_layers
-from models.networks.factory import build_network
+from models.networks.factory import NetworkRecord, layers_of_network
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_in_order
@@ -39,7 +39,7 @@ _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def source_groups(plan: StudyPlan) -> tuple[dict[str, tuple[FilterLayer, ...]], tuple[FilterLayer, ...]]:
     """Groups of layers of the source network by name, and all its layers in order."""
     config = plan.config
-    network = build_network(config.network, len(plan.source_channels), plan.source_outputs)
+    network = layers_of_network(NetworkRecord(config.network, len(plan.source_channels), plan.source_outputs))
     return group_layers(network, config.filters.grouping), filter_layers(network)
 
 

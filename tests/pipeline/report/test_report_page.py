@@ -245,6 +245,7 @@ def test_the_rivals_of_the_report_are_those_of_the_tables(tmp_path: Path, config
     assert StudyFiles(tmp_path).table_settings == made_with
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_differences_are_those_of_the_tables_and_lost_tables_are_named(
     tmp_path: Path, workspace_builder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +300,7 @@ def test_missing_sections_are_named_and_the_rest_still_builds(tmp_path: Path) ->
     assert not [tag for tag, _ in page.tags if tag == "img"]
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
     root = workspace_builder(tmp_path, patients=5, repeats=1)
     shutil.rmtree(root / "infer/random/n05")
@@ -314,6 +316,7 @@ def test_untrained_units_and_lost_predictions_are_named(tmp_path: Path, workspac
     assert "no p-values" in text
 
 
+@pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize("patients", [1, 4])
 def test_few_test_patients_give_no_interval_and_no_difference_anywhere(
     tmp_path: Path, workspace_builder: Callable[..., Path], patients: int
@@ -387,6 +390,7 @@ def test_a_banner_says_that_scans_are_synthetic(
     assert text is None or text in page.text
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_configuration_of_another_version_leaves_out_what_follows_from_it(
     tmp_path: Path, workspace_builder: Callable[..., Path]
 ) -> None:
@@ -399,6 +403,7 @@ def test_a_configuration_of_another_version_leaves_out_what_follows_from_it(
     assert "Arms: random, fine_tune, fine_tune_ends and dwp." in text
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_names_are_escaped(tmp_path: Path, workspace_builder: Callable[..., Path]) -> None:
     name = "<script>alert(1)<%2Fscript>&'"
     root = workspace_builder(tmp_path, patients=3, repeats=1, first_case=name)
@@ -407,6 +412,7 @@ def test_names_are_escaped(tmp_path: Path, workspace_builder: Callable[..., Path
     assert name in page.text
 
 
+@pytest.mark.usefixtures("without_drawing")
 def test_a_picture_that_is_not_what_was_measured_says_so(
     tmp_path: Path, workspace_builder: Callable[..., Path]
 ) -> None:
@@ -419,6 +425,7 @@ def test_a_picture_that_is_not_what_was_measured_says_so(
     assert differs == [[None] * 3, ["0.000"] * 3]
 
 
+@pytest.mark.usefixtures("without_drawing")
 @pytest.mark.parametrize("space", ["native", "preprocessed"])
 def test_where_the_table_was_measured_on_another_grid_than_is_drawn_the_page_says_so(
     space: str, tmp_path: Path, workspace_builder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
