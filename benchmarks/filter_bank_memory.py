@@ -19,11 +19,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.filter_bank import FilterBank
 from pipeline.storage.stored_bank import StoredBank, write_bank
-from pipeline.storage.tensors import load_tensors
 
 FACTORS = (1, 4, 16)
 DRAWN = 20_000
@@ -50,13 +50,13 @@ def measure(task: str, path: Path, networks: int, cycles: int, channels: int) ->
     order = [(network, snapshot) for network in range(networks) for snapshot in range(cycles)]
     before, start = peak(), time.perf_counter()
     if task == "write":
-        write_bank(path, snapshots(order, channels), order, channels**2, {})
+        write_bank(path, snapshots(order, channels), (len(order), channels**2))
     elif task == "read":
         sum(float(chunk.filters.square().sum()) for chunk in StoredBank(path).chunks())
     elif task == "draw":
         StoredBank(path).draw(DRAWN, torch.Generator().manual_seed(0), norm_threshold=0.01)
     else:
-        float(load_tensors(path)["filters"].square().sum())
+        float(torch.from_numpy(np.load(path)["filters"].copy()).square().sum())
     return {"seconds": time.perf_counter() - start, "memory": peak() - before}
 
 
@@ -77,7 +77,7 @@ def main() -> None:
             first: dict[str, float] = {}
             for factor in FACTORS:
                 networks = arguments.networks * factor
-                path = Path(folder) / f"{factor}.safetensors"
+                path = Path(folder) / f"{factor}.npy"
                 settings = ["--layer", str(arguments.layer), "--snapshots", str(arguments.snapshots)]
                 command = [sys.executable, __file__, *settings, "--child", task, str(path), str(networks)]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -28,6 +28,7 @@ from models.priors.standardisation import Covariance
 from models.priors.vae_options import FilterVAEOptions
 from pipeline.priors.filter_options import PriorFitOptions
 from pipeline.priors.held_out_scores import estimate, score
+from pipeline.storage.file_names import BANK
 from pipeline.storage.stored_bank import StoredBank
 
 NAMES = {
@@ -72,7 +73,7 @@ def synthetic(family: str, seed: int) -> Divided:
 
 def of_workspace(workspace: Path, group: str, most: int) -> Divided:
     """Divides the filters that a workspace has of a group."""
-    bank = StoredBank(workspace / "collect-filters" / group / "filters.safetensors")
+    bank = StoredBank(workspace / "collect-filters" / group / BANK)
     networks = bank.networks
     if len(networks) < 2:
         raise SystemExit(f"{workspace}: one source network; two or more are needed, so that one can be held out")

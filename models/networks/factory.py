@@ -266,10 +266,14 @@ def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tenso
     record = network_record(network)
     # The code of an imported network may change while a session of Python lasts.
     imported = isinstance(record.options, ImportedNetworkOptions)
-    return dict((_levels_without_values.__wrapped__ if imported else _levels_without_values)(record, modules))
+    return _levels_without_values(record, modules) if imported else dict(_levels_of_own(record, modules))
 
 
 @lru_cache(maxsize=64)
+def _levels_of_own(record: NetworkRecord, modules: tuple[str, ...]) -> dict[str, int]:
+    return _levels_without_values(record, modules)
+
+
 def _levels_without_values(record: NetworkRecord, modules: tuple[str, ...]) -> dict[str, int]:
     example = torch.empty(1, record.in_channels, *[_PROBE_SIZE] * 3, device="meta")
     with run_without_values(record.options):

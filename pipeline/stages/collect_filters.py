@@ -112,7 +112,7 @@ def collect_group(
             progress((number + 1) / len(snapshots.order))
             yield bank
 
-    write_bank(folder / BANK, banks(), snapshots.order, snapshots.rows, {"group": group})
+    write_bank(folder / BANK, banks(), (len(snapshots.order), snapshots.rows))
     summary = FilterSummary(
         group=group,
         layers=tuple(snapshots.names),
@@ -156,7 +156,7 @@ def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], lis
         }
         arguments: dict[str, Any] = {"group": group, "layers": layers, "cycles": cycles}
         of_bank = {**arguments, "all_layers": all_layers, "networks": networks}
-        banks.append(Unit(STAGE, group, {**same, "version": 3}, collect_group, of_bank))
+        banks.append(Unit(STAGE, group, {**same, "version": 4}, collect_group, of_bank))
         # A unit of its own: fits and trainings depend on the filters, and not on what is measured of them.
         recipe = {**same, "norm_threshold": threshold, "version": 1}
         of_structure = {**arguments, "networks": [folder for _, folder in networks], "norm_threshold": threshold}

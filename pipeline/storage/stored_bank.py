@@ -1,49 +1,81 @@
-"""Filter banks on disk: one table per group of layers, written and read in chunks, so that memory stays constant."""
+"""Filter banks on disk: one table per group of layers, written and read in chunks, so that memory stays constant.
+
+The file is an ordinary `.npy` of shape [snapshots, filters of a snapshot] whose fields are the columns of `FilterBank`:
+`numpy.load(path, mmap_mode="r")["filters"]` is all filters.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
 from models.filter_bank import FilterBank
 from models.filter_stream import FilterDraw, draw_filters
 from models.filters import KERNEL_VOXELS
-from pipeline.storage.streamed_tensors import Column, count_rows, read_chunks, writing_table
-from pipeline.storage.tensors import load_about
+from pipeline.storage.atomic import temporary_sibling
+from pipeline.storage.tensors import require_finite
 
 CHUNK = 65_536
 """Filters in memory at a time: 7 MB of weights."""
-COLUMNS = {field.name: Column(torch.int32) for field in fields(FilterBank)} | {
-    "filters": Column(torch.float32, (KERNEL_VOXELS,))
-}
+_WHERE_FROM = [field.name for field in fields(FilterBank) if field.name != "filters"]
+ROW = np.dtype([("filters", "<f4", (KERNEL_VOXELS,)), *((name, "<i4") for name in _WHERE_FROM)])
+"""One filter and where it comes from."""
 
 
-def write_bank(
-    path: Path,
-    snapshots: Iterable[FilterBank],
-    order: Sequence[tuple[int, int]],
-    snapshot_rows: int,
-    about: Mapping[str, Any],
-) -> None:
+def write_bank(path: Path, snapshots: Iterable[FilterBank], shape: tuple[int, int]) -> None:
     """Writes the filters of snapshots as they come, one snapshot in memory at a time.
 
     Args:
         path: of the bank.
-        snapshots: the filters of one group of layers in each.
-        order: network and snapshot number of each, ordered by network and time.
-        snapshot_rows: filters of one snapshot.
-        about: further facts, JSON-able.
+        snapshots: the filters of one group of layers in each, ordered by network and time.
+        shape: number of snapshots, and of the filters in each.
+
+    Raises:
+        ValueError: there are more or fewer filters; the file does not take its name.
     """
-    noted = {**about, "snapshot_rows": snapshot_rows, "snapshots": [list(pair) for pair in order]}
-    with writing_table(path, COLUMNS, snapshot_rows * len(order), noted) as append:
-        for snapshot in snapshots:
-            append(snapshot.to_tensors())
+    left = shape[0]
+    with temporary_sibling(path) as temporary:
+        with temporary.open("wb") as stream:
+            header = {"descr": npy.dtype_to_descr(ROW), "fortran_order": False, "shape": shape}
+            npy.write_array_header_1_0(stream, header)
+            for snapshot in snapshots:
+                rows = np.empty(len(snapshot), ROW)
+                for name, column in snapshot.to_tensors().items():
+                    rows[name] = column.numpy()
+                left -= 1
+                if len(rows) != shape[1] or left < 0:
+                    raise ValueError(f"{path}: {len(rows)} filters of a snapshot in a bank of {shape}")
+                stream.write(rows.tobytes())
+        if left:
+            raise ValueError(f"{path}: {left} snapshots fewer than announced in a bank of {shape}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[NDArray[np.void]]:
+    """The table of a file, of which nothing is read yet.
+
+    Opened for each use: an open file keeps every page that was read in the memory of the process.
+    """
+    try:
+        table = np.load(path, mmap_mode="r", allow_pickle=False)
+        if table.dtype != ROW or table.ndim != 2:
+            raise ValueError("it is not a table of filters")
+    except (OSError, ValueError, EOFError) as error:
+        raise WorkspaceError(
+            f"{path}: cannot be read ({error})",
+            expected="a filter bank of this version",
+            fix="delete its folder and run `graft collect-filters` again",
+        ) from error
+    yield table
 
 
 class StoredBank:
@@ -55,20 +87,13 @@ class StoredBank:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._rows = count_rows(path, "filters")
-        about = load_about(path)
-        try:
-            self._snapshot_rows = int(about["snapshot_rows"])
-            self.snapshots = [(int(network), int(snapshot)) for network, snapshot in about["snapshots"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise WorkspaceError(
-                f"{path}: does not state which snapshots it holds",
-                expected="a filter bank of this version",
-                fix="delete its folder and run `graft collect-filters` again",
-            ) from error
+        with _opened(path) as table:
+            self._snapshot_rows = table.shape[1]
+            firsts = np.array(table[:, 0]) if table.size else table[:0, :0].ravel()
+        self.snapshots = [(int(row["network"]), int(row["snapshot"])) for row in firsts]
 
     def __len__(self) -> int:
-        return self._rows
+        return len(self.snapshots) * self._snapshot_rows
 
     @property
     def networks(self) -> tuple[int, ...]:
@@ -86,8 +111,10 @@ class StoredBank:
             WorkspaceError: the file is damaged.
         """
         ranges = self._ranges(None, last_snapshots=False)
-        parts = read_chunks(self.path, ["filters"], ranges, CHUNK)
-        return sum(int((tensors["filters"].norm(dim=1) > norm_threshold).sum()) for tensors in parts)
+        return sum(
+            int((self._column(rows, "filters").norm(dim=1) > norm_threshold).sum())
+            for rows in self._read(ranges, CHUNK)
+        )
 
     def chunks(
         self, networks: Collection[int] | None = None, *, last_snapshots: bool = False, rows: int = CHUNK
@@ -102,9 +129,8 @@ class StoredBank:
         Raises:
             WorkspaceError: the file is damaged.
         """
-        names = [field.name for field in fields(FilterBank)]
-        ranges = self._ranges(networks, last_snapshots)
-        yield from map(FilterBank.from_tensors, read_chunks(self.path, names, ranges, rows))
+        for chunk in self._read(self._ranges(networks, last_snapshots), rows):
+            yield FilterBank.from_tensors({name: self._column(chunk, name) for name in ROW.names or ()})
 
     def load(self, networks: Collection[int] | None = None) -> FilterBank:
         """Reads all filters of some networks at once."""
@@ -152,3 +178,14 @@ class StoredBank:
             stop = first + self._snapshot_rows
         if stop > start:
             yield start, stop
+
+    def _read(self, ranges: Iterable[tuple[int, int]], most: int) -> Iterator[NDArray[np.void]]:
+        """The rows of ranges (first, one after the last), at most so many at a time."""
+        for first, last in ranges:
+            for start in range(first, last, most):
+                with _opened(self.path) as table:
+                    rows = np.array(table.reshape(-1)[start : min(start + most, last)])
+                yield rows
+
+    def _column(self, rows: NDArray[np.void], name: str) -> torch.Tensor:
+        return require_finite(self.path, name, torch.from_numpy(np.ascontiguousarray(rows[name])))

@@ -200,7 +200,9 @@ def _distinct(pages: dict[str, Any], root: Path) -> Iterator[tuple[str, list[str
 
 
 @pytest.fixture(scope="module")
-def outcomes(pages: dict[str, Any], root: Path, place: Path, tiny_pack: Path) -> list[Outcome]:
+def outcomes(
+    pages: dict[str, Any], root: Path, place: Path, tiny_pack: Path, module_without_drawing: None
+) -> list[Outcome]:
     """Every command of the pages, run."""
     if shutil.which("make") is None:
         pytest.skip("needs make")

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +62,9 @@ def words(scans: Path, pack: Path, output: Path) -> list[str]:
 def finished(scans: Path, tiny_pack: Path) -> tuple[Path, str]:
     """The model folder, and what the command told."""
     output = scans.parent / "my-model"
-    run = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *words(scans, tiny_pack, output)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return output, run.stdout
+    with redirect_stdout(StringIO()) as told:
+        assert main(words(scans, tiny_pack, output)) == 0
+    return output, told.getvalue()
 
 
 def weights(folder: Path) -> dict[str, str]:

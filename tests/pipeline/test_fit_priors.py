@@ -49,7 +49,7 @@ def write_networks(path: Path, networks: int, snapshots: int = 2, mixing_seed: i
             full = torch.full_like
             yield FilterBank(filters, 0 * rows, rows // 20, rows % 20, full(rows, network), full(rows, snapshot))
 
-    write_bank(path, banks(), order, LAYER.count, {})
+    write_bank(path, banks(), (len(order), LAYER.count))
     return path
 
 

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from data.errors import WorkspaceError
 from models.filter_bank import FilterBank
 from models.filter_stream import StreamedQuantiles, draw_filters
 from pipeline.storage.stored_bank import StoredBank, write_bank
-from pipeline.storage.streamed_tensors import Column, count_rows, read_tensor_rows, writing_table
-from pipeline.storage.tensors import load_about, save_tensors
 
 ROWS = 40
 ORDER = [(network, snapshot) for network in (0, 1, 4) for snapshot in (0, 1)]
@@ -33,8 +31,8 @@ def whole() -> FilterBank:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> StoredBank:
-    path = tmp_path / "filters.safetensors"
-    write_bank(path, (snapshot_bank(*pair) for pair in ORDER), ORDER, ROWS, {"group": "g"})
+    path = tmp_path / "filters.npy"
+    write_bank(path, (snapshot_bank(*pair) for pair in ORDER), (len(ORDER), ROWS))
     return StoredBank(path)
 
 
@@ -42,9 +40,12 @@ def same(first: FilterBank, second: FilterBank) -> bool:
     return all(torch.equal(value, second.to_tensors()[name]) for name, value in first.to_tensors().items())
 
 
-def test_a_streamed_table_is_an_ordinary_safetensors_file(stored: StoredBank, whole: FilterBank) -> None:
-    assert same(FilterBank.from_tensors(load_file(stored.path)), whole)
-    assert load_about(stored.path)["group"] == "g"
+def test_the_file_is_one_that_numpy_reads(stored: StoredBank, whole: FilterBank) -> None:
+    table = np.load(stored.path)
+    assert table.shape == (len(ORDER), ROWS)
+    columns = {name: torch.from_numpy(table.ravel()[name].copy()) for name in table.dtype.names}
+    assert same(FilterBank.from_tensors(columns), whole)
+    assert stored.snapshots == ORDER
 
 
 def test_a_part_is_what_the_whole_bank_gives(stored: StoredBank, whole: FilterBank) -> None:
@@ -94,26 +95,25 @@ def test_quantiles_of_a_stream() -> None:
     assert StreamedQuantiles(0).quantiles([0.5]) == []
 
 
-def test_a_table_that_is_not_full_does_not_take_its_name(tmp_path: Path) -> None:
-    path = tmp_path / "table.safetensors"
-    columns = {"a": Column(torch.float32, (3,)), "b": Column(torch.int64)}
-
-    def write(rows: int) -> None:
-        with writing_table(path, columns, 4) as append:
-            append({"a": torch.ones(rows, 3), "b": torch.arange(rows)})
-
-    for rows in (3, 5):
-        with pytest.raises(ValueError, match="rows"):
-            write(rows)
-        assert list(tmp_path.iterdir()) == []
-    write(4)
-    assert count_rows(path, "a") == 4
-    assert read_tensor_rows(path, ["b"], 1, 3)["b"].tolist() == [1, 2]
-    with pytest.raises(WorkspaceError, match="cannot be read"):
-        read_tensor_rows(path, ["c"], 0, 1)
+@pytest.mark.parametrize("shape", [(len(ORDER) + 1, ROWS), (len(ORDER) - 1, ROWS), (len(ORDER), ROWS + 1)])
+def test_a_bank_that_is_not_what_was_announced_does_not_take_its_name(tmp_path: Path, shape: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="in a bank of"):
+        write_bank(tmp_path / "filters.npy", (snapshot_bank(*pair) for pair in ORDER), shape)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_bank_of_an_older_layout_is_refused(tmp_path: Path, whole: FilterBank) -> None:
-    save_tensors(tmp_path / "filters.safetensors", whole.to_tensors(), {"group": "g"})
-    with pytest.raises(WorkspaceError, match="collect-filters"):
-        StoredBank(tmp_path / "filters.safetensors")
+@pytest.mark.parametrize("fault", ["missing", "cut", "text", "another table", "not finite"])
+def test_a_damaged_bank_is_refused_with_its_path(stored: StoredBank, fault: str) -> None:
+    path, content = stored.path, stored.path.read_bytes()
+    table = np.load(path)
+    if fault == "missing":
+        path.unlink()
+    elif fault == "not finite":
+        table["filters"][1, 2, 3] = np.nan
+        np.save(path, table)
+    elif fault == "another table":
+        np.save(path, table["filters"])
+    else:
+        path.write_bytes(content[:-1] if fault == "cut" else b"filters")
+    with pytest.raises(WorkspaceError, match=r"filters\.npy: "):
+        StoredBank(path).load()

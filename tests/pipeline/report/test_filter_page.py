@@ -110,8 +110,7 @@ def build_workspace(root: Path, configure: Callable[[Path, dict[str, Any]], None
         positions = filter_positions(layers, LAYERS)
         snapshots = [FilterBank.from_state(state, layers, positions) for state in states]
         bank = FilterBank.concatenate(snapshots)
-        order = [(state.network, state.snapshot) for state in states]
-        write_bank(folder / "filters.safetensors", snapshots, order, layers[0].count, {"group": group})
+        write_bank(folder / "filters.npy", snapshots, (len(states), layers[0].count))
         moved = {"encoder_1": 0.5, "decoder_1": 0.03}[group]
         summary = FilterSummary(
             group=group, layers=tuple(layer.parameter for layer in layers), networks=(0, 1, 2, 3), snapshots=2,
@@ -359,7 +358,7 @@ def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_s
 
 
 def test_without_banks_there_is_no_page(copy: Path) -> None:
-    for path in copy.glob("collect-filters/*/filters.safetensors"):
+    for path in copy.glob("collect-filters/*/filters.npy"):
         path.unlink()
     page, filters = write_pages(copy)
     assert "no longer in collect-filters/" in page
@@ -368,10 +367,10 @@ def test_without_banks_there_is_no_page(copy: Path) -> None:
 
 
 def test_a_bank_that_cannot_be_read_is_named_and_the_rest_is_shown(copy: Path) -> None:
-    (copy / "collect-filters/encoder_1/filters.safetensors").write_bytes(b"not tensors")
+    (copy / "collect-filters/encoder_1/filters.npy").write_bytes(b"not tensors")
     material = Material(StudyFiles(copy), QUICK, Undrawn(copy / "report/figures", 50))
     (missing,) = prior_section(material).missing
-    assert "collect-filters/encoder_1/filters.safetensors" in missing
+    assert "collect-filters/encoder_1/filters.npy" in missing
     assert "decoder_1" in (copy / "report/filters.html").read_text()
 
 

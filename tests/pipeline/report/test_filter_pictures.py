@@ -225,7 +225,7 @@ def test_histograms_count_every_filter_and_mark_the_threshold() -> None:
 
 def test_reads_the_same_random_filters_with_where_they_came_from(tmp_path: Path) -> None:
     bank = make_bank(1000)
-    write_bank(tmp_path / "collect-filters/g/filters.safetensors", [bank[:500], bank[500:]], [(0, 0), (1, 0)], 500, {})
+    write_bank(tmp_path / "collect-filters/g/filters.npy", [bank[:500], bank[500:]], (2, 500))
     sample = read_filters(tmp_path, "g", 100, seed=3)
     again = read_filters(tmp_path, "g", 100, seed=3)
     assert sample is not None
