@@ -18,21 +18,16 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
+from source_studies import out_of_bag_dice, parser, prepare, run_stages, source_training, write_study
 
 from data.stored_record import read_record
 from pipeline.config.reading import read_config
 from pipeline.priors.structure_record import FilterStructure
 from pipeline.report.filter_files import group_folders
-from pipeline.report.study_files import folders, read_history
-from pipeline.storage.file_names import HISTORY, STRUCTURE, STRUCTURES
+from pipeline.storage.file_names import STRUCTURE, STRUCTURES
 from pipeline.storage.stage_names import Stage
 from pipeline.training.optimiser import Decay, DecayedWeights
 from pipeline.training.schedule import cosine_cycles
@@ -44,56 +39,15 @@ HEAD = ("decay", "exp(−Σ rate · decay)", "Dice", "group", "dimension", "stil
 
 
 def study(arguments: argparse.Namespace, name: str, **optimiser: Any) -> Path:
-    """Writes a study; its target, which needs two patients, is never trained."""
-    path: Path = arguments.output / f"{name}.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
-    values = {
-        "name": name,
-        "workspace": str(arguments.output / name),
-        "seed": arguments.seed,
-        "datasets": {"data": {**about, "foreground": arguments.foreground}},
-        "source": {"dataset": "data", "patients": arguments.patients},
-        "target": {"dataset": "data", "pool": 1, "test": 1},
-        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
-        "network": {
-            "name": "residual_unet",
-            "channels": arguments.channels,
-            "encoder_blocks": arguments.blocks,
-        },
-        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
-        "source_training": {
-            "networks": arguments.networks,
-            "cycles": arguments.cycles,
-            "steps_per_cycle": arguments.steps,
-            "warm_up": min(50, arguments.steps // 4),
-            "optimiser": optimiser,
-            # All of them: few cases say nothing about a thousandth.
-            "validation_cases": 1000,
-        },
-        "target_training": {"arms": ["random", "dwp"], "sizes": [1], "repeats": 1, "steps": 1},
-    }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
-
-
-def command(stage: Stage, path: Path) -> None:
-    """Runs a stage of a study."""
-    print(f"$ graft {stage} {path}", flush=True)
-    subprocess.run([sys.executable, "-m", "pipeline.cli", stage, str(path), "--jobs", "1"], check=True)
-
-
-def trained(arguments: argparse.Namespace, prepared: Path, name: str, **optimiser: Any) -> Path:
-    """Trains the networks with one optimiser, from a copy of the prepared cases; returns the workspace."""
-    workspace: Path = arguments.output / name
-    if not workspace.is_dir():
-        unfinished = arguments.output / f".{name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(prepared, unfinished)
-        unfinished.rename(workspace)
-    path = study(arguments, name, **optimiser)
-    for stage in (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS):
-        command(stage, path)
-    return workspace
+    """Writes the study of one decay."""
+    return write_study(
+        arguments,
+        name,
+        arguments.spacing,
+        network={"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
+        patches={"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
+        source_training=source_training(arguments, arguments.cycles, arguments.steps, optimiser=optimiser),
+    )
 
 
 def kept_by_decay(path: Path) -> float:
@@ -114,54 +68,41 @@ def kept_by_decay(path: Path) -> float:
 
 def rows(workspace: Path, name: str, kept: str) -> list[tuple[str, ...]]:
     """Rows of the table, a group each; what is true of all groups stands in the first."""
-    dice = []
-    for folder in folders(workspace / Stage.TRAIN_SOURCE):
-        measured = read_history(folder / HISTORY)["out_of_bag_dice"]
-        dice.append(float(measured[np.isfinite(measured)][-1]))
     found: list[tuple[str, ...]] = []
     for folder in group_folders(workspace, STRUCTURES):
         own = read_record(folder / STRUCTURE, FilterStructure)
         shares = (own.still_start, own.start_left, own.under_threshold)
         texts = (f"{100 * share.mean:.1f} %" for share in shares)
-        first = ("", "", "") if found else (name, kept, f"{np.mean(dice):.3f}")
+        first = ("", "", "") if found else (name, kept, f"{out_of_bag_dice(workspace):.3f}")
         found.append((*first, own.group, f"{own.effective_dimension.mean:.1f}", *texts))
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path)
-    parser.add_argument("--foreground", nargs="+", default=["Anterior"], help="names of labels")
-    parser.add_argument("--output", type=Path, default=Path("source-decay"))
-    parser.add_argument("--decays", nargs="+", default=DECAYS, metavar="KIND:STRENGTH[:WEIGHTS]")
-    parser.add_argument("--modality", default="mr")
-    parser.add_argument("--patients", type=int, default=50)
-    parser.add_argument("--spacing", type=float, default=2.0, help="mm")
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    parser.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--networks", type=int, default=1)
-    parser.add_argument("--cycles", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=200, help="in each cycle of a source network")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    options = parser(__doc__, "source-decay")
+    options.add_argument("--decays", nargs="+", default=DECAYS, metavar="KIND:STRENGTH[:WEIGHTS]")
+    options.add_argument("--spacing", type=float, default=2.0, help="mm")
+    options.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
+    options.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
+    options.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
+    options.add_argument("--batch", type=int, default=4)
+    options.add_argument("--cycles", type=int, default=4)
+    options.add_argument("--steps", type=int, default=200, help="in each cycle of a source network")
+    arguments = options.parse_args()
     if arguments.dataset is None:
         print("source decay: name --dataset")
         return
     arguments.output = arguments.output.resolve()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    prepared = study(arguments, "prepared")
-    for stage in (Stage.CHECK, Stage.PREPROCESS):
-        command(stage, prepared)
+    prepared = prepare(study(arguments, "prepared"))
     table = [HEAD, ("---",) * len(HEAD)]
     for text in arguments.decays:
         kind, strength, *which = text.split(":")
         name = text.replace(":", "-")
         decayed = which[0] if which else DecayedWeights.ALL.value
         optimiser = {"decay": kind, "weight_decay": float(strength), "decayed": decayed}
-        workspace = trained(arguments, arguments.output / "prepared", name, **optimiser)
-        path = arguments.output / f"{name}.yaml"
+        path = study(arguments, name, **optimiser)
+        workspace = run_stages(path, prepared, (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS))
         kept = f"{kept_by_decay(path):.3g}" if kind == Decay.DECOUPLED else "–"
         table += rows(workspace, text.replace(":", " "), kept)
         print("\n".join(f"| {' | '.join(row)} |" for row in table), flush=True)

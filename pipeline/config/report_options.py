@@ -32,7 +32,7 @@ class ReportOptions(Options):
     dpi: int = Field(default=150, ge=50, le=600)
     """Resolution of the figures."""
     vector_figures: bool = True
-    """Write every figure as SVG as well, whose text can be edited. This took a fifth of the time of a small study's report."""
+    """Write every figure as SVG as well, whose text can be edited. This took a fifth of the time of a small report."""
     filters_shown: int = Field(default=12, ge=2, le=24)
     """Trained filters, and samples of each density, that are drawn side by side for a group."""
     filters_sampled: int = Field(default=20_000, ge=100)

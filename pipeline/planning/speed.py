@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss
 from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
@@ -71,7 +72,7 @@ def measure_speed(
     with _threads(threads):
         computing = Computing(ComputingOptions(), device)
         model = computing.place(build_network(network, channels, classes))
-        loss = SegmentationLoss()
+        loss = DeepSupervisionLoss(SegmentationLoss())
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(patches.batch, channels, *patches.size, generator=generator)
         labels = torch.randint(0, classes, (patches.batch, *patches.size), generator=generator)
