@@ -31,6 +31,11 @@ _LOOK_EVERY = 0.5
 _LINE_EVERY = 30.0
 
 
+def progress_file(folder: Path, key: str) -> Path:
+    """The file in which a unit reports its progress; it exists while the unit is running."""
+    return folder / digest(key)[:16]
+
+
 class ProgressFile:
     """Reports the progress of a unit and passes on requests to stop.
 
@@ -49,6 +54,10 @@ class ProgressFile:
     def stop_requested(self) -> bool:
         """Whether the command was asked to stop."""
         return self._stop.requested
+
+    def begin(self) -> None:
+        """Shows that the unit is running."""
+        self._path.write_text("0")
 
     def __call__(self, fraction: float) -> None:
         """Reports the fraction done, from 0 to 1; cheap enough for every training step.
@@ -71,7 +80,7 @@ class StageProgress:
     def __init__(self, stage: str, sizes: Mapping[str, float], folder: Path) -> None:
         self._stage = stage
         self._sizes = dict(sizes)
-        self._files = {folder / digest(key)[:16]: key for key in sizes}
+        self._files = {progress_file(folder, key): key for key in sizes}
         self._finished: set[str] = set()
         self._total = max(sum(self._sizes.values()), 1e-9)
         self._stop = threading.Event()
