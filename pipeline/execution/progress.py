@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = ".progress"
+"""Folder of the workspace in which running units report their progress."""
 STOP = "stop"
 """Name of the file that asks all units of a command to stop."""
 _WRITE_EVERY = 0.5
@@ -34,6 +36,11 @@ _LINE_EVERY = 30.0
 def progress_file(folder: Path, key: str) -> Path:
     """The file in which a unit reports its progress; it exists while the unit is running."""
     return folder / digest(key)[:16]
+
+
+def time_left(seconds: float, fraction: float) -> float | None:
+    """Seconds that are left if this share took so long; `None` before anything is done, and at the end."""
+    return seconds * (1 - fraction) / fraction if 0 < fraction < 1 else None
 
 
 class ProgressFile:
@@ -158,6 +165,5 @@ class StageProgress:
             if self._bar is None and now - self._line >= _LINE_EVERY:
                 self._line = now
                 fraction = self._fraction()
-                if 0 < fraction < 1:
-                    left = (now - self._start) * (1 - fraction) / fraction
+                if (left := time_left(now - self._start, fraction)) is not None:
                     logger.info("%s: %.0f %%, about %s left", self._stage, 100 * fraction, plain_duration(left))

@@ -12,9 +12,10 @@ from pathlib import Path
 from data.errors import GraftError
 from pipeline.execution.backend import Backend, Work
 from pipeline.execution.in_process import InProcessBackend
+from pipeline.execution.ledger import Ledger
 from pipeline.execution.local_backend import LocalBackend
 from pipeline.execution.processes import available_cores, rank, world_size
-from pipeline.execution.progress import STOP, StageProgress
+from pipeline.execution.progress import PROGRESS, STOP, StageProgress
 from pipeline.execution.stopping import stops_on_signal
 from pipeline.execution.unit import Outcome, Unit, is_done
 from pipeline.storage.atomic import remove_temporaries
@@ -61,8 +62,10 @@ class StageRun:
         return sum(o.state == state for o in self.outcomes)
 
 
-def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
-    """Runs the units that are not done yet, several at a time, and shows progress.
+def run_units(
+    stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution, ledger: Ledger | None = None
+) -> StageRun:
+    """Runs the units that are not done yet, several at a time, and shows progress; the ledger notes what happens.
 
     Raises:
         GraftError: units cannot be run where the execution says.
@@ -81,12 +84,16 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
         logger.info("%s: %d to do, %d already done", stage, len(waiting), len(outcomes))
     else:
         logger.info("%s: nothing to do, %d already done", stage, len(outcomes))
+    if ledger is not None:
+        ledger.begin(units, waiting)
     work = Work(stage, waiting, workspace, progress_folder, execution.jobs, execution.threads, units)
     sizes = {u.key: u.size for u in waiting}
     try:
         with stops_on_signal(work.stop.request), StageProgress(stage, sizes, progress_folder) as bar:
             for outcome in backend.run(work):
                 outcomes[outcome.key] = outcome
+                if ledger is not None:
+                    ledger.end(outcome)
                 if outcome.state != "stopped":
                     bar.finished(outcome.key, outcome.state, outcome.seconds, outcome.message)
     except GraftError:
@@ -102,7 +109,7 @@ def run_units(stage: str, units: Sequence[Unit], workspace: Workspace, execution
 
 def _progress_folder(workspace: Workspace, empty: bool) -> Path:
     """Makes the folder in which the units of this process report their progress."""
-    folder = workspace.root / (".progress" if rank() == 0 else f".progress-{rank()}")
+    folder = workspace.root / (PROGRESS if rank() == 0 else f"{PROGRESS}-{rank()}")
     folder.mkdir(exist_ok=True)
     for left in folder.iterdir():
         if empty or left.name == STOP:

@@ -3,48 +3,23 @@
 `book.jsonl` has a line for each submission, written before it is made, and one with the numbers of its jobs, written
 after it. A command that takes over from a killed one finds running jobs by it and submits nothing twice. Each job has a
 file of its own, to which it alone writes: a line when it begins and one for each unit that ends.
-
-Lines are appended, and a torn last line is passed over: other machines read the files while they are written.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pipeline.execution.unit import Outcome, Unit
+from pipeline.storage.line_file import append_line, read_lines
 
 JOBS = ".jobs"
 """Folder of the workspace."""
 _BOOK = "book.jsonl"
 _EVENTS = ".events.jsonl"
-
-
-def append_line(path: Path, value: Any) -> None:
-    """Appends a line, in one write."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(value) + "\n")
-
-
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yields the whole lines of a file that may be growing or missing."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return
-    for line in text.split("\n")[:-1]:
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value
 
 
 @dataclass
