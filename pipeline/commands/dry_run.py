@@ -20,7 +20,7 @@ def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resou
 
     total, unknown, to_do = 0.0, 0, 0
     for found in forecast(stages, config, resources):
-        for line in _lines(found):
+        for line in _lines(found, to_do > 0):
             typer.echo(line)
         unknown += bool(found.unknown)
         for kind in found.kinds:
@@ -31,7 +31,7 @@ def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resou
     typer.echo(f"In all {to_do} units: {_hours(total)}{more}. Nothing was run.")
 
 
-def _lines(found: StageForecast) -> Iterator[str]:
+def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
     stage = found.stage.value
     if found.needless:
         yield f"{stage}: skipped, because {found.needless}"
@@ -40,7 +40,8 @@ def _lines(found: StageForecast) -> Iterator[str]:
     for kind in found.kinds:
         name = stage if kind.kind == stage else f"{stage}, {kind.kind}"
         if not kind.to_do:
-            yield f"{name}: nothing to do, {kind.units} done"
+            later = ", as far as is known before the work above is done" if after_work else ""
+            yield f"{name}: nothing to do, {kind.units} done{later}"
             continue
         hours = "duration unknown, as none was done yet" if kind.core_seconds is None else _hours(kind.core_seconds)
         yield f"{name}: {kind.to_do} of {kind.units} to do, {hours}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -209,6 +210,33 @@ def test_every_option_of_the_sections_is_in_the_table() -> None:
         for name in options.model_fields:
             path = f"{section}.{name}"
             assert path in ELSEWHERE or any(key == path or key.startswith(f"{path}.") for key in told), path
+
+
+def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = tmp_path / "workspace"
+    shutil.copytree(planned / "workspace", workspace)
+    for path in (workspace / "train-target").rglob(MARKER):
+        write_json(path, json.loads(path.read_text()) | {"seconds": 3600})
+    files = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
+    run = ["run", str(planned / "tiny.yaml"), "--workspace", str(workspace), "--dry-run", "--device", "cpu"]
+    assert main([*run, "--set", "target_training.arms.fine_tune.peak_rate=0.1"]) == 0
+    text = capsys.readouterr().out
+    trained = len([*(workspace / "train-target").rglob(MARKER)])
+    assert "preprocess: nothing to do" in text
+    # A training is named after what it depends on: the others are done, and two sizes of one arm are new.
+    assert f"infer, train-target: 2 of {trained} to do, about 1.8 core hours" in text
+    assert "infer: 2 of 9 to do, duration unknown, as none was done yet\n  infer of" in text
+    assert "evaluate: nothing to do, 9 done, as far as is known before the work above is done" in text
+    assert "Nothing was run." in text
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
+    run[3] = str(tmp_path / "new")
+    assert main(run) == 0
+    text = capsys.readouterr().out
+    assert "check: 1 of 1 to do, duration unknown" in text
+    assert "train-source: its units are known once the stages before it are done" in text
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_fitted_is_fitted_anew_and_nothing_is_trained_or_predicted(planned: Path, tmp_path: Path) -> None:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
 
 
+_BEGINNING = 60.0
+"""A unit that began so many seconds after its job had all its time."""
+
+
 @dataclass
 class UnitsJob:
     """The units of a job; submitit stores it and calls it on the node.
@@ -99,7 +103,7 @@ class UnitsJob:
         """Whether a unit was stopped that had all the time of the job and will begin anew next time."""
         if outcome.state != "stopped" or next(u for u in self.units if u.key == outcome.key).resumable:
             return False
-        return outcome.seconds > 0.9 * seconds > 0.45 * 60 * self.minutes
+        return seconds - outcome.seconds < _BEGINNING and seconds > 0.5 * 60 * self.minutes
 
     def _too_long(self, seconds: float) -> str:
         return (
