@@ -53,7 +53,7 @@ class Command:
 
     def outcomes(self) -> list[list[str]]:
         assert self.process is not None
-        out, error = self.process.communicate(timeout=280)
+        out, error = self.process.communicate(timeout=580)
         assert self.process.returncode == 0, error
         return json.loads(out.splitlines()[-1])
 
@@ -175,8 +175,8 @@ write_text.__module__ = "__main__"
 def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(
     tmp_path: Path, slurm: Callable[..., str]
 ) -> None:
-    # SLURM counts in minutes; the signal comes up to a minute before the time that was asked for.
-    command = Command(tmp_path / "w", count=1, steps=160, seconds=0.5, minutes=1)
+    # SLURM counts in minutes, and keeps a job that was queued again waiting for two.
+    command = Command(tmp_path / "w", count=1, steps=90, seconds=0.5, minutes=1, signal_seconds=20)
     command.start()
     assert command.states() == ["done"]
     assert command.written() == command.expected()

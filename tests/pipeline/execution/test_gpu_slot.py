@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.execution.backend_options import Cluster, SubmititOptions
+from pipeline.execution.cluster.submitit_backend import SubmititBackend
 from pipeline.execution.gpu_slot import GpuSlots
 from pipeline.execution.local_backend import LocalBackend
 from pipeline.execution.progress import ProgressFile
@@ -69,6 +71,16 @@ def test_units_on_this_machine_see_one_gpu_each(tmp_path: Path) -> None:
     units = [Unit("s", str(i), {}, say_gpu, {"others": tmp_path / "others"}) for i in range(2)]
     assert run_units("s", units, workspace, Execution(2, 1, LocalBackend(("5", "7")))).count("done") == 2
     assert Counter((tmp_path / "w/s" / str(i) / "gpu").read_text() for i in range(2)) == {"5": 1, "7": 1}
+
+
+def test_several_units_share_the_gpu_of_a_job_at_the_same_time(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    workspace = Workspace(tmp_path / "w")
+    # Each waits until the other has begun.
+    units = [Unit("s", str(i), {}, say_gpu, {"others": tmp_path / "others"}) for i in range(2)]
+    backend = SubmititBackend(SubmititOptions(cluster=Cluster.LOCAL, gpus=1, poll_seconds=0.2), units_per_gpu=2)
+    assert run_units("s", units, workspace, Execution(1, 1, backend)).count("done") == 2
+    assert [(tmp_path / "w/s" / str(i) / "gpu").read_text() for i in range(2)] == ["0", "0"]
 
 
 def test_one_process_takes_one_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
