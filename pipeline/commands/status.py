@@ -22,7 +22,7 @@ def status(
     options: SharedOptions,
     workspace: Annotated[Path, typer.Argument(metavar="WORKSPACE", help="Folder of a study.")],
 ) -> None:
-    """Show how far a study is: units by stage and state, jobs, failures, time left."""
+    """Show how far a study is. Units by kind and state, jobs, failures, time left."""
     from data.errors import WorkspaceError
     from pipeline.execution.ledger import UNITS
     from pipeline.execution.study_status import study_status

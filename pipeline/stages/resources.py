@@ -67,7 +67,7 @@ class Resources:
         """
         device = chosen_device(self.device)
         on_gpus = device == "cuda" and self.jobs is None
-        return len(visible_gpus()) * units_per_gpu if on_gpus else self._units(threads), device
+        return max(len(visible_gpus()), 1) * units_per_gpu if on_gpus else self._units(threads), device
 
     def _units(self, threads: int) -> int:
         return self.jobs or max(available_cores() // threads, 1)

@@ -62,7 +62,7 @@ class JobBook:
 
     def plan(self, stage: str, chunks: Sequence[Sequence[Unit]]) -> list[SubmittedJob]:
         """Notes that jobs are about to be submitted, one for each chunk."""
-        token = f"graft-{secrets.token_hex(6)}"
+        token = f"graft-{stage}-{secrets.token_hex(4)}"
         jobs = [
             SubmittedJob(token, number, stage, {unit.key: unit.digest for unit in chunk})
             for number, chunk in enumerate(chunks)

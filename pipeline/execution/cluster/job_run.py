@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipeline.execution.backend import Work
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_EVERY = 0.5
 _TRY_AGAIN_AFTER = 60.0
+_LATE = 120.0
+"""Seconds that a network disk may take to show a marker that a job has written."""
 _FIXES = {
     Cause.MEMORY: "raise `memory_gb`, or use smaller patches",
     Cause.TIME: "raise `minutes`",
@@ -68,6 +72,8 @@ class JobRun:
         self._open = {unit.key: unit for unit in work.units}
         self._waiting = list(work.units)
         self._live: dict[str, tuple[SubmittedJob, JobEvents]] = {}
+        self._claims: dict[str, Outcome] = {}
+        self._silent = False
         self._gone: dict[str, float] = {}
         self._losses: Counter[str] = Counter()
         self._rate = seconds_per_size(work.siblings, work.workspace)
@@ -203,7 +209,11 @@ class JobRun:
             yield from self._heard(events)
         queue = self._scheduler.queue()
         if queue is None:
+            if not self._silent:
+                logger.warning("%s: the scheduler does not answer; waiting for it", self._work.stage)
+            self._silent = True
             return
+        self._silent = False
         living = {job.job for job in queue}
         for name, (job, events) in list(self._live.items()):
             if job.job in living:
@@ -213,7 +223,8 @@ class JobRun:
             since = self._gone.setdefault(name, time.monotonic())
             yield from self._heard(events)
             left = [self._open[key] for key in job.units if key in self._open]
-            if left and time.monotonic() - since < self._options.poll_seconds:
+            patience = _LATE if any(unit.key in self._claims for unit in left) else self._options.poll_seconds
+            if left and time.monotonic() - since < patience:
                 continue
             yield from self._settle(job, events, left, stopping)
             del self._live[name]
@@ -222,13 +233,23 @@ class JobRun:
     def _heard(self, events: JobEvents) -> Iterator[Outcome]:
         for outcome in events.new_outcomes():
             if outcome.key in self._open:
+                self._claims[outcome.key] = outcome
+        for outcome in list(self._claims.values()):
+            # A network disk may show the marker later than the news of it, and the next stage needs the marker.
+            if outcome.state != "done" or self._is_marked(self._open[outcome.key]):
                 yield self._ended(outcome)
+
+    def _is_marked(self, unit: Unit) -> bool:
+        with suppress(OSError):
+            # Makes such a disk look again.
+            os.listdir(self._work.workspace.unit_folder(unit.stage, unit.key).parent)
+        return is_done(unit, self._work.workspace)
 
     def _settle(self, job: SubmittedJob, events: JobEvents, left: Sequence[Unit], stopping: bool) -> Iterator[Outcome]:
         """Decides on the units that a job left behind; the done-marker is the truth."""
         lost: list[Unit] = []
         for unit in left:
-            if is_done(unit, self._work.workspace):
+            if self._is_marked(unit):
                 yield self._ended(_as_marked(unit, self._work))
             elif stopping:
                 yield self._ended(Outcome(unit.key, "stopped"))
@@ -268,6 +289,7 @@ class JobRun:
 
     def _ended(self, outcome: Outcome) -> Outcome:
         self._open.pop(outcome.key, None)
+        self._claims.pop(outcome.key, None)
         return outcome
 
 

@@ -208,6 +208,20 @@ def test_a_refusal_is_an_error_while_nothing_runs(tmp_path: Path) -> None:
     assert not JobBook(tmp_path / JOBS).open_jobs()
 
 
+def test_a_unit_is_done_when_its_marker_is_seen_whatever_its_job_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+
+    def late(own: Unit, workspace: Workspace) -> bool:
+        seen.append(is_done(own, workspace))
+        return len(seen) > 5 and seen[-1]
+
+    monkeypatch.setattr("pipeline.execution.cluster.job_run.is_done", late)
+    assert ended(jobs_of(tmp_path, [unit("a")], PretendedCluster()))["a"].state == "done"
+    assert len(seen) == 6
+
+
 def test_arrays_are_split_at_the_limit_of_the_cluster(tmp_path: Path) -> None:
     cluster = PretendedCluster(largest=3)
     ended(jobs_of(tmp_path, [unit(str(i)) for i in range(8)], cluster, chunk_minutes=0))

@@ -116,6 +116,7 @@ def test_a_folder_that_is_no_workspace_is_refused(tmp_path: Path, capsys: pytest
     assert "no command has run units here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_command_in_the_background_goes_on_alone_and_a_busy_workspace_is_refused_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
