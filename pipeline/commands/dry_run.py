@@ -18,17 +18,18 @@ def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resou
     """Prints what a command would do."""
     from pipeline.stages.forecast import forecast
 
-    total, unknown, to_do = 0.0, 0, 0
+    totals, unknown, to_do = {False: 0.0, True: 0.0}, 0, 0
     for found in forecast(stages, config, resources):
         for line in _lines(found, to_do > 0):
             typer.echo(line)
         unknown += bool(found.unknown)
         for kind in found.kinds:
             to_do += kind.to_do
-            total += kind.core_seconds or 0.0
-            unknown += kind.core_seconds is None
+            totals[kind.on_gpu] += kind.seconds or 0.0
+            unknown += kind.seconds is None
     more = ", and what is not known yet" if unknown else ""
-    typer.echo(f"In all {to_do} units: {_hours(total)}{more}. Nothing was run.")
+    hours = " and ".join(_hours(seconds, gpu) for gpu, seconds in totals.items() if seconds or not gpu)
+    typer.echo(f"In all {to_do} units: {hours}{more}. Nothing was run.")
 
 
 def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
@@ -43,13 +44,13 @@ def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
             later = ", as far as is known before the work above is done" if after_work else ""
             yield f"{name}: nothing to do, {kind.units} done{later}"
             continue
-        hours = "duration unknown, as none was done yet" if kind.core_seconds is None else _hours(kind.core_seconds)
+        hours = "duration unknown, as none was done yet" if kind.seconds is None else _hours(kind.seconds, kind.on_gpu)
         yield f"{name}: {kind.to_do} of {kind.units} to do, {hours}"
         for reason in kind.reasons:
             yield f"  {reason}"
 
 
-def _hours(core_seconds: float) -> str:
+def _hours(seconds: float, on_gpu: bool) -> str:
     from data.plain_number import plain_number
 
-    return f"about {plain_number(core_seconds / 3600, 2)} core hours"
+    return f"about {plain_number(seconds / 3600, 2)} {'GPU' if on_gpu else 'core'} hours"

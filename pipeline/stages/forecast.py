@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import GraftError
+from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
 from pipeline.config.study import StudyConfig
 from pipeline.config.unit_kinds import KINDS_OF
 from pipeline.execution.durations import seconds_per_size
@@ -18,6 +19,9 @@ from pipeline.stages.stale_results import COMPARED, compared, sentences, stage_m
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
+_OF_NETWORKS = (Stage.TRAIN_SOURCE.value, TRAININGS, PREDICTIONS)
+"""Kinds whose units compute on the GPU, if there is one."""
+
 
 @dataclass(frozen=True)
 class KindForecast:
@@ -27,14 +31,16 @@ class KindForecast:
         kind: their folder in the workspace.
         units: how many there are.
         to_do: how many of them are to do.
-        core_seconds: work of those, on all threads together; `None` if none of the kind was ever done.
+        seconds: work of those, on all threads together, or on a GPU; `None` if none of the kind was ever done.
+        on_gpu: whether a GPU does it.
         reasons: sentences about results that are there and are done again.
     """
 
     kind: str
     units: int
     to_do: int
-    core_seconds: float | None
+    seconds: float | None
+    on_gpu: bool = False
     reasons: tuple[str, ...] = ()
 
 
@@ -79,13 +85,16 @@ def _kinds(stage: Stage, config: StudyConfig, workspace: Workspace, resources: R
     for kind in dict.fromkeys((*KINDS_OF[stage], *(unit.stage for unit in units))):
         own = [unit for unit in units if unit.stage == kind]
         if own:
-            found.append(_kind(stage, kind, own, config.execution.threads, workspace))
+            on_gpu = kind in _OF_NETWORKS and resources.training(config)[1] == "cuda"
+            found.append(_kind(stage, kind, own, 1 if on_gpu else config.execution.threads, on_gpu, workspace))
     return tuple(found)
 
 
-def _kind(stage: Stage, kind: str, units: Sequence[Unit], threads: int, workspace: Workspace) -> KindForecast:
+def _kind(
+    stage: Stage, kind: str, units: Sequence[Unit], threads: int, on_gpu: bool, workspace: Workspace
+) -> KindForecast:
     to_do = [unit for unit in units if not is_done(unit, workspace)]
     rate = seconds_per_size(units, workspace) if to_do else 0.0
     stale = [found for unit in to_do for found in compared(stage, unit, workspace) if not found.missing]
     seconds = None if rate is None else rate * sum(unit.size for unit in to_do) * threads
-    return KindForecast(kind, len(units), len(to_do), seconds, tuple(sentences(stale)))
+    return KindForecast(kind, len(units), len(to_do), seconds, on_gpu, tuple(sentences(stale)))

@@ -231,6 +231,10 @@ def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
     assert "evaluate: nothing to do, 9 done, as far as is known before the work above is done" in text
     assert "Nothing was run." in text
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
+    jobs = ["execution.backend=submitit", "execution.submitit.stages.train-target.gpus=1"]
+    words = [word for job in jobs for word in ("--set", job)]
+    assert main([*run[:-2], *words, "--set", "target_training.arms.fine_tune.peak_rate=0.1"]) == 0
+    assert f"infer, train-target: 2 of {trained} to do, about 1.8 GPU hours" in capsys.readouterr().out
     run[3] = str(tmp_path / "new")
     assert main(run) == 0
     text = capsys.readouterr().out
