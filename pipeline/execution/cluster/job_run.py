@@ -115,7 +115,6 @@ class JobRun:
                 self._book.ended(job)
             elif all(wanted.get(key) == digest for key, digest in job.units.items()):
                 self._book.submitted([job])
-                events.new_outcomes()
                 self._live[job.name] = job, events
                 self._waiting = [unit for unit in self._waiting if unit.key not in job.units]
             else:

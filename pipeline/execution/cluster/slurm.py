@@ -21,7 +21,7 @@ _WORDS = {
     Cause.CANCELLED: "was cancelled",
     Cause.KILLED: "was killed",
     Cause.ENDED: "ended with an error",
-    Cause.UNKNOWN: "ended, and SLURM no longer knows why",
+    Cause.UNKNOWN: "ended before its units",
 }
 _CAUSES = {
     "OUT_OF_MEMORY": Cause.MEMORY,

@@ -198,6 +198,14 @@ def test_jobs_of_an_earlier_command_are_taken_over_or_cancelled(tmp_path: Path) 
     assert run.adopt() == 1, "only the unit with other settings is to be submitted"
     assert cluster.cancelled == ["8"]
     assert [job.job for job in book.open_jobs()] == ["7_0", "7_1"]
+    # What happened while there was no command is heard.
+    book.events(known).end_unit(Outcome("same", "failed", message="is corrupt"))
+    third = run_unit(unit("third"), tmp_path / STAGE / "third", tmp_path / ".progress" / "third", 1)
+    assert third.state == "done"
+    outcomes = ended(run)
+    assert {key: outcome.state for key, outcome in outcomes.items()} == {
+        "same": "failed", "third": "done", "other": "done",
+    }  # fmt: skip
 
 
 def test_a_refusal_is_an_error_while_nothing_runs(tmp_path: Path) -> None:
