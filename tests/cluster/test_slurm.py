@@ -206,6 +206,7 @@ def test_a_study_on_slurm_has_the_bytes_of_one_on_this_machine(
         "execution.backend=submitit",
         "execution.submitit.poll_seconds=0.5",
         "execution.submitit.memory_gb=2",
+        "execution.submitit.concurrent_jobs=2",
         "execution.workers=0",
     ]
     words = [word for setting in settings for word in ("--set", setting)]
