@@ -47,7 +47,7 @@ class JobResources(Options):
     cpus: int | None = Field(default=None, ge=1)
     """Cores."""
     gpus: int | None = Field(default=None, ge=0)
-    """GPUs: 0 or 1 for one unit at a time."""
+    """GPUs; each takes a unit at a time, or `units_per_gpu`."""
 
 
 class SubmititOptions(Options):
@@ -70,7 +70,7 @@ class SubmititOptions(Options):
     cpus: int | None = Field(default=None, ge=1)
     """Cores of a job; by default one for each thread and each of `workers`."""
     gpus: int = Field(default=0, ge=0)
-    """GPUs of a job."""
+    """GPUs of a job; each takes a unit at a time, or `units_per_gpu`."""
     stages: dict[str, JobResources] = Field(default_factory=dict)
     """What jobs of one kind of units ask for instead, by the kind's folder in the workspace, such as `train-target`."""
     concurrent_jobs: int = Field(default=100, ge=1)
@@ -103,6 +103,11 @@ class SubmititOptions(Options):
     def any_gpus(self) -> bool:
         """Whether jobs of any kind get GPUs."""
         return self.gpus > 0 or any(own.gpus for own in self.stages.values())
+
+
+def units_together(options: SubmititOptions, units_per_gpu: int) -> int:
+    """Units that a job with these options runs at a time."""
+    return options.gpus * units_per_gpu or 1
 
 
 class DaskOptions(Options):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import joblib
@@ -28,6 +30,14 @@ _KILLED = (
     "its worker process was killed repeatedly; expected it to finish (did the machine run out of memory?); "
     "to fix it, use --jobs 1, or smaller patches"
 )
+
+
+@cache
+def _place_of_locks() -> Path:
+    """A folder on a disk of this machine; always the same, so that loky keeps its workers from one kind to the next."""
+    folder = tempfile.mkdtemp(prefix="graft-gpus-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 @dataclass(frozen=True)
@@ -76,14 +86,9 @@ class LocalBackend:
                     logger.warning("%s: a worker process was killed; continuing with the unfinished units", work.stage)
             waiting = [unit for unit in waiting if unit.key not in finished]
 
-    @contextmanager
-    def _gpu_slots(self) -> Iterator[GpuSlots | None]:
-        if not self.gpus:
-            yield None
-            return
-        # Where others may use GPUs of other machines, the disk of this one is the place of the locks.
-        with tempfile.TemporaryDirectory(prefix="graft-gpus-") as folder:
-            yield GpuSlots(Path(folder), self.gpus, self.units_per_gpu)
+    @property
+    def _gpu_slots(self) -> GpuSlots | None:
+        return GpuSlots(_place_of_locks(), self.gpus, self.units_per_gpu) if self.gpus else None
 
     def _in_parallel(self, work: Work) -> Iterator[Outcome]:
         if joblib.effective_n_jobs(2) == 1:
@@ -91,14 +96,11 @@ class LocalBackend:
                 logger.warning("workers need shared memory, but /dev/shm is not writable: running one unit at a time")
             yield from InProcessBackend().run(work)
             return
-        with (
-            self._gpu_slots() as slots,
-            joblib.parallel_config(
-                backend="loky",
-                inner_max_num_threads=work.threads,
-                initializer=start_worker,
-                initargs=(os.getpid(), folder_of_process(), slots),
-            ),
+        with joblib.parallel_config(
+            backend="loky",
+            inner_max_num_threads=work.threads,
+            initializer=start_worker,
+            initargs=(os.getpid(), folder_of_process(), self._gpu_slots),
         ):
             # A single unit goes to a worker too: if it is killed, this process remains to report it.
             jobs = max(2, min(work.jobs, len(work.units))) if work.jobs > 1 else 1

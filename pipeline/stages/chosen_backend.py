@@ -5,7 +5,7 @@ from __future__ import annotations
 from data.errors import ConfigError
 from pipeline.config.study import ExecutionOptions
 from pipeline.execution.backend import Backend
-from pipeline.execution.backend_options import BackendName
+from pipeline.execution.backend_options import BackendName, units_together
 from pipeline.execution.in_process import InProcessBackend
 from pipeline.execution.local_backend import LocalBackend
 
@@ -28,7 +28,7 @@ def chosen_backend(options: ExecutionOptions, gpus: tuple[str, ...] = ()) -> Bac
     if options.backend is BackendName.SUBMITIT:
         from pipeline.execution.cluster.submitit_backend import SubmititBackend
 
-        return SubmititBackend(options.submitit, options.units_per_gpu, workers_elsewhere(options))
+        return SubmititBackend(options.submitit, options.units_per_gpu, options.workers or 0)
     if options.backend is BackendName.DASK:
         from pipeline.execution.dask_backend import DaskBackend
 
@@ -55,8 +55,8 @@ def device_elsewhere(options: ExecutionOptions, asked: str) -> str:
     return "cuda" if asked == "cuda" or (asked == "auto" and gpus) else "cpu"
 
 
-def workers_elsewhere(options: ExecutionOptions) -> int:
-    """Background processes of each training on another machine.
+def workers_elsewhere(options: ExecutionOptions, kind: str) -> int:
+    """Background processes of each training of a kind on another machine.
 
     Those of a job have its cores beside its threads; dask's workers can start none.
     """
@@ -64,7 +64,8 @@ def workers_elsewhere(options: ExecutionOptions) -> int:
         return 0
     if options.workers is not None:
         return options.workers
-    return max((options.submitit.cpus or 0) - options.threads, 0)
+    own = options.submitit.of_stage(kind)
+    return max((own.cpus or 0) // units_together(own, options.units_per_gpu) - options.threads, 0)
 
 
 def memory_elsewhere(options: ExecutionOptions, kind: str, device: str) -> int | None:

@@ -36,10 +36,10 @@ class Resources:
         options = config.execution
         return Execution(self._units(options.threads), options.threads, chosen_backend(options))
 
-    def workers(self, config: StudyConfig, trainings: int) -> int:
-        """Background processes of each training: as configured, else the rest of its share of the cores."""
+    def workers(self, config: StudyConfig, kind: str, trainings: int) -> int:
+        """Background processes of each training of a kind: as configured, else the rest of its share of the cores."""
         if runs_elsewhere(config.execution):
-            return workers_elsewhere(config.execution)
+            return workers_elsewhere(config.execution, kind)
         if config.execution.workers is not None:
             return config.execution.workers
         execution, _ = self.training(config)

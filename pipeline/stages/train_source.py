@@ -70,7 +70,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         arguments = {
             "task": task,
             "device": device,
-            "workers": resources.workers(config, config.source_training.networks),
+            "workers": resources.workers(config, STAGE, config.source_training.networks),
             "tracking": config.tracking,
             "checkpoint_steps": config.execution.checkpoint_steps,
             "checkpoint_seconds": 60 * config.execution.checkpoint_minutes,

@@ -32,7 +32,7 @@ QUICK = {"poll_seconds": 0.5, "memory_gb": 0.5, "chunk_minutes": 0, "signal_seco
 
 pytestmark = pytest.mark.slow
 thorough_only = pytest.mark.skipif(
-    os.environ.get("GRAFT_FAULTS") != "all", reason="takes minutes: set GRAFT_FAULTS=all, as `make faults` does"
+    os.environ.get("GRAFT_FAULTS") != "all", reason="takes long: set GRAFT_FAULTS=all, as `make faults` does"
 )
 
 
@@ -130,6 +130,7 @@ def test_what_happens_to_jobs_and_to_the_command_costs_no_step(command: Command,
     assert len(command.logged()) == 40
 
 
+@thorough_only
 def test_a_killed_process_is_replaced(command: Command, slurm: Callable[..., str]) -> None:
     command.start()
     command.wait_for_steps(3)
@@ -149,6 +150,7 @@ def test_an_unknown_partition_is_refused_in_the_words_of_the_scheduler(
     assert not (tmp_path / ".progress").exists()
 
 
+@thorough_only
 def test_arrays_are_no_longer_than_the_cluster_allows(slurm: Callable[..., str], tmp_path: Path) -> None:
     assert Slurm().largest_array() == 4
     assert run_alone(tmp_path, count=6) == ["done"] * 6

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data.parallel import folder_of_process
 from pipeline.execution.backend import Work
-from pipeline.execution.backend_options import Cluster, SubmititOptions
+from pipeline.execution.backend_options import Cluster, SubmititOptions, units_together
 from pipeline.execution.cluster.job_files import JOBS, JobBook, JobEvents
 from pipeline.execution.cluster.job_run import JobRun
 from pipeline.execution.cluster.node_facts import NodeError, NodeFacts, Probe, not_shared
@@ -39,7 +39,7 @@ class SubmititBackend:
     Attributes:
         options: of the jobs.
         units_per_gpu: units that share the GPU of a job.
-        workers: background processes of each training, which need cores.
+        workers: background processes of each training, which need cores where the options name no number of them.
     """
 
     options: SubmititOptions
@@ -67,7 +67,7 @@ class SubmititBackend:
         if not work.units:
             return
         options = self.options.of_stage(work.stage)
-        together = self.units_per_gpu if options.gpus else 1
+        together = units_together(options, self.units_per_gpu)
         cpus = options.cpus or together * (work.threads + self.workers)
         book = JobBook(work.workspace.root / JOBS)
         folder = book.folder / work.stage

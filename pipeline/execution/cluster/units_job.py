@@ -41,7 +41,7 @@ class UnitsJob:
         workspace: of the study.
         progress: folder of the progress files.
         threads: of each unit.
-        together: units at a time, which share the GPU of the job.
+        together: units at a time, which share the GPUs of the job; each sees one.
         events: file to which it writes what happens.
         folder: where relative paths begin.
         minutes: time limit of the job.

@@ -17,7 +17,7 @@ from pipeline.execution.local_backend import LocalBackend
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.unit import Unit
 from pipeline.execution.units import Execution, run_units
-from pipeline.stages.chosen_backend import device_elsewhere
+from pipeline.stages.chosen_backend import device_elsewhere, workers_elsewhere
 from pipeline.storage.workspace import Workspace
 
 _TAKE = """
@@ -103,3 +103,17 @@ def test_trainings_elsewhere_use_the_gpus_that_their_jobs_get() -> None:
     ]  # fmt: skip
     with pytest.raises(ConfigError, match="no job of this study gets a GPU"):
         device_elsewhere(plain, "cuda")
+
+
+def test_what_a_job_has_beside_its_threads_draws_batches() -> None:
+    from pipeline.config.study import ExecutionOptions
+
+    jobs = {"cpus": 2, "stages": {"train-target": {"gpus": 1, "cpus": 9}}}
+    options = ExecutionOptions.model_validate({"backend": "submitit", "submitit": jobs, "units_per_gpu": 3})
+    # Three trainings share nine cores, and each has one thread.
+    assert workers_elsewhere(options, "train-target") == 2
+    assert workers_elsewhere(options, "train-source") == 1
+    assert workers_elsewhere(options.model_copy(update={"workers": 0}), "train-target") == 0
+    dask = {"backend": "dask", "dask": {"scheduler": "tcp://x"}, "workers": 4}
+    # Its workers can start no processes.
+    assert workers_elsewhere(ExecutionOptions.model_validate(dask), "train-target") == 0
