@@ -14,6 +14,7 @@ from pipeline.commands.pack import pack
 from pipeline.commands.planning import adapt, init
 from pipeline.commands.scans import predict, preprocess, synthesize
 from pipeline.commands.shared_options import SharedOptions, current, reset_options, with_shared_options
+from pipeline.commands.status import status
 from pipeline.commands.study import STAGE_HELP, check, run, stage_command
 
 app = typer.Typer(
@@ -44,7 +45,7 @@ for _command in (synthesize, init, adapt, check, preprocess):
     app.command()(_command)
 for _stage, _text in STAGE_HELP.items():
     app.command(_stage.value, help=_text)(stage_command(_stage))
-for _command in (run, predict, export, pack, version):
+for _command in (run, status, predict, export, pack, version):
     app.command()(_command)
 
 

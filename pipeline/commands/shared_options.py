@@ -95,6 +95,14 @@ def take(
     return _state
 
 
+def as_words(options: SharedOptions) -> list[str]:
+    """The words of a command line that give these options."""
+    words = [word for override in options.overrides for word in ("--set", override)]
+    for name, value in (("--workspace", options.workspace), ("--jobs", options.jobs)):
+        words += [] if value is None else [name, str(value)]
+    return [*words, "--device", options.device.value, *(["--debug"] if options.debug else [])]
+
+
 Command = Callable[..., None]
 
 

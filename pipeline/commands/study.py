@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipeline.commands.output import stoppable
-from pipeline.commands.shared_options import SharedOptions, with_shared_options
+from pipeline.commands.shared_options import SharedOptions, as_words, with_shared_options
 from pipeline.storage.file_names import INDEX
 from pipeline.storage.stage_names import Stage
 
@@ -57,9 +57,34 @@ def stage_command(stage: Stage) -> Callable[..., None]:
 
 
 @with_shared_options()
-def run(options: SharedOptions, config: Config, strict: Strict = False) -> None:
+def run(
+    options: SharedOptions,
+    config: Config,
+    strict: Strict = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what is to do, for how long and why, and run nothing.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `graft status` shows it.")] = False,
+) -> None:
     """Run all stages; finished work is not repeated."""
-    run_study(list(Stage), config, options, strict)
+    if dry_run:
+        from pipeline.commands.dry_run import show_forecast
+        from pipeline.config.reading import read_config
+
+        study = read_config(config, options.overrides, options.workspace)
+
+        from pipeline.stages.resources import Resources
+
+        show_forecast(list(Stage), study, Resources(options.jobs, options.device.value, strict))
+    elif detach:
+        from pipeline.commands.detached import start_detached
+        from pipeline.config.reading import read_config
+
+        study = read_config(config, options.overrides, options.workspace)
+        own = ["--strict"] if strict else []
+        start_detached(["run", str(config), *own, *as_words(options)], study.workspace_folder)
+    else:
+        run_study(list(Stage), config, options, strict)
 
 
 @with_shared_options()

@@ -20,6 +20,8 @@ from pydantic import BaseModel, ValidationError
 from data.errors import ConfigError
 from data.input_file import DEEPEST
 from data.option_faults import fault_at, first_fault
+from pipeline.execution.backend_options import FORMER_BACKENDS
+from pipeline.storage.file_names import CONFIG
 from pipeline.storage.yaml_file import parse_yaml, problem, read_yaml
 
 if TYPE_CHECKING:
@@ -68,6 +70,8 @@ def parse_config(
         PackError: the source pack that it names cannot be used.
     """
     _name_arms(raw)
+    if resolved or path.name == CONFIG:
+        _use_new_words(raw)
     for override in overrides:
         set_key(raw, override)
     if workspace is not None:
@@ -89,6 +93,13 @@ def parse_config(
     if pack is not None:
         require_densities(config, pack, path)
     return config
+
+
+def _use_new_words(raw: dict[str, Any]) -> None:
+    """Replaces former names in a configuration that a command of an earlier version wrote."""
+    execution = raw.get("execution")
+    if isinstance(execution, dict) and execution.get("backend") in FORMER_BACKENDS:
+        raw["execution"] = {**execution, "backend": FORMER_BACKENDS[execution["backend"]]}
 
 
 def study_keys() -> list[str]:

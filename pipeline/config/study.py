@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,9 @@ from pipeline.arms.presets import named_priors
 from pipeline.arms.target_training_options import DEFAULT_SIZES, TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.config.report_options import ReportOptions
+from pipeline.config.unit_kinds import KINDS
 from pipeline.evaluation.options import EvaluationOptions
+from pipeline.execution.backend_options import FORMER_BACKENDS, BackendName, DaskOptions, SubmititOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions
 from pipeline.storage.network_source import with_source
@@ -33,28 +34,40 @@ from pipeline.training.tracking import TrackingOptions
 from preprocessing.chain import default_options
 
 
-class Backend(StrEnum):
-    """Where units run, in joblib's names."""
-
-    LOKY = "loky"
-    """Processes on this machine."""
-    THREADING = "threading"
-    """Threads of the command's own process, for debugging."""
-
-
 class ExecutionOptions(Options):
     """How units of work are run."""
 
     threads: int = Field(default=1, ge=1)
     """Threads of each unit. Results depend on it in the last bits; they never depend on the number of jobs."""
-    backend: Backend = Backend.LOKY
+    backend: BackendName = BackendName.LOCAL
     """Where the units run."""
+    submitit: SubmititOptions = Field(default_factory=SubmititOptions)
+    """Of `backend: submitit`."""
+    dask: DaskOptions = Field(default_factory=DaskOptions)
+    """Of `backend: dask`."""
+    units_per_gpu: int = Field(default=1, ge=1)
+    """Units that share a GPU. A unit sees one GPU, whatever the machine or the job has."""
     workers: int | None = Field(default=None, ge=0)
     """Background processes that draw the batches of each training ahead; by default one per unused core, at most 4."""
     checkpoint_steps: int = Field(default=500, ge=0)
     """Steps between checkpoints of a source network's training; 0 for checkpoints by time only."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
     """Minutes between checkpoints; 0 for checkpoints by steps only."""
+
+    @field_validator("backend", mode="before")
+    @classmethod
+    def _new_word(cls, backend: Any) -> Any:
+        if isinstance(backend, str) and (now := FORMER_BACKENDS.get(backend)):
+            raise ValueError(f"it is now called `{now.value}`")
+        return backend
+
+    @model_validator(mode="after")
+    def _known_kinds(self) -> ExecutionOptions:
+        if unknown := [kind for kind in self.submitit.stages if kind not in KINDS]:
+            raise ValueError(f"`submitit.stages` names {unknown[0]!r}, which is not one of {', '.join(KINDS)}")
+        if self.backend is BackendName.DASK and not (self.dask.scheduler or self.dask.scheduler_file):
+            raise ValueError("`backend: dask` needs `dask.scheduler` or `dask.scheduler_file`")
+        return self
 
 
 class StudyConfig(Options):

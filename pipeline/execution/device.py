@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from data.errors import ConfigError
 
 
@@ -24,3 +26,13 @@ def chosen_device(asked: str) -> str:
             "--device cuda: torch finds no CUDA device", expected="a GPU", fix="use --device cpu or install its driver"
         )
     return "cuda" if available and asked != "cpu" else "cpu"
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name.strip() for name in named.split(",") if name.strip()]
+    import torch
+
+    return [str(number) for number in range(torch.cuda.device_count())]

@@ -24,11 +24,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = ".progress"
+"""Folder of the workspace in which running units report their progress."""
 STOP = "stop"
 """Name of the file that asks all units of a command to stop."""
 _WRITE_EVERY = 0.5
 _LOOK_EVERY = 0.5
 _LINE_EVERY = 30.0
+
+
+def progress_file(folder: Path, key: str) -> Path:
+    """The file in which a unit reports its progress; it exists while the unit is running."""
+    return folder / digest(key)[:16]
+
+
+def time_left(seconds: float, fraction: float) -> float | None:
+    """Seconds that are left if this share took so long; `None` before anything is done, and at the end."""
+    return seconds * (1 - fraction) / fraction if 0 < fraction < 1 else None
 
 
 class ProgressFile:
@@ -49,6 +61,10 @@ class ProgressFile:
     def stop_requested(self) -> bool:
         """Whether the command was asked to stop."""
         return self._stop.requested
+
+    def begin(self) -> None:
+        """Shows that the unit is running."""
+        self._path.write_text("0")
 
     def __call__(self, fraction: float) -> None:
         """Reports the fraction done, from 0 to 1; cheap enough for every training step.
@@ -71,7 +87,7 @@ class StageProgress:
     def __init__(self, stage: str, sizes: Mapping[str, float], folder: Path) -> None:
         self._stage = stage
         self._sizes = dict(sizes)
-        self._files = {folder / digest(key)[:16]: key for key in sizes}
+        self._files = {progress_file(folder, key): key for key in sizes}
         self._finished: set[str] = set()
         self._total = max(sum(self._sizes.values()), 1e-9)
         self._stop = threading.Event()
@@ -149,6 +165,5 @@ class StageProgress:
             if self._bar is None and now - self._line >= _LINE_EVERY:
                 self._line = now
                 fraction = self._fraction()
-                if 0 < fraction < 1:
-                    left = (now - self._start) * (1 - fraction) / fraction
+                if (left := time_left(now - self._start, fraction)) is not None:
                     logger.info("%s: %.0f %%, about %s left", self._stage, 100 * fraction, plain_duration(left))

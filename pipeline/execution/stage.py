@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 
 from data.errors import GraftError
+from pipeline.execution.ledger import Ledger
 from pipeline.execution.processes import rank
 from pipeline.execution.provenance import record_stage
 from pipeline.execution.stopping import StopRequestedError
@@ -23,8 +24,9 @@ class StageError(GraftError):
 
 
 def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution: Execution) -> StageRun:
-    """Runs the units and writes time and memory into the provenance; does not raise when units fail."""
-    run = run_units(stage, units, workspace, execution)
+    """Runs the units and writes ledger and provenance; does not raise when units fail."""
+    # Processes that train together have one ledger.
+    run = run_units(stage, units, workspace, execution, Ledger(workspace, stage) if rank() == 0 else None)
     if rank() == 0:
         record_stage(workspace, stage, units, run)
     for failure in run.failures:

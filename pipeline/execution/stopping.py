@@ -78,11 +78,20 @@ def stops_on_signal(on_signal: Callable[[], None] = lambda: None) -> Iterator[No
         _signalled.clear()
 
 
-def listen_in_worker() -> None:
-    """Makes a worker process, which only runs units, treat the signals as a request to stop."""
+def listen_in_worker(on_signal: Callable[[int], None] = lambda number: None) -> None:
+    """Makes a process that only runs units treat the signals of batch systems as a request to stop.
+
+    Args:
+        on_signal: called with the number of each signal.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _signalled.set()
+        on_signal(number)
+
     if threading.current_thread() is threading.main_thread():
-        for number in _SIGNALS:
-            signal.signal(number, lambda number, frame: _signalled.set())
+        for number in (*_SIGNALS, signal.SIGUSR2):
+            signal.signal(number, handle)
 
 
 class StopFile:
@@ -96,6 +105,11 @@ class StopFile:
     def request(self) -> None:
         """Asks all units to stop."""
         self._path.touch()
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the file exists, whatever this process was told."""
+        return self._path.exists()
 
     @property
     def requested(self) -> bool:

@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError
 from data.parallel import go_to
+from pipeline.execution.gpu_slot import GpuSlots
 from pipeline.execution.processes import rank
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stopping import StopRequestedError, listen_in_worker
@@ -33,17 +34,20 @@ def _die_with_parent(parent: int) -> None:
     os._exit(1)
 
 
-def start_worker(parent: int, folder: str | None) -> None:
+def start_worker(parent: int, folder: str | None, slots: GpuSlots | None = None) -> None:
     """Ties a loky worker to its command, before the first unit: a worker that got none would outlive a killed command.
 
     Args:
         parent: number of the command's process.
         folder: where its relative paths begin.
+        slots: places at the GPUs of this machine, of which it takes one.
     """
     if os.getppid() != parent:
         # The command was killed while this worker was still starting.
         os._exit(1)
     go_to(folder)
+    if slots is not None:
+        slots.take()
     listen_in_worker()
     # loky replaces a worker that grew by 300 MB since its first task, assuming a leak. Scans differ in size by more
     # than that, and every new worker imports torch again. There is no public way to turn this off.
@@ -70,6 +74,7 @@ def run_unit(unit: Unit, folder: Path, progress: Path, threads: int) -> Outcome:
     if reporter.stop_requested:
         return Outcome(unit.key, "stopped")
     try:
+        reporter.begin()
         if rank() == 0:
             require_ours(folder, MARKER, unit.changed)
         if "torch" in sys.modules:

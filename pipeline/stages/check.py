@@ -14,11 +14,13 @@ from data.errors import DataError
 from data.splits import Split
 from data.stored_record import ListRecord, StoredRecord, read_record
 from pipeline.config.study import StudyConfig
+from pipeline.execution.in_process import InProcessBackend
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.provenance import record_inputs
 from pipeline.execution.provenance_record import InputFacts
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.unit import Unit, is_done
+from pipeline.execution.units import Execution
 from pipeline.packs.pack_archive import open_pack
 from pipeline.packs.pack_record import PACK, PackRecord
 from pipeline.packs.pack_weights import require_whole
@@ -262,7 +264,7 @@ def examine(config: StudyConfig, workspace: Workspace, resources: Resources) -> 
             root=str(config.source_pack), layout="source pack", cases=pack.source.cases, sha256=unit.recipe["pack"]
         )
     # The battery has its own workers, so its unit runs in this process.
-    done = run_stage(STAGE, [unit], workspace, replace(resources.execution(config), jobs=1))
+    done = run_stage(STAGE, [unit], workspace, Execution(1, config.execution.threads, InProcessBackend()))
     complete(STAGE, done)
     record_inputs(workspace, inputs)
     findings = tuple(_read_findings(workspace, datasets))

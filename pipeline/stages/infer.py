@@ -34,6 +34,16 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return [unit for kind in reversed(plan.in_order()) for unit in kind]
 
 
+def units_to_run(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
+    """All units that the stage would run or find done, trainings among them, in their order.
+
+    Raises:
+        GraftError: as `units`.
+    """
+    plan = plan_target(config, workspace, resources)
+    return [*needed_trainings(plan, workspace), *(unit for kind in plan.in_order() for unit in kind)]
+
+
 def needed_trainings(plan: TargetPlan, workspace: Workspace) -> list[Unit]:
     """Trainings that are finished, and those that an unfinished prediction or arm needs."""
     waiting = [unit for kind in plan.in_order() for unit in kind if not is_done(unit, workspace)]

@@ -79,7 +79,7 @@ def stale_results(
         if of_raw_scans and not at_hand:
             continue
         for unit in stage_module(stage).units(config, workspace, resources):
-            for found in _compared(stage, unit, workspace):
+            for found in compared(stage, unit, workspace):
                 # A case that could not be preprocessed stops only units that need it.
                 if not (found.missing and of_raw_scans):
                     yield found
@@ -118,11 +118,11 @@ def stale_for_report(config: StudyConfig, workspace: Workspace, resources: Resou
             stale = [own for own in stale_results([stage], config, workspace, resources) if not own.missing]
         except GraftError:
             continue
-        found += _sentences(stale)
+        found += sentences(stale)
     return (*found, *_stale_tables(config, workspace, resources))
 
 
-def _sentences(stale: Sequence[StaleResult]) -> Iterator[str]:
+def sentences(stale: Sequence[StaleResult]) -> Iterator[str]:
     """One sentence for all results of a stage with the same differences."""
     alike: dict[str, list[StaleResult]] = {}
     for own in stale:
@@ -157,7 +157,8 @@ def _stale_tables(config: StudyConfig, workspace: Workspace, resources: Resource
         yield f"results: the tables {stale.why(several=True)}"
 
 
-def _compared(stage: Stage, unit: Unit, workspace: Workspace) -> Iterator[StaleResult]:
+def compared(stage: Stage, unit: Unit, workspace: Workspace) -> Iterator[StaleResult]:
+    """Yields how the result of a unit differs from what it should be, if it does."""
     marker = read_marker(workspace.unit_folder(unit.stage, unit.key))
     if marker is None:
         yield StaleResult(stage, unit.stage, unit.key, missing=True)

@@ -100,7 +100,7 @@ class _Planner:
             config.seed,
             self._device,
             settled_computing(config, plan.workspace, self._device),
-            resources.workers(config, config.target_training.arm_units),
+            resources.workers(config, TRAININGS, config.target_training.arm_units),
         )
 
     def plan(self) -> TargetPlan:

@@ -11,6 +11,7 @@ from pipeline.config.study import StudyConfig
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.stage import complete, run_stage
 from pipeline.execution.unit import Unit, is_done
+from pipeline.stages.chosen_backend import memory_elsewhere, runs_elsewhere
 from pipeline.stages.pack_units import network_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
@@ -69,7 +70,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         arguments = {
             "task": task,
             "device": device,
-            "workers": resources.workers(config, config.source_training.networks),
+            "workers": resources.workers(config, STAGE, config.source_training.networks),
             "tracking": config.tracking,
             "checkpoint_steps": config.execution.checkpoint_steps,
             "checkpoint_seconds": 60 * config.execution.checkpoint_minutes,
@@ -121,6 +122,10 @@ def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device
     except NetworkCodeError as error:
         logger.info("%s: the memory of a training is not estimated: %s", STAGE, error.found)
         return
-    at_a_time = world_size() if device == "cpu" and world_size() > 1 else min(jobs, config.source_training.networks)
     logger.info("%s: %s", STAGE, estimate.describe())
+    if runs_elsewhere(config.execution):
+        if (room := memory_elsewhere(config.execution, STAGE, device)) is not None:
+            require_memory(estimate, room)
+        return
+    at_a_time = world_size() if device == "cpu" and world_size() > 1 else min(jobs, config.source_training.networks)
     require_memory(estimate, available_memory(device), at_a_time)

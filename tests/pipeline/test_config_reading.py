@@ -336,3 +336,26 @@ def test_options_are_frozen(write: Write) -> None:
         config.seed = 3  # type: ignore[misc]
     with pytest.raises(ValidationError, match="frozen"):
         config.patches.batch = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(("former", "now"), [("loky", "local"), ("threading", "in_process")])
+def test_former_backends_are_answered_with_the_new_word_and_understood_where_graft_wrote_them(
+    write: Write, former: str, now: str
+) -> None:
+    path = write(execution={"backend": former})
+    assert f"`execution.backend` is '{former}': it is now called `{now}`" in refused(path)
+    # A finished study of an earlier version stays readable.
+    written = path.rename(path.with_name("config.resolved.yaml"))
+    assert read_config(written).execution.backend.value == now
+
+
+def test_options_of_a_backend_are_checked_before_anything_is_submitted(write: Write) -> None:
+    assert "names 'trian-target', which is not one of check" in refused(
+        write(), "execution.submitit.stages.trian-target.gpus=1"
+    )
+    assert "needs `dask.scheduler`" in refused(write(), "execution.backend=dask")
+    options = read_config(
+        write(execution={"submitit": {"memory_gb": 4, "stages": {"train-target": {"gpus": 1}}}})
+    ).execution.submitit
+    assert (options.of_stage("train-target").gpus, options.of_stage("train-target").memory_gb) == (1, 4)
+    assert options.of_stage("preprocess").gpus == 0

@@ -196,4 +196,4 @@ def test_empty_lists_and_unknown_backends_are_refused(write: Write, override: st
     sentence = refused(write(), override)
     assert f"`{key}" in sentence
     if "backend" in override:
-        assert "'loky' or 'threading'" in sentence
+        assert "'local', 'submitit', 'dask' or 'in_process'" in sentence

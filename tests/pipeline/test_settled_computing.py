@@ -11,6 +11,7 @@ import torch
 import pipeline.stages.settled_computing as settled
 import pipeline.training.computing as computing
 from pipeline.config.study import StudyConfig
+from pipeline.execution.in_process import InProcessBackend
 from pipeline.execution.unit import Unit
 from pipeline.execution.units import Execution, run_units
 from pipeline.stages.settled_computing import settled_computing
@@ -41,12 +42,12 @@ def finish(folder: Path, progress: object) -> None:
 
 def train(workspace: Workspace, precision: str) -> None:
     unit = Unit("train-source", "network-00", {"computing": {"precision": precision}}, finish)
-    run_units("train-source", [unit], workspace, Execution(backend="sequential"))
+    run_units("train-source", [unit], workspace, Execution(backend=InProcessBackend()))
 
 
 def test_a_network_taken_from_a_pack_settles_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unit = Unit("train-source", "network-00", {"taken": {"networks/network-00/snapshot-00.safetensors": "x"}}, finish)
-    run_units("train-source", [unit], Workspace(tmp_path), Execution(backend="sequential"))
+    run_units("train-source", [unit], Workspace(tmp_path), Execution(backend=InProcessBackend()))
     processor(monkeypatch, has=True)
     assert settled_computing(study("auto"), Workspace(tmp_path), "cpu").precision is Precision.BFLOAT16
 
@@ -62,6 +63,7 @@ def test_auto_is_the_default_and_takes_what_the_machine_has(monkeypatch: pytest.
 
 
 def test_a_gpu_that_only_emulates_bfloat16_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not computing.has_bfloat16("cuda")
 
@@ -93,3 +95,10 @@ def test_bfloat16_on_a_processor_without_it_is_told_once(
     [record] = caplog.records
     assert "about ten times as long" in record.message
     assert "`computing.precision: auto`" in record.message
+
+
+def test_the_gpu_of_a_job_is_taken_to_have_bfloat16_where_this_machine_has_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert computing.has_bfloat16("cuda")

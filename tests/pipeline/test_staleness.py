@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -38,7 +39,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "execution.checkpoint_steps=3": (),
     "execution.checkpoint_minutes=1": (),
     "execution.workers=0": (),
-    "execution.backend=threading": (),
+    "execution.backend=in_process": (),
     "execution.threads=2": FROM_SOURCE,
     "computing.channels_last=true": FROM_SOURCE,
     "seed=5": EVERYTHING,
@@ -209,6 +210,37 @@ def test_every_option_of_the_sections_is_in_the_table() -> None:
         for name in options.model_fields:
             path = f"{section}.{name}"
             assert path in ELSEWHERE or any(key == path or key.startswith(f"{path}.") for key in told), path
+
+
+def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
+    planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = tmp_path / "workspace"
+    shutil.copytree(planned / "workspace", workspace)
+    for path in (workspace / "train-target").rglob(MARKER):
+        write_json(path, json.loads(path.read_text()) | {"seconds": 3600})
+    files = {path: path.stat().st_mtime_ns for path in workspace.rglob("*")}
+    run = ["run", str(planned / "tiny.yaml"), "--workspace", str(workspace), "--dry-run", "--device", "cpu"]
+    assert main([*run, "--set", "target_training.arms.fine_tune.peak_rate=0.1"]) == 0
+    text = capsys.readouterr().out
+    trained = len([*(workspace / "train-target").rglob(MARKER)])
+    assert "preprocess: nothing to do" in text
+    # A training is named after what it depends on: the others are done, and two sizes of one arm are new.
+    assert f"infer, train-target: 2 of {trained} to do, about 1.8 core hours" in text
+    assert "infer: 2 of 9 to do, duration unknown, as none was done yet\n  infer of" in text
+    assert "evaluate: nothing to do, 9 done, as far as is known before the work above is done" in text
+    assert "Nothing was run." in text
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
+    jobs = ["execution.backend=submitit", "execution.submitit.stages.train-target.gpus=1"]
+    words = [word for job in jobs for word in ("--set", job)]
+    assert main([*run[:-2], *words, "--set", "target_training.arms.fine_tune.peak_rate=0.1"]) == 0
+    assert f"infer, train-target: 2 of {trained} to do, about 1.8 GPU hours" in capsys.readouterr().out
+    run[3] = str(tmp_path / "new")
+    assert main(run) == 0
+    text = capsys.readouterr().out
+    assert "check: 1 of 1 to do, duration unknown" in text
+    assert "train-source: its units are known once the stages before it are done" in text
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_fitted_is_fitted_anew_and_nothing_is_trained_or_predicted(planned: Path, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""`graft run CONFIG --dry-run`: what there is to do, how long it would take, and what is stale and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.config.study import StudyConfig
+    from pipeline.stages.forecast import StageForecast
+    from pipeline.stages.resources import Resources
+    from pipeline.storage.stage_names import Stage
+
+
+def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resources) -> None:
+    """Prints what a command would do."""
+    from pipeline.stages.forecast import forecast
+
+    totals, unknown, to_do = {False: 0.0, True: 0.0}, 0, 0
+    for found in forecast(stages, config, resources):
+        for line in _lines(found, to_do > 0):
+            typer.echo(line)
+        unknown += bool(found.unknown)
+        for kind in found.kinds:
+            to_do += kind.to_do
+            totals[kind.on_gpu] += kind.seconds or 0.0
+            unknown += kind.seconds is None
+    more = ", and what is not known yet" if unknown else ""
+    hours = " and ".join(_hours(seconds, gpu) for gpu, seconds in totals.items() if seconds or not gpu)
+    typer.echo(f"In all {to_do} units: {hours}{more}. Nothing was run.")
+
+
+def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
+    stage = found.stage.value
+    if found.needless:
+        yield f"{stage}: skipped, because {found.needless}"
+    elif found.unknown:
+        yield f"{stage}: its units are known once the stages before it are done ({found.unknown})"
+    for kind in found.kinds:
+        name = stage if kind.kind == stage else f"{stage}, {kind.kind}"
+        if not kind.to_do:
+            later = ", as far as is known before the work above is done" if after_work else ""
+            yield f"{name}: nothing to do, {kind.units} done{later}"
+            continue
+        hours = "duration unknown, as none was done yet" if kind.seconds is None else _hours(kind.seconds, kind.on_gpu)
+        yield f"{name}: {kind.to_do} of {kind.units} to do, {hours}"
+        for reason in kind.reasons:
+            yield f"  {reason}"
+
+
+def _hours(seconds: float, on_gpu: bool) -> str:
+    from data.plain_number import plain_number
+
+    return f"about {plain_number(seconds / 3600, 2)} {'GPU' if on_gpu else 'core'} hours"

@@ -1,0 +1,100 @@
+"""What a command would do: the units of each kind that are to do, for how long, and why. Nothing is run or written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import GraftError
+from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
+from pipeline.config.study import StudyConfig
+from pipeline.config.unit_kinds import KINDS_OF
+from pipeline.execution.durations import seconds_per_size
+from pipeline.execution.unit import Unit, is_done
+from pipeline.stages.needed_stages import needless_stages
+from pipeline.stages.resources import Resources
+from pipeline.stages.stale_results import COMPARED, compared, sentences, stage_module
+from pipeline.storage.stage_names import Stage
+from pipeline.storage.workspace import Workspace
+
+_OF_NETWORKS = (Stage.TRAIN_SOURCE.value, TRAININGS, PREDICTIONS)
+"""Kinds whose units compute on the GPU, if there is one."""
+
+
+@dataclass(frozen=True)
+class KindForecast:
+    """Units of one kind.
+
+    Attributes:
+        kind: their folder in the workspace.
+        units: how many there are.
+        to_do: how many of them are to do.
+        seconds: work of those, on all threads together, or on a GPU; `None` if none of the kind was ever done.
+        on_gpu: whether a GPU does it.
+        reasons: sentences about results that are there and are done again.
+    """
+
+    kind: str
+    units: int
+    to_do: int
+    seconds: float | None
+    on_gpu: bool = False
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """A stage: its kinds, or why nothing can be said of it yet, or why the study does not need it."""
+
+    stage: Stage
+    kinds: tuple[KindForecast, ...] = ()
+    unknown: str = ""
+    needless: str = ""
+
+
+def forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resources) -> Iterator[StageForecast]:
+    """Yields what is to do in each stage whose units can be compared with the configuration, in their order.
+
+    Units of later stages depend on results of earlier ones: what is to do there is what can be told from those that are
+    there now.
+    """
+    with tempfile.TemporaryDirectory() as empty:
+        # A workspace that does not exist is not made.
+        there = config.workspace_folder.is_dir()
+        workspace = Workspace(config.workspace_folder if there else Path(empty))
+        needless = needless_stages(config)
+        for stage in stages:
+            if stage not in COMPARED:
+                continue
+            if stage in needless:
+                yield StageForecast(stage, needless=needless[stage])
+                continue
+            try:
+                yield StageForecast(stage, _kinds(stage, config, workspace, resources))
+            except GraftError as error:
+                yield StageForecast(stage, unknown=error.found)
+
+
+def _kinds(stage: Stage, config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[KindForecast, ...]:
+    module = stage_module(stage)
+    # The units of `infer` leave out trainings that nothing needs any more.
+    units: list[Unit] = getattr(module, "units_to_run", module.units)(config, workspace, resources)
+    found = []
+    for kind in dict.fromkeys((*KINDS_OF[stage], *(unit.stage for unit in units))):
+        own = [unit for unit in units if unit.stage == kind]
+        if own:
+            on_gpu = kind in _OF_NETWORKS and resources.training(config)[1] == "cuda"
+            found.append(_kind(stage, kind, own, 1 if on_gpu else config.execution.threads, on_gpu, workspace))
+    return tuple(found)
+
+
+def _kind(
+    stage: Stage, kind: str, units: Sequence[Unit], threads: int, on_gpu: bool, workspace: Workspace
+) -> KindForecast:
+    to_do = [unit for unit in units if not is_done(unit, workspace)]
+    rate = seconds_per_size(units, workspace) if to_do else 0.0
+    stale = [found for unit in to_do for found in compared(stage, unit, workspace) if not found.missing]
+    seconds = None if rate is None else rate * sum(unit.size for unit in to_do) * threads
+    return KindForecast(kind, len(units), len(to_do), seconds, on_gpu, tuple(sentences(stale)))
