@@ -59,8 +59,8 @@ test-lowest: $(STAMP) ## fast tests with the lowest versions that pyproject.toml
 coverage: $(STAMP) ## all tests, and which lines none of them reaches, in worker processes and commands too
 	$(BIN)/python $(PYTEST) --cov --cov-report=term:skip-covered --timeout 900 $(ARGS)
 
-faults: $(STAMP) ## 45 rounds, 100 kills at random moments, a full disk in every stage (long)
-	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults --timeout 1200 $(ARGS)
+faults: $(STAMP) ## 45 rounds, 100 kills at random moments, a full disk in every stage, jobs of a real SLURM (long)
+	GRAFT_FAULTS=all $(BIN)/python -m pytest tests/faults tests/cluster tests/pipeline/test_backends.py --timeout 1200 $(ARGS)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -30,10 +30,12 @@ COMMAND = Path(__file__).parent / "stepping.py"
 STAGE = "stepping"
 QUICK = {"poll_seconds": 0.5, "memory_gb": 0.5, "chunk_minutes": 0, "signal_seconds": 30}
 
-pytestmark = pytest.mark.slow
-thorough_only = pytest.mark.skipif(
-    os.environ.get("GRAFT_FAULTS") != "all", reason="takes long: set GRAFT_FAULTS=all, as `make faults` does"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("GRAFT_FAULTS") != "all", reason="starts a SLURM and takes long: only with `make faults`"
+    ),
+]
 
 
 class Command:
@@ -130,7 +132,6 @@ def test_what_happens_to_jobs_and_to_the_command_costs_no_step(command: Command,
     assert len(command.logged()) == 40
 
 
-@thorough_only
 def test_a_killed_process_is_replaced(command: Command, slurm: Callable[..., str]) -> None:
     command.start()
     command.wait_for_steps(3)
@@ -150,7 +151,6 @@ def test_an_unknown_partition_is_refused_in_the_words_of_the_scheduler(
     assert not (tmp_path / ".progress").exists()
 
 
-@thorough_only
 def test_arrays_are_no_longer_than_the_cluster_allows(slurm: Callable[..., str], tmp_path: Path) -> None:
     assert Slurm().largest_array() == 4
     assert run_alone(tmp_path, count=6) == ["done"] * 6
@@ -172,7 +172,6 @@ def write_text(folder: Path, progress: ProgressFile) -> None:
 write_text.__module__ = "__main__"
 
 
-@thorough_only
 @pytest.mark.timeout(600)
 def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(
     tmp_path: Path, slurm: Callable[..., str]
@@ -186,7 +185,6 @@ def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(
     assert len(command.jobs()) == 1, "the job was not queued again, but submitted"
 
 
-@thorough_only
 @pytest.mark.timeout(600)
 def test_a_drained_node_delays_and_nothing_else(command: Command, slurm: Callable[..., str]) -> None:
     host = slurm("sinfo", "-h", "-o", "%n").strip()
@@ -199,7 +197,6 @@ def test_a_drained_node_delays_and_nothing_else(command: Command, slurm: Callabl
     assert command.written() == command.expected()
 
 
-@thorough_only
 @pytest.mark.timeout(900)
 def test_a_study_on_slurm_has_the_bytes_of_one_on_this_machine(
     slurm: Callable[..., str], finished_study: Any, tmp_path: Path
