@@ -117,7 +117,7 @@ class DaskBackend:
             raise ConfigError(
                 "`execution.backend: dask`, but the package distributed is not installed",
                 expected="Graft with its extra `cluster`",
-                fix="run pip install 'graft-seg[cluster]'",
+                fix="run `pip install '.[cluster]'` in the folder of Graft's clone",
             ) from error
         named: dict[str, Any] = (
             {"address": self.options.scheduler}

@@ -45,7 +45,7 @@ class Submitter:
             raise ConfigError(
                 "`execution.backend: submitit`, but the package submitit is not installed",
                 expected="Graft with its extra `cluster`",
-                fix="run pip install 'graft-seg[cluster]'",
+                fix="run `pip install '.[cluster]'` in the folder of Graft's clone",
             ) from error
         self._options = options
         settings = " ".join(f"{name}={threads}" for name in _THREADS)
