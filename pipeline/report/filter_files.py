@@ -17,8 +17,9 @@ from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
+from pipeline.execution.unit import read_marker
 from pipeline.report.study_files import folders
-from pipeline.storage.file_names import BANK, CONFIG
+from pipeline.storage.file_names import BANK, CONFIG, TRUNK_UNIT, TRUNKS
 from pipeline.storage.prior_files import density_file
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.stored_bank import StoredBank
@@ -98,7 +99,7 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
     Raises:
         WorkspaceError: a file is damaged or lacks a layer.
     """
-    pairs = [(f / INITIAL, _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
+    pairs = [(_random_start(root, f), _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
     whole = [(first, last) for first, last in pairs if first.is_file() and last is not None]
     if not whole or not layers:
         return None
@@ -106,11 +107,18 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
     initial, trained, total = [], [], 0
     for first, last in chosen:
         before, after = _filters(first, layers), _filters(last, layers)
-        rows = sample_rows(len(before), max(most // len(chosen), 1), seed, "pairs", group, first.parent.name)
+        rows = sample_rows(len(before), max(most // len(chosen), 1), seed, "pairs", group, last.parent.name)
         initial.append(before[rows])
         trained.append(after[rows])
         total += len(before)
     return TrainedPairs(np.concatenate(initial), np.concatenate(trained), len(chosen), total)
+
+
+def _random_start(root: Path, network: Path) -> Path:
+    """The initial weights of a network; of one that branches from a trunk, those of the trunk."""
+    marker = read_marker(network)
+    branches = marker is not None and "trunk" in marker.get("recipe", {})
+    return (root / TRUNKS / TRUNK_UNIT if branches else network) / INITIAL
 
 
 def _last_snapshot(folder: Path) -> Path | None:
