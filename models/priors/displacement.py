@@ -33,7 +33,8 @@ class DisplacementOptions(Options):
 
     kind: Literal["displacement"] = "displacement"
     change: ShapeOptions = Field(
-        default=GaussianOptions(), description="The density of w − w_start; a spike is that of filters left as they were."
+        default=GaussianOptions(),
+        description="The density of w − w_start; a spike is that of filters left as they were.",
     )
 
     @model_validator(mode="after")
@@ -54,11 +55,14 @@ class Displacement(FilterPrior):
         super().__init__(options)
         self.change = build_shape(options.change, kernel_voxels)
         self.elsewhere = Standardisation(kernel_voxels)
-        self.register_buffer("keys", torch.zeros(0, dtype=torch.int64))
-        self.register_buffer("starts", torch.zeros(0, kernel_voxels))
+        self._centred = False
+        # A start belongs to one training on the target, so it is no part of what is saved.
+        self.register_buffer("keys", torch.zeros(0, dtype=torch.int64), persistent=False)
+        self.register_buffer("starts", torch.zeros(0, kernel_voxels), persistent=False)
 
     def centre_on(self, filters: Tensor, where: FilterPositions) -> None:
         """Centres the density on the filters `[F, D]` that a network starts from, at their positions."""
+        self._centred = True
         self.keys, order = where.keys().to(self.fitted.device).sort()
         self.starts = filters.detach().to(self.starts)[order]
 
@@ -146,7 +150,10 @@ class Displacement(FilterPrior):
 
     def _starts(self, where: FilterPositions) -> tuple[Tensor, Tensor]:
         """The start of each filter `[F, D]`, zero where there is none, and whether there is one `[F]`."""
-        if not len(self.keys):
+        if self._centred and not len(self.keys):
+            nowhere = torch.zeros(len(where), dtype=torch.bool, device=self.keys.device)
+            return self.starts.new_zeros(len(where), self.kernel_voxels), nowhere
+        if not self._centred:
             raise ModelError(
                 "a density of changes does not know what the filters were before the change",
                 expected="the filters that the network starts from",

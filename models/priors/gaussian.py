@@ -136,10 +136,7 @@ class Gaussian(FilterPrior):
             return
         # E_q log p = log p(centre) − ½ E_q (w − centre)ᵀ Σ⁻¹ (w − centre) with all factors 1.
         self.scales.forget()
-        if self.pooled is None:
-            centres = self.at_positions().centres(where)
-        else:
-            centres = self.pooled.centres(len(draw), where)
+        centres = self.at_positions().centres(where) if self.pooled is None else self.pooled.centres(len(draw), where)
         squares = 2 * (self.log_prob(centres, where) - self.expected_log_prob(draw, normal, where))
         known = torch.nonzero(self._has_centre(where)).squeeze(1)
         self.scales.settle(squares[known], where[known])

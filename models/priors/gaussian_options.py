@@ -53,8 +53,8 @@ class GaussianOptions(Options):
     shrinkage: float | None = Field(
         default=4.0,
         ge=0,
-        description="Weight of the layer's variance against a position's own, in snapshots (or branches); with `centre: "
-        "branches`, none takes the weight under which branches that are left out, one at a time, are most likely.",
+        description="Weight of the layer's variance against a position's own, in snapshots (or branches). Of branches, "
+        "none takes the weight under which those that are left out, one at a time, are most likely.",
     )
 
     @model_validator(mode="after")

@@ -5,10 +5,10 @@ the channels of other networks are permuted. So mean and spread come from the sn
 branches of a trunk. The spread is SWAG-like (Maddox et al. 2019): variances of a handful of replicates, shrunk towards
 those of the layer, kept above a floor.
 
-Snapshots differ by the noise of the optimiser, branches by their patients. What the target needs is a further branch, of
-patients not seen so far: for B branches its deviations from their mean have 1 + 1/B times their variance, because the
-mean itself is uncertain. With a full covariance, the branches of a layer share the shape of their deviations (Ledoit and
-Wolf 2004), and each position has a variance of its own.
+Snapshots differ by the noise of the optimiser, branches by their patients. The target is a further branch, of patients
+not seen so far: its deviations from the mean of B branches have 1 + 1/B times their variance, because the mean itself
+is uncertain. With a full covariance, the positions of a layer share the shape of the branches' deviations (Ledoit and
+Wolf 2004), and each has a variance of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CHOSEN_ON = 20_000
 
 
 class PositionGaussian(nn.Module):
-    """Gaussians `N(mean_p, scale² (V_p + D_p D_pᵀ))` for the positions p of one source network, or of a trunk's branches.
+    """Gaussians `N(mean_p, scale² (V_p + D_p D_pᵀ))` for the positions p of one source network, or of branches.
 
     Positions that the source does not have (a new stem or head) get an isotropic Gaussian pooled over the bank.
 

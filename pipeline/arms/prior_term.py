@@ -17,10 +17,12 @@ from models.posteriors.posterior import Posterior
 from models.prior_region import PriorRegion
 from models.priors.prior import FilterPrior
 from models.weight_gaussian import WeightGaussian
-from pipeline.arms.choices import ArmOptions
+from pipeline.arms.choices import ArmOptions, LayerScale
 
 _GAP_FILTERS = 256
 """Filters of each group on which the gap of the bound is estimated."""
+_SETTLED_EVERY = 10
+"""Steps between two settlings of the scales of layers, which look at all filters; they move slowly."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,16 @@ class PriorTerm:
             if terms is not None:
                 terms["kl_nats_other"] = float(nats.detach())
         return total
+
+    def settle(self, posterior: Posterior, step: int) -> None:
+        """Gives the layers of priors with learned scales those that the posterior speaks for, at every tenth step."""
+        if self.arm.layer_scale is LayerScale.FIXED or step % _SETTLED_EVERY:
+            return
+        means, normal = posterior.mean().detach(), posterior.normal()
+        for name, prior in self.priors.fitted.items():
+            rows = self.priors.groups.rows[name]
+            own = None if normal is None else normal.rows(rows)
+            prior.settle_layer_scales(means[rows], own, self.priors.groups.positions[name])
 
     def thinning(self, draws: int) -> Tensor:
         """Factor by which the squared gradient of the KL of a step with this many draws is too large, `[F]`."""

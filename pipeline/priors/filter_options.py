@@ -11,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, fie
 from data.name_fields import Apart, Name
 from data.options import Options
 from models.filters import FilterGrouping
-from models.priors.factory import PriorOptions, centred_on_network
+from models.priors.factory import PriorOptions, centred_on_network, exchangeable
 from models.priors.gaussian_options import GaussianOptions
 from models.priors.spike_and_slab import NORM_THRESHOLD
 from models.priors.standardisation import Covariance, Scaling
@@ -84,6 +84,11 @@ class PriorFitOptions(Options):
         """Densities that can be scored on other networks: not those centred on one network's positions."""
         return {name: density for name, density in self.densities.items() if not centred_on_network(density)}
 
+    @property
+    def choosable(self) -> tuple[str, ...]:
+        """Densities that `auto` chooses among: any arm can use them, whatever it starts from."""
+        return tuple(name for name, density in self.densities.items() if exchangeable(density))
+
     def refits(self, several: bool) -> bool:
         """Whether arms get a fit to all networks (always after a cross-validation), given `several` networks."""
         return several and (self.refit or self.held_out is HeldOut.CROSS)
@@ -132,6 +137,8 @@ class PriorFitOptions(Options):
 def _with_scaling(density: Any, scaling: Any) -> Any:
     if not isinstance(density, dict) or density.get("centre", "pooled") != "pooled":
         return density
-    if part := {"reuse_or_redraw": "shape", "spike_and_slab": "slab"}.get(str(density.get("kind"))):
+    if part := {"reuse_or_redraw": "shape", "spike_and_slab": "slab", "displacement": "change"}.get(
+        str(density.get("kind"))
+    ):
         return {**density, part: _with_scaling(density[part], scaling)} if part in density else density
     return {"scaling": scaling, **density}

@@ -1,7 +1,7 @@
 """train-source: trains B networks, each on a bootstrap sample of the source patients.
 
-    train-trunk/network           the network that the others branch from, with `source_training.trunk_steps`
-    train-source/network-NN       the networks
+train-trunk/network           the network that the others branch from, with `source_training.trunk_steps`
+train-source/network-NN       the networks
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Training a source network on a bootstrap sample in cosine cycles, with a snapshot at the end of each cycle.
 
-Networks that start at random have permuted channels: the filters at one position of two of them have nothing to do with
-each other. Where they branch from a common trunk, channels keep their meaning (after a small part of a training,
-networks that go on from it on other data stay in one linearly connected region: Frankle et al., "Linear mode connectivity
-and the lottery ticket hypothesis", ICML 2020), so mean and spread of the branches at each position say what patients
-have in common there and in what they differ.
+Networks that start at random have permuted channels: the filters at one position of two of them have nothing to do
+with each other. Where they branch from a common trunk, channels keep their meaning (networks that go on from one
+point, after a part of a training, stay in one linearly connected region: Frankle et al., "Linear mode connectivity and
+the lottery ticket hypothesis", ICML 2020), so mean and spread of the branches at each position say what patients have
+in common there and in what they differ.
 
 The trunk trains on a bootstrap sample like every other network, and not on all patients: who was seen by the trunk is
 not out of bag for any branch, and so somebody is left for each, about one patient in seven, on whom its Dice can be

@@ -40,8 +40,8 @@ def write_network(folder: Path, factor: float, dead: float) -> Path:
 def measure(folder: Path, networks: list[Path], threshold: float = 0.01) -> FilterStructure:
     folder.mkdir()
     measure_structure(
-        folder, ProgressFile(folder / "progress", saves=False), group="g", layers=LAYERS, networks=networks, cycles=2,
-        norm_threshold=threshold,
+        folder, ProgressFile(folder / "progress", saves=False), group="g", layers=LAYERS, networks=networks,
+        starts=[network / "initial.safetensors" for network in networks], cycles=2, norm_threshold=threshold,
     )  # fmt: skip
     return read_record(folder / "structure.json", FilterStructure)
 
