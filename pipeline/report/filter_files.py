@@ -17,9 +17,9 @@ from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
-from pipeline.execution.unit import read_marker
+from pipeline.report.source_trunk import trunk_folder
 from pipeline.report.study_files import folders
-from pipeline.storage.file_names import BANK, CONFIG, TRUNK_UNIT, TRUNKS
+from pipeline.storage.file_names import BANK, CONFIG
 from pipeline.storage.prior_files import density_file
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.stored_bank import StoredBank
@@ -84,7 +84,7 @@ class TrainedPairs:
 
 
 def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int, seed: int) -> TrainedPairs | None:
-    """Reads first and last weights of a group's filters from `train-source/network-NN/`.
+    """Reads random and last weights of a group's filters from `train-source/network-NN/`, and those of their trunk.
 
     Args:
         root: the workspace.
@@ -99,7 +99,8 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
     Raises:
         WorkspaceError: a file is damaged or lacks a layer.
     """
-    pairs = [(_random_start(root, f), _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
+    trunk = trunk_folder(root)
+    pairs = [((trunk or f) / INITIAL, _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
     whole = [(first, last) for first, last in pairs if first.is_file() and last is not None]
     if not whole or not layers:
         return None
@@ -112,13 +113,6 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
         trained.append(after[rows])
         total += len(before)
     return TrainedPairs(np.concatenate(initial), np.concatenate(trained), len(chosen), total)
-
-
-def _random_start(root: Path, network: Path) -> Path:
-    """The initial weights of a network; of one that branches from a trunk, those of the trunk."""
-    marker = read_marker(network)
-    branches = marker is not None and "trunk" in marker.get("recipe", {})
-    return (root / TRUNKS / TRUNK_UNIT if branches else network) / INITIAL
 
 
 def _last_snapshot(folder: Path) -> Path | None:
