@@ -7,6 +7,7 @@ train-source/network-NN       the networks
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from data.errors import ConfigError
 from data.splits import bootstrap_sample
@@ -137,7 +138,21 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         return
     if not all(is_done(unit, workspace) for kind in kinds for unit in kind):
         _require_memory(config, workspace, execution.jobs, device)
+        _warn_of_nobody_left(kinds[-1])
     complete(STAGE, run_in_order(kinds, workspace, execution))
+
+
+def _warn_of_nobody_left(branches: Sequence[Unit]) -> None:
+    """Says which networks will have no Dice, because they or their trunk have seen every patient."""
+    unmeasured = [unit.key for unit in branches if unit.needs and not unit.arguments["task"].sample.out_of_bag]
+    if unmeasured:
+        logger.warning(
+            "%s: the trunk and %s have seen every source patient between them, so there is nobody to measure the Dice "
+            "of %s on; more source patients would leave some",
+            STAGE,
+            ", ".join(unmeasured),
+            "it" if len(unmeasured) == 1 else "each",
+        )
 
 
 def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device: str) -> None:
