@@ -236,9 +236,10 @@ class StudyConfig(Options):
             f"arm {name!r}" for name, arm in self.target_training.arms.items() if arm.init is Initialisation.BRANCHES
         ]
         if not options.has_trunk and (who := [*named, *starting]):
+            fix = "set `source_training.trunk_steps`" if self.source_pack is None else "use a pack of such networks"
             raise ValueError(
                 f"{who[0]} takes the filters of several source networks together, position by position, and their "
-                "channels correspond only where they branch from a trunk: set `source_training.trunk_steps`"
+                f"channels correspond only where they branch from a trunk: {fix}"
             )
         if named and (fewest := self._fewest_fitted()) < _FEWEST_BRANCHES:
             raise ValueError(

@@ -123,7 +123,12 @@ def test_a_pack_carries_it_and_its_studies_are_warned(
     for name, group in groups.items():
         expected = json.loads((finished_study.workspace / "measure-filters" / name / "structure.json").read_text())
         assert group.structure == FilterStructure.model_validate(expected)
-    card = pack_card(open_pack(tiny_pack).record)
+    record = open_pack(tiny_pack).record
+    card = pack_card(record)
+    assert "trunk" not in card
+    on_a_trunk = record.source_training.model_copy(update={"trunk_steps": 30})
+    told = pack_card(record.model_copy(update={"source_training": on_a_trunk}))
+    assert "They branch from one trunk of 30 steps" in told
     assert all(f"| {name} | {group.structure.effective_dimension.mean:.1f} |" in card for name, group in groups.items())
     raw = yaml.safe_load((finished_study.workspace / "config.resolved.yaml").read_text())
     for key in ("network", "source_training", "priors", "filters"):

@@ -19,6 +19,7 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, stage_module
 from pipeline.stages.target_plan import plan_target
 from pipeline.storage.atomic import write_json
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
@@ -230,6 +231,15 @@ def test_a_trunk_is_trained_again_only_for_what_it_depends_on(
         source_training={"trunk_steps": 3, "networks": 3},
     )  # fmt: skip
     assert run_marked(config, tmp_path / "planned") == {*EVERYTHING, TRUNK, "collect-starts"}
+    study, workspace = read_config(config, workspace=tmp_path / "planned"), Workspace(tmp_path / "planned")
+    trunk, *branches = stage_module(Stage.TRAIN_SOURCE).units(study, workspace, Resources(jobs=1, device="cpu"))
+    seen = set(trunk.arguments["task"].sample.drawn)
+    for branch in branches:
+        task = branch.arguments["task"]
+        assert branch.needs == (trunk.name,)
+        assert task.trunk == workspace.unit_folder(TRUNK, "network") / "snapshot-00.safetensors"
+        # Who was seen by the trunk is no evidence of how good a branch is on others.
+        assert not (seen | set(task.sample.drawn)) & set(task.sample.out_of_bag)
     for number, (change, expected) in enumerate(ON_A_TRUNK.items()):
         changes = [change]
         if change == "source_training.trunk_steps=0":
