@@ -41,7 +41,8 @@ class Gaussian(FilterPrior):
     @property
     def needs_positions(self) -> bool:
         """Whether the density depends on where a filter sits."""
-        return self.position is not None or (self.pooled is not None and self.pooled.needs_positions)
+        blind = self.pooled is not None and not self.pooled.needs_positions
+        return not blind or bool(self.scales)
 
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
         options = self.options

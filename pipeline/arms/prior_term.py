@@ -78,10 +78,12 @@ class PriorTerm:
 
     def __post_init__(self) -> None:
         # At the start, because densities that are learned on the target would follow the filters.
-        for name, prior in self.priors.fitted.items():
-            rows, where = self.priors.groups.rows[name], self.priors.groups.positions[name]
-            generator = torch.Generator(rows.device).manual_seed(stream_seed(self.seed, "prior-region", name))
-            self._regions[name] = PriorRegion.of(prior, rows, where, self.arm.prior_samples, generator)
+        self._regions.update({name: self._region(name) for name in self.priors.fitted})
+
+    def _region(self, name: str) -> PriorRegion:
+        rows, where = self.priors.groups.rows[name], self.priors.groups.positions[name]
+        generator = torch.Generator(rows.device).manual_seed(stream_seed(self.seed, "prior-region", name))
+        return PriorRegion.of(self.priors.fitted[name], rows, where, self.arm.prior_samples, generator)
 
     def weight(self, step: int) -> float:
         """Share of T at a step; rises linearly over the warm-up."""
@@ -175,7 +177,11 @@ class PriorTerm:
         """Share of the filters of each group whose mean is less likely than 99 % of the draws from the prior."""
         means = posterior.mean().detach()
         generator = torch.Generator(means.device).manual_seed(stream_seed(self.seed, "outside", step))
-        return {f"left_prior_{name}": own.share_outside(means, generator) for name, own in self._regions.items()}
+        regions = self._regions
+        if self.arm.layer_scale is LayerScale.LEARNED:
+            # Densities are in nats: where a prior becomes wider, those of its draws fall.
+            regions = {name: self._region(name) for name in regions}
+        return {f"left_prior_{name}": own.share_outside(means, generator) for name, own in regions.items()}
 
     def gaps(self, draw: WeightDraw, step: int) -> dict[str, float]:
         """Estimates the gap in nats per filter between the density of each group and its K-sample bound."""

@@ -36,8 +36,8 @@ class FilterOptions(Options):
     grouping: FilterGrouping = FilterGrouping.CONSECUTIVE
     """Which layers share a prior."""
     norm_threshold: float = Field(default=NORM_THRESHOLD, ge=0)
-    """Filters with this L2 norm or less are left out of the fit, except in a density of the kind `spike_and_slab`; 0
-    keeps all."""
+    """Filters with this L2 norm or less are left out of the fit, except in a density of the kind `spike_and_slab` and
+    around positions; 0 keeps all."""
     most_start: float = Field(default=0.3, ge=0, le=1)
     """Largest share of the energy of a group's filters that may still be their random start; above it, `fit-priors` and
     the report say that there is little to learn."""
@@ -75,7 +75,8 @@ class PriorFitOptions(Options):
     refit: bool = True
     """After scoring, fit the densities for the arms to the filters of all networks."""
     largest_fit: int = Field(default=150_000, ge=1000)
-    """Largest number of filters for a fit; if there are more, a random subset, which the scores report."""
+    """Largest number of filters for a fit; if there are more, a random subset, which the scores report. A density around
+    positions is fitted to all."""
     largest_score: int = Field(default=20_000, ge=100)
     """Largest number of filters for a score."""
 

@@ -23,7 +23,7 @@ from pipeline.arms.learning import learn_member
 from pipeline.arms.member import assemble_member, rebuild_member
 from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.presets import PRESETS
-from pipeline.arms.prior_term import WeightPriors
+from pipeline.arms.prior_term import PriorTerm, WeightPriors
 from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
@@ -468,6 +468,21 @@ def test_layers_learn_their_scale_and_the_last_block_has_no_prior(bench, posteri
     rows = torch.cat(list(kept.rows.values()))
     assert len(rows) == kept.count - sum(layer.count for layer in layers if layer.parameter in spared)
     assert "layer_scales" not in bench.learn(changed(arm, layer_scale="fixed")).about
+
+
+def test_a_prior_that_has_become_narrower_is_not_left_for_that_reason(bench) -> None:
+    arm = changed(PRESETS["hierarchical"], prior="isotropic", init="source", layer_scale_weight=1e-3)
+    known = bench.knowledge(arm)
+    model = bench.learn(changed(arm, posterior_temperature=0.0), known).model
+    groups = learned_groups(known.groups, model.layers, model.layers)
+    for prior, where in zip(known.priors.values(), groups.positions.values(), strict=True):
+        prior.learn_layer_scales(where, 1e-3)
+    term = PriorTerm(arm, WeightPriors(known.priors, groups), 1, 1, 11)
+    # Filters of a third of the size: those of no layer are outside of a prior whose width follows them.
+    small = MeanField(model.posterior.mean().detach() / 3, -20.0)
+    term.settle(small, 0)
+    assert all(factor < 0.6 for prior in known.priors.values() for factor in prior.layer_scales().values())
+    assert max(term.outside(small, 0).values()) < 0.2
 
 
 def test_draws_are_made_one_at_a_time_and_repeat(bench) -> None:
