@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from source_decay import command
+from source_studies import command
 
 from pipeline.evaluation.case_row import CaseRow
 from pipeline.evaluation.comparison import compare_arms

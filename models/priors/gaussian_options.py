@@ -19,8 +19,8 @@ class Centre(StrEnum):
     SOURCE_POSITION = "source_position"
     """From the filter at the same position of one source network (MOPED-like, Krishnan et al. 2020)."""
     BRANCHES = "branches"
-    """The mean, at the same position, of source networks that branch from one trunk; what patients differ in is around
-    it."""
+    """The mean, at the same position, of source networks that branch from one trunk; around it, what another sample
+    of patients changes."""
 
 
 class GaussianOptions(Options):

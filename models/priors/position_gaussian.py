@@ -5,10 +5,10 @@ the channels of other networks are permuted. So mean and spread come from the sn
 branches of a trunk. The spread is SWAG-like (Maddox et al. 2019): variances of a handful of replicates, shrunk towards
 those of the layer, kept above a floor.
 
-Snapshots differ by the noise of the optimiser, branches by their patients. The target is a further branch, of patients
-not seen so far: its deviations from the mean of B branches have 1 + 1/B times their variance, because the mean itself
-is uncertain. With a full covariance, the positions of a layer share the shape of the branches' deviations (Ledoit and
-Wolf 2004), and each has a variance of its own.
+Snapshots differ by the noise of the optimiser, branches by their patients as well. The target is a further branch, of
+patients not seen so far: its deviations from the mean of B branches have 1 + 1/B times their variance, because the
+mean itself is uncertain. With a full covariance, the positions of a layer share the shape of the branches' deviations
+(Ledoit and Wolf 2004), and each has a variance of its own.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ PRESETS: dict[str, ArmOptions] = {
     "gaussian_source": ArmOptions(prior=GAUSSIAN_SOURCE, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     "reuse_or_redraw": ArmOptions(prior=REUSE_OR_REDRAW, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     # Sources that share a trunk: the mean of its branches as start (Wortsman et al. 2022), and as the centre of a prior
-    # whose covariance at each position is what patients differ in.
+    # whose covariance at each position is that of the branches.
     "fine_tune_branches": ArmOptions(**_FROM_BRANCHES),
     "gaussian_branches": ArmOptions(prior=GAUSSIAN_BRANCHES, posterior=MeanFieldOptions(), **_FROM_BRANCHES),
     # Hierarchical: the source says in which directions the filters of a layer differ, the target how much.

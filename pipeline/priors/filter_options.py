@@ -75,8 +75,8 @@ class PriorFitOptions(Options):
     refit: bool = True
     """After scoring, fit the densities for the arms to the filters of all networks."""
     largest_fit: int = Field(default=150_000, ge=1000)
-    """Largest number of filters for a fit; if there are more, a random subset, which the scores report. Densities around
-    positions are fitted to all."""
+    """Largest number of filters for a fit; of more, a random subset is taken, which the scores report. A density around
+    positions is fitted to all."""
     largest_score: int = Field(default=20_000, ge=100)
     """Largest number of filters for a score."""
 

@@ -45,7 +45,7 @@ def write_starts(path: Path, networks: int, trunk: bool) -> Path:
             filters, full = 0.1 * torch.randn(len(rows), 27, generator=generator), torch.full_like
             yield FilterBank(filters, 0 * rows, rows // 20, rows % 20, full(rows, network), full(rows, 0))
 
-    write_bank(path, banks(), [(network, 0) for network in range(networks)], LAYER.count, {})
+    write_bank(path, banks(), (networks, LAYER.count))
     return path
 
 
@@ -63,7 +63,7 @@ def write_trained(path: Path, starts: Path, networks: int) -> Path:
             filters = start.filters + (0.5 + 0.5 * snapshot) * (0.02 + size * noise)
             yield replace(start, filters=filters, snapshot=torch.full_like(start.snapshot, snapshot))
 
-    write_bank(path, banks(), order, LAYER.count, {})
+    write_bank(path, banks(), (len(order), LAYER.count))
     return path
 
 
