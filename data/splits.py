@@ -70,6 +70,14 @@ class BootstrapSample:
     drawn: tuple[str, ...]
     out_of_bag: tuple[str, ...]
 
+    def after(self, earlier: BootstrapSample) -> BootstrapSample:
+        """The sample of a network that goes on from one of an earlier sample: it has seen the patients of both.
+
+        Of many patients about one in seven is in neither (e⁻²); of few, it may be nobody.
+        """
+        seen = set(earlier.drawn)
+        return BootstrapSample(self.drawn, tuple(name for name in self.out_of_bag if name not in seen))
+
 
 def same_root(first: Dataset, second: Dataset) -> bool:
     """Whether two datasets lie in the same folder, so that equal patient names mean the same person."""
@@ -265,7 +273,7 @@ def draw_folds(patients: Sequence[str], folds: int, repeat: int, seed: int) -> t
     return tuple(tuple(names[i] for i in order[fold::folds]) for fold in range(folds))
 
 
-def bootstrap_sample(patients: Sequence[str], seed: int, network: int) -> BootstrapSample:
+def bootstrap_sample(patients: Sequence[str], seed: int, network: int | str) -> BootstrapSample:
     """Draws as many patients as there are, with repetition.
 
     A draw that hits every patient once (probability n!/nⁿ, one half for n = 2) leaves nobody to validate on and is
@@ -274,7 +282,7 @@ def bootstrap_sample(patients: Sequence[str], seed: int, network: int) -> Bootst
     Args:
         patients: the source patients; their order does not matter.
         seed: the study's seed.
-        network: number of the source network that trains on the sample.
+        network: number of the source network that trains on the sample, or another name of it.
 
     Raises:
         DataError: there are no patients.

@@ -222,12 +222,14 @@ def _step_text(options: BaseModel | None) -> str:
 
 def preset_table() -> str:
     """The named arms, each with its choices."""
-    choices = ["init", "trainable", "prior", "posterior", "members", "peak_rate", "warm_up", "posterior_temperature"]
-    titles = ["arm", *choices, "logit_temperature", "mask", "voxel_correlation"]
+    choices = ["init", "trainable", "prior", "spared", "layer_scale", "posterior", "members", "peak_rate", "warm_up"]
+    titles = ["arm", *choices, "posterior_temperature", "logit_temperature", "mask", "voxel_correlation"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, arm in PRESETS.items():
         temperature = f"{arm.posterior_temperature:g}" if arm.needs_prior else "–"
-        values = [arm.init.value, arm.trainable.value, arm.prior, arm.posterior.kind, arm.members, arm.peak_rate]
+        pull = [arm.spared.value, arm.layer_scale.value] if arm.needs_prior else ["–", "–"]
+        values = [arm.init.value, arm.trainable.value, arm.prior, *pull]
+        values += [arm.posterior.kind, arm.members, arm.peak_rate]
         correlation = "–" if arm.voxel_correlation is None else f"{arm.voxel_correlation:g}"
         values += [arm.warm_up, temperature, f"{arm.logit_temperature:g}", arm.mask.value, correlation]
         lines.append(f"| `{name}` | " + " | ".join(str(value) for value in values) + " |")

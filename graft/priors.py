@@ -4,6 +4,9 @@
     prior.log_prob(network_3)       # how plausible are the filters of another network?
     prior.initialise(network_4)     # start from filters drawn from the prior
 
+    changes = graft.priors.fit([network_1, network_2], {"kind": "displacement"}, starts=[start_1, start_2])
+    changes.centre_on(network_3)    # how plausible is what training makes of this one?
+
 Which filters share a density is the grouping: `all` (one density; the default for a network that Graft did not make),
 `layer` (one for each layer), `resolution` (one for each resolution of features; it needs an `example` of the network's
 input) and `consecutive` (the published grouping; the default for networks that Graft made, and only for
@@ -26,6 +29,7 @@ from models.filter_bank import FilterBank, SourceState
 from models.filters import (
     FilterGrouping,
     FilterLayer,
+    FilterPositions,
     filter_layers,
     filter_positions,
     get_filters,
@@ -33,6 +37,7 @@ from models.filters import (
     set_filters,
 )
 from models.networks.factory import NetworkRecord
+from models.priors.displacement import Displacement
 from models.priors.factory import PriorOptions, fit_prior, network_of
 from models.priors.prior import FilterPrior, FitReport
 
@@ -84,6 +89,22 @@ class FittedPrior:
             )
         groups = {group: tuple(layer for layer in layers if homes[layer.parameter] == group) for group in self.groups}
         return {group: members for group, members in groups.items() if members}
+
+    def centre_on(self, network: nn.Module) -> FittedPrior:
+        """Centres densities of changes on the filters of a network, as the start of what is scored or drawn after it.
+
+        Returns:
+            The same prior; other densities have no start.
+
+        Raises:
+            ModelError: a layer of the network has no density.
+        """
+        state = dict(network.named_parameters())
+        for group, layers in self.groups_of(network).items():
+            density = self.densities[group]
+            if isinstance(density, Displacement):
+                density.centre_on(get_filters(state, layers), filter_positions(layers, filter_layers(network)))
+        return self
 
     def log_prob(self, network: nn.Module, samples: int = 1, seed: int = 0) -> dict[str, Tensor]:
         """Scores the filters of a network.
@@ -145,22 +166,25 @@ def fit(
     *,
     grouping: str | None = None,
     example: Tensor | None = None,
+    starts: nn.Module | Sequence[nn.Module] | None = None,
     seed: int = 0,
 ) -> FittedPrior:
     """Fits a density to the 3×3×3 filters of every group of layers.
 
     Args:
         networks: one network, or several of one architecture; any torch module will do.
-        density: `gaussian`, `gaussian_mixture`, `vae`, `spike_and_slab` or `reuse_or_redraw`, or a mapping with `kind`
-            and settings, as under `priors.densities.NAME` in a configuration. One that is centred on positions needs
-            `relative_std`, because networks without snapshots do not show the spread.
+        density: `gaussian`, `gaussian_mixture`, `vae`, `spike_and_slab`, `reuse_or_redraw` or `displacement`, or a
+            mapping with `kind` and settings, as under `priors.densities.NAME` in a configuration. One with `centre:
+            source_position` needs `relative_std`, because networks without snapshots do not show the spread.
         grouping: which layers share a density, see above.
         example: `[N, C, X, Y, Z]`, an input of a network that Graft did not make.
+        starts: the networks before training, one for each or a trunk that all branch from; densities of changes and
+            Gaussians with `centre: branches` need them.
         seed: of all randomness.
 
     Raises:
         ConfigError: the density, a setting or the grouping is unknown.
-        ModelError: the networks have no 3×3×3 filters, or differ in their layers.
+        ModelError: the networks have no 3×3×3 filters or differ in their layers, or the density needs other starts.
     """
     given = [networks] if isinstance(networks, nn.Module) else list(networks)
     if not given:
@@ -170,19 +194,21 @@ def fit(
     densities, reports = {}, {}
     generator = torch.Generator().manual_seed(seed)
     for group, members in groups.items():
-        bank = FilterBank.concatenate(
-            [
-                FilterBank.from_state(
-                    SourceState(number, 0, network.state_dict()), members, filter_positions(members, layers)
-                )
-                for number, network in enumerate(given)
-            ]
-        )
+        where = filter_positions(members, layers)
+        bank = _bank(given, members, where)
+        if starts is not None:
+            before = [starts] * len(given) if isinstance(starts, nn.Module) else list(starts)
+            bank = bank.with_starts(_bank(before, members, where))
         centre = network_of(options)
         densities[group], reports[group] = fit_prior(
             options, bank, None if centre is None else bank.of_network(centre), generator
         )
     return FittedPrior(rule.value, groups, densities, reports, layers)
+
+
+def _bank(networks: Sequence[nn.Module], layers: Sequence[FilterLayer], where: FilterPositions) -> FilterBank:
+    states = [SourceState(number, 0, network.state_dict()) for number, network in enumerate(networks)]
+    return FilterBank.concatenate([FilterBank.from_state(state, layers, where) for state in states])
 
 
 def _density(density: str | Mapping[str, Any]) -> PriorOptions:

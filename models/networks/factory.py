@@ -192,6 +192,19 @@ def end_blocks(network: nn.Module) -> tuple[str, ...]:
     return tuple(name for name in names if re.match(f"{first}|{last}", name))
 
 
+def last_block(network: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the parameters of the last block, with the head.
+
+    For an imported network these are the modules that depend on the number of classes.
+    """
+    options = network_record(network).options
+    names = [name for name, _ in network.named_parameters()]
+    if isinstance(options, ImportedNetworkOptions):
+        heads = {name.rpartition(".")[0] for name in head_parameters(network)}
+        return tuple(name for name in names if name.rpartition(".")[0] in heads)
+    return tuple(name for name in names if re.match(_end_patterns(options)[1], name))
+
+
 def decoder_parameters(network: nn.Module) -> tuple[str, ...]:
     """Returns the names of the parameters that come after the coarsest level, the head included.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
+from models.priors.displacement import Displacement, DisplacementOptions
 from models.priors.gaussian_mixture import GaussianMixtureOptions
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress
@@ -19,7 +20,12 @@ from models.priors.spike_and_slab import SpikeAndSlabOptions
 from models.priors.vae_options import FilterVAEOptions
 
 PriorOptions = Annotated[
-    GaussianOptions | GaussianMixtureOptions | FilterVAEOptions | SpikeAndSlabOptions | ReuseOrRedrawOptions,
+    GaussianOptions
+    | GaussianMixtureOptions
+    | FilterVAEOptions
+    | SpikeAndSlabOptions
+    | ReuseOrRedrawOptions
+    | DisplacementOptions,
     Field(discriminator="kind"),
 ]
 
@@ -28,6 +34,8 @@ def build_prior(options: PriorOptions, kernel_voxels: int = KERNEL_VOXELS) -> Fi
     """Builds a prior that is not fitted yet."""
     if isinstance(options, ReuseOrRedrawOptions):
         return ReuseOrRedraw(options, kernel_voxels)
+    if isinstance(options, DisplacementOptions):
+        return Displacement(options, kernel_voxels)
     return build_shape(options, kernel_voxels)
 
 
@@ -71,14 +79,18 @@ def fit_prior(
 def fits_dead_filters(options: PriorOptions) -> bool:
     """Whether a density is fitted to all filters, and divides the dead from the living itself."""
     if isinstance(options, ReuseOrRedrawOptions):
-        return isinstance(options.shape, SpikeAndSlabOptions)
-    return isinstance(options, SpikeAndSlabOptions)
+        return fits_dead_filters(options.shape)
+    if isinstance(options, DisplacementOptions):
+        return fits_dead_filters(options.change)
+    return isinstance(options, SpikeAndSlabOptions) or of_branches(options)
 
 
 def with_norm_threshold(options: PriorOptions, threshold: float) -> PriorOptions:
     """Returns the options with the norm up to which filters are dead, where they leave it to the study."""
     if isinstance(options, ReuseOrRedrawOptions) and isinstance(options.shape, SpikeAndSlabOptions):
         return options.model_copy(update={"shape": with_norm_threshold(options.shape, threshold)})
+    if isinstance(options, DisplacementOptions):
+        return options.model_copy(update={"change": with_norm_threshold(options.change, threshold)})
     if isinstance(options, SpikeAndSlabOptions) and options.norm_threshold is None:
         return options.model_copy(update={"norm_threshold": threshold})
     return options
@@ -99,3 +111,28 @@ def centred_on_network(options: PriorOptions) -> bool:
     if isinstance(options, GaussianOptions):
         return options.centre is Centre.SOURCE_POSITION
     return isinstance(options, ReuseOrRedrawOptions)
+
+
+def of_branches(options: PriorOptions) -> bool:
+    """Whether a prior is centred on the mean of networks that branch from one trunk, position by position."""
+    return isinstance(options, GaussianOptions) and options.centre is Centre.BRANCHES
+
+
+def of_changes(options: PriorOptions) -> bool:
+    """Whether a prior is one of changes, so that it needs the filters that a network starts from."""
+    return isinstance(options, DisplacementOptions)
+
+
+def needs_starts(options: PriorOptions) -> bool:
+    """Whether a prior is fitted to a bank with the filters that its networks started from."""
+    return of_branches(options) or of_changes(options)
+
+
+def exchangeable(options: PriorOptions) -> bool:
+    """Whether a prior says the same of a filter wherever it sits among those of its layer."""
+    return not (centred_on_network(options) or needs_starts(options))
+
+
+def can_scale_layers(options: PriorOptions) -> bool:
+    """Whether a prior can have a learned scale for each layer."""
+    return isinstance(options.change if isinstance(options, DisplacementOptions) else options, GaussianOptions)

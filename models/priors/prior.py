@@ -138,6 +138,14 @@ class FilterPrior(nn.Module, ABC):
         """
         return self.log_prob(draw, where, samples, generator)
 
+    def score(self, bank: FilterBank, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
+        """Scores the filters of a bank, `[F]`, as `log_prob` does.
+
+        Raises:
+            ModelError: as `log_prob` does.
+        """
+        return self.log_prob(bank.filters, bank.positions, samples, generator)
+
     def log_estimate(
         self, filters: Tensor, where: FilterPositions | None, samples: int, generator: torch.Generator | None
     ) -> Tensor:
@@ -199,6 +207,35 @@ class FilterPrior(nn.Module, ABC):
     def hyperprior_log_prob(self) -> Tensor:
         """Returns the log density of the prior's own trainable settings, a scalar in nats; 0 by default."""
         return torch.zeros((), device=self.fitted.device)
+
+    def learn_layer_scales(self, where: FilterPositions, weight: float) -> None:
+        """Gives each layer a factor on its deviations from the centre, which is 1 until it is settled.
+
+        Args:
+            where: positions of all filters that are learned.
+            weight: of the value 1 against the filters of a layer, as a share of their number.
+
+        Raises:
+            ModelError: if that factor has no closed form.
+        """
+        raise ModelError(
+            f"the filter prior {type(self).__name__} cannot have a learned scale for each layer",
+            expected="a Gaussian, or a Gaussian of changes",
+            fix="set `layer_scale: fixed` for this arm, or give it another prior",
+        )
+
+    def settle_layer_scales(self, draw: Tensor, normal: FactorisedNormal | None, where: FilterPositions) -> None:
+        """Sets the factors to what is most probable for all filters that are learned, where the layers have factors.
+
+        Args:
+            draw: `[F, 27]`, a draw from q.
+            normal: q as independent normals, where it is of that form.
+            where: positions of the filters.
+        """
+
+    def layer_scales(self) -> dict[int, float]:
+        """Returns number of the layer → its factor; none where the layers have none."""
+        return {}
 
     def freeze_for_target(self) -> None:
         """Freezes everything but the variational parameters, for learning the target."""
@@ -273,6 +310,13 @@ def check_known_layers(layer_ids: Tensor, where: FilterPositions) -> Tensor:
             fix="use the same network and grouping as in 'fit-priors', or a prior that does not depend on the layer",
         )
     return rows
+
+
+def find_positions(keys: Tensor, where: FilterPositions) -> tuple[Tensor, Tensor]:
+    """Returns the rows `[F]` of positions in a sorted table of their keys, and whether each is there `[F]`."""
+    wanted = where.keys().to(keys.device)
+    rows = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+    return rows, keys[rows] == wanted
 
 
 def require_positions(where: FilterPositions | None) -> FilterPositions:

@@ -6,11 +6,13 @@ only what a Gaussian cannot describe.
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
+from models.factorised_normal import FactorisedNormal
 from models.filter_bank import FilterBank
 from models.filters import FilterPositions
 from models.priors.prior import check_known_layers, require_positions
@@ -107,6 +109,23 @@ class Standardisation(nn.Module):
         filters = standardised @ self.colouring + self.mean
         return filters * self._log_scale(where).exp()[:, None] if self.needs_positions else filters
 
+    def centres(self, count: int, where: FilterPositions | None) -> Tensor:
+        """Returns the mean of each of `count` filters, `[F, D]`, raw weights."""
+        return self.inverse(self.mean.new_zeros(count, self.kernel_voxels), where)
+
+    def log_normal(self, filters: Tensor, where: FilterPositions | None) -> Tensor:
+        """Returns the log density `[F]` of filters `[F, D]` under the Gaussian that this map stands for."""
+        standardised, log_jacobian = self(filters, where)
+        return -0.5 * (standardised.square() + math.log(2 * math.pi)).sum(1) + log_jacobian
+
+    def expected_log_normal(
+        self, draw: Tensor, normal: FactorisedNormal | None, where: FilterPositions | None
+    ) -> Tensor:
+        """Returns E_q of that log density `[F]`: exact for normals q, at the draw `[F, D]` where q is none."""
+        if normal is None:
+            return self.log_normal(draw, where)
+        return expected_normal(self.log_normal(normal.means, where), self.precisions(where), normal)
+
     def precisions(self, where: FilterPositions | None) -> Tensor:
         """Returns the diagonal of the inverse covariance, `[1, D]`, or `[F, D]` where layers have scales."""
         precisions = self.whitening.square().sum(1)[None]
@@ -114,6 +133,17 @@ class Standardisation(nn.Module):
 
     def _log_scale(self, where: FilterPositions | None) -> Tensor:
         return self.log_scales[check_known_layers(self.layer_ids, require_positions(where))]
+
+
+def expected_normal(at_means: Tensor, precisions: Tensor, normal: FactorisedNormal) -> Tensor:
+    """Returns E_q log p of normals q = N(μ, diag σ²) under Gaussians: log p(μ) − ½ Σ_i (Σ⁻¹)_ii σ_i², `[F]`.
+
+    Args:
+        at_means: `[F]`, log p(μ).
+        precisions: `[F, D]` or `[1, D]`, the diagonal of Σ⁻¹.
+        normal: q.
+    """
+    return at_means - 0.5 * (precisions * normal.log_variances.exp()).sum(1)
 
 
 def layer_log_scales(bank: FilterBank, scaling: Scaling) -> tuple[Tensor, Tensor]:

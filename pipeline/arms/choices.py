@@ -24,7 +24,7 @@ UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
 """Values of an arm's `prior` that do not name a fitted density."""
 _OF_FITS = ("fit_reading", "fit_mask")
 """Which parts of a reading are fitted."""
-_LATER = ("post_processing", "fit_mask")
+_LATER = ("post_processing", "fit_mask", "spared", "layer_scale", "layer_scale_weight")
 """Options that the first versions of Graft lacked."""
 _SWAG_SCALE = 1.0
 """The scale of the draws does not affect which iterates a training collects."""
@@ -39,6 +39,8 @@ class Initialisation(StrEnum):
     """Filters drawn from the fitted prior; all other weights at random."""
     SOURCE = "source"
     """The last snapshot of a source network."""
+    BRANCHES = "branches"
+    """The mean of the last snapshots of all source networks, which branch from one trunk."""
 
 
 class Trainable(StrEnum):
@@ -61,6 +63,24 @@ class BayesianScope(StrEnum):
     """Also 1×1×1 convolutions, norms, biases and the head: a mean-field normal (SWAG: iterates) over each number."""
 
 
+class Spared(StrEnum):
+    """Which filters have no prior, whatever prior the others have."""
+
+    NONE = "none"
+    """None: all that are learned have the prior."""
+    LAST_BLOCK = "last_block"
+    """Those of the last block: the features that a new task needs most."""
+
+
+class LayerScale(StrEnum):
+    """How far filters may be from the centre of a Gaussian prior."""
+
+    FIXED = "fixed"
+    """As far as those of the source are."""
+    LEARNED = "learned"
+    """Learned for each layer: the source says in which directions filters differ, the target how much."""
+
+
 class OtherPrior(StrEnum):
     """Prior of the weights that are not filters, where they have a posterior."""
 
@@ -80,6 +100,12 @@ class ArmOptions(ReadingOptions):
     prior: str = NO_PRIOR
     """`none`; `l2` or `l2_sp` (normal densities around zero, or around the source's weights where they fit); or the
     name of a density in `priors.densities`."""
+    spared: Spared = Spared.NONE
+    """Which filters have no fitted prior all the same."""
+    layer_scale: LayerScale = LayerScale.FIXED
+    """Whether a fitted Gaussian prior (of filters, or of changes) has a learned scale for each layer."""
+    layer_scale_weight: float = Field(default=0.1, gt=0)
+    """Weight of the source's own scale in the learned one, as a share of the filters of a layer."""
     posterior: PosteriorOptions = Field(default_factory=PointOptions)
     """Distribution over the filters: `point`, `mean_field`, `mixture` or `swag`, or a mapping with `kind` and its
     settings."""
@@ -153,6 +179,10 @@ class ArmOptions(ReadingOptions):
             raise ValueError("a posterior other than `point` and `swag` needs a prior: set `prior`")
         if self.bayesian_scope is BayesianScope.ALL and not self.is_bayesian:
             raise ValueError("`bayesian_scope: all` needs a posterior other than `point`")
+        if self.layer_scale is LayerScale.LEARNED and isinstance(self.posterior, MixtureOptions):
+            raise ValueError("components of a mixture share one prior: `layer_scale: learned` needs another posterior")
+        if not self.needs_prior and (self.layer_scale, self.spared) != (LayerScale.FIXED, Spared.NONE):
+            raise ValueError("`layer_scale` and `spared` are of a fitted prior: set `prior`")
         if self.fit_mask and not self.fit_reading:
             raise ValueError("`fit_mask: true` needs `fit_reading: true`")
         if self.network is not None and (self.init is not Initialisation.RANDOM or self.prior not in {NO_PRIOR, L2}):
@@ -177,7 +207,10 @@ class ArmOptions(ReadingOptions):
 
         Options that earlier versions lacked are left out at their default: what was made before stays valid.
         """
-        left_out = {name for name in _LATER if not getattr(self, name)}
+        fields = type(self).model_fields
+        left_out = {
+            name for name in _LATER if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
         return self.model_dump(mode="json", exclude={*without, *left_out})
 
     def of_training(self) -> ArmOptions:
@@ -189,6 +222,8 @@ class ArmOptions(ReadingOptions):
             idle |= {"encoder_rate", "prior_samples", "filter_share"}
         if self.prior == NO_PRIOR:
             idle |= {"posterior_temperature", "kl_warm_up"}
+        if self.layer_scale is LayerScale.FIXED:
+            idle |= {"layer_scale_weight"}
         if self.prior not in {L2, L2_SP}:
             idle |= {"l2_std", "l2_sp_std"}
         if self.bayesian_scope is BayesianScope.FILTERS or self.prior in {L2, L2_SP}:
@@ -237,9 +272,14 @@ class ArmOptions(ReadingOptions):
         return isinstance(options, MeanFieldOptions) and options.estimator is Estimator.LOCAL_REPARAMETERISATION
 
     @property
+    def starts_from_source(self) -> bool:
+        """Whether it starts from source networks: one for each component, or the mean of all."""
+        return self.init in {Initialisation.SOURCE, Initialisation.BRANCHES}
+
+    @property
     def needs_source(self) -> bool:
         """Whether it starts from, or is penalised towards, a source network."""
-        return self.init is Initialisation.SOURCE or self.prior == L2_SP
+        return self.starts_from_source or self.prior == L2_SP
 
     @property
     def needs_references(self) -> bool:

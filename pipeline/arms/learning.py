@@ -11,18 +11,24 @@ import torch
 
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork
-from models.filters import filter_layers
+from models.filters import filter_layers, get_filters
 from models.other_weights import WeightLayout
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import Point, PointOptions
 from models.posteriors.swag import SWAGOptions
-from pipeline.arms.choices import L2, L2_SP, ArmOptions, Initialisation
+from pipeline.arms.choices import L2, L2_SP, ArmOptions, Initialisation, LayerScale
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.member import assemble_member
 from pipeline.arms.prior_term import WeightPriors
 from pipeline.arms.pursuit import pursue
 from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalty, other_weight_prior
-from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
+from pipeline.arms.starting_point import (
+    centre_on_start,
+    learned_groups,
+    spared_names,
+    start_from_prior,
+    start_from_source,
+)
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
@@ -96,7 +102,19 @@ def learn_member(
         model = collection.network()
     else:
         history = run(loss, progress)
+    if scales := _layer_scales(priors, model):
+        about["layer_scales"] = scales
     return TrainedMember(model.eval(), history, anew, about)
+
+
+def _layer_scales(priors: WeightPriors, model: BayesianNetwork) -> dict[str, float]:
+    """Layer → its learned factor on the deviations from the prior's centre."""
+    layers = filter_layers(model.network)
+    return {
+        layers[number].parameter: factor
+        for prior in priors.fitted.values()
+        for number, factor in prior.layer_scales().items()
+    }
 
 
 def _starting_networks(
@@ -107,7 +125,7 @@ def _starting_networks(
     for component in range(arm.components):
         own = seed if component == 0 else stream_seed(seed, "component", component)
         network = target.build(stream_seed(own, "weights"))
-        if arm.init is Initialisation.SOURCE:
+        if arm.starts_from_source:
             anew = start_from_source(network, knowledge.states[component])
         elif arm.init is Initialisation.PRIOR:
             generator = torch.Generator().manual_seed(stream_seed(own, "prior-start"))
@@ -120,12 +138,16 @@ def _weight_priors(
     arm: ArmOptions, model: BayesianNetwork, states: Sequence[State], knowledge: SourceKnowledge, device: str
 ) -> WeightPriors:
     """The densities in the objective; none if the arm has none or T = 0."""
-    groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network))
+    spared = spared_names(model.network, arm.spared)
+    groups = learned_groups(knowledge.groups, model.layers, filter_layers(model.network), spared)
     if arm.posterior_temperature == 0:
         return WeightPriors({}, groups).to(device)
     fitted = {name: knowledge.priors[name] for name in groups.rows} if arm.needs_prior else {}
-    for prior in fitted.values():
+    centre_on_start(fitted, groups, get_filters(states[0], model.layers))
+    for name, prior in fitted.items():
         prior.freeze_for_target()
+        if arm.layer_scale is LayerScale.LEARNED:
+            prior.learn_layer_scales(groups.positions[name], arm.layer_scale_weight)
     free = [name for name, parameter in model.network.named_parameters() if parameter.requires_grad]
     layout = WeightLayout.of(model.network, free) if model.others is None else model.others.layout
     filters, others = [], []

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from models.priors.displacement import DisplacementOptions
 from models.priors.factory import PriorOptions
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
@@ -21,6 +22,8 @@ VAE = "vae"
 VAE_CONDITIONAL = "vae_conditional"
 GAUSSIAN_SOURCE = "gaussian_source"
 REUSE_OR_REDRAW = "reuse_or_redraw"
+GAUSSIAN_BRANCHES = "gaussian_branches"
+DISPLACEMENT = "displacement"
 
 # Positions correspond only within one network; member 0 of an arm starts from source network 0.
 _AT_POSITIONS = GaussianOptions(centre=Centre.SOURCE_POSITION, covariance=Covariance.ISOTROPIC, network=0)
@@ -29,6 +32,8 @@ ON_DEMAND: dict[str, PriorOptions] = {
     VAE_CONDITIONAL: FilterVAEOptions(condition=Condition.LAYER),
     GAUSSIAN_SOURCE: _AT_POSITIONS,
     REUSE_OR_REDRAW: ReuseOrRedrawOptions(position=_AT_POSITIONS),
+    GAUSSIAN_BRANCHES: GaussianOptions(centre=Centre.BRANCHES, shrinkage=None),
+    DISPLACEMENT: DisplacementOptions(),
 }
 
 

@@ -8,8 +8,10 @@ from typing import Any
 from models.posteriors.mean_field import MeanFieldOptions
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.swag import SWAGOptions
-from pipeline.arms.choices import L2_SP, NO_PRIOR, ArmOptions, Initialisation, Trainable
+from pipeline.arms.choices import L2_SP, NO_PRIOR, ArmOptions, Initialisation, LayerScale, Spared, Trainable
 from pipeline.arms.preset_densities import (
+    DISPLACEMENT,
+    GAUSSIAN_BRANCHES,
     GAUSSIAN_FULL,
     GAUSSIAN_SOURCE,
     ISOTROPIC,
@@ -25,6 +27,7 @@ from pipeline.arms.preset_densities import (
 _FROM_SCRATCH: dict[str, Any] = {"peak_rate": 3e-3, "warm_up": 0.05}
 # With the warm-up that Wald et al. 2025 found necessary.
 _FROM_SOURCE: dict[str, Any] = {"init": Initialisation.SOURCE, "peak_rate": 4e-3, "warm_up": 0.1}
+_FROM_BRANCHES: dict[str, Any] = {**_FROM_SOURCE, "init": Initialisation.BRANCHES}
 FITTED_READING: dict[str, Any] = {"fit_reading": True, "fit_mask": True, "voxel_correlation": 0.1}
 """How calibrated arms read. A temperature that was fitted on one task did not fit another one (docs/results/oasis.md),
 so they fit their own. One or two patients are too few for a fit: the temperature stays 1."""
@@ -64,6 +67,20 @@ PRESETS: dict[str, ArmOptions] = {
     # MOPED (Krishnan et al. 2020): prior and posterior are centred on the source's filters.
     "gaussian_source": ArmOptions(prior=GAUSSIAN_SOURCE, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     "reuse_or_redraw": ArmOptions(prior=REUSE_OR_REDRAW, posterior=MeanFieldOptions(), **_FROM_SOURCE),
+    # Sources that share a trunk: the mean of its branches as start (Wortsman et al. 2022), and as the centre of a prior
+    # whose covariance at each position is that of the branches.
+    "fine_tune_branches": ArmOptions(**_FROM_BRANCHES),
+    "gaussian_branches": ArmOptions(prior=GAUSSIAN_BRANCHES, posterior=MeanFieldOptions(), **_FROM_BRANCHES),
+    # Hierarchical: the source says in which directions the filters of a layer differ, the target how much.
+    "hierarchical": ArmOptions(
+        prior=GAUSSIAN_BRANCHES,
+        posterior=MeanFieldOptions(),
+        layer_scale=LayerScale.LEARNED,
+        spared=Spared.LAST_BLOCK,
+        **_FROM_BRANCHES,
+    ),
+    # What training adds to a filter, and not the filter: with or without a trunk.
+    "displacement": ArmOptions(prior=DISPLACEMENT, posterior=MeanFieldOptions(), **_FROM_SOURCE),
     # MPVI: each component starts from its own source network.
     "mixture": ArmOptions(prior=VAE, posterior=MixtureOptions(), **_FROM_SOURCE),
     # Izmailov et al. 2018: SWAG without its spread, so its rival.

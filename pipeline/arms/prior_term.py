@@ -17,10 +17,12 @@ from models.posteriors.posterior import Posterior
 from models.prior_region import PriorRegion
 from models.priors.prior import FilterPrior
 from models.weight_gaussian import WeightGaussian
-from pipeline.arms.choices import ArmOptions
+from pipeline.arms.choices import ArmOptions, LayerScale
 
 _GAP_FILTERS = 256
 """Filters of each group on which the gap of the bound is estimated."""
+_SETTLED_EVERY = 10
+"""Steps between two settlings of the scales of layers, which look at all filters; they move slowly."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class PriorTerm:
 
     def __post_init__(self) -> None:
         # At the start, because densities that are learned on the target would follow the filters.
-        for name, prior in self.priors.fitted.items():
-            rows, where = self.priors.groups.rows[name], self.priors.groups.positions[name]
-            generator = torch.Generator(rows.device).manual_seed(stream_seed(self.seed, "prior-region", name))
-            self._regions[name] = PriorRegion.of(prior, rows, where, self.arm.prior_samples, generator)
+        self._regions.update({name: self._region(name) for name in self.priors.fitted})
+
+    def _region(self, name: str) -> PriorRegion:
+        rows, where = self.priors.groups.rows[name], self.priors.groups.positions[name]
+        generator = torch.Generator(rows.device).manual_seed(stream_seed(self.seed, "prior-region", name))
+        return PriorRegion.of(self.priors.fitted[name], rows, where, self.arm.prior_samples, generator)
 
     def weight(self, step: int) -> float:
         """Share of T at a step; rises linearly over the warm-up."""
@@ -136,6 +140,16 @@ class PriorTerm:
                 terms["kl_nats_other"] = float(nats.detach())
         return total
 
+    def settle(self, posterior: Posterior, step: int) -> None:
+        """Gives the layers of priors with learned scales those that the posterior speaks for, at every tenth step."""
+        if self.arm.layer_scale is LayerScale.FIXED or step % _SETTLED_EVERY:
+            return
+        means, normal = posterior.mean().detach(), posterior.normal()
+        for name, prior in self.priors.fitted.items():
+            rows = self.priors.groups.rows[name]
+            own = None if normal is None else normal.rows(rows)
+            prior.settle_layer_scales(means[rows], own, self.priors.groups.positions[name])
+
     def thinning(self, draws: int) -> Tensor:
         """Factor by which the squared gradient of the KL of a step with this many draws is too large, `[F]`."""
         return thinning(self.priors.groups, self.priors.fitted, self.arm.filter_share, draws)
@@ -163,7 +177,11 @@ class PriorTerm:
         """Share of the filters of each group whose mean is less likely than 99 % of the draws from the prior."""
         means = posterior.mean().detach()
         generator = torch.Generator(means.device).manual_seed(stream_seed(self.seed, "outside", step))
-        return {f"left_prior_{name}": own.share_outside(means, generator) for name, own in self._regions.items()}
+        regions = self._regions
+        if self.arm.layer_scale is LayerScale.LEARNED:
+            # Densities are in nats: where a prior becomes wider, those of its draws fall.
+            regions = {name: self._region(name) for name in regions}
+        return {f"left_prior_{name}": own.share_outside(means, generator) for name, own in regions.items()}
 
     def gaps(self, draw: WeightDraw, step: int) -> dict[str, float]:
         """Estimates the gap in nats per filter between the density of each group and its K-sample bound."""

@@ -10,10 +10,11 @@ import torch
 
 from data.errors import ModelError
 from models.filters import FilterLayer, FilterPositions, filter_layers, filter_positions, set_filters
-from models.networks.factory import decoder_parameters, end_blocks
+from models.networks.factory import decoder_parameters, end_blocks, last_block
 from models.objectives import FilterGroups
+from models.priors.displacement import Displacement
 from models.priors.prior import FilterPrior
-from pipeline.arms.choices import Trainable
+from pipeline.arms.choices import Spared, Trainable
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,26 @@ def start_from_prior(
     network.load_state_dict(drawn, strict=False)
 
 
+def mean_state(states: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Averages the weights of networks whose channels correspond; counts are those of the first one."""
+    return {
+        name: torch.stack([state[name] for state in states]).mean(0) if first.is_floating_point() else first
+        for name, first in states[0].items()
+    }
+
+
+def centre_on_start(priors: Mapping[str, FilterPrior], groups: FilterGroups, filters: torch.Tensor) -> None:
+    """Centres the densities of changes on the learned filters `[F, 27]` of a start.
+
+    Those that do not fit the source have nothing that a change of the source's could be compared with.
+    """
+    for name, prior in priors.items():
+        if isinstance(prior, Displacement) and name in groups.rows:
+            where = groups.positions[name]
+            fitting = torch.nonzero(where.in_index < _NO_SUCH_CHANNEL).squeeze(1)
+            prior.centre_on(filters[groups.rows[name][fitting]], where[fitting])
+
+
 def own_groups(groups: Groups, layers: Sequence[FilterLayer]) -> dict[str, list[FilterLayer]]:
     """The groups of the source network as layers of another network, by name; groups without any are left out.
 
@@ -89,9 +110,14 @@ def target_positions(
     return replace(where, in_index=where.in_index + _NO_SUCH_CHANNEL * moved)
 
 
-def learned_groups(groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer]) -> FilterGroups:
-    """The groups of the learned filters: rows count among these, positions in the whole network."""
-    kept = own_groups(groups, learned)
+def learned_groups(
+    groups: Groups, learned: Sequence[FilterLayer], layers: Sequence[FilterLayer], spared: Collection[str] = ()
+) -> FilterGroups:
+    """The groups of the learned filters: rows count among these, positions in the whole network.
+
+    The parameters `spared` are in no group.
+    """
+    kept = own_groups(groups, [layer for layer in learned if layer.parameter not in spared])
     positions = {
         name: target_positions(members, layers, _changed(groups[name], members)) for name, members in kept.items()
     }
@@ -115,6 +141,11 @@ def learned_names(network: torch.nn.Module, trainable: Trainable) -> set[str]:
             fix="set `trainable: all` for this arm",
         )
     return learned
+
+
+def spared_names(network: torch.nn.Module, spared: Spared) -> set[str]:
+    """Names of the parameters that no fitted prior pulls on."""
+    return set(last_block(network)) if spared is Spared.LAST_BLOCK else set()
 
 
 def choose_trainable(network: torch.nn.Module, trainable: Trainable) -> None:

@@ -73,6 +73,7 @@ class TargetLoss:
         terms: dict[str, float] = {}
         number = self.arm.train_samples
         data_term, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        self.prior_term.settle(self.model.posterior, step)
         for draw in self.model.draws(number, self._draws):
             data_term = data_term + self._data_loss(self._logits(images, draw), labels) / number
             if self.priors:

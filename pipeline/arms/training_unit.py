@@ -17,12 +17,13 @@ from models.filters import FilterLayer
 from models.heads import Heads
 from models.networks.factory import NetworkOptions, head_parameters
 from models.priors.factory import PriorOptions, load_prior
-from pipeline.arms.choices import ArmOptions
+from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
 from pipeline.arms.kl_trend import KLTrend, kl_trends
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.member_file import read_member, write_member
-from pipeline.arms.source_knowledge import SourceKnowledge
+from pipeline.arms.source_knowledge import SourceKnowledge, State
+from pipeline.arms.starting_point import mean_state
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.execution.progress import ProgressFile
@@ -52,7 +53,8 @@ class TrainingTask:
         n: number of target patients.
         repeat: number of the repeat.
         patients: the target patients' cases.
-        snapshots: last snapshots of the source networks that the components of its posterior start from.
+        snapshots: last snapshots of the source networks that the components of its posterior start from; with
+            `init: branches`, of all networks, from whose mean they start.
         references: last snapshots that the prior of the other weights is fitted to.
         priors: group → file of the fitted density.
         densities: group → options of that density.
@@ -82,8 +84,11 @@ class TrainingTask:
 
     def knowledge(self) -> SourceKnowledge:
         """Reads what the member takes from the source."""
+        states: list[State] = [self._source(path) for path in self.snapshots]
+        if self.arm.init is Initialisation.BRANCHES:
+            states = [mean_state(states)] * self.arm.components
         return SourceKnowledge(
-            [self._source(path) for path in self.snapshots],
+            states,
             # Priors hold parameters that are learned on the target, so every member gets its own.
             {group: load_prior(self.densities[group], load_tensors(path)) for group, path in self.priors.items()},
             self.groups,

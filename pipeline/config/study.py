@@ -13,8 +13,8 @@ from data.options import Options
 from models.networks.factory import NetworkOptions
 from models.networks.imported_network import ImportedNetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
-from models.priors.factory import centred_on_network, network_of
-from pipeline.arms.choices import UNFITTED_PRIORS, Initialisation
+from models.priors.factory import can_scale_layers, centred_on_network, network_of, of_branches, of_changes
+from pipeline.arms.choices import UNFITTED_PRIORS, ArmOptions, Initialisation, LayerScale
 from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.arms.target_training_options import DEFAULT_SIZES, TargetTrainingOptions
@@ -25,6 +25,7 @@ from pipeline.evaluation.options import EvaluationOptions
 from pipeline.execution.backend_options import FORMER_BACKENDS, BackendName, DaskOptions, SubmititOptions
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions
+from pipeline.priors.held_out_scores import network_folds
 from pipeline.storage.network_source import with_source
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions
@@ -32,6 +33,9 @@ from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.tracking import TrackingOptions
 from preprocessing.chain import default_options
+
+_FEWEST_BRANCHES = 2
+"""Fewer do not differ."""
 
 
 class ExecutionOptions(Options):
@@ -202,6 +206,12 @@ class StudyConfig(Options):
                 names = ", ".join(known)
                 raise ValueError(f"arm {arm!r} has the prior {options.prior!r}, which is not one of {names}")
             density = self.priors.densities.get(options.prior)
+            if options.layer_scale is LayerScale.LEARNED and (density is None or not can_scale_layers(density)):
+                raise ValueError(
+                    f"arm {arm!r} has `layer_scale: learned` and the prior {options.prior!r}, which is not a Gaussian"
+                )
+            if density is not None and of_changes(density):
+                self._start_for_changes(arm, options)
             if density is None or not centred_on_network(density):
                 continue
             for number, what in ((options.members, "members"), (options.components, "components")):
@@ -216,6 +226,46 @@ class StudyConfig(Options):
             key = "sizes" if largest in (self.target_training.sizes or ()) else "reference_sizes"
             raise ValueError(f"`target_training.{key}` asks for {largest} patients but `target.pool` has {pool}")
         return self
+
+    @staticmethod
+    def _start_for_changes(arm: str, options: ArmOptions) -> None:
+        """Refuses arms without a start that a density of changes could be centred on."""
+        if options.init is Initialisation.PRIOR:
+            raise ValueError(
+                f"arm {arm!r} has `init: prior` and a density of changes, which needs filters to start from: set "
+                "`init` to source, branches or random"
+            )
+        if options.components > 1:
+            raise ValueError(
+                f"arm {arm!r} has {options.components} components and a density of changes, which has one start"
+            )
+
+    @model_validator(mode="after")
+    def _branches_share_a_trunk(self) -> StudyConfig:
+        """What knows positions across source networks needs networks whose channels correspond, and enough of them."""
+        options = self.source_training
+        named = [f"the density {name!r}" for name, density in self.priors.densities.items() if of_branches(density)]
+        starting = [
+            f"arm {name!r}" for name, arm in self.target_training.arms.items() if arm.init is Initialisation.BRANCHES
+        ]
+        if not options.has_trunk and (who := [*named, *starting]):
+            fix = "set `source_training.trunk_steps`" if self.source_pack is None else "use a pack of such networks"
+            raise ValueError(
+                f"{who[0]} takes the filters of several source networks together, position by position, and their "
+                f"channels correspond only where they branch from a trunk: {fix}"
+            )
+        if named and (fewest := self._fewest_fitted()) < _FEWEST_BRANCHES:
+            raise ValueError(
+                f"{named[0]} needs {_FEWEST_BRANCHES} networks or more to be fitted to, and scoring leaves {fewest} of "
+                f"{options.networks}: raise `source_training.networks` or lower `priors.held_out_networks`"
+            )
+        return self
+
+    def _fewest_fitted(self) -> int:
+        """The fewest networks that a density is fitted to, for the arms or for a score."""
+        networks = range(self.source_training.networks)
+        folds = network_folds(networks, self.priors) if len(networks) > 1 else []
+        return min((len(fold.fitted) for fold in folds), default=len(networks))
 
     @property
     def source_dataset(self) -> str | None:

@@ -11,7 +11,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, fie
 from data.name_fields import Apart, Name
 from data.options import Options
 from models.filters import FilterGrouping
-from models.priors.factory import PriorOptions, centred_on_network
+from models.priors.factory import PriorOptions, centred_on_network, exchangeable
 from models.priors.gaussian_options import GaussianOptions
 from models.priors.spike_and_slab import NORM_THRESHOLD
 from models.priors.standardisation import Covariance, Scaling
@@ -36,8 +36,8 @@ class FilterOptions(Options):
     grouping: FilterGrouping = FilterGrouping.CONSECUTIVE
     """Which layers share a prior."""
     norm_threshold: float = Field(default=NORM_THRESHOLD, ge=0)
-    """Filters with this L2 norm or less are left out of the fit, except in a density of the kind `spike_and_slab`; 0
-    keeps all."""
+    """Filters with this L2 norm or less are left out of the fit, except in a density of the kind `spike_and_slab` and
+    around positions; 0 keeps all."""
     most_start: float = Field(default=0.3, ge=0, le=1)
     """Largest share of the energy of a group's filters that may still be their random start; above it, `fit-priors` and
     the report say that there is little to learn."""
@@ -75,7 +75,8 @@ class PriorFitOptions(Options):
     refit: bool = True
     """After scoring, fit the densities for the arms to the filters of all networks."""
     largest_fit: int = Field(default=150_000, ge=1000)
-    """Largest number of filters for a fit; if there are more, a random subset, which the scores report."""
+    """Largest number of filters for a fit; of more, a random subset is taken, which the scores report. A density around
+    positions is fitted to all."""
     largest_score: int = Field(default=20_000, ge=100)
     """Largest number of filters for a score."""
 
@@ -83,6 +84,11 @@ class PriorFitOptions(Options):
     def scorable(self) -> dict[str, PriorOptions]:
         """Densities that can be scored on other networks: not those centred on one network's positions."""
         return {name: density for name, density in self.densities.items() if not centred_on_network(density)}
+
+    @property
+    def choosable(self) -> tuple[str, ...]:
+        """Densities that `auto` chooses among: any arm can use them, whatever it starts from."""
+        return tuple(name for name, density in self.densities.items() if exchangeable(density))
 
     def refits(self, several: bool) -> bool:
         """Whether arms get a fit to all networks (always after a cross-validation), given `several` networks."""
@@ -132,6 +138,8 @@ class PriorFitOptions(Options):
 def _with_scaling(density: Any, scaling: Any) -> Any:
     if not isinstance(density, dict) or density.get("centre", "pooled") != "pooled":
         return density
-    if part := {"reuse_or_redraw": "shape", "spike_and_slab": "slab"}.get(str(density.get("kind"))):
+    if part := {"reuse_or_redraw": "shape", "spike_and_slab": "slab", "displacement": "change"}.get(
+        str(density.get("kind"))
+    ):
         return {**density, part: _with_scaling(density[part], scaling)} if part in density else density
     return {"scaling": scaling, **density}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from models.priors.factory import (
     centred_on_network,
     fit_prior,
     fits_dead_filters,
+    needs_starts,
     network_of,
+    of_branches,
     with_norm_threshold,
 )
 from models.priors.gaussian_options import Centre, GaussianOptions
@@ -59,6 +61,7 @@ class GroupFit:
         norm_threshold: filters with this norm or less are dead; most densities are not fitted to them.
         earlier: density → that of an earlier study, to be updated.
         seed: of the study.
+        starts: file of the filters that the networks started from, for densities that need them.
     """
 
     name: str
@@ -67,6 +70,7 @@ class GroupFit:
     norm_threshold: float
     earlier: Mapping[str, EarlierDensity]
     seed: int
+    starts: Path | None = None
 
     @cached_property
     def bank(self) -> StoredBank:
@@ -99,8 +103,8 @@ class GroupFit:
         if not self.folds:
             rest, held = divide_positions(self.bank.load(), self.generator("held-out"))
             above = rest if threshold is None else rest.above_norm(threshold)
-            fitted = above.subsample(options.largest_fit, self.generator("fitted", 0))
-            scored = held.subsample(options.largest_score, self.generator("scored"))
+            fitted = self._with_starts(density, above.subsample(options.largest_fit, self.generator("fitted", 0)))
+            scored = self._with_starts(density, held.subsample(options.largest_score, self.generator("scored")))
             yield Round(FilterDraw(fitted, len(above), len(rest)), scored)
         each = max(options.largest_score // max(len(self.held_out_networks), 1), 1)
         for number, fold in enumerate(self.folds):
@@ -108,16 +112,28 @@ class GroupFit:
                 self.bank.draw(each, self.generator("scored", network), {network}, last_snapshots=True).bank
                 for network in fold.scored
             ]
-            yield Round(self.draw(set(fold.fitted), threshold, "fitted", number), FilterBank.concatenate(parts))
+            scored = self._with_starts(density, FilterBank.concatenate(parts))
+            yield Round(self.draw(density, set(fold.fitted), "fitted", number), scored)
 
     def _left_out(self, density: str | None) -> float | None:
         """Norm up to which filters are left out of a fit; `None` for a density that is fitted to all."""
         every = density is not None and fits_dead_filters(self.options.densities[density])
         return None if every else self.norm_threshold
 
-    def draw(self, networks: set[int], threshold: float | None, *purpose: str | int) -> FilterDraw:
-        """Draws filters of some networks to fit to."""
-        return self.bank.draw(self.options.largest_fit, self.generator(*purpose), networks, norm_threshold=threshold)
+    def draw(self, density: str | None, networks: set[int], *purpose: str | int) -> FilterDraw:
+        """Draws filters of some networks to fit a density to; of branches, it takes the last ones of every position."""
+        if density is not None and of_branches(self.options.densities[density]):
+            whole = self._with_starts(density, self.bank.load(networks, last_snapshots=True))
+            return FilterDraw(whole, len(whole), len(whole))
+        threshold, generator = self._left_out(density), self.generator(*purpose)
+        drawn = self.bank.draw(self.options.largest_fit, generator, networks, norm_threshold=threshold)
+        return replace(drawn, bank=self._with_starts(density, drawn.bank))
+
+    def _with_starts(self, density: str | None, bank: FilterBank) -> FilterBank:
+        """Adds what the filters started from, for a density that needs it."""
+        if density is None or not needs_starts(self.options.densities[density]) or self.starts is None:
+            return bank
+        return bank.with_starts(StoredBank(self.starts).load(bank.networks))
 
     def fit_for_arms(self, name: str, progress: Progress) -> tuple[Fitted, FilterDraw, int | None]:
         """Fits the density that arms use.
@@ -127,7 +143,7 @@ class GroupFit:
             it is.
         """
         networks = set(self.bank.networks)
-        drawn = self.draw(networks, self._left_out(name), "refit") if self.refit else next(self.rounds(name)).fitted
+        drawn = self.draw(name, networks, "refit") if self.refit else next(self.rounds(name)).fitted
         if centred_on_network(self.options.densities[name]):
             fitted, network = self._fit_at_positions(name, drawn.bank, progress)
             return fitted, drawn, network

@@ -60,7 +60,7 @@ def score(prior: FilterPrior, bank: FilterBank, samples: int, generator: torch.G
     """Scores the filters of a bank with a density, in parts; returns the values of each network."""
     rows = max(_DRAWS_AT_A_TIME // (samples if prior.is_bound else 1), 1)
     parts = [bank[start : start + rows] for start in range(0, len(bank), rows)]
-    scored = [prior.log_prob(part.filters, part.positions, samples, generator) for part in parts]
+    scored = [prior.score(part, samples, generator) for part in parts]
     values = torch.cat(scored).double()
     return {network: values[bank.network == network] for network in bank.networks}
 

@@ -80,6 +80,7 @@ def compare_densities(
     reference = full_gaussian(group.options.scorable)
     compared = values[reference] if reference is not None else group.reference_values()
     about = _densities(group, values, compared, {name: read_fit(fits[name]) for name in scores})
+    choosable = {name: about[name] for name in group.options.choosable if name in about}
     unscored = [name for name in group.options.densities if name not in scores]
     record = ScoresRecord.model_validate(
         {
@@ -92,7 +93,7 @@ def compare_densities(
             "largest_fit": group.options.largest_fit,
             "largest_score": group.options.largest_score,
             "densities": about,
-            "auto": choose(about),
+            "auto": choose(choosable),
             "not_scored": {name: _why_not_scored(read_fit(fits[name]).network) for name in unscored},
         }
     )
@@ -136,7 +137,9 @@ def _densities(
 ) -> dict[str, dict[str, Any]]:
     """The scores of every density, with the facts of its fit."""
     estimates = {name: estimate(of_density) for name, of_density in values.items()}
-    best = max(estimates, key=lambda name: float(estimates[name]["mean"]), default=None)
+    # Densities that know positions, or the start of each filter, are scored beside those that `auto` chooses among.
+    comparable = [name for name in fit.options.choosable if name in estimates] or list(estimates)
+    best = max(comparable, key=lambda name: float(estimates[name]["mean"]), default=None)
     about = {}
     for name, of_density in values.items():
         about[name] = {

@@ -12,7 +12,7 @@ from pipeline.priors.structure_record import FilterStructure, OverNetworks
 from pipeline.storage.atomic import write_record
 from pipeline.storage.file_names import STRUCTURE
 from pipeline.storage.tensors import load_tensors
-from pipeline.training.source_network import INITIAL, snapshot_name
+from pipeline.training.source_network import snapshot_name
 
 
 def measure_structure(
@@ -22,15 +22,19 @@ def measure_structure(
     group: str,
     layers: Sequence[FilterLayer],
     networks: Sequence[Path],
+    starts: Sequence[Path],
     cycles: int,
     norm_threshold: float,
 ) -> None:
-    """Compares the last snapshot of every network with its start, one network in memory at a time."""
+    """Compares the last snapshot of every network with its random start, one network in memory at a time.
+
+    `starts` holds the file of each network's start: of networks that branch from a trunk, that of the trunk.
+    """
     names = [layer.parameter for layer in layers]
     dimensions, still, left, under = [], [], [], []
-    for number, network in enumerate(networks):
+    for number, (network, start) in enumerate(zip(networks, starts, strict=True)):
         trained = get_filters(load_tensors(network / snapshot_name(cycles - 1), names=names), layers)
-        shares = start_shares(trained, get_filters(load_tensors(network / INITIAL, names=names), layers))
+        shares = start_shares(trained, get_filters(load_tensors(start, names=names), layers))
         dimensions.append(effective_dimension(filter_spectrum(trained)))
         still.append(shares.still_start)
         left.append(shares.start_left)

@@ -17,6 +17,7 @@ from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS
 from models.priors.factory import PriorOptions, load_prior
 from models.priors.prior import FilterPrior
+from pipeline.report.source_trunk import trunk_folder
 from pipeline.report.study_files import folders
 from pipeline.storage.file_names import BANK, CONFIG
 from pipeline.storage.prior_files import density_file
@@ -83,7 +84,7 @@ class TrainedPairs:
 
 
 def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int, seed: int) -> TrainedPairs | None:
-    """Reads first and last weights of a group's filters from `train-source/network-NN/`.
+    """Reads random and last weights of a group's filters from `train-source/network-NN/`, and those of their trunk.
 
     Args:
         root: the workspace.
@@ -98,7 +99,8 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
     Raises:
         WorkspaceError: a file is damaged or lacks a layer.
     """
-    pairs = [(f / INITIAL, _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
+    trunk = trunk_folder(root)
+    pairs = [((trunk or f) / INITIAL, _last_snapshot(f)) for f in folders(root / Stage.TRAIN_SOURCE)]
     whole = [(first, last) for first, last in pairs if first.is_file() and last is not None]
     if not whole or not layers:
         return None
@@ -106,7 +108,7 @@ def read_trained_pairs(root: Path, group: str, layers: Sequence[str], most: int,
     initial, trained, total = [], [], 0
     for first, last in chosen:
         before, after = _filters(first, layers), _filters(last, layers)
-        rows = sample_rows(len(before), max(most // len(chosen), 1), seed, "pairs", group, first.parent.name)
+        rows = sample_rows(len(before), max(most // len(chosen), 1), seed, "pairs", group, last.parent.name)
         initial.append(before[rows])
         trained.append(after[rows])
         total += len(before)

@@ -13,6 +13,7 @@ from data.errors import WorkspaceError
 from data.random_streams import stream_seed
 from models.filter_bank import FilterBank
 from models.filter_structure import effective_dimension, filter_spectrum
+from models.priors.displacement import DisplacementOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.prior import FilterPrior
 from pipeline.priors.filter_summary import FilterSummary
@@ -232,10 +233,12 @@ def _chosen(material: Material, scores: ScoresRecord | None) -> tuple[list[str],
     """Names the density of choice of a group (what `auto` chose, else the best), and its best VAEs."""
     if scores is None:
         return [], []
-    best = scores.choice or scores.best
+    best, densities = scores.choice or scores.best, material.files.densities()
     ranked = sorted(scores.densities, key=lambda name: -scores.densities[name].mean)
-    vaes = vae_densities(material.files.densities(), ranked)[: material.options.filter_vaes]
-    return ([best] if best is not None else []), vaes
+    vaes = vae_densities(densities, ranked)[: material.options.filter_vaes]
+    # A density of changes has no filters to show.
+    shown = best is not None and not isinstance(densities.get(best), DisplacementOptions)
+    return ([best] if shown and best is not None else []), vaes
 
 
 def _walk(material: Material, group: _Group, name: str, prior: FilterVAE) -> dict[str, Any]:

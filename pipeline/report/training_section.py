@@ -16,23 +16,28 @@ from pipeline.report.number_text import number, plain
 from pipeline.report.prior_use import prior_lines
 from pipeline.report.section import Material, Section
 from pipeline.report.source_pack import pack_lines
+from pipeline.report.source_trunk import trunk_folder
 from pipeline.report.source_use import source_use
 from pipeline.report.study_files import History, InferredUnit, folders, read_history
 from pipeline.report.training_figures import source_training, target_training
 from pipeline.storage.file_names import HISTORY, SAMPLE
 from pipeline.storage.stage_names import Stage
 from pipeline.training.sample_record import SampleRecord
+from pipeline.training.source_network import TRUNK
 
 
 def source_section(material: Material) -> Section:
     """Builds the section of source training from `train-source/network-NN/`."""
     title, histories, rows = "Source networks", {}, []
-    for folder in folders(material.files.root / Stage.TRAIN_SOURCE):
+    root = material.files.root
+    trunk = trunk_folder(root)
+    networks = {folder.name: folder for folder in folders(root / Stage.TRAIN_SOURCE)}
+    for name, folder in {**({} if trunk is None else {TRUNK: trunk}), **networks}.items():
         history = read_history(folder / HISTORY)
         if not history:
             continue
-        histories[folder.name] = history
-        rows.append(_network(folder.name, history, record_if_there(folder / SAMPLE, SampleRecord)))
+        histories[name] = history
+        rows.append(_network(name, history, record_if_there(folder / SAMPLE, SampleRecord)))
     use, config = source_use(material.files), material.files.config
     if not histories and material.files.pack is not None:
         return Section("source", title, {"taken": pack_lines(material.files.pack)})

@@ -13,6 +13,7 @@ from models.filter_bank import FilterBank, SourceState
 from models.filter_stream import StreamedQuantiles
 from models.filters import FilterLayer, filter_layers, filter_positions, group_layers
 from models.networks.factory import NetworkRecord, layers_of_network
+from models.priors.factory import needs_starts
 from pipeline.config.study import StudyConfig
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_in_order
@@ -24,7 +25,7 @@ from pipeline.stages import train_source
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.atomic import write_record
-from pipeline.storage.file_names import BANK, STRUCTURE, STRUCTURES, SUMMARY_JSON
+from pipeline.storage.file_names import BANK, STARTS, STRUCTURE, STRUCTURES, SUMMARY_JSON, TRUNK_UNIT, TRUNKS
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import load_tensors
 from pipeline.storage.workspace import Workspace
@@ -48,6 +49,7 @@ class _Snapshots:
     """The filters of one group in the snapshots of all networks, read one file at a time."""
 
     networks: Sequence[tuple[int, Path]]
+    starts: Sequence[Path]
     cycles: int
     layers: Sequence[FilterLayer]
     all_layers: Sequence[FilterLayer]
@@ -73,12 +75,12 @@ class _Snapshots:
         return FilterBank.from_state(state, self.layers, filter_positions(self.layers, self.all_layers))
 
     def __iter__(self) -> Iterator[tuple[FilterBank, FilterBank | None]]:
-        """Yields every snapshot's filters and, with the last one of a network, its initial filters."""
-        for number, folder in self.networks:
+        """Yields every snapshot's filters and, with the last one of a network, the filters of its random start."""
+        for (number, folder), start in zip(self.networks, self.starts, strict=True):
             for cycle in range(self.cycles):
                 bank = self.read(number, folder / snapshot_name(cycle), cycle)
                 last = cycle == self.cycles - 1
-                yield bank, self.read(number, folder / INITIAL, cycle) if last else None
+                yield bank, self.read(number, start, cycle) if last else None
 
 
 def collect_group(
@@ -89,6 +91,7 @@ def collect_group(
     layers: Sequence[FilterLayer],
     all_layers: Sequence[FilterLayer],
     networks: Sequence[tuple[int, Path]],
+    starts: Sequence[Path],
     cycles: int,
 ) -> None:
     """Writes the bank of a group and a summary.
@@ -96,7 +99,7 @@ def collect_group(
     The bank holds all filters, even small ones, because densities are compared on filters that were not selected by
     norm. One snapshot is in memory at a time.
     """
-    snapshots = _Snapshots(networks, cycles, layers, all_layers)
+    snapshots = _Snapshots(networks, starts, cycles, layers, all_layers)
     total = snapshots.rows * len(snapshots.order)
     norms, moved = StreamedQuantiles(total), StreamedQuantiles(snapshots.rows * len(networks))
     moved_by_network: dict[int, float] = {}
@@ -129,8 +132,24 @@ def collect_group(
     write_record(folder / SUMMARY_JSON, summary)
 
 
+def collect_starts(
+    folder: Path,
+    progress: ProgressFile,
+    *,
+    layers: Sequence[FilterLayer],
+    all_layers: Sequence[FilterLayer],
+    networks: Sequence[tuple[int, Path]],
+) -> None:
+    """Writes the filters that each network started from: its random ones, or those of its trunk."""
+    starts = _Snapshots(networks, (), 1, layers, all_layers)
+    banks = (starts.read(number, path / INITIAL, 0) for number, path in networks)
+    write_bank(folder / BANK, banks, (len(networks), starts.rows))
+
+
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """For each group of layers: one unit for its filters, and one for their structure.
+    """For each group of layers: one unit for its filters, one for their structure, and one for their starts.
+
+    There is one for their starts where a density is of changes, or needs networks that share their start.
 
     Raises:
         WorkspaceError: a stage before is not done.
@@ -138,14 +157,17 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return [unit for kind in _planned(config, workspace) for unit in kind]
 
 
-def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], list[Unit]]:
+def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], ...]:
     plan = read_plan(config, workspace)
     groups, all_layers = source_groups(plan)
     keys = [train_source.network_key(number) for number in range(config.source_training.networks)]
     digests = [require_done(workspace, train_source.STAGE, key)["digest"] for key in keys]
     networks = [(number, workspace.unit_folder(train_source.STAGE, key)) for number, key in enumerate(keys)]
     cycles, threshold = config.source_training.cycles, config.filters.norm_threshold
-    banks, structures = [], []
+    trunk = workspace.unit_folder(TRUNKS, TRUNK_UNIT) if config.source_training.has_trunk else None
+    random_starts = [(path if trunk is None else trunk) / INITIAL for _, path in networks]
+    with_starts = any(needs_starts(density) for density in config.priors.densities.values())
+    banks, structures, starts = [], [], []
     for group, layers in groups.items():
         same: dict[str, Any] = {
             "networks": digests,
@@ -154,14 +176,17 @@ def _planned(config: StudyConfig, workspace: Workspace) -> tuple[list[Unit], lis
             # Earlier versions did not mirror the kernels of transposed convolutions.
             **({"kernels": "mirrored"} if any(layer.transposed for layer in layers) else {}),
         }
-        arguments: dict[str, Any] = {"group": group, "layers": layers, "cycles": cycles}
+        arguments: dict[str, Any] = {"group": group, "layers": layers, "cycles": cycles, "starts": random_starts}
         of_bank = {**arguments, "all_layers": all_layers, "networks": networks}
         banks.append(Unit(STAGE, group, {**same, "version": 4}, collect_group, of_bank))
         # A unit of its own: fits and trainings depend on the filters, and not on what is measured of them.
         recipe = {**same, "norm_threshold": threshold, "version": 1}
         of_structure = {**arguments, "networks": [folder for _, folder in networks], "norm_threshold": threshold}
         structures.append(Unit(STRUCTURES, group, recipe, measure_structure, of_structure))
-    return banks, structures
+        if with_starts:
+            of_starts = {"layers": layers, "all_layers": all_layers, "networks": networks}
+            starts.append(Unit(STARTS, group, {**same, "version": 1}, collect_starts, of_starts))
+    return banks, structures, starts
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
@@ -172,6 +197,6 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """
     kinds = _planned(config, workspace)
     complete(STAGE, run_in_order(kinds, workspace, resources.execution(config)))
-    for unit in kinds[-1]:
+    for unit in kinds[1]:
         structure = read_record(workspace.unit_folder(unit.stage, unit.key) / STRUCTURE, FilterStructure)
         logger.info("%s: %s", STAGE, structure.describe())

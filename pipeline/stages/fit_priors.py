@@ -9,6 +9,7 @@ from typing import Any
 
 from data.stored_record import record_if_there
 from models.filters import FilterLayer
+from models.priors.factory import needs_starts
 from pipeline.config.study import StudyConfig
 from pipeline.execution.stage import complete, run_in_order
 from pipeline.execution.unit import Unit, require_done
@@ -24,7 +25,7 @@ from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.pack_units import prior_units, require_layers
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import read_plan
-from pipeline.storage.file_names import STRUCTURE, STRUCTURES
+from pipeline.storage.file_names import BANK, STARTS, STRUCTURE, STRUCTURES
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORES, SCORING, density_file, prior_key
 from pipeline.storage.workspace import Workspace
 
@@ -91,8 +92,14 @@ class _Group:
         self._earlier: Mapping[str, EarlierDensity] = earlier_densities(config, group, layers)
         self._size = float(sum(layer.count for layer in layers))
         self._several = config.source_training.networks > 1
-        bank = workspace.unit_folder(collect_filters.STAGE, group) / collect_filters.BANK
-        self.task = GroupFit(group, bank, config.priors, config.filters.norm_threshold, self._earlier, config.seed)
+        bank = workspace.unit_folder(collect_filters.STAGE, group) / BANK
+        # Only a study with a density that needs them has collected them.
+        wanted = any(needs_starts(density) for density in config.priors.densities.values())
+        self._starts = require_done(workspace, STARTS, group)["digest"] if wanted else None
+        starts = None if self._starts is None else workspace.unit_folder(STARTS, group) / BANK
+        self.task = GroupFit(
+            group, bank, config.priors, config.filters.norm_threshold, self._earlier, config.seed, starts
+        )
         self._same = {
             "bank": marker["digest"],
             "norm_threshold": config.filters.norm_threshold,
@@ -116,7 +123,8 @@ class _Group:
     def _density(self, density: str) -> dict[str, Any]:
         # Without the path of the earlier study: a moved workspace is the same.
         earlier = {"update_from": self._earlier[density].digest} if density in self._earlier else {}
-        return {"density": self._options.densities[density].model_dump(mode="json"), **earlier}
+        starts = {"starts": self._starts} if needs_starts(self._options.densities[density]) else {}
+        return {"density": self._options.densities[density].model_dump(mode="json"), **earlier, **starts}
 
     def fit(self, density: str) -> Unit:
         # A fit to all networks does not depend on which of them are held out for scoring.

@@ -9,7 +9,7 @@ from typing import Any
 
 from models.filters import FilterLayer
 from models.heads import Heads
-from pipeline.arms.choices import ArmOptions
+from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
 from pipeline.execution.unit import require_done
@@ -57,7 +57,8 @@ class SourceInputs:
         if arm.needs_source or arm.needs_references:
             inputs["heads"] = plan.source_heads
         if arm.needs_source:
-            needed = min(arm.members * arm.components, len(numbers))
+            every = arm.init is Initialisation.BRANCHES
+            needed = len(numbers) if every else min(arm.members * arm.components, len(numbers))
             inputs["networks"] = _snapshots(plan, numbers[:needed])
         if arm.needs_references:
             references = _snapshots(plan, numbers)

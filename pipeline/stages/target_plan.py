@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.arms.arm_record import PREDICTIONS, RATES, READINGS, TRAININGS, ArmRecord
-from pipeline.arms.choices import ArmOptions
+from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.target_training_options import Tuning
@@ -213,7 +213,9 @@ class _Planner:
     ) -> Unit:
         """The training of a member: planned once, whatever arms need it."""
         config, learned = self._config, arm.of_training()
-        starts = [(member * arm.components + k) % max(len(source.networks), 1) for k in range(arm.components)]
+        starts = list(range(len(source.networks)))
+        if arm.init is not Initialisation.BRANCHES:
+            starts = [(member * arm.components + k) % max(len(source.networks), 1) for k in range(arm.components)]
         recipe = {
             "training": self._plan.digests("pool", patients),
             **self._plan.labels(config.target.dataset),

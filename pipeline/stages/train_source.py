@@ -1,25 +1,32 @@
-"""train-source: trains B networks, each on a bootstrap sample of the source patients."""
+"""train-source: trains B networks, each on a bootstrap sample of the source patients.
+
+train-trunk/network           the network that the others branch from, with `source_training.trunk_steps`
+train-source/network-NN       the networks
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from data.errors import ConfigError
 from data.splits import bootstrap_sample
 from models.networks.imported_network import NetworkCodeError
 from pipeline.config.study import StudyConfig
 from pipeline.execution.processes import rank, world_size
-from pipeline.execution.stage import complete, run_stage
+from pipeline.execution.stage import complete, run_in_order, run_stage
 from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.chosen_backend import memory_elsewhere, runs_elsewhere
 from pipeline.stages.pack_units import network_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
-from pipeline.stages.study_plan import read_plan
+from pipeline.stages.study_plan import StudyPlan, read_plan
+from pipeline.storage.file_names import TRUNK_UNIT, TRUNKS
 from pipeline.storage.workspace import Workspace
 from pipeline.training.available_memory import available_memory
 from pipeline.training.memory_estimate import estimate_training_memory, require_memory
-from pipeline.training.source_network import SourceTask, network_key, train_source_network
+from pipeline.training.source_network import TRUNK, SourceTask, network_key, snapshot_name, train_source_network
+from pipeline.training.source_options import SourceTrainingOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,21 +34,48 @@ STAGE = "train-source"
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each source network.
+    """One unit for the trunk, if there is one, and one for each source network.
 
     Raises:
         WorkspaceError: an earlier stage is not done.
     """
+    return [unit for kind in _planned(config, workspace, resources) for unit in kind]
+
+
+def _planned(config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[list[Unit], list[Unit]]:
     plan = read_plan(config, workspace)
     if plan.pack is not None:
-        return network_units(plan, plan.pack)
-    execution, device = resources.training(config)
-    computing = settled_computing(config, workspace, device)
-    patients = list(plan.patients("source"))
-    digests = plan.digests("source", patients)
-    planned = []
-    for number in range(config.source_training.networks):
-        sample = bootstrap_sample(patients, config.seed, number)
+        return [], network_units(plan, plan.pack)
+    options, networks = config.source_training, _Networks(plan, resources)
+    if not options.has_trunk:
+        return [], [networks.unit(STAGE, network_key(number), number, options) for number in range(options.networks)]
+    trunk = networks.unit(TRUNKS, TRUNK_UNIT, TRUNK, options.of_trunk())
+    branches = [networks.unit(STAGE, network_key(number), number, options, trunk) for number in range(options.networks)]
+    return [trunk], branches
+
+
+class _Networks:
+    """The trainings of the networks of a study."""
+
+    def __init__(self, plan: StudyPlan, resources: Resources) -> None:
+        config = plan.config
+        self._plan = plan
+        self._config = config
+        self._patients = list(plan.patients("source"))
+        self._digests = plan.digests("source", self._patients)
+        execution, self._device = resources.training(config)
+        self._threads = execution.threads
+        self._computing = settled_computing(config, plan.workspace, self._device)
+        self._resources = resources
+
+    def unit(
+        self, stage: str, key: str, number: int | str, options: SourceTrainingOptions, trunk: Unit | None = None
+    ) -> Unit:
+        """The training of a network on its own bootstrap sample, from the trunk if it has one."""
+        plan, config = self._plan, self._config
+        sample = bootstrap_sample(self._patients, config.seed, number)
+        if trunk is not None:
+            sample = sample.after(trunk.arguments["task"].sample)
         task = SourceTask(
             number,
             config.seed,
@@ -49,38 +83,40 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             [plan.cached("source", patient) for patient in sample.drawn],
             [case for patient in sample.out_of_bag for case in plan.cached("source", patient)],
             config.network,
-            config.source_training,
+            options,
             config.patches,
             config.augmentation,
-            computing,
+            self._computing,
+            None if trunk is None else plan.workspace.unit_folder(trunk.stage, trunk.key) / snapshot_name(0),
         )
         recipe = {
             "sample": [list(sample.drawn), list(sample.out_of_bag)],
-            "cases": digests,
+            "cases": self._digests,
             **plan.labels(plan.dataset_of("source")),
             "seed": config.seed,
             "network": config.network.model_dump(mode="json"),
-            "options": config.source_training.in_recipe(),
+            "options": options.in_recipe(),
             "patches": config.patches.model_dump(mode="json"),
             "augmentation": config.augmentation.model_dump(mode="json"),
-            "computing": computing.model_dump(mode="json"),
-            "threads": execution.threads,
+            "computing": self._computing.model_dump(mode="json"),
+            "threads": self._threads,
+            **({} if trunk is None else {"trunk": trunk.digest}),
             "version": 3,
         }
         arguments = {
             "task": task,
-            "device": device,
-            "workers": resources.workers(config, STAGE, config.source_training.networks),
+            "device": self._device,
+            "workers": self._resources.workers(config, stage, config.source_training.networks),
             "tracking": config.tracking,
             "checkpoint_steps": config.execution.checkpoint_steps,
             "checkpoint_seconds": 60 * config.execution.checkpoint_minutes,
         }
-        planned.append(Unit(STAGE, network_key(number), recipe, train_source_network, arguments, resumable=True))
-    return planned
+        needs = () if trunk is None else (trunk.name,)
+        return Unit(stage, key, recipe, train_source_network, arguments, resumable=True, needs=needs)
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
-    """Trains the source networks, or takes them from the pack.
+    """Trains the source networks, first of all their trunk, or takes them from the pack.
 
     Raises:
         PackError: a network of the pack is damaged.
@@ -96,14 +132,28 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
             fix=f"set it to {config.patches.batch // world_size() * world_size() or world_size()}",
         )
     execution, device = resources.training(config)
-    planned = units(config, workspace, resources)
+    kinds = _planned(config, workspace, resources)
     if config.source_pack is not None:
         # Of processes that would train together, the first one takes them.
-        complete(STAGE, run_stage(STAGE, planned if rank() == 0 else [], workspace, execution))
+        complete(STAGE, run_stage(STAGE, kinds[-1] if rank() == 0 else [], workspace, execution))
         return
-    if not all(is_done(unit, workspace) for unit in planned):
+    if not all(is_done(unit, workspace) for kind in kinds for unit in kind):
         _require_memory(config, workspace, execution.jobs, device)
-    complete(STAGE, run_stage(STAGE, planned, workspace, execution))
+        _warn_of_nobody_left(kinds[-1])
+    complete(STAGE, run_in_order(kinds, workspace, execution))
+
+
+def _warn_of_nobody_left(branches: Sequence[Unit]) -> None:
+    """Says which networks will have no Dice, because they or their trunk have seen every patient."""
+    unmeasured = [unit.key for unit in branches if unit.needs and not unit.arguments["task"].sample.out_of_bag]
+    if unmeasured:
+        logger.warning(
+            "%s: the trunk and %s have seen every source patient between them, so there is nobody to measure the Dice "
+            "of %s on; more source patients would leave some",
+            STAGE,
+            ", ".join(unmeasured),
+            "it" if len(unmeasured) == 1 else "each",
+        )
 
 
 def _require_memory(config: StudyConfig, workspace: Workspace, jobs: int, device: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from data.errors import WorkspaceError
-from models.filter_bank import FilterBank
+from models.filter_bank import PROVENANCE, FilterBank
 from models.filter_stream import FilterDraw, draw_filters
 from models.filters import KERNEL_VOXELS
 from pipeline.storage.atomic import temporary_sibling
@@ -26,8 +25,7 @@ from pipeline.storage.tensors import require_finite
 
 CHUNK = 65_536
 """Filters in memory at a time: 7 MB of weights."""
-_WHERE_FROM = [field.name for field in fields(FilterBank) if field.name != "filters"]
-ROW = np.dtype([("filters", "<f4", (KERNEL_VOXELS,)), *((name, "<i4") for name in _WHERE_FROM)])
+ROW = np.dtype([("filters", "<f4", (KERNEL_VOXELS,)), *((name, "<i4") for name in PROVENANCE)])
 """One filter and where it comes from."""
 
 
@@ -132,9 +130,9 @@ class StoredBank:
         for chunk in self._read(self._ranges(networks, last_snapshots), rows):
             yield FilterBank.from_tensors({name: self._column(chunk, name) for name in ROW.names or ()})
 
-    def load(self, networks: Collection[int] | None = None) -> FilterBank:
+    def load(self, networks: Collection[int] | None = None, *, last_snapshots: bool = False) -> FilterBank:
         """Reads all filters of some networks at once."""
-        return FilterBank.concatenate(list(self.chunks(networks)))
+        return FilterBank.concatenate(list(self.chunks(networks, last_snapshots=last_snapshots)))
 
     def draw(
         self,

@@ -1,4 +1,4 @@
-"""`train-source/network-NN/sample.json`: the patients that a source network was trained and validated on."""
+"""`sample.json` of a source network or of the trunk: the patients that it was trained and validated on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ class SampleRecord(StoredRecord):
     drawn: tuple[str, ...]
     """Patients, as often as they were drawn."""
     out_of_bag: tuple[str, ...]
-    """Patients that were never drawn."""
+    """Patients that were never drawn; for a branch, not for its trunk either."""
     validated_on: tuple[str, ...] = ()
     """Their cases that it was validated on."""

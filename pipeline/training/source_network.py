@@ -1,4 +1,15 @@
-"""Training a source network on a bootstrap sample in cosine cycles, with a snapshot at the end of each cycle."""
+"""Training a source network on a bootstrap sample in cosine cycles, with a snapshot at the end of each cycle.
+
+Networks that start at random have permuted channels: the filters at one position of two of them have nothing to do
+with each other. Where they branch from a common trunk, channels keep their meaning (networks that go on from one
+point, after a part of a training, stay in one linearly connected region: Frankle et al., "Linear mode connectivity and
+the lottery ticket hypothesis", ICML 2020), so mean and spread of the branches at each position say what patients have
+in common there and in what they differ.
+
+The trunk trains on a bootstrap sample like every other network, and not on all patients: who was seen by the trunk is
+not out of bag for any branch, and so somebody is left for each, about one patient in seven, on whom its Dice can be
+measured. The branches see the other patients all the same.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +31,7 @@ from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.file_names import SAMPLE
-from pipeline.storage.tensors import save_tensors
+from pipeline.storage.tensors import load_tensors, save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.checkpoint import Checkpoints
@@ -36,6 +47,8 @@ from pipeline.training.validation import mean_dice
 
 _SPEED_EVERY = 50
 INITIAL = "initial.safetensors"
+TRUNK = "trunk"
+"""Stands for the number of the network that others branch from."""
 
 
 def network_key(number: int) -> str:
@@ -53,7 +66,7 @@ class SourceTask:
     """The inputs of a source network's training.
 
     Attributes:
-        number: of the network, from 0 to B − 1.
+        number: of the network, from 0 to B − 1, or `TRUNK`.
         seed: of the study.
         sample: names of the drawn and the out-of-bag patients.
         drawn: cases of each drawn patient, with repetition.
@@ -63,9 +76,10 @@ class SourceTask:
         patches: of the sampler.
         augmentation: of the patches.
         computing: precision and the like.
+        trunk: weights that the network starts from; by default it starts at random.
     """
 
-    number: int
+    number: int | str
     seed: int
     sample: BootstrapSample
     drawn: Sequence[Sequence[CachedCase]]
@@ -75,6 +89,7 @@ class SourceTask:
     patches: PatchOptions
     augmentation: AugmentationOptions
     computing: ComputingOptions
+    trunk: Path | None = None
 
     @property
     def steps(self) -> int:
@@ -123,7 +138,12 @@ def train_source_network(
     computing = Computing(task.computing, device)
     seed = stream_seed(task.seed, "source-network", task.number)
     first = task.drawn[0][0]
-    model = computing.place(build_network(task.network, first.channels, first.heads.outputs(len(first.classes)), seed))
+    network = build_network(task.network, first.channels, first.heads.outputs(len(first.classes)), seed)
+    if task.trunk is not None:
+        # Of processes that train together, the first one has just moved the trunk to its place.
+        computing.wait()
+        network.load_state_dict(load_tensors(task.trunk))
+    model = computing.place(network)
     if computing.is_main:
         save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
 

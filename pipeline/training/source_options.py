@@ -43,14 +43,29 @@ class SourceTrainingOptions(Options):
     floor_rate: float = Field(default=1e-5, ge=0)
     """Learning rate at the end of each cycle."""
     warm_up: int = Field(default=50, ge=0)
-    """Steps of the first cycle over which the rate rises to its peak."""
+    """Steps of the first cycle (and of the trunk) over which the rate rises to its peak."""
+    trunk_steps: int = Field(default=0, ge=0)
+    """Steps of a trunk, from which all networks branch, so that their channels correspond; 0 for networks that start at
+    random, each by itself."""
     likelihood: Likelihood = Likelihood.DICE_CROSS_ENTROPY
     """Data term of the loss."""
     optimiser: SourceOptimiserOptions = Field(default_factory=SourceOptimiserOptions)
     validation_cases: int = Field(default=8, ge=1)
     """Out-of-bag cases on which Dice is measured at the end of each cycle."""
 
+    @property
+    def has_trunk(self) -> bool:
+        """Whether the networks branch from a trunk."""
+        return self.trunk_steps > 0
+
+    def of_trunk(self) -> SourceTrainingOptions:
+        """The training of the trunk: a network like the others, with one cycle."""
+        return self.model_copy(update={"cycles": 1, "steps_per_cycle": self.trunk_steps})
+
     def in_recipe(self) -> dict[str, Any]:
-        """What a network depends on: more networks, or more validation cases, do not make an existing one stale."""
-        content = self.model_dump(mode="json", exclude={"networks", "validation_cases"})
+        """What a network depends on: more networks, or more validation cases, do not make an existing one stale.
+
+        The trunk is a unit of its own, whose digest stands in the recipes of its branches.
+        """
+        content = self.model_dump(mode="json", exclude={"networks", "validation_cases", "trunk_steps"})
         return {**content, "optimiser": self.optimiser.in_recipe()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,17 @@ def test_networks_get_their_own_samples_with_the_expected_share_out_of_bag() -> 
 def test_no_patients_is_an_error() -> None:
     with pytest.raises(DataError, match="no patients"):
         bootstrap_sample([], 0, 0)
+
+
+def test_who_was_seen_by_a_trunk_is_out_of_bag_for_no_branch() -> None:
+    patients = [f"p{number}" for number in range(400)]
+    trunk = bootstrap_sample(patients, 0, "trunk")
+    assert trunk != bootstrap_sample(patients, 0, 0)
+    own = bootstrap_sample(patients, 0, 0)
+    after = own.after(trunk)
+    assert after.drawn == own.drawn
+    assert set(after.out_of_bag) == set(patients) - set(own.drawn) - set(trunk.drawn)
+    assert len(after.out_of_bag) / 400 == pytest.approx(math.exp(-2), abs=0.05)
 
 
 def test_the_source_is_drawn_beside_listed_target_cases() -> None:

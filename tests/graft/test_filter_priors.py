@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -90,6 +91,27 @@ def test_priors_that_know_positions_are_fitted_too() -> None:
         prior = graft.priors.fit(source, density)
         assert prior.log_prob(source)["all"].mean() > prior.log_prob(network(1))["all"].mean()
         assert prior.initialise(network(2)).first.weight.isfinite().all()
+
+
+def test_densities_of_changes_and_around_branches_need_the_starts_of_their_networks() -> None:
+    starts, generator = [network(seed) for seed in range(3)], torch.Generator().manual_seed(0)
+    branches = [copy.deepcopy(starts[0]) for _ in range(3)]
+    with torch.no_grad():
+        for parameter in (parameter for branch in branches for parameter in branch.parameters()):
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    changes = graft.priors.fit(branches, {"kind": "displacement"}, starts=[starts[0]] * 3)
+    with pytest.raises(ModelError, match="does not know what the filters were before the change"):
+        changes.log_prob(branches[0])
+    here = changes.centre_on(starts[0]).log_prob(branches[0])["all"].mean()
+    assert here > changes.centre_on(starts[1]).log_prob(branches[0])["all"].mean() + 10
+    # A draw is a change of the start.
+    drawn = changes.centre_on(starts[1]).initialise(copy.deepcopy(starts[1]))
+    assert 0 < (drawn.first.weight - starts[1].first.weight).abs().max() < 0.5
+    around = graft.priors.fit(branches, {"kind": "gaussian", "centre": "branches"}, starts=starts[0])
+    assert around.log_prob(branches[0])["all"].mean() > around.log_prob(starts[1])["all"].mean() + 10
+    for wrong, words in ((starts, "started from weights of their own"), (None, "is not known")):
+        with pytest.raises(ModelError, match=words):
+            graft.priors.fit(branches, {"kind": "gaussian", "centre": "branches"}, starts=wrong)
 
 
 def test_looking_at_resolutions_leaves_a_network_as_it_was() -> None:

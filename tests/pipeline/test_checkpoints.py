@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from data.splits import BootstrapSample
 from models.networks.monai_networks import SegResNetOptions
 from pipeline.execution.progress import STOP, ProgressFile
 from pipeline.execution.stopping import StopRequestedError
+from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, TrainingState
 from pipeline.training.computing import ComputingOptions, Precision
 from pipeline.training.loop import Resumption, StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
-from pipeline.training.source_network import SourceTask, train_source_network
+from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
 
 
@@ -75,6 +77,17 @@ def test_a_stopped_training_ends_with_the_same_bytes(task: SourceTask, tmp_path:
     run(task, tmp_path / "stopped")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     assert not (tmp_path / "whole" / CHECKPOINT).exists()
+
+
+def test_a_stopped_branch_ends_with_the_same_bytes(task: SourceTask, tmp_path: Path) -> None:
+    run(task, tmp_path / "trunk")
+    branch = replace(task, trunk=tmp_path / "trunk" / snapshot_name(1), seed=2)
+    run(branch, tmp_path / "whole")
+    with pytest.raises(StopRequestedError):
+        run(branch, tmp_path / "stopped", 3)
+    run(branch, tmp_path / "stopped")
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
+    assert load_tensors(tmp_path / "stopped" / INITIAL).keys() == load_tensors(branch.trunk).keys()
 
 
 def test_checkpoints_and_background_workers_change_nothing(task: SourceTask, tmp_path: Path) -> None:

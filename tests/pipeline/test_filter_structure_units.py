@@ -40,8 +40,8 @@ def write_network(folder: Path, factor: float, dead: float) -> Path:
 def measure(folder: Path, networks: list[Path], threshold: float = 0.01) -> FilterStructure:
     folder.mkdir()
     measure_structure(
-        folder, ProgressFile(folder / "progress", saves=False), group="g", layers=LAYERS, networks=networks, cycles=2,
-        norm_threshold=threshold,
+        folder, ProgressFile(folder / "progress", saves=False), group="g", layers=LAYERS, networks=networks,
+        starts=[network / "initial.safetensors" for network in networks], cycles=2, norm_threshold=threshold,
     )  # fmt: skip
     return read_record(folder / "structure.json", FilterStructure)
 
@@ -123,7 +123,12 @@ def test_a_pack_carries_it_and_its_studies_are_warned(
     for name, group in groups.items():
         expected = json.loads((finished_study.workspace / "measure-filters" / name / "structure.json").read_text())
         assert group.structure == FilterStructure.model_validate(expected)
-    card = pack_card(open_pack(tiny_pack).record)
+    record = open_pack(tiny_pack).record
+    card = pack_card(record)
+    assert "trunk" not in card
+    on_a_trunk = record.source_training.model_copy(update={"trunk_steps": 30})
+    told = pack_card(record.model_copy(update={"source_training": on_a_trunk}))
+    assert "They branch from one trunk of 30 steps" in told
     assert all(f"| {name} | {group.structure.effective_dimension.mean:.1f} |" in card for name, group in groups.items())
     raw = yaml.safe_load((finished_study.workspace / "config.resolved.yaml").read_text())
     for key in ("network", "source_training", "priors", "filters"):

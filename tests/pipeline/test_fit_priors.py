@@ -1,6 +1,7 @@
 """Held-out scores, the choice of `auto`, and updates from an earlier study, on small banks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,38 @@ AROUND_SOURCE = {"kind": "gaussian", "centre": "source_position", "covariance": 
 LAYER = FilterLayer("a.weight", 20, 20, transposed=False)
 
 
+def write_starts(path: Path, networks: int, trunk: bool) -> Path:
+    """Writes what the networks started from: each from filters of its own, or all from those of a trunk."""
+
+    def banks():
+        rows = torch.arange(LAYER.count)
+        for network in range(networks):
+            generator = torch.Generator().manual_seed(7 if trunk else 7 + network)
+            filters, full = 0.1 * torch.randn(len(rows), 27, generator=generator), torch.full_like
+            yield FilterBank(filters, 0 * rows, rows // 20, rows % 20, full(rows, network), full(rows, 0))
+
+    write_bank(path, banks(), (networks, LAYER.count))
+    return path
+
+
+def write_trained(path: Path, starts: Path, networks: int) -> Path:
+    """Writes two snapshots of networks that moved from their starts: a little, and some positions more than others."""
+    order = [(network, snapshot) for network in range(networks) for snapshot in range(2)]
+
+    def banks():
+        for network, snapshot in order:
+            start = StoredBank(starts).load({network})
+            common = torch.randn(27, 27, generator=torch.Generator().manual_seed(0)) / 27**0.5
+            generator = torch.Generator().manual_seed(100 + network)
+            noise = torch.randn(LAYER.count, 27, generator=generator) @ common
+            size = torch.where(torch.arange(LAYER.count) % 4 == 0, 0.06, 0.01)[:, None]
+            filters = start.filters + (0.5 + 0.5 * snapshot) * (0.02 + size * noise)
+            yield replace(start, filters=filters, snapshot=torch.full_like(start.snapshot, snapshot))
+
+    write_bank(path, banks(), (len(order), LAYER.count))
+    return path
+
+
 def write_networks(path: Path, networks: int, snapshots: int = 2, mixing_seed: int = 0) -> Path:
     """Writes a bank of correlated filters; each network has a scale of its own, so that networks differ."""
     mixing = torch.randn(27, 27, generator=torch.Generator().manual_seed(mixing_seed))
@@ -53,9 +86,9 @@ def write_networks(path: Path, networks: int, snapshots: int = 2, mixing_seed: i
     return path
 
 
-def fit(folder: Path, bank: Path, earlier=None, **options):
+def fit(folder: Path, bank: Path, earlier=None, starts: Path | None = None, **options):
     """Fits, scores and compares; the densities lie in folders of their names, their scores in `scored`."""
-    group = GroupFit("g", bank, PriorFitOptions(**options), 0.01, earlier or {}, 0)
+    group = GroupFit("g", bank, PriorFitOptions(**options), 0.01, earlier or {}, 0, starts)
     progress = ProgressFile(folder.with_name("progress"))
     fits = {density: folder / density for density in group.options.densities}
     scores = {density: folder / "scored" / density for density in group.options.scorable}
@@ -353,3 +386,43 @@ def test_an_earlier_study_that_does_not_fit_is_refused(earlier_study: Path, tmp_
     (earlier_study / "fit-priors" / "g" / "boo" / DENSITY).unlink()
     with pytest.raises(WorkspaceError, match="missing or damaged"):
         earlier_densities(config_of(earlier_study), "g", [LAYER])
+
+
+KNOWING = {
+    "vae": None,
+    "branches": {"kind": "gaussian", "centre": "branches", "shrinkage": None},
+    "change": {"kind": "displacement"},
+    "other_change": {"kind": "displacement", "change": {"kind": "gaussian_mixture", "components": 2}},
+}
+
+
+def test_densities_that_know_positions_are_scored_on_networks_that_they_were_not_fitted_to(tmp_path: Path) -> None:
+    starts = write_starts(tmp_path / "starts.safetensors", 5, trunk=True)
+    bank = write_trained(tmp_path / "bank.safetensors", starts, 5)
+    scores = fit(tmp_path / "unit", bank, starts=starts, densities=KNOWING, held_out="cross", folds=5)
+    means = {name: own["mean"] for name, own in scores["densities"].items()}
+    # What moved by a third of its size is known far better by who knows where it was.
+    assert means["isotropic"] + 20 < means["change"] < means["branches"]
+    assert means["change"] < means["other_change"] < means["branches"]
+    assert scores["densities"]["branches"]["scored"] == 5 * LAYER.count
+    # An arm that starts anywhere can use what `auto` chooses.
+    assert scores["auto"]["density"] in {"isotropic", "gaussian_full"}
+    assert set(scores["auto"]["by_parameters"]) == {"isotropic", "gaussian_full"}
+    options = PriorFitOptions(densities=KNOWING).densities["branches"]
+    fitted = load_prior(options, load_tensors(tmp_path / "unit" / "branches" / DENSITY))
+    last = StoredBank(bank).load(last_snapshots=True)
+    mean = torch.stack([last.of_network(network).filters for network in range(5)]).mean(0)
+    centres = fitted.at_positions().centres(last.of_network(0).positions)
+    assert torch.allclose(centres, mean, atol=1e-6)
+
+
+def test_branches_without_a_common_start_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    starts = write_starts(tmp_path / "starts.safetensors", 3, trunk=False)
+    bank = write_trained(tmp_path / "bank.safetensors", starts, 3)
+    found = fit(tmp_path / "unit", bank, starts=starts, densities={"vae": None, "change": {"kind": "displacement"}})
+    assert found["densities"]["change"]["mean"] > found["densities"]["isotropic"]["mean"] + 20
+    with pytest.raises(ModelError, match="the networks 0, 1, 2 each started from weights of their own") as refused:
+        fit(tmp_path / "other", bank, starts=starts, densities={"vae": None, "branches": KNOWING["branches"]})
+    assert "`source_training.trunk_steps`" in str(refused.value)
+    with pytest.raises(ModelError, match="what the filters were at the start of their networks is not known"):
+        fit(tmp_path / "third", bank, densities={"vae": None, "change": {"kind": "displacement"}})

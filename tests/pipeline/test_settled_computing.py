@@ -52,6 +52,13 @@ def test_a_network_taken_from_a_pack_settles_nothing(monkeypatch: pytest.MonkeyP
     assert settled_computing(study("auto"), Workspace(tmp_path), "cpu").precision is Precision.BFLOAT16
 
 
+def test_a_trunk_settles_it_for_its_branches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unit = Unit("train-trunk", "network", {"computing": {"precision": "float32"}}, finish)
+    run_units("train-trunk", [unit], Workspace(tmp_path), Execution(backend="sequential"))
+    processor(monkeypatch, has=True)
+    assert settled_computing(study("auto"), Workspace(tmp_path), "cpu").precision is Precision.FLOAT32
+
+
 def test_auto_is_the_default_and_takes_what_the_machine_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert ComputingOptions().precision is Precision.AUTO
     for has, expected in ((True, Precision.BFLOAT16), (False, Precision.FLOAT32)):

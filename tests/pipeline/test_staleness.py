@@ -20,10 +20,12 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, stage_module
 from pipeline.stages.target_plan import plan_target
 from pipeline.storage.atomic import write_json
+from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 
+TRUNK = "train-trunk"
 SOURCE = ("train-source", "collect-filters", "measure-filters")
 FITS, SCORES = ("fit-priors",), ("score-priors", "compare-priors")
 TRAINED, PREDICTED, READ = ("train-target",), ("predict-test",), ("infer", "evaluate")
@@ -61,6 +63,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "source_training.floor_rate=0.0001": FROM_SOURCE,
     "source_training.warm_up=2": FROM_SOURCE,
     "source_training.likelihood=cross_entropy": FROM_SOURCE,
+    "source_training.trunk_steps=3": (TRUNK, *FROM_SOURCE),
     "source_training.optimiser.weight_decay=0.1": FROM_SOURCE,
     "source_training.optimiser.decay=decoupled": FROM_SOURCE,
     "source_training.optimiser.decayed=kernels": FROM_SOURCE,
@@ -72,6 +75,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "priors.densities.isotropic.scaling=layer": (*FITS, *SCORES),
     "priors.densities.other={kind: gaussian}": (*FITS, *SCORES),
     "priors.densities.dead={kind: spike_and_slab}": (*FITS, *SCORES),
+    "priors.densities.change={kind: displacement}": ("collect-starts", *FITS, *SCORES),
     "priors.scaling=layer": (*FITS, *SCORES, *TARGET),
     "priors.largest_fit=2000": (*FITS, *SCORES, *TARGET),
     "priors.refit=false": (*FITS, *SCORES, *TARGET),
@@ -107,6 +111,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.arms.dwp.warm_up=0.5": TARGET,
     "target_training.arms.dwp.posterior_temperature=0.5": TARGET,
     "target_training.arms.dwp.kl_warm_up=0.5": TARGET,
+    "target_training.arms.dwp.spared=last_block": TARGET,
     "target_training.arms.dwp.prior_samples=2": TARGET,
     "target_training.arms.dwp.filter_share=0.5": TARGET,
     "target_training.arms.dwp.train_samples=2": TARGET,
@@ -121,6 +126,7 @@ STALE: dict[str, tuple[str, ...]] = {
     "target_training.arms.dwp.voxel_correlation=0.2": READ,
     # What an arm does not use: its record says it, its training is the same.
     "target_training.arms.dwp.other_std=3": READ,
+    "target_training.arms.dwp.layer_scale_weight=0.5": READ,
     "target_training.arms.dwp.other_prior=normal": READ,
     "target_training.arms.dwp.l2_std=3": READ,
     "target_training.arms.dwp.l2_sp_std=3": READ,
@@ -148,7 +154,7 @@ SECTIONS = {
 }
 ELSEWHERE = {
     "priors.update_from", "target_training.arms", "target_training.arms.dwp.update_from",
-    "target_training.arms.dwp.network", "target_training.arms.dwp.fit_mask",
+    "target_training.arms.dwp.network", "target_training.arms.dwp.fit_mask", "target_training.arms.dwp.layer_scale",
 }  # fmt: skip
 """Options that name other studies, hold those of arms, or that `dwp` cannot have; they have tests of their own."""
 
@@ -202,6 +208,47 @@ def planned(write_cohort: Callable, write_study: Callable, tmp_path_factory: pyt
 def test_an_option_makes_stale_what_depends_on_it_and_nothing_else(change: str, planned: Path, tmp_path: Path) -> None:
     shutil.copytree(planned / "workspace", tmp_path / "workspace")
     assert run_marked(planned / "tiny.yaml", tmp_path / "workspace", change) == set(STALE[change])
+
+
+ON_A_TRUNK = {
+    "source_training.trunk_steps=4": (TRUNK, *SOURCE, "collect-starts", *FITS, *SCORES, *TARGET),
+    "source_training.trunk_steps=0": (*SOURCE, *FITS, *SCORES, *TARGET),
+    "source_training.networks=4": (*SOURCE, "collect-starts", *FITS, *SCORES, *TARGET),
+    "source_training.cycles=3": (*SOURCE, "collect-starts", *FITS, *SCORES, *TARGET),
+    "source_training.peak_rate=0.1": (TRUNK, *SOURCE, "collect-starts", *FITS, *SCORES, *TARGET),
+    "source_training.validation_cases=2": (),
+    "priors.densities.gaussian_branches.shrinkage=2": (*FITS, *SCORES, *TARGET),
+    "target_training.arms.gaussian_branches.layer_scale=learned": TARGET,
+}
+
+
+def test_a_trunk_is_trained_again_only_for_what_it_depends_on(
+    write_cohort: Callable, write_study: Callable, tmp_path: Path
+) -> None:
+    arms = ["fine_tune_branches", "gaussian_branches"]
+    config = write_study(
+        tmp_path / "tiny.yaml", write_cohort(tmp_path / "cohort"),
+        target_training={"arms": arms, "sizes": [1], "reference_sizes": []},
+        source_training={"trunk_steps": 3, "networks": 3},
+    )  # fmt: skip
+    assert run_marked(config, tmp_path / "planned") == {*EVERYTHING, TRUNK, "collect-starts"}
+    study, workspace = read_config(config, workspace=tmp_path / "planned"), Workspace(tmp_path / "planned")
+    trunk, *branches = stage_module(Stage.TRAIN_SOURCE).units(study, workspace, Resources(jobs=1, device="cpu"))
+    seen = set(trunk.arguments["task"].sample.drawn)
+    for branch in branches:
+        task = branch.arguments["task"]
+        assert branch.needs == (trunk.name,)
+        assert task.trunk == workspace.unit_folder(TRUNK, "network") / "snapshot-00.safetensors"
+        # Who was seen by the trunk is no evidence of how good a branch is on others.
+        assert not (seen | set(task.sample.drawn)) & set(task.sample.out_of_bag)
+    for number, (change, expected) in enumerate(ON_A_TRUNK.items()):
+        changes = [change]
+        if change == "source_training.trunk_steps=0":
+            # Without it, arms of branches are refused.
+            changes += ["target_training.arms={random: {}, fine_tune: {}, dwp: {}}"]
+        root = tmp_path / str(number)
+        shutil.copytree(tmp_path / "planned", root)
+        assert run_marked(config, root, *changes) == set(expected), change
 
 
 def test_every_option_of_the_sections_is_in_the_table() -> None:

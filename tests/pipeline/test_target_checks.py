@@ -29,7 +29,12 @@ from pipeline.storage.tensors import save_tensors
 from pipeline.storage.workspace import Workspace
 
 
-def study(training: dict[str, Any] | None = None, priors: dict[str, Any] | None = None, **target: Any) -> StudyConfig:
+def study(
+    training: dict[str, Any] | None = None,
+    priors: dict[str, Any] | None = None,
+    source_training: dict[str, Any] | None = None,
+    **target: Any,
+) -> StudyConfig:
     dataset = {"path": "somewhere", "modality": "mr", "foreground": [1]}
     raw = {
         "name": "s",
@@ -38,6 +43,7 @@ def study(training: dict[str, Any] | None = None, priors: dict[str, Any] | None 
         "target": {"dataset": "b", "pool": 5, "test": 2},
         "target_training": {"sizes": [5], **(training or {})},
         "priors": priors or {},
+        "source_training": source_training or {},
     }
     return StudyConfig.model_validate(raw)
 
@@ -114,7 +120,7 @@ def test_a_prior_of_another_kernel_size_is_refused(options: PriorOptions, tmp_pa
 
 def test_densities_of_presets_are_added_when_an_arm_names_them(tmp_path: Path) -> None:
     assert set(study().priors.densities) == {"isotropic", "gaussian_full", "vae"}
-    every = study({"arms": list(PRESETS)})
+    every = study({"arms": list(PRESETS)}, source_training={"trunk_steps": 5})
     assert set(every.priors.densities) == {"isotropic", "gaussian_full", "vae", *ON_DEMAND}
     assert every.priors.densities["vae_conditional"].condition is Condition.LAYER
     by_name = study({"arms": {"mine": {"prior": "gaussian_source"}, "other": {"preset": "reuse_or_redraw"}}})
@@ -150,6 +156,43 @@ def test_an_arm_starts_from_the_network_that_its_prior_is_centred_on(density: di
     with pytest.raises(ValidationError, match="starts from source network 0 and its prior is centred on 1"):
         study({"arms": {"arm": fitting}}, around(1))
     assert study({"arms": {"arm": {**fitting, "init": "random"}}}, around(1))
+
+
+@pytest.mark.parametrize("arm", ["gaussian_branches", "hierarchical", "fine_tune_branches"])
+def test_what_knows_positions_across_networks_needs_a_trunk(arm: str) -> None:
+    assert study({"arms": [arm]}, source_training={"trunk_steps": 5}).target_training.arms[arm].init == "branches"
+    with pytest.raises(
+        ValidationError, match=r"only where they branch from a trunk: set `source_training.trunk_steps`"
+    ):
+        study({"arms": [arm]})
+
+
+def test_branches_that_are_scored_leave_two_to_fit_to() -> None:
+    def with_networks(networks: int, **priors: Any) -> StudyConfig:
+        return study({"arms": ["gaussian_branches"]}, priors, {"trunk_steps": 5, "networks": networks})
+
+    assert with_networks(3)
+    assert with_networks(4, held_out="cross", folds=2)
+    for networks, priors in ((1, {}), (2, {}), (4, {"held_out_networks": 3}), (3, {"held_out": "cross", "folds": 2})):
+        with pytest.raises(ValidationError, match="needs 2 networks or more to be fitted to"):
+            with_networks(networks, **priors)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"init": "prior"}, "a density of changes, which needs filters to start from"),
+        ({"posterior": {"kind": "mixture", "components": 2}}, "2 components and a density of changes"),
+        ({"layer_scale": "learned", "prior": "vae"}, "the prior 'vae', which is not a Gaussian"),
+        ({"layer_scale": "learned", "prior": "auto"}, "the prior 'auto', which is not a Gaussian"),
+        ({"layer_scale": "learned", "posterior": {"kind": "mixture"}}, "needs another posterior"),
+        ({"spared": "last_block", "prior": "l2"}, "are of a fitted prior"),
+    ],
+)
+def test_choices_that_do_not_go_with_a_density_of_changes_are_refused(change: dict[str, Any], words: str) -> None:
+    assert study({"arms": {"arm": {"preset": "displacement", "members": 2, "layer_scale": "learned"}}})
+    with pytest.raises(ValidationError, match=words):
+        study({"arms": {"arm": {"preset": "displacement", **change}}})
 
 
 def test_priors_that_arms_name() -> None:

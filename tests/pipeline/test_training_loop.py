@@ -22,7 +22,7 @@ from pipeline.training.computing import ComputingOptions
 from pipeline.training.loop import History, StepLoss, TrainingPlan, train
 from pipeline.training.optimiser import OptimiserOptions
 from pipeline.training.patches import PatchOptions, PatchSampler
-from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
+from pipeline.training.source_network import INITIAL, TRUNK, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.validation import mean_dice
 
@@ -241,6 +241,26 @@ def test_a_source_network_leaves_snapshots_history_and_sample(make_case, tmp_pat
     assert float(rows[0]["rate"]) == pytest.approx(SourceTrainingOptions().floor_rate)
     text = (folder / "sample.json").read_text()
     assert '"validated_on"' in text
+
+
+def test_branches_start_from_their_trunk_and_part(make_case, tmp_path: Path) -> None:
+    cases = [make_case("a"), make_case("b")]
+    options = SourceTrainingOptions(networks=2, cycles=1, steps_per_cycle=2, warm_up=1, trunk_steps=3)
+    assert (options.of_trunk().cycles, options.of_trunk().steps_per_cycle) == (1, 3)
+    _train_source(tmp_path / "trunk", cases, number=TRUNK, options=options.of_trunk())
+    _train_source(tmp_path / "alone", cases, number=0, options=options)
+    trunk = tmp_path / "trunk" / snapshot_name(0)
+    for number in range(2):
+        _train_source(tmp_path / str(number), cases, number=number, options=options, trunk=trunk)
+    of_trunk = load_tensors(trunk)
+    starts = [load_tensors(tmp_path / name / INITIAL) for name in ("0", "1", "trunk", "alone")]
+    assert all(torch.equal(starts[k][name], tensor) for k in range(2) for name, tensor in of_trunk.items())
+    # The trunk's own random start is that of no network.
+    assert not any(torch.equal(starts[k]["stem.weight"], of_trunk["stem.weight"]) for k in (2, 3))
+    assert not torch.equal(starts[2]["stem.weight"], starts[3]["stem.weight"])
+    ends = [load_tensors(tmp_path / name / snapshot_name(0))["stem.weight"] for name in "01"]
+    assert not torch.equal(*ends)
+    assert float((ends[0] - ends[1]).norm()) < float((ends[0] - starts[3]["stem.weight"]).norm())
 
 
 @pytest.mark.slow

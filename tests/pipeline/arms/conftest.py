@@ -15,17 +15,19 @@ from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterGrouping, FilterLayer, filter_layers, filter_positions, group_layers
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
-from models.priors.factory import PriorOptions, build_prior
+from models.priors.displacement import DisplacementOptions
+from models.priors.factory import PriorOptions, build_prior, needs_starts
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior
 from models.priors.reuse_or_redraw import ReuseOrRedrawOptions
 from models.priors.standardisation import Covariance
 from models.priors.vae_options import Condition, FilterVAEOptions
 from pipeline.arms.arm_record import ArmRecord
-from pipeline.arms.choices import ArmOptions
+from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.source_knowledge import SourceKnowledge
+from pipeline.arms.starting_point import mean_state
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
@@ -54,6 +56,8 @@ DENSITIES: dict[str, PriorOptions] = {
     "gaussian_full": GaussianOptions(),
     "gaussian_source": AT_POSITIONS,
     "reuse_or_redraw": ReuseOrRedrawOptions(position=AT_POSITIONS, shape=SMALL_VAE),
+    "gaussian_branches": GaussianOptions(centre=Centre.BRANCHES, shrinkage=None),
+    "displacement": DisplacementOptions(),
 }
 SEED = 11
 ORIGIN = ModelOrigin(
@@ -64,7 +68,10 @@ ORIGIN = ModelOrigin(
 
 @dataclass(frozen=True)
 class Source:
-    """Three source networks (at their start), and densities fitted to two snapshots of each."""
+    """Three source networks (at their start), and densities fitted to two snapshots of each.
+
+    Densities that need it are told that all started from half of the first network, as from a trunk.
+    """
 
     states: tuple[dict[str, torch.Tensor], ...]
     groups: Mapping[str, tuple[FilterLayer, ...]]
@@ -83,6 +90,9 @@ def source() -> Source:
         for group, members in groups.items():
             positions = filter_positions(members, layers)
             bank = FilterBank.concatenate([FilterBank.from_state(s, members, positions) for s in snapshots])
+            trunk = {key: 0.5 * value for key, value in states[0].items()}
+            starts = [FilterBank.from_state(SourceState(i, 0, trunk), members, positions) for i in range(3)]
+            bank = bank.with_starts(FilterBank.concatenate(starts)) if needs_starts(options) else bank
             prior = build_prior(options)
             prior.fit(bank, torch.Generator().manual_seed(0))
             priors.setdefault(name, {})[group] = prior
@@ -116,6 +126,8 @@ class Bench:
 
     def knowledge(self, arm: ArmOptions) -> SourceKnowledge:
         states = [self.source.states[k % 3] for k in range(arm.components)] if arm.needs_source else []
+        if arm.init is Initialisation.BRANCHES:
+            states = [mean_state(self.source.states)] * arm.components
         priors = copy.deepcopy(dict(self.source.priors[arm.prior])) if arm.needs_prior else {}
         references = self.source.states if arm.needs_references else ()
         return SourceKnowledge(states, priors, self.source.groups if arm.needs_prior else {}, references)
@@ -160,9 +172,7 @@ class Bench:
                 n=2,
                 repeat=0,
                 patients=patients,
-                snapshots=[snapshots[(member * arm.components + k) % 3] for k in range(arm.components)]
-                if arm.needs_source
-                else [],
+                snapshots=self._started_from(arm, member, snapshots),
                 references=snapshots if arm.needs_references else (),
                 priors=priors,
                 densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
@@ -173,6 +183,13 @@ class Bench:
         ]
         test = [self.make_case("t", 20, classes=named), self.make_case("u", 14, classes=named)]
         return BenchTask(name, arm, trainings, test)
+
+    @staticmethod
+    def _started_from(arm: ArmOptions, member: int, snapshots: list[Path]) -> list[Path]:
+        if arm.init is Initialisation.BRANCHES:
+            return snapshots
+        every = [snapshots[(member * arm.components + k) % 3] for k in range(arm.components)]
+        return every if arm.needs_source else []
 
     def run(self, task: BenchTask, folder: Path, seed: int = SEED) -> dict[str, bytes]:
         """Trains, predicts and writes the arm; returns all files by name.

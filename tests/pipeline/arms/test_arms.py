@@ -64,6 +64,9 @@ def start_of(arm: ArmOptions, bench) -> dict[str, torch.Tensor]:
     network = build_network(bench.network, 1, 2, stream_seed(SEED, "weights"))
     if arm.init is Initialisation.SOURCE:
         return dict(bench.source.states[0])
+    if arm.init is Initialisation.BRANCHES:
+        states = bench.source.states
+        return {name: sum(state[name] for state in states) / len(states) for name in states[0]}
     if arm.init is Initialisation.PRIOR:
         generator = torch.Generator().manual_seed(stream_seed(SEED, "prior-start"))
         start_from_prior(network, bench.source.priors[arm.prior], bench.source.groups, generator)
@@ -394,4 +397,4 @@ def test_every_arm_learns_overlapping_structures_from_partial_annotation(
     # The head of the source told two exclusive classes apart.
     record = read_arm(tmp_path / "out")
     assert all(parameter.startswith("head.") for parameter in record.started_anew)
-    assert bool(record.started_anew) is (ARMS[name].init is Initialisation.SOURCE)
+    assert bool(record.started_anew) is ARMS[name].starts_from_source

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data.errors import ModelError
-from models.filters import filter_layers, get_filters
-from models.networks.factory import build_network
+from models.filters import filter_layers, filter_positions, get_filters
+from models.networks.factory import build_network, last_block
 from models.posteriors.mean_field import Estimator, MeanField, MeanFieldOptions
 from models.posteriors.mixture import ComponentWeights, Mixture, MixtureOptions, Repulsion
 from models.posteriors.swag import SWAG, SWAGOptions
@@ -23,7 +23,7 @@ from pipeline.arms.learning import learn_member
 from pipeline.arms.member import assemble_member, rebuild_member
 from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.presets import PRESETS
-from pipeline.arms.prior_term import WeightPriors
+from pipeline.arms.prior_term import PriorTerm, WeightPriors
 from pipeline.arms.source_knowledge import filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import learned_groups
 from pipeline.arms.target_loss import TargetLoss
@@ -415,7 +415,11 @@ def test_an_update_of_a_point_estimate_is_refused(bench, tmp_path: Path) -> None
         find_updatable(tmp_path / "old", TargetNetwork(bench.network, 1, 2))
 
 
-@pytest.mark.parametrize("name", ["gaussian_source", "reuse_or_redraw", "dwp_conditional", "fine_tune_l2sp"])
+@pytest.mark.parametrize(
+    "name",
+    ["gaussian_source", "reuse_or_redraw", "dwp_conditional", "fine_tune_l2sp", "gaussian_branches", "hierarchical",
+     "displacement"],
+)  # fmt: skip
 def test_a_stem_of_other_channels_keeps_a_prior_that_needs_no_position(bench, name: str) -> None:
     arm = changed(PRESETS[name], filter_share=1.0)
     trained = bench.learn(arm, channels=2)
@@ -433,6 +437,52 @@ def test_positions_of_a_stem_that_does_not_fit_are_unknown_to_the_prior(bench) -
         assert int(rows.sum()) == channels * layers[0].out_channels
         assert bool((prior.centres(groups.positions[name][rows]) != 0).any()) == known
         assert sum(len(r) for r in groups.rows.values()) == groups.count
+
+
+def test_a_density_of_changes_is_centred_on_the_start_of_the_member(bench) -> None:
+    known = bench.knowledge(PRESETS["displacement"])
+    bench.learn(PRESETS["displacement"], known)
+    for group, layers in bench.source.groups.items():
+        where = filter_positions(layers, filter_layers(build_network(bench.network, 1, 2, 0)))
+        start, prior = get_filters(bench.source.states[0], layers), known.priors[group]
+        # At no change, the density is that of changes.
+        expected = prior.change.log_prob(torch.zeros_like(start), where)
+        assert torch.allclose(prior.log_prob(start, where), expected, rtol=1e-4)
+        assert not torch.allclose(prior.log_prob(start + 0.1, where), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("posterior", [{"kind": "mean_field"}, {"kind": "point"}])
+def test_layers_learn_their_scale_and_the_last_block_has_no_prior(bench, posterior) -> None:
+    arm = changed(PRESETS["hierarchical"], posterior=posterior)
+    trained = bench.learn(arm)
+    network = build_network(bench.network, 1, 2, 0)
+    spared = {layer.parameter for layer in filter_layers(network)} & set(last_block(network))
+    scales = trained.about["layer_scales"]
+    assert spared
+    assert set(scales) == {layer.parameter for layer in filter_layers(network)} - spared
+    # The starting filters are the centre, so the target says less than the source does.
+    assert all(math.sqrt(0.1 / 1.1) - 1e-3 < scale < 1 for scale in scales.values())
+    assert len(set(scales.values())) == len(scales) or posterior["kind"] == "point"
+    layers, groups = filter_layers(network), bench.source.groups
+    kept = learned_groups(groups, layers, layers, spared)
+    rows = torch.cat(list(kept.rows.values()))
+    assert len(rows) == kept.count - sum(layer.count for layer in layers if layer.parameter in spared)
+    assert "layer_scales" not in bench.learn(changed(arm, layer_scale="fixed")).about
+
+
+def test_a_prior_that_has_become_narrower_is_not_left_for_that_reason(bench) -> None:
+    arm = changed(PRESETS["hierarchical"], prior="isotropic", init="source", layer_scale_weight=1e-3)
+    known = bench.knowledge(arm)
+    model = bench.learn(changed(arm, posterior_temperature=0.0), known).model
+    groups = learned_groups(known.groups, model.layers, model.layers)
+    for prior, where in zip(known.priors.values(), groups.positions.values(), strict=True):
+        prior.learn_layer_scales(where, 1e-3)
+    term = PriorTerm(arm, WeightPriors(known.priors, groups), 1, 1, 11)
+    # Filters of a third of the size: those of no layer are outside of a prior whose width follows them.
+    small = MeanField(model.posterior.mean().detach() / 3, -20.0)
+    term.settle(small, 0)
+    assert all(factor < 0.6 for prior in known.priors.values() for factor in prior.layer_scales().values())
+    assert max(term.outside(small, 0).values()) < 0.2
 
 
 def test_draws_are_made_one_at_a_time_and_repeat(bench) -> None:

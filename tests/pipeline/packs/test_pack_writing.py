@@ -229,6 +229,8 @@ def test_a_study_without_densities_gives_its_networks_alone(
         arms = arm if isinstance(arm, dict) else [arm]
         with pytest.raises(ConfigError, match="which the source pack does not have"):
             parse_config({**raw, "target_training": {"arms": arms, "sizes": [1]}}, Path("study.yaml"))
+    with pytest.raises(ConfigError, match="where they branch from a trunk: use a pack of such networks"):
+        parse_config({**raw, "target_training": {"arms": ["fine_tune_branches"], "sizes": [1]}}, Path("study.yaml"))
 
 
 def test_a_place_that_cannot_be_written(finished_study: Any, tmp_path: Path, capsys: Any) -> None:

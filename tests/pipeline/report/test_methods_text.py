@@ -219,6 +219,21 @@ def test_what_was_learned_on_the_source_follows_from_the_arms(demo: dict[str, An
     assert "On the source, " not in alone
 
 
+def test_trunk_branches_changes_and_learned_scales_are_told(demo: dict[str, Any], tmp_path: Path) -> None:
+    arms = ("fine_tune_branches", "hierarchical", "displacement")
+    demo["source_training"] = {**demo["source_training"], "trunk_steps": 70, "networks": 3}
+    demo["target_training"]["arms"] = {arm: PRESETS[arm].model_dump(mode="json") for arm in arms}
+    text = paragraphs(tmp_path, demo)
+    assert (
+        "from the weights of one common network, which had been trained on another bootstrap sample for 70 steps"
+        in text
+    )
+    assert "“fine_tune_branches” started from the mean of the source networks" in text
+    assert "a normal distribution with full covariance at each position, of the source networks there (“gaus" in text
+    assert "for what training adds to a filter, a normal distribution with full covariance (“displacement”)" in text
+    assert "was learned for each layer, the filters of the last block had no prior" in text
+
+
 def test_a_network_of_ones_own_and_one_prior_for_all_filters_are_told(demo: dict[str, Any], tmp_path: Path) -> None:
     config = copy.deepcopy(demo)
     config["network"] = {"name": "imported", "factory": "my_nets:build", "options": {}, "source": "0"}

@@ -1,0 +1,220 @@
+"""Do priors that know positions, from sources that share positions, help the target more than a start does?
+
+`python benchmarks/position_priors.py --dataset DIR --source NAME --target NAME --output DIR` trains two kinds of source
+on the same patients, with the same number of steps for each network: branches of one trunk, and networks that start at
+random, each alone. From them, n patients of the target are learned with
+
+- `random`, and `fine_tune` of a network that trained alone: what a user has without a trunk;
+- `fine_tune` of a branch, and `fine_tune_branches`, which starts from the mean of all: the start, without a prior;
+- `gaussian_branches`: the same start, and the prior around it; `hierarchical`: its width learned for each layer;
+- `displacement` from the branch and from the network alone: the prior of changes.
+
+Several `--temperatures` repeat every arm with a prior, because how hard it pulls is no property of the prior.
+
+Two tables: Dice on the test patients, with paired differences to `random` and to the starts; and as a positive control
+what the fitted densities know: nats per filter of a branch that was left out, minus those of the isotropic Gaussian. A
+prior that knows nothing there cannot help; one that does need not. With `--rates`, peak rates are tuned out of fold.
+
+Every step is a command as a user types it, and a run that was stopped goes on. Without a dataset there is nothing to
+do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from source_studies import command
+
+from pipeline.evaluation.case_row import CaseRow
+from pipeline.evaluation.comparison import compare_arms
+from pipeline.evaluation.csv_rows import read_rows
+from pipeline.evaluation.tables import StudyRows
+from pipeline.priors.held_out_scores import difference, estimate
+from pipeline.priors.prior_units import read_values
+from pipeline.report.filter_files import group_folders
+from pipeline.storage.prior_files import SCORING
+from pipeline.storage.stage_names import Stage
+
+BRANCHES, ALONE = "branches", "alone"
+"""The two kinds of source."""
+ARMS = {
+    BRANCHES: ("random", "fine_tune", "fine_tune_branches", "gaussian_branches", "hierarchical", "displacement"),
+    ALONE: ("fine_tune", "displacement"),
+}
+REFERENCES = ("random", f"fine_tune ({ALONE})", f"fine_tune_branches ({BRANCHES})")
+"""Arms that the others are compared with."""
+ISOTROPIC = "isotropic"
+AROUND = {"kind": "gaussian", "centre": "branches", "shrinkage": None}
+DENSITIES: dict[str, dict[str, Any]] = {
+    BRANCHES: {
+        "vae": None,
+        "branches_isotropic": {**AROUND, "covariance": "isotropic"},
+        "branches_low_rank": {**AROUND, "covariance": "low_rank"},
+        "displacement_mixture": {"kind": "displacement", "change": {"kind": "gaussian_mixture", "components": 4}},
+    },
+    ALONE: {"vae": None},
+}
+"""Densities beside those of the arms, for the positive control."""
+
+
+def arms(arguments: argparse.Namespace, kind: str) -> dict[str, dict[str, Any]]:
+    """The arms of a kind of source; those with a prior once for each temperature."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in ARMS[kind]:
+        if name.startswith(("random", "fine_tune")):
+            found[name] = {}
+            continue
+        for temperature in arguments.temperatures:
+            # Without the dot, which has a meaning in `--set`.
+            named = f"{name}_T{temperature:g}".replace(".", "p") if len(arguments.temperatures) > 1 else name
+            found[named] = {"preset": name, "posterior_temperature": temperature}
+    return found
+
+
+def study(arguments: argparse.Namespace, kind: str) -> Path:
+    """Writes the study of a kind of source."""
+    path: Path = arguments.output / f"{kind}.yaml"
+    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
+    networks, trunk = arguments.networks, arguments.trunk
+    steps = arguments.steps
+    if kind == ALONE:
+        # As many steps for each network as the trunk and a branch have together.
+        networks, trunk, steps = arguments.alone, 0, arguments.steps + trunk // arguments.cycles
+    values = {
+        "name": kind,
+        "workspace": str(arguments.output / kind),
+        "seed": arguments.seed,
+        "datasets": {
+            "source": {**about, "foreground": arguments.source},
+            "target": {**about, "foreground": arguments.target},
+        },
+        "source": {"dataset": "source", "patients": arguments.patients},
+        "target": {"dataset": "target", "pool": arguments.pool, "test": arguments.test},
+        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
+        "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
+        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
+        "source_training": {
+            "networks": networks,
+            "trunk_steps": trunk,
+            "cycles": arguments.cycles,
+            "steps_per_cycle": steps,
+            "warm_up": min(50, steps // 4),
+        },
+        # Every branch is left out once.
+        "priors": {"densities": DENSITIES[kind], "held_out": "cross", "folds": max(networks, 2)},
+        "target_training": {
+            "arms": arms(arguments, kind),
+            "sizes": [arguments.n],
+            "reference_sizes": [],
+            "repeats": arguments.repeats,
+            "steps": arguments.target_steps,
+            **({"tune": "inner_folds", "tuned_rates": arguments.rates} if arguments.rates else {}),
+        },
+        "computing": {"precision": arguments.precision},
+    }
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def learned(arguments: argparse.Namespace, kind: str, prepared: Path | None) -> Path:
+    """Runs the study of a kind of source, from prepared cases if there are some; returns its workspace."""
+    workspace: Path = arguments.output / kind
+    if prepared is not None and not workspace.is_dir():
+        unfinished = arguments.output / f".{kind}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        for stage in (Stage.CHECK, Stage.PREPROCESS):
+            shutil.copytree(prepared / stage, unfinished / stage)
+        unfinished.rename(workspace)
+    path = study(arguments, kind)
+    for stage in Stage:
+        command(stage, path)
+    return workspace
+
+
+def dice_rows(workspaces: dict[str, Path]) -> Iterator[CaseRow]:
+    """The cases of all arms, each named with the kind of source that it learned from."""
+    for kind, workspace in workspaces.items():
+        for row in read_rows(workspace / "results" / "cases.csv", CaseRow):
+            yield row if row.arm == "random" else replace(row, arm=f"{row.arm} ({kind})")
+
+
+def dice_table(workspaces: dict[str, Path], n: int, seed: int) -> str:
+    """Dice of every arm, and its paired differences to the references."""
+    rows = StudyRows(list(dice_rows(workspaces)))
+    draws = rows.draws(seed=seed, resamples=2000)
+    means = rows.table("dice", n).means()
+    found = {(c.arm, r): c for r in REFERENCES for c in compare_arms(rows, draws, rivals=[r]) if c.n == n}
+    lines = ["| arm | Dice | " + " | ".join(f"− {r}" for r in REFERENCES) + " |", "|---" * (2 + len(REFERENCES)) + "|"]
+    for arm in sorted(means, key=lambda name: means[name]):
+        own = (found.get((arm, reference)) for reference in REFERENCES)
+        texts = ("" if c is None else f"{c.difference:+.3f} [{c.ci_low:+.3f}, {c.ci_high:+.3f}]" for c in own)
+        lines.append(f"| {arm} | {means[arm]:.3f} | " + " | ".join(texts) + " |")
+    return "\n".join(lines)
+
+
+def control_table(workspace: Path) -> str:
+    """Nats per filter of branches that were left out, minus those of the isotropic Gaussian, with a standard error."""
+    groups = group_folders(workspace, SCORING)
+    names = [folder.name for folder in sorted(groups[0].iterdir()) if folder.is_dir()]
+    others = [name for name in names if name != ISOTROPIC]
+    lines = [f"| group | {ISOTROPIC} | " + " | ".join(others) + " |", "|---" * (2 + len(others)) + "|"]
+    for group in groups:
+        values = {name: read_values(group / name) for name in names}
+        cells = []
+        for name in others:
+            own = difference(values[name], values[ISOTROPIC])
+            error = own.get("standard_error")
+            cells.append(f"{own['mean']:+.2f}" + ("" if error is None else f" ± {error:.2f}"))
+        lines.append(f"| {group.name} | {estimate(values[ISOTROPIC])['mean']:.2f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
+    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
+    parser.add_argument("--output", type=Path, default=Path("position-priors"))
+    parser.add_argument("--modality", default="mr")
+    parser.add_argument("--patients", type=int, default=50, help="of the source")
+    parser.add_argument("--pool", type=int, default=20)
+    parser.add_argument("--test", type=int, default=40)
+    parser.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--spacing", type=float, default=2.0, help="mm")
+    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
+    parser.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--networks", type=int, default=5, help="branches")
+    parser.add_argument("--alone", type=int, default=2, help="networks that train alone")
+    parser.add_argument("--trunk", type=int, default=400, help="steps of the trunk")
+    parser.add_argument("--cycles", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=200, help="in each cycle of a branch")
+    parser.add_argument("--target-steps", type=int, default=250)
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.01])
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="peak rates to tune out of fold")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.dataset is None:
+        print("position priors: name --dataset")
+        return
+    arguments.output = arguments.output.resolve()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    branches = learned(arguments, BRANCHES, None)
+    workspaces = {BRANCHES: branches, ALONE: learned(arguments, ALONE, branches)}
+    print(dice_table(workspaces, arguments.n, arguments.seed))
+    for kind, workspace in workspaces.items():
+        print(f"\nNats per filter of a network that was left out, {kind}\n\n{control_table(workspace)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
