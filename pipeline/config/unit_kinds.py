@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.arms.arm_record import PREDICTIONS, RATES, READINGS, TRAININGS
-from pipeline.storage.file_names import STRUCTURES, TRUNKS
+from pipeline.storage.file_names import STARTS, STRUCTURES, TRUNKS
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORING
 from pipeline.storage.stage_names import Stage
 
@@ -11,7 +11,7 @@ KINDS_OF: dict[Stage, tuple[str, ...]] = {
     Stage.CHECK: (Stage.CHECK.value,),
     Stage.PREPROCESS: (Stage.PREPROCESS.value,),
     Stage.TRAIN_SOURCE: (TRUNKS, Stage.TRAIN_SOURCE.value),
-    Stage.COLLECT_FILTERS: (Stage.COLLECT_FILTERS.value, STRUCTURES),
+    Stage.COLLECT_FILTERS: (Stage.COLLECT_FILTERS.value, STRUCTURES, STARTS),
     Stage.FIT_PRIORS: (FITS, SCORING, COMPARISON),
     Stage.INFER: (TRAININGS, PREDICTIONS, RATES, READINGS, Stage.INFER.value),
     Stage.EVALUATE: (Stage.EVALUATE.value,),

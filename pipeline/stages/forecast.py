@@ -16,10 +16,11 @@ from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, compared, sentences, stage_module
+from pipeline.storage.file_names import TRUNKS
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
-_OF_NETWORKS = (Stage.TRAIN_SOURCE.value, TRAININGS, PREDICTIONS)
+_OF_NETWORKS = (TRUNKS, Stage.TRAIN_SOURCE.value, TRAININGS, PREDICTIONS)
 """Kinds whose units compute on the GPU, if there is one."""
 
 

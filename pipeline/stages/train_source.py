@@ -61,12 +61,12 @@ class _Networks:
         config = plan.config
         self._plan = plan
         self._config = config
+        self._resources = resources
         self._patients = list(plan.patients("source"))
         self._digests = plan.digests("source", self._patients)
         execution, self._device = resources.training(config)
         self._threads = execution.threads
         self._computing = settled_computing(config, plan.workspace, self._device)
-        self._resources = resources
 
     def unit(
         self, stage: str, key: str, number: int | str, options: SourceTrainingOptions, trunk: Unit | None = None

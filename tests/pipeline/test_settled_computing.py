@@ -54,7 +54,7 @@ def test_a_network_taken_from_a_pack_settles_nothing(monkeypatch: pytest.MonkeyP
 
 def test_a_trunk_settles_it_for_its_branches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     unit = Unit("train-trunk", "network", {"computing": {"precision": "float32"}}, finish)
-    run_units("train-trunk", [unit], Workspace(tmp_path), Execution(backend="sequential"))
+    run_units("train-trunk", [unit], Workspace(tmp_path), Execution(backend=InProcessBackend()))
     processor(monkeypatch, has=True)
     assert settled_computing(study("auto"), Workspace(tmp_path), "cpu").precision is Precision.FLOAT32
 
