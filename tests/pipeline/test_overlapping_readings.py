@@ -14,6 +14,7 @@ from data.image_file import write_volume
 from data.layouts.detection import read_dataset
 from data.volume import Volume
 from models.heads import Heads
+from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.starting_point import start_from_source
 from pipeline.arms.training_unit import TrainingTask
 from pipeline.deployment.bids_derivative import _shown
@@ -237,7 +238,8 @@ def test_a_head_of_another_kind_is_left_behind(make_case, tmp_path: Path) -> Non
     save_tensors(tmp_path / "s.safetensors", source.state_dict())
     for classes, anew in (({"cube": (1,)}, False), ({"whole": (1,), "core": (1,)}, True)):
         case = make_case(classes=classes)
-        task = TrainingTask(None, options, 0, 1, 0, {"p": [case]}, [tmp_path / "s.safetensors"], [], {}, {}, {})  # type: ignore[arg-type]
+        arm = ArmOptions(init=Initialisation.SOURCE)
+        task = TrainingTask(arm, options, 0, 1, 0, {"p": [case]}, [tmp_path / "s.safetensors"], [], {}, {}, {})
         network = TargetNetwork.of(options, case).build(2)
         started = start_from_source(network, task.knowledge().states[0])
         assert bool(started) is anew
