@@ -18,33 +18,38 @@ def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resou
     """Prints what a command would do."""
     from pipeline.stages.forecast import forecast
 
-    totals, unknown, to_do = {False: 0.0, True: 0.0}, 0, 0
+    totals, known, to_do, later = {False: 0.0, True: 0.0}, True, 0, []
     for found in forecast(stages, config, resources):
+        if found.unknown:
+            later.append(found.stage.value)
+            # Of the stages that wait for work above, nothing is wrong.
+            if not to_do:
+                typer.echo(f"{found.stage.value}: {found.unknown}")
         for line in _lines(found, to_do > 0):
             typer.echo(line)
-        unknown += bool(found.unknown)
         for kind in found.kinds:
             to_do += kind.to_do
             totals[kind.on_gpu] += kind.seconds or 0.0
-            unknown += kind.seconds is None
-    more = ", and what is not known yet" if unknown else ""
-    hours = " and ".join(_hours(seconds, gpu) for gpu, seconds in totals.items() if seconds or not gpu)
-    typer.echo(f"In all {to_do} units: {hours}{more}. Nothing was run.")
+            known &= kind.seconds is not None
+    if later:
+        typer.echo(f"{', '.join(later)}: known once the stages before {'it' if len(later) == 1 else 'them'} are done")
+    hours = " and ".join(_hours(seconds, gpu) for gpu, seconds in totals.items() if seconds)
+    units = "1 unit" if to_do == 1 else f"{to_do} units"
+    more = "" if known and not later else ", and what is not known yet"
+    typer.echo(f"In all {units}{': ' if hours else ''}{hours}{more}. Nothing was run.")
 
 
 def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
     stage = found.stage.value
     if found.needless:
         yield f"{stage}: skipped, because {found.needless}"
-    elif found.unknown:
-        yield f"{stage}: its units are known once the stages before it are done ({found.unknown})"
     for kind in found.kinds:
         name = stage if kind.kind == stage else f"{stage}, {kind.kind}"
         if not kind.to_do:
             later = ", as far as is known before the work above is done" if after_work else ""
             yield f"{name}: nothing to do, {kind.units} done{later}"
             continue
-        hours = "duration unknown, as none was done yet" if kind.seconds is None else _hours(kind.seconds, kind.on_gpu)
+        hours = "no estimate before one is done" if kind.seconds is None else _hours(kind.seconds, kind.on_gpu)
         yield f"{name}: {kind.to_do} of {kind.units} to do, {hours}"
         for reason in kind.reasons:
             yield f"  {reason}"
@@ -53,4 +58,6 @@ def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
 def _hours(seconds: float, on_gpu: bool) -> str:
     from data.plain_number import plain_number
 
-    return f"about {plain_number(seconds / 3600, 2)} {'GPU' if on_gpu else 'core'} hours"
+    hours = seconds / 3600
+    number = "less than 0.01" if hours < 0.01 else f"about {plain_number(hours, 2)}"
+    return f"{number} {'GPU' if on_gpu else 'core'} hours"

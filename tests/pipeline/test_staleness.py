@@ -274,7 +274,7 @@ def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
     assert "preprocess: nothing to do" in text
     # A training is named after what it depends on: the others are done, and two sizes of one arm are new.
     assert f"infer, train-target: 2 of {trained} to do, about 1.8 core hours" in text
-    assert "infer: 2 of 9 to do, duration unknown, as none was done yet\n  infer of" in text
+    assert "infer: 2 of 9 to do, no estimate before one is done\n  infer of" in text
     assert "evaluate: nothing to do, 9 done, as far as is known before the work above is done" in text
     assert "Nothing was run." in text
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
@@ -285,8 +285,11 @@ def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
     run[3] = str(tmp_path / "new")
     assert main(run) == 0
     text = capsys.readouterr().out
-    assert "check: 1 of 1 to do, duration unknown" in text
-    assert "train-source: its units are known once the stages before it are done" in text
+    assert "check: 1 of 1 to do, no estimate" in text
+    assert (
+        "preprocess, train-source, collect-filters, fit-priors, infer, evaluate: known once the stages before" in text
+    )
+    assert "missing" not in text
     assert not (tmp_path / "new").exists()
 
 
