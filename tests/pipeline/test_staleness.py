@@ -286,9 +286,8 @@ def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
     assert main(run) == 0
     text = capsys.readouterr().out
     assert "check: 1 of 1 to do, no estimate" in text
-    assert (
-        "preprocess, train-source, collect-filters, fit-priors, infer, evaluate: known once the stages before" in text
-    )
+    assert "fit-priors, infer, evaluate: known once the stages before them are done" in text
+    assert "In all 1 unit, and what is not known yet. Nothing was run." in text
     assert "missing" not in text
     assert not (tmp_path / "new").exists()
 
