@@ -181,9 +181,11 @@ class StoredBank:
         """The rows of ranges (first, one after the last), at most so many at a time."""
         for first, last in ranges:
             for start in range(first, last, most):
-                with _opened(self.path) as table:
-                    rows = np.array(table.reshape(-1)[start : min(start + most, last)])
-                yield rows
+                yield self._rows(start, min(start + most, last))
+
+    def _rows(self, start: int, stop: int) -> NDArray[np.void]:
+        with _opened(self.path) as table:
+            return np.array(table.reshape(-1)[start:stop])
 
     def _column(self, rows: NDArray[np.void], name: str) -> torch.Tensor:
         return require_finite(self.path, name, torch.from_numpy(np.ascontiguousarray(rows[name])))
