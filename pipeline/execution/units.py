@@ -14,7 +14,7 @@ from pipeline.execution.backend import Backend, Work
 from pipeline.execution.in_process import InProcessBackend
 from pipeline.execution.ledger import Ledger
 from pipeline.execution.local_backend import LocalBackend
-from pipeline.execution.processes import available_cores, rank, world_size
+from pipeline.execution.processes import rank, threads_of_share, world_size
 from pipeline.execution.progress import PROGRESS, STOP, StageProgress
 from pipeline.execution.stopping import stops_on_signal
 from pipeline.execution.unit import Outcome, Unit, is_done
@@ -40,9 +40,9 @@ class Execution:
 
     @classmethod
     def sharing_cores(cls, jobs: int | None, units: int) -> Execution:
-        """Runs the given number of units at a time, by default one, each with its share of the cores."""
+        """Runs the given number of units at a time, by default one, each with its share of the threads."""
         jobs = min(jobs or 1, units)
-        return cls(jobs, max(available_cores() // jobs, 1))
+        return cls(jobs, threads_of_share(jobs))
 
 
 @dataclass(frozen=True)
