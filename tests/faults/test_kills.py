@@ -1,4 +1,8 @@
-"""`kill -9` at random moments, of the command, a worker or all of them: the study resumes to the same result."""
+"""`kill -9` at random moments, of the command, a worker or all of them: the study resumes to the same result.
+
+Kills of the command in chosen moments are in `tests/integration/test_interrupted_study.py`, kills of a worker in
+`tests/pipeline/test_units.py`; these take too long for `make test`.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +17,12 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("GRAFT_FAULTS") != "all", reason="only `make faults` kills studies at random"),
+]
 
-_ROUNDS = 45 if os.environ.get("GRAFT_FAULTS") == "all" else 1
+_ROUNDS = 45
 _GRACE = 20.0
 """Seconds in which the workers of a killed command notice that it is gone."""
 
@@ -45,7 +52,6 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
     commands: Any,
     contents: Callable[[Path], dict[str, str]],
     leftovers: Callable[[Path], list[str]],
-    thorough: bool,
     tmp_path: Path,
     record_property: Callable[[str, object], None],
     number: int,
@@ -54,7 +60,7 @@ def test_a_study_that_is_killed_again_and_again_ends_with_the_same_bytes(
     draw = random.Random(number)
     workspace = tmp_path / "killed"
     ended, kills = False, 0
-    for _ in range(4 if thorough else 1):
+    for _ in range(4):
         if ended:
             break
         process = commands.start("run", finished_study.config, "--workspace", workspace, "--jobs", "2")

@@ -1,5 +1,7 @@
 """One interface test over every filter prior."""
 
+import copy
+import functools
 import math
 from dataclasses import replace
 
@@ -93,11 +95,19 @@ def toy_bank(kernel_voxels, seed=0):
     return FilterBank(*(torch.cat(column) for column in zip(*columns, strict=True)))
 
 
-def fitted(name, kernel_voxels=2):
+def fit_anew(name, kernel_voxels=2):
     bank = toy_bank(kernel_voxels)
     prior = build_prior(PRIORS[name], kernel_voxels).double()
     prior.fit(bank, torch.Generator().manual_seed(1))
     return centred(prior, bank), bank
+
+
+fit_once = functools.lru_cache(maxsize=None)(fit_anew)
+
+
+def fitted(name, kernel_voxels=2):
+    """A fitted prior and its bank for the test alone; what is copied was fitted for all of them."""
+    return copy.deepcopy(fit_once(name, kernel_voxels))
 
 
 def centred(prior, bank):
@@ -194,7 +204,7 @@ def test_save_and_load_give_the_same_numbers(name):
 
 
 def test_fit_is_a_function_of_the_generator(name):
-    states = [fitted(name)[0].state_dict() for _ in range(2)]
+    states = [fit(name)[0].state_dict() for fit in (fit_once, fit_anew)]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 
