@@ -1,4 +1,4 @@
-"""The processes that train one network together, as started by `accelerate launch`, and the available cores and threads."""
+"""The processes that train one network together (`accelerate launch`), and the cores and threads of this one."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def only_command(folder: Path, on_killed: Callable[[int], None] = lambda process
         with _owner_file(folder, on_killed):
             yield
         return
-    with stream:
+    with stream, _not_by_children(stream):
         try:
             before = _read(folder / LOCK)
             if _is_dead(before):
@@ -70,6 +70,29 @@ def only_command(folder: Path, on_killed: Callable[[int], None] = lambda process
         finally:
             # While the lock is held: a command that opened the file before sees that its name is gone and tries again.
             (folder / LOCK).unlink(missing_ok=True)
+
+
+_held: set[IO[str]] = set()
+
+
+def _let_go_in_child() -> None:
+    for stream in _held:
+        stream.close()
+
+
+# A lock belongs to all processes that have the file open: a loader of batches, which lives for seconds after its
+# command was killed, would keep the folder from the next one.
+os.register_at_fork(after_in_child=_let_go_in_child)
+
+
+@contextmanager
+def _not_by_children(stream: IO[str]) -> Iterator[None]:
+    """Leaves the lock to this process alone, whatever it forks."""
+    _held.add(stream)
+    try:
+        yield
+    finally:
+        _held.discard(stream)
 
 
 def working_command(folder: Path) -> tuple[str, int] | None:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,18 @@ import os, sys
 from pathlib import Path
 from pipeline.storage.lock import only_command
 with only_command(Path(sys.argv[1])):
+    os._exit(9)
+"""
+_KILLED_WITH_A_CHILD = """
+import os, sys, time
+from pathlib import Path
+from pipeline.storage.lock import only_command
+with only_command(Path(sys.argv[1])):
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    print(child, flush=True)
     os._exit(9)
 """
 _REFUSALS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]
@@ -77,6 +90,19 @@ def test_a_killed_command_is_noticed_once(tmp_path: Path) -> None:
         with only_command(tmp_path, seen.append):
             pass
     assert seen == [command.pid]
+
+
+def test_what_a_killed_command_forked_does_not_keep_the_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _KILLED_WITH_A_CHILD, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.wait()
+        try:
+            with only_command(tmp_path):
+                os.kill(child, 0)
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 def refuse_locks(monkeypatch: pytest.MonkeyPatch) -> None:

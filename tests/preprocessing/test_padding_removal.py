@@ -18,6 +18,7 @@ from preprocessing.itk_image import use_itk_threads
 from preprocessing.padding_removal import PaddingRemoval, PaddingRemovalOptions
 from preprocessing.random_heads import draw_head_codes, draw_scan
 from preprocessing.resampling import ResamplingOptions
+from preprocessing.skull_strip import SkullStripMethod, SkullStripOptions
 from preprocessing.step import Interpolation
 from preprocessing.subject import Subject
 
@@ -54,6 +55,9 @@ def _options(modality: Modality, spacing: float) -> PreprocessingOptions:
     update: dict[str, object] = {"resampling": ResamplingOptions(spacing=spacing)}
     if options.alignment is not None:
         update["alignment"] = AlignmentOptions(spacings=(8.0,))
+    if options.skull_strip is not None:
+        # The quicker of the two that read the field of view.
+        update["skull_strip"] = SkullStripOptions(method=SkullStripMethod.NETWORK)
     return options.model_copy(update=update)
 
 
@@ -99,7 +103,13 @@ def test_a_wide_field_of_noise_hardly_changes_the_intensities_of_the_head(scan, 
 def test_a_head_in_a_wide_field_of_noise_gets_the_brain_mask_of_the_head(scan):
     use_itk_threads(1)
     options = _options(Modality.MR_HEAD, 4.0).model_copy(
-        update={"alignment": None, "resampling": None, "intensity": None, "cropping": None}
+        update={
+            "alignment": None,
+            "resampling": None,
+            "intensity": None,
+            "cropping": None,
+            "skull_strip": SkullStripOptions(),
+        }
     )
     chain, masks = Chain(options), []
     for volume in (scan, _in_noise(_padded(scan), 0.03)):
