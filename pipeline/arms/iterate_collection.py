@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.bayesian_network import BayesianNetwork
 from models.other_weights import OtherWeights
@@ -29,11 +29,15 @@ class IterateCollection:
         self._every = max((steps - self._first) // options.collections, 1)
         self._filters = self._empty(model.posterior.mean())
         self._others = None if model.others is None else self._empty(model.others.posterior(0).mean())
-        self._averages: list[Tensor] = [torch.zeros_like(p) for p in model.point_parameters()]
-        self._number = 0
+        self._averages = nn.ParameterList(torch.zeros_like(p) for p in model.point_parameters()).requires_grad_(False)
 
     def _empty(self, start: Tensor) -> SWAG:
         return SWAG(len(start), self._options.rank, self._options.scale, start.shape[1]).to(start.device)
+
+    def modules(self) -> dict[str, nn.Module]:
+        """What it has collected, for checkpoints."""
+        parts = {"filters": self._filters, "others": self._others, "averages": self._averages}
+        return {f"iterates.{name}": part for name, part in parts.items() if part is not None}
 
     def rate(self, arm: ArmOptions, options: TargetTrainingOptions) -> Callable[[int], float]:
         """The learning rate: the schedule of the other arms, but only down to the constant rate of the second part."""
@@ -52,12 +56,12 @@ class IterateCollection:
         """Collects the weights after a step (from 0), if they are due."""
         if step < self._first or (step - self._first + 1) % self._every:
             return
-        self._number += 1
         self._filters.collect(self._model.posterior.mean())
         if self._others is not None and self._model.others is not None:
             self._others.collect(self._model.others.posterior(0).mean())
+        number = int(self._filters.collected)
         for average, parameter in zip(self._averages, self._model.point_parameters(), strict=True):
-            average += (parameter - average) / self._number
+            average += (parameter - average) / number
 
     @torch.no_grad()
     def network(self) -> BayesianNetwork:

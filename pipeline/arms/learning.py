@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -32,11 +32,12 @@ from pipeline.arms.starting_point import (
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.training.checkpoint import Checkpoints, Resumption
 from pipeline.training.computing import Computing
 from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import BatchSampler
 from pipeline.training.schedule import cosine_cycles
-from pipeline.training.training_log import History
+from pipeline.training.training_log import TrainingLog
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class TrainedMember:
     """
 
     model: BayesianNetwork
-    history: History
+    history: TrainingLog
     started_anew: list[str]
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -65,8 +66,9 @@ def learn_member(
     seed: int,
     computing: Computing,
     progress: Callable[[float], None],
+    checkpoints: Checkpoints,
 ) -> TrainedMember:
-    """Trains one member of an arm.
+    """Trains one member of an arm, from its last checkpoint on if there is one.
 
     Args:
         arm: the choices.
@@ -77,9 +79,11 @@ def learn_member(
         seed: of the initial weights and the posterior's draws; the same for every arm.
         computing: device and precision.
         progress: called with the share of the steps done.
+        checkpoints: when and where it is saved; the log goes to the same folder.
 
     Raises:
         TrainingError: the loss is not finite.
+        StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
     device = str(computing.device)
     networks, anew = _starting_networks(arm, network, knowledge, seed)
@@ -92,19 +96,31 @@ def learn_member(
         arm, options, model, priors, sampler, seed, device, computing.autocast, network.heads,
         lambda: computing.gradient_scale,
     )  # fmt: skip
-    run = partial(_optimise, loss, computing)
-    about: dict[str, Any] = {}
-    if isinstance(arm.posterior, MixtureOptions):
-        history, about = pursue(model, loss, arm.posterior.weights, run, progress)
-    elif isinstance(arm.posterior, SWAGOptions):
+    collection = None
+    if isinstance(arm.posterior, SWAGOptions):
         collection = IterateCollection(arm.posterior, model, options.steps)
-        history = run(loss, progress, collection.rate(arm, options), collection)
-        model = collection.network()
-    else:
-        history = run(loss, progress)
+    elbos = torch.zeros(arm.components, dtype=torch.float64)
+    # All that steps change. Densities are among it: their encoders and the scales of layers are learned on the target.
+    changed: dict[str, torch.nn.Module] = {
+        "member": model,
+        **{f"prior.{name}": prior for name, prior in priors.fitted.items()},
+        "pursuit": torch.nn.ParameterDict({"elbos": torch.nn.Parameter(elbos, requires_grad=False)}),
+        **(collection.modules() if collection else {}),
+    }
+    resumption = Resumption(checkpoints, changed, {"draws": loss.draws})
+    about: dict[str, Any] = {}
+    with TrainingLog(checkpoints.folder, start=resumption.steps_done) as log:
+        run = partial(_optimise, loss, computing, log, resumption)
+        if isinstance(arm.posterior, MixtureOptions):
+            about = pursue(model, loss, arm.posterior.weights, run, progress, elbos, resumption.steps_done)
+        elif collection:
+            run(loss, progress, rate=collection.rate(arm, options), watch=collection)
+            model = collection.network()
+        else:
+            run(loss, progress)
     if scales := _layer_scales(priors, model):
         about["layer_scales"] = scales
-    return TrainedMember(model.eval(), history, anew, about)
+    return TrainedMember(model.eval(), log, anew, about)
 
 
 def _layer_scales(priors: WeightPriors, model: BayesianNetwork) -> dict[str, float]:
@@ -163,11 +179,14 @@ def _weight_priors(
 def _optimise(
     loss: TargetLoss,
     computing: Computing,
+    log: TrainingLog,
+    resumption: Resumption,
     step_loss: Callable[[int], StepLoss],
     progress: Callable[[float], None],
+    component: int | None = None,
     rate: Callable[[int], float] | None = None,
     watch: Callable[[int], None] = lambda step: None,
-) -> History:
+) -> None:
     """Trains the parameters that are free to learn; of a mixture, those of the active component."""
     arm, options = loss.arm, loss.options
     warm_up = round(arm.warm_up * options.steps)
@@ -175,16 +194,27 @@ def _optimise(
     def cosine(step: int) -> float:
         return cosine_cycles(step, cycle=options.steps, peak=arm.peak_rate, floor=options.floor_rate, warm_up=warm_up)
 
-    def after_step(step: int, row: Mapping[str, Any]) -> None:
+    def after_step(step: int, row: dict[str, float]) -> None:
+        if component is not None:
+            row["component"] = component
         watch(step)
         progress((step + 1) / options.steps)
 
-    return train(
+    train(
         parameter_groups(loss.model, loss.priors, arm),
         step_loss,
-        TrainingPlan(options.steps, rate or cosine, options.optimiser, loss.seed, options.log_every),
+        TrainingPlan(
+            options.steps,
+            rate or cosine,
+            options.optimiser,
+            loss.seed,
+            options.log_every,
+            earlier=(component or 0) * options.steps,
+        ),
         after_step=after_step,
         computing=computing,
+        history=log,
+        resumption=resumption,
     )
 
 

@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from data.errors import ModelError
 from models.bayesian_network import BayesianNetwork
 from models.posteriors.mixture import ComponentWeights, Mixture
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.training.loop import StepLoss
-from pipeline.training.training_log import History
 
-Round = Callable[[Callable[[int], StepLoss], Callable[[float], None]], History]
-"""Trains the parameters that are free to learn, given the loss of a step and the progress; returns the history."""
+Round = Callable[[Callable[[int], StepLoss], Callable[[float], None], int], None]
+"""Trains the parameters that are free to learn, given the loss of a step, the progress, and the number of the
+component."""
 
 
 def pursue(
@@ -29,33 +29,41 @@ def pursue(
     weights: ComponentWeights,
     train_round: Round,
     progress: Callable[[float], None],
-) -> tuple[History, dict[str, Any]]:
+    elbos: Tensor,
+    steps_done: int = 0,
+) -> dict[str, Any]:
     """Trains every component of a mixture, one by one with `train_round`.
 
+    Args:
+        model: network and mixture.
+        loss: of the training.
+        weights: which weights the components get.
+        train_round: trains one of them.
+        progress: called with the share of all steps done.
+        elbos: `[C]`, receives the ELBO of each component in nats; holds those of the components that are done.
+        steps_done: steps of all rounds that are done; a component whose steps are among them is not trained again.
+
     Returns:
-        The history of all rounds (column `component`), and the weights and ELBOs of the components for the record.
+        The weights and ELBOs of the components, for the record.
     """
     mixture = model.posterior
     if not isinstance(mixture, Mixture):
         raise ModelError("maximum-entropy pursuit of a posterior that is not a mixture", expected="posterior: mixture")
     number = len(mixture.components)
-    history, elbos = History(), []
-    for component in range(number):
+    for component in range(steps_done // loss.options.steps, number):
         _train_only(model, component)
 
         def share(fraction: float, component: int = component) -> None:
             progress((component + fraction) / number)
 
-        rows = train_round(loss.of_component(component), share).rows
-        last = history.rows[-1]["step"] if history.rows else 0
-        history.rows += [{**row, "step": last + row["step"], "component": component} for row in rows]
-        elbos.append(loss.elbo())
+        train_round(loss.of_component(component), share, component)
+        elbos[component] = loss.elbo()
     _train_only(model, None)
-    by_elbo = torch.tensor(elbos, dtype=torch.float64).softmax(0).tolist()
+    by_elbo = elbos.softmax(0).tolist()
     if weights is ComponentWeights.ELBO:
-        mixture.set_weights_by_elbo(elbos)
+        mixture.set_weights_by_elbo(elbos.tolist())
     used = mixture.log_weights.exp().tolist()
-    return history, {"components": {"weights": used, "elbo_nats": elbos, "weights_by_elbo": by_elbo}}
+    return {"components": {"weights": used, "elbo_nats": elbos.tolist(), "weights_by_elbo": by_elbo}}
 
 
 def _train_only(model: BayesianNetwork, component: int | None) -> None:

@@ -42,6 +42,7 @@ class TargetLoss:
         autocast: context of the network's passes.
         heads: what the network's output channels stand for.
         gradient_scale: tells the factor on the gradients of a backward pass.
+        draws: the stream that steps draw from.
     """
 
     arm: ArmOptions
@@ -56,7 +57,7 @@ class TargetLoss:
     gradient_scale: Callable[[], float] = lambda: 1.0
 
     def __post_init__(self) -> None:
-        self._draws = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "draws"))
+        self.draws = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "draws"))
         self._data_loss = _data_loss(self.options.likelihood, self.heads)
         self.prior_term = PriorTerm(self.arm, self.priors, self.sampler.voxels, self.options.steps, self.seed)
 
@@ -74,10 +75,10 @@ class TargetLoss:
         number = self.arm.train_samples
         data_term, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         self.prior_term.settle(self.model.posterior, step)
-        for draw in self.model.draws(number, self._draws):
+        for draw in self.model.draws(number, self.draws):
             data_term = data_term + self._data_loss(self._logits(images, draw), labels) / number
             if self.priors:
-                nats = self.prior_term.kl(self.model, draw, self._draws, terms=terms if logged else None)
+                nats = self.prior_term.kl(self.model, draw, self.draws, terms=terms if logged else None)
                 divergence = divergence + nats / number
         loss = data_term
         if self.priors:
@@ -98,7 +99,7 @@ class TargetLoss:
     def _logits(self, images: Tensor, draw: WeightDraw) -> Tensor | list[Tensor]:
         with self.autocast():
             if self.arm.local_reparameterisation:
-                return self.model.local_forward(images, draw, self._draws)
+                return self.model.local_forward(images, draw, self.draws)
             logits: Tensor | list[Tensor] = self.model(images, *draw)
             return logits
 

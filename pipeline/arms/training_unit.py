@@ -29,10 +29,10 @@ from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import CachedCase
-from pipeline.storage.file_names import HISTORY
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
+from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 
@@ -106,7 +106,19 @@ class TrainingTask:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings common to all trainings of a study; `workers` is the number of processes that draw the batches."""
+    """Settings common to all trainings of a study.
+
+    Attributes:
+        options: of the training.
+        patches: of the sampler.
+        augmentation: of the patches.
+        seed: of the study.
+        device: where to compute.
+        computing: precision and the like.
+        workers: processes that draw the batches.
+        checkpoint_steps: steps between checkpoints; 0 for none by steps.
+        checkpoint_seconds: time between checkpoints; 0 for none by time.
+    """
 
     options: TargetTrainingOptions
     patches: PatchOptions
@@ -115,6 +127,8 @@ class TrainingSettings:
     device: str
     computing: ComputingOptions = field(default_factory=lambda: ComputingOptions(precision=Precision.FLOAT32))
     workers: int = 0
+    checkpoint_steps: int = 0
+    checkpoint_seconds: float = 0
 
 
 class TrainingRecord(StoredRecord):
@@ -149,17 +163,21 @@ def member_seed(seed: int, repeat: int, member: int) -> int:
 
 
 def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, settings: TrainingSettings) -> None:
-    """Trains one member and writes its weights, history and record.
+    """Trains one member and writes its weights, history and record; resumes from a checkpoint in the folder.
 
     Raises:
         TrainingError: the loss is not finite.
         ModelError: the posterior to update belongs to a different network.
+        StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
-    trained = _learn(task, settings, progress)
+    checkpoints = Checkpoints(
+        folder, settings.checkpoint_steps, settings.checkpoint_seconds, lambda: progress.stop_requested
+    )
+    trained = _learn(task, settings, progress, checkpoints)
     if task.earlier is not None:
         trained = _joined(trained, task.earlier, task, settings)
     write_member(folder / MEMBER, trained.model)
-    trained.history.write(folder / HISTORY)
+    trained.history.finish()
     record = TrainingRecord(
         arm=task.arm,
         member=task.member,
@@ -172,6 +190,9 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
         about=trained.about,
     )
     write_record(folder / TRAINING, record)
+    # In this order: a checkpoint relies on the lines of the log.
+    checkpoints.remove()
+    trained.history.remove()
 
 
 def read_training(folder: Path) -> TrainingRecord:
@@ -198,7 +219,9 @@ def load_member(folder: Path, arm: ArmOptions, network: TargetNetwork) -> Bayesi
     return read_member(folder / MEMBER, arm, network)
 
 
-def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFile) -> TrainedMember:
+def _learn(
+    task: TrainingTask, settings: TrainingSettings, progress: ProgressFile, checkpoints: Checkpoints
+) -> TrainedMember:
     seed = member_seed(settings.seed, task.repeat, task.member)
     patches = PatchSampler(
         list(task.patients.values()),
@@ -215,6 +238,7 @@ def _learn(task: TrainingTask, settings: TrainingSettings, progress: ProgressFil
         seed,
         Computing(settings.computing, settings.device),
         progress,
+        checkpoints,
     )
 
 

@@ -53,10 +53,10 @@ class ExecutionOptions(Options):
     """Units that share a GPU. A unit sees one GPU, whatever the machine or the job has."""
     workers: int | None = Field(default=None, ge=0)
     """Background processes that draw the batches of each training ahead; by default one per unused core, at most 4."""
-    checkpoint_steps: int = Field(default=500, ge=0)
-    """Steps between checkpoints of a source network's training; 0 for checkpoints by time only."""
+    checkpoint_steps: int = Field(default=0, ge=0)
+    """Steps between checkpoints of a training, in addition to those by time; 0 for none by steps."""
     checkpoint_minutes: float = Field(default=5.0, ge=0)
-    """Minutes between checkpoints; 0 for checkpoints by steps only."""
+    """Minutes between checkpoints of a training; 0 for none by time."""
 
     @field_validator("backend", mode="before")
     @classmethod

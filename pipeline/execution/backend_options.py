@@ -64,7 +64,7 @@ class SubmititOptions(Options):
     constraint: str | None = None
     """Features that a node must have."""
     minutes: float = Field(default=240, gt=0)
-    """Longest duration of a job. One that needs longer saves its work and is queued again."""
+    """Longest duration of a job. A training that needs longer saves its work, and the job is queued again."""
     memory_gb: float = Field(default=16, gt=0)
     """Memory of a job, in GB."""
     cpus: int | None = Field(default=None, ge=1)

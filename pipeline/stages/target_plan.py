@@ -101,6 +101,8 @@ class _Planner:
             self._device,
             settled_computing(config, plan.workspace, self._device),
             resources.workers(config, TRAININGS, config.target_training.arm_units),
+            config.execution.checkpoint_steps,
+            60 * config.execution.checkpoint_minutes,
         )
 
     def plan(self) -> TargetPlan:
@@ -256,7 +258,7 @@ class _Planner:
             )
             size = arm.components * learned.train_samples * (1.2 if arm.is_bayesian else 1.0)
             arguments = {"task": task, "settings": self._settings}
-            self._found.trainings[key] = Unit(TRAININGS, key, recipe, train_member, arguments, size)
+            self._found.trainings[key] = Unit(TRAININGS, key, recipe, train_member, arguments, size, resumable=True)
         return self._found.trainings[key]
 
     def _prediction(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit], fold: Fold) -> Unit:

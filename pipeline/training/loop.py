@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 
 from data.errors import TrainingError
 from data.random_streams import stream_seed
-from pipeline.training.checkpoint import Checkpoints, TrainingState
+from pipeline.training.checkpoint import Resumption
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.optimiser import OptimiserOptions, make_optimiser
-from pipeline.training.training_log import History, TrainingLog
+from pipeline.training.training_log import History
 
 
 @dataclass
@@ -29,7 +28,7 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """The steps of a training.
+    """The steps of a training, or of one of its rounds.
 
     Attributes:
         steps: number of optimiser steps.
@@ -38,6 +37,7 @@ class TrainingPlan:
         seed: together with the step it seeds torch's own generator, from which dropout draws.
         log_every: steps between logged rows; the last step is always logged.
         keep: step → whether its row is logged in addition.
+        earlier: steps of the rounds before, from which the log and checkpoints count on.
     """
 
     steps: int
@@ -46,25 +46,11 @@ class TrainingPlan:
     seed: int = 0
     log_every: int = 10
     keep: Callable[[int], bool] = lambda step: False
+    earlier: int = 0
 
     def is_logged(self, step: int) -> bool:
         """Whether the row of a step (from 0) is logged."""
         return is_logged(step, self.steps, self.log_every) or self.keep(step)
-
-
-@dataclass(frozen=True)
-class Resumption:
-    """How an interrupted training resumes.
-
-    Attributes:
-        modules: content of a checkpoint.
-        checkpoints: when and where to save, and to resume from.
-        open_log: number of earlier steps → log of the training; `None` in a process that does not write.
-    """
-
-    modules: Mapping[str, torch.nn.Module]
-    checkpoints: Checkpoints
-    open_log: Callable[[int], TrainingLog] | None = None
 
 
 def is_logged(step: int, steps: int, every: int) -> bool:
@@ -79,6 +65,7 @@ def train(
     *,
     after_step: Callable[[int, dict[str, float]], None] = lambda step, row: None,
     computing: Computing | None = None,
+    history: History | None = None,
     resumption: Resumption | None = None,
 ) -> History:
     """Minimises a loss.
@@ -90,7 +77,11 @@ def train(
         plan: steps, rates and logging.
         after_step: called with the step (from 0) and its row, to which it may add.
         computing: precision and device; by default float32 on the device of the parameters.
-        resumption: checkpoints and a log on disk.
+        history: receives the logged rows, after those of the steps that are done; by default one in memory.
+        resumption: checkpoints, and the steps that are done.
+
+    Returns:
+        The history.
 
     Raises:
         TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch.
@@ -103,31 +94,28 @@ def train(
     )
     options = plan.options
     optimiser = computing.optimiser(make_optimiser(optimised, plan.rate(0), options))
-    state = TrainingState(resumption.modules if resumption else {}, optimiser, computing.scaler)
-    first = resumption.checkpoints.restore(state) if resumption else 0
-    with resumption.open_log(first) if resumption and resumption.open_log else nullcontext() as log:
-        history = History(log.rows if log else [])
-        for step in range(first, plan.steps):
-            torch.manual_seed(stream_seed(plan.seed, "step", step))
-            for group in optimiser.param_groups:
-                group["lr"] = plan.rate(step) * group["rate_factor"]
-            result = step_loss(step)
-            value = float(result.loss.detach())
-            _require_finite("loss", value, step, result.cases)
-            optimiser.zero_grad(set_to_none=True)
-            computing.backward(result.loss)
-            norm = computing.clip(learned, options.gradient_clip)
-            if computing.scaler is None:  # a scaler skips such steps and lowers its factor
-                _require_finite("norm of the gradient", float(norm), step, result.cases)
-            optimiser.step()
-            row = {"step": step + 1, "loss": value, "rate": plan.rate(step), **result.terms}
-            after_step(step, row)
-            if plan.is_logged(step):
-                log.write(row) if log else history.rows.append(row)
-            if resumption and step + 1 < plan.steps:
-                resumption.checkpoints.after_step(step + 1, state, *([log.sync] if log else []))
-        if log:
-            log.finish()
+    history = History() if history is None else history
+    first = resumption.begin_round(plan.earlier, optimiser, computing.scaler) if resumption else 0
+    for step in range(first, plan.steps):
+        torch.manual_seed(stream_seed(plan.seed, "step", step))
+        for group in optimiser.param_groups:
+            group["lr"] = plan.rate(step) * group["rate_factor"]
+        result = step_loss(step)
+        value = float(result.loss.detach())
+        _require_finite("loss", value, step, result.cases)
+        optimiser.zero_grad(set_to_none=True)
+        computing.backward(result.loss)
+        norm = computing.clip(learned, options.gradient_clip)
+        if computing.scaler is None:  # a scaler skips such steps and lowers its factor
+            _require_finite("norm of the gradient", float(norm), step, result.cases)
+        optimiser.step()
+        done = plan.earlier + step + 1
+        row = {"step": done, "loss": value, "rate": plan.rate(step), **result.terms}
+        after_step(step, row)
+        if plan.is_logged(step):
+            history.add(row)
+        if resumption and step + 1 < plan.steps:
+            resumption.after_step(done, optimiser, computing.scaler, history.sync)
     return history
 
 

@@ -14,6 +14,7 @@ measured. The branches see the other patients all the same.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,9 @@ from pipeline.storage.file_names import SAMPLE
 from pipeline.storage.tensors import load_tensors, save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.checkpoint import Checkpoints
+from pipeline.training.checkpoint import Checkpoints, Resumption
 from pipeline.training.computing import Computing, ComputingOptions
-from pipeline.training.loop import Resumption, StepLoss, TrainingPlan, train
+from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.sample_record import SampleRecord
 from pipeline.training.schedule import cosine_cycles
@@ -147,36 +148,37 @@ def train_source_network(
     if computing.is_main:
         save_tensors(folder / INITIAL, model.state_dict(), {"network": task.number})
 
-    def after_step(step: int, row: dict[str, float]) -> None:
-        progress((step + 1) / task.steps)
-        if task.ends_cycle(step) and computing.is_main:
-            _end_cycle(folder, task, step, model, row, str(computing.device))
-        if opened and ((step + 1) % _SPEED_EVERY == 0 or task.ends_cycle(step)):
-            log, speed = opened[-1]
-            log.write_speed(step + 1, *speed.measure(step + 1))
-
-    opened: list[tuple[TrainingLog, SpeedMeter]] = []
-
-    def open_log(start: int) -> TrainingLog:
-        log = TrainingLog(folder, open_trackers(tracking or TrackingOptions(), folder), start=start)
-        opened.append((log, SpeedMeter(task.patches.batch, task.steps, start)))
-        return log
-
     checkpoints = Checkpoints(
         folder, checkpoint_steps, checkpoint_seconds, lambda: progress.stop_requested, computing.is_main
     )
     # No process reads the checkpoint before the writing process has made the folder.
     computing.wait()
-    train(
-        [{"params": list(model.parameters())}],
-        _step_loss(task, computing.wrap(model), computing, workers),
-        TrainingPlan(task.steps, task.rate, task.options.optimiser, seed, keep=task.ends_cycle),
-        after_step=after_step,
-        computing=computing,
-        # Of processes that train together, only the first writes.
-        resumption=Resumption({"network": model}, checkpoints, open_log if computing.is_main else None),
-    )
-    if computing.is_main:
+    resumption = Resumption(checkpoints, {"network": model})
+    done = resumption.steps_done
+    # Of processes that train together, only the first writes.
+    trackers = open_trackers(tracking or TrackingOptions(), folder) if computing.is_main else []
+    log = TrainingLog(folder, trackers, start=done) if computing.is_main else None
+    speed = SpeedMeter(task.patches.batch, task.steps, done)
+
+    def after_step(step: int, row: dict[str, float]) -> None:
+        progress((step + 1) / task.steps)
+        if task.ends_cycle(step) and computing.is_main:
+            _end_cycle(folder, task, step, model, row, str(computing.device))
+        if log and ((step + 1) % _SPEED_EVERY == 0 or task.ends_cycle(step)):
+            log.write_speed(step + 1, *speed.measure(step + 1))
+
+    with log or nullcontext():
+        train(
+            [{"params": list(model.parameters())}],
+            _step_loss(task, computing.wrap(model), computing, workers),
+            TrainingPlan(task.steps, task.rate, task.options.optimiser, seed, keep=task.ends_cycle),
+            after_step=after_step,
+            computing=computing,
+            history=log,
+            resumption=resumption,
+        )
+    if log:
+        log.finish()
         _write_sample(folder, task)
         checkpoints.remove()
 

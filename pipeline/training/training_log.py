@@ -36,6 +36,13 @@ class History:
 
     rows: list[Row] = field(default_factory=list)
 
+    def add(self, row: Mapping[str, float]) -> None:
+        """Logs a step; only the column `step` is required."""
+        self.rows.append(dict(row))
+
+    def sync(self) -> None:
+        """Waits until all rows are where a checkpoint can rely on them."""
+
     def write(self, path: Path) -> None:
         """Writes the rows; columns are those of all rows in order of appearance."""
         text = io.StringIO(newline="")
@@ -45,7 +52,7 @@ class History:
         write_text(path, text.getvalue())
 
 
-class TrainingLog:
+class TrainingLog(History):
     """Writes `log.jsonl` and `speed.jsonl` while a training runs, and `history.csv` at its end.
 
     Args:
@@ -62,7 +69,7 @@ class TrainingLog:
         self._speed_path = folder / "speed.jsonl"
         self._table = folder / HISTORY
         self._trackers = list(trackers)
-        self.rows = _cut_back(self._path, start)
+        super().__init__(_cut_back(self._path, start))
         speeds = _cut_back(self._speed_path, start)
         for row in sorted([*self.rows, *speeds], key=lambda row: row["step"]):
             self._track(row)
@@ -77,7 +84,7 @@ class TrainingLog:
     ) -> None:
         self.close()
 
-    def write(self, row: Mapping[str, float]) -> None:
+    def add(self, row: Mapping[str, float]) -> None:
         """Logs a step; only the column `step` is required. Rows are safe from a kill once this has returned."""
         kept = _plain(row)
         self.rows.append(kept)
@@ -92,13 +99,19 @@ class TrainingLog:
         logger.info("step %d: %.2f patches/s, about %s left", step, patches_per_second, plain_duration(seconds_left))
 
     def sync(self) -> None:
-        """Waits until all rows are on disk; to be called before a checkpoint that relies on them."""
+        """Waits until all rows are on disk."""
         os.fsync(self._stream.fileno())
 
     def finish(self) -> None:
         """Closes the log and writes `history.csv`."""
         self.close()
-        History(self.rows).write(self._table)
+        self.write(self._table)
+
+    def remove(self) -> None:
+        """Closes the log and removes its lines, where the table is enough."""
+        self.close()
+        for path in (self._path, self._speed_path):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Closes the files and trackers; the log can be opened again later."""

@@ -60,7 +60,8 @@ def in_the_middle_of(stage: str) -> Callable[[Path], bool]:
 
     def ready(workspace: Path) -> bool:
         folder = workspace / stage
-        return any(folder.rglob("done.json")) and any(folder.rglob(".graft-tmp-*"))
+        unfinished = (*folder.rglob(".graft-tmp-*"), *folder.rglob(".partial-*"))
+        return any(folder.rglob("done.json")) and bool(unfinished)
 
     return ready
 
@@ -80,6 +81,7 @@ def test_a_command_that_is_killed_goes_on_where_it_was(finished_study: Any, tmp_
     after = markers(workspace)
     assert {key: after[key] for key in before} == before
     assert not list(workspace.rglob(".graft-tmp-*"))
+    assert not list(workspace.rglob(".partial-*"))
     assert set(markers(whole)) == set(after)
     for name in ("cases.csv", "summary.csv"):
         assert (workspace / "results" / name).read_bytes() == (whole / "results" / name).read_bytes()

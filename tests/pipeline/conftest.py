@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.execution.progress import ProgressFile
 from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.tensors import save_arrays
 
@@ -47,3 +48,22 @@ def make_case(tmp_path: Path) -> MakeCase:
         return CachedCase(name, patient or name, folder, classes or {"cube": (1,)})
 
     return make
+
+
+class _StopsAfter(ProgressFile):
+    """A command that is asked to stop when it has looked so often whether it is."""
+
+    def __init__(self, path: Path, steps: int) -> None:
+        super().__init__(path, saves=True)
+        self._left = steps
+
+    @property
+    def stop_requested(self) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+@pytest.fixture
+def stops_after(tmp_path: Path) -> Callable[[int], ProgressFile]:
+    """Returns a function that makes the progress of a training which is asked to stop after so many steps."""
+    return lambda steps: _StopsAfter(tmp_path / "progress", steps)

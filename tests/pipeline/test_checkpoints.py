@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from data.splits import BootstrapSample
 from models.networks.monai_networks import SegResNetOptions
 from pipeline.execution.progress import STOP, ProgressFile
 from pipeline.execution.stopping import StopRequestedError
-from pipeline.storage.tensors import load_tensors
+from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.background import BackgroundSampler
-from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, TrainingState
+from pipeline.training.checkpoint import CHECKPOINT, Checkpoints, Resumption
 from pipeline.training.computing import ComputingOptions, Precision
-from pipeline.training.loop import Resumption, StepLoss, TrainingPlan, train
+from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.source_network import INITIAL, SourceTask, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
+
+StopsAfter = Callable[[int], ProgressFile]
 
 
 @pytest.fixture
@@ -42,22 +45,10 @@ def task(make_case) -> SourceTask:
     )
 
 
-class StopsAfter(ProgressFile):
-    """A command that is asked to stop after some steps."""
-
-    def __init__(self, path: Path, steps: int) -> None:
-        super().__init__(path, saves=True)
-        self._left = steps
-
-    @property
-    def stop_requested(self) -> bool:
-        self._left -= 1
-        return self._left <= 0
-
-
-def run(task: SourceTask, folder: Path, steps: int = 1000, **settings) -> None:
+def run(task: SourceTask, folder: Path, progress: ProgressFile | None = None, **settings) -> None:
     folder.mkdir(exist_ok=True)
-    train_source_network(folder, StopsAfter(folder.parent / "progress", steps), task=task, device="cpu", **settings)
+    never = ProgressFile(folder.parent / "progress", saves=True)
+    train_source_network(folder, progress or never, task=task, device="cpu", **settings)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -67,24 +58,24 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_a_stopped_training_ends_with_the_same_bytes(task: SourceTask, tmp_path: Path) -> None:
+def test_a_stopped_training_ends_with_the_same_bytes(task: SourceTask, stops_after: StopsAfter, tmp_path: Path) -> None:
     run(task, tmp_path / "whole")
     # Stopped in each cycle: before and after the first snapshot.
     for steps in (3, 3):
         with pytest.raises(StopRequestedError):
-            run(task, tmp_path / "stopped", steps)
+            run(task, tmp_path / "stopped", stops_after(steps))
         assert (tmp_path / "stopped" / CHECKPOINT).exists()
     run(task, tmp_path / "stopped")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     assert not (tmp_path / "whole" / CHECKPOINT).exists()
 
 
-def test_a_stopped_branch_ends_with_the_same_bytes(task: SourceTask, tmp_path: Path) -> None:
+def test_a_stopped_branch_ends_with_the_same_bytes(task: SourceTask, stops_after: StopsAfter, tmp_path: Path) -> None:
     run(task, tmp_path / "trunk")
     branch = replace(task, trunk=tmp_path / "trunk" / snapshot_name(1), seed=2)
     run(branch, tmp_path / "whole")
     with pytest.raises(StopRequestedError):
-        run(branch, tmp_path / "stopped", 3)
+        run(branch, tmp_path / "stopped", stops_after(3))
     run(branch, tmp_path / "stopped")
     assert contents(tmp_path / "stopped") == contents(tmp_path / "whole")
     assert load_tensors(tmp_path / "stopped" / INITIAL).keys() == load_tensors(branch.trunk).keys()
@@ -104,32 +95,88 @@ def test_dropout_is_a_function_of_seed_and_step(task: SourceTask, tmp_path: Path
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+def weight_and_optimiser() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
+    """A weight that an optimiser has moved once."""
+    network = torch.nn.Linear(2, 1, bias=False)
+    optimiser = torch.optim.AdamW(network.parameters())
+    network.weight.sum().backward()
+    optimiser.step()
+    return network, optimiser
+
+
 def test_a_training_is_saved_by_steps_and_by_time(tmp_path: Path) -> None:
-    state = TrainingState({}, torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]))
-    by_steps = Checkpoints(tmp_path, every_steps=3, every_seconds=0)
+    network, optimiser = weight_and_optimiser()
+
+    def saving(**when) -> Resumption:
+        return Resumption(Checkpoints(tmp_path, **when), {"network": network})
+
+    path = Checkpoints(tmp_path).path
+    by_steps = saving(every_steps=3)
     for step, written in ((1, False), (2, False), (3, True)):
-        by_steps.after_step(step, state)
-        assert by_steps.path.exists() == written
-    by_steps.remove()
-    by_time = Checkpoints(tmp_path, every_steps=0, every_seconds=1e-9)
-    by_time.after_step(1, state)
-    assert by_time.path.exists()
-    by_time.remove()
-    Checkpoints(tmp_path, every_steps=0, every_seconds=1e9).after_step(1, state)
-    assert not by_time.path.exists()
+        by_steps.after_step(step, optimiser)
+        assert path.exists() == written
+    assert saving().steps_done == 3
+    path.unlink()
+    saving(every_seconds=1e-9).after_step(1, optimiser)
+    assert path.exists()
+    path.unlink()
+    saving(every_seconds=1e9).after_step(1, optimiser)
+    assert not path.exists()
 
 
 def test_a_process_that_does_not_write_leaves_nothing(tmp_path: Path) -> None:
-    state = TrainingState({}, torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]))
-    Checkpoints(tmp_path, every_steps=1, writes=False).after_step(1, state)
+    network, optimiser = weight_and_optimiser()
+    Resumption(Checkpoints(tmp_path, every_steps=1, writes=False), {"network": network}).after_step(1, optimiser)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_checkpoint_is_as_none(tmp_path: Path) -> None:
-    state = TrainingState({}, torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]))
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.path.write_bytes(b"half a file")
-    assert checkpoints.restore(state) == 0
+def test_all_that_steps_change_is_restored(tmp_path: Path) -> None:
+    network, optimiser = weight_and_optimiser()
+    network.register_buffer("scale", torch.tensor([3.0]), persistent=False)
+    stream = torch.Generator().manual_seed(5)
+    torch.rand(2, generator=stream)
+    Resumption(Checkpoints(tmp_path, every_steps=1), {"network": network}, {"draws": stream}).after_step(4, optimiser)
+    weight, following = network.weight.detach().clone(), torch.rand(2, generator=stream)
+    other, fresh = weight_and_optimiser()
+    other.register_buffer("scale", torch.tensor([1.0]), persistent=False)
+    stream.manual_seed(6)
+    restored = Resumption(Checkpoints(tmp_path), {"network": other}, {"draws": stream})
+    assert restored.steps_done == 4
+    assert torch.equal(other.weight, weight)
+    assert other.scale.item() == 3
+    assert torch.equal(torch.rand(2, generator=stream), following)
+    # Of a training with rounds, the optimiser is that of the round in which it was saved.
+    assert restored.begin_round(4, fresh) == restored.begin_round(8, fresh) == 0
+    fresh.state.clear()
+    assert restored.begin_round(3, fresh) == 1
+    for name, value in optimiser.state[network.weight].items():
+        assert torch.equal(fresh.state[other.weight][name], value)
+
+
+@pytest.mark.parametrize("change", ["damaged", "shape", "dtype", "name", "stream", "moment", "description"])
+def test_a_checkpoint_that_does_not_fit_is_as_none(tmp_path: Path, caplog, change: str) -> None:
+    network, optimiser = weight_and_optimiser()
+    stream = torch.Generator()
+    Resumption(Checkpoints(tmp_path, every_steps=1), {"network": network}, {"draws": stream}).after_step(4, optimiser)
+    path = Checkpoints(tmp_path).path
+    about, saved = load_about(path), load_tensors(path)
+    weight, moment = "module.network.weight", "optimiser.module.network.weight.exp_avg"
+    if change == "damaged":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        saved[weight] = {"shape": torch.ones(1, 3), "dtype": torch.ones(1, 2).double()}.get(change, saved[weight])
+        if change == "name":
+            saved["module.network.bias"] = saved[weight]
+        if change == "stream":
+            del saved["stream.draws"]
+        if change == "moment":
+            saved[moment] = torch.ones(3)
+        save_tensors(path, saved, {} if change == "description" else about)
+    torch.nn.init.ones_(network.weight)
+    assert Resumption(Checkpoints(tmp_path), {"network": network}, {"draws": stream}).steps_done == 0
+    assert network.weight.tolist() == [[1.0, 1.0]]
+    assert "the training starts over" in caplog.text
+    assert str(path) in caplog.text
 
 
 def test_the_last_good_checkpoint_stays_when_the_loss_is_not_finite(tmp_path: Path) -> None:
@@ -138,22 +185,17 @@ def test_the_last_good_checkpoint_stays_when_the_loss_is_not_finite(tmp_path: Pa
     def step_loss(step: int) -> StepLoss:
         return StepLoss(network.weight.sum() * (float("nan") if step == 3 else 1), cases=["a"])
 
-    resumption = Resumption({"network": network}, Checkpoints(tmp_path, every_steps=1))
+    resumption = Resumption(Checkpoints(tmp_path, every_steps=1), {"network": network})
     groups = [{"params": list(network.parameters())}]
     with pytest.raises(TrainingError, match="at step 3"):
         train(groups, step_loss, TrainingPlan(9, lambda step: 0.1), resumption=resumption)
     good = network.weight.detach().clone()
     torch.nn.init.zeros_(network.weight)
-    state = TrainingState({"network": network}, torch.optim.AdamW(network.parameters()))
-    assert Checkpoints(tmp_path).restore(state) == 3
+    assert Resumption(Checkpoints(tmp_path), {"network": network}).steps_done == 3
     assert torch.equal(network.weight, good)
 
 
 def test_bfloat16_trains_and_keeps_float32_weights(task: SourceTask, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from pipeline.storage.tensors import load_tensors
-
     run(replace(task, computing=ComputingOptions(precision=Precision.BFLOAT16)), tmp_path / "half")
     run(task, tmp_path / "full")
     half, full = (load_tensors(tmp_path / name / "snapshot-01.safetensors") for name in ("half", "full"))

@@ -38,9 +38,9 @@ class Memory:
 
 def test_a_row_is_in_the_file_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path)
-    log.write(row(2))
+    log.add(row(2))
     assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [row(2)]
-    log.write(row(6))
+    log.add(row(6))
     assert log.rows == [row(2), row(6)]
     assert (tmp_path / "log.jsonl").read_text().count("\n") == 2
     assert not (tmp_path / "history.csv").exists()
@@ -49,7 +49,7 @@ def test_a_row_is_in_the_file_as_soon_as_it_is_logged(tmp_path: Path) -> None:
 def test_the_table_has_the_columns_of_all_rows_and_the_report_reads_it(tmp_path: Path) -> None:
     with TrainingLog(tmp_path) as log:
         for step in (2, 4, 6):
-            log.write(row(step))
+            log.add(row(step))
         log.finish()
     with (tmp_path / "history.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -67,25 +67,25 @@ def test_a_training_that_goes_on_ends_with_the_same_bytes(tmp_path: Path, torn: 
         folder.mkdir()
     log = TrainingLog(whole)
     for step in range(1, 9):
-        log.write(row(step))
+        log.add(row(step))
     log.finish()
     first = TrainingLog(cut)
     for step in range(1, 7):
-        first.write(row(step))
+        first.add(row(step))
     # Killed: neither closed nor finished, perhaps in the middle of a line. The checkpoint is of step 4.
     with (cut / "log.jsonl").open("a") as stream:
         stream.write(torn)
     second = TrainingLog(cut, start=4)
     assert [r["step"] for r in second.rows] == [1, 2, 3, 4]
     for step in range(5, 9):
-        second.write(row(step))
+        second.add(row(step))
     second.finish()
     for name in ("log.jsonl", "history.csv"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_a_training_that_starts_anew_forgets_the_rows_of_another_try(tmp_path: Path) -> None:
-    TrainingLog(tmp_path).write(row(2))
+    TrainingLog(tmp_path).add(row(2))
     assert TrainingLog(tmp_path).rows == []
     assert (tmp_path / "log.jsonl").read_bytes() == b""
 
@@ -96,7 +96,7 @@ def test_what_is_not_finite_is_null_and_an_empty_field_also_after_going_on(tmp_p
         folder = tmp_path / name
         folder.mkdir()
         log = TrainingLog(folder)
-        log.write({"step": 1, "loss": float("nan"), "rate": np.float32(0.5)})
+        log.add({"step": 1, "loss": float("nan"), "rate": np.float32(0.5)})
         if start is not None:
             log.close()
             log = TrainingLog(folder, start=start)
@@ -108,7 +108,7 @@ def test_what_is_not_finite_is_null_and_an_empty_field_also_after_going_on(tmp_p
 
 def test_speed_goes_to_a_file_of_its_own(tmp_path: Path) -> None:
     log = TrainingLog(tmp_path)
-    log.write(row(2))
+    log.add(row(2))
     log.write_speed(2, patches_per_second=3.5, seconds_left=60.0)
     log.finish()
     expected = {"step": 2, "patches_per_second": 3.5, "seconds_left": 60.0}
@@ -128,12 +128,12 @@ def test_speed_is_patches_over_seconds_since_the_last_time(monkeypatch) -> None:
 def test_trackers_see_every_row_once_also_when_a_training_goes_on(tmp_path: Path) -> None:
     first = TrainingLog(tmp_path, [Memory()])
     for step in (2, 4, 6):
-        first.write(row(step))
+        first.add(row(step))
     first.write_speed(4, 1.0, 9.0)
     first.close()
     tracker = Memory()
     log = TrainingLog(tmp_path, [tracker], start=4)
-    log.write({"step": 5, "loss": float("inf"), "rate": 0.25})
+    log.add({"step": 5, "loss": float("inf"), "rate": 0.25})
     log.finish()
     assert [step for step, _ in tracker.kept] == [2, 4, 4, 5]
     assert tracker.kept[0] == (2, {"loss": 0.2, "rate": 5e-4})
@@ -149,7 +149,7 @@ def test_tensorboard_gets_the_rows_and_its_files_lie_apart(tmp_path: Path) -> No
     for start in (0, 2):
         log = TrainingLog(tmp_path, open_trackers(TrackingOptions(), tmp_path), start=start)
         for step in (start + 1, start + 2):
-            log.write(row(step))
+            log.add(row(step))
         log.finish()
     events = EventAccumulator(str(tmp_path / TRACKING / "tensorboard"))
     events.Reload()
@@ -167,7 +167,7 @@ def test_mlflow_gets_the_rows_in_a_store_of_files(tmp_path: Path, monkeypatch) -
     for steps in ((2, 4), (2, 6)):
         log = TrainingLog(tmp_path, open_trackers(options, tmp_path))
         for step in steps:
-            log.write(row(step))
+            log.add(row(step))
         log.finish()
     client = mlflow.MlflowClient(tracking_uri=(tmp_path / TRACKING / "mlflow").as_uri())
     (experiment,) = [e for e in client.search_experiments() if e.name == "training"]

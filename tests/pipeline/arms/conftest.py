@@ -39,6 +39,7 @@ from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
+from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.patches import PatchOptions, PatchSampler
 from preprocessing.chain import default_options
@@ -148,6 +149,7 @@ class Bench:
             SEED,
             Computing(ComputingOptions(precision=Precision.FLOAT32), "cpu"),
             lambda fraction: None,
+            Checkpoints(self.folder),
         )
 
     def task(self, arm: ArmOptions, name: str = "arm", classes: int = 1) -> BenchTask:

@@ -35,6 +35,7 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import AugmentationOptions
+from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 
 GAUSSIAN = PRESETS["gaussian_full"]
@@ -356,6 +357,7 @@ def test_members_have_seeds_of_their_own_for_dropout_and_no_batch_beyond_the_tra
             seed,
             Computing(ComputingOptions(precision=Precision.FLOAT32), "cpu"),
             lambda part: None,
+            Checkpoints(bench.folder),
         )
         noted.append(set(sampler.seeds))
     assert not noted[0] & noted[1]
