@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from data.errors import PreprocessingError
+from data.torch_threads import torch_threads
 from data.volume import Volume
 from preprocessing.content import largest_component
 from preprocessing.grid import coarse, resample
@@ -87,17 +88,12 @@ def brain_logits(volume: Volume, network: torch.nn.Module) -> Volume:
     # Instance normalisation needs more than one voxel at the coarsest level.
     room = [max(2 * _AIR + (-n - 2 * _AIR) % _MULTIPLE, 2 * _MULTIPLE - n) for n in small.shape]
     width = [(r // 2, r - r // 2) for r in room]
-    before = torch.get_num_threads()
-    # The result depends on the number of threads in its last digits; the network takes a second with one.
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            image = normalised(torch.from_numpy(small.array)[None])[0].numpy()
-            padded = torch.from_numpy(np.pad(image, width))[None, None]
-            # A head is nearly symmetric: the mirrored scan is a second opinion.
-            logits = (network(padded) + network(padded.flip(2)).flip(2))[0, 0].numpy() / 2
-    finally:
-        torch.set_num_threads(before)
+    # The network takes a second with one thread.
+    with torch_threads(1), torch.inference_mode():
+        image = normalised(torch.from_numpy(small.array)[None])[0].numpy()
+        padded = torch.from_numpy(np.pad(image, width))[None, None]
+        # A head is nearly symmetric: the mirrored scan is a second opinion.
+        logits = (network(padded) + network(padded.flip(2)).flip(2))[0, 0].numpy() / 2
     inner = tuple(slice(low, low + n) for (low, _), n in zip(width, small.shape, strict=True))
     return small.with_array(np.ascontiguousarray(logits[inner]))
 

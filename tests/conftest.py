@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,13 +54,6 @@ def pytest_configure() -> None:
 def _no_debug(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's environment must not change what the tests see."""
     monkeypatch.delenv("GRAFT_DEBUG", raising=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    """A unit that ran in this process leaves its threads, with which the small sums of later tests take far longer."""
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

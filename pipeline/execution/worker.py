@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError
 from data.parallel import go_to
+from data.torch_threads import torch_threads
 from pipeline.execution.gpu_slot import GpuSlots
 from pipeline.execution.processes import rank
 from pipeline.execution.progress import ProgressFile
@@ -77,9 +78,7 @@ def run_unit(unit: Unit, folder: Path, progress: Path, threads: int) -> Outcome:
         reporter.begin()
         if rank() == 0:
             require_ours(folder, MARKER, unit.changed)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(threads)
-        with threadpool_limits(threads), _room(unit, folder) as temporary:
+        with torch_threads(threads), threadpool_limits(threads), _room(unit, folder) as temporary:
             unit.work(temporary, reporter, **unit.arguments)
             seconds, peak = time.perf_counter() - start, _peak_memory()
             if rank() > 0:

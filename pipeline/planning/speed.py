@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from data.torch_threads import torch_threads
 from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
 from models.objectives import SegmentationLoss
@@ -69,7 +69,7 @@ def measure_speed(
         device: `cpu` or `cuda`.
         threads: of each training.
     """
-    with _threads(threads):
+    with torch_threads(threads):
         computing = Computing(ComputingOptions(), device)
         model = computing.place(build_network(network, channels, classes))
         loss = DeepSupervisionLoss(SegmentationLoss())
@@ -103,13 +103,3 @@ def _now(device: str) -> float:
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

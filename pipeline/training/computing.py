@@ -11,6 +11,7 @@ from pydantic import Field
 
 from data.errors import ConfigError
 from data.options import Options
+from data.torch_threads import torch_threads
 
 
 class Precision(StrEnum):
@@ -78,9 +79,9 @@ class Computing:
         self._options = options
         # accelerate keeps one precision per process, and a worker process may train for one study after another.
         AcceleratorState._reset_state()
-        threads = torch.get_num_threads()
-        self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision=_ACCELERATE_NAMES[precision])
-        torch.set_num_threads(threads)
+        # accelerate sets the threads of torch, too.
+        with torch_threads(torch.get_num_threads()):
+            self._accelerator = Accelerator(cpu=device == "cpu", mixed_precision=_ACCELERATE_NAMES[precision])
 
     @property
     def device(self) -> torch.device:

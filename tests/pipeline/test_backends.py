@@ -64,8 +64,12 @@ def count(folder: Path, progress: ProgressFile, *, flag: Path, steps: int) -> No
     (folder / "from.txt").write_text("began" if first == 0 else "resumed")
 
 
+def copy(folder: Path, progress: ProgressFile, *, path: Path) -> None:
+    (folder / "copy.txt").write_text(path.read_text())
+
+
 # What belongs to the main script is sent to other processes by value.
-for _work in (write_number, fail, kill, count):
+for _work in (write_number, fail, kill, count, copy):
     _work.__module__ = "__main__"
 
 
@@ -119,6 +123,20 @@ def test_units_are_run_once_and_failures_stay_alone(backend: Backend, tmp_path: 
         assert (folder / "number.txt").read_text() == str(i) * 10
     assert not (workspace.root / ".progress").exists()
     assert states(run(backend, units[:4], workspace)) == ["reused"] * 4
+
+
+def test_relative_paths_mean_what_they_mean_to_the_command(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (there := tmp_path / "there").mkdir()
+    # Workers that are kept for the next command have been in the folder of the one before; jobs are new processes.
+    for place in [there] if isinstance(backend, SubmititBackend) else [Path.cwd(), there]:
+        monkeypatch.chdir(place)
+        (tmp_path / "input.txt").write_text(place.name)
+        workspace = Workspace(Path(os.path.relpath(tmp_path / place.name / "w")))
+        unit = Unit(STAGE, "copy", {}, copy, {"path": Path(os.path.relpath(tmp_path / "input.txt"))})
+        assert states(run(backend, [unit], workspace)) == ["done"]
+        assert (tmp_path / place.name / "w" / STAGE / "copy" / "copy.txt").read_text() == place.name
 
 
 @pytest.mark.slow

@@ -15,9 +15,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from joblib.externals.loky import process_executor
 
 from data.errors import DataError, WorkspaceError
+from pipeline.execution.in_process import InProcessBackend
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import StageError, complete
 from pipeline.execution.unit import MARKER, Outcome, Unit, is_done, read_marker, require_done
@@ -34,6 +36,10 @@ def write_number(folder: Path, progress: ProgressFile, *, number: int, log: Path
     (folder / "deep").mkdir()
     (folder / "deep" / "number.txt").write_text(str(number) * 10)
     progress(1.0)
+
+
+def write_threads(folder: Path, progress: ProgressFile) -> None:
+    (folder / "threads.txt").write_text(str(torch.get_num_threads()))
 
 
 def fail(folder: Path, progress: ProgressFile, *, user: bool) -> None:
@@ -65,7 +71,7 @@ def grow(folder: Path, progress: ProgressFile, *, log: Path, megabytes: int) -> 
 
 
 # Workers cannot import this file; what belongs to the main script is sent to them by value.
-for _work in (write_number, fail, kill_once, kill_always, grow):
+for _work in (write_number, write_threads, fail, kill_once, kill_always, grow):
     _work.__module__ = "__main__"
 
 
@@ -422,3 +428,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.2)
+
+
+def test_a_unit_in_the_process_of_the_command_leaves_its_threads_as_they_were(workspace: Workspace) -> None:
+    before = torch.get_num_threads()
+    unit = Unit(STAGE, "threads", {}, write_threads)
+    run_units(STAGE, [unit], workspace, Execution(1, before + 1, InProcessBackend()))
+    assert (workspace.unit_folder(STAGE, "threads") / "threads.txt").read_text() == str(before + 1)
+    assert torch.get_num_threads() == before

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from data.torch_threads import torch_threads
 from preprocessing.brain_network import brain_logits, load_network
 from preprocessing.random_heads import draw_head_codes, draw_scan
 from preprocessing.train_brain_network import train
@@ -15,14 +16,10 @@ from preprocessing.train_brain_network import train
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         for number, path in enumerate(paths):
             torch.manual_seed(number)
             train(steps=1, heads=1, seed=0, rate=2e-3, bfloat16=True, path=path)
-    finally:
-        torch.set_num_threads(before)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
