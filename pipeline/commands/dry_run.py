@@ -1,4 +1,8 @@
-"""`graft run CONFIG --dry-run`: what there is to do, how long it would take, and what is stale and why."""
+"""`graft run CONFIG --dry-run`: what there is to do, how long it would take, and what is stale and why.
+
+A probe is asked for and never comes by itself: steps at full size may take minutes, and need the memory of a training,
+on a machine that may be the one on which people log in.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,14 @@ if TYPE_CHECKING:
     from pipeline.storage.stage_names import Stage
 
 
-def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resources) -> None:
-    """Prints what a command would do."""
+def show_forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resources, timed: bool = False) -> None:
+    """Prints what a command would do; `timed` has a few steps of trainings timed of which nothing is known."""
     from pipeline.stages.forecast import forecast
+    from pipeline.stages.training_probe import TrainingProbe
 
+    probe = TrainingProbe(config.execution.threads) if timed else None
     totals, known, to_do, later = {False: 0.0, True: 0.0}, True, 0, []
-    for found in forecast(stages, config, resources):
+    for found in forecast(stages, config, resources, probe):
         if found.unknown:
             later.append(found.stage.value)
             # Of the stages that wait for work above, nothing is wrong.
@@ -50,7 +56,8 @@ def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
             yield f"{name}: nothing to do, {kind.units} done{later}"
             continue
         hours = "no estimate before one is done" if kind.seconds is None else _hours(kind.seconds, kind.on_gpu)
-        yield f"{name}: {kind.to_do} of {kind.units} to do, {hours}"
+        probed = " (probed: a few steps were timed on this machine)" if kind.probed else ""
+        yield f"{name}: {kind.to_do} of {kind.units} to do, {hours}{probed}"
         for reason in kind.reasons:
             yield f"  {reason}"
 

@@ -64,6 +64,9 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what is to do, for how long and why, and run nothing.")
     ] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="With --dry-run: time steps of trainings of which none was ever done.")
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background; `graft status` shows it.")] = False,
 ) -> None:
     """Run all stages; finished work is not repeated."""
@@ -75,7 +78,11 @@ def run(
 
         from pipeline.stages.resources import Resources
 
-        show_forecast(list(Stage), study, Resources(options.jobs, options.device.value, strict))
+        show_forecast(list(Stage), study, Resources(options.jobs, options.device.value, strict), probe)
+    elif probe:
+        from data.errors import ConfigError
+
+        raise ConfigError("--probe without --dry-run", expected="both, or neither", fix="add --dry-run")
     elif detach:
         from pipeline.commands.detached import start_detached
         from pipeline.config.reading import read_config

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from data.torch_threads import torch_threads
-from models.deep_supervision import DeepSupervisionLoss
 from models.networks.factory import NetworkOptions, build_network
-from models.objectives import SegmentationLoss
 from pipeline.prediction.sliding_window import SlidingWindowOptions, predict_logits
 from pipeline.training.computing import Computing, ComputingOptions
-from pipeline.training.loop import StepLoss, TrainingPlan, train
 from pipeline.training.patches import PatchOptions
-
-_STEPS = 3
-_WARM_UP = 1
+from pipeline.training.step_time import now, seconds_per_step
 
 
 @dataclass(frozen=True)
@@ -72,23 +65,9 @@ def measure_speed(
     with torch_threads(threads):
         computing = Computing(ComputingOptions(), device)
         model = computing.place(build_network(network, channels, classes))
-        loss = DeepSupervisionLoss(SegmentationLoss())
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(patches.batch, channels, *patches.size, generator=generator)
-        labels = torch.randint(0, classes, (patches.batch, *patches.size), generator=generator)
-        ends: list[float] = []
-
-        def step(_number: int) -> StepLoss:
-            ends.append(_now(device))
-            with computing.autocast():
-                logits = model(computing.images(images))
-            return StepLoss(loss(logits.float(), labels.to(computing.device)))
-
-        train([{"params": list(model.parameters())}], step, TrainingPlan(_WARM_UP + _STEPS, lambda _: 1e-4))
-        ends.append(_now(device))
-        seconds = statistics.median(b - a for a, b in zip(ends[_WARM_UP:], ends[_WARM_UP + 1 :], strict=False))
+        seconds = seconds_per_step(model, computing, channels, classes, patches)
         model.eval()
-        start = _now(device)
+        start = now(computing)
 
         def forward(windows: torch.Tensor) -> torch.Tensor:
             with computing.autocast():
@@ -96,10 +75,4 @@ def measure_speed(
             return logits.float()
 
         predict_logits(forward, computing.images(torch.randn(channels, *scan)), patches.size, window)
-        return Speed(seconds, _now(device) - start)
-
-
-def _now(device: str) -> float:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        return Speed(seconds, now(computing) - start)

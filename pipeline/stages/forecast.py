@@ -16,6 +16,7 @@ from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, compared, sentences, stage_module
+from pipeline.stages.training_probe import TrainingProbe
 from pipeline.storage.file_names import TRUNKS
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
@@ -32,7 +33,8 @@ class KindForecast:
         kind: their folder in the workspace.
         units: how many there are.
         to_do: how many of them are to do.
-        seconds: work of those, on all threads together, or on a GPU; `None` if none of the kind was ever done.
+        seconds: work of those, on all threads together, or on a GPU; `None` if nothing is known of it.
+        probed: whether that was timed on this machine, because none of the kind was ever done.
         on_gpu: whether a GPU does it.
         reasons: sentences about results that are there and are done again.
     """
@@ -41,6 +43,7 @@ class KindForecast:
     units: int
     to_do: int
     seconds: float | None
+    probed: bool = False
     on_gpu: bool = False
     reasons: tuple[str, ...] = ()
 
@@ -55,11 +58,19 @@ class StageForecast:
     needless: str = ""
 
 
-def forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resources) -> Iterator[StageForecast]:
+def forecast(
+    stages: Sequence[Stage], config: StudyConfig, resources: Resources, probe: TrainingProbe | None = None
+) -> Iterator[StageForecast]:
     """Yields what is to do in each stage whose units can be compared with the configuration, in their order.
 
     Units of later stages depend on results of earlier ones: what is to do there is what can be told from those that are
     there now.
+
+    Args:
+        stages: to look at.
+        config: of the study.
+        resources: of the command.
+        probe: estimates trainings of kinds of which none was ever done.
     """
     with tempfile.TemporaryDirectory() as empty:
         # A workspace that does not exist is not made.
@@ -73,12 +84,14 @@ def forecast(stages: Sequence[Stage], config: StudyConfig, resources: Resources)
                 yield StageForecast(stage, needless=needless[stage])
                 continue
             try:
-                yield StageForecast(stage, _kinds(stage, config, workspace, resources))
+                yield StageForecast(stage, _kinds(stage, config, workspace, resources, probe))
             except GraftError as error:
                 yield StageForecast(stage, unknown=error.found)
 
 
-def _kinds(stage: Stage, config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[KindForecast, ...]:
+def _kinds(
+    stage: Stage, config: StudyConfig, workspace: Workspace, resources: Resources, probe: TrainingProbe | None
+) -> tuple[KindForecast, ...]:
     module = stage_module(stage)
     # The units of `infer` leave out trainings that nothing needs any more.
     units: list[Unit] = getattr(module, "units_to_run", module.units)(config, workspace, resources)
@@ -87,15 +100,26 @@ def _kinds(stage: Stage, config: StudyConfig, workspace: Workspace, resources: R
         own = [unit for unit in units if unit.stage == kind]
         if own:
             on_gpu = kind in _OF_NETWORKS and resources.training(config)[1] == "cuda"
-            found.append(_kind(stage, kind, own, 1 if on_gpu else config.execution.threads, on_gpu, workspace))
+            threads = 1 if on_gpu else config.execution.threads
+            found.append(_kind(stage, kind, own, threads, on_gpu, workspace, probe))
     return tuple(found)
 
 
 def _kind(
-    stage: Stage, kind: str, units: Sequence[Unit], threads: int, on_gpu: bool, workspace: Workspace
+    stage: Stage,
+    kind: str,
+    units: Sequence[Unit],
+    threads: int,
+    on_gpu: bool,
+    workspace: Workspace,
+    probe: TrainingProbe | None,
 ) -> KindForecast:
     to_do = [unit for unit in units if not is_done(unit, workspace)]
     rate = seconds_per_size(units, workspace) if to_do else 0.0
+    seconds = probe.seconds(to_do) if rate is None and probe else None
+    probed = seconds is not None
+    if rate is not None:
+        seconds = rate * sum(unit.size for unit in to_do)
     stale = [found for unit in to_do for found in compared(stage, unit, workspace) if not found.missing]
-    seconds = None if rate is None else rate * sum(unit.size for unit in to_do) * threads
-    return KindForecast(kind, len(units), len(to_do), seconds, on_gpu, tuple(sentences(stale)))
+    work = None if seconds is None else seconds * threads
+    return KindForecast(kind, len(units), len(to_do), work, probed, on_gpu, tuple(sentences(stale)))

@@ -278,6 +278,19 @@ def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
     assert "evaluate: nothing to do, 9 done, as far as is known before the work above is done" in text
     assert "Nothing was run." in text
     assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
+    # Of source networks none was timed: neither before, nor here unless asked for.
+    more_cycles = [*run, "--set", "source_training.cycles=3"]
+    assert main(more_cycles) == 0
+    assert "train-source: 2 of 2 to do, no estimate before one is done\n" in capsys.readouterr().out
+    assert main([*more_cycles, "--probe"]) == 0
+    text = capsys.readouterr().out
+    probed = "(probed: a few steps were timed on this machine)"
+    assert f"train-source: 2 of 2 to do, less than 0.01 core hours {probed}\n" in text
+    # What was timed before is not probed, and what does not train cannot be.
+    assert text.count("probed") == 1
+    assert {path: path.stat().st_mtime_ns for path in workspace.rglob("*")} == files
+    assert main([*run[:4], "--probe"]) == 2
+    assert "--probe without --dry-run" in capsys.readouterr().err
     jobs = ["execution.backend=submitit", "execution.submitit.stages.train-target.gpus=1"]
     words = [word for job in jobs for word in ("--set", job)]
     assert main([*run[:-2], *words, "--set", "target_training.arms.fine_tune.peak_rate=0.1"]) == 0

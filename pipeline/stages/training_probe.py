@@ -1,0 +1,91 @@
+"""How long trainings would take that nothing is known of: a few of their steps are timed on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from data.torch_threads import torch_threads
+from models.networks.factory import NetworkOptions, build_network, without_deep_supervision
+from pipeline.arms.training_unit import TrainingTask
+from pipeline.execution.unit import Unit
+from pipeline.storage.cached_case import CachedCase
+from pipeline.storage.digest import digest
+from pipeline.training.computing import Computing, ComputingOptions
+from pipeline.training.patches import PatchOptions
+from pipeline.training.source_network import SourceTask
+from pipeline.training.step_time import seconds_per_step
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What the duration of a training depends on; `steps` of an arm count each draw and each component."""
+
+    network: NetworkOptions
+    case: CachedCase
+    patches: PatchOptions
+    computing: ComputingOptions
+    device: str
+    steps: float
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the network's output."""
+        return self.case.heads.outputs(len(self.case.classes))
+
+    @property
+    def of_a_step(self) -> str:
+        """Digest of what a step depends on."""
+        options = [own.model_dump(mode="json") for own in (self.network, self.patches, self.computing)]
+        return digest([*options, self.case.channels, self.outputs, self.device])
+
+
+def _training(unit: Unit) -> _Training | None:
+    """The training of a unit; `None` if it trains nothing, such as a network that is taken from a pack."""
+    task = unit.arguments.get("task")
+    if isinstance(task, SourceTask):
+        device = unit.arguments["device"]
+        return _Training(task.network, task.drawn[0][0], task.patches, task.computing, device, task.steps)
+    if isinstance(task, TrainingTask):
+        own = unit.arguments["settings"]
+        network = without_deep_supervision(task.network)
+        return _Training(
+            network, task.first_case, own.patches, own.computing, own.device, own.options.steps * unit.size
+        )
+    return None
+
+
+@dataclass
+class TrainingProbe:
+    """Times steps, those that are alike once.
+
+    Attributes:
+        threads: of each training.
+    """
+
+    threads: int
+    _timed: dict[str, float] = field(default_factory=dict, init=False)
+
+    def seconds(self, units: Sequence[Unit]) -> float | None:
+        """Estimates how long units take, one after another; `None` if they do not train, or not on this machine."""
+        trainings = [_training(unit) for unit in units]
+        if any(own is None or not _is_here(own.device) for own in trainings):
+            return None
+        return sum(own.steps * self._step(own) for own in trainings if own is not None)
+
+    def _step(self, training: _Training) -> float:
+        key = training.of_a_step
+        if key not in self._timed:
+            with torch_threads(self.threads):
+                computing = Computing(training.computing, training.device)
+                channels, outputs = training.case.channels, training.outputs
+                network = computing.place(build_network(training.network, channels, outputs))
+                self._timed[key] = seconds_per_step(network, computing, channels, outputs, training.patches)
+        return self._timed[key]
+
+
+def _is_here(device: str) -> bool:
+    """Whether this machine has the device; a job's GPU may be elsewhere."""
+    return torch.device(device).type != "cuda" or torch.cuda.is_available()
