@@ -35,7 +35,7 @@ def status(
         )
     found = study_status(workspace)
     typer.echo(_table(found))
-    for line in (*_command(found), *_running(found), *_slowest(found), *_failed(found)):
+    for line in (*_command(found, workspace), *_running(found), *_lost(found), *_slowest(found), *_failed(found)):
         typer.echo(line)
 
 
@@ -63,15 +63,25 @@ def _table(found: StudyStatus) -> str:
     return "\n".join(line.rstrip() for line in text.get().strip("\n").splitlines())
 
 
-def _command(found: StudyStatus) -> list[str]:
+def _command(found: StudyStatus, workspace: Path) -> list[str]:
     from pipeline.execution.study_status import UnitState
+    from pipeline.storage.file_names import INDEX
+    from pipeline.storage.stage_names import Stage
 
-    if found.command is None and _in_state(found, UnitState.RUNNING, UnitState.QUEUED):
-        return ["", "No command is working here, but its jobs go on; `graft run CONFIG` takes them over."]
-    if found.command is None:
+    if found.command is not None:
+        host, process = found.command
+        return ["", f"Process {process} on {host} is working here."]
+    if found.finished:
+        return ["", f"The study is finished; its report is {workspace / Stage.REPORT / INDEX}."]
+    if not _in_state(found, UnitState.RUNNING, UnitState.QUEUED):
         return ["", "No command is working here; `graft run CONFIG` continues."]
-    host, process = found.command
-    return ["", f"Process {process} on {host} is working here."]
+    if found.unasked:
+        return [
+            "",
+            f"No command is working here. Whether its jobs still run is not known: {found.unasked}. "
+            "`graft run CONFIG` takes over those that do, and does the rest.",
+        ]
+    return ["", "No command is working here, but its jobs go on; `graft run CONFIG` takes them over."]
 
 
 def _running(found: StudyStatus) -> list[str]:
@@ -83,6 +93,13 @@ def _running(found: StudyStatus) -> list[str]:
         share = f" {100 * unit.fraction:.0f} %" if unit.state is UnitState.RUNNING else ""
         lines.append(f"  {kind.kind}/{unit.key}: {unit.state.value}{share}{job}")
     return _titled("Running or queued:", lines)
+
+
+def _lost(found: StudyStatus) -> list[str]:
+    from pipeline.execution.study_status import UnitState
+
+    lost = [own for own in _in_state(found, UnitState.STOPPED) if own[1].message]
+    return _titled("Lost with their jobs:", [f"  {kind.kind}/{unit.key}: {unit.message}" for kind, unit in lost])
 
 
 def _slowest(found: StudyStatus) -> list[str]:

@@ -2,6 +2,7 @@
 
 A line with all units of the kind, as the last command planned them, then one for each unit that ended. Whether a unit
 is done is said by its done-marker alone; the file adds what markers cannot say: what was planned, and why it failed.
+`units/command.json` says which stages the last command did, and whether it came to their end.
 """
 
 from __future__ import annotations
@@ -9,18 +10,56 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from data.errors import WorkspaceError
+from data.stored_record import StoredRecord, read_record
 from pipeline.execution.unit import Outcome, Unit
+from pipeline.storage.atomic import write_record
 from pipeline.storage.line_file import append_line, read_lines
 from pipeline.storage.workspace import Workspace
 
 UNITS = "units"
 """Folder of the workspace."""
 _SUFFIX = ".jsonl"
+_COMMAND = "command.json"
+
+
+class CommandRecord(StoredRecord):
+    """The content of `command.json`."""
+
+    stages: tuple[str, ...]
+    """Stages that the command does."""
+    ended: bool
+    """Whether it has done them."""
+
+
+@contextmanager
+def noted_command(workspace: Workspace, stages: Sequence[str]) -> Iterator[None]:
+    """Notes which stages a command does, and at the end of the block that it has done them."""
+    record = CommandRecord(stages=tuple(stages), ended=False)
+    _note(workspace, record)
+    yield
+    _note(workspace, record.model_copy(update={"ended": True}))
+
+
+def _note(workspace: Workspace, record: CommandRecord) -> None:
+    path = workspace.root / UNITS / _COMMAND
+    # A disk that is full stops units, never this: nothing depends on it.
+    with suppress(OSError):
+        path.parent.mkdir(exist_ok=True)
+        write_record(path, record)
+
+
+def last_command(workspace: Path) -> CommandRecord | None:
+    """Reads what the last command did; `None` if that is not known."""
+    try:
+        return read_record(workspace / UNITS / _COMMAND, CommandRecord)
+    except WorkspaceError:
+        return None
 
 
 @dataclass(frozen=True)

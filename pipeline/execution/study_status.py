@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from pipeline.execution.cluster.job_files import JOBS, JobBook
-from pipeline.execution.ledger import Chapter, read_ledger
+from pipeline.execution.cluster.job_fates import FindScheduler, JobFates, job_fates
+from pipeline.execution.cluster.job_files import JOBS, JobBook, SubmittedJob
+from pipeline.execution.cluster.living_jobs import scheduler_of
+from pipeline.execution.ledger import Chapter, last_command, read_ledger
 from pipeline.execution.progress import PROGRESS, progress_file, time_left
-from pipeline.execution.unit import MARKER
+from pipeline.execution.unit import MARKER, Outcome
 from pipeline.storage.lock import working_command
 from pipeline.storage.owned_folder import read_manifest
+from pipeline.storage.stage_names import Stage
 
 
 class UnitState(StrEnum):
@@ -31,12 +34,12 @@ class UnitState(StrEnum):
     FAILED = "failed"
     """The last attempt failed."""
     STOPPED = "stopped"
-    """It was told to stop, or its command is gone; the next command does it."""
+    """It was told to stop, or its command or its job is gone; the next command does it."""
 
 
 @dataclass(frozen=True)
 class UnitStatus:
-    """A unit: where it stands, its job, the share done, seconds of work, why it failed, and the log of its job."""
+    """A unit: where it stands, its job, the share done, seconds of work, why it ended, and the log of its job."""
 
     key: str
     state: UnitState
@@ -63,28 +66,44 @@ class KindStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """A workspace: the kinds that commands have come to, and who works in it (host and process, or nobody)."""
+    """A workspace.
+
+    Attributes:
+        kinds: those that commands have come to.
+        command: host and process of who works in it; `None` if nobody does.
+        finished: whether nobody works in it, because all that there is to do is done.
+        unasked: why it is not known which of its jobs live, if there are any and no command looks after them.
+    """
 
     kinds: tuple[KindStatus, ...]
     command: tuple[str, int] | None
+    finished: bool = False
+    unasked: str = ""
 
 
-def study_status(workspace: Path) -> StudyStatus:
-    """Reads how far a workspace is."""
+def study_status(workspace: Path, find_scheduler: FindScheduler = scheduler_of) -> StudyStatus:
+    """Reads how far a workspace is; asks the scheduler of jobs that no command looks after."""
     command = working_command(workspace)
-    kinds = [_kind(workspace, chapter, command) for chapter in read_ledger(workspace)]
-    return StudyStatus(tuple(kinds), command)
+    book, chapters = JobBook(workspace / JOBS), read_ledger(workspace)
+    hosts = {chapter.kind: chapter.host for chapter in chapters}
+    fates = JobFates() if command else job_fates(book, hosts, find_scheduler)
+    kinds = tuple(_kind(workspace, chapter, command, book, fates) for chapter in chapters)
+    last = last_command(workspace)
+    done = all(unit.state is UnitState.DONE for kind in kinds for unit in kind.units)
+    finished = command is None and done and last is not None and last.ended and last.stages[-1:] == (Stage.REPORT,)
+    return StudyStatus(kinds, command, finished, fates.unasked)
 
 
-def _kind(workspace: Path, chapter: Chapter, command: tuple[str, int] | None) -> KindStatus:
+def _kind(
+    workspace: Path, chapter: Chapter, command: tuple[str, int] | None, book: JobBook, fates: JobFates
+) -> KindStatus:
     # Jobs go on without their command.
-    book = JobBook(workspace / JOBS)
     open_jobs = {key: job for job in book.open_jobs(chapter.kind) for key in job.units}
     last_jobs = {key: job for job in book.jobs(chapter.kind) for key in job.units}
     works = command == (chapter.host, chapter.process)
+    heard = {} if works else _heard(book, open_jobs.values())
     units, doing = [], 0.0
     for key, planned in chapter.units.items():
-        outcome = chapter.outcomes.get(key)
         job = last_jobs.get(key)
         number, log = ("", None) if job is None else (job.job, book.folder / chapter.kind / f"{job.job}_0_log.out")
         marker = read_manifest(workspace / chapter.kind / key / MARKER)
@@ -92,20 +111,32 @@ def _kind(workspace: Path, chapter: Chapter, command: tuple[str, int] | None) ->
             seconds = float(marker.get("seconds", 0.0))
             units.append(UnitStatus(key, UnitState.DONE, number, 1.0, seconds))
             continue
+        outcome = chapter.outcomes.get(key) or heard.get(key)
+        own = open_jobs.get(key)
+        end = fates.ends.get(own.name, "") if own is not None else ""
+        living = own is not None and not end
+        pending = own is not None and own.name in fates.pending
         fraction = _fraction(progress_file(workspace / PROGRESS, key))
         if outcome is not None and outcome.state in {"failed", "stopped"}:
             state = UnitState(outcome.state)
-        elif fraction is not None and (works or key in open_jobs):
+        elif fraction is not None and (works or living) and not pending:
             state = UnitState.RUNNING
             doing += planned.size * fraction
-        elif key in open_jobs:
+        elif living:
             state = UnitState.QUEUED
         else:
             state = UnitState.WAITING if works else UnitState.STOPPED
-        message = "" if outcome is None else outcome.message
+        message = end if outcome is None else outcome.message
         seconds = 0.0 if outcome is None else outcome.seconds
         units.append(UnitStatus(key, state, number, fraction or 0.0, seconds, message, log))
-    return KindStatus(chapter.kind, tuple(units), _left(chapter, units, doing) if works or open_jobs else None)
+    going_on = works or any(unit.state in (UnitState.RUNNING, UnitState.QUEUED) for unit in units)
+    return KindStatus(chapter.kind, tuple(units), _left(chapter, units, doing) if going_on else None)
+
+
+def _heard(book: JobBook, jobs: Iterable[SubmittedJob]) -> dict[str, Outcome]:
+    """How units ended in jobs while no command listened."""
+    names = {job.name: job for job in jobs}
+    return {outcome.key: outcome for job in names.values() for outcome in book.events(job).new_outcomes()}
 
 
 def _left(chapter: Chapter, units: list[UnitStatus], doing: float) -> float | None:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from data.errors import ConfigError
 from pipeline.config.reading import as_yaml
 from pipeline.config.study import StudyConfig
+from pipeline.execution.ledger import noted_command
 from pipeline.execution.processes import rank, world_size
 from pipeline.execution.provenance import start_provenance
 from pipeline.stages.needed_stages import absent_stages, needless_stages
@@ -35,19 +36,25 @@ def run_stages(stages: list[Stage], config: StudyConfig, resources: Resources) -
     workspace = Workspace(config.workspace_folder)
     # Of processes that train together, only the first locks and writes the workspace.
     with workspace.lock() if rank() == 0 else nullcontext():
-        if stages == [Stage.REPORT]:
-            _report_alone(config, workspace, resources)
-            return workspace
-        refuse_stale(stages[0], config, workspace, resources)
-        if rank() == 0:
-            _note(config, workspace, resources)
-        needless = needless_stages(config) if len(stages) > 1 else absent_stages(config)
-        for stage in stages:
-            if stage in needless:
-                logger.info("%s: skipped, because %s", stage.value, needless[stage])
-            else:
-                stage_module(stage).run(config, workspace, resources)
+        if stages != [Stage.REPORT]:
+            refuse_stale(stages[0], config, workspace, resources)
+            if rank() == 0:
+                _note(config, workspace, resources)
+        with noted_command(workspace, stages) if rank() == 0 else nullcontext():
+            _run(stages, config, workspace, resources)
     return workspace
+
+
+def _run(stages: list[Stage], config: StudyConfig, workspace: Workspace, resources: Resources) -> None:
+    if stages == [Stage.REPORT]:
+        _report_alone(config, workspace, resources)
+        return
+    needless = needless_stages(config) if len(stages) > 1 else absent_stages(config)
+    for stage in stages:
+        if stage in needless:
+            logger.info("%s: skipped, because %s", stage.value, needless[stage])
+        else:
+            stage_module(stage).run(config, workspace, resources)
 
 
 def _note(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pipeline.execution.backend_options import Cluster
 from pipeline.execution.unit import Outcome, Unit
 from pipeline.storage.line_file import append_line, read_lines
 
@@ -32,6 +33,7 @@ class SubmittedJob:
         stage: folder of the kind of its units.
         units: key → digest of each of its units.
         job: the scheduler's number; empty if the command was killed before it was told.
+        cluster: what took it.
     """
 
     token: str
@@ -39,6 +41,7 @@ class SubmittedJob:
     stage: str
     units: dict[str, str]
     job: str = ""
+    cluster: Cluster = Cluster.SLURM
 
     @property
     def name(self) -> str:
@@ -60,14 +63,17 @@ class JobBook:
         """What happens in a job."""
         return JobEvents(self.folder / job.stage / (job.name + _EVENTS))
 
-    def plan(self, stage: str, chunks: Sequence[Sequence[Unit]]) -> list[SubmittedJob]:
+    def plan(
+        self, stage: str, chunks: Sequence[Sequence[Unit]], cluster: Cluster = Cluster.SLURM
+    ) -> list[SubmittedJob]:
         """Notes that jobs are about to be submitted, one for each chunk."""
         token = f"graft-{stage}-{secrets.token_hex(4)}"
         jobs = [
-            SubmittedJob(token, number, stage, {unit.key: unit.digest for unit in chunk})
+            SubmittedJob(token, number, stage, {unit.key: unit.digest for unit in chunk}, cluster=cluster)
             for number, chunk in enumerate(chunks)
         ]
-        append_line(self._path, {"submit": token, "stage": stage, "units": [job.units for job in jobs]})
+        line = {"submit": token, "stage": stage, "cluster": cluster.value, "units": [job.units for job in jobs]}
+        append_line(self._path, line)
         return jobs
 
     def submitted(self, jobs: Sequence[SubmittedJob]) -> None:
@@ -91,8 +97,11 @@ class JobBook:
         ended: set[tuple[str, int]] = set()
         for line in read_lines(self._path):
             if "submit" in line:
+                cluster = Cluster(line.get("cluster", Cluster.SLURM))
                 for number, units in enumerate(line["units"]):
-                    found[line["submit"], number] = SubmittedJob(line["submit"], number, line["stage"], dict(units))
+                    found[line["submit"], number] = SubmittedJob(
+                        line["submit"], number, line["stage"], dict(units), cluster=cluster
+                    )
             elif "submitted" in line:
                 for number, job in line["jobs"].items():
                     if (own := found.get((line["submitted"], int(number)))) is not None:
@@ -100,6 +109,14 @@ class JobBook:
             elif "ended" in line:
                 ended.add((line["ended"], int(line["number"])))
         return [(job, name in ended) for name, job in found.items() if stage is None or job.stage == stage]
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether the user of this process submitted the jobs."""
+        try:
+            return self._path.stat().st_uid == os.getuid()
+        except OSError:
+            return True
 
     @property
     def _path(self) -> Path:

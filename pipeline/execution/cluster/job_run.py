@@ -14,6 +14,7 @@ from pipeline.execution.backend import Work
 from pipeline.execution.backend_options import SubmititOptions
 from pipeline.execution.cluster.chunks import chunked
 from pipeline.execution.cluster.job_files import JobBook, JobEvents, SubmittedJob
+from pipeline.execution.cluster.living_jobs import living_jobs
 from pipeline.execution.cluster.scheduler import Cause, Death, QueuedJob, Scheduler, SchedulerError
 from pipeline.execution.cluster.submitter import Submitter, last_line
 from pipeline.execution.durations import seconds_per_size
@@ -104,18 +105,15 @@ class JobRun:
             logger.info("%s: %d jobs of an earlier command are running", self._work.stage, len(self._live))
         return len(self._waiting)
 
-    def _take_over(self, before: Iterable[SubmittedJob], queue: Iterable[QueuedJob]) -> None:
-        living = {own.job: own for own in queue}
-        named = {(own.name, own.job.partition("_")[2] or "0"): own.job for own in living.values()}
+    def _take_over(self, before: Sequence[SubmittedJob], queue: Iterable[QueuedJob]) -> None:
+        living = living_jobs(self._book, before, queue)
         wanted = {unit.key: unit.digest for unit in (*self._work.siblings, *self._work.units)}
         for job in before:
-            events = self._book.events(job)
-            job.job = job.job or events.started_as or named.get((job.token, str(job.number)), "")
-            if job.job not in living:
+            if job.name not in living:
                 self._book.ended(job)
             elif all(wanted.get(key) == digest for key, digest in job.units.items()):
                 self._book.submitted([job])
-                self._live[job.name] = job, events
+                self._live[job.name] = job, self._book.events(job)
                 self._waiting = [unit for unit in self._waiting if unit.key not in job.units]
             else:
                 logger.warning(
@@ -166,7 +164,7 @@ class JobRun:
         chunks = chunks[:room]
         for first in range(0, len(chunks), self._array):
             array = chunks[first : first + self._array]
-            jobs = self._book.plan(self._work.stage, array)
+            jobs = self._book.plan(self._work.stage, array, self._options.cluster)
             events = [self._book.events(job) for job in jobs]
             try:
                 calls = [self._make_call(chunk, own) for chunk, own in zip(array, events, strict=True)]

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from data.parallel import folder_of_process
@@ -15,10 +14,9 @@ from pipeline.execution.backend import Work
 from pipeline.execution.backend_options import Cluster, SubmititOptions, units_together
 from pipeline.execution.cluster.job_files import JOBS, JobBook, JobEvents
 from pipeline.execution.cluster.job_run import JobRun
+from pipeline.execution.cluster.living_jobs import living_jobs, scheduler_of
 from pipeline.execution.cluster.node_facts import NodeError, NodeFacts, Probe, not_shared
-from pipeline.execution.cluster.own_processes import OwnProcesses
 from pipeline.execution.cluster.scheduler import Cause, Scheduler, SchedulerError
-from pipeline.execution.cluster.slurm import Slurm
 from pipeline.execution.cluster.submitter import Submitter, last_line
 from pipeline.execution.cluster.units_job import UnitsJob
 from pipeline.execution.unit import Outcome, Unit
@@ -53,8 +51,7 @@ class SubmititBackend:
         if not before:
             return False
         queue = self._scheduler(book).queue()
-        living = {job.job for job in queue or []} | {job.name for job in queue or []}
-        return queue is None or any(own.job in living or own.token in living for own in before)
+        return queue is None or bool(living_jobs(book, before, queue))
 
     def run(self, work: Work) -> Iterator[Outcome]:
         """Runs units as jobs and yields how each ended.
@@ -92,11 +89,7 @@ class SubmititBackend:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _scheduler(self, book: JobBook) -> Scheduler:
-        return OwnProcesses(book) if self.options.cluster is Cluster.LOCAL else self._slurm
-
-    @cached_property
-    def _slurm(self) -> Slurm:
-        return Slurm()
+        return scheduler_of(self.options.cluster, book)
 
     def _probe(self, work: Work, submitter: Submitter, scheduler: Scheduler, options: SubmititOptions) -> None:
         """Has a job look at its node, unless one with these resources and this Graft has done so."""

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,12 @@ import pytest
 from data.errors import DataError
 from pipeline.cli import main
 from pipeline.execution.backend import Work
+from pipeline.execution.backend_options import Cluster
+from pipeline.execution.cluster import living_jobs
 from pipeline.execution.cluster.job_files import JOBS, JobBook
+from pipeline.execution.cluster.scheduler import Cause, Death, QueuedJob
 from pipeline.execution.in_process import InProcessBackend
-from pipeline.execution.ledger import Ledger, read_ledger
+from pipeline.execution.ledger import Ledger, noted_command, read_ledger
 from pipeline.execution.progress import PROGRESS, ProgressFile, progress_file
 from pipeline.execution.stage import run_stage
 from pipeline.execution.study_status import UnitState, study_status
@@ -78,29 +83,119 @@ def test_while_a_command_works_it_says_what_runs_and_how_long_it_will_take(
     assert "50." in text.split("stage")[1].split("\n")[0]
 
 
-def test_jobs_of_a_command_that_is_gone_are_shown_with_their_numbers_and_logs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    workspace, own = Workspace(tmp_path), units()
-    ledger, book = Ledger(workspace, STAGE), JobBook(tmp_path / JOBS)
-    ledger.begin(own, own)
-    jobs = book.plan(STAGE, [[unit] for unit in own])
+def test_a_finished_study_is_called_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    workspace, own = Workspace(tmp_path), [units()[0]]
+
+    def says(stages: Sequence[str], fails: bool = False) -> str:
+        with suppress(DataError), noted_command(workspace, stages):
+            run_stage(STAGE, own, workspace, Execution(1, 1, InProcessBackend()))
+            if fails:
+                raise DataError("a stage failed")
+        assert main(["status", str(tmp_path)]) == 0
+        return capsys.readouterr().out
+
+    finished, goes_on = "The study is finished; its report is", "`graft run CONFIG` continues"
+    assert finished in (whole := says(["stage", "report"]))
+    assert goes_on not in whole
+    for text in (says(["stage"]), says(["stage", "report"], fails=True)):
+        assert finished not in text
+        assert goes_on in text
+    says(["stage", "report"])
+    (workspace.unit_folder(STAGE, "u0") / "done.json").unlink()
+    assert not study_status(tmp_path).finished
+
+
+class Told:
+    """A scheduler that says what it is told to."""
+
+    def __init__(self, queue: list[QueuedJob] | None) -> None:
+        self._queue = queue
+
+    def queue(self) -> list[QueuedJob] | None:
+        return self._queue
+
+    def death(self, job: str) -> Death:
+        return Death(Cause.TIME, f"reached its time limit, {job} did")
+
+
+def gone_with_jobs(folder: Path, cluster: Cluster = Cluster.SLURM) -> None:
+    """Four units whose command is gone, each with a job of its own; u0 and u2 have begun, u1 has failed."""
+    own, book = units(), JobBook(folder / JOBS)
+    Ledger(Workspace(folder), STAGE).begin(own, own)
+    jobs = book.plan(STAGE, [[unit] for unit in own], cluster)
     for job in jobs:
         job.job = f"12_{job.number}"
     book.submitted(jobs)
-    (tmp_path / PROGRESS).mkdir()
-    progress_file(tmp_path / PROGRESS, "u0").write_text("0.25")
-    for outcome in InProcessBackend().run(Work(STAGE, own[1:2], workspace, tmp_path / PROGRESS)):
-        ledger.end(outcome)
-    book.ended(jobs[1])
-    (tmp_path / JOBS / STAGE).mkdir()
-    (tmp_path / JOBS / STAGE / "12_1_0_log.out").write_text("line\nslurmstepd: oom\n")
+    (folder / PROGRESS).mkdir()
+    for key in ("u0", "u2"):
+        progress_file(folder / PROGRESS, key).write_text("0.25")
+    for outcome in InProcessBackend().run(Work(STAGE, own[1:2], Workspace(folder), folder / PROGRESS)):
+        book.events(jobs[1]).end_unit(outcome)
+    (folder / JOBS / STAGE / "12_1_0_log.out").write_text("line\nslurmstepd: oom\n")
+
+
+def test_of_jobs_without_a_command_the_scheduler_says_which_have_ended_and_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone_with_jobs(tmp_path)
+    queue = [QueuedJob("12_0", "", "RUNNING"), QueuedJob("12_1", "", "RUNNING"), QueuedJob("12_3", "", "PENDING")]
+    monkeypatch.setattr(living_jobs, "Slurm", lambda: Told(queue))
+    # One that was queued again has left its progress.
+    progress_file(tmp_path / PROGRESS, "u3").write_text("0.5")
+    [kind] = study_status(tmp_path).kinds
+    states = [UnitState.RUNNING, UnitState.FAILED, UnitState.STOPPED, UnitState.QUEUED]
+    assert [unit.state for unit in kind.units] == states
     assert main(["status", str(tmp_path)]) == 0
     text = capsys.readouterr().out
-    assert "its jobs go on" in text
+    assert "No command is working here, but its jobs go on" in text
+    assert "stage/u0: running 25 %, job 12_0" in text
+    assert "stage/u2: its job 12_2 reached its time limit, 12_2 did" in text
+    assert "stage/u3: queued, job 12_3" in text
+    # What happened in a job while there was no command is known from its own file.
+    assert "stage/u1: /scans/a.nii: is corrupt" in text
+    assert "    | slurmstepd: oom" in text
+    queue.clear()
+    assert main(["status", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "`graft run CONFIG` continues" in text
+    assert "running" not in text.split("Lost with their jobs:")[1]
+
+
+@pytest.mark.parametrize("reason", ["answer", "commands", "user", "host"])
+def test_where_the_scheduler_cannot_be_asked_that_is_said(
+    reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone_with_jobs(tmp_path, Cluster.LOCAL if reason == "host" else Cluster.SLURM)
+    monkeypatch.setattr(living_jobs, "Slurm", lambda: Told(None))
+    if reason == "commands":
+        monkeypatch.undo()
+        monkeypatch.setenv("PATH", str(tmp_path))
+    if reason == "user":
+        user = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    if reason == "host":
+        line = json.loads((tmp_path / "units/stage.jsonl").read_text())
+        (tmp_path / "units/stage.jsonl").write_text(json.dumps(line | {"host": "elsewhere"}) + "\n")
+    assert main(["status", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    words = {"answer": "the scheduler does not answer", "commands": "this machine has no commands of the scheduler",
+             "user": "they belong to another user", "host": "they are processes on elsewhere"}  # fmt: skip
+    assert f"Whether its jobs still run is not known: {words[reason]}." in text
+    # As far as is known, they do.
     assert "stage/u0: running 25 %, job 12_0" in text
     assert "stage/u3: queued, job 12_3" in text
-    assert "    | slurmstepd: oom" in text
+
+
+def test_processes_in_the_place_of_jobs_are_looked_for(tmp_path: Path) -> None:
+    gone_with_jobs(tmp_path, Cluster.LOCAL)
+    book = JobBook(tmp_path / JOBS)
+    jobs = book.open_jobs()
+    for job in jobs:
+        # No number is that high, but for the first one, which is that of this process.
+        job.job = str(os.getpid() if job.number == 0 else 2**22 + job.number)
+    book.submitted(jobs)
+    [kind] = study_status(tmp_path).kinds
+    assert [unit.state.value for unit in kind.units] == ["running", "failed", "stopped", "stopped"]
 
 
 def test_a_torn_line_of_the_ledger_is_passed_over(tmp_path: Path) -> None:
