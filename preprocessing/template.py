@@ -40,7 +40,8 @@ class Template:
         return self.brain.array > 0.5
 
 
-@lru_cache(maxsize=4)
+# A case takes five spacings in turn, and with one place fewer each of them would be made again for every case.
+@lru_cache(maxsize=8)
 def load_template(spacing: float = 1.0) -> Template:
     """Loads the template at an isotropic spacing in mm; the grid of one spacing is the same each time."""
     from nilearn import datasets
