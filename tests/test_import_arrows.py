@@ -133,6 +133,7 @@ def test_a_forbidden_import_is_seen(package, line):
     assert violations(package, ast.parse(line))
 
 
+@pytest.mark.slow
 def test_training_imports_where_the_readers_of_raw_scans_are_missing():
     code = (
         "import sys\n"

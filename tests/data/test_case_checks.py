@@ -233,6 +233,7 @@ WARNINGS: dict[str, tuple[str, str, Callable[[Path], None]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "check", "found", "break_it"),
     [pytest.param(Level.ERROR, *row, id=name) for name, row in ERRORS.items()]
@@ -350,6 +351,7 @@ def test_channels_on_other_grids_and_a_label_on_the_second(tmp_path: Path) -> No
     assert "label: on the grid of FLAIR, not on that of the first channel T1" in {f.found for f in findings}
 
 
+@pytest.mark.slow
 def test_workers_give_the_same_report_and_progress_counts_up(msd_folder: Write) -> None:
     root = msd_folder(cases=6)
     truncate(root)

@@ -87,6 +87,7 @@ def test_a_sound_file_is_read(tmp_path: Path, kind: str) -> None:
     assert found.header.shape == scan().shape
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("kind", PACKED)
 def test_no_damaged_compressed_file_is_read(tmp_path: Path, kind: str, damage: str) -> None:

@@ -76,6 +76,7 @@ def test_hounsfield_units_are_no_fault(name: str) -> None:
     assert hounsfield_fault(RIGHT[name](body())) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [0, -1024, -3024, 5000])
 @pytest.mark.parametrize("name", [*WRONG, *RIGHT])
 def test_wide_padding_changes_nothing_of_what_is_said(name: str, value: int) -> None:

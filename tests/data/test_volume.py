@@ -31,6 +31,7 @@ def volume_of(shape: tuple[int, ...], affine: np.ndarray) -> Volume:
     return Volume(np.arange(np.prod(shape)).reshape(shape), affine)
 
 
+@pytest.mark.slow
 @given(shapes, spacings, angles, shifts)
 def test_spacing_and_voxel_volume_do_not_depend_on_rotation(shape, spacing, angle, shift) -> None:
     volume = volume_of(shape, affine_of(spacing, angle, shift))

@@ -85,6 +85,7 @@ def test_what_init_writes_is_checked_and_runs(
     assert (workspace / "report/index.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_scans_give_the_same_study_and_no_file_is_replaced(
     init: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -143,6 +144,7 @@ def same_image(target: Path) -> None:
     shutil.copy(target / "imagesTr/case_0.nii.gz", target / "imagesTr/case_3.nii.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words", "told"),
     [

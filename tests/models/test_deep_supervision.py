@@ -71,6 +71,7 @@ def test_every_head_learns_while_training_and_evaluation_has_the_finest_logits(d
     assert network.eval()(image).shape == (2, 3, 16, 16, 16)
 
 
+@pytest.mark.slow
 def test_heads_change_no_filter_and_no_position(deep):
     network, plain = build_network(deep, 1, 2), build_network(without_deep_supervision(deep), 1, 2)
     layers = filter_layers(network)

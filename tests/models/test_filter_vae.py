@@ -218,6 +218,7 @@ def test_convolutional_vae_learns_what_an_isotropic_gaussian_cannot(condition):
         FilterVAE(options, kernel_voxels=8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", ["none", "layer"])
 def test_training_starts_at_the_full_gaussian(condition):
     generator = torch.Generator().manual_seed(0)

@@ -143,6 +143,7 @@ def test_mixture_draws_are_stratified_by_weight():
     assert int((draws[:, 0, 0] < 0).sum()) == 6
 
 
+@pytest.mark.slow
 def test_entropy_of_the_component_in_training_is_that_of_the_mixture():
     """The repulsive term is −E_h log((1−α) q_t + α h): compare with numerical integration of the same."""
     mixture = mixture_on_a_line([0.0, 0.7], 0.5)
@@ -178,6 +179,7 @@ def test_first_order_repulsion_is_unbounded_and_the_exact_one_is_not():
     assert gains[Repulsion.NONE] == 0.0
 
 
+@pytest.mark.slow
 def test_maximum_entropy_pursuit_finds_the_second_mode():
     """Two modes, the first component on one: the second goes to the other although it starts nearer to the first."""
     target = mixture_on_a_line([-0.8, 0.8], 0.5)

@@ -64,6 +64,7 @@ def region(prior: FilterPrior, where: FilterPositions, seed: int = 0) -> PriorRe
     return PriorRegion.of(prior, rows, where, 1, torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 def test_of_draws_from_the_prior_one_percent_have_left_it_at_every_scale(prior: FilterPrior, where) -> None:
     generator = torch.Generator().manual_seed(1)
     before = torch.zeros(5, 4, dtype=torch.float64)

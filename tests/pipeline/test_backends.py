@@ -109,6 +109,7 @@ def states(result: StageRun) -> list[str]:
     return [outcome.state for outcome in result.outcomes]
 
 
+@pytest.mark.slow
 def test_units_are_run_once_and_failures_stay_alone(backend: Backend, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     units = [*numbers(workspace), Unit(STAGE, "bad", {}, fail)]
@@ -158,6 +159,7 @@ def test_a_lost_process_costs_nobody_his_result(backend: Backend, tmp_path: Path
     assert not list((workspace.root / STAGE).rglob(".graft-tmp-*"))
 
 
+@pytest.mark.slow
 def test_units_stop_when_asked_and_go_on_where_they_stopped(backend: Backend, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     flag = tmp_path / "flag"

@@ -116,6 +116,7 @@ def test_the_stages_say_what_structure_there_is(
     assert "There is little to learn here" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_pack_carries_it_and_its_studies_are_warned(
     finished_study: Any, tiny_pack: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -228,6 +228,7 @@ def test_one_network_is_divided_by_positions(tmp_path: Path) -> None:
     assert "around" in scores["not_scored"]
 
 
+@pytest.mark.slow
 def test_a_position_prior_knows_every_position_whatever_is_drawn(tmp_path: Path) -> None:
     bank = write_networks(tmp_path / "bank.safetensors", 3)
     reuse = {"kind": "reuse_or_redraw", "position": {**AROUND_SOURCE, "network": 1}, "shape": {"kind": "gaussian"}}
@@ -396,6 +397,7 @@ KNOWING = {
 }
 
 
+@pytest.mark.slow
 def test_densities_that_know_positions_are_scored_on_networks_that_they_were_not_fitted_to(tmp_path: Path) -> None:
     starts = write_starts(tmp_path / "starts.safetensors", 5, trunk=True)
     bank = write_trained(tmp_path / "bank.safetensors", starts, 5)

@@ -69,6 +69,7 @@ def test_a_convolution_counts_with_channels_filled_up_to_sixteen() -> None:
     assert memory.convolution == 4 * (2 * 16 * 64 + 2 * 32 * 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_the_estimate_is_what_a_step_holds_in_every_network(name: str) -> None:
     patches = PatchOptions(size=(16, 12, 8), batch=2)

@@ -177,6 +177,7 @@ def subject(label: np.ndarray, **changes) -> Subject:
     return Subject("c", {"T1": Volume(image, np.eye(4))}, Volume(label, np.eye(4)), ignored=(255,), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ignored", [(), (255,)])
 def test_padding_of_preprocessing_is_not_annotated(
     ignored: tuple[int, ...], tmp_path: Path, write_cohort: Callable

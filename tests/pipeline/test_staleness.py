@@ -204,6 +204,7 @@ def planned(write_cohort: Callable, write_study: Callable, tmp_path_factory: pyt
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", STALE)
 def test_an_option_makes_stale_what_depends_on_it_and_nothing_else(change: str, planned: Path, tmp_path: Path) -> None:
     shutil.copytree(planned / "workspace", tmp_path / "workspace")
@@ -222,6 +223,7 @@ ON_A_TRUNK = {
 }
 
 
+@pytest.mark.slow
 def test_a_trunk_is_trained_again_only_for_what_it_depends_on(
     write_cohort: Callable, write_study: Callable, tmp_path: Path
 ) -> None:

@@ -30,6 +30,7 @@ def test_the_promised_studies_are_there() -> None:
     assert names <= {path.stem for path in STUDIES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_a_study_loads_and_reads_back(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRAFT_REAL_DATA", str(tmp_path / "scans"))

@@ -61,6 +61,7 @@ def _options(modality: Modality, spacing: float) -> PreprocessingOptions:
     return options.model_copy(update=update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("modality", "spacing", "value"),
     [(Modality.MR_HEAD, 4.0, -1024.0)]
@@ -100,6 +101,7 @@ def test_a_wide_field_of_noise_hardly_changes_the_intensities_of_the_head(scan, 
     assert max(np.subtract(wide.reference.shape, plain.reference.shape)) <= 5
 
 
+@pytest.mark.slow
 def test_a_head_in_a_wide_field_of_noise_gets_the_brain_mask_of_the_head(scan):
     use_itk_threads(1)
     options = _options(Modality.MR_HEAD, 4.0).model_copy(

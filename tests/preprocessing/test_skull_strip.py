@@ -133,6 +133,7 @@ def test_the_brain_of_a_random_head_is_found(codes, method):
     assert record["volume_ml"] == pytest.approx(result.mask.array.sum() * 64 / 1000)
 
 
+@pytest.mark.slow
 def test_noise_without_a_head_is_suspect():
     use_itk_threads(1)
     image = Volume(np.random.default_rng(0).normal(100, 20, (40, 48, 40)).astype(np.float32), np.diag([4.0, 4, 4, 1]))
@@ -140,6 +141,7 @@ def test_noise_without_a_head_is_suspect():
     assert record["suspect"]
 
 
+@pytest.mark.slow
 def test_the_head_model_is_found_in_itself_from_the_top_of_the_head():
     use_itk_threads(1)
     model = head_model(4.0)

@@ -27,6 +27,7 @@ def place(codes: np.ndarray, organ: Organ) -> np.ndarray:
     return np.array(ndimage.center_of_mass(codes == organ)) * STEP + LOWER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("organ", list(Organ))
 def test_every_organ_is_there(codes: np.ndarray, organ: Organ) -> None:
     present = {o for s in range(3) for o in np.unique(draw_phantom(8.0, np.random.default_rng(s)))}
@@ -43,6 +44,7 @@ def test_organs_lie_where_they_belong(codes: np.ndarray) -> None:
     assert place(codes, Organ.LUNG)[2] > liver[2]
 
 
+@pytest.mark.slow
 def test_organ_volumes_are_those_of_adults() -> None:
     volumes = []
     for seed in range(5):
@@ -56,6 +58,7 @@ def test_organ_volumes_are_those_of_adults() -> None:
     assert 150 < kidneys < 500
 
 
+@pytest.mark.slow
 def test_scan_is_in_hounsfield_units(scan: SyntheticScan) -> None:
     image, label = scan.images[0].array, scan.label.array
     assert image.dtype == np.int16

@@ -13,6 +13,7 @@ def head() -> Head:
     return load_head(2)
 
 
+@pytest.mark.slow
 def test_template_brain_is_one_piece_of_adult_size(head: Head) -> None:
     assert ndimage.label(head.brain)[1] == 1
     millilitres = head.brain.sum() * head.step**3 / 1000
@@ -125,6 +126,7 @@ def test_lesions_of_the_same_stream_are_the_same(head: Head) -> None:
     assert (first != other).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_tumour_is_one_mass_of_the_asked_volume(head: Head, seed: int) -> None:
     options = TumourOptions(volume_ml=(60, 60), mass_effect=(0, 0), mass_share=(0.4, 0.4), core_share=(0.5, 0.5))
@@ -141,6 +143,7 @@ def test_tumour_is_one_mass_of_the_asked_volume(head: Head, seed: int) -> None:
     assert np.isin(tumour.labels[around], (CORE, RIM)).all()
 
 
+@pytest.mark.slow
 def test_oedema_prefers_white_matter_and_keeps_out_of_ventricles(head: Head) -> None:
     shares = []
     for seed in range(4):

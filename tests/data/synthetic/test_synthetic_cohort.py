@@ -44,6 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_in_any_order_and_number(folder: Path, tmp_path: Path) -> None:
     write_case(options(cases=7), 1, tmp_path)
     files = case_files(options(), 1, tmp_path)
@@ -52,6 +53,7 @@ def test_same_seed_same_bytes_in_any_order_and_number(folder: Path, tmp_path: Pa
         assert path.read_bytes() == (folder / path.relative_to(tmp_path)).read_bytes(), path.name
 
 
+@pytest.mark.slow
 def test_cases_seeds_and_cohorts_differ(folder: Path) -> None:
     images = [make_case(options(seed=s), 0).images[0] for s in (0, 1)]
     assert images[0].shape != images[1].shape or (images[0].array != images[1].array).any()
@@ -95,6 +97,7 @@ def test_scans_are_raw(folder: Path) -> None:
     np.testing.assert_allclose(truth["spacing"], image.spacing, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_truth_affine_maps_the_template_onto_the_case() -> None:
     # Without the smooth part the warp is its affine, and the mask is the mapped template.
     stiff = WarpOptions(deformation_mm=0, fine_deformation_mm=0)
@@ -120,6 +123,7 @@ def mapped_dice(mask: object, affine: np.ndarray) -> float:
     return float(2 * (template & found).sum() / (template.sum() + found.sum()))
 
 
+@pytest.mark.slow
 def test_several_channels_are_frames_of_one_file(tmp_path: Path) -> None:
     chosen = options(CohortKind.TUMOUR, cases=1, channels=("T1", "FLAIR"))
     write_case(chosen, 0, tmp_path)
@@ -138,6 +142,7 @@ def test_several_channels_are_frames_of_one_file(tmp_path: Path) -> None:
     assert np.median(t1[label == 3]) < np.median(t1[brain])
 
 
+@pytest.mark.slow
 def test_a_second_run_makes_only_what_is_missing(folder: Path) -> None:
     before = contents(folder)
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "imagesTr").iterdir()}

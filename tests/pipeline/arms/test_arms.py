@@ -89,6 +89,7 @@ ARMS = PRESETS | {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARMS)
 def test_an_arm_starts_where_its_choices_say(name: str, bench) -> None:
     arm = ARMS[name].model_copy(update=STANDING)
@@ -100,6 +101,7 @@ def test_an_arm_starts_where_its_choices_say(name: str, bench) -> None:
     assert trained.started_anew == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARMS)
 def test_an_arm_learns_what_its_choices_say_and_nothing_else(name: str, bench) -> None:
     arm = ARMS[name]
@@ -169,6 +171,7 @@ def test_log_variances_move_by_their_own_rate(bench) -> None:
     assert moved[1] > 5 * moved[0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench, tmp_path: Path) -> None:
     arm = PRESETS[name].model_copy(update={"draws": 3})
@@ -220,6 +223,7 @@ def check_prediction(path: Path, case, passes: int) -> None:
     assert float(stored.mutual_information.max()) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["random", "dwp_source", "mixture", "swag"])
 def test_the_same_seed_gives_the_same_bytes(name: str, bench, tmp_path: Path) -> None:
     arm = PRESETS[name].model_copy(update={"draws": 2})
@@ -373,6 +377,7 @@ def test_records_of_earlier_workspaces_are_read() -> None:
     assert ArmOptions.model_validate({"temperature": 0.25}).posterior_temperature == 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ARMS)
 def test_every_arm_learns_overlapping_structures_from_partial_annotation(
     name: str, bench, make_case, tmp_path: Path

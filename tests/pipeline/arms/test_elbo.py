@@ -94,6 +94,7 @@ def _filtered(image: Tensor, weights: Tensor) -> Tensor:
     return functional.conv3d(image, weights.reshape(1, 1, 3, 3, 3)).flatten()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(8, 7, 6), (12, 12, 12), (8, 9, 16)])
 def test_the_objective_is_the_negative_elbo_per_voxel_however_large_the_patch(cases, model, size) -> None:
     loss = loss_of(cases, model, size)

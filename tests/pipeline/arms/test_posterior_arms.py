@@ -46,6 +46,7 @@ def changed(arm: ArmOptions, **changes) -> ArmOptions:
     return ArmOptions.model_validate(arm.model_dump() | changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posterior", ["mean_field", "mixture", "swag"])
 @pytest.mark.parametrize("prior", [OtherPrior.SOURCE, OtherPrior.NORMAL])
 def test_all_weights_can_be_bayesian(bench, posterior: str, prior: OtherPrior) -> None:
@@ -148,6 +149,7 @@ def test_the_objective_is_logged(bench) -> None:
     assert "bound_gap" not in " ".join(bench.learn(GAUSSIAN).history.rows[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arm",
     [
@@ -183,6 +185,7 @@ def test_means_that_were_drawn_from_the_prior_have_not_left_it(bench, name: str)
         assert 0 < float(torch.tensor(shares).mean()) < 0.03
 
 
+@pytest.mark.slow
 def test_the_record_of_a_training_says_whether_its_kl_had_settled(bench, tmp_path: Path) -> None:
     off = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)
     settled = {}
@@ -208,6 +211,7 @@ def test_means_far_from_the_prior_have_left_it(bench) -> None:
     assert [row[f"left_prior_{group}"] for group in bench.source.groups] == [1.0] * len(bench.source.groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "draws"), [(1.0, 1), (0.25, 1), (0.25, 2)])
 def test_the_gradients_of_both_terms_on_the_means_are_logged(bench, share: float, draws: int) -> None:
     arm = changed(GAUSSIAN, filter_share=share, train_samples=draws)
@@ -417,6 +421,7 @@ def test_an_update_of_a_point_estimate_is_refused(bench, tmp_path: Path) -> None
         find_updatable(tmp_path / "old", TargetNetwork(bench.network, 1, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["gaussian_source", "reuse_or_redraw", "dwp_conditional", "fine_tune_l2sp", "gaussian_branches", "hierarchical",

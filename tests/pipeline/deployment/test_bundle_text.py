@@ -46,6 +46,7 @@ def export_with_text(make_model: MakeModel, folder: Path, place: str, text: str)
     export(model, folder / "bundle", options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("place", ["channel", "class", "authors", "intended_use"])
 def test_an_expression_is_refused_wherever_it_stands(

@@ -41,6 +41,7 @@ def facts(levels: dict[str, float], seed: int, aligned: bool = True) -> CaseFact
     return case_facts(scaled[None], inside, image.affine, ["image"], records)
 
 
+@pytest.mark.slow
 def test_the_order_of_tissues_is_measured_in_standard_deviations() -> None:
     image, mask = brain(T1, 0)
     found = tissue_contrast(image, mask)

@@ -34,6 +34,7 @@ def predicted(predicted_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(predicted_once, tmp_path, dirs_exist_ok=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [".", "..", "../victim", "ABSOLUTE", "a/../../victim", "-b", "predictions.csv"])
 @pytest.mark.parametrize("layout", ["csv", "nnunet"])
 def test_a_dataset_with_such_a_case_is_refused(

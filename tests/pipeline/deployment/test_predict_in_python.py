@@ -51,6 +51,7 @@ def command(model: Path, make_scan: MakeScan, tmp_path_factory: pytest.TempPathF
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_result_is_that_of_the_command(model: Path, command: Path, kind: str) -> None:
     found = graft.load_model(model, device="cpu").predict(KINDS[kind](command / "a.nii.gz"), samples=20)

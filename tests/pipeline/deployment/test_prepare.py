@@ -55,6 +55,7 @@ def run_bundle(bundle: Path, data: Path, output: Path) -> None:
     workflow.finalize()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("own_scripts")
 @pytest.mark.parametrize("channels", [("T1",), ("T1", "FLAIR")])
 def test_a_bundle_gives_grafts_mask_of_a_prepared_scan_and_it_goes_back(

@@ -19,6 +19,7 @@ CLASSES = {"prostate/uterus": 1, "prostate uterus": 2}
 """Two names that are one word in a file name where nobody keeps them apart."""
 
 
+@pytest.mark.slow
 def test_check_and_preprocess_take_it(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     for kind in ("imagesTr", "labelsTr"):

@@ -34,6 +34,7 @@ def shown(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err
 
 
+@pytest.mark.slow
 def test_the_card_of_a_sound_pack_is_shown(tiny_pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pack", "--show", str(tiny_pack)]) == 0
     card = capsys.readouterr().out

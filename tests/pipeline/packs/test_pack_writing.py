@@ -66,6 +66,7 @@ def entries(pack: Path) -> dict[str, bytes]:
         return {info.filename: archive.read(info) for info in archive.infolist()}
 
 
+@pytest.mark.slow
 def test_no_name_of_a_patient_a_place_or_a_person_is_in_it(marked: tuple[Path, Path]) -> None:
     workspace, pack = marked
     # What would be found if it were there.

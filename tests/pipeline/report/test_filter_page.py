@@ -173,6 +173,7 @@ def _table(page: str, name: str) -> dict[str, list[str]]:
     return {line[0]: line[1:] for line in lines if line}
 
 
+@pytest.mark.slow
 def test_held_out_table_holds_the_numbers_of_the_files(pages: Mapping[str, str]) -> None:
     table = _table(pages["index"], "nats")
     assert list(table) == ["encoder_1", "decoder_1"]
@@ -232,6 +233,7 @@ def test_of_a_pack_without_its_filters_it_says_so_too(copy: Path) -> None:
     assert not page
 
 
+@pytest.mark.slow
 def test_groups_that_were_not_measured_are_shown_without_numbers(copy: Path) -> None:
     shutil.rmtree(copy / "measure-filters")
     index, page = write_pages(copy)

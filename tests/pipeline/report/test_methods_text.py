@@ -51,6 +51,7 @@ def demo() -> dict[str, Any]:
     return resolved(Path(__file__).parents[3] / "configs/demo.yaml")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_every_shipped_study_has_whole_sentences(path: Path, tmp_path: Path) -> None:
     config = resolved(path)
@@ -137,6 +138,7 @@ def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
     assert "At the largest n, “random” and “fine_tune” kept of “tumour” the largest connected component." in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "values"),
     [
@@ -246,6 +248,7 @@ def test_a_network_of_ones_own_and_one_prior_for_all_filters_are_told(demo: dict
     assert f"Arm “random” started at random, {own}, weights were" in paragraphs(tmp_path, config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("folds", "how"), [(4, "in 4 folds"), ("leave_one_out", "by leaving one out")])
 def test_cross_validation_is_told_as_it_is(
     folds: object, how: str, tmp_path: Path, workspace_builder: Callable[..., Path]
@@ -266,6 +269,7 @@ def test_cross_validation_is_told_as_it_is(
     assert "Wilcoxon" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("repeats", "told"),
     [
