@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from data.modality import Modality
 from pipeline.arms.presets import PRESETS
+from pipeline.config.extending import ExtendingOptions
 from pipeline.config.study import StudyConfig
 from preprocessing.chain import PreprocessingOptions, default_options
 
@@ -181,9 +182,9 @@ def meaning(info: FieldInfo) -> str:
     return (inspect.getdoc(models[0]) or "").split("\n\n")[0] if models else ""
 
 
-def model_section(place: Place) -> str:
-    """One model: a heading with its keys, a table, and what the values of enumerations mean."""
-    heading = ", ".join(f"`{path}`" for path in place.paths if path) or "The study"
+def model_section(place: Place, title: str = "The study") -> str:
+    """One model: a heading with its keys (or a title), a table, and what the values of enumerations mean."""
+    heading = ", ".join(f"`{path}`" for path in place.paths if path) or title
     lines = [f"## {heading}{discriminator(place.model)}", "", " ".join((inspect.getdoc(place.model) or "").split()), ""]
     if not place.model.model_fields:
         return "\n".join(lines).strip()
@@ -238,9 +239,10 @@ def preset_table() -> str:
 
 _CONFIG_HEAD = f"""# Configuration
 
-A study is one YAML file; `graft STAGE CONFIG` reads it. Unknown keys are refused. `${{NAME}}` and `${{NAME:-default}}`
-in values are filled in from the environment. `--set a.b=value` on the command line wins over the file. The resolved
-configuration, every default written out, is saved as `config.resolved.yaml` in the workspace.
+A study is one YAML file, which may [extend another](#a-file-that-extends-another); `graft STAGE CONFIG` reads it.
+Unknown keys are refused. `${{NAME}}` and `${{NAME:-default}}` in values are filled in from the environment.
+`--set a.b=value` on the command line wins over the file. The resolved configuration, every default written out, is
+saved as `config.resolved.yaml` in the workspace.
 
 Each heading below is a place in the file; the first column of its table has the keys that may stand there. `{NAME}` is
 a name of your choice. Where a heading lists several places, the same keys stand at each.
@@ -249,7 +251,7 @@ a name of your choice. Where a heading lists several places, the same keys stand
 
 def config_page() -> str:
     """The page of all keys of a study."""
-    pieces = [_CONFIG_HEAD.strip()]
+    pieces = [_CONFIG_HEAD.strip(), model_section(Place(ExtendingOptions), "A file that extends another")]
     for place in places().values():
         pieces.append(model_section(place))
         if place.model is StudyConfig:

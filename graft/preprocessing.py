@@ -15,7 +15,7 @@ from data.option_faults import fault_at
 from data.shared_grid import place
 from data.volume import Volume
 from graft.images import Image, Images, given_channels, read_scan, volume_of
-from pipeline.config.study import merged
+from pipeline.config.merging import merged
 from pipeline.deployment.suspicion import chain_reasons
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.step import Interpolation

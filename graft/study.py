@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -145,7 +144,7 @@ class Study:
         if isinstance(config, StudyConfig):
             config = config.model_dump(mode="json")
         if isinstance(config, Mapping):
-            self._config = parse_config(deepcopy(dict(config)), Path("the configuration"), changes, folder)
+            self._config = parse_config(dict(config), Path("the configuration"), changes, folder)
         else:
             self._config = read_config(Path(config), changes, folder)
 

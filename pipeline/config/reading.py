@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import ast
 import difflib
-import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin
 
@@ -20,6 +19,8 @@ from pydantic import BaseModel, ValidationError
 from data.errors import ConfigError
 from data.input_file import DEEPEST
 from data.option_faults import fault_at, first_fault
+from pipeline.config.extending import ExtendedStudy, ExtendingOptions, extended
+from pipeline.config.variables import filled_in
 from pipeline.execution.backend_options import FORMER_BACKENDS
 from pipeline.storage.file_names import CONFIG
 from pipeline.storage.yaml_file import parse_yaml, problem, read_yaml
@@ -31,8 +32,6 @@ CommandOptions = TypeVar("CommandOptions", bound=BaseModel)
 
 RENAMED_KEYS = {"inference": "target_training", "inference.window": "sliding_window"}
 """Former names, for configurations of an earlier version."""
-
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
 def read_config(path: Path, overrides: Sequence[str] = (), workspace: Path | None = None) -> StudyConfig:
@@ -59,8 +58,8 @@ def parse_config(
     """Validates the raw content of a configuration.
 
     Args:
-        raw: key → value; modified in place.
-        path: of the file, for errors.
+        raw: key → value.
+        path: of the file; a file that it extends is looked for beside it, and errors name it.
         overrides: `a.b=value`, the value in YAML; they win over the content.
         workspace: wins over that of the content.
         resolved: whether a command wrote it, with all that the source pack decides; then the pack is not looked at.
@@ -69,30 +68,47 @@ def parse_config(
         ConfigError: a key is unknown, or a value is not allowed.
         PackError: the source pack that it names cannot be used.
     """
-    _name_arms(raw)
-    if resolved or path.name == CONFIG:
-        _use_new_words(raw)
+    study = extended(raw, path)
+    content, given = study.content, dict[str, Any]()
+    if resolved or any(file.name == CONFIG for file, _ in study.files):
+        _use_new_words(content)
     for override in overrides:
-        set_key(raw, override)
+        set_key(content, override)
+        set_key(given, override)
     if workspace is not None:
-        raw["workspace"] = str(workspace)
-    known = study_keys()
-    unknown = [str(key) for key in raw if key not in known]
-    if unknown:
-        raise _unknown(path, unknown[0], unknown[0], known, len(unknown))
-    filled_in = _filled_in(raw, path)
+        content["workspace"] = given["workspace"] = str(workspace)
+    # What the command line says is said of the file that it names.
+    study = replace(study, files=((path, given), *study.files))
+    _require_known(study, path)
+    filled = filled_in(content, path)
 
     from pipeline.config.source_pack import filled_from, pack_of, require_densities
     from pipeline.config.study import StudyConfig
 
-    pack = None if resolved else pack_of(filled_in)
+    pack = None if resolved else pack_of(filled)
     try:
-        config = StudyConfig.model_validate(filled_in if pack is None else filled_from(filled_in, pack, path))
+        config = StudyConfig.model_validate(filled if pack is None else filled_from(filled, pack, path))
     except ValidationError as error:
-        raise _explained(error, path) from error
+        raise _explained(error, study) from error
     if pack is not None:
         require_densities(config, pack, path)
     return config
+
+
+def _require_known(study: ExtendedStudy, path: Path) -> None:
+    """Refuses keys that no study has, before all that takes seconds to import."""
+    known = study_keys()
+    of_files = list(ExtendingOptions.model_fields)
+    unknown = [str(key) for key in study.content if key not in known]
+    if not unknown:
+        return
+    if unknown[0] in of_files:
+        raise ConfigError(
+            f"{path}: `{unknown[0]}` is said with --set, and a file says it of itself",
+            expected="keys of a study",
+            fix=f"write `{unknown[0]}` into the file",
+        )
+    raise _unknown(study.origin(unknown[:1]), unknown[0], unknown[0], [*of_files, *known], len(unknown))
 
 
 def _use_new_words(raw: dict[str, Any]) -> None:
@@ -108,15 +124,6 @@ def study_keys() -> list[str]:
     study = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == "StudyConfig")
     fields = (node.target for node in study.body if isinstance(node, ast.AnnAssign))
     return [target.id for target in fields if isinstance(target, ast.Name)]
-
-
-def _name_arms(raw: dict[str, Any]) -> None:
-    """Turns a list of arms into a mapping, so that `--set target_training.arms.dwp.draws=4` reaches one of them."""
-    training = raw.get("target_training")
-    if isinstance(training, dict) and isinstance(training.get("arms"), list):
-        arms = training["arms"]
-        if all(isinstance(arm, str) for arm in arms):
-            raw["target_training"] = {**training, "arms": dict.fromkeys(arms)}
 
 
 def set_key(raw: dict[str, Any], override: str) -> None:
@@ -175,28 +182,6 @@ def read_command_options(
         raise ConfigError(f"graft {command}: {fault_at(error)}", fix=f"see docs/{page}") from error
 
 
-def _filled_in(value: Any, path: Path) -> Any:
-    """Fills in `${NAME}` and `${NAME:-default}` in every string."""
-
-    def fill(match: re.Match[str]) -> str:
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
-            raise ConfigError(
-                f"{path}: the environment variable {match['name']} is not set",
-                expected="a value for it",
-                fix=f"set it, or write a default as ${{{match['name']}:-folder}}",
-            )
-        return found
-
-    if isinstance(value, str):
-        return _VARIABLE.sub(fill, value)
-    if isinstance(value, dict):
-        return {key: _filled_in(child, path) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_filled_in(child, path) for child in value]
-    return value
-
-
 def _models(annotation: Any) -> list[type[BaseModel]]:
     """The option models among the alternatives of a type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -246,10 +231,11 @@ def _places(name: str) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _explained(error: ValidationError, path: Path) -> ConfigError:
+def _explained(error: ValidationError, study: ExtendedStudy) -> ConfigError:
     first = error.errors()[0]
     place, message = first_fault(error)
     location, known = _follow(place)
+    path = study.origin(location)
     key = ".".join(location) or "the configuration"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":

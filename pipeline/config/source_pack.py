@@ -15,7 +15,8 @@ from data.errors import ConfigError
 from data.input_file import is_there
 from models.networks.factory import NetworkOptions
 from models.networks.imported_network import ImportedNetworkOptions
-from pipeline.config.study import StudyConfig, merged
+from pipeline.config.merging import merged
+from pipeline.config.study import StudyConfig
 from pipeline.packs.pack_archive import open_pack
 from pipeline.packs.pack_record import PackRecord
 from pipeline.priors.filter_options import AUTO, FilterOptions, PriorFitOptions

@@ -19,6 +19,7 @@ from pipeline.arms.preset_densities import with_densities_of_arms
 from pipeline.arms.presets import named_priors
 from pipeline.arms.target_training_options import DEFAULT_SIZES, TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
+from pipeline.config.merging import merged
 from pipeline.config.report_options import ReportOptions
 from pipeline.config.unit_kinds import KINDS
 from pipeline.evaluation.options import EvaluationOptions
@@ -285,19 +286,6 @@ class StudyConfig(Options):
     def workspace_folder(self) -> Path:
         """The folder of the results."""
         return self.workspace or Path("workspaces") / self.name
-
-
-def merged(base: Any, changes: Any) -> Any:
-    """Merges nested mappings; what is not a mapping on both sides is replaced.
-
-    An empty mapping in `changes` in place of `None` turns a step on with its defaults.
-    """
-    if isinstance(base, dict) and isinstance(changes, dict):
-        result = dict(base)
-        for key, value in changes.items():
-            result[key] = merged(base[key], value) if key in base else value
-        return result
-    return changes
 
 
 def _is_mapping(raw: dict[str, Any], key: str) -> bool:

@@ -12,6 +12,7 @@ import yaml
 
 import graft
 from pipeline.arms.presets import PRESETS
+from pipeline.config.extending import ExtendingOptions, extended
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.case_row import METRICS
@@ -77,7 +78,7 @@ def _documented_keys(text: str) -> set[str]:
 
 
 def test_every_key_of_the_schema_is_documented_and_every_documented_key_exists(pages):
-    known = _schema_keys(StudyConfig.model_json_schema())
+    known = _schema_keys(StudyConfig.model_json_schema()) | set(ExtendingOptions.model_fields)
     documented = _documented_keys(pages["docs/reference/config.md"].text)
     assert documented == known
     assert {"priors.densities.NAME.shape.latent", "datasets.NAME.preprocessing.resampling.spacing"} <= known
@@ -152,12 +153,13 @@ def _as_study(fragment: dict[str, Any]) -> dict[str, Any]:
     return study
 
 
-def test_yaml_examples_are_valid(pages, reader_files, monkeypatch):
+def test_yaml_examples_are_valid(pages, root, reader_files, monkeypatch):
     monkeypatch.syspath_prepend(str(reader_files))
     checked = 0
     for page in pages.values():
         for block in page.blocks("yaml"):
-            study = StudyConfig.model_validate(_as_study(yaml.safe_load(block)))
+            content = extended(yaml.safe_load(block), root / "configs/example.yaml").content
+            study = StudyConfig.model_validate(_as_study(content))
             assert study.target_training.arms, page.name
             checked += 1
     assert checked >= 8

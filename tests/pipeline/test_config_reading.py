@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from data.errors import ConfigError
 from pipeline.arms.choices import Initialisation, Trainable
 from pipeline.arms.presets import PRESETS
+from pipeline.config.merging import merged
 from pipeline.config.reading import as_yaml, read_config
-from pipeline.config.study import StudyConfig, merged
+from pipeline.config.study import StudyConfig
 from pipeline.evaluation.options import CalibrationOptions
 
 Write = Callable[..., Path]
