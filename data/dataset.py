@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from data.case import Case
 from data.checks.finding import Finding
 from data.errors import DataError
 from data.ignored_labels import ignored_values
+from data.label_map import LARGEST_LABEL
 from data.names import check_label_names, check_names
 
 
@@ -125,3 +126,35 @@ class Dataset:
                 )
             values.append(found)
         return list(dict.fromkeys(values))
+
+    def ignored_label_values(self, labels: Iterable[int | str], used: Collection[int] = ()) -> list[int]:
+        """Translates names or values of labels that mark voxels without annotation into values.
+
+        Args:
+            labels: names that the dataset declares, or values that it may lack.
+            used: values of the foreground.
+
+        Raises:
+            DataError: a name that the dataset does not declare, the background, or a label of the foreground.
+        """
+        known = {name.lower(): value for value, name in self.label_names.items()}
+        values = []
+        for label in labels:
+            value = known.get(label.lower()) if isinstance(label, str) else label
+            if value is None or not 0 < value <= LARGEST_LABEL or value in used:
+                what = (
+                    "is not declared"
+                    if value is None
+                    else "belongs to the foreground"
+                    if value in used
+                    else "is the background"
+                    if value == 0
+                    else "cannot be in a label map"
+                )
+                raise DataError(
+                    f"{self.root}: label {label!r} of `ignore` {what}",
+                    expected="the label of voxels that are not annotated, such as `ignore: 255`",
+                    fix="correct `ignore` or `foreground`",
+                )
+            values.append(value)
+        return values

@@ -27,7 +27,8 @@ def check_label_values(case: CaseObservation) -> Iterator[Finding]:
             case.case.name,
             "label_values",
             found,
-            "declare them (as `ignore` where nobody annotated), renumber them, or name them in `ignore` of the study",
+            "declare them (as `ignore` where nobody annotated), renumber them, or name them in `ignore` of the study "
+            "(`graft init --ignore`)",
         )
 
 

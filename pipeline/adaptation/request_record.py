@@ -13,7 +13,7 @@ REQUEST = "request.json"
 _OF_EACH_RUN = {"strict"}
 """Does not change the plan."""
 
-Value = str | int | float | list[str] | None
+Value = bool | str | int | float | list[str] | None
 
 
 class RequestRecord(StoredRecord):
@@ -55,6 +55,9 @@ def _option(name: str) -> str:
 
 
 def _plain(value: object) -> Value:
+    if value is False:
+        # As records of versions without the option have it.
+        return None
     if isinstance(value, tuple):
         return [str(part) for part in value]
     return value if isinstance(value, int | float | None) else str(value)
@@ -63,4 +66,6 @@ def _plain(value: object) -> Value:
 def _shown(option: str, value: Value) -> str:
     if value is None:
         return f"no {option}"
+    if value is True:
+        return option
     return f"{option} {','.join(value) if isinstance(value, list) else value}"

@@ -60,6 +60,24 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "ignore": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--ignore",
+                metavar="LABELS",
+                help="Labels of voxels without annotation, as in 255 [default: by name].",
+            ),
+        ],
+        None,
+    ),
+    "source_ignore": (
+        Annotated[
+            str | None,
+            typer.Option("--source-ignore", metavar="LABELS", help="Of the source [in one folder: those of --ignore]."),
+        ],
+        None,
+    ),
     "patients": (
         Annotated[
             int | None,
@@ -75,6 +93,10 @@ OPTIONS: Mapping[str, tuple[Any, Any]] = {
             ),
         ],
         None,
+    ),
+    "tune": (
+        Annotated[bool, typer.Option("--tune", help="Tune the peak learning rate of each arm on inner folds.")],
+        False,
     ),
     "strict": (Strict, False),
     "steps_per_second": (
@@ -101,8 +123,11 @@ class PlanningOptions:
     channels: str | None
     foreground: str | None
     source_foreground: str | None
+    ignore: str | None
+    source_ignore: str | None
     patients: int | None
     arms: str | None
+    tune: bool
     strict: bool
     steps_per_second: float | None
 
@@ -133,8 +158,11 @@ class PlanningOptions:
             channels=_listed(self.channels),
             foreground=self.foreground,
             source_foreground=self.source_foreground,
+            ignore=_listed(self.ignore),
+            source_ignore=_listed(self.source_ignore),
             patients=self.patients,
             arms=_listed(self.arms),
+            tune=self.tune,
             steps_per_second=self.steps_per_second,
             strict=self.strict,
         )

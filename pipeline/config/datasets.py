@@ -9,7 +9,6 @@ from pydantic import Field, field_validator, model_validator
 
 from data.dataset import Dataset
 from data.errors import DataError
-from data.label_map import LARGEST_LABEL
 from data.modality import Modality
 from data.name_fields import Apart, Name
 from data.names import alike_fault, label_name_fault
@@ -102,28 +101,8 @@ class DatasetOptions(Options):
         Raises:
             DataError: a name that the dataset does not declare, the background, or a label of the foreground.
         """
-        known = {name.lower(): value for value, name in dataset.label_names.items()}
         used = {value for values in self.class_values(dataset).values() for value in values}
-        found = list(dataset.ignored)
-        for label in self.ignore:
-            value = known.get(label.lower()) if isinstance(label, str) else label
-            if value is None or not 0 < value <= LARGEST_LABEL or value in used:
-                what = (
-                    "is not declared"
-                    if value is None
-                    else "belongs to the foreground"
-                    if value in used
-                    else "is the background"
-                    if value == 0
-                    else "cannot be in a label map"
-                )
-                raise DataError(
-                    f"{dataset.root}: label {label!r} of `ignore` {what}",
-                    expected="the label of voxels that are not annotated, such as `ignore: 255`",
-                    fix="correct `ignore` or `foreground` in the config",
-                )
-            found.append(value)
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys([*dataset.ignored, *dataset.ignored_label_values(self.ignore, used)]))
 
 
 class SourceOptions(Options):

@@ -38,6 +38,7 @@ def require_sound(
     modality: Modality,
     jobs: int,
     learned_from: Collection[Case] = (),
+    ignored: Collection[int] = (),
 ) -> list[str]:
     """Carries out the checks of `graft check` on all cases, also those without a label.
 
@@ -48,6 +49,7 @@ def require_sound(
         modality: of the scans.
         jobs: worker processes.
         learned_from: cases that need the structures.
+        ignored: values of voxels without annotation, beside those that the dataset declares.
 
     Returns:
         The warnings in words, one for each kind.
@@ -55,7 +57,15 @@ def require_sound(
     Raises:
         DataError: a scan cannot be used, two are the same image, or a case that is learned from lacks the structures.
     """
-    report = check_dataset(dataset, channels=channels, foreground=sorted(values), jobs=jobs, modality=modality)
+    report = check_dataset(
+        dataset,
+        channels=channels,
+        foreground=sorted(values),
+        jobs=jobs,
+        modality=modality,
+        # What one role ignores may be a structure of the other.
+        ignored=set(ignored) - set(values),
+    )
     needed = {case.name for case in learned_from}
     empty = [finding for finding in report.findings if finding.check == "empty_label" and finding.case in needed]
     refuse([(dataset.root, finding) for finding in (*report.of_level(Level.ERROR), *empty)])

@@ -7,6 +7,7 @@ from functools import partial
 from data.modality import Modality
 from models.heads import Heads
 from models.networks.factory import NetworkOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.config.study import ExecutionOptions
 from pipeline.planning.concessions import SCRATCH_ARMS, TRANSFER_ARMS, Ambition
 from pipeline.planning.draft import Draft
@@ -21,6 +22,7 @@ from pipeline.planning.schedule import read_budget
 from pipeline.planning.sizing import Machine, Meter, Wish, size_study
 from pipeline.planning.spacing import planned_spacing
 from pipeline.planning.speed import Speed, assumed_speed, measure_speed
+from pipeline.planning.study_folds import study_folds
 from pipeline.planning.study_values import fill_in, tell
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.stages.resources import Resources
@@ -70,8 +72,10 @@ def draft_study(request: PlanRequest, resources: Resources) -> Draft:
         len(target.annotated) / target.patients,
         preparation,
         Machine(device, at_a_time, threads, meter),
-        Wish(Ambition(arms), bool(chosen), source.trains, source.pack),
+        Wish(Ambition(arms), bool(chosen), source.trains, request.tune, source.pack),
     )
+    if request.tune and not study_folds(sizing.design, TargetTrainingOptions().inner_folds).tuned:
+        draft.warnings.append("--tune: there are too few patients to tune on, so arms have the rates of their presets")
     reachable = best_dice(cases, target.structures, sizing.spacing)
     window = None
     if target.modality is Modality.CT and source.pack is None:

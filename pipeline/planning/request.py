@@ -25,8 +25,11 @@ class PlanRequest:
         channels: used ones; those that both have by default.
         foreground: structures of the target; all by default.
         source_foreground: structures of the source; all by default.
+        ignore: labels of the target that mark voxels without annotation, beside those that the dataset calls so.
+        source_ignore: those of the source; in one folder with the target those of the target by default.
         patients: annotated patients of the target that are used; all by default.
         arms: presets; by default training from scratch, fine-tuning and the default arm.
+        tune: whether the peak rate of each arm is tuned on inner folds of its training patients.
         steps_per_second: of a training with the planned patch at the finest planned grid; measured by default.
         strict: whether a source that differs from the target in modality, channels or spacing is refused.
     """
@@ -40,8 +43,11 @@ class PlanRequest:
     channels: tuple[str, ...] | None = None
     foreground: str | None = None
     source_foreground: str | None = None
+    ignore: tuple[str, ...] | None = None
+    source_ignore: tuple[str, ...] | None = None
     patients: int | None = None
     arms: tuple[str, ...] | None = None
+    tune: bool = False
     steps_per_second: float | None = None
     strict: bool = False
 
@@ -54,7 +60,11 @@ class PlanRequest:
         Raises:
             ConfigError: names the option.
         """
-        of_dataset = {"--source-modality": self.source_modality, "--source-foreground": self.source_foreground}
+        of_dataset = {
+            "--source-modality": self.source_modality,
+            "--source-foreground": self.source_foreground,
+            "--source-ignore": None if self.source_ignore is None else ",".join(self.source_ignore),
+        }
         for option, value in of_dataset.items():
             if value is not None:
                 raise ConfigError(

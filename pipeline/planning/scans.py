@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.case import Case
@@ -17,6 +18,7 @@ from pipeline.planning.request import PlanRequest
 from pipeline.planning.scan_kind import modality_of
 from pipeline.planning.source import NO_SOURCE, PlannedSource, named_pack, source_of_dataset, source_of_pack
 from pipeline.planning.structures import (
+    as_label,
     channels_for_pack,
     chosen_channels,
     drawn_structures,
@@ -34,6 +36,7 @@ class PlannedTarget:
         dataset: all its cases.
         channels: those that are used.
         structures: what is segmented.
+        ignored: values of voxels without annotation that the dataset does not declare so.
         modality: of the scans.
         how: how that is known.
         annotated: cases of the patients all of whose cases have a label.
@@ -43,6 +46,7 @@ class PlannedTarget:
     dataset: Dataset
     channels: list[str]
     structures: Structures
+    ignored: list[int]
     modality: Modality
     how: str
     annotated: list[Case]
@@ -51,7 +55,7 @@ class PlannedTarget:
     @property
     def values(self) -> set[int]:
         """Values of the structures in the label maps."""
-        return {value for own in self.structures.values() for value in own}
+        return values_of(self.structures)
 
 
 def read_scans(
@@ -85,7 +89,7 @@ def read_scans(
         source, modality = source_of_pack(request.source, pack), pack.modality
         channels = channels_for_pack(request.channels, target, pack.channels)
     read = _read_target(request, target, channels, modality)
-    warnings += require_sound(target, channels, read.values, read.modality, jobs, read.annotated)
+    warnings += require_sound(target, channels, read.values, read.modality, jobs, read.annotated, read.ignored)
     return read, source, request.patients
 
 
@@ -94,12 +98,25 @@ def _read_target(
 ) -> PlannedTarget:
     annotated = annotated_cases(target)
     modality, how = modality_of(target, channels, request.modality, "--modality", of_pack)
+    ignored = _ignored(target, request.ignore)
     structures = (
         named_structures(request.foreground, target)
         if request.foreground is not None
-        else drawn_structures(target, drawn_values(annotated))
+        else drawn_structures(target, drawn_values(annotated), ignored=ignored)
     )
-    return PlannedTarget(target, channels, structures, modality, how, annotated, len(labelled_patients(target)))
+    _ignored(target, request.ignore, structures)
+    patients = len(labelled_patients(target))
+    return PlannedTarget(target, channels, structures, ignored, modality, how, annotated, patients)
+
+
+def _ignored(dataset: Dataset, named: Sequence[str] | None, structures: Structures | None = None) -> list[int]:
+    """Values of the labels that the command line names; of none of the structures."""
+    return dataset.ignored_label_values(map(as_label, named or ()), values_of(structures or {}))
+
+
+def values_of(structures: Structures) -> set[int]:
+    """The values of all structures."""
+    return {value for own in structures.values() for value in own}
 
 
 def _beside_dataset(
@@ -108,7 +125,8 @@ def _beside_dataset(
     """Reads and checks a target and a labelled dataset, which may be one folder with two kinds of structures."""
     one_folder, wanted = same_root(target, other), request.patients
     if one_folder and request.foreground is None:
-        names = ", ".join(name for value, name in target.label_names.items() if value not in (0, *target.ignored))
+        none = {0, *target.ignored, *_ignored(target, request.ignore)}
+        names = ", ".join(name for value, name in target.label_names.items() if value not in none)
         raise ConfigError(
             f"{request.target}: is target and source at once, and nothing says which structures are the target",
             expected=f"--foreground with some of {names}",
@@ -118,21 +136,30 @@ def _beside_dataset(
     read = _read_target(request, target, channels)
     given = request.source_modality or request.modality
     modality, _ = modality_of(other, source_channels, given, "--source-modality")
-    of_source = _source_structures(request, other, read if one_folder else None)
+    named = request.ignore if one_folder and request.source_ignore is None else request.source_ignore
+    ignored = _ignored(other, named)
+    of_source = _source_structures(request, other, ignored, read if one_folder else None)
+    _ignored(other, named, of_source)
     if one_folder:
         wanted = wanted or max(read.patients // 2, 2)
-    learned = {value for own in of_source.values() for value in own}
+    learned = values_of(of_source)
+    # One folder is checked once, for both roles.
     values = read.values | learned if one_folder else read.values
-    warnings += require_sound(target, channels, values, read.modality, jobs, read.annotated)
+    beside = {*read.ignored, *ignored} if one_folder else read.ignored
+    warnings += require_sound(target, channels, values, read.modality, jobs, read.annotated, beside)
     if not one_folder:
-        warnings += require_sound(other, source_channels, learned, modality, jobs)
+        warnings += require_sound(other, source_channels, learned, modality, jobs, ignored=ignored)
     taken = (wanted or 0) if one_folder else 0
-    return read, source_of_dataset(path, other, of_source, source_channels, modality, taken), wanted
+    source = source_of_dataset(path, other, of_source, source_channels, modality, taken, ignored)
+    return read, source, wanted
 
 
-def _source_structures(request: PlanRequest, source: Dataset, same_folder: PlannedTarget | None) -> Structures:
+def _source_structures(
+    request: PlanRequest, source: Dataset, ignored: Sequence[int], same_folder: PlannedTarget | None
+) -> Structures:
     if request.source_foreground is not None:
         return named_structures(request.source_foreground, source, "--source-foreground")
     if same_folder is not None:
-        return drawn_structures(source, drawn_values(same_folder.annotated), without=same_folder.structures)
-    return drawn_structures(source, drawn_values(annotated_cases(source)))
+        drawn = drawn_values(same_folder.annotated)
+        return drawn_structures(source, drawn, without=same_folder.structures, ignored=ignored)
+    return drawn_structures(source, drawn_values(annotated_cases(source)), ignored=ignored)

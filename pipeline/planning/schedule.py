@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from data.errors import ConfigError
 from data.plain_number import plain_duration, plain_number
 from pipeline.arms.choices import ArmOptions
 from pipeline.planning.speed import Speed
-from pipeline.planning.study_folds import StudyFolds
+from pipeline.planning.study_folds import Pair, StudyFolds
 
 CYCLES = 4
 """Cycles of a source network, each as long as a target training."""
@@ -108,8 +108,11 @@ def count_work(
     cases_per_patient: float,
     preparation: float,
     at_a_time: int,
+    rates: int = 0,
 ) -> Work:
     """Counts the trainings and passes of a study with one size and one repeat.
+
+    Where rates are tuned, all folds are taken to choose the same one.
 
     Args:
         arms: its arms.
@@ -118,16 +121,31 @@ def count_work(
         cases_per_patient: scans of each patient.
         preparation: seconds that preprocessing takes.
         at_a_time: units that run side by side.
+        rates: peak rates that each arm tries with its first member; none where they are not tuned.
     """
     members: dict[tuple[str, frozenset[str]], int] = {}
+    tried: set[tuple[str, frozenset[str]]] = set()
     scans = 0
     for arm in arms.values():
-        learned, of_arm = arm.of_training().model_dump_json(), folds.of_arm(arm.fit_reading)
+        own, of_arm = arm.of_training(), folds.of_arm(arm.fit_reading)
+        learned = own.model_dump_json(exclude={"peak_rate"} if rates else None)
         for patients in {folds.final, *(learned_from for learned_from, _ in of_arm)}:
             members[learned, patients] = max(members.get((learned, patients), 0), arm.members)
-        scans += arm.members * (arm.draws if arm.is_bayesian else 1) * sum(len(tested) for _, tested in of_arm)
+        draws = arm.draws if arm.is_bayesian else 1
+        scans += arm.members * draws * _scans(of_arm)
+        if rates:
+            tried |= {(learned, learned_from) for learned_from, _ in folds.tuned}
+            # The prediction of one member at the rate that is chosen is there already.
+            scans += draws * (rates * _scans(folds.tuned) - (_scans(folds.tuned & of_arm) if arm.members == 1 else 0))
+    # So is the training of the first member.
+    trainings = sum(members.values()) + sum(rates - (1 if key in members else 0) for key in tried)
     passes = math.ceil(scans * cases_per_patient) + networks * CYCLES * _VALIDATED
-    return Work(networks, sum(members.values()), passes, preparation, at_a_time)
+    return Work(networks, trainings, passes, preparation, at_a_time)
+
+
+def _scans(folds: Iterable[Pair]) -> int:
+    """Patients that are predicted."""
+    return sum(len(tested_on) for _, tested_on in folds)
 
 
 def budget_that_fits(work: Work, speed: Speed) -> str:

@@ -54,12 +54,14 @@ class Wish:
         first: all of it.
         chosen_arms: whether somebody chose the arms, so that none is replaced.
         trains_source: whether source networks are trained.
+        tunes: whether the peak rates of the arms are tuned.
         pack: a source pack, which decides network and patches.
     """
 
     first: Ambition = field(default_factory=Ambition)
     chosen_arms: bool = False
     trains_source: bool = True
+    tunes: bool = False
     pack: PackRecord | None = None
 
     def ambitions(self, design: EvaluationDesign) -> Iterator[Ambition]:
@@ -157,9 +159,11 @@ def size_study(
         of_step, of_scan, measured = timed[ambition.halvings]
         speed = measured.for_voxels(voxels[0] / of_step, voxels[1] / of_scan)
         judged = design.with_fewer_folds() if ambition.few_folds else design
-        folds = study_folds(judged, TargetTrainingOptions().inner_folds)
+        usual = TargetTrainingOptions()
+        folds = study_folds(judged, usual.inner_folds)
         networks = max(ambition.networks, 1) if wish.trains_source else 0
-        work = count_work(ambition.options, folds, networks, cases_per_patient, preparation, machine.at_a_time)
+        rates = len(usual.tuned_rates) if wish.tunes else 0
+        work = count_work(ambition.options, folds, networks, cases_per_patient, preparation, machine.at_a_time, rates)
         steps = work.steps(budget, speed)
         tried.append(Sizing(ambition, grid, whole, patches, memory, network, judged, work, speed, steps))
         if steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):

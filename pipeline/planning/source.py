@@ -95,6 +95,7 @@ def source_of_dataset(
     channels: Sequence[str],
     modality: Modality,
     taken: int = 0,
+    ignored: Sequence[int] = (),
 ) -> PlannedSource:
     """Plans a labelled dataset as the source.
 
@@ -105,6 +106,7 @@ def source_of_dataset(
         channels: those that are used.
         modality: of the scans.
         taken: patients of the same folder that are the target's.
+        ignored: values of voxels without annotation that the dataset does not declare so.
 
     Raises:
         DataError: fewer than two patients are left.
@@ -127,15 +129,18 @@ def source_of_dataset(
     def preparation(spacing: Spacing) -> float:
         return scans * preparation_seconds(cases[0], channels, default_options(modality), spacing)
 
-    entry = dataset_entry(path, structures, channels, modality)
+    entry = dataset_entry(path, structures, channels, modality, ignored)
     return PlannedSource({"dataset": "source", "patients": patients}, why, tuple(structures), entry, None, preparation)
 
 
-def dataset_entry(path: str, structures: Structures, channels: Sequence[str], modality: Modality) -> dict[str, Any]:
+def dataset_entry(
+    path: str, structures: Structures, channels: Sequence[str], modality: Modality, ignored: Sequence[int] = ()
+) -> dict[str, Any]:
     """The entry of a dataset under `datasets`."""
     return {
         "path": path,
         "modality": modality.value,
         "channels": list(channels),
         "foreground": {name: list(values) for name, values in structures.items()},
+        **({"ignore": list(ignored)} if ignored else {}),
     }

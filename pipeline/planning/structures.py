@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from data.dataset import Dataset
 from data.errors import ConfigError, DataError
+from data.label_map import LARGEST_LABEL
 from data.names import alike_fault, label_name_fault
 from pipeline.planning.fingerprint import Structures
 
@@ -34,23 +35,31 @@ def named_structures(text: str, dataset: Dataset, option: str = "--foreground") 
                 expected="labels such as `left,right`, or classes such as `tumour=core+rim`",
                 fix="correct it",
             )
-        classes[name] = tuple(dataset.label_values(int(label) if label.isdigit() else label for label in labels))
+        classes[name] = tuple(dataset.label_values(map(as_label, labels)))
     return _with_sound_names(classes, dataset)
 
 
-def drawn_structures(dataset: Dataset, drawn: Collection[int], without: Structures | None = None) -> Structures:
+def as_label(text: str) -> int | str:
+    """A label by its value or its name."""
+    return int(text) if text.isdecimal() and len(text) <= len(str(LARGEST_LABEL)) else text
+
+
+def drawn_structures(
+    dataset: Dataset, drawn: Collection[int], without: Structures | None = None, ignored: Collection[int] = ()
+) -> Structures:
     """Returns a class for every label that occurs, or the regions of a dataset that declares some.
 
     Args:
         dataset: names the labels.
         drawn: values that occur in its label maps.
         without: structures that play another role.
+        ignored: values of voxels without annotation, beside those that the dataset declares.
 
     Raises:
         DataError: no label is left.
     """
     used = {value for values in (without or {}).values() for value in values}
-    occurs = set(drawn) - used - {0, *dataset.ignored}
+    occurs = set(drawn) - used - {0, *dataset.ignored, *ignored}
     regions = {name: values for name, values in dataset.regions.items() if occurs.intersection(values)}
     if regions and not used:
         return _with_sound_names(regions, dataset)

@@ -23,11 +23,13 @@ class StudyFolds:
     Attributes:
         measured: of every arm.
         fitted: those beside it of an arm whose reading is fitted.
+        tuned: those that a peak rate would be tuned on.
         final: patients that the models of the arms learn from.
     """
 
     measured: frozenset[Pair]
     fitted: frozenset[Pair]
+    tuned: frozenset[Pair]
     final: frozenset[str]
 
     def of_arm(self, fits_reading: bool) -> frozenset[Pair]:
@@ -49,8 +51,10 @@ def study_folds(design: EvaluationDesign, inner_folds: int) -> StudyFolds:
     else:
         outer = without_each(learned_from, draw_folds(learned_from, design.folds, 0, _SEED))
     inner = [fold for own in outer for fold in reading_folds(own.learned_from, inner_folds, 0, _SEED)]
-    inner += final_reading_folds(learned_from, outer, reading_folds(learned_from, inner_folds, 0, _SEED))
-    return StudyFolds(_pairs(outer), _pairs(inner), frozenset(learned_from))
+    of_final = reading_folds(learned_from, inner_folds, 0, _SEED)
+    fitted = [*inner, *final_reading_folds(learned_from, outer, of_final)]
+    # Not on the folds of a cross-validation, which are predicted at one rate each.
+    return StudyFolds(_pairs(outer), _pairs(fitted), _pairs([*inner, *of_final]), frozenset(learned_from))
 
 
 def _pairs(folds: Iterable[Fold]) -> frozenset[Pair]:

@@ -8,6 +8,7 @@ from data.errors import ConfigError
 from data.names import name_fault
 from data.plain_number import plain_duration
 from models.networks.residual_unet import ResidualUNetOptions
+from pipeline.arms.target_training_options import TargetTrainingOptions, Tuning
 from pipeline.planning.draft import Draft
 from pipeline.planning.evaluation_design import EvaluationDesign
 from pipeline.planning.grid_dice import GridDice
@@ -55,7 +56,7 @@ def fill_in(
     if source.dataset is not None:
         draft.add("datasets.source", source.dataset)
     path = str(request.target)
-    entry = dataset_entry(path, target.structures, target.channels, target.modality)
+    entry = dataset_entry(path, target.structures, target.channels, target.modality, target.ignored)
     draft.add("datasets.target", entry, f"Modality {target.modality.value}: {target.how}.")
     if source.role is not None:
         draft.add("source", source.role, f"{source.why[0].upper()}{source.why[1:]}.")
@@ -94,13 +95,15 @@ def fill_in(
     if source.trains:
         training = {"networks": sizing.work.networks, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
         draft.add("source_training", training, "One source network for each member of the largest arm.")
-    fitted = ambition.read_alike and target.patients >= FEWEST_TO_FIT
+    fitted = ambition.read_alike and design.patients >= FEWEST_TO_FIT
     alike = " Each fits how its probabilities are read, so that arms are compared fairly." * fitted
     draft.add("target_training.arms", ambition.changes, f"{_why_arms(request, design)}{alike}")
     if design.folds is None:
         whom = "All patients of the pool; smaller sizes beside it would draw a learning curve."
         draft.add("target_training.sizes", [design.pool], whom)
     draft.add("target_training.repeats", 1)
+    if request.tune:
+        draft.add("target_training.tune", Tuning.INNER_FOLDS.value, _why_tuned())
     arithmetic = ". ".join(f"{line[0].upper()}{line[1:]}" for line in sizing.work.arithmetic(steps, sizing.speed))
     draft.add("target_training.steps", steps, f"{arithmetic}.")
     draft.add("computing", {"precision": "auto"}, "What the processor or GPU computes fastest with.")
@@ -160,6 +163,11 @@ def _network_words(sizing: Sizing, source: PlannedSource) -> str:
     if source.pack is not None:
         return "the network of the source pack"
     return f"channels {', '.join(map(str, getattr(sizing.network, 'channels', ())))}"
+
+
+def _why_tuned() -> str:
+    rates = ", ".join(f"{rate:g}" for rate in TargetTrainingOptions().tuned_rates)
+    return f"As --tune says: the first member of each arm is trained at the peak rates {rates} on every inner fold."
 
 
 def _why_arms(request: PlanRequest, design: EvaluationDesign) -> str:

@@ -125,6 +125,38 @@ def test_one_folder_is_source_and_target_with_other_patients(target: Path, tmp_p
     assert config.datasets["target"].classes == {"left": (1,)}
 
 
+def test_voxels_without_annotation_and_tuned_rates_are_written_down(
+    init: Callable[..., int], target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = target / "labelsTr/case_1.nii.gz"
+    label = read_volume(path)
+    unsure = label.array.astype(np.uint8)
+    unsure[:2] = 255
+    write_volume(label.with_array(unsure), path)
+    assert init("--tune") == 2
+    assert "name them in `ignore` of the study (`graft init --ignore`)" in capsys.readouterr().err
+    assert init("--ignore", "255, right", "--tune", "--source-foreground", "left") == 0
+    assert "too few patients to tune on" not in capsys.readouterr().out
+    planned = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    assert planned["datasets"]["target"]["ignore"] == [255, 2]
+    assert planned["datasets"]["target"]["foreground"] == {"left": [1]}
+    assert "ignore" not in planned["datasets"]["source"]
+    assert planned["target_training"]["tune"] == "inner_folds"
+    assert read_config(tmp_path / "study.yaml").target_training.tune == "inner_folds"
+    assert init("--force", "--foreground", "left", "--ignore", "left") == 2
+    assert "label 'left' of `ignore` belongs to the foreground" in capsys.readouterr().err
+    assert init("--force", "--ignore", "255", "--source-ignore", "1,2") == 2
+    assert "nothing is labelled" in capsys.readouterr().err
+
+
+def test_one_folder_has_the_same_voxels_without_annotation_in_both_roles(target: Path, tmp_path: Path) -> None:
+    words = ["init", str(target), "--source", str(target), "--modality", "mr", "--jobs", "1", "--foreground", "left"]
+    output = tmp_path / "one.yaml"
+    assert main([*words, "--steps-per-second", "5", "--output", str(output), "--ignore", "7"]) == 0
+    planned = yaml.safe_load(output.read_text())
+    assert [entry["ignore"] for entry in planned["datasets"].values()] == [[7], [7]]
+
+
 def without_labels(target: Path, cases: int) -> None:
     description = json.loads((target / "dataset.json").read_text())
     for entry in description["training"][len(description["training"]) - cases :]:
@@ -176,12 +208,18 @@ def test_what_cannot_be_planned_is_one_sentence(
 
 
 def test_two_patients_are_planned_and_told_that_they_give_no_interval(
-    init: Callable[..., int], target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    init: Callable[..., int],
+    target: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     without_labels(target, 2)
     assert init() == 0
     assert "two give no useful interval" in capsys.readouterr().out
     assert read_config(tmp_path / "study.yaml").target.folds == "leave_one_out"
+    assert init("--force", "--tune") == 0
+    assert "too few patients to tune on" in caplog.text
 
 
 def test_what_the_checks_doubt_is_told_once_for_each_kind(
@@ -201,6 +239,7 @@ def test_what_the_checks_doubt_is_told_once_for_each_kind(
         (["--scratch", "--arms", "random,fine_tune"], ["--arms: fine_tune needs a source, and there is none"]),
         (["--scratch", "--arms", "randon"], ["--arms: there is no preset 'randon'; known presets: random"]),
         (["--scratch", "--source-foreground", "left"], ["--source-foreground left: there is no source"]),
+        (["--scratch", "--source-ignore", "7,8"], ["--source-ignore 7,8: there is no source"]),
         (["--source", "nowhere"], ["nowhere: there is no such folder"]),
         (["--source", "nowhere.pack"], ["nowhere.pack: there is no such file"]),
     ],

@@ -18,7 +18,7 @@ from data.volume import Volume
 from pipeline.planning.fingerprint import fingerprint
 from pipeline.planning.grid_dice import best_dice
 from pipeline.planning.scan_kind import modality_of
-from pipeline.planning.structures import chosen_channels, drawn_structures, named_structures
+from pipeline.planning.structures import as_label, chosen_channels, drawn_structures, named_structures
 
 
 @pytest.fixture
@@ -55,6 +55,14 @@ def test_structures_are_the_labels_that_were_drawn_or_those_that_are_named(cohor
         named_structures("middle", cohort)
     with pytest.raises(DataError, match="nothing is labelled"):
         drawn_structures(cohort, {0})
+
+
+def test_voxels_without_annotation_are_no_structure(cohort: Dataset) -> None:
+    assert drawn_structures(cohort, {0, 1, 2}, ignored=[1]) == {"right": (2,)}
+    assert [as_label(text) for text in ("255", "left", "-1", "²", "9" * 5000)] == [255, "left", "-1", "²", "9" * 5000]
+    assert cohort.ignored_label_values([255, "LEFT"]) == [255, 1]
+    with pytest.raises(DataError, match="'left' of `ignore` belongs to the foreground"):
+        cohort.ignored_label_values(["left"], used={1})
 
 
 def test_channels_are_those_that_both_have_unless_each_has_one(cohort: Dataset) -> None:

@@ -55,6 +55,32 @@ def test_an_arm_whose_reading_is_fitted_learns_from_the_inner_folds_as_well() ->
     assert count_work(arms, one_by_one, 1, 1.0, 0.0, 1).trainings == 1 + 4 + 6
 
 
+def test_a_rate_is_tuned_by_the_first_member_on_every_inner_fold() -> None:
+    arms = TargetTrainingOptions.model_validate(
+        {"arms": {"random": {}, "fitted": {"preset": "random", "members": 2, "fit_reading": True}}}
+    ).arms
+    # Six patients learn and three are tested. Three inner folds of the six, at each of two rates; the second member
+    # only at the one that is chosen, where it is fitted as well: 3 × 2 + 3, and two members on all six.
+    set_aside = study_folds(EvaluationDesign(9, 6, None, 3, "x"), inner_folds=3)
+    work = count_work(arms, set_aside, networks=0, cases_per_patient=1.0, preparation=0.0, at_a_time=1, rates=2)
+    # Passes: 3 test scans by three members; the inner folds of all six by one member at two rates, for each arm, and by
+    # two members for the fit.
+    assert (work.trainings, work.passes) == (3 * 2 + 3 + 2, 3 * 3 + 2 * 2 * 6 + 2 * 6)
+    # With one member, the fit takes a prediction that was made to tune.
+    one = {"fitted": arms["fitted"].model_copy(update={"members": 1})}
+    work = count_work(one, set_aside, 0, 1.0, 0.0, 1, rates=2)
+    assert (work.trainings, work.passes) == (3 * 2 + 1, 3 + 2 * 6)
+    # Three patients one by one: two of them are too few to tune on, and the final model of all three is tuned.
+    one_by_one = study_folds(evaluation_design(3, "x"), inner_folds=3)
+    assert count_work({"random": arms["random"]}, one_by_one, 0, 1.0, 0.0, 1, rates=4).trainings == 3 * 4 + 1
+
+
+def test_a_study_that_tunes_has_fewer_steps() -> None:
+    plain, tuned = (sized(2 * 3600, wish=Wish(tunes=tunes)) for tunes in (False, True))
+    assert tuned.work.trainings > 2 * plain.work.trainings
+    assert len(tuned.ambition.given_up) > len(plain.ambition.given_up)
+
+
 def test_steps_and_seconds_are_each_others_inverse() -> None:
     work = Work(networks=3, trainings=45, passes=400, preparation=100.0, at_a_time=2)
     # 4 × 2 rounds of the source and 23 of the target.
