@@ -109,14 +109,16 @@ def _probabilities(members: int, temperature: float, heads: Heads) -> list[dict[
     exclusive = heads is Heads.EXCLUSIVE
     activation = {"_target_": "Activationsd", "keys": keys, "softmax" if exclusive else "sigmoid": True}
     average = {"_target_": "MeanEnsembled", "keys": keys, "output_key": "pred"}
-    log = "clamp_min(torch.finfo(p.dtype).tiny).log()"
-    tempered = (
-        f"$lambda p: (p.{log} / {temperature!r}).softmax(dim=0)"
+    # `read_probability`, in words that need no copy of Graft's code.
+    stored = "p.clamp_min(torch.finfo(torch.float32).tiny).log().half().float()"
+    other = "(-torch.expm1(s)).clamp_min(torch.finfo(torch.float32).tiny).log()"
+    read = (
+        f"$lambda p: ({stored} / {temperature!r}).softmax(dim=0)"
         if exclusive
-        else f"$lambda p: ((p.{log} - (1 - p).{log}) / {temperature!r}).sigmoid()"
+        else f"$lambda p: (lambda s: ((s - {other}) / {temperature!r}).sigmoid())({stored})"
     )
-    scaling = {"_target_": "Lambdad", "keys": "pred", "func": tempered}
-    return [activation, *([average] if members > 1 else []), *([scaling] if temperature != 1 else [])]
+    reading = {"_target_": "Lambdad", "keys": "pred", "func": read}
+    return [activation, *([average] if members > 1 else []), reading]
 
 
 def _prediction_keys(members: int) -> list[str]:

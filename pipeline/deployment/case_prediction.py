@@ -150,7 +150,7 @@ def predict_case(
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
     with torch.inference_mode():
         # Its tensors were made in this mode and are changed in place.
-        average.temper(about.arm.reading.logit_temperature)
+        average.read(about.arm.reading.logit_temperature)
     read = read_average(average.probability, about.arm.reading, tuple(about.classes), spacing, about.heads)
 
     def maps() -> Iterator[Volume]:

@@ -11,7 +11,7 @@ from data.errors import ModelError
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import Model
 from pipeline.prediction.scan_prediction import draw_probability
-from pipeline.prediction.temperature import tempered
+from pipeline.prediction.temperature import read_probability
 
 
 def mean_networks(model: Model) -> list[nn.Module]:
@@ -45,10 +45,10 @@ def mean_probability(networks: Sequence[nn.Module], image: torch.Tensor, about: 
         about: gives window, overlap and temperature.
 
     Returns:
-        Probabilities `[C, X, Y, Z]`, averaged over the networks, with the model's temperature.
+        Probabilities `[C, X, Y, Z]`, averaged over the networks, read with the model's temperature.
     """
     first, *others = networks
     total = draw_probability(first, image, about.patch, about.window, heads=about.heads)
     for network in others:
         total = total + draw_probability(network, image, about.patch, about.window, heads=about.heads)
-    return tempered(total / len(networks), about.arm.reading.logit_temperature, about.heads)
+    return read_probability(total / len(networks), about.arm.reading.logit_temperature, about.heads)

@@ -6,7 +6,7 @@ import torch
 
 from models.heads import Heads
 from pipeline.prediction.slabs import slabs
-from pipeline.prediction.temperature import tempered
+from pipeline.prediction.temperature import read_probability
 
 _SMALLEST = 1e-12
 
@@ -57,20 +57,18 @@ class PosteriorAverage:
             self._mean[:, slab].add_(change, alpha=1 / self._count)
             self._entropy[slab].add_(entropy(part, self.heads) - self._entropy[slab], alpha=1 / self._count)
 
-    def temper(self, temperature: float) -> None:
-        """Divides the logits of the mean by T, in place, after all draws were added.
+    def read(self, temperature: float) -> None:
+        """Reads the mean with temperature T, in place, after all draws were added (`read_probability`).
 
-        The predictive entropy follows; mutual information and deviation remain those of the untempered draws.
+        The predictive entropy follows; mutual information and deviation remain those of the draws.
         """
-        if temperature == 1:
-            return
         mean = self.probability
         if self._count > 1:
             self._information = self.mutual_information
         # Tensors made in inference mode cannot be changed outside of it.
         with torch.inference_mode():
             for slab in slabs(mean.shape[1:]):
-                mean[:, slab] = tempered(mean[:, slab], temperature, self.heads)
+                mean[:, slab] = read_probability(mean[:, slab], temperature, self.heads)
 
     @property
     def count(self) -> int:

@@ -1,8 +1,4 @@
-"""A prediction on disk: averages over members and draws, before a reading is applied.
-
-Probabilities are stored as logarithms in 16 bits, which keep their relative precision however small they are: a high
-temperature makes small probabilities matter.
-"""
+"""A prediction on disk: averages over members and draws, before a reading is applied."""
 
 from __future__ import annotations
 
@@ -22,7 +18,7 @@ from pipeline.prediction.dice_thresholds import mask_thresholds
 from pipeline.prediction.post_processing import ComponentRule, mask_of
 from pipeline.prediction.posterior_average import PosteriorAverage, entropy
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.prediction.temperature import from_log_probability, log_probability
+from pipeline.prediction.temperature import as_stored, from_log_probability
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 
@@ -157,7 +153,7 @@ class StoredPrediction:
             tuple(case.classes),
             case.affine,
             average.count,
-            log_probability(average.probability).half().cpu(),
+            as_stored(average.probability).cpu(),
             average.mutual_information.half().cpu() if several else None,
             prediction.voxels.double() * voxel if several else None,
             average.heads,

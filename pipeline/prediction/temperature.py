@@ -2,6 +2,10 @@
 
 `softmax(log p / T)` is exact for one network, whose logits differ from `log p` by a constant for each voxel; for
 several draws or networks, it divides the logits of their mean.
+
+Predictions are stored as logarithms in 16 bits, which keep their relative precision however small they are: a high
+temperature makes small probabilities matter. All that decides anything reads what is, or would be, stored, so that
+`graft predict` and bundles make the masks that `graft evaluate` measured, and that thresholds were fitted for.
 """
 
 from __future__ import annotations
@@ -38,6 +42,16 @@ def tempered(probability: torch.Tensor, temperature: float, heads: Heads = Heads
     if temperature == 1:
         return probability
     return from_log_probability(log_probability(probability), temperature, heads)
+
+
+def as_stored(probability: torch.Tensor) -> torch.Tensor:
+    """Returns the logarithms of probabilities as a prediction stores them, float16."""
+    return log_probability(probability).half()
+
+
+def read_probability(probability: torch.Tensor, temperature: float, heads: Heads = Heads.EXCLUSIVE) -> torch.Tensor:
+    """Returns averaged probabilities `[C, …]` as they would be read from a stored prediction, with temperature T."""
+    return from_log_probability(as_stored(probability), temperature, heads)
 
 
 def log_probability(probability: torch.Tensor) -> torch.Tensor:

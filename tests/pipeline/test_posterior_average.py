@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
+from models.heads import Heads
 from pipeline.prediction import slabs
 from pipeline.prediction.posterior_average import PosteriorAverage, entropy
+from pipeline.prediction.temperature import as_stored, from_log_probability, tempered
 
 
 def draws(count: int) -> torch.Tensor:
@@ -91,6 +93,22 @@ def test_certain_draws_that_disagree_have_nothing_else() -> None:
 def test_entropy_is_log_of_the_classes_at_most_and_zero_when_certain() -> None:
     assert float(entropy(torch.full((4, 1, 1, 1), 0.25))) == pytest.approx(math.log(4))
     assert float(entropy(torch.tensor([1.0, 0.0]).reshape(2, 1, 1, 1))) == 0.0
+
+
+@pytest.mark.parametrize("heads", Heads)
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_it_is_read_as_a_stored_prediction_is(heads: Heads, temperature: float) -> None:
+    average = PosteriorAverage(heads)
+    for draw in draws(3).float():
+        average.add(draw)
+    mean, information = average.probability.clone(), average.mutual_information
+    average.read(temperature)
+    expected = from_log_probability(as_stored(mean), temperature, heads)
+    assert torch.equal(average.probability, expected)
+    # What single precision would have given is another mask wherever a threshold lies between the two.
+    assert not torch.equal(average.probability, tempered(mean, temperature, heads))
+    assert torch.equal(average.mutual_information, information)
+    torch.testing.assert_close(average.predictive_entropy, entropy(expected, heads))
 
 
 def test_what_is_added_is_not_changed() -> None:
