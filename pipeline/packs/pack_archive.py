@@ -48,11 +48,13 @@ class SourcePack:
         path: its file.
         record: what it holds.
         digest: SHA-256 of `pack.json`, and so of all of it.
+        format: version of `pack.json`.
     """
 
     path: Path
     record: PackRecord
     digest: str
+    format: int
 
     def read(self, name: str) -> bytes:
         """Reads a file of the pack.
@@ -76,14 +78,14 @@ def open_pack(path: Path) -> SourcePack:
         if sizes[PACK] > _LARGEST_RECORD:
             raise _damaged(path, f"its {PACK} has {sizes[PACK] / 2**20:.0f} MiB")
         content = _content(archive, PACK, sizes[PACK], path)
-    record = _record(content, path)
+    record, version = _record(content, path)
     listed = {PACK: sizes[PACK], **{name: own.size for name, own in record.files.items()}}
     for name in sorted(set(sizes) ^ set(listed)):
         raise _damaged(path, f"{name[:80]!r} is {'not in it' if name in listed else f'not listed in its {PACK}'}")
     for name, size in listed.items():
         if sizes[name] != size:
             raise _damaged(path, f"{name!r} has {sizes[name]} bytes, not the {size} of its {PACK}")
-    return SourcePack(path, record, hashlib.sha256(content).hexdigest())
+    return SourcePack(path, record, hashlib.sha256(content).hexdigest(), version)
 
 
 def read_entry(path: Path, name: str, listed: PackedFile) -> bytes:
@@ -193,7 +195,8 @@ def _content(archive: zipfile.ZipFile, name: str, size: int, path: Path) -> byte
     return content
 
 
-def _record(content: bytes, path: Path) -> PackRecord:
+def _record(content: bytes, path: Path) -> tuple[PackRecord, int]:
+    """What `pack.json` holds, and its version."""
     where = f"{path}, {PACK}"
     raw = parse_json(content, where, PackError, _AGAIN)
     writer = raw.get("graft_version", "") if isinstance(raw, dict) else ""
@@ -201,10 +204,12 @@ def _record(content: bytes, path: Path) -> PackRecord:
     try:
         # Numbers that are none would be found when they are written again.
         json.dumps(raw, allow_nan=False)
-        return PackRecord.model_validate(raw)
+        record = PackRecord.model_validate(raw)
     except ValueError as error:
         why = fault_at(error) if isinstance(error, ValidationError) else "a number in it is infinite or none"
         raise PackError(f"{where}: {why}", expected=_EXPECTED, fix=_AGAIN) from error
+    version = raw.get("format")
+    return record, version if isinstance(version, int) else 1
 
 
 def _damaged(path: Path, why: str) -> PackError:

@@ -12,7 +12,7 @@ What a prior of the other weights needs is read from the last snapshots, so it i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -104,7 +104,13 @@ class SourceFacts(StoredRecord):
 
 
 class PackRecord(StoredRecord):
-    """The content of `pack.json`."""
+    """The content of `pack.json`.
+
+    Densities of format 1 were fitted to the kernels of transposed convolutions as a network stores them, those of
+    format 2 to kernels as a convolution applies them.
+    """
+
+    FORMAT: ClassVar[int] = 2
 
     graft_version: str
     """Version of the program that wrote it."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.errors import ModelError
-from models.filters import KERNEL_SHAPE, KERNEL_VOXELS
+from models.filters import KERNEL_SHAPE, KERNEL_VOXELS, filter_layers
 from models.networks.factory import NetworkRecord, meta_network
 from models.networks.imported_network import ImportedNetworkOptions
 from models.priors.factory import load_prior
@@ -18,6 +18,8 @@ from pipeline.storage.tensors import parse_tensors
 
 _LARGEST_OPTION = 4096
 """No network has as many channels or blocks; larger ones would not be built in any time."""
+_MIRRORED = 2
+"""The first format of packs whose densities were fitted to mirrored kernels of transposed convolutions."""
 _FIX = "ask its giver for another"
 
 
@@ -46,9 +48,17 @@ def density(pack: SourcePack, group: str, name: str) -> bytes:
     """Reads a fitted density as it is stored.
 
     Raises:
-        PackError: it is damaged, not finite, of another size of kernels, or not of its options.
+        PackError: it is damaged, not finite, of another size of kernels, not of its options, or fitted to kernels that
+            are now read another way.
     """
     entry = density_entry(group, name)
+    if pack.format < _MIRRORED and _may_be_transposed(pack, group):
+        raise PackError(
+            f"{pack.path}, {entry}: was fitted to transposed convolutions whose kernels were not mirrored (format "
+            f"{pack.format})",
+            expected=f"format {_MIRRORED} where a network has transposed convolutions",
+            fix="run its study again with this version and `graft pack` after it, or ask its giver to",
+        )
     content = pack.read(entry)
     state = parse_tensors(content, f"{pack.path}, {entry}", PackError, _FIX)
     try:
@@ -65,6 +75,15 @@ def density(pack: SourcePack, group: str, name: str) -> bytes:
             fix=_FIX,
         )
     return content
+
+
+def _may_be_transposed(pack: SourcePack, group: str) -> bool:
+    """Whether a group of layers holds transposed convolutions, as far as that is known without code outside Graft."""
+    network = _network(pack)
+    if network is None:
+        return True
+    transposed = {layer.parameter for layer in filter_layers(network) if layer.transposed}
+    return not transposed.isdisjoint(pack.record.groups[group].layers)
 
 
 def require_whole(pack: SourcePack) -> None:
@@ -96,6 +115,12 @@ def require_whole(pack: SourcePack) -> None:
 
 def _shapes(pack: SourcePack) -> dict[str, tuple[int, ...]] | None:
     """Name → shape of the weights that the networks have; None for a network that is code outside Graft."""
+    network = _network(pack)
+    return None if network is None else {name: tuple(own.shape) for name, own in network.state_dict().items()}
+
+
+def _network(pack: SourcePack) -> nn.Module | None:
+    """The networks without weights; None if they are code outside Graft."""
     options = pack.record.network
     if isinstance(options, ImportedNetworkOptions):
         return None
@@ -105,8 +130,8 @@ def _shapes(pack: SourcePack) -> dict[str, tuple[int, ...]] | None:
             expected="a network that can be built",
             fix=_FIX,
         )
-    record = NetworkRecord(options, len(pack.record.channels), pack.record.heads.outputs(len(pack.record.classes)))
-    return {name: tuple(tensor.shape) for name, tensor in meta_network(record).state_dict().items()}
+    outputs = pack.record.heads.outputs(len(pack.record.classes))
+    return meta_network(NetworkRecord(options, len(pack.record.channels), outputs))
 
 
 def _differing(shapes: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor]) -> str | None:

@@ -13,11 +13,14 @@ import torch
 from safetensors.torch import load, save
 
 from models.filter_bank import FilterBank
+from models.filters import filter_layers
+from models.networks.factory import NetworkRecord, meta_network
+from models.networks.monai_networks import UNetOptions
 from models.priors.gaussian import Gaussian, GaussianOptions
 from pipeline.cli import main
-from pipeline.packs.pack_archive import PackError, open_pack, read_entry
+from pipeline.packs.pack_archive import PackError, SourcePack, open_pack, read_entry
 from pipeline.packs.pack_record import density_entry, snapshot_entry
-from pipeline.packs.pack_weights import require_whole
+from pipeline.packs.pack_weights import density, require_whole
 
 _SNAPSHOT = snapshot_entry(0, 1)
 
@@ -93,7 +96,7 @@ def test_what_is_no_pack(kind: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [(2, "newer version of Graft (format 2)"), (10**9, "newer version of Graft")],
+    [(3, "newer version of Graft (format 3)"), (10**9, "newer version of Graft")],
 )
 def test_a_newer_format(value: int, words: str, rewrite: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def change(record: dict[str, Any], files: dict[str, bytes]) -> None:
@@ -186,6 +189,28 @@ def test_kernels_of_another_size(rewrite: Any, capsys: pytest.CaptureFixture[str
     assert "kernels of 125 voxels" in shown(rewrite(density), capsys)
 
 
+def test_densities_of_transposed_kernels_that_were_not_mirrored(rewrite: Any) -> None:
+    options = UNetOptions(channels=(4, 6))
+    layers = filter_layers(meta_network(NetworkRecord(options, 1, 2)))
+    assert {layer.transposed for layer in layers} == {True, False}
+
+    def pack(version: int, transposed: bool, **network: Any) -> tuple[SourcePack, str]:
+        def change(record: dict[str, Any], files: dict[str, bytes]) -> None:
+            record |= {"format": version, "network": network or options.model_dump(mode="json")}
+            for group in record["groups"].values():
+                group["layers"] = [layer.parameter for layer in layers if layer.transposed is transposed]
+
+        found = open_pack(rewrite(change))
+        return found, next(iter(found.record.groups))
+
+    for usable in (pack(2, True), pack(1, False)):
+        assert density(*usable, "gaussian_full")
+    imported = {"name": "imported", "factory": "stranger:build", "options": {}, "source": ""}
+    for earlier in (pack(1, True), pack(1, False, **imported)):
+        with pytest.raises(PackError, match=r"kernels were not mirrored \(format 1\).*run its study again"):
+            density(*earlier, "gaussian_full")
+
+
 def test_weights_that_are_not_finite_or_of_another_network(rewrite: Any, capsys: pytest.CaptureFixture[str]) -> None:
     def spoil(record: dict[str, Any], files: dict[str, bytes]) -> None:
         state = load(files[_SNAPSHOT])
@@ -259,4 +284,4 @@ def test_json_is_told_from_other_text(rewrite: Any, capsys: pytest.CaptureFixtur
         for name, content in files.items():
             archive.writestr(name, b"[" * 100_000 if name == "pack.json" else content)
     assert "pack.json" in shown(path, capsys)
-    assert json.loads(files["pack.json"])["format"] == 1
+    assert json.loads(files["pack.json"])["format"] == 2
