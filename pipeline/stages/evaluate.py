@@ -30,7 +30,7 @@ from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, write_cases_csv
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.unit import Unit, require_done
+from pipeline.execution.unit import Unit, require_done, require_marker
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.stages import infer
@@ -70,12 +70,38 @@ class OutOfFold:
         )
 
 
+@dataclass(frozen=True)
+class InnerFold:
+    """A prediction that a reading was fitted on.
+
+    Attributes:
+        key: of the prediction.
+        folder: that holds it.
+        reading: how the arm reads it.
+        cases: of all patients that the arm learned from; the fold's are among them.
+    """
+
+    key: str
+    folder: Path
+    reading: ReadingOptions
+    cases: Sequence[CachedCase]
+
+    def predicted(self) -> list[OutOfFold]:
+        """The cases of the fold.
+
+        Raises:
+            WorkspaceError: the prediction is missing, or a part of it.
+        """
+        images = require_marker(self.folder, infer.STAGE)["recipe"]["images"]
+        return [OutOfFold(self.key, self.folder, self.reading, case) for case in self.cases if case.name in images]
+
+
 def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
     predictions: Sequence[OutOfFold],
-    learned_from: Sequence[OutOfFold],
+    learned_from: Sequence[InnerFold],
     trained: TrainedArm,
     native: Mapping[str, NativeCase],
     options: EvaluationOptions,
@@ -85,7 +111,11 @@ def evaluate_predictions(
 
     The annotations of test cases and of the patients that the arm learned from are compared with `predictions` and
     `learned_from`, of models that never saw them.
+
+    Raises:
+        WorkspaceError: a prediction is missing or damaged.
     """
+    inner = [own for fold in learned_from for own in fold.predicted()]
     rows: list[CaseRow] = []
     audit: list[AuditRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
@@ -97,10 +127,10 @@ def evaluate_predictions(
         audit += audit_case(predicted, trained, own.key, clamp)
         if calibration is not None:
             calibration.add(predicted.with_dice({row.label: row.dice for row in measured}))
-        progress((position + 1) / (len(predictions) + len(learned_from)))
-    for position, own in enumerate(learned_from, start=len(predictions)):
+        progress((position + 1) / (len(predictions) + len(inner)))
+    for position, own in enumerate(inner, start=len(predictions)):
         audit += audit_case(own.load(), trained, own.key, clamp)
-        progress((position + 1) / (len(predictions) + len(learned_from)))
+        progress((position + 1) / (len(predictions) + len(inner)))
     write_cases_csv(rows, folder / CASES)
     write_rows(folder / AUDIT, AuditRow, audit)
     if calibration is not None:
@@ -189,7 +219,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
             }
             arguments = {
                 "predictions": _tested(plan, cell, record),
-                "learned_from": _learned_from(plan, cell, record),
+                "learned_from": _learned_from(plan, record),
                 "trained": TrainedArm(arm, cell.n, cell.repeat),
                 "native": native,
                 "options": options,
@@ -214,18 +244,15 @@ def _tested(plan: StudyPlan, cell: Cell, record: ArmRecord) -> list[OutOfFold]:
     ]
 
 
-def _learned_from(plan: StudyPlan, cell: Cell, record: ArmRecord) -> list[OutOfFold]:
-    """The cases that an arm learned from, where models that did not see them predicted them to fit its reading."""
+def _learned_from(plan: StudyPlan, record: ArmRecord) -> list[InnerFold]:
+    """The folds of the patients that an arm learned from, where models predicted them to fit its reading."""
     if plan.config.target.cross_validated:
         # All its patients are tested.
         return []
-    folders = {key: plan.workspace.unit_folder(PREDICTIONS, key) for key in record.reading_predictions}
     cases = [case for patient in record.patients for case in plan.cached("pool", patient)]
     return [
-        OutOfFold(key, folder, record.choices.reading, case)
-        for key, folder in folders.items()
-        for case in cases
-        if (folder / prediction_name(case.name)).is_file()
+        InnerFold(key, plan.workspace.unit_folder(PREDICTIONS, key), record.choices.reading, cases)
+        for key in record.reading_predictions
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,23 +11,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data.errors import WorkspaceError
 from pipeline.config.report_options import ReportOptions
 from pipeline.evaluation.calibration_tables import CalibrationRow, ReliabilityRow
 from pipeline.evaluation.case_evaluation import TrainedArm
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.csv_rows import read_rows
 from pipeline.evaluation.empty_mask_counts import EmptyMaskCount
-from pipeline.evaluation.label_audit import AuditRow
+from pipeline.evaluation.label_audit import AUDIT, AuditRow
 from pipeline.evaluation.label_efficiency import LabelEfficiency
 from pipeline.evaluation.options import CalibrationOptions, EvaluationOptions
 from pipeline.evaluation.study_results import TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, SummaryRow
 from pipeline.execution.progress import ProgressFile
+from pipeline.execution.unit import MARKER
 from pipeline.prediction.boundary_band import possible_voxels
 from pipeline.prediction.correlated_volume import correlated_volume_interval
 from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.prediction.stored_prediction import load_prediction
+from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.report.calibration_section import calibration_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.label_efficiency_section import label_efficiency_section
@@ -35,7 +38,7 @@ from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
-from pipeline.stages.evaluate import OutOfFold, evaluate_predictions
+from pipeline.stages.evaluate import InnerFold, OutOfFold, evaluate_predictions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.owned_folder import owned_files
 
@@ -106,6 +109,32 @@ def measure(
         learned_from=[], trained=trained, native={}, options=options, seed=0,
     )  # fmt: skip
     return folder
+
+
+def test_a_lost_prediction_of_a_patient_that_was_learned_from_is_missed(
+    tmp_path: Path, cases: list[CachedCase], predict: Predict
+) -> None:
+    tested, *learned = cases
+    folder = predict(tmp_path / "fold", learned, skill=0.7, draws=1)
+    files = {path.name: path.stat().st_size for path in folder.iterdir()}
+    recipe = {"images": dict.fromkeys((case.name for case in learned), "0")}
+    (folder / MARKER).write_text(json.dumps({"files": files, "digest": "0", "recipe": recipe}))
+    predictions = predict(tmp_path / "test", [tested], skill=0.7, draws=1)
+
+    def evaluate() -> list[str]:
+        evaluate_predictions(
+            tmp_path, ProgressFile(tmp_path / "progress"),
+            predictions=[OutOfFold("test", predictions, PLAIN, tested)],
+            # Of all cases that the arm learned from, a fold has predicted some.
+            learned_from=[InnerFold("fold", folder, PLAIN, cases)],
+            trained=TrainedArm("random", 5, 0), native={}, options=EvaluationOptions(), seed=0,
+        )  # fmt: skip
+        return [row.case for row in read_rows(tmp_path / AUDIT, AuditRow)]
+
+    assert evaluate() == [case.name for case in cases]
+    (folder / prediction_name(learned[0].name)).unlink()
+    with pytest.raises(WorkspaceError, match=r"fold: this result of `infer` is missing.*run `graft infer CONFIG`"):
+        evaluate()
 
 
 def test_rows_of_an_arm_with_draws(tmp_path: Path, cases: list[CachedCase], evaluate: Callable[..., Path]) -> None:
