@@ -28,7 +28,7 @@ from pipeline.evaluation.tables import StudyRows, SummaryRow
 from pipeline.evaluation.temperature_scaling import SCALED
 from pipeline.report.calibration_figures import coverage_plot, reliability_plot, review_plot
 from pipeline.report.figure_style import DOTTED, ArmStyle, arm_styles
-from pipeline.report.number_text import interval_text, number, p_text, signed
+from pipeline.report.number_text import interval_text, number, p_text, percent, signed
 from pipeline.report.picture import Picture
 from pipeline.report.score_table import dice_by_size, score_table
 from pipeline.report.section import Material, Section
@@ -134,7 +134,7 @@ def volume_table(
                     "interval": _interval(coverage),
                     "nominal": number(nominal.mean, 3) if nominal else "–",
                     "width": number(width.mean, 2) if width else "–",
-                    "relative": f"{100 * relative.mean:.0f} %" if relative else "–",
+                    "relative": percent(relative.mean) if relative else "–",
                 }
             lines.append(line)
     return lines

@@ -30,7 +30,7 @@ from pipeline.report.filter_change_figures import (
 from pipeline.report.filter_figures import MOST_AXES, interpolation_figure, sample_figure, traversal_figure
 from pipeline.report.filter_files import Filters, read_filters, read_prior, read_trained_pairs, sample_rows
 from pipeline.report.latent_traversal import draw_pairs, interpolate, traverse
-from pipeline.report.number_text import counted, listing, plain
+from pipeline.report.number_text import counted, listing, percent, plain
 from pipeline.report.page import page_environment
 from pipeline.report.picture import Picture
 from pipeline.report.section import Material
@@ -112,7 +112,7 @@ def build_filter_page(
             groups=pictures,
             left_out=listing([group.name for group in rest]),
             sampled=options.filters_sampled,
-            hardly_moved=f"{plain(100 * options.hardly_moved)} %",
+            hardly_moved=_percent(options.hardly_moved),
             scored=bool(scores),
             notice=notice,
         )
@@ -270,4 +270,4 @@ def _walk(material: Material, group: _Group, name: str, prior: FilterVAE) -> dic
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.1 or share == 0 else f"{plain(round(100 * share, 2))} %"
+    return percent(share) if share >= 0.1 or share == 0 else f"{plain(round(100 * share, 2))}\N{NO-BREAK SPACE}%"

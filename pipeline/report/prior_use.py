@@ -56,11 +56,12 @@ def _line(arm: str, n: int, histories: Sequence[History], trends: Sequence[KLTre
     shares = shares[np.isfinite(shares)]
     last = [column[-1] for history in histories for name, column in history.items() if name.startswith(_LEFT)]
     drift = float(np.mean([trend.relative_drift for trend in moving])) if moving else math.nan
+    change = f"{signed(100 * drift, 1)}\N{NO-BREAK SPACE}%"
     return {
         "arm": arm,
         "n": n,
         "kl": number(float(np.mean([trend.level for trend in trends])) if trends else math.nan),
-        "settled": NOTHING if not trends else f"{of_all}: {signed(100 * drift, 1)} %" if moving else "yes",
+        "settled": NOTHING if not trends else f"{of_all}: {change}" if moving else "yes",
         "share": percent(float(np.median(shares)), 1) if len(shares) else NOTHING,
         "left": percent(float(np.nanmean(last)), 1) if np.isfinite(last).any() else NOTHING,
         "note": _note(arm, n, len(moving), len(trends)),

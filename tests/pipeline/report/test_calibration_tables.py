@@ -17,7 +17,7 @@ def test_intervals_of_rivals_are_listed_with_their_correlation() -> None:
     lines = {line["arm"]: line for line in volume_table(summary, rows, arms)}
     assert [lines[arm]["available"] for arm in arms] == [False, False, True]
     assert [lines[arm]["correlation"] for arm in arms] == ["–", "–", "0.12"]
-    assert (lines[arms[2]]["coverage"], lines[arms[2]]["relative"]) == ("0.88", "40 %")
+    assert (lines[arms[2]]["coverage"], lines[arms[2]]["relative"]) == ("0.88", "40\N{NO-BREAK SPACE}%")
 
 
 def test_an_arm_that_segments_next_to_nothing_is_not_the_best_calibrated_and_ties_share_the_badge() -> None:

@@ -221,6 +221,8 @@ def test_says_where_there_is_little_to_learn(pages: Mapping[str, str], copy: Pat
         assert SENTENCE in _plain(page)
         assert "In 1 of 2 groups, more than 30 % of the energy" in _plain(page)
         assert "decoder_1 (95 %)" in _plain(page)
+        assert "<code>source_training.steps_per_cycle</code>" in page
+        assert "`" not in _plain(page)
     learned = OverNetworks(mean=0.3, low=0.1, high=0.5)
     write_record(copy / "measure-filters/decoder_1/structure.json", structure_of("decoder_1", still_start=learned))
     assert not any(SENTENCE in page for page in write_pages(copy))

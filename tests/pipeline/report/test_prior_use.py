@@ -58,14 +58,14 @@ def test_one_line_for_each_arm_that_has_a_kl(tmp_path: Path) -> None:
 def test_all_repeats_and_components_count(tmp_path: Path) -> None:
     units = [unit(tmp_path, "dwp", 0, [SETTLED, FALLING]), unit(tmp_path, "dwp", 1, [FALLING])]
     [line] = prior_lines(units)
-    assert line["settled"] == "2 of 3: −5.0 %"
+    assert line["settled"] == "2 of 3: −5.0\N{NO-BREAK SPACE}%"
     assert "The KL of dwp at n = 5 was still moving" in line["note"]
     assert "in 2 of 3 trainings" in line["note"]
 
 
 def test_a_single_training_is_not_counted(tmp_path: Path) -> None:
     [line] = prior_lines([unit(tmp_path, "dwp", 0, [FALLING])])
-    assert line["settled"] == "no: −5.0 %"
+    assert line["settled"] == "no: −5.0\N{NO-BREAK SPACE}%"
     assert "ended: its posterior" in line["note"]
 
 
