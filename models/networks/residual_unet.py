@@ -68,11 +68,6 @@ class ResidualUNetOptions(Options):
             if (1, 1, 1) in self.strides:
                 raise ValueError("the stride [1, 1, 1] reduces nothing: leave the level out")
         require_supervised_levels(self.deep_supervision, len(self.channels))
-        if self.strides is not None:
-            if len(self.strides) != len(self.channels) - 1:
-                raise ValueError(f"strides has {len(self.strides)} entries; {len(self.channels) - 1} levels need one")
-            if (1, 1, 1) in self.strides:
-                raise ValueError("the stride [1, 1, 1] reduces nothing: leave the level out")
         return self
 
     @model_serializer(mode="wrap")

@@ -163,9 +163,7 @@ class Displacement(FilterPrior):
         return self.starts[rows] * known[:, None], known
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
-        self.change._prepare_for_state(
-            {k.removeprefix("change."): v for k, v in state.items() if k.startswith("change.")}
-        )
+        self._prepare_part("change", state)
 
 
 def _moved(normal: FactorisedNormal, starts: Tensor) -> FactorisedNormal:

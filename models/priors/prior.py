@@ -272,6 +272,12 @@ class FilterPrior(nn.Module, ABC):
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         """Builds the parts whose sizes depend on the bank, before a state dict is loaded."""
 
+    def _prepare_part(self, name: str, state: Mapping[str, Tensor]) -> None:
+        """Does so for a prior that is a part of this one, given the state dict of the whole."""
+        part: FilterPrior = getattr(self, name)
+        start = f"{name}."
+        part._prepare_for_state({key.removeprefix(start): own for key, own in state.items() if key.startswith(start)})
+
     def _check_fitted(self) -> None:
         if not self.fitted:
             raise ModelError(

@@ -214,4 +214,4 @@ class ReuseOrRedraw(FilterPrior):
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         if "layer_ids" in state:
             self._build(len(state["layer_ids"]))
-        self.shape._prepare_for_state({k.removeprefix("shape."): v for k, v in state.items() if k.startswith("shape.")})
+        self._prepare_part("shape", state)

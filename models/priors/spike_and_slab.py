@@ -150,4 +150,4 @@ class SpikeAndSlab(FilterPrior):
         return torch.where(dead[:, None], spike, slab)
 
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
-        self.slab._prepare_for_state({k.removeprefix("slab."): v for k, v in state.items() if k.startswith("slab.")})
+        self._prepare_part("slab", state)

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.container import ErrorbarContainer
-from matplotlib.figure import Figure
 from PIL import Image
 
 from models.filter_bank import FilterBank, SourceState
@@ -33,7 +32,7 @@ from pipeline.report.density_figure import density_figure
 from pipeline.report.density_scores import read_scores
 from pipeline.report.figure_style import figure_style
 from pipeline.report.page import page_environment
-from pipeline.report.picture import Picture, PictureFolder
+from pipeline.report.picture import PictureFolder
 from pipeline.report.prior_section import prior_section
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
@@ -41,6 +40,7 @@ from pipeline.storage.atomic import write_record
 from pipeline.storage.stored_bank import write_bank
 from pipeline.storage.tensors import save_tensors
 
+WritePages = Callable[..., tuple[str, str]]
 LAYERS = (FilterLayer("a.weight", 4, 6, False), FilterLayer("b.weight", 6, 4, True))
 GROUPS = {"encoder_1": LAYERS[:1], "decoder_1": LAYERS[1:]}
 QUICK = ReportOptions(dpi=60, filters_sampled=300, filters_shown=6, vector_figures=False)
@@ -139,21 +139,19 @@ def pages(workspace: Path) -> Mapping[str, str]:
     return {"index": index.read_text(), "filters": (workspace / "report/filters.html").read_text()}
 
 
-class Undrawn(PictureFolder):
-    """Takes figures without drawing them, for tests of words."""
+@pytest.fixture
+def write_pages(without_drawing: None) -> WritePages:
+    """Returns a function that builds the section and the page of filters, which is empty where there is none."""
 
-    def add(self, name: str, figure: Figure, alt: str, *, colours: int | None = None) -> Picture:
-        return Picture("data:,", alt, 1, 1)
+    def write(root: Path, **options: Any) -> tuple[str, str]:
+        chosen = QUICK.model_copy(update=options)
+        with figure_style():
+            section = prior_section(Material(StudyFiles(root), chosen, PictureFolder(root / "report/figures", 50)))
+        page = root / "report/filters.html"
+        html = page_environment().get_template("priors.html.j2").render(content=section.content)
+        return html, page.read_text() if page.exists() else ""
 
-
-def write_pages(root: Path, **options: Any) -> tuple[str, str]:
-    """Builds the section and the page of filters with undrawn pictures; the page is empty where there is none."""
-    chosen = QUICK.model_copy(update=options)
-    with figure_style():
-        section = prior_section(Material(StudyFiles(root), chosen, Undrawn(root / "report/figures", 50)))
-    page = root / "report/filters.html"
-    html = page_environment().get_template("priors.html.j2").render(content=section.content)
-    return html, page.read_text() if page.exists() else ""
+    return write
 
 
 @pytest.fixture
@@ -189,7 +187,7 @@ def test_a_density_that_cannot_be_scored_is_named_once_with_the_reason(pages: Ma
     assert named[0] == f": {REASON}."
 
 
-def test_the_reason_that_a_file_gives_is_kept_with_its_group(copy: Path) -> None:
+def test_the_reason_that_a_file_gives_is_kept_with_its_group(copy: Path, write_pages: WritePages) -> None:
     path = copy / "compare-priors/decoder_1/scores.json"
     path.write_text(json.dumps(_scores("decoder_1") | {"not_scored": {"mine": "it has no <density>"}}))
     page, _ = write_pages(copy)
@@ -203,7 +201,7 @@ def test_says_where_a_vae_beats_the_gaussian(pages: Mapping[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path) -> None:
+def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path, write_pages: WritePages) -> None:
     path = copy / "compare-priors/encoder_1/scores.json"
     path.write_text(json.dumps(_scores("encoder_1", "filters of one network")))
     text = _plain(write_pages(copy)[0])
@@ -216,7 +214,7 @@ def test_an_error_over_filters_of_one_network_decides_nothing(copy: Path) -> Non
     assert "A single network was held out for every group:" in text
 
 
-def test_says_where_there_is_little_to_learn(pages: Mapping[str, str], copy: Path) -> None:
+def test_says_where_there_is_little_to_learn(pages: Mapping[str, str], copy: Path, write_pages: WritePages) -> None:
     for page in pages.values():
         assert SENTENCE in _plain(page)
         assert "In 1 of 2 groups, more than 30 % of the energy" in _plain(page)
@@ -228,7 +226,7 @@ def test_says_where_there_is_little_to_learn(pages: Mapping[str, str], copy: Pat
     assert not any(SENTENCE in page for page in write_pages(copy))
 
 
-def test_of_a_pack_without_its_filters_it_says_so_too(copy: Path) -> None:
+def test_of_a_pack_without_its_filters_it_says_so_too(copy: Path, write_pages: WritePages) -> None:
     shutil.rmtree(copy / "collect-filters")
     index, page = write_pages(copy)
     assert SENTENCE in _plain(index)
@@ -236,7 +234,7 @@ def test_of_a_pack_without_its_filters_it_says_so_too(copy: Path) -> None:
 
 
 @pytest.mark.slow
-def test_groups_that_were_not_measured_are_shown_without_numbers(copy: Path) -> None:
+def test_groups_that_were_not_measured_are_shown_without_numbers(copy: Path, write_pages: WritePages) -> None:
     shutil.rmtree(copy / "measure-filters")
     index, page = write_pages(copy)
     assert SENTENCE not in _plain(index)
@@ -249,10 +247,10 @@ def test_groups_that_were_not_measured_are_shown_without_numbers(copy: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize(("least", "unused"), [(1e9, True), (-1.0, False)])
 def test_a_vae_that_uses_none_of_its_latents_is_named_on_the_index(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, least: float, unused: bool
+    copy: Path, write_pages: WritePages, monkeypatch: pytest.MonkeyPatch, least: float, unused: bool
 ) -> None:
     monkeypatch.setattr("pipeline.report.latent_traversal.USED", least)
-    text = _plain(write_pages(workspace)[0])
+    text = _plain(write_pages(copy)[0])
     assert ("The VAE “vae” uses none of its latents in every group" in text) == unused
 
 
@@ -341,7 +339,7 @@ def test_same_files_give_the_same_pictures(workspace: Path, pages: Mapping[str, 
     assert "Missing" not in pages["filters"]
 
 
-def test_without_source_networks_the_page_says_what_cannot_be_told(copy: Path) -> None:
+def test_without_source_networks_the_page_says_what_cannot_be_told(copy: Path, write_pages: WritePages) -> None:
     shutil.rmtree(copy / "train-source")
     text = _plain(write_pages(copy)[1])
     assert "train-source/ holds no initial weights" in text
@@ -349,7 +347,9 @@ def test_without_source_networks_the_page_says_what_cannot_be_told(copy: Path) -
 
 
 @pytest.mark.slow
-def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_shown(copy: Path) -> None:
+def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_shown(
+    copy: Path, write_pages: WritePages
+) -> None:
     (copy / "fit-priors/decoder_1/vae/density.safetensors").unlink()
     shutil.copy(
         copy / "fit-priors/encoder_1/isotropic/density.safetensors",
@@ -361,7 +361,7 @@ def test_a_density_that_is_not_there_or_does_not_load_is_named_and_the_rest_is_s
     assert "Trained filters and Samples of gaussian_full of group decoder_1, each" in page
 
 
-def test_without_banks_there_is_no_page(copy: Path) -> None:
+def test_without_banks_there_is_no_page(copy: Path, write_pages: WritePages) -> None:
     for path in copy.glob("collect-filters/*/filters.npy"):
         path.unlink()
     page, filters = write_pages(copy)
@@ -370,14 +370,14 @@ def test_without_banks_there_is_no_page(copy: Path) -> None:
     assert not filters
 
 
-def test_a_bank_that_cannot_be_read_is_named_and_the_rest_is_shown(copy: Path) -> None:
+def test_a_bank_that_cannot_be_read_is_named_and_the_rest_is_shown(copy: Path, without_drawing: None) -> None:
     (copy / "collect-filters/encoder_1/filters.npy").write_bytes(b"not tensors")
-    material = Material(StudyFiles(copy), QUICK, Undrawn(copy / "report/figures", 50))
+    material = Material(StudyFiles(copy), QUICK, PictureFolder(copy / "report/figures", 50))
     (missing,) = prior_section(material).missing
     assert "collect-filters/encoder_1/filters.npy" in missing
     assert "decoder_1" in (copy / "report/filters.html").read_text()
 
 
-def test_groups_beyond_the_limit_are_named(copy: Path) -> None:
+def test_groups_beyond_the_limit_are_named(copy: Path, write_pages: WritePages) -> None:
     text = _plain(write_pages(copy, filter_groups=1)[1])
     assert "Groups not shown on this page: decoder_1." in text
