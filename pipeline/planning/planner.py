@@ -23,7 +23,7 @@ from pipeline.planning.sizing import Machine, Meter, Wish, size_study
 from pipeline.planning.spacing import planned_spacing
 from pipeline.planning.speed import Speed, assumed_speed, measure_speed
 from pipeline.planning.study_folds import study_folds
-from pipeline.planning.study_values import fill_in, tell
+from pipeline.planning.study_values import PlannedStudy, fill_in, tell
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.stages.resources import Resources
 from pipeline.training.patches import PatchOptions
@@ -82,8 +82,9 @@ def draft_study(request: PlanRequest, resources: Resources) -> Draft:
         window = _window(found.foreground_range)
     elif target.modality is Modality.CT and (cut := outside_window(chain, found.foreground_range)):
         draft.warnings.append(cut)
-    fill_in(draft, request, target, source, sizing, why, reachable, chain, window)
-    tell(draft, target, source, sizing, reachable, budget)
+    planned = PlannedStudy(request, target, source, sizing, why, reachable, chain, window)
+    fill_in(draft, planned)
+    tell(draft, planned, budget)
     return draft
 
 

@@ -138,43 +138,88 @@ def size_study(
         ConfigError: not even the least study fits into the budget.
         TrainingError: not even one small patch fits into the memory.
     """
-    available = available_memory(machine.device)
-    timed: dict[int, tuple[float, float, Speed]] = {}
-    fitted: dict[tuple[object, ...], tuple[PatchOptions, str]] = {}
+    attempts = _Attempts(
+        budget, spacing, found, design, channels, classes, cases_per_patient, preparation, machine, wish
+    )
     tried: list[Sizing] = []
     for ambition in wish.ambitions(design):
         if ambition.coarser > 1 and (useful := _most_steps(tried)):
             return useful
-        grid = coarser(spacing, ambition.coarser) if ambition.coarser > 1 else spacing
-        scan = scan_voxels(found.extent, grid)
-        network, planned, whole = _network_and_patches(wish, ambition, grid, found, scan, machine.device)
-        # To estimate the memory, a network is built and passed through.
-        shape = (network.model_dump_json(), planned.size, planned.batch)
-        if shape not in fitted:
-            fitted[shape] = _fitting(network, channels, classes, planned, available, machine)
-        patches, memory = fitted[shape]
-        voxels = float(patches.batch * math.prod(patches.size)), float(math.prod(scan))
-        if ambition.halvings not in timed:
-            timed[ambition.halvings] = (*voxels, machine.meter(network, patches, scan))
-        of_step, of_scan, measured = timed[ambition.halvings]
-        speed = measured.for_voxels(voxels[0] / of_step, voxels[1] / of_scan)
-        judged = design.with_fewer_folds() if ambition.few_folds else design
-        usual = TargetTrainingOptions()
-        folds = study_folds(judged, usual.inner_folds)
-        networks = max(ambition.networks, 1) if wish.trains_source else 0
-        rates = len(usual.tuned_rates) if wish.tunes else 0
-        work = count_work(ambition.options, folds, networks, cases_per_patient, preparation, machine.at_a_time, rates)
-        steps = work.steps(budget, speed)
-        tried.append(Sizing(ambition, grid, whole, patches, memory, network, judged, work, speed, steps))
-        if steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):
+        tried.append(attempts.at(ambition))
+        if tried[-1].steps >= (GOOD_STEPS if ambition.coarser == 1 else USEFUL_STEPS):
             return tried[-1]
     if useful := _most_steps(tried):
         return useful
-    least = tried[-1]
+    raise _too_short(budget, tried[-1])
+
+
+@dataclass
+class _Attempts:
+    """Sizes a study at one ambition after another; the arguments are those of `size_study`."""
+
+    budget: float
+    spacing: Spacing
+    found: Fingerprint
+    design: EvaluationDesign
+    channels: int
+    classes: int
+    cases_per_patient: float
+    preparation: float
+    machine: Machine
+    wish: Wish
+
+    def __post_init__(self) -> None:
+        self._available = available_memory(self.machine.device)
+        self._timed: dict[int, tuple[float, float, Speed]] = {}
+        self._fitted: dict[tuple[object, ...], tuple[PatchOptions, str]] = {}
+
+    def at(self, ambition: Ambition) -> Sizing:
+        """The study at one ambition, with the steps that the budget allows, however few."""
+        grid = coarser(self.spacing, ambition.coarser) if ambition.coarser > 1 else self.spacing
+        scan = scan_voxels(self.found.extent, grid)
+        device = self.machine.device
+        network, planned, whole = _network_and_patches(self.wish, ambition, grid, self.found, scan, device)
+        patches, memory = self._fitting(network, planned)
+        speed = self._speed(ambition, network, patches, scan)
+        judged = self.design.with_fewer_folds() if ambition.few_folds else self.design
+        work = self._work(ambition, judged)
+        steps = work.steps(self.budget, speed)
+        return Sizing(ambition, grid, whole, patches, memory, network, judged, work, speed, steps)
+
+    def _fitting(self, network: NetworkOptions, planned: PatchOptions) -> tuple[PatchOptions, str]:
+        # To estimate the memory, a network is built and passed through.
+        shape = (network.model_dump_json(), planned.size, planned.batch)
+        if shape not in self._fitted:
+            self._fitted[shape] = _fitting(network, self.channels, self.classes, planned, self._available, self.machine)
+        return self._fitted[shape]
+
+    def _speed(
+        self, ambition: Ambition, network: NetworkOptions, patches: PatchOptions, scan: tuple[int, ...]
+    ) -> Speed:
+        voxels = float(patches.batch * math.prod(patches.size)), float(math.prod(scan))
+        if ambition.halvings not in self._timed:
+            self._timed[ambition.halvings] = (*voxels, self.machine.meter(network, patches, scan))
+        of_step, of_scan, measured = self._timed[ambition.halvings]
+        return measured.for_voxels(voxels[0] / of_step, voxels[1] / of_scan)
+
+    def _work(self, ambition: Ambition, judged: EvaluationDesign) -> Work:
+        usual = TargetTrainingOptions()
+        return count_work(
+            ambition.options,
+            study_folds(judged, usual.inner_folds),
+            max(ambition.networks, 1) if self.wish.trains_source else 0,
+            self.cases_per_patient,
+            self.preparation,
+            self.machine.at_a_time,
+            len(usual.tuned_rates) if self.wish.tunes else 0,
+        )
+
+
+def _too_short(budget: float, least: Sizing) -> ConfigError:
     enough = budget_that_fits(least.work, least.speed)
     of_source = f"{least.work.networks} source and " if least.work.networks else ""
     although = f", although {', '.join(least.ambition.given_up)}" if least.ambition.given_up else ""
-    raise ConfigError(
+    return ConfigError(
         f"--budget {plain_duration(budget)}: is too short for {of_source}{least.work.trainings} target trainings of "
         f"{USEFUL_STEPS} steps{although}",
         expected=f"at least {enough}",

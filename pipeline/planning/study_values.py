@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from data.errors import ConfigError
 from data.names import name_fault
@@ -26,21 +27,11 @@ _WARM_UP_SHARE = 5
 _LONGEST_WARM_UP = 50
 
 
-def fill_in(
-    draft: Draft,
-    request: PlanRequest,
-    target: PlannedTarget,
-    source: PlannedSource,
-    sizing: Sizing,
-    why_spacing: str,
-    reachable: Mapping[str, GridDice],
-    chain: PreprocessingOptions,
-    window: tuple[dict[str, float], str] | None,
-) -> None:
-    """Fills in the study.
+@dataclass(frozen=True)
+class PlannedStudy:
+    """What was planned, and what it was planned from.
 
-    Args:
-        draft: is filled.
+    Attributes:
         request: what was asked for.
         target: the target.
         source: the source.
@@ -50,51 +41,84 @@ def fill_in(
         chain: of the target, but for its grid.
         window: of a CT, and why, where it is not the default.
     """
-    draft.add("name", _name(request))
-    draft.add("title", " → ".join(", ".join(own) for own in (source.structures, target.structures) if own))
+
+    request: PlanRequest
+    target: PlannedTarget
+    source: PlannedSource
+    sizing: Sizing
+    why_spacing: str
+    reachable: Mapping[str, GridDice]
+    chain: PreprocessingOptions
+    window: tuple[dict[str, float], str] | None
+
+
+def fill_in(draft: Draft, plan: PlannedStudy) -> None:
+    """Fills in the study."""
+    source, sizing = plan.source, plan.sizing
+    draft.add("name", _name(plan.request))
+    draft.add("title", " → ".join(", ".join(own) for own in (source.structures, plan.target.structures) if own))
     draft.add("seed", 0)
+    _add_roles(draft, plan)
+    _add_preprocessing(draft, plan)
+    if source.pack is None:
+        _add_network(draft, sizing)
+    _add_patches(draft, sizing, of_pack=source.pack is not None)
+    if source.trains:
+        warm_up = min(sizing.steps // _WARM_UP_SHARE, _LONGEST_WARM_UP)
+        training = {"networks": sizing.work.networks, "cycles": CYCLES, "steps_per_cycle": sizing.steps}
+        why = "One source network for each member of the largest arm."
+        draft.add("source_training", training | {"warm_up": warm_up}, why)
+    _add_target_training(draft, plan.request, sizing)
+    draft.add("computing", {"precision": "auto"}, "What the processor or GPU computes fastest with.")
+    draft.heading += [f"Planned by Graft for a budget of {plan.request.budget}. All of it may be changed."]
+    given_up = sizing.ambition.given_up
+    draft.heading += [f"Given up for the budget: {'; '.join(given_up)}."] if given_up else []
+
+
+def _add_roles(draft: Draft, plan: PlannedStudy) -> None:
+    """The datasets, and which patients of them learn and are tested."""
+    target, source, design = plan.target, plan.source, plan.sizing.design
     if source.dataset is not None:
         draft.add("datasets.source", source.dataset)
-    path = str(request.target)
+    path = str(plan.request.target)
     entry = dataset_entry(path, target.structures, target.channels, target.modality, target.ignored)
     draft.add("datasets.target", entry, f"Modality {target.modality.value}: {target.how}.")
     if source.role is not None:
-        draft.add("source", source.role, f"{source.why[0].upper()}{source.why[1:]}.")
-    design = sizing.design
-    draft.add("target", {"dataset": "target", **design.as_options()}, f"{design.why[0].upper()}{design.why[1:]}.")
-    ambition = sizing.ambition
+        draft.add("source", source.role, _sentence(source.why))
+    draft.add("target", {"dataset": "target", **design.as_options()}, _sentence(design.why))
+
+
+def _add_preprocessing(draft: Draft, plan: PlannedStudy) -> None:
+    ambition, spacing = plan.sizing.ambition, plan.sizing.spacing
     coarser = ""
     if ambition.coarser > 1:
         coarser = f" Coarsened, because finer did not fit into the budget: {ambition.given_up[-1]}."
-    best = "; ".join(f"{name} {dice.median:.3f} (worst {dice.worst:.3f})" for name, dice in reachable.items())
-    spacing_why = (
-        f"Spacing in mm: {why_spacing}.{coarser} Best Dice that this grid allows, labels there and back: {best}."
-    )
-    draft.add("preprocessing.resampling", {"spacing": list(sizing.spacing)}, spacing_why)
-    if window is not None:
-        draft.add("preprocessing.intensity", window[0], f"{window[1][0].upper()}{window[1][1:]}.")
-    for step, options in chain_changes(chain, target.modality).items():
+    best = "; ".join(f"{name} {dice.median:.3f} (worst {dice.worst:.3f})" for name, dice in plan.reachable.items())
+    why = f"Spacing in mm: {plan.why_spacing}.{coarser} Best Dice that this grid allows, labels there and back: {best}."
+    draft.add("preprocessing.resampling", {"spacing": list(spacing)}, why)
+    if plan.window is not None:
+        draft.add("preprocessing.intensity", plan.window[0], _sentence(plan.window[1]))
+    for step, options in chain_changes(plan.chain, plan.target.modality).items():
         draft.add(f"preprocessing.{step}", options, "As the source pack's networks know it.")
-    if source.pack is None:
-        _add_network(draft, sizing)
+
+
+def _add_patches(draft: Draft, sizing: Sizing, *, of_pack: bool) -> None:
     shown = (
         "A patch shows the whole scan, and with it every structure."
         if sizing.whole
         else ("A patch shows the structures and what surrounds them; half of the patches are centred on a structure.")
     )
-    shown += "" if source.pack is None else " Its size is that of the source pack's."
-    patches = sizing.patches.model_dump(mode="json")
-    draft.add("patches", patches, f"{shown} {sizing.memory[0].upper()}{sizing.memory[1:]}.")
+    shown += " Its size is that of the source pack's." if of_pack else ""
+    draft.add("patches", sizing.patches.model_dump(mode="json"), f"{shown} {_sentence(sizing.memory)}")
     draft.add(
         "augmentation",
         {"flip_axes": []},
         "Axes that may be mirrored are for you to say: [0] where left and right mean the same.",
     )
-    steps = sizing.steps
-    warm_up = min(steps // _WARM_UP_SHARE, _LONGEST_WARM_UP)
-    if source.trains:
-        training = {"networks": sizing.work.networks, "cycles": CYCLES, "steps_per_cycle": steps, "warm_up": warm_up}
-        draft.add("source_training", training, "One source network for each member of the largest arm.")
+
+
+def _add_target_training(draft: Draft, request: PlanRequest, sizing: Sizing) -> None:
+    design, ambition, steps = sizing.design, sizing.ambition, sizing.steps
     fitted = ambition.read_alike and design.patients >= FEWEST_TO_FIT
     alike = " Each fits how its probabilities are read, so that arms are compared fairly." * fitted
     draft.add("target_training.arms", ambition.changes, f"{_why_arms(request, design)}{alike}")
@@ -104,11 +128,12 @@ def fill_in(
     draft.add("target_training.repeats", 1)
     if request.tune:
         draft.add("target_training.tune", Tuning.INNER_FOLDS.value, _why_tuned())
-    arithmetic = ". ".join(f"{line[0].upper()}{line[1:]}" for line in sizing.work.arithmetic(steps, sizing.speed))
-    draft.add("target_training.steps", steps, f"{arithmetic}.")
-    draft.add("computing", {"precision": "auto"}, "What the processor or GPU computes fastest with.")
-    draft.heading += [f"Planned by Graft for a budget of {request.budget}. All of it may be changed."]
-    draft.heading += [f"Given up for the budget: {'; '.join(ambition.given_up)}."] if ambition.given_up else []
+    arithmetic = " ".join(map(_sentence, sizing.work.arithmetic(steps, sizing.speed)))
+    draft.add("target_training.steps", steps, arithmetic)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _add_network(draft: Draft, sizing: Sizing) -> None:
@@ -125,15 +150,9 @@ def _add_network(draft: Draft, sizing: Sizing) -> None:
     draft.add("network", network, f"{depth} {strides}")
 
 
-def tell(
-    draft: Draft,
-    target: PlannedTarget,
-    source: PlannedSource,
-    sizing: Sizing,
-    reachable: Mapping[str, GridDice],
-    budget: float,
-) -> None:
+def tell(draft: Draft, plan: PlannedStudy, budget: float) -> None:
     """Lines for the terminal: what was read, what was planned, and what it costs."""
+    target, source, sizing, reachable = plan.target, plan.source, plan.sizing, plan.reachable
     design, size = sizing.design, " × ".join(map(str, sizing.patches.size))
     draft.told += [
         f"target: {target.patients} annotated patients, {len(target.dataset.cases)} cases; {target.modality.value}, "
