@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from data.case import Case
 from data.errors import ModelError
@@ -27,6 +28,7 @@ from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
 from pipeline.execution.progress import ProgressFile
+from pipeline.prediction.expected_dice import DrawMasks
 from pipeline.prediction.native_maps import NativeMaps
 from pipeline.prediction.native_mask import native_mask
 from pipeline.prediction.posterior_average import PosteriorAverage
@@ -133,24 +135,10 @@ def predict_case(
     del processed
     reasons += unlike_training(facts, about.fingerprint, options.limits)
     progress(_PREPARED)
-
     flips = mirrorings(about.flip_axes if options.tta else ())
-    drawn = model.draws(options.samples, device)
-    average, draws = predict_scan(
-        (own.member.with_weights(draw) for own in drawn for draw in own),
-        sum(map(len, drawn)),
-        torch.from_numpy(image).to(device),
-        about.patch,
-        about.window,
-        flips,
-        lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
-        about.heads,
-    )
+    average, draws = _averaged(model, image, flips, options.samples, device, progress)
     native = NativeMaps(chain, records, affine)
     spacing = np.linalg.norm(affine[:3, :3], axis=0).tolist()
-    with torch.inference_mode():
-        # Its tensors were made in this mode and are changed in place.
-        average.read(about.arm.reading.logit_temperature)
     read = read_average(average.probability, about.arm.reading, tuple(about.classes), spacing, about.heads)
 
     def maps() -> Iterator[Volume]:
@@ -169,6 +157,32 @@ def predict_case(
     return PredictedScan(
         scan, model, mask, structures, reasons, records, facts, len(flips), average.count, native, average
     )
+
+
+def _averaged(
+    model: Model,
+    image: NDArray[np.float32],
+    flips: Sequence[tuple[int, ...]],
+    samples: int | None,
+    device: str,
+    progress: Callable[[float], None],
+) -> tuple[PosteriorAverage, DrawMasks]:
+    """Predicts a preprocessed image with every draw, and reads the average with the model's temperature."""
+    about, drawn = model.description, model.draws(samples, device)
+    average, draws = predict_scan(
+        (own.member.with_weights(draw) for own in drawn for draw in own),
+        sum(map(len, drawn)),
+        torch.from_numpy(image).to(device),
+        about.patch,
+        about.window,
+        flips,
+        lambda share: progress(_PREPARED + (_PREDICTED - _PREPARED) * share),
+        about.heads,
+    )
+    with torch.inference_mode():
+        # Its tensors were made in this mode and are changed in place.
+        average.read(about.arm.reading.logit_temperature)
+    return average, draws
 
 
 def predict_input(

@@ -94,13 +94,11 @@ def predict(
     with workspace.lock():
         # Killed commands leave unfinished cases in the output folder itself.
         remove_temporaries(output)
-        ranked = unannotated or ANNOTATE_NEXT in listed_files(output, PREDICTION)
-        tables = [PREDICTION_TABLE, *([ANNOTATE_NEXT] if ranked else [])]
+        earlier = listed_files(output, PREDICTION)
+        tables = [PREDICTION_TABLE, *([ANNOTATE_NEXT] if unannotated or ANNOTATE_NEXT in earlier else [])]
         require_unchanged(output, PREDICTION, tables)
         roots = list(dict.fromkeys(case.bids for case in cases if case.bids is not None))
         links = dataset_links(output, roots)
-        names = link_names(output, roots, links)
-        bids = bool(roots) or DESCRIPTION in listed_files(output, PREDICTION)
         known = read_manifest(output / PREDICTION) or {"files": {}, "sha256": {}}
         write_json(output / PREDICTION, known | about)
         common = {
@@ -110,6 +108,7 @@ def predict(
             "device": chosen_device(device),
             "allow_code": allow_network_code,
         }
+        names = link_names(output, roots, links)
         files = {case.name: CaseFiles.of(case, names) for case in cases if case.case is not None}
         units = _units(cases, files, common, workspace, resume)
         # One case at a time by default: scans are large.
@@ -118,10 +117,8 @@ def predict(
         rows = prediction_rows(output, [(c.name, files.get(c.name), outcomes[c.name]) for c in cases])
         everything = [*rows, *earlier_rows(output, output / PREDICTION_TABLE, outcomes)]
         with _output_files(output, about, tables) as room:
-            if ANNOTATE_NEXT in tables:
-                write_annotation_order(room / ANNOTATE_NEXT, everything)
-            write_predictions(room / PREDICTION_TABLE, sorted(everything, key=lambda row: row["case"]))
-            if bids:
+            _write_tables(room, tables, everything)
+            if roots or DESCRIPTION in earlier:
                 write_derivative_files(room, description, digest, links, output)
     _show(rows)
     complete(PREDICT, StageRun(tuple(outcomes.values()), run.wall_seconds))
@@ -136,6 +133,13 @@ def _output_files(output: Path, about: dict[str, Any], tables: Sequence[str]) ->
         write_json(room / PREDICTION, contents(room, PREDICTION) | about)
         require_unchanged(output, PREDICTION, tables)
         settle(room, output, PREDICTION, Changed.KEEP)
+
+
+def _write_tables(room: Path, tables: Sequence[str], rows: Sequence[Row]) -> None:
+    """Writes the table of all scans and, where it is wanted, which of them to annotate next."""
+    if ANNOTATE_NEXT in tables:
+        write_annotation_order(room / ANNOTATE_NEXT, rows)
+    write_predictions(room / PREDICTION_TABLE, sorted(rows, key=lambda row: row["case"]))
 
 
 def _collected(inputs: Sequence[Path], channels: Sequence[str], unannotated: bool) -> list[InputCase]:

@@ -55,34 +55,29 @@ def evaluate_case(
     Raises:
         ValueError: the maps are of different shape.
     """
-    millilitres = float(np.prod(spacing)) / 1000
-    policies = options.policies()
-    annotated = reference != IGNORED
+    annotated, voxel_ml = reference != IGNORED, float(np.prod(spacing)) / 1000
+    of_arm: dict[str, Any] = {"arm": trained.arm, "n": trained.n, "repeat": trained.repeat}
     rows = []
     for name, value in labels.items():
         predicted, drawn = heads.belongs(prediction, value), heads.belongs(reference, value)
         pair = MaskPair(predicted & annotated, drawn, spacing, options.surface_tolerance, options.lesions)
-        measured: dict[str, Any] = {metric: entry.of(pair, policies[metric]) for metric, entry in METRICS.items()}
-        lesions = pair.lesions
-        rows.append(
-            CaseRow(
-                arm=trained.arm,
-                n=trained.n,
-                repeat=trained.repeat,
-                case=case,
-                patient=patient,
-                label=name,
-                tp=pair.counts.true_positive,
-                fp=pair.counts.false_positive,
-                fn=pair.counts.false_negative,
-                empty=pair.counts.empty.value,
-                reference_ml=pair.counts.reference * millilitres,
-                predicted_ml=pair.counts.predicted * millilitres,
-                lesions_reference=None if lesions is None else lesions.reference,
-                lesions_detected=None if lesions is None else lesions.detected,
-                lesions_predicted=None if lesions is None else lesions.predicted,
-                lesions_true=None if lesions is None else lesions.true,
-                **measured,
-            )
-        )
+        rows.append(CaseRow(**of_arm, case=case, patient=patient, label=name, **_measured(pair, voxel_ml, options)))
     return rows
+
+
+def _measured(pair: MaskPair, voxel_ml: float, options: EvaluationOptions) -> dict[str, Any]:
+    """The columns of a row that two masks decide."""
+    counts, lesions, policies = pair.counts, pair.lesions, options.policies()
+    return {
+        "tp": counts.true_positive,
+        "fp": counts.false_positive,
+        "fn": counts.false_negative,
+        "empty": counts.empty.value,
+        "reference_ml": counts.reference * voxel_ml,
+        "predicted_ml": counts.predicted * voxel_ml,
+        "lesions_reference": None if lesions is None else lesions.reference,
+        "lesions_detected": None if lesions is None else lesions.detected,
+        "lesions_predicted": None if lesions is None else lesions.predicted,
+        "lesions_true": None if lesions is None else lesions.true,
+        **{metric: entry.of(pair, policies[metric]) for metric, entry in METRICS.items()},
+    }

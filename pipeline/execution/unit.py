@@ -111,19 +111,7 @@ def require_done(workspace: Workspace, stage: str, key: str) -> dict[str, Any]:
     Raises:
         WorkspaceError: the unit is missing or damaged.
     """
-    return require_marker(workspace.unit_folder(stage, key), stage)
-
-
-def require_marker(folder: Path, stage: str) -> dict[str, Any]:
-    """Returns the marker of a unit by its folder.
-
-    Args:
-        folder: of the unit.
-        stage: that makes it again.
-
-    Raises:
-        WorkspaceError: the unit is missing or damaged.
-    """
+    folder = workspace.unit_folder(stage, key)
     marker = read_marker(folder)
     if marker is None:
         raise WorkspaceError(

@@ -63,44 +63,63 @@ def read_case(
     Raises:
         WorkspaceError: the files lack an array or are on different grids.
     """
-    stored = load_prediction(prediction_path)
-    arrays, about = load_arrays(arrays_path), load_about(arrays_path)
-    try:
-        image, label = arrays["image"], arrays["label"]
-        affine = np.array(about["affine"], dtype=np.float64)
-    except KeyError as error:
+    stored, case = load_prediction(prediction_path), _read_arrays(arrays_path)
+    read, heads = stored.read(reading), stored.heads
+    count = len(read.foreground)
+    if read.foreground.shape[1:] != case.label.shape:
         raise WorkspaceError(
-            f"{arrays_path}: lacks {error}",
-            expected="image, label and affine",
-            fix="run the preprocess stage again",
-        ) from error
-    read = stored.read(reading)
-    probability = read.foreground.numpy()
-    if probability.shape[1:] != label.shape:
-        raise WorkspaceError(
-            f"{prediction_path}: the prediction has the grid {probability.shape[1:]}, the case {label.shape}",
+            f"{prediction_path}: the prediction has the grid {tuple(read.foreground.shape[1:])}, the case "
+            f"{case.label.shape}",
             expected="one grid",
             fix="run the infer stage again",
         )
+    values = _class_values(stored.classes, count, class_values)
     mask = read.mask.astype(np.int32)
-    numbers = range(1, len(probability) + 1)
-    named = stored.classes
-    known = len(named) == len(numbers) and set(named) <= set(class_values)
-    names = tuple(str(name) for name in named) if known else tuple(f"class {k}" for k in numbers)
-    values = {name: class_values[name] if known else [k] for k, name in enumerate(names, start=1)}
-    heads = stored.heads
-    reference = heads.codes(label, values, ignored).astype(np.int32)
-    inside = np.asarray(arrays.get("mask", np.ones(mask.shape)) > 0)
-    shown = np.where(inside, image[0], np.nan)
+    reference = heads.codes(case.label, values, ignored).astype(np.int32)
     # Outside the mask the network saw no anatomy; how sure it is there says nothing.
-    entropy = np.where(inside, read.entropy.numpy() / heads.largest_entropy(len(probability)), np.float32(0))
-    scene = Scene.oriented(shown, reference, mask, entropy, affine)
+    entropy = np.where(case.inside, read.entropy.numpy() / heads.largest_entropy(count), np.float32(0))
+    scene = Scene.oriented(np.where(case.inside, case.image, np.nan), reference, mask, entropy, case.affine)
     return ShownCase(
         scene,
-        scene.turned(inside, affine),
-        str(next(iter(about.get("channels", ())), "")),
-        names,
+        scene.turned(case.inside, case.affine),
+        case.channel,
+        tuple(values),
         heads,
         stored.draws,
-        float(np.mean(structure_dice(mask, reference, heads, len(numbers)))),
+        float(np.mean(structure_dice(mask, reference, heads, count))),
     )
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """A preprocessed case: its first channel, label and brain or content mask `[X, Y, Z]`."""
+
+    image: NDArray[np.floating]
+    label: NDArray[np.integer]
+    inside: NDArray[np.bool_]
+    affine: NDArray[np.float64]
+    channel: str
+
+
+def _read_arrays(path: Path) -> _Arrays:
+    arrays, about = load_arrays(path), load_about(path)
+    try:
+        image, label = arrays["image"][0], arrays["label"]
+        affine = np.array(about["affine"], dtype=np.float64)
+    except KeyError as error:
+        raise WorkspaceError(
+            f"{path}: lacks {error}",
+            expected="image, label and affine",
+            fix="run the preprocess stage again",
+        ) from error
+    inside = np.asarray(arrays.get("mask", np.ones(label.shape)) > 0)
+    return _Arrays(image, label, inside, affine, str(next(iter(about.get("channels", ())), "")))
+
+
+def _class_values(
+    named: Sequence[str], count: int, class_values: Mapping[str, Sequence[int]]
+) -> dict[str, Sequence[int]]:
+    """Class name → its values in the label map; 1…K where the names are not known."""
+    if len(named) == count and set(named) <= set(class_values):
+        return {str(name): class_values[name] for name in named}
+    return {f"class {number}": [number] for number in range(1, count + 1)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.errors import DataError
+from data.errors import DataError, WorkspaceError
 from pipeline.arms.arm_record import PREDICTIONS, ArmRecord, read_arm
 from pipeline.arms.rivals import rivals
 from pipeline.config.study import StudyConfig
@@ -30,7 +30,7 @@ from pipeline.evaluation.study_results import CASES, TABLES, write_study_results
 from pipeline.evaluation.tables import CaseRow, write_cases_csv
 from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stage import complete, run_stage
-from pipeline.execution.unit import Unit, require_done, require_marker
+from pipeline.execution.unit import Unit, read_marker, require_done
 from pipeline.prediction.reading import ReadingOptions
 from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.stages import infer
@@ -92,7 +92,14 @@ class InnerFold:
         Raises:
             WorkspaceError: the prediction is missing, or a part of it.
         """
-        images = require_marker(self.folder, infer.STAGE)["recipe"]["images"]
+        marker = read_marker(self.folder)
+        if marker is None:
+            raise WorkspaceError(
+                f"{self.folder}: this prediction of patients that an arm learned from is missing or damaged",
+                expected=f"a finished `{infer.STAGE}` stage",
+                fix=f"run `graft {infer.STAGE} CONFIG`, or `graft run CONFIG` for all stages",
+            )
+        images = marker["recipe"]["images"]
         return [OutOfFold(self.key, self.folder, self.reading, case) for case in self.cases if case.name in images]
 
 

@@ -309,18 +309,7 @@ class _Planner:
         reading: Unit | None,
         folds: Sequence[tuple[Unit, Unit | None]],
     ) -> None:
-        config, dataset = self._config, self._config.target.dataset
-        target = config.datasets[dataset]
-        origin = ModelOrigin(
-            study=config.name,
-            modality=target.modality,
-            channels=tuple(self._plan.channels[dataset]),
-            preprocessing=target.preprocessing,
-            network=config.network_of(name),
-            patch=config.patches.size,
-            window=config.sliding_window,
-            flip_axes=config.augmentation.flip_axes,
-        )
+        config, origin = self._config, self._origin(name)
         recipe = {
             # In full, so that differences from an earlier run can be named; members differ only in their number.
             **({"training": trainings[0].recipe} if trainings else {}),
@@ -352,20 +341,32 @@ class _Planner:
             [case for patient in patients for case in self._plan.cached("pool", patient)],
             self._seeds(arm, cell.repeat),
             [self._folder(training) for training in trainings],
-            [
-                TestedFold(
-                    self._folder(prediction),
-                    prediction.arguments["task"].cases,
-                    None if own is None else self._folder(own),
-                )
-                for prediction, own in folds
-            ],
+            [self._tested_fold(*fold) for fold in folds],
             None if reading is None else self._folder(reading),
             origin,
         )
         made = [*trainings, reading, *(unit for fold in folds for unit in fold)]
         needs = tuple(dict.fromkeys(unit.name for unit in made if unit is not None))
         self._found.arms[key] = Unit(Stage.INFER, key, recipe, write_arm, {"task": task}, needs=needs)
+
+    def _origin(self, arm: str) -> ModelOrigin:
+        """What a model of an arm says of its study."""
+        config, dataset = self._config, self._config.target.dataset
+        target = config.datasets[dataset]
+        return ModelOrigin(
+            study=config.name,
+            modality=target.modality,
+            channels=tuple(self._plan.channels[dataset]),
+            preprocessing=target.preprocessing,
+            network=config.network_of(arm),
+            patch=config.patches.size,
+            window=config.sliding_window,
+            flip_axes=config.augmentation.flip_axes,
+        )
+
+    def _tested_fold(self, prediction: Unit, reading: Unit | None) -> TestedFold:
+        cases = prediction.arguments["task"].cases
+        return TestedFold(self._folder(prediction), cases, None if reading is None else self._folder(reading))
 
     def _seeds(self, arm: ArmOptions, repeat: int) -> list[int]:
         return [member_seed(self._config.seed, repeat, member) for member in range(arm.members)]

@@ -133,7 +133,7 @@ def test_a_lost_prediction_of_a_patient_that_was_learned_from_is_missed(
 
     assert evaluate() == [case.name for case in cases]
     (folder / prediction_name(learned[0].name)).unlink()
-    with pytest.raises(WorkspaceError, match=r"fold: this result of `infer` is missing.*run `graft infer CONFIG`"):
+    with pytest.raises(WorkspaceError, match=r"fold: this prediction .* is missing.*run `graft infer CONFIG`"):
         evaluate()
 
 
