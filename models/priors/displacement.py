@@ -21,10 +21,10 @@ from data.options import Options
 from models.factorised_normal import FactorisedNormal
 from models.filter_bank import FilterBank
 from models.filters import KERNEL_VOXELS, FilterPositions
+from models.priors.elsewhere import Elsewhere
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import FilterPrior, FitReport, Progress, find_positions, require_positions
 from models.priors.reuse_or_redraw import ShapeOptions, build_shape
-from models.priors.standardisation import Covariance, Scaling, Standardisation
 from models.random_draws import standard_normal
 
 
@@ -54,7 +54,7 @@ class Displacement(FilterPrior):
     def __init__(self, options: DisplacementOptions, kernel_voxels: int = KERNEL_VOXELS) -> None:
         super().__init__(options)
         self.change = build_shape(options.change, kernel_voxels)
-        self.elsewhere = Standardisation(kernel_voxels)
+        self.elsewhere = Elsewhere(kernel_voxels)
         self._centred = False
         # A start belongs to one training on the target, so it is no part of what is saved.
         self.register_buffer("keys", torch.zeros(0, dtype=torch.int64), persistent=False)
@@ -111,7 +111,7 @@ class Displacement(FilterPrior):
 
     def _fit(self, bank: FilterBank, generator: torch.Generator | None, progress: Progress | None) -> FitReport:
         report = self.change.fit(bank.changes(), generator, progress)
-        self.elsewhere.fit(bank, Covariance.ISOTROPIC, 0, Scaling.NONE, zero_mean=True)
+        self.elsewhere.fit_pooled(bank)
         return replace(report, filters_given=len(bank))
 
     def score(self, bank: FilterBank, samples: int = 1, generator: torch.Generator | None = None) -> Tensor:
@@ -124,7 +124,7 @@ class Displacement(FilterPrior):
         positions = require_positions(where)
         starts, known = self._starts(positions)
         score = self.change.log_prob(filters - starts, positions, samples, generator)
-        return torch.where(known, score, self.elsewhere.log_normal(filters, None))
+        return self.elsewhere.log_prob(known, score, filters)
 
     def expected_log_prob(
         self,
@@ -139,14 +139,14 @@ class Displacement(FilterPrior):
         starts, known = self._starts(positions)
         moved = None if normal is None else _moved(normal, starts)
         expected = self.change.expected_log_prob(draw - starts, moved, positions, samples, generator)
-        return torch.where(known, expected, self.elsewhere.expected_log_normal(draw, normal, None))
+        return self.elsewhere.expected_log_prob(known, expected, draw, normal)
 
     def _sample(self, count: int, where: FilterPositions | None, generator: torch.Generator | None) -> Tensor:
         positions = require_positions(where)
         starts, known = self._starts(positions)
         noise = standard_normal(starts.shape, starts, generator)
         drawn = starts + self.change.sample(positions, generator)
-        return torch.where(known[:, None], drawn, self.elsewhere.inverse(noise, None))
+        return self.elsewhere.draws(known, drawn, noise)
 
     def _starts(self, where: FilterPositions) -> tuple[Tensor, Tensor]:
         """The start of each filter `[F, D]`, zero where there is none, and whether there is one `[F]`."""

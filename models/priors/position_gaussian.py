@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.filters import FilterPositions
+from models.priors.elsewhere import Elsewhere
 from models.priors.gaussian_options import Centre, GaussianOptions
 from models.priors.prior import check_known_layers, find_positions
-from models.priors.standardisation import Covariance, Scaling, Standardisation, covariance_eigen, layer_log_scales
+from models.priors.standardisation import Covariance, Scaling, covariance_eigen, layer_log_scales
 from models.random_draws import standard_normal
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class PositionGaussian(nn.Module):
         # Only the full covariance, which is shared by the positions of a layer, has this table.
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
         self.register_buffer("layer_whitening", torch.zeros(0, kernel_voxels, kernel_voxels))
-        self.elsewhere = Standardisation(kernel_voxels)
+        self.elsewhere = Elsewhere(kernel_voxels)
         self._logged_elsewhere = False
 
     @property
@@ -115,7 +116,7 @@ class PositionGaussian(nn.Module):
         self.keys = keys.to(device)
         self.means = means.to(device, dtype)
         self.variances = torch.maximum(variances, floors).to(device, dtype)
-        self.elsewhere.fit(bank, Covariance.ISOTROPIC, 0, Scaling.NONE, zero_mean=True)
+        self.elsewhere.fit_pooled(bank)
 
     @staticmethod
     def _last(bank: FilterBank, rows: Tensor, count: int) -> Tensor:
@@ -181,7 +182,7 @@ class PositionGaussian(nn.Module):
             self._logged_elsewhere = True
             lacking = int((~known).sum())
             logger.info("%d filters at positions that the source network lacks get a pooled prior", lacking)
-        return torch.where(known, score, self.elsewhere.log_normal(filters, None))
+        return self.elsewhere.log_prob(known, score, filters)
 
     def _log_scales(self, rows: Tensor, log_spread: Tensor | None) -> Tensor:
         """The log of what deviations are divided by before their covariance is that of the table, `[F]`."""
@@ -233,7 +234,7 @@ class PositionGaussian(nn.Module):
                 weights = standard_normal((len(rows), self.factors.shape[2], 1), means, generator)
                 deviation = deviation + (self.factors[rows] @ weights).squeeze(2)
         deviation = deviation * self._log_scales(rows, log_spread).exp()[:, None]
-        return torch.where(known[:, None], means + deviation, self.elsewhere.inverse(noise, None))
+        return self.elsewhere.draws(known, means + deviation, noise)
 
     def centres(self, where: FilterPositions) -> Tensor:
         """Returns the mean at each position, `[F, D]`; zero where the source network has none."""
