@@ -2,18 +2,24 @@
 
 `python benchmarks/cluster_plan.py` plans `infer` of a study with as many arms, sizes and repeats, on scans of noise,
 with its source networks marked as done; measures `graft status` on 2,000 units, in a process of its own; and runs units
-that do nothing, in one job of submitit's local cluster and, for comparison, in a worker of this machine.
+that do nothing: together in one job of submitit's local cluster, for comparison in a worker of this machine, and each
+in its own job, one at a time. Where SLURM is installed, these are jobs of a SLURM that has this machine alone, measured
+like its own empty jobs; else they are of the local cluster.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel
@@ -23,6 +29,7 @@ import yaml
 from pipeline.config.reading import read_config
 from pipeline.execution.backend import Backend
 from pipeline.execution.backend_options import Cluster, SubmititOptions
+from pipeline.execution.cluster.slurm import Slurm
 from pipeline.execution.cluster.submitit_backend import SubmititBackend
 from pipeline.execution.ledger import Ledger
 from pipeline.execution.local_backend import LocalBackend
@@ -37,6 +44,8 @@ from pipeline.storage.atomic import write_json
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
+SLURM = Path(__file__).parents[1] / "tests" / "cluster" / "single_node_slurm.sh"
+IMPORTED_BY_A_JOB = "import submitit.core._submit, pipeline.execution.cluster.units_job"
 PATIENTS, REPEATS = 28, 5
 SIZES = [5, 10, 15, 20]
 
@@ -137,6 +146,71 @@ def measure_overhead(folder: Path, units: int) -> None:
         print(f"overhead of a unit {where}: {1000 * (seconds[1] - seconds[0]) / (9 * units):.1f} ms")
 
 
+@contextmanager
+def own_slurm(folder: Path) -> Iterator[bool]:
+    """Starts a SLURM of this machine alone; False where it is not installed."""
+    if any(shutil.which(name) is None for name in ("slurmctld", "slurmd", "sbatch", "munged")):
+        yield False
+        return
+    subprocess.run(["bash", SLURM, "start", folder], check=True)
+    os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
+    try:
+        yield True
+    finally:
+        subprocess.run(["bash", SLURM, "stop", folder], check=True)
+        del os.environ["SLURM_CONF"]
+
+
+def measure_jobs(folder: Path, jobs: int) -> None:
+    """Prints what a unit costs that has a job of its own, beside its work and the imports of the job."""
+    imports = min(_seconds_of([sys.executable, "-c", IMPORTED_BY_A_JOB]) for _ in range(3))
+    with own_slurm(folder / "slurm") as there:
+        # One at a time: each has the node for itself, or is the only process.
+        options = SubmititOptions(
+            cluster=Cluster.SLURM if there else Cluster.LOCAL,
+            poll_seconds=1.0 if there else 0.1,
+            chunk_minutes=0,
+            memory_gb=0.5,
+            concurrent_jobs=100 if there else 1,
+            additional={"exclusive": True} if there else {},
+        )
+
+        def units_in_jobs(count: int) -> None:
+            workspace = Workspace(folder / f"jobs-{count}")
+            own = [Unit("nothing", str(k), {}, do_nothing) for k in range(count)]
+            run = run_units("nothing", own, workspace, Execution(1, 1, SubmititBackend(options)))
+            assert run.count("done") == count, run.failures
+
+        whole = _seconds_for_each(units_in_jobs, jobs)
+        empty = _seconds_for_each(_empty_jobs, jobs) if there else 0.0
+    where = f"SLURM, whose empty job takes {empty:.2f} s" if there else "submitit's local cluster"
+    print(f"overhead of a unit in a job of its own ({where}): {whole - imports:.2f} s, and {imports:.2f} s of imports")
+
+
+def _seconds_for_each(do: Callable[[int], None], number: int) -> float:
+    """Seconds of each, without what all share: from so many and four times as many."""
+    seconds = []
+    for count in (number, 4 * number):
+        begin = time.perf_counter()
+        do(count)
+        seconds.append(time.perf_counter() - begin)
+    return (seconds[1] - seconds[0]) / (3 * number)
+
+
+def _empty_jobs(count: int) -> None:
+    command = ["sbatch", "--exclusive", "--output=/dev/null", "--wrap=srun true"]
+    for _ in range(count):
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    while Slurm().queue() != []:
+        time.sleep(0.2)
+
+
+def _seconds_of(command: list[str]) -> float:
+    begin = time.perf_counter()
+    subprocess.run(command, check=True)
+    return time.perf_counter() - begin
+
+
 def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
@@ -145,11 +219,14 @@ def main() -> None:
     """Measures all of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=2000)
-    units = parser.parse_args().units
+    parser.add_argument("--jobs", type=int, default=4, help="jobs, and four times as many, to measure those by")
+    arguments = parser.parse_args()
+    units = arguments.units
     with tempfile.TemporaryDirectory() as name:
         measure_planning(Path(name), units)
         measure_status(Path(name), units)
         measure_overhead(Path(name), max(units // 40, 1))
+        measure_jobs(Path(name), arguments.jobs)
 
 
 if __name__ == "__main__":

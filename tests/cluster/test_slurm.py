@@ -15,15 +15,18 @@ from typing import Any
 
 import pytest
 
+from pipeline.arms.training_unit import train_member
 from pipeline.execution.backend_options import SubmititOptions
 from pipeline.execution.cluster.job_files import JOBS, JobBook
 from pipeline.execution.cluster.scheduler import SchedulerError
 from pipeline.execution.cluster.slurm import Slurm
 from pipeline.execution.cluster.submitit_backend import SubmititBackend
 from pipeline.execution.progress import ProgressFile
-from pipeline.execution.unit import Unit
+from pipeline.execution.unit import MARKER, Unit
 from pipeline.execution.units import Execution, run_units
+from pipeline.storage.line_file import read_lines
 from pipeline.storage.workspace import Workspace
+from tests.cluster import stepping
 
 ROOT = Path(__file__).parents[2]
 COMMAND = Path(__file__).parent / "stepping.py"
@@ -41,9 +44,19 @@ pytestmark = [
 class Command:
     """The command of `stepping.py`."""
 
-    def __init__(self, root: Path, count: int = 2, steps: int = 20, seconds: float = 0.2, **options: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        count: int = 2,
+        steps: int = 20,
+        seconds: float = 0.2,
+        training: bool = False,
+        **options: Any,
+    ) -> None:
         self.root, self.count, self.steps = root, count, steps
-        settings = {"count": count, "steps": steps, "seconds": seconds, "options": QUICK | options}
+        settings = {
+            "count": count, "steps": steps, "seconds": seconds, "training": training, "options": QUICK | options,
+        }  # fmt: skip
         self._words = [sys.executable, str(COMMAND), str(root), json.dumps(settings)]
         self.process: subprocess.Popen[str] | None = None
 
@@ -53,14 +66,14 @@ class Command:
             self._words, env=environment, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def outcomes(self) -> list[list[str]]:
+    def outcomes(self, timeout: float = 580) -> list[list[str]]:
         assert self.process is not None
-        out, error = self.process.communicate(timeout=580)
+        out, error = self.process.communicate(timeout=timeout)
         assert self.process.returncode == 0, error
         return json.loads(out.splitlines()[-1])
 
-    def states(self) -> list[str]:
-        return [state for _, state, _ in self.outcomes()]
+    def states(self, timeout: float = 580) -> list[str]:
+        return [state for _, state, _ in self.outcomes(timeout)]
 
     def kill(self) -> None:
         assert self.process is not None
@@ -91,9 +104,14 @@ class Command:
         return [(self.root / STAGE / f"unit-{number}" / "value.txt").read_text() for number in range(self.count)]
 
     def process_of_a_job(self) -> int:
-        for path in (self.root / JOBS / STAGE).glob("*.events.jsonl"):
-            return int(json.loads(path.read_text().splitlines()[-1])["process"])
-        raise AssertionError("no job has begun")
+        """The process of the job that began last."""
+        begun = [
+            line
+            for path in (self.root / JOBS / STAGE).glob("*.events.jsonl")
+            for line in read_lines(path)
+            if "begin" in line
+        ]
+        return int(max(begun, key=lambda line: int(str(line["begin"]).partition("_")[0]))["process"])
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
@@ -183,6 +201,32 @@ def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(
     assert command.written() == command.expected()
     assert set(command.logged().values()) == {1}
     assert len(command.jobs()) == 1, "the job was not queued again, but submitted"
+
+
+@pytest.mark.timeout(1500)
+def test_a_training_of_infer_outlives_a_cancelled_job_a_killed_process_and_its_time_limit(
+    tmp_path: Path, slurm: Callable[..., str]
+) -> None:
+    # They take longer than the job, which is told to save after 40 s.
+    steps = 500
+    command = Command(tmp_path / "w", count=1, steps=steps, training=True, minutes=1, signal_seconds=20)
+    command.start()
+    command.wait_for_steps(100)
+    slurm("scancel", command.jobs()[-1])
+    command.wait_for_steps(250)
+    # It had saved when it was cancelled.
+    assert set(command.logged().values()) == {1}
+    os.kill(command.process_of_a_job(), signal.SIGKILL)
+    assert command.states(1400) == ["done"]
+    assert command.logged().keys() == {str(step) for step in range(1, 2 * steps + 1)}
+    assert sum(command.logged().values()) <= 2 * steps + stepping.CHECKPOINT_STEPS
+    whole, made = tmp_path / "whole", command.root / STAGE / "unit-0"
+    whole.mkdir()
+    task, settings = stepping.training_task(command.root), stepping.training_settings(steps)
+    train_member(whole, ProgressFile(tmp_path / "progress", saves=True), task=task, settings=settings)
+    assert {path.name for path in made.iterdir()} == {MARKER, *(path.name for path in whole.iterdir())}
+    for path in whole.iterdir():
+        assert (made / path.name).read_bytes() == path.read_bytes(), path
 
 
 @pytest.mark.timeout(600)
