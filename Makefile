@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## the whole method on a synthetic cohort, 23 minutes of processor time on two cores of a Xeon; then open the report
+demo: $(STAMP) ## the whole method on a synthetic cohort, 18 minutes of processor time on two cores of a Xeon; then open the report
 	$(GRAFT) run configs/demo.yaml $(ARGS)
 
 test: $(STAMP) ## all tests
