@@ -22,7 +22,7 @@ WORKERS ?= $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) + 1 )))
 PYTEST := -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-lowest coverage faults lint wheel docs bench example-pack clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
+.PHONY: configs help setup demo test test-fast test-lowest coverage faults lint wheel docs bench example-pack clean check preprocess train-source collect-filters fit-priors infer evaluate report run predict export
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z -]*:.*## / {printf "  %-46s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ predict: $(STAMP) ## segment new scans: MODEL=FOLDER INPUT="FILE FOLDER" OUTPUT=
 
 export: $(STAMP) ## a trained model as a MONAI bundle: MODEL=FOLDER OUTPUT=FOLDER
 	$(GRAFT) $@ $(MODEL) --output $(OUTPUT) $(ARGS)
+
+configs: $(STAMP) ## plan configs/planned again, from the scans in ../shared/real
+	xargs -L 1 $(GRAFT) init --force < configs/planned/commands.txt
 
 # The target of the demo plays no part in it: as few of its scans as a study can have.
 EXAMPLE := configs/demo.yaml --workspace build/example-pack --set datasets.tumour.synthetic.cases=2 \
