@@ -98,7 +98,7 @@ class LoggedProgress(ProgressFile):
         self._log = log
 
     def __call__(self, fraction: float) -> None:
-        time.sleep(0.05)
+        time.sleep(0.12)
         with self._log.open("a") as stream:
             stream.write(f"{round(fraction * self._steps)}\n")
         super().__call__(fraction)

@@ -88,8 +88,8 @@ class Command:
     def jobs(self) -> list[str]:
         return [job.job for job in JobBook(self.root / JOBS).jobs(STAGE) if job.job]
 
-    def wait_for_steps(self, number: int) -> None:
-        wait_for(lambda: len(self.logged()) >= number)
+    def wait_for_steps(self, number: int, seconds: float = 120) -> None:
+        wait_for(lambda: len(self.logged()) >= number, seconds)
 
     def expected(self) -> list[str]:
         """What the units of an undisturbed run write."""
@@ -122,12 +122,24 @@ def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path, slurm: Callable[..., str]) -> Iterator[Command]:
-    own = Command(tmp_path / "w")
-    yield own
-    if own.process is not None and own.process.poll() is None:
-        own.kill()
+def make_command(tmp_path: Path, slurm: Callable[..., str]) -> Iterator[Callable[..., Command]]:
+    """Returns a function that makes a command, which does not outlive the test."""
+    made: list[Command] = []
+
+    def make(**settings: Any) -> Command:
+        made.append(Command(tmp_path / "w", **settings))
+        return made[-1]
+
+    yield make
+    for own in made:
+        if own.process is not None and own.process.poll() is None:
+            own.kill()
     slurm("scancel", "--me")
+
+
+@pytest.fixture
+def command(make_command: Callable[..., Command]) -> Command:
+    return make_command()
 
 
 def test_what_happens_to_jobs_and_to_the_command_costs_no_step(command: Command, slurm: Callable[..., str]) -> None:
@@ -191,11 +203,9 @@ write_text.__module__ = "__main__"
 
 
 @pytest.mark.timeout(600)
-def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(
-    tmp_path: Path, slurm: Callable[..., str]
-) -> None:
+def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(make_command: Callable[..., Command]) -> None:
     # SLURM counts in minutes, and keeps a job that was queued again waiting for two.
-    command = Command(tmp_path / "w", count=1, steps=90, seconds=0.5, minutes=1, signal_seconds=20)
+    command = make_command(count=1, steps=90, seconds=0.5, minutes=1, signal_seconds=20)
     command.start()
     assert command.states() == ["done"]
     assert command.written() == command.expected()
@@ -205,15 +215,16 @@ def test_a_job_that_needs_longer_than_it_may_saves_and_is_queued_again(
 
 @pytest.mark.timeout(1500)
 def test_a_training_of_infer_outlives_a_cancelled_job_a_killed_process_and_its_time_limit(
-    tmp_path: Path, slurm: Callable[..., str]
+    tmp_path: Path, slurm: Callable[..., str], make_command: Callable[..., Command]
 ) -> None:
-    # They take longer than the job, which is told to save after 40 s.
-    steps = 500
-    command = Command(tmp_path / "w", count=1, steps=steps, training=True, minutes=1, signal_seconds=20)
+    # They take longer than a job, which is told to save after two minutes.
+    steps = 600
+    command = make_command(count=1, steps=steps, training=True, minutes=3, signal_seconds=60)
     command.start()
-    command.wait_for_steps(100)
+    command.wait_for_steps(50, seconds=400)
     slurm("scancel", command.jobs()[-1])
-    command.wait_for_steps(250)
+    # Its time limit may come before: then the job waits for two minutes.
+    command.wait_for_steps(150, seconds=400)
     # It had saved when it was cancelled.
     assert set(command.logged().values()) == {1}
     os.kill(command.process_of_a_job(), signal.SIGKILL)
