@@ -261,6 +261,22 @@ def test_every_option_of_the_sections_is_in_the_table() -> None:
             assert path in ELSEWHERE or any(key == path or key.startswith(f"{path}.") for key in told), path
 
 
+def test_all_trainings_are_saved_as_the_execution_says(planned: Path) -> None:
+    often = ["execution.checkpoint_steps=7", "execution.checkpoint_minutes=2"]
+    config, workspace = (
+        read_config(planned / "tiny.yaml", often, planned / "workspace"),
+        Workspace(planned / "workspace"),
+    )
+    resources = Resources(jobs=1, device="cpu")
+    trainings = list(plan_target(config, workspace, resources).trainings.values())
+    networks = stage_module(Stage.TRAIN_SOURCE).units(config, workspace, resources)
+    assert all(unit.resumable for unit in (*trainings, *networks))
+    settings = [unit.arguments["settings"] for unit in trainings]
+    assert {(own.checkpoint_steps, own.checkpoint_seconds) for own in settings} == {(7, 120)}
+    of_networks = [unit.arguments for unit in networks]
+    assert {(own["checkpoint_steps"], own["checkpoint_seconds"]) for own in of_networks} == {(7, 120)}
+
+
 def test_a_dry_run_names_what_is_stale_and_why_and_changes_nothing(
     planned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
