@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -31,6 +33,27 @@ def go_to(folder: str | None) -> None:
         os.chdir(folder)
 
 
+def end_with_command(command: int) -> None:
+    """Ties a worker to the command that started it; to be its initializer, before the first call.
+
+    A worker of joblib does not notice that its command was killed: it works on, or waits for ever for somebody who
+    takes its result.
+
+    Args:
+        command: number of the command's process.
+    """
+    if os.getppid() != command:
+        # The command was killed while this worker was still starting.
+        os._exit(1)
+    threading.Thread(target=_watch, args=(command,), daemon=True).start()
+
+
+def _watch(command: int) -> None:
+    while os.getppid() == command:
+        time.sleep(1.0)
+    os._exit(1)
+
+
 def _call(folder: str | None, function: Callable[..., Result], arguments: tuple) -> Result:
     go_to(folder)
     return function(*arguments)
@@ -51,4 +74,10 @@ def in_workers(
         What each call returns.
     """
     tasks = (delayed(_call)(folder_of_process(), function, arguments) for arguments in calls)
-    yield from Parallel(n_jobs=jobs, return_as="generator" if ordered else "generator_unordered")(tasks)
+    yield from Parallel(
+        n_jobs=jobs,
+        backend="loky",
+        return_as="generator" if ordered else "generator_unordered",
+        initializer=end_with_command,
+        initargs=(os.getpid(),),
+    )(tasks)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-import threading
 import time
 import traceback
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +13,7 @@ from joblib.externals.loky import process_executor
 from threadpoolctl import threadpool_limits
 
 from data.errors import GraftError
-from data.parallel import go_to
+from data.parallel import end_with_command, go_to
 from data.torch_threads import torch_threads
 from pipeline.execution.gpu_slot import GpuSlots
 from pipeline.execution.processes import rank
@@ -28,13 +26,6 @@ from pipeline.storage.owned_folder import contents, require_ours, settle
 from pipeline.storage.resumable import partial_folder, resumable_folder
 
 
-def _die_with_parent(parent: int) -> None:
-    """Ends this worker when its command is gone, so that no orphan keeps working after a kill -9."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
 def start_worker(parent: int, folder: str | None, slots: GpuSlots | None = None) -> None:
     """Ties a loky worker to its command, before the first unit: a worker that got none would outlive a killed command.
 
@@ -43,9 +34,7 @@ def start_worker(parent: int, folder: str | None, slots: GpuSlots | None = None)
         folder: where its relative paths begin.
         slots: places at the GPUs of this machine, of which it takes one.
     """
-    if os.getppid() != parent:
-        # The command was killed while this worker was still starting.
-        os._exit(1)
+    end_with_command(parent)
     go_to(folder)
     if slots is not None:
         slots.take()
@@ -53,7 +42,6 @@ def start_worker(parent: int, folder: str | None, slots: GpuSlots | None = None)
     # loky replaces a worker that grew by 300 MB since its first task, assuming a leak. Scans differ in size by more
     # than that, and every new worker imports torch again. There is no public way to turn this off.
     process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
-    threading.Thread(target=_die_with_parent, args=(parent,), daemon=True).start()
 
 
 def _peak_memory() -> int:
