@@ -55,7 +55,7 @@ _CHEAPER: dict[str, tuple[str, ...]] = {
 }
 _OF_DEVELOPERS = {
     *("setup", "test", "test-fast", "test-lowest", "coverage", "faults"),
-    *("lint", "wheel", "docs", "bench", "clean", "help"),
+    *("lint", "wheel", "docs", "bench", "configs", "clean", "help"),
 }
 """Targets of the Makefile that call no command of Graft."""
 _PATIENTS = 10
