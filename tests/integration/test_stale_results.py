@@ -155,8 +155,8 @@ def test_the_report_of_a_changed_option_says_so_and_describes_what_it_shows(
     assert study("report", "--set", "target_training.steps=77", "--set", "evaluation.resamples=120") == 0
     page = (workspace / "report/index.html").read_text()
     assert "Made with settings other than those" in page
-    assert "`training.steps`: 3, now 77" in page
-    assert "`resamples`: 100, now 120" in page
+    assert "<code>training.steps</code>: 3, now 77" in page
+    assert "<code>resamples</code>: 100, now 120" in page
     assert (workspace / "config.resolved.yaml").read_text() == recorded
     assert study("report") == 0
     assert "Made with settings other than those" not in (workspace / "report/index.html").read_text()

@@ -74,7 +74,7 @@ def test_names_data_network_arms_and_effort(demo: dict[str, Any], tmp_path: Path
         "N4 correction of the bias field", "resampling to 3 mm isotropic voxels", "affine registration",
         "residual 3D U-Net", "8, 16, 32, 64 channels", "2 patches of 40 × 40 × 40 voxels",
         "2 networks were trained, each on its own bootstrap sample", "3 cosine cycles", "“vae”",
-        "n = 2 and 5 annotated target patients", "steps (110)",
+        "n = 2 and 5 annotated target patients", "steps (80)",
         "a Gaussian (SWAG) was fitted to the iterates",
         "the temperature that divides its logits and the correlation of voxels",
         "were fitted to out-of-fold predictions of its own training patients (3 folds)",

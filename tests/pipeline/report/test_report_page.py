@@ -398,7 +398,7 @@ def test_a_configuration_of_another_version_leaves_out_what_follows_from_it(
     path = root / "config.resolved.yaml"
     path.write_text(path.read_text().replace("target_training:", "inference:"))
     text = Page(build_report(root, QUICK).read_text()).text
-    assert "config.resolved.yaml: the key `inference` is unknown: another version of Graft wrote it" in text
+    assert "config.resolved.yaml: the key inference is unknown: another version of Graft wrote it" in text
     assert "At n = 10, “" in text  # the tables are shown as they are
     assert "Arms: random, fine_tune, fine_tune_ends and dwp." in text
 
