@@ -6,7 +6,11 @@ set -euo pipefail
 action=$1 dir=$(realpath -m "$2") host=$(hostname -s) user=$(id -un)
 if [[ $action == stop ]]; then
   for name in slurmd slurmctld munged; do
-    if [[ -f $dir/$name.pid ]]; then kill "$(cat "$dir/$name.pid")" 2>/dev/null || true; fi
+    [[ -f $dir/$name.pid ]] || continue
+    process=$(cat "$dir/$name.pid")
+    kill "$process" 2>/dev/null || continue
+    # It writes into DIR until it has ended, and whoever deletes DIR then finds it not empty.
+    for _ in {1..100}; do kill -0 "$process" 2>/dev/null || break; sleep 0.1; done
   done
   exit 0
 fi
