@@ -37,7 +37,7 @@ def test_a_scan_of_nothing_but_even_planes_is_left_whole(array):
     assert even_box(array) == content_box(array, (1, 1, 1)) == whole
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     width=st.tuples(*[st.tuples(st.integers(0, 40), st.integers(0, 40))] * 3),
     value=st.sampled_from([0.0, -1024.0, 37.0]),

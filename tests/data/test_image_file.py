@@ -157,7 +157,7 @@ def header_claiming(shape: tuple[int, int, int]) -> bytes:
     return header.binaryblock + bytes(4)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=100)
 @given(
     st.sampled_from([".nii", ".nii.gz", ".mha", ".nrrd"]),
     st.lists(st.tuples(st.integers(0, 399), st.integers(0, 255)), min_size=1, max_size=6),

@@ -62,7 +62,7 @@ def test_rows_are_ordered_by_layer_out_in_also_for_transposed_convolutions():
 
 
 @given(inputs=st.integers(1, 4), outputs=st.integers(1, 4), stride=st.integers(1, 2), seed=st.integers(0, 2**16))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_transposed_convolution_is_the_convolution_with_its_filters(inputs, outputs, stride, seed):
     generator = torch.Generator().manual_seed(seed)
     transposed = nn.ConvTranspose3d(inputs, outputs, 3, stride=stride, padding=1, bias=False).double()

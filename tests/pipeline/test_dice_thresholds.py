@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
@@ -19,7 +19,6 @@ from pipeline.prediction.native_mask import native_mask
 SPACING = (1.0, 1.0, 1.0)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.01, 0.99), min_size=5, max_size=5))
 def test_no_other_mask_expects_a_better_dice(values: list[float]) -> None:
     # One voxel is surely foreground, so there is a mask, and the others lie within 5 mm of it.

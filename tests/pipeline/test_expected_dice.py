@@ -23,7 +23,7 @@ def draws(count: int, classes: int, seed: int) -> torch.Tensor:
     return torch.randn(count, classes, 3, 4, 2, generator=generator).softmax(1)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(count=st.integers(2, 6), classes=st.integers(2, 4), seed=st.integers(0, 99))
 def test_votes_give_the_dice_over_all_pairs(count: int, classes: int, seed: int) -> None:
     batch = draws(count, classes, seed)

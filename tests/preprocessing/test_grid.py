@@ -24,7 +24,7 @@ def _linear_volume(shape, affine, slope, offset):
     return Volume((world @ slope + offset).astype(np.float32), affine)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     angles=st.tuples(*[st.floats(-30, 30)] * 3),
     spacing=st.tuples(*[st.floats(0.8, 3.0)] * 3),
@@ -57,7 +57,7 @@ def test_resampling_to_thicker_voxels_keeps_the_mean_of_noise_and_lowers_its_var
     assert coarse.std() < 0.3 * plain.std()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 100), angles=st.tuples(*[st.floats(-20, 20)] * 3))
 def test_label_resampling_makes_no_new_values_and_leaves_the_outside_empty(seed, angles):
     rng = np.random.default_rng(seed)

@@ -46,7 +46,7 @@ def _inverted_brain():
     return template.image.with_array(np.where(template.mask, 1.2 - template.image.array, 0).astype(np.float32))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     angles=st.tuples(*[st.floats(-40, 40)] * 3),
     offset=st.tuples(*[st.floats(-50, 50)] * 3),

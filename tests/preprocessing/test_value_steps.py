@@ -69,7 +69,7 @@ def test_a_window_upside_down_is_refused():
         IntensityOptions(window_low=10, window_high=-10)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(multiple=st.integers(1, 16), shape=st.tuples(*[st.integers(1, 20)] * 3))
 def test_padding_makes_multiples_keeps_the_world_and_goes_back(multiple, shape):
     subject = _subject(np.random.default_rng(1).normal(size=shape))
@@ -84,7 +84,7 @@ def test_padding_makes_multiples_keeps_the_world_and_goes_back(multiple, shape):
     np.testing.assert_array_equal(back.affine, subject.reference.affine)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(margin=st.floats(0, 20), seed=st.integers(0, 50))
 def test_cropping_keeps_the_mask_with_its_margin_and_goes_back(margin, seed):
     rng = np.random.default_rng(seed)

@@ -25,7 +25,7 @@ def draw_warp(seed: int, **options: float) -> Warp:
     return Warp(random_affine(chosen, np.zeros(3), rng), random_displacement(chosen, LOWER, UPPER, rng))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10_000), deformation=st.floats(0, 8), fine=st.floats(0, 4))
 def test_inverse_undoes_forward(seed: int, deformation: float, fine: float) -> None:
     warp = draw_warp(seed, deformation_mm=deformation, fine_deformation_mm=fine)

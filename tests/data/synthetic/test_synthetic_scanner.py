@@ -21,7 +21,7 @@ def draw(seed: int, **options: object) -> ScanGrid:
     return draw_grid(body, body, ScannerOptions(**options), rng)  # type: ignore[arg-type]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000))
 def test_grid_holds_what_is_needed_and_has_the_asked_spacing(seed: int) -> None:
     body = np.random.default_rng(seed).uniform(-30, 30, (300, 3))

@@ -74,7 +74,7 @@ def test_odd_words_stay_words_when_monai_reads_the_bundle(make_model: MakeModel,
     assert text in str(workflow.parser.get_parsed_content("_meta_"))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text(alphabet="$%@#:ab_ ", max_size=6))
 def test_what_is_accepted_is_read_by_monai_as_it_stands(text: str) -> None:
     config = {"_meta_": {"name": text, "other": {"list": [text]}}, "b": 1}

@@ -60,7 +60,7 @@ def test_bins_hold_equal_mass() -> None:
     assert expected_calibration_error(probability, truth, 4) == pytest.approx((0.1 + 0.8 + 0.3 + 0.2) / 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(probabilities, truths, st.integers(2, 20), st.randoms(use_true_random=False))
 def test_calibration_error_does_not_depend_on_the_order_of_ties(p, y, bins, random) -> None:
     order = list(range(40))
@@ -71,7 +71,7 @@ def test_calibration_error_does_not_depend_on_the_order_of_ties(p, y, bins, rand
     assert abs(y.mean() - p.mean()) - 1e-12 <= got <= np.abs(y - p).mean() + 1e-12
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays(bool, (5, 4, 3)), st.floats(0.3, 4.0))
 def test_band_against_brute_force_on_anisotropic_grids(mask: np.ndarray, width: float) -> None:
     got = boundary_band(mask, SPACING, width)

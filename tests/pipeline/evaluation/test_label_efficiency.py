@@ -34,7 +34,7 @@ def test_a_curve_that_falls_is_made_level_and_the_smallest_size_counts() -> None
     assert needed([0.4, 0.5, 0.7, 0.6], 0.66) == math.inf
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4), st.lists(st.floats(0, 1), min_size=2, max_size=2))
 def test_a_better_target_never_needs_fewer_patients(curve: list[float], targets: list[float]) -> None:
     low, high = (needed(curve, t) for t in sorted(targets))

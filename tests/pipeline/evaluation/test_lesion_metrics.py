@@ -47,7 +47,7 @@ def searched(volume: np.ndarray, connectivity: Connectivity) -> list[set[tuple[i
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(masks, masks, st.sampled_from(Connectivity), st.sampled_from([0.0, 0.4, 1.0]), st.sampled_from([0.0, 2.0]))
 def test_counts_equal_a_search(
     prediction: np.ndarray, reference: np.ndarray, connectivity: Connectivity, overlap: float, least: float

@@ -99,7 +99,7 @@ def test_no_p_value_with_few_patients() -> None:
     assert wilcoxon_p(np.zeros(15)) == 1.0
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(-3, 3), min_size=12, max_size=12).filter(any))
 def test_ties_and_zeros_against_every_sign_pattern(differences: list[int]) -> None:
     values = np.array(differences, dtype=float)

@@ -41,7 +41,7 @@ def brute_directed(a: np.ndarray, b: np.ndarray) -> list[float]:
     return [min(math.dist(p, q) for q in there) for p in here]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(masks, masks, st.floats(0.1, 4.0))
 def test_against_brute_force_on_anisotropic_grids(a: np.ndarray, b: np.ndarray, tolerance: float) -> None:
     if not a.any() or not b.any():
