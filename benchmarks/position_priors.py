@@ -22,23 +22,16 @@ do.
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from source_studies import command
+from source_studies import prepare, run_stages
+from target_studies import case_rows, dice_table, nats_table
 
 from pipeline.evaluation.case_row import CaseRow
-from pipeline.evaluation.comparison import compare_arms
-from pipeline.evaluation.csv_rows import read_rows
-from pipeline.evaluation.tables import StudyRows
-from pipeline.priors.held_out_scores import difference, estimate
-from pipeline.priors.prior_units import read_values
-from pipeline.report.filter_files import group_folders
-from pipeline.storage.prior_files import SCORING
 from pipeline.storage.stage_names import Stage
 
 BRANCHES, ALONE = "branches", "alone"
@@ -49,7 +42,6 @@ ARMS = {
 }
 REFERENCES = ("random", f"fine_tune ({ALONE})", f"fine_tune_branches ({BRANCHES})")
 """Arms that the others are compared with."""
-ISOTROPIC = "isotropic"
 AROUND = {"kind": "gaussian", "centre": "branches", "shrinkage": None}
 DENSITIES: dict[str, dict[str, Any]] = {
     BRANCHES: {
@@ -77,9 +69,9 @@ def arms(arguments: argparse.Namespace, kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def study(arguments: argparse.Namespace, kind: str) -> Path:
+def study(arguments: argparse.Namespace, kind: str, name: str) -> Path:
     """Writes the study of a kind of source."""
-    path: Path = arguments.output / f"{kind}.yaml"
+    path: Path = arguments.output / f"{name}.yaml"
     about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
     networks, trunk = arguments.networks, arguments.trunk
     steps = arguments.steps
@@ -87,8 +79,8 @@ def study(arguments: argparse.Namespace, kind: str) -> Path:
         # As many steps for each network as the trunk and a branch have together.
         networks, trunk, steps = arguments.alone, 0, arguments.steps + trunk // arguments.cycles
     values = {
-        "name": kind,
-        "workspace": str(arguments.output / kind),
+        "name": name,
+        "workspace": str(arguments.output / name),
         "seed": arguments.seed,
         "datasets": {
             "source": {**about, "foreground": arguments.source},
@@ -122,58 +114,11 @@ def study(arguments: argparse.Namespace, kind: str) -> Path:
     return path
 
 
-def learned(arguments: argparse.Namespace, kind: str, prepared: Path | None) -> Path:
-    """Runs the study of a kind of source, from prepared cases if there are some; returns its workspace."""
-    workspace: Path = arguments.output / kind
-    if prepared is not None and not workspace.is_dir():
-        unfinished = arguments.output / f".{kind}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        for stage in (Stage.CHECK, Stage.PREPROCESS):
-            shutil.copytree(prepared / stage, unfinished / stage)
-        unfinished.rename(workspace)
-    path = study(arguments, kind)
-    for stage in Stage:
-        command(stage, path)
-    return workspace
-
-
 def dice_rows(workspaces: dict[str, Path]) -> Iterator[CaseRow]:
     """The cases of all arms, each named with the kind of source that it learned from."""
     for kind, workspace in workspaces.items():
-        for row in read_rows(workspace / "results" / "cases.csv", CaseRow):
+        for row in case_rows(workspace):
             yield row if row.arm == "random" else replace(row, arm=f"{row.arm} ({kind})")
-
-
-def dice_table(workspaces: dict[str, Path], n: int, seed: int) -> str:
-    """Dice of every arm, and its paired differences to the references."""
-    rows = StudyRows(list(dice_rows(workspaces)))
-    draws = rows.draws(seed=seed, resamples=2000)
-    means = rows.table("dice", n).means()
-    found = {(c.arm, r): c for r in REFERENCES for c in compare_arms(rows, draws, rivals=[r]) if c.n == n}
-    lines = ["| arm | Dice | " + " | ".join(f"− {r}" for r in REFERENCES) + " |", "|---" * (2 + len(REFERENCES)) + "|"]
-    for arm in sorted(means, key=lambda name: means[name]):
-        own = (found.get((arm, reference)) for reference in REFERENCES)
-        texts = ("" if c is None else f"{c.difference:+.3f} [{c.ci_low:+.3f}, {c.ci_high:+.3f}]" for c in own)
-        lines.append(f"| {arm} | {means[arm]:.3f} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
-
-
-def control_table(workspace: Path) -> str:
-    """Nats per filter of branches that were left out, minus those of the isotropic Gaussian, with a standard error."""
-    groups = group_folders(workspace, SCORING)
-    names = [folder.name for folder in sorted(groups[0].iterdir()) if folder.is_dir()]
-    others = [name for name in names if name != ISOTROPIC]
-    lines = [f"| group | {ISOTROPIC} | " + " | ".join(others) + " |", "|---" * (2 + len(others)) + "|"]
-    for group in groups:
-        values = {name: read_values(group / name) for name in names}
-        cells = []
-        for name in others:
-            own = difference(values[name], values[ISOTROPIC])
-            error = own.get("standard_error")
-            cells.append(f"{own['mean']:+.2f}" + ("" if error is None else f" ± {error:.2f}"))
-        lines.append(f"| {group.name} | {estimate(values[ISOTROPIC])['mean']:.2f} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
 
 
 def main() -> None:
@@ -209,11 +154,11 @@ def main() -> None:
         return
     arguments.output = arguments.output.resolve()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    branches = learned(arguments, BRANCHES, None)
-    workspaces = {BRANCHES: branches, ALONE: learned(arguments, ALONE, branches)}
-    print(dice_table(workspaces, arguments.n, arguments.seed))
+    prepared = prepare(study(arguments, BRANCHES, "prepared"))
+    workspaces = {kind: run_stages(study(arguments, kind, kind), prepared, tuple(Stage)) for kind in (BRANCHES, ALONE)}
+    print(dice_table(dice_rows(workspaces), arguments.n, REFERENCES, arguments.seed))
     for kind, workspace in workspaces.items():
-        print(f"\nNats per filter of a network that was left out, {kind}\n\n{control_table(workspace)}", flush=True)
+        print(f"\nNats per filter of a network that was left out, {kind}\n\n{nats_table(workspace)}", flush=True)
 
 
 if __name__ == "__main__":

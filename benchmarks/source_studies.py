@@ -1,4 +1,4 @@
-"""What benchmarks of source trainings share: studies of one dataset whose target is never trained."""
+"""What benchmarks of trainings share: studies of one dataset whose target is never trained, and running stages."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ def source_training(arguments: argparse.Namespace, cycles: int, steps: int, **fu
     }
 
 
-def command(stage: Stage, path: Path) -> None:
-    """Runs a stage of a study."""
-    print(f"$ graft {stage} {path}", flush=True)
-    subprocess.run([sys.executable, "-m", "pipeline.cli", stage, str(path), "--jobs", "1"], check=True)
+def command(stage: Stage, path: Path, jobs: int = 1) -> None:
+    """Runs a stage of a study, with some units at a time."""
+    print(f"$ graft {stage} {path} --jobs {jobs}", flush=True)
+    subprocess.run([sys.executable, "-m", "pipeline.cli", stage, str(path), "--jobs", str(jobs)], check=True)
 
 
 def prepare(path: Path) -> Path:
@@ -76,8 +76,8 @@ def prepare(path: Path) -> Path:
     return path.with_suffix("")
 
 
-def run_stages(path: Path, prepared: Path, stages: Sequence[Stage]) -> Path:
-    """Runs stages of a study from a copy of the prepared cases; returns its workspace."""
+def run_stages(path: Path, prepared: Path, stages: Sequence[Stage], jobs: int = 1) -> Path:
+    """Runs stages of a study from a copy of an earlier workspace; returns its workspace."""
     workspace = path.with_suffix("")
     if not workspace.is_dir():
         unfinished = path.with_name(f".{workspace.name}")
@@ -85,7 +85,7 @@ def run_stages(path: Path, prepared: Path, stages: Sequence[Stage]) -> Path:
         shutil.copytree(prepared, unfinished)
         unfinished.rename(workspace)
     for stage in stages:
-        command(stage, path)
+        command(stage, path, jobs)
     return workspace
 
 

@@ -1,0 +1,144 @@
+"""Is it the size of trained filters, their covariance, or more than that?
+
+`python benchmarks/filter_starts.py --dataset DIR --source NAME --target NAME --output DIR` trains source networks, fits
+an isotropic Gaussian, a full one and a VAE to the filters of each group, and learns n patients of the target with
+
+- `random`: no transfer; `fine_tune`: all of it, filters at their places;
+- starts without a prior: from draws of the isotropic Gaussian (the size of trained filters, and no shape), of the full
+  one (their covariance), and of the VAE (`prior_init`);
+- priors with a random start: `gaussian_full`, and `dwp`, which is the published method;
+- both: `gaussian_full_prior` and `dwp_prior`, whose means start from draws of the prior.
+
+A claim for the VAE needs both Gaussians beside it. All arms have the same rate and, for each of `--steps`, as many
+steps. As a positive control it prints what each density knows of networks that it was not fitted to, and how large the
+gradient of the prior is beside that of the data.
+
+Every step is a command as a user types it, and a run that was stopped goes on. Without a dataset there is nothing to
+do.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+from source_studies import prepare, run_stages
+from target_studies import case_rows, dice_table, nats_table
+
+from pipeline.report.prior_use import prior_lines
+from pipeline.report.study_files import StudyFiles
+from pipeline.storage.stage_names import Stage
+
+ARMS: dict[str, dict[str, Any]] = {
+    "random": {},
+    "isotropic_init": {"preset": "prior_init", "prior": "isotropic"},
+    "gaussian_full_init": {"preset": "prior_init", "prior": "gaussian_full"},
+    "prior_init": {},
+    "gaussian_full": {},
+    "gaussian_full_prior": {"preset": "dwp_prior", "prior": "gaussian_full"},
+    "dwp": {},
+    "dwp_prior": {},
+    "fine_tune": {},
+}
+REFERENCES = ("random", "isotropic_init", "gaussian_full_init")
+SOURCES, TARGET = (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), (Stage.INFER, Stage.EVALUATE)
+
+
+def study(arguments: argparse.Namespace, name: str, steps: int) -> Path:
+    """Writes the study of a number of steps."""
+    path: Path = arguments.output / f"{name}.yaml"
+    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
+    values = {
+        "name": name,
+        "workspace": str(arguments.output / name),
+        "seed": arguments.seed,
+        "datasets": {
+            "source": {**about, "foreground": arguments.source},
+            "target": {**about, "foreground": arguments.target},
+        },
+        "source": {"dataset": "source", "patients": arguments.patients},
+        "target": {"dataset": "target", "pool": arguments.pool, "test": arguments.test},
+        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
+        "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
+        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
+        "source_training": {
+            "networks": arguments.networks,
+            "cycles": arguments.cycles,
+            "steps_per_cycle": arguments.source_steps,
+            "warm_up": min(50, arguments.source_steps // 4),
+            # All of them: few cases say nothing about a thousandth.
+            "validation_cases": 1000,
+        },
+        # Every network is left out once.
+        "priors": {"held_out": "cross", "folds": max(arguments.networks, 2)},
+        "target_training": {
+            "arms": {
+                name: {**ARMS[name], **({} if name == "fine_tune" else {"peak_rate": arguments.rate})}
+                for name in arguments.arms
+            },
+            "sizes": [arguments.n],
+            "repeats": arguments.repeats,
+            "steps": steps,
+        },
+        "computing": {"precision": arguments.precision},
+        "execution": {"threads": 1},
+    }
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    return path
+
+
+def prior_table(workspace: Path) -> str:
+    """How hard the prior of each arm pulled: its part of the gradient on the means, and whether the KL had settled."""
+    lines = ["| arm | prior's part of the gradient | KL settled |", "|---|---|---|"]
+    lines += [
+        f"| {line['arm']} | {line['share']} | {line['settled']} |" for line in prior_lines(StudyFiles(workspace).units)
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", type=Path)
+    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
+    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
+    parser.add_argument("--output", type=Path, default=Path("filter-starts"))
+    parser.add_argument("--modality", default="mr")
+    parser.add_argument("--patients", type=int, default=50, help="of the source")
+    parser.add_argument("--pool", type=int, default=40)
+    parser.add_argument("--test", type=int, default=40)
+    parser.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--spacing", type=float, default=2.0, help="mm")
+    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
+    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
+    parser.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--networks", type=int, default=4, help="of the source; each is left out once")
+    parser.add_argument("--cycles", type=int, default=4)
+    parser.add_argument("--source-steps", type=int, default=250, help="in each cycle of a source network")
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 250, 1000], help="on the target")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak rate of all arms but fine_tune")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.dataset is None:
+        print("filter starts: name --dataset")
+        return
+    arguments.output = arguments.output.resolve()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    prepared = prepare(study(arguments, "prepared", arguments.steps[0]))
+    sources = run_stages(study(arguments, "sources", arguments.steps[0]), prepared, SOURCES, arguments.jobs)
+    print(f"\nNats per filter of a network that was left out\n\n{nats_table(sources)}\n", flush=True)
+    references = [name for name in REFERENCES if name in arguments.arms]
+    for steps in arguments.steps:
+        workspace = run_stages(study(arguments, f"steps-{steps}", steps), sources, TARGET, arguments.jobs)
+        print(f"\n{steps} steps\n\n{dice_table(case_rows(workspace), arguments.n, references, arguments.seed)}\n")
+        print(f"{prior_table(workspace)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
