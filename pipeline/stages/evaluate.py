@@ -48,49 +48,28 @@ STAGE = "evaluate"
 
 
 @dataclass(frozen=True)
-class OutOfFold:
-    """The prediction of a case by models that never saw it.
+class ReadPrediction:
+    """A prediction and how it is read.
 
     Attributes:
         key: of the prediction.
         folder: that holds it.
         reading: how the arm reads it.
-        case: what was predicted.
     """
 
     key: str
     folder: Path
     reading: ReadingOptions
-    case: CachedCase
 
-    def load(self) -> CalibrationCase:
-        """Reads the prediction beside the annotation."""
-        return CalibrationCase.of(
-            load_prediction(self.folder / prediction_name(self.case.name)), self.case, self.reading
-        )
+    def load(self, case: CachedCase) -> CalibrationCase:
+        """Reads what was predicted of a case, beside its annotation."""
+        return CalibrationCase.of(load_prediction(self.folder / prediction_name(case.name)), case, self.reading)
 
-
-@dataclass(frozen=True)
-class InnerFold:
-    """A prediction that a reading was fitted on.
-
-    Attributes:
-        key: of the prediction.
-        folder: that holds it.
-        reading: how the arm reads it.
-        cases: of all patients that the arm learned from; the fold's are among them.
-    """
-
-    key: str
-    folder: Path
-    reading: ReadingOptions
-    cases: Sequence[CachedCase]
-
-    def predicted(self) -> list[OutOfFold]:
-        """The cases of the fold.
+    def predicted(self, cases: Sequence[CachedCase]) -> list[CachedCase]:
+        """Those of the cases that it holds.
 
         Raises:
-            WorkspaceError: the prediction is missing, or a part of it.
+            WorkspaceError: it is missing or damaged.
         """
         marker = read_marker(self.folder)
         if marker is None:
@@ -100,15 +79,16 @@ class InnerFold:
                 fix=f"run `graft {infer.STAGE} CONFIG`, or `graft run CONFIG` for all stages",
             )
         images = marker["recipe"]["images"]
-        return [OutOfFold(self.key, self.folder, self.reading, case) for case in self.cases if case.name in images]
+        return [case for case in cases if case.name in images]
 
 
 def evaluate_predictions(
     folder: Path,
     progress: ProgressFile,
     *,
-    predictions: Sequence[OutOfFold],
-    learned_from: Sequence[InnerFold],
+    tested: Sequence[tuple[ReadPrediction, CachedCase]],
+    inner_folds: Sequence[ReadPrediction],
+    learned_from: Sequence[CachedCase],
     trained: TrainedArm,
     native: Mapping[str, NativeCase],
     options: EvaluationOptions,
@@ -116,28 +96,28 @@ def evaluate_predictions(
 ) -> None:
     """Measures the test cases of one trained arm in native space or, without `native`, on the preprocessed grid.
 
-    The annotations of test cases and of the patients that the arm learned from are compared with `predictions` and
-    `learned_from`, of models that never saw them.
+    The annotations of the cases that are `tested` and of those that the arm `learned_from` are compared with
+    predictions of models that never saw them; the latter's are in the `inner_folds`.
 
     Raises:
         WorkspaceError: a prediction is missing or damaged.
     """
-    inner = [own for fold in learned_from for own in fold.predicted()]
+    inner = [(fold, case) for fold in inner_folds for case in fold.predicted(learned_from)]
     rows: list[CaseRow] = []
     audit: list[AuditRow] = []
     calibration = None if options.calibration is None else ArmCalibration(trained, options.calibration, seed)
     clamp = (options.calibration or CalibrationOptions()).clamp
-    for position, own in enumerate(predictions):
-        predicted = own.load()
-        measured = _measure(predicted, own.case, native.get(own.case.name), trained, options)
+    for position, (stored, case) in enumerate(tested):
+        predicted = stored.load(case)
+        measured = _measure(predicted, case, native.get(case.name), trained, options)
         rows += measured
-        audit += audit_case(predicted, trained, own.key, clamp)
+        audit += audit_case(predicted, trained, stored.key, clamp)
         if calibration is not None:
             calibration.add(predicted.with_dice({row.label: row.dice for row in measured}))
-        progress((position + 1) / (len(predictions) + len(inner)))
-    for position, own in enumerate(inner, start=len(predictions)):
-        audit += audit_case(own.load(), trained, own.key, clamp)
-        progress((position + 1) / (len(predictions) + len(inner)))
+        progress((position + 1) / (len(tested) + len(inner)))
+    for position, (stored, case) in enumerate(inner, start=len(tested)):
+        audit += audit_case(stored.load(case), trained, stored.key, clamp)
+        progress((position + 1) / (len(tested) + len(inner)))
     write_cases_csv(rows, folder / CASES)
     write_rows(folder / AUDIT, AuditRow, audit)
     if calibration is not None:
@@ -224,9 +204,11 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
                 **({"labels": labels} if labels else {}),
                 "version": 7,
             }
+            inner_folds, learned_from = _learned_from(plan, record)
             arguments = {
-                "predictions": _tested(plan, cell, record),
-                "learned_from": _learned_from(plan, record),
+                "tested": _tested(plan, cell, record),
+                "inner_folds": inner_folds,
+                "learned_from": learned_from,
                 "trained": TrainedArm(arm, cell.n, cell.repeat),
                 "native": native,
                 "options": options,
@@ -236,31 +218,26 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return planned
 
 
-def _tested(plan: StudyPlan, cell: Cell, record: ArmRecord) -> list[OutOfFold]:
-    """The test cases of a cell, in the order of the plan."""
+def _tested(plan: StudyPlan, cell: Cell, record: ArmRecord) -> list[tuple[ReadPrediction, CachedCase]]:
+    """The test cases of a cell, in the order of the plan, each with the prediction that holds it."""
     found = {
-        patient: (key, reading)
+        patient: ReadPrediction(key, plan.workspace.unit_folder(PREDICTIONS, key), reading)
         for fold, (key, reading) in zip(cell.folds, record.read_predictions(), strict=True)
         for patient in fold.tested_on
     }
-    return [
-        OutOfFold(key, plan.workspace.unit_folder(PREDICTIONS, key), reading, case)
-        for patient in plan.patients("test")
-        for key, reading in [found[patient]]
-        for case in plan.cached("test", patient)
-    ]
+    return [(found[patient], case) for patient in plan.patients("test") for case in plan.cached("test", patient)]
 
 
-def _learned_from(plan: StudyPlan, record: ArmRecord) -> list[InnerFold]:
-    """The folds of the patients that an arm learned from, where models predicted them to fit its reading."""
+def _learned_from(plan: StudyPlan, record: ArmRecord) -> tuple[list[ReadPrediction], list[CachedCase]]:
+    """The predictions that a reading was fitted on, and all cases that the arm learned from, which they hold."""
     if plan.config.target.cross_validated:
         # All its patients are tested.
-        return []
-    cases = [case for patient in record.patients for case in plan.cached("pool", patient)]
-    return [
-        InnerFold(key, plan.workspace.unit_folder(PREDICTIONS, key), record.choices.reading, cases)
+        return [], []
+    folds = [
+        ReadPrediction(key, plan.workspace.unit_folder(PREDICTIONS, key), record.choices.reading)
         for key in record.reading_predictions
     ]
+    return folds, [case for patient in record.patients for case in plan.cached("pool", patient)] if folds else []
 
 
 def _options(config: StudyConfig) -> EvaluationOptions:

@@ -38,7 +38,7 @@ from pipeline.report.page import page_environment
 from pipeline.report.picture import PictureFolder
 from pipeline.report.section import Material
 from pipeline.report.study_files import StudyFiles
-from pipeline.stages.evaluate import InnerFold, OutOfFold, evaluate_predictions
+from pipeline.stages.evaluate import ReadPrediction, evaluate_predictions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.owned_folder import owned_files
 
@@ -105,8 +105,8 @@ def measure(
     folder.parent.mkdir(parents=True, exist_ok=True)
     evaluate_predictions(
         folder, ProgressFile(folder.parent / "progress"),
-        predictions=[OutOfFold("fold", predictions, reading, case) for case in cases],
-        learned_from=[], trained=trained, native={}, options=options, seed=0,
+        tested=[(ReadPrediction("fold", predictions, reading), case) for case in cases],
+        inner_folds=[], learned_from=[], trained=trained, native={}, options=options, seed=0,
     )  # fmt: skip
     return folder
 
@@ -124,9 +124,9 @@ def test_a_lost_prediction_of_a_patient_that_was_learned_from_is_missed(
     def evaluate() -> list[str]:
         evaluate_predictions(
             tmp_path, ProgressFile(tmp_path / "progress"),
-            predictions=[OutOfFold("test", predictions, PLAIN, tested)],
+            tested=[(ReadPrediction("test", predictions, PLAIN), tested)],
             # Of all cases that the arm learned from, a fold has predicted some.
-            learned_from=[InnerFold("fold", folder, PLAIN, cases)],
+            inner_folds=[ReadPrediction("fold", folder, PLAIN)], learned_from=cases,
             trained=TrainedArm("random", 5, 0), native={}, options=EvaluationOptions(), seed=0,
         )  # fmt: skip
         return [row.case for row in read_rows(tmp_path / AUDIT, AuditRow)]

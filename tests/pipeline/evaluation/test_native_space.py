@@ -27,7 +27,7 @@ from pipeline.metrics.overlap import count_voxels, dice
 from pipeline.prediction.dice_thresholds import MaskRule
 from pipeline.prediction.post_processing import ComponentRule, Kept
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.stages.evaluate import OutOfFold, evaluate_predictions, native_cases
+from pipeline.stages.evaluate import ReadPrediction, evaluate_predictions, native_cases
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.atomic import write_json
 from pipeline.storage.cached_case import ARRAYS, CachedCase
@@ -208,8 +208,8 @@ def test_the_stage_measures_the_mask_that_the_arm_reads(
     for name in MaskRule:
         evaluate_predictions(
             tmp_path / f"out-{name}", ProgressFile(tmp_path / "progress"),
-            predictions=[OutOfFold("fold", tmp_path / "predictions", ReadingOptions(mask=name), cached)],
-            learned_from=[], trained=TrainedArm("random", 5, 0), native={"c": native},
+            tested=[(ReadPrediction("fold", tmp_path / "predictions", ReadingOptions(mask=name)), cached)],
+            inner_folds=[], learned_from=[], trained=TrainedArm("random", 5, 0), native={"c": native},
             options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
         scores.append([row.dice for row in read_rows(tmp_path / f"out-{name}" / "cases.csv", CaseRow)])
@@ -230,9 +230,9 @@ def test_the_stage_measures_the_mask_after_post_processing(
     for name, reading in (("plain", ReadingOptions()), ("kept", ReadingOptions(post_processing=rules))):
         evaluate_predictions(
             tmp_path / name, ProgressFile(tmp_path / "progress"),
-            predictions=[OutOfFold("fold", tmp_path / "predictions", reading, cached)],
-            learned_from=[], trained=TrainedArm("random", 5, 0), native={"c": native} if space == "native" else {},
-            options=EvaluationOptions(calibration=None), seed=0,
+            tested=[(ReadPrediction("fold", tmp_path / "predictions", reading), cached)],
+            inner_folds=[], learned_from=[], trained=TrainedArm("random", 5, 0),
+            native={"c": native} if space == "native" else {}, options=EvaluationOptions(calibration=None), seed=0,
         )  # fmt: skip
         distances[name] = {
             row.label: row.average_surface_distance for row in read_rows(tmp_path / name / "cases.csv", CaseRow)
