@@ -41,12 +41,12 @@ from pipeline.evaluation.study_results import (
     SUMMARY,
 )
 from pipeline.evaluation.tables import CaseRow, SummaryRow
-from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.infer import STAGE as INFER
 from pipeline.stages.resources import Resources
 from pipeline.stages.sequence import run_stages
-from pipeline.stages.study_plan import read_plan
+from pipeline.stages.study_plan import UNLABELLED, read_plan
 from pipeline.stages.target_plan import arm_key
+from pipeline.stages.unlabelled_scans import planned_datasets
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
@@ -221,18 +221,19 @@ class Study:
         """Returns the raw scans of a role, which `Model.predict` and `preprocess` take as they are.
 
         Args:
-            role: `source`, `pool` (from whose patients the arms learn) or `test`.
+            role: `source`, `pool` (from whose patients the arms learn), `test` or `unlabelled`.
 
         Raises:
             ConfigError: there is no such role.
             WorkspaceError: the stage `check`, which draws the roles, was not run.
             DataError: a dataset is not where the configuration says.
         """
-        if role not in ("source", "pool", "test"):
-            raise ConfigError(f"the role {role!r} is unknown", expected="source, pool or test", fix="name one of these")
+        if role not in (roles := ("source", "pool", "test", UNLABELLED)):
+            expected = f"{', '.join(roles[:-1])} or {roles[-1]}"
+            raise ConfigError(f"the role {role!r} is unknown", expected=expected, fix="name one of these")
         workspace = Workspace(self.workspace)
         plan = read_plan(self._config, workspace)
-        dataset = read_datasets(self._config, workspace)[plan.dataset_of(role)]
+        dataset = planned_datasets(plan)[plan.dataset_of(role)]
         wanted = {name for names in plan.patients(role).values() for name in names}
         return [case for case in dataset.cases if case.name in wanted]
 

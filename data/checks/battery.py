@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from data.case import Case
 from data.checks import stripped_head, value_range
-from data.checks.cohort import check_completeness, check_names, check_patients, check_spacing, check_split
-from data.checks.duplicates import check_duplicates, check_near_duplicates
+from data.checks.cohort import SPACING, check_completeness, check_names, check_patients, check_spacing, check_split
+from data.checks.duplicates import DUPLICATE_IMAGE, NEAR_DUPLICATE, check_duplicates, check_near_duplicates
 from data.checks.files import (
     check_dimensions,
     check_header,
@@ -20,7 +21,7 @@ from data.checks.files import (
     check_missing_file,
     check_unreadable,
 )
-from data.checks.finding import Finding, Level
+from data.checks.finding import Finding, Level, as_error
 from data.checks.geometry import (
     check_affine,
     check_channel_grids,
@@ -75,6 +76,9 @@ CASE_CHECKS: tuple[CaseCheck, ...] = (
 
 CONTENT_CHECKS = (value_range.CHECK, stripped_head.CHECK)
 """Names of the checks that question the content of a scan: such a case is processed and marked as suspect."""
+
+ODD_BESIDE = (SPACING, DUPLICATE_IMAGE)
+"""Names of the checks of a cohort whose findings are errors of a case that stands beside it."""
 
 _log = logging.getLogger(__name__)
 
@@ -171,6 +175,57 @@ def _log_traces(findings: Sequence[Finding]) -> None:
             _log.debug("%s: %s\n%s", finding.case or "dataset", finding.found, finding.trace)
 
 
+def _cohort_findings(
+    dataset: Dataset,
+    summaries: Sequence[CaseSummary],
+    channels: Sequence[str],
+    foreground: Sequence[int] | None,
+    splits: Mapping[str, Collection[str]],
+    modality: Modality | None,
+    required: bool,
+) -> list[Finding]:
+    """All checks of the cohort."""
+    found: list[Finding] = []
+    for check, arguments in (
+        (check_names, (dataset, channels, foreground)),
+        (check_patients, (dataset,)),
+        (check_completeness, (summaries, required)),
+        (check_spacing, (summaries,)),
+        (check_value_ranges, (summaries, modality)),
+        (check_duplicates, (summaries,)),
+        (check_near_duplicates, (summaries, splits)),
+        (check_split, (dataset, splits)),
+    ):
+        found += _findings_of(None, check, *arguments)
+    return found
+
+
+def _beside(
+    dataset: Dataset,
+    summaries: Sequence[CaseSummary],
+    beside: Collection[str],
+    splits: Mapping[str, Collection[str]],
+    modality: Modality | None,
+    required: bool,
+) -> list[Finding]:
+    """What the cohort says of the cases that stand beside it."""
+    cohort = [own for own in summaries if own.name not in beside]
+    added = [own for own in summaries if own.name in beside]
+    found: list[Finding] = []
+    for check, arguments in (
+        (check_completeness, (added, required)),
+        (check_spacing, (cohort, added)),
+        (check_value_ranges, ([*cohort, *added], modality)),
+        # In this order, so that of two equal images the one beside the others is the culprit.
+        (check_duplicates, ([*cohort, *added],)),
+        (check_near_duplicates, ([*cohort, *added], splits)),
+        (check_split, (dataset, splits)),
+    ):
+        found += _findings_of(None, check, *arguments)
+    # A pair stands under the name that comes first.
+    return [as_error(own, ODD_BESIDE) for own in found if own.case in beside or own.check == NEAR_DUPLICATE]
+
+
 def check_dataset(
     dataset: Dataset,
     channels: Sequence[str] | None = None,
@@ -180,6 +235,7 @@ def check_dataset(
     progress: Progress | None = None,
     modality: Modality | None = None,
     ignored: Collection[int] = (),
+    beside: Collection[str] = (),
 ) -> Report:
     """Checks all cases of a dataset, then the cohort.
 
@@ -193,6 +249,8 @@ def check_dataset(
         progress: called with the number of checked cases and of all cases.
         modality: of the scans, where it is known; otherwise their values are compared with each other.
         ignored: label values of voxels without annotation, beside those that the dataset declares.
+        beside: names of cases that stand beside the others, such as those whose labels nobody reads: nothing that is
+            found about the others depends on them, and what is odd among the others is an error of theirs.
 
     Returns:
         The findings, and which case has which channels. Results do not depend on `jobs`.
@@ -205,18 +263,19 @@ def check_dataset(
     )
     summaries = [summary for summary, _ in results]
     findings = [*dataset.findings, *(finding for _, of_case in results for finding in of_case)]
-    cohort: list[Finding] = []
-    for check, arguments in (
-        (check_names, (dataset, used, foreground)),
-        (check_patients, (dataset,)),
-        (check_completeness, (summaries, channels is not None)),
-        (check_spacing, (summaries,)),
-        (check_value_ranges, (summaries, modality)),
-        (check_duplicates, (summaries,)),
-        (check_near_duplicates, (summaries, splits or {})),
-        (check_split, (dataset, splits or {})),
-    ):
-        cohort += _findings_of(None, check, *arguments)
+    cohort = _cohort_findings(
+        replace(dataset, cases=tuple(case for case in dataset.cases if case.name not in beside)),
+        [summary for summary in summaries if summary.name not in beside],
+        used,
+        foreground,
+        {side: [name for name in names if name not in beside] for side, names in (splits or {}).items()},
+        modality,
+        channels is not None,
+    )
+    if beside:
+        findings = [as_error(own, (value_range.CHECK,)) if own.case in beside else own for own in findings]
+        more = _beside(dataset, summaries, beside, splits or {}, modality, channels is not None)
+        cohort += [own for own in more if own not in cohort]
     _log_traces(cohort)
     findings += cohort
     return Report(

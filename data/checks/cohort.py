@@ -11,6 +11,9 @@ from data.checks.report import Presence
 from data.checks.summary import CaseSummary
 from data.dataset import Dataset
 
+SPACING = "spacing"
+"""Name of the check of spacings in findings."""
+
 # A spacing is unusual if it differs from the median by half and by 4 robust standard deviations.
 _UNUSUAL_FACTOR = 1.5
 _UNUSUAL_DEVIATIONS = 4.0
@@ -22,21 +25,27 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
-def check_spacing(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
-    """A case has a spacing far from that of the cohort."""
+def check_spacing(cases: Sequence[CaseSummary], beside: Sequence[CaseSummary] | None = None) -> Iterator[Finding]:
+    """A case has a spacing far from that of the cohort.
+
+    Args:
+        cases: the cohort.
+        beside: cases that are compared with the cohort instead of its own, be it ever so small.
+    """
     known = [(case.name, case.spacing) for case in cases if case.spacing is not None]
-    if len(known) < _SMALLEST_COHORT:
+    if len(known) < (_SMALLEST_COHORT if beside is None else 1):
         return
     logs = np.log(np.array([spacing for _, spacing in known]))
     median = np.median(logs, axis=0)
     deviation = 1.4826 * np.median(np.abs(logs - median), axis=0)
     allowed = np.maximum(np.log(_UNUSUAL_FACTOR), _UNUSUAL_DEVIATIONS * deviation)
-    for (name, spacing), log in zip(known, logs, strict=True):
-        if (np.abs(log - median) > allowed).any():
+    judged = known if beside is None else [(case.name, case.spacing) for case in beside if case.spacing is not None]
+    for name, spacing in judged:
+        if (np.abs(np.log(spacing) - median) > allowed).any():
             own, usual = (" × ".join(f"{s:.3g}" for s in triple) for triple in (spacing, np.exp(median)))
             found = f"spacing {own} mm (right, anterior, superior), median of the cohort {usual} mm"
             fix = "check the header, and that the case was acquired with the same protocol"
-            yield Finding(Level.WARNING, name, "spacing", found, fix)
+            yield Finding(Level.WARNING, name, SPACING, found, fix)
 
 
 def check_completeness(cases: Sequence[CaseSummary], required: bool) -> Iterator[Finding]:

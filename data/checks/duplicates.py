@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from data.checks.finding import Finding, Level
 from data.checks.summary import CaseSummary
 
+DUPLICATE_IMAGE, NEAR_DUPLICATE = "duplicate_image", "near_duplicate"
+"""Names of the checks in findings."""
+
 # OASIS rescans, whose pairs are known, reach ratios of .09 to .30; the next pairs .86 and more.
 _SMALLEST_CORRELATION = 0.9
 _LARGEST_RATIO = 0.4
@@ -40,7 +43,7 @@ def check_duplicates(cases: Sequence[CaseSummary]) -> Iterator[Finding]:
             fix = "remove one of the two cases" + (
                 "" if known else ", or at least give them one patient in patients.csv"
             )
-            yield Finding(Level.WARNING if known else Level.ERROR, other.name, "duplicate_image", found, fix)
+            yield Finding(Level.WARNING if known else Level.ERROR, other.name, DUPLICATE_IMAGE, found, fix)
 
 
 def similar_pairs(similarity: NDArray[np.float64]) -> list[tuple[int, int]]:
@@ -109,4 +112,4 @@ def check_near_duplicates(
         separated = one in side and two in side and side[one] != side[two]
         level = Level.WARNING if separated else Level.INFO
         found += f"; one is in {side[one]!r}, the other in {side[two]!r}" if separated else ""
-        yield Finding(level, one, "near_duplicate", found, "if they are, give them one patient in patients.csv")
+        yield Finding(level, one, NEAR_DUPLICATE, found, "if they are, give them one patient in patients.csv")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 
@@ -47,3 +48,10 @@ class Finding:
         content = {**asdict(self), "level": self.level.value}
         del content["trace"]
         return content
+
+
+def as_error(finding: Finding, checks: Collection[str]) -> Finding:
+    """Returns a finding of one of the checks as an error of a scan that can be left out, and any other as it is."""
+    if finding.check not in checks:
+        return finding
+    return replace(finding, level=Level.ERROR, fix=f"{finding.fix}, or leave the scan out")

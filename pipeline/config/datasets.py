@@ -15,6 +15,7 @@ from data.names import alike_fault, label_name_fault
 from data.options import Options
 from data.synthetic.cohort import CohortOptions
 from models.heads import MOST_REGIONS, Heads
+from pipeline.config.unlabelled import UnlabelledOptions
 from preprocessing.chain import PreprocessingOptions
 
 Label = int | str
@@ -154,6 +155,9 @@ class TargetOptions(Options):
     folds: Annotated[int, Field(ge=2)] | Literal["leave_one_out"] | None = None
     """Instead of test patients: cross-validation, in which models that never saw a patient of the pool test that
     patient once in each repeat. The final model of each arm learns from all patients."""
+    unlabelled: UnlabelledOptions | None = None
+    """Scans without annotation: `all`, a number, a list of cases, or a mapping with `cases` and further keys. They are
+    checked and preprocessed like the others; arms that want them learn from them."""
 
     @property
     def tested(self) -> bool:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from data.checks.battery import CONTENT_CHECKS, check_dataset
 from data.checks.finding import Finding, Level
@@ -26,9 +27,10 @@ from pipeline.packs.pack_record import PACK, PackRecord
 from pipeline.packs.pack_weights import require_whole
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.resources import Resources
-from pipeline.stages.study_plan import KEY, STAGE, StudyPlan, make_split, plan_folder, read_plan
+from pipeline.stages.study_plan import KEY, STAGE, UNLABELLED, StudyPlan, make_split, plan_folder, read_plan
 from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_checks import compare_with_source
+from pipeline.stages.unlabelled_scans import choose_unlabelled, read_unlabelled_folder, with_unlabelled
 from pipeline.storage.atomic import write_json, write_record
 from pipeline.storage.digest import digest
 from pipeline.storage.file_names import PLAN
@@ -81,7 +83,9 @@ def _channels(config: StudyConfig, datasets: Mapping[str, Dataset]) -> dict[str,
     return chosen
 
 
-def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]:
+def _roles(
+    name: str, config: StudyConfig, split: Split, unlabelled: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
     """Role → cases of one of the study's datasets."""
     roles = {"source": split.source_cases} if config.source_dataset == name else {}
     if config.target.dataset == name:
@@ -90,7 +94,14 @@ def _roles(name: str, config: StudyConfig, split: Split) -> dict[str, list[str]]
             roles |= {f"patient {patient}": {patient: cases} for patient, cases in split.pool_cases.items()}
         else:
             roles |= {"pool": split.pool_cases, "test": split.test_cases}
-    return {role: [case for cases in patients.values() for case in cases] for role, patients in roles.items()}
+    cases_of = {role: [case for cases in patients.values() for case in cases] for role, patients in roles.items()}
+    if config.target.dataset == name:
+        owner = {patient: role for role, patients in roles.items() for patient in patients}
+        for patient, cases in unlabelled.items():
+            # Whoever allows unlabelled scans of tested patients need not hear that these are on two sides.
+            own = cases_of.setdefault(owner.get(patient, UNLABELLED), [])
+            own += [case for case in cases if case not in own]
+    return cases_of
 
 
 def write_plan(
@@ -115,8 +126,9 @@ def write_plan(
     for name, dataset in datasets.items():
         folders.setdefault((dataset.root.resolve(), config.datasets[name].label_kind), []).append(name)
     for position, names in enumerate(folders.values()):
-        dataset = datasets[names[0]]
-        roles = {role: cases for name in names for role, cases in _roles(name, config, split).items()}
+        # Of the target, to which its unlabelled scans belong.
+        dataset = datasets[config.target.dataset if config.target.dataset in names else names[0]]
+        roles = {role: own for name in names for role, own in _roles(name, config, split, plan.unlabelled).items()}
         used = {case for cases in roles.values() for case in cases}
         values = {v for name in names for vs in config.datasets[name].class_values(dataset).values() for v in vs}
         ignored = {value for name in names for value in config.datasets[name].ignored_values(dataset)}
@@ -130,11 +142,17 @@ def write_plan(
             modality=config.datasets[names[0]].modality,
             # What one entry ignores may be the foreground of another.
             ignored=ignored - values,
+            beside={case for cases in plan.unlabelled.values() for case in cases} & used - _annotated(split),
         )
         write_json(folder / DATASETS / f"{names[0]}.json", report.as_json())
         findings += [FindingRecord(dataset=names[0], **finding.as_json()) for finding in report.findings]
         progress((position + 1) / len(folders))
     write_record(folder / FINDINGS, FindingsRecord(findings=tuple(findings)))
+
+
+def _annotated(split: Split) -> set[str]:
+    """Cases of the target whose labels are read."""
+    return {case for own in (split.pool_cases, split.test_cases) for cases in own.values() for case in cases}
 
 
 @dataclass(frozen=True)
@@ -207,16 +225,26 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     datasets = read_datasets(config, workspace)
     channels = _channels(config, datasets)
     split = make_split(config, datasets)
+    target = config.target.dataset
+    folder = read_unlabelled_folder(config, channels[target])
+    scans = choose_unlabelled(config, datasets, folder, split)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
     ignored = {name: config.datasets[name].ignored_values(dataset) for name, dataset in datasets.items()}
     # A study without them keeps what it checked before.
-    beside = {"ignored": {name: values for name, values in ignored.items() if values}} if any(ignored.values()) else {}
+    beside: dict[str, Any] = {}
+    if any(ignored.values()):
+        beside["ignored"] = {name: values for name, values in ignored.items() if values}
+    if scans.patients:
+        beside["unlabelled"] = {patient: list(cases) for patient, cases in scans.patients.items()}
+    if scans.withheld:
+        beside["withheld"] = list(scans.withheld)
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs, **beside)
     # Impossible sizes and folds are refused now, not after the source networks are trained.
     for arm in config.target_training.arms:
         target_cells(StudyPlan(split, classes, inputs, config, workspace), arm)
     pack = None if config.source_pack is None else open_pack(config.source_pack)
+    datasets[target] = with_unlabelled(datasets[target], folder, scans.names, split)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
     workspace.file_digests.save()

@@ -91,4 +91,7 @@ def datasets_at_hand(config: StudyConfig, workspace: Workspace) -> bool:
     """Whether raw scans and source pack are where the configuration says: a workspace may be carried elsewhere."""
     if config.source_pack is not None and not config.source_pack.exists():
         return False
+    unlabelled = config.target.unlabelled
+    if unlabelled is not None and unlabelled.path is not None and not unlabelled.path.exists():
+        return False
     return all(dataset_root(name, config, workspace).exists() for name in used_datasets(config))

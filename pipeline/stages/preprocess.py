@@ -20,9 +20,9 @@ from pipeline.execution.units import StageRun
 from pipeline.report.quality_index import build_quality_index
 from pipeline.report.quality_section import case_quality
 from pipeline.stages import check
-from pipeline.stages.cohorts import read_datasets
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan
+from pipeline.stages.unlabelled_scans import planned_datasets
 from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import ARRAYS, IMAGE_DIGEST, SCAN_BOX
 from pipeline.storage.digest import array_digest
@@ -90,7 +90,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
 def _planned(examination: check.Examination) -> tuple[list[Unit], list[Outcome]]:
     """The units of the cases that are usable, and the failures of the others."""
     plan = examination.plan
-    datasets = read_datasets(plan.config, plan.workspace)
+    datasets = planned_datasets(plan)
     usable: list[Unit] = []
     refused: list[Outcome] = []
     for name, cases in plan.used_cases().items():

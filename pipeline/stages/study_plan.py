@@ -25,6 +25,8 @@ from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.workspace import Workspace
 
 STAGE, KEY = "check", PLAN_UNIT
+UNLABELLED = "unlabelled"
+"""The role of scans whose labels nobody has, or nobody reads."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class StudyPlan:
         workspace: of the study.
         pack: what the source pack holds, where one takes the place of a source dataset.
         ignored: dataset → values in its label maps of voxels without annotation, where there are any.
+        unlabelled: patient → cases of the target without annotation, apart from those of the split.
     """
 
     split: Split
@@ -48,9 +51,10 @@ class StudyPlan:
     workspace: Workspace
     pack: PackRecord | None = None
     ignored: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    unlabelled: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def dataset_of(self, role: str) -> str:
-        """Name of the dataset of `source`, `pool` or `test`.
+        """Name of the dataset of `source`, `pool`, `test` or `unlabelled`.
 
         Raises:
             ConfigError: the source is a pack, or there is none.
@@ -98,8 +102,14 @@ class StudyPlan:
         }
 
     def patients(self, role: str) -> Mapping[str, Sequence[str]]:
-        """Patient → cases of a role."""
-        return {"source": self.split.source_cases, "pool": self.split.pool_cases, "test": self.split.test_cases}[role]
+        """Patient → cases of `source`, `pool`, `test` or `unlabelled`."""
+        split = self.split
+        return {
+            "source": split.source_cases,
+            "pool": split.pool_cases,
+            "test": split.test_cases,
+            UNLABELLED: self.unlabelled,
+        }[role]
 
     @property
     def folds(self) -> int | None:
@@ -136,7 +146,7 @@ class StudyPlan:
     def used_cases(self) -> dict[str, list[str]]:
         """Dataset → names of all cases that the study uses, sorted."""
         used: dict[str, set[str]] = {}
-        for role in ("source", "pool", "test"):
+        for role in ("source", "pool", "test", UNLABELLED):
             for cases in self.patients(role).values():
                 used.setdefault(self.dataset_of(role), set()).update(cases)
         return {dataset: sorted(cases) for dataset, cases in used.items()}
@@ -179,4 +189,5 @@ def read_plan(config: StudyConfig, workspace: Workspace) -> StudyPlan:
     require_done(workspace, STAGE, KEY)
     plan = read_record(plan_folder(workspace) / PLAN, PlanRecord)
     pack = None if config.source_pack is None else read_record(plan_folder(workspace) / PACK, PackRecord)
-    return StudyPlan(Split.from_json(plan.split), plan.classes, plan.channels, config, workspace, pack, plan.ignored)
+    split = Split.from_json(plan.split)
+    return StudyPlan(split, plan.classes, plan.channels, config, workspace, pack, plan.ignored, plan.unlabelled)

@@ -59,7 +59,7 @@ class CachedCase:
     def shape(self) -> tuple[int, int, int]:
         """Voxels along each axis."""
         with safe_open(self.path, framework="numpy") as stream:
-            return tuple(stream.get_slice("label").get_shape())
+            return tuple(stream.get_slice("image").get_shape()[1:])
 
     @cached_property
     def affine(self) -> NDArray[np.float64]:

@@ -18,3 +18,7 @@ class PlanRecord(StoredRecord):
     """Dataset → channel names in the order of the network's input."""
     ignored: dict[str, list[int]] = Field(default_factory=dict)
     """Dataset → values in its label maps of voxels without annotation, where there are any."""
+    unlabelled: dict[str, list[str]] = Field(default_factory=dict)
+    """Patient → cases of the target without annotation that the study uses, where there are any."""
+    withheld: list[str] = Field(default_factory=list)
+    """Those of them whose labels are withheld."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from data.checks.summary import intensity_step
 from data.dataset import Dataset
 from data.image_file import read_volume, write_volume
 from data.layouts.detection import read_dataset
+from data.modality import Modality
 from data.volume import Volume, reorient
 
 Write = Callable[..., Path]
@@ -182,3 +184,24 @@ def test_whole_numbers_fractions_and_continuous_values_have_no_step_of_their_own
     counts = generator.integers(0, 3000, 20_000)
     for array in (counts, counts / 2, counts * 3, generator.normal(size=20_000), np.zeros(100), counts[:10]):
         assert intensity_step(array.astype(np.float32)) is None
+
+
+def test_scans_that_stand_beside_change_nothing_that_is_found_about_the_others(msd_folder: Write) -> None:
+    root = msd_folder(cases=9)
+    dataset = read_dataset(root)
+    for number in range(4, 9):
+        path = root / "imagesTr" / f"case_{number}.nii.gz"
+        volume = read_volume(path)
+        # Most scans are coarse, so the others would be the odd ones.
+        write_volume(Volume(volume.array, volume.affine @ np.diag([1, 1, 2.5, 1])), path)
+    cases = tuple(replace(case, label=None) for case in dataset.cases[4:])
+    beside = {case.name for case in cases}
+    alone = findings_of(replace(dataset, cases=dataset.cases[:4]), modality=Modality.MR)
+    splits = {"pool": ["case_0", "case_1"], "unlabelled": sorted(beside)}
+    together = findings_of(
+        replace(dataset, cases=(*dataset.cases[:4], *cases)), modality=Modality.MR, beside=beside, splits=splits
+    )
+    assert [finding for finding in together if finding.case not in beside] == alone
+    odd = {finding.case: finding for finding in together if finding.case in beside}
+    assert set(odd) == beside
+    assert {(own.level, own.check) for own in odd.values()} == {(Level.ERROR, "spacing")}

@@ -50,6 +50,8 @@ STALE: dict[str, tuple[str, ...]] = {
     "source.patients=2": ("check", *FROM_SOURCE),
     # The source is drawn after the test patients, so it is drawn again if both are in one folder.
     "target.test=1": ("check", "preprocess", *FROM_SOURCE),
+    # One more patient is left in the folder; no arm learns from the scan.
+    "target.unlabelled={withhold_labels: true}": ("check", "preprocess"),
     "preprocessing.padding={multiple: 3}": ("preprocess", *FROM_SOURCE),
     "network.channels=[4, 8]": FROM_SOURCE,
     "patches.size=[10, 12, 12]": FROM_SOURCE,
