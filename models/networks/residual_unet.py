@@ -8,6 +8,7 @@ problems", Frontiers in Neuroscience 13:844 (2019). With the default options and
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
 import torch.nn.functional as functional
@@ -188,6 +189,19 @@ class ResidualUNet(nn.Module):
         Raises:
             ModelError: if the image is too small for the number of levels.
         """
+        decoded = self.decode(self.encode(image))
+        logits: Tensor = self.head(decoded[-1])
+        if not (self.training and len(self.coarse_heads)):
+            return logits
+        coarse = decoded[-2::-1]
+        return [logits, *(head(features) for head, features in zip(self.coarse_heads, coarse, strict=False))]
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Computes the features of every level, `[N, channels, …]` each, finest first; the last are the bottleneck.
+
+        Raises:
+            ModelError: if the image is too small for the number of levels.
+        """
         reduction = self.options.reduction
         if all(size <= factor for size, factor in zip(image.shape[2:], reduction, strict=True)):
             size = "×".join(str(s) for s in image.shape[2:])
@@ -197,19 +211,20 @@ class ResidualUNet(nn.Module):
                 fix="enlarge the patch, use a finer spacing, or give the network fewer channels",
             )
         features = self.stem(image)
-        skips: list[Tensor] = []
+        levels: list[Tensor] = []
         for level in self.encoder:
             features = level(features)
-            skips.append(features)
+            levels.append(features)
+        return levels
+
+    def decode(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        """Computes the decoder's features from those of the encoder's levels, coarsest first; the head is left out."""
+        features = levels[-1]
         decoded: list[Tensor] = []
-        for stage, skip in zip(self.decoder, skips[-2::-1], strict=True):
+        for stage, skip in zip(self.decoder, levels[-2::-1], strict=True):
             features = stage(features, skip)
             decoded.append(features)
-        logits: Tensor = self.head(features)
-        if not (self.training and len(self.coarse_heads)):
-            return logits
-        coarse = decoded[-2::-1]
-        return [logits, *(head(features) for head, features in zip(self.coarse_heads, coarse, strict=False))]
+        return decoded
 
 
 def _in_words(reduction: tuple[int, int, int]) -> str:
