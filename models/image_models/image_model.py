@@ -139,7 +139,7 @@ class ImageModel(nn.Module):
             return own.weight, sparseness(code, own)
         if isinstance(own, Contractive):
             return own.weight, squared_jacobian(code, shown, own.projections, generator)
-        raise TypeError(f"the objective {own.objective} has no penalty")
+        raise TypeError(f"the objective {own.kind} has no penalty")
 
     def _negative_bound(self, image: Tensor, foreground: Tensor, generator: torch.Generator | None) -> ImageLoss:
         own = self.objective
@@ -156,7 +156,7 @@ class ImageModel(nn.Module):
         """The posterior of the latent, and how a latent becomes −log p(x | z) of every voxel."""
         normal = self.normal
         if normal is None:
-            raise TypeError(f"the objective {self.objective.objective} has no normal bottleneck")
+            raise TypeError(f"the objective {self.objective.kind} has no normal bottleneck")
         features, nothing = without_skips(encode(self.network, image))
         return normal.posterior(features), lambda latent: normal.nats(self._decoded(latent, nothing), image)
 

@@ -21,7 +21,7 @@ class Denoising(Options):
     2022 (PMLR 172:653-664): noise drawn on a coarse grid, interpolated linearly and shifted at random.
     """
 
-    objective: Literal["denoising"] = "denoising"
+    kind: Literal["denoising"] = "denoising"
     noise_spacing: int = Field(
         default=8, ge=1, description="Voxels between the points at which noise is drawn; the paper has 128 / 16 = 8."
     )
@@ -39,7 +39,7 @@ class Masked(Options):
     "Revisiting MAE pre-training for 3D medical image segmentation", CVPR 2025.
     """
 
-    objective: Literal["masked"] = "masked"
+    kind: Literal["masked"] = "masked"
     block: int = Field(default=8, ge=1, description="Voxels along each edge of a block.")
     hidden_share: float = Field(default=0.6, gt=0, lt=1, description="Probability that a block is hidden.")
 
@@ -57,7 +57,7 @@ class SparsePenalty(StrEnum):
 class Sparse(Options):
     """Few activations of the bottleneck are large; the decoder sees nothing else."""
 
-    objective: Literal["sparse"] = "sparse"
+    kind: Literal["sparse"] = "sparse"
     penalty: SparsePenalty = Field(default=SparsePenalty.L1, description="What is penalised.")
     weight: float = Field(default=0.1, ge=0, description="Of the penalty, beside the mean squared error.")
     activation: float = Field(default=0.05, gt=0, lt=1, description="With `penalty: kl`: the mean that is aimed at.")
@@ -71,7 +71,7 @@ class Contractive(Options):
     arXiv 1908.02729, for its estimate by random projections.
     """
 
-    objective: Literal["contractive"] = "contractive"
+    kind: Literal["contractive"] = "contractive"
     weight: float = Field(default=0.01, ge=0, description="Of the penalty, beside the mean squared error.")
     projections: int = Field(default=1, ge=1, description="Random projections for each step.")
 
@@ -82,7 +82,7 @@ class Variational(Options):
     Sources: `models.image_models.normal_bottleneck`.
     """
 
-    objective: Literal["variational"] = "variational"
+    kind: Literal["variational"] = "variational"
     latent_channels: int = Field(default=8, ge=1, description="Channels of the latent at the coarsest level.")
     samples: int = Field(
         default=1,
@@ -95,7 +95,7 @@ class Variational(Options):
 
 ImageObjective = Annotated[
     Denoising | Masked | Sparse | Contractive | Variational,
-    Field(discriminator="objective"),
+    Field(discriminator="kind"),
 ]
 OBJECTIVES: tuple[type[Options], ...] = (Denoising, Masked, Sparse, Contractive, Variational)
 """Every objective."""

@@ -31,11 +31,11 @@ NETWORKS = {
     "dynunet": DynUNetOptions(channels=(4, 6, 8)),
     "segresnet": SegResNetOptions(initial_channels=8, encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1)),
 }
-NAMES = [own.model_fields["objective"].default for own in OBJECTIVES]
+NAMES = [own.model_fields["kind"].default for own in OBJECTIVES]
 
 
 def of_name(name):
-    return TypeAdapter(ImageObjective).validate_python({"objective": name})
+    return TypeAdapter(ImageObjective).validate_python({"kind": name})
 
 
 def generator(seed=0):
