@@ -13,10 +13,11 @@ from data.errors import ModelError
 from models.filter_bank import FilterBank
 from models.priors.boosted_prior import BoostedMixture
 from models.priors.latent_prior import LearnedMixture, StandardNormal
+from models.priors.latent_size import latent_size
 from models.priors.prior import FitReport, Progress
 from models.priors.standardisation import Scaling
 from models.priors.vae_density import VAEDensity
-from models.priors.vae_options import Condition
+from models.priors.vae_options import AUTO_LATENT, Condition
 from models.priors.vae_training import Penalty, VAETraining, set_aside
 from models.random_draws import draw_seed
 
@@ -31,11 +32,13 @@ class FilterVAE(VAEDensity):
         options = self.options
         dtype, device = self.standardisation.mean.dtype, self.fitted.device
         trained, checked = self._set_aside(bank, generator)
+        if options.latent == AUTO_LATENT:
+            self.latent = latent_size(trained, generator)
         # Whitened with the checked filters, the networks would learn chance directions that these share. Scales of
         # layers need every layer, and are too few for that.
         whole = options.scaling is not Scaling.NONE
         self.standardisation.fit(
-            bank if whole else trained, options.covariance_removed, options.latent, options.scaling, zero_mean=False
+            bank if whole else trained, options.covariance_removed, self.latent, options.scaling, zero_mean=False
         )
         if options.condition is Condition.LAYER:
             self.layer_ids = torch.unique(bank.layer).to(device)

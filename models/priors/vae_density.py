@@ -24,11 +24,14 @@ from models.priors.latent_prior import LatentPrior, LatentPriorKind, LearnedMixt
 from models.priors.prior import FilterPrior, check_known_layers, require_positions
 from models.priors.standardisation import Scaling, Standardisation
 from models.priors.vae_networks import Architecture, GaussianNet, build_decoder, build_encoder
-from models.priors.vae_options import Condition, FilterVAEOptions
+from models.priors.vae_options import AUTO_LATENT, Condition, FilterVAEOptions
 from models.random_draws import standard_normal
 
 _LOG_VARIANCE_FLOOR = -10.0
 """Smallest log-variance of the decoder, in standardised units: far below that of trained filters."""
+
+_LATENT_WEIGHT = "encoder.mean.weight"
+"""The entry of a saved state with a row for each latent dimension."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class VAEDensity(FilterPrior):
         self.register_buffer("layer_ids", torch.zeros(0, dtype=torch.int64))
         # Number of source sets seen, the T of BooVAE.
         self.register_buffer("sets", torch.ones((), dtype=torch.int64))
+        # Where the filters are to say how many, one stands for it until the fit or a saved state does.
+        self.latent = 1 if options.latent == AUTO_LATENT else options.latent
         self.latent_prior: LatentPrior
         self._build(layers=0)
 
@@ -80,11 +85,11 @@ class VAEDensity(FilterPrior):
             self.kernel_voxels,
             context + int(options.norm_input),
             options.hidden,
-            options.latent,
+            self.latent,
         )
         self.decoder: GaussianNet = build_decoder(
             options.architecture,
-            options.latent,
+            self.latent,
             context,
             options.hidden,
             self.kernel_voxels,
@@ -96,10 +101,10 @@ class VAEDensity(FilterPrior):
     def _build_latent_prior(self) -> LatentPrior:
         options = self.options
         if options.latent_prior is LatentPriorKind.BOOSTED:
-            return BoostedMixture(options.latent, self.kernel_voxels)
+            return BoostedMixture(self.latent, self.kernel_voxels)
         if options.latent_prior is LatentPriorKind.MIXTURE:
-            return LearnedMixture(options.latent, options.components)
-        return StandardNormal(options.latent)
+            return LearnedMixture(self.latent, options.components)
+        return StandardNormal(self.latent)
 
     @property
     def kernel_voxels(self) -> int:
@@ -123,8 +128,8 @@ class VAEDensity(FilterPrior):
         mixture = 0
         if isinstance(self.latent_prior, BoostedMixture):
             # A component is where the encoder puts its pseudo-input: mean and variance of each latent dimension.
-            mixture = len(self.latent_prior.log_weights) * (2 * self.options.latent + 1) - 1
-        whitening = self.standardisation.free_parameters(self.options.covariance_removed, self.options.latent)
+            mixture = len(self.latent_prior.log_weights) * (2 * self.latent + 1) - 1
+        whitening = self.standardisation.free_parameters(self.options.covariance_removed, self.latent)
         return whitening + networks + mixture
 
     def variational_parameters(self) -> list[nn.Parameter]:
@@ -235,5 +240,8 @@ class VAEDensity(FilterPrior):
     def _prepare_for_state(self, state: Mapping[str, Tensor]) -> None:
         if "standardisation.mean" in state and self.options.architecture is Architecture.MLP:
             self.standardisation = Standardisation(len(state["standardisation.mean"]))
+        if self.options.latent == AUTO_LATENT and _LATENT_WEIGHT in state:
+            self.latent = len(state[_LATENT_WEIGHT])
+            self._build(layers=0)
         if "layer_ids" in state:
             self._build(len(state["layer_ids"]))

@@ -23,11 +23,18 @@ class Condition(StrEnum):
     """The layer of the filter, as a learned vector."""
 
 
+AUTO_LATENT: Literal["auto"] = "auto"
+"""As many latent dimensions as the intrinsic dimension of the filters."""
+
+
 class FilterVAEOptions(Options):
     """Settings of a filter VAE. β-VAE, conditional and convolutional VAE are settings of it."""
 
     kind: Literal["vae"] = "vae"
-    latent: int = Field(default=6, ge=1, description="Dimensions of the latent z.")
+    latent: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default=6,
+        description="Dimensions of the latent z; auto: the intrinsic dimension of the filters that it is fitted to.",
+    )
     beta: float = Field(default=1.0, gt=0, description="Weight of the KL term in the fit (β-VAE); 1 is the ELBO.")
     architecture: Architecture = Field(default=Architecture.MLP, description="Encoder and decoder.")
     hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(

@@ -11,6 +11,9 @@ import torch
 from data.stored_record import read_record
 from models.priors.factory import load_prior
 from models.priors.filter_vae import FilterVAE
+from models.priors.prior import FilterPrior
+from models.priors.vae_density import VAEDensity
+from models.priors.vae_options import AUTO_LATENT
 from pipeline.execution.progress import ProgressFile
 from pipeline.priors.density_choice import choose
 from pipeline.priors.group_fit import GroupFit, describe, full_gaussian
@@ -36,9 +39,16 @@ def fit_density(folder: Path, progress: ProgressFile, *, group: GroupFit, densit
         given_filters=drawn.kept,
         steps=report.steps,
         network=network,
+        **_chosen_latent(prior),
         **({"source_sets": int(prior.sets)} if density in group.earlier and isinstance(prior, FilterVAE) else {}),
     )
     write_record(folder / FIT, record)
+
+
+def _chosen_latent(prior: FilterPrior) -> dict[str, int]:
+    """The size of the latent of a VAE, or of one in a part of the density, where it was left to the filters."""
+    vae = next((part for part in prior.modules() if isinstance(part, VAEDensity)), None)
+    return {} if vae is None or vae.options.latent != AUTO_LATENT else {"latent": vae.latent}
 
 
 def score_density(folder: Path, progress: ProgressFile, *, group: GroupFit, density: str, fitted: Path | None) -> None:

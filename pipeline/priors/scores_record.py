@@ -38,6 +38,8 @@ class Fit(StoredRecord):
     """Optimiser steps."""
     source_sets: int = 1
     """Source sets that it was fitted to."""
+    latent: int | None = None
+    """Dimensions of its latent where the filters said how many (`latent: auto`)."""
 
 
 class FitRecord(Fit):

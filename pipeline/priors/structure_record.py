@@ -35,6 +35,11 @@ class FilterStructure(StoredRecord):
     """Filters of the group in each."""
     effective_dimension: OverNetworks
     """Directions in which filters differ, (Σλ)² / Σλ² of the eigenvalues of their covariance; 27 for a random start."""
+    intrinsic_dimension: OverNetworks | None = None
+    """Dimension of the surface near which filters above the threshold lie (Levina and Bickel); earlier versions did
+    not measure it."""
+    two_nearest_dimension: OverNetworks | None = None
+    """The same from the two nearest neighbours of each alone (TwoNN)."""
     still_start: OverNetworks
     """Share of the filters' energy that is their random start, whatever their scale: 1 if nothing was learned."""
     start_left: OverNetworks
@@ -46,10 +51,11 @@ class FilterStructure(StoredRecord):
 
     def describe(self) -> str:
         """The numbers in a line."""
-        dimension = self.effective_dimension
+        dimension, intrinsic = self.effective_dimension, self.intrinsic_dimension
         still, left, under = (100 * own.mean for own in (self.still_start, self.start_left, self.under_threshold))
         return (
             f"{self.group}: effective dimension {dimension.mean:.1f} ({dimension.low:.1f} to {dimension.high:.1f}), "
+            f"{'' if intrinsic is None else f'intrinsic dimension {intrinsic.mean:.1f}, '}"
             f"{still:.0f} % of their energy still the random start, which has {left:.0f} % of its own left, "
             f"{under:.0f} % of filters under the norm {self.norm_threshold:g}"
         )

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
+from data.random_streams import stream_seed
 from models.filter_structure import effective_dimension, filter_spectrum, share_under, start_shares
 from models.filters import FilterLayer, get_filters
+from models.intrinsic_dimension import maximum_likelihood_dimension, two_nearest_dimension
 from pipeline.execution.progress import ProgressFile
 from pipeline.priors.structure_record import FilterStructure, OverNetworks
 from pipeline.storage.atomic import write_record
@@ -31,11 +35,15 @@ def measure_structure(
     `starts` holds the file of each network's start: of networks that branch from a trunk, that of the trunk.
     """
     names = [layer.parameter for layer in layers]
-    dimensions, still, left, under = [], [], [], []
+    dimensions, intrinsic, two_nearest, still, left, under = [], [], [], [], [], []
+    generator = torch.Generator().manual_seed(stream_seed(0, "structure", group))
     for number, (network, start) in enumerate(zip(networks, starts, strict=True)):
         trained = get_filters(load_tensors(network / snapshot_name(cycles - 1), names=names), layers)
         shares = start_shares(trained, get_filters(load_tensors(start, names=names), layers))
         dimensions.append(effective_dimension(filter_spectrum(trained)))
+        above = trained[trained.norm(dim=1) > norm_threshold]
+        intrinsic.append(maximum_likelihood_dimension(above, generator=generator))
+        two_nearest.append(two_nearest_dimension(above, generator=generator))
         still.append(shares.still_start)
         left.append(shares.start_left)
         under.append(share_under(trained, norm_threshold))
@@ -45,6 +53,8 @@ def measure_structure(
         networks=len(networks),
         filters=sum(layer.count for layer in layers),
         effective_dimension=OverNetworks.of(dimensions),
+        intrinsic_dimension=OverNetworks.of(intrinsic),
+        two_nearest_dimension=OverNetworks.of(two_nearest),
         still_start=OverNetworks.of(still),
         start_left=OverNetworks.of(left),
         norm_threshold=norm_threshold,

@@ -16,6 +16,7 @@ from models.filter_structure import effective_dimension, filter_spectrum
 from models.priors.displacement import DisplacementOptions
 from models.priors.filter_vae import FilterVAE
 from models.priors.prior import FilterPrior
+from models.priors.vae_options import AUTO_LATENT
 from pipeline.priors.filter_summary import FilterSummary
 from pipeline.priors.scores_record import ScoresRecord
 from pipeline.priors.structure_record import FilterStructure, OverNetworks
@@ -173,13 +174,21 @@ def _structure(filters: GroupFilters, structure: FilterStructure | None) -> dict
     """Effective dimensions of a group, and how much of its filters is still their start, where that was measured."""
     before = "?" if filters.pairs is None else f"{_dimension(filters.pairs.initial):.1f}"
     if structure is None:
-        return {"before": before, "dimensions": f"{_dimension(filters.bank):.1f}", "structure": None}
+        return {"before": before, "dimensions": f"{_dimension(filters.bank):.1f}", "intrinsic": None, "structure": None}
     shares = {"still": structure.still_start, "left": structure.start_left, "under": structure.under_threshold}
     return {
         "before": before,
         "dimensions": f"{structure.effective_dimension.mean:.1f}",
+        "intrinsic": _intrinsic(structure),
         "structure": {name: {"mean": _percent(own.mean), "range": _range(own)} for name, own in shares.items()},
     }
+
+
+def _intrinsic(structure: FilterStructure) -> dict[str, str] | None:
+    likelihood, two_nearest = structure.intrinsic_dimension, structure.two_nearest_dimension
+    if likelihood is None or two_nearest is None:
+        return None
+    return {"mean": f"{likelihood.mean:.1f}", "two_nearest": f"{two_nearest.mean:.1f}"}
 
 
 def _dimension(filters: Filters) -> float:
@@ -261,6 +270,7 @@ def _walk(material: Material, group: _Group, name: str, prior: FilterVAE) -> dic
         "traversal": add(f"{base}-traversal", traversal_figure(walk), alt),
         "used": walk.used,
         "latent": len(walk.axes),
+        "chosen": prior.options.latent == AUTO_LATENT,
         "drawn": min(len(walk.axes), MOST_AXES),
         "explained": _percent(max(walk.explained, 0.0)),
         "one_layer": prior.needs_positions,

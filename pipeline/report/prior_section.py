@@ -97,6 +97,7 @@ def _scores(material: Material, scores: Sequence[ScoresRecord]) -> dict[str, Any
         "reference": reference or "a full-covariance Gaussian",
         "not_scored": _not_scored(scores),
         "auto": any(group.choice for group in scores),
+        "latents": any(own.latent for group in scores for own in group.densities.values()),
         "one_network": _single_network(scores),
         "verdict": vae_verdict(scores, vae_densities(options, names)),
     }
@@ -134,6 +135,7 @@ def _cell(score: DensityRecord) -> dict[str, Any]:
     return {
         "mean": ("≥ " if score.bound else "") + number(score.mean, 2),
         "error": _error(score),
+        "latent": score.latent,
         "difference": None if difference is None else f"{signed(difference.mean, 2)} ± {_error(difference)}",
     }
 

@@ -57,6 +57,13 @@ def test_last_snapshots_are_measured_network_by_network(tmp_path: Path) -> None:
     assert own.start_left.mean == pytest.approx((own.start_left.low + own.start_left.high) / 2)
     assert (own.under_threshold.low, own.under_threshold.high) == (0.0, 0.5)
     assert 15 < own.effective_dimension.low < own.effective_dimension.high < 27
+    # Random numbers, of which half of the second network's filters are dead: the few points show fewer than 27.
+    assert own.intrinsic_dimension is not None
+    assert own.two_nearest_dimension is not None
+    assert 8 < own.intrinsic_dimension.low < own.intrinsic_dimension.high <= 27
+    assert 8 < own.two_nearest_dimension.low <= 27
+    assert f"intrinsic dimension {own.intrinsic_dimension.mean:.1f}, " in own.describe()
+    assert "intrinsic" not in structure("a", 0.3).describe()
     assert measure(tmp_path / "other", networks, threshold=1e9).under_threshold.low == 1.0
 
 
@@ -130,7 +137,9 @@ def test_a_pack_carries_it_and_its_studies_are_warned(
     on_a_trunk = record.source_training.model_copy(update={"trunk_steps": 30})
     told = pack_card(record.model_copy(update={"source_training": on_a_trunk}))
     assert "They branch from one trunk of 30 steps" in told
-    assert all(f"| {name} | {group.structure.effective_dimension.mean:.1f} |" in card for name, group in groups.items())
+    assert all(
+        f"| {name} | {group.structure.effective_dimension.mean:.1f} | " in card for name, group in groups.items()
+    )
     raw = yaml.safe_load((finished_study.workspace / "config.resolved.yaml").read_text())
     for key in ("network", "source_training", "priors", "filters"):
         del raw[key]

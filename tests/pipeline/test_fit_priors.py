@@ -25,7 +25,7 @@ from pipeline.priors.group_fit import GroupFit, full_gaussian
 from pipeline.priors.held_out_scores import difference, divide_positions, estimate, network_folds, score
 from pipeline.priors.prior_units import compare_densities, fit_density, score_density
 from pipeline.stages.earlier_study import earlier_densities
-from pipeline.storage.prior_files import DENSITY, SCORES
+from pipeline.storage.prior_files import DENSITY, FIT, SCORES
 from pipeline.storage.stored_bank import StoredBank, write_bank
 from pipeline.storage.tensors import load_tensors
 
@@ -129,6 +129,19 @@ def test_standard_errors_are_over_networks_and_differences_are_paired() -> None:
     alone = estimate({0: values[0]})
     assert alone["standard_error_over"] == "filters of one network"
     assert "standard_error" not in estimate({0: values[0][:1]})
+
+
+def test_the_latent_that_the_filters_chose_is_in_the_records(tmp_path: Path) -> None:
+    bank = write_networks(tmp_path / "bank.npy", 3)
+    densities = {"vae": {**TINY_VAE, "latent": "auto"}, "fixed": TINY_VAE}
+    scores = fit(tmp_path / "fits", bank, densities=densities)["densities"]
+    chosen = json.loads((tmp_path / "fits/vae" / FIT).read_text())["latent"]
+    assert 5 < chosen <= 26
+    assert scores["vae"]["latent"] == chosen
+    state = load_tensors(tmp_path / "fits/vae" / DENSITY)
+    assert len(state["encoder.mean.weight"]) == chosen
+    assert "latent" not in scores["fixed"]
+    assert "latent" not in scores["gaussian_full"]
 
 
 def test_many_draws_are_scored_a_few_filters_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,7 @@ QUICK = ReportOptions(dpi=60, filters_sampled=300, filters_shown=6, vector_figur
 DENSITIES = {
     "isotropic": GaussianOptions(covariance=Covariance.ISOTROPIC),
     "gaussian_full": GaussianOptions(),
-    "vae": FilterVAEOptions(latent=2, hidden=(8,), max_steps=20, batch=64),
+    "vae": FilterVAEOptions(latent="auto", hidden=(8,), max_steps=20, batch=64),
 }
 SCORES = {
     "encoder_1": {"isotropic": (40.75, -8.0, 0.75), "gaussian_full": (48.75, 0.0, 0.0), "vae": (49.5, 0.75, 0.125)},
@@ -80,6 +80,7 @@ def _scores(group: str, over: str = "networks") -> dict[str, Any]:
         name: {
             "mean": mean, "standard_error": 0.5, "standard_error_over": over, "bound": name == "vae",
             "difference_to_gaussian_full": {"mean": difference, "standard_error": error},
+            **({"latent": 8} if name == "vae" else {}),
         }
         for name, (mean, difference, error) in SCORES[group].items()
     }  # fmt: skip
@@ -94,6 +95,8 @@ def structure_of(group: str, **changes: Any) -> FilterStructure:
     return FilterStructure(
         group=group, networks=4, filters=24, norm_threshold=0.3,
         effective_dimension=OverNetworks(mean=12.5, low=11.0, high=14.0),
+        intrinsic_dimension=OverNetworks(mean=7.25, low=7.0, high=7.5),
+        two_nearest_dimension=OverNetworks(mean=8.5, low=8.0, high=9.0),
         still_start=OverNetworks(mean=still, low=still - 0.05, high=still + 0.05),
         start_left=OverNetworks(mean=0.5, low=0.4, high=0.6),
         under_threshold=OverNetworks(mean=0.0, low=0.0, high=0.0),
@@ -176,9 +179,13 @@ def test_held_out_table_holds_the_numbers_of_the_files(pages: Mapping[str, str])
     table = _table(pages["index"], "nats")
     assert list(table) == ["encoder_1", "decoder_1"]
     assert table["encoder_1"] == [
-        "100", "24", "40.75 ± 0.50 −8.00 ± 0.75", "48.75 ± 0.50", "≥ 49.50 ± 0.50 auto +0.75 ± 0.12"
+        "100", "24", "40.75 ± 0.50 −8.00 ± 0.75", "48.75 ± 0.50", "≥ 49.50 ± 0.50 auto 8 latent dimensions +0.75 ± 0.12"
     ]  # fmt: skip
-    assert table["decoder_1"][2:] == ["30.50 ± 0.50 −1.25 ± 0.25", "31.75 ± 0.50 auto", "≥ 31.00 ± 0.50 −0.75 ± 0.50"]
+    assert table["decoder_1"][2:] == [
+        "30.50 ± 0.50 −1.25 ± 0.25",
+        "31.75 ± 0.50 auto",
+        "≥ 31.00 ± 0.50 8 latent dimensions −0.75 ± 0.50",
+    ]
 
 
 def test_a_density_that_cannot_be_scored_is_named_once_with_the_reason(pages: Mapping[str, str]) -> None:
@@ -241,7 +248,7 @@ def test_groups_that_were_not_measured_are_shown_without_numbers(copy: Path, wri
     encoder = _table(page, "change")["encoder_1"]
     # What the sample of the bank tells stays.
     assert float(encoder[3].split(" → ")[1]) == pytest.approx(float(encoder[3].split(" → ")[0]), abs=4)
-    assert encoder[4:7] == ["–", "–", "–"]
+    assert encoder[4:8] == ["–", "–", "–", "–"]
 
 
 @pytest.mark.slow
@@ -328,8 +335,22 @@ def test_table_of_change_tells_how_far_filters_moved(pages: Mapping[str, str]) -
     assert 2.7 <= float(decoder[0].removesuffix(" %")) <= 3.3
     assert (encoder[2], decoder[2]) == ("0 %", "100 %")
     assert encoder[3].endswith("→ 12.5")
-    assert encoder[4:7] == ["25 % 20 % to 30 %", "50 % 40 % to 60 %", "0 % 0 % to 0 %"]
+    assert encoder[4] == "7.2 8.5"
+    assert encoder[5:8] == ["25 % 20 % to 30 %", "50 % 40 % to 60 %", "0 % 0 % to 0 %"]
     assert encoder[-1] == "96 of 96 4 networks"
+
+
+def test_a_structure_of_an_earlier_version_shows_no_intrinsic_dimension(copy: Path, write_pages: WritePages) -> None:
+    older = structure_of("decoder_1", intrinsic_dimension=None, two_nearest_dimension=None)
+    write_record(copy / "measure-filters/decoder_1/structure.json", older)
+    table = _table(write_pages(copy)[1], "change")
+    assert table["decoder_1"][4] == "–"
+    assert table["encoder_1"][4] == "7.2 8.5"
+
+
+def test_the_page_says_that_a_latent_is_as_large_as_the_filters_ask(pages: Mapping[str, str]) -> None:
+    assert "because the filters of this group have that intrinsic dimension, rounded up." in pages["filters"]
+    assert "Latent dimensions are those that the filters have themselves" in _plain(pages["index"])
 
 
 @pytest.mark.slow

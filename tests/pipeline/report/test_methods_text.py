@@ -159,6 +159,7 @@ def test_what_post_processing_keeps_is_told_as_stated_and_as_fitted(
                 "{kind: vae, beta: 1.0}",
                 "{kind: vae, beta: 0.5}",
                 "{kind: vae, latent_prior: boosted}",
+                "{kind: vae, latent: auto}",
                 "{kind: gaussian_mixture}",
                 "{kind: spike_and_slab}",
                 "{kind: spike_and_slab, slab: {kind: gaussian_mixture}}",
