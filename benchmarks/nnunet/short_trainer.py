@@ -1,0 +1,29 @@
+"""nnU-Net's trainer for a number of iterations that somebody else counted; found by `nnUNet_extTrainer`.
+
+It runs in an environment with nnU-Net, which Graft's own does not have. All is as nnU-Net has it, except that the
+length of the training is given, and that the scans that it learned from are not predicted at its end.
+"""
+
+from __future__ import annotations
+
+import os
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+EPOCHS = 20
+"""The rate falls from epoch to epoch; so a short training, too, has enough of them."""
+
+
+class ShortTrainer(nnUNetTrainer):
+    """Trains for `PEER_ITERATIONS` iterations in all."""
+
+    def __init__(self, *arguments: object, **named: object) -> None:
+        super().__init__(*arguments, **named)
+        iterations = int(os.environ["PEER_ITERATIONS"])
+        self.num_epochs = min(EPOCHS, iterations)
+        self.num_iterations_per_epoch = max(iterations // self.num_epochs, 1)
+        # What they would measure is of the scans that are learned from.
+        self.num_val_iterations_per_epoch = 1
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """Does nothing: with fold `all` it would predict the training scans."""
