@@ -20,7 +20,15 @@ from data.errors import ModelError
 from models.image_models.bottleneck_penalties import sparseness, squared_jacobian, standardised
 from models.image_models.corruption import block_numbers, coarse_noise, hidden_blocks
 from models.image_models.normal_bottleneck import LatentNormal, NormalBottleneck, elbo, importance_weighted_bound
-from models.image_models.objectives import Contractive, Denoising, ImageObjective, Masked, Sparse, Variational
+from models.image_models.objectives import (
+    Contractive,
+    Denoising,
+    ImageObjective,
+    Masked,
+    Sparse,
+    Variational,
+    needs_bottleneck,
+)
 from models.networks.encoder_decoder import bottleneck_width, decode, encode, without_skips
 from models.networks.factory import (
     NetworkOptions,
@@ -75,7 +83,7 @@ class ImageModel(nn.Module):
     @property
     def through_bottleneck(self) -> bool:
         """Whether the decoder sees the bottleneck alone."""
-        return not isinstance(self.objective, Denoising | Masked)
+        return needs_bottleneck(self.objective)
 
     def forward(self, image: Tensor) -> Tensor:
         """Reconstructs images `[N, C, X, Y, Z]` of a size that the network takes; a variational one from its mean."""
@@ -282,15 +290,14 @@ def build_image_model(
         return ImageModel(built, objective)
 
 
-def trunk_weights(model: ImageModel, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+def trunk_weights(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the weights that a segmentation network can start from, by their names there: all but the last layer's.
 
     Args:
-        model: says which network it is.
-        state: of such a model; by default the model's own.
+        network: a network of the same options, of any number of channels and classes.
+        state: of an image model.
     """
-    state = model.state_dict() if state is None else state
-    head = set(head_parameters(model.network))
+    head = set(head_parameters(network))
     own = {name.removeprefix(TRUNK): tensor for name, tensor in state.items() if name.startswith(TRUNK)}
     return {name: tensor for name, tensor in own.items() if name not in head}
 

@@ -97,5 +97,12 @@ ImageObjective = Annotated[
     Denoising | Masked | Sparse | Contractive | Variational,
     Field(discriminator="kind"),
 ]
-OBJECTIVES: tuple[type[Options], ...] = (Denoising, Masked, Sparse, Contractive, Variational)
-"""Every objective."""
+OBJECTIVE_NAMES: tuple[str, ...] = tuple(
+    own.model_fields["kind"].default for own in (Denoising, Masked, Sparse, Contractive, Variational)
+)
+"""The kind of every objective."""
+
+
+def needs_bottleneck(objective: ImageObjective) -> bool:
+    """Whether the decoder sees the bottleneck alone: an image that is whole would go past it."""
+    return not isinstance(objective, Denoising | Masked)

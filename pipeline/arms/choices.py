@@ -24,7 +24,7 @@ UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
 """Values of an arm's `prior` that do not name a fitted density."""
 _OF_FITS = ("fit_reading", "fit_mask")
 """Which parts of a reading are fitted."""
-_LATER = ("post_processing", "fit_mask", "spared", "layer_scale", "layer_scale_weight")
+_LATER = ("post_processing", "fit_mask", "spared", "layer_scale", "layer_scale_weight", "image_model")
 """Options that the first versions of Graft lacked."""
 _SWAG_SCALE = 1.0
 """The scale of the draws does not affect which iterates a training collects."""
@@ -41,6 +41,8 @@ class Initialisation(StrEnum):
     """The last snapshot of a source network."""
     BRANCHES = "branches"
     """The mean of the last snapshots of all source networks, which branch from one trunk."""
+    SELF_SUPERVISED = "self_supervised"
+    """The trunk of an image model, which learned from scans without labels; the head at random."""
 
 
 class Trainable(StrEnum):
@@ -95,11 +97,13 @@ class ArmOptions(ReadingOptions):
 
     init: Initialisation = Initialisation.RANDOM
     """Start of the weights or of the posterior means."""
+    image_model: str | None = None
+    """With `init: self_supervised`: name of the image model, one of `image_models`."""
     trainable: Trainable = Trainable.ALL
     """What is learned."""
     prior: str = NO_PRIOR
-    """`none`; `l2` or `l2_sp` (normal densities around zero, or around the source's weights where they fit); or the
-    name of a density in `priors.densities`."""
+    """`none`; `l2` or `l2_sp` (normal densities around zero, or, where they fit, around the weights of the source or of
+    the image model that the arm starts from); or the name of a density in `priors.densities`."""
     spared: Spared = Spared.NONE
     """Which filters have no fitted prior all the same."""
     layer_scale: LayerScale = LayerScale.FIXED
@@ -173,6 +177,8 @@ class ArmOptions(ReadingOptions):
 
     @model_validator(mode="after")
     def _coherent(self) -> ArmOptions:
+        if (self.init is Initialisation.SELF_SUPERVISED) != (self.image_model is not None):
+            raise ValueError("`init: self_supervised` and `image_model` need each other: set both, or neither")
         if self.init is Initialisation.PRIOR and not self.needs_prior:
             raise ValueError("`init: prior` needs a fitted prior: set `prior`")
         if self.is_bayesian and self.prior == NO_PRIOR and not isinstance(self.posterior, SWAGOptions):
@@ -272,14 +278,16 @@ class ArmOptions(ReadingOptions):
         return isinstance(options, MeanFieldOptions) and options.estimator is Estimator.LOCAL_REPARAMETERISATION
 
     @property
-    def starts_from_source(self) -> bool:
-        """Whether it starts from source networks: one for each component, or the mean of all."""
-        return self.init in {Initialisation.SOURCE, Initialisation.BRANCHES}
+    def starts_trained(self) -> bool:
+        """Whether it starts from trained weights: a source network, the mean of all of them, or an image model."""
+        return self.init not in {Initialisation.RANDOM, Initialisation.PRIOR}
 
     @property
     def needs_source(self) -> bool:
         """Whether it starts from, or is penalised towards, a source network."""
-        return self.starts_from_source or self.prior == L2_SP
+        if self.init is Initialisation.SELF_SUPERVISED:
+            return False
+        return self.starts_trained or self.prior == L2_SP
 
     @property
     def needs_references(self) -> bool:

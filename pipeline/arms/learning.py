@@ -12,6 +12,7 @@ import torch
 from data.random_streams import stream_seed
 from models.bayesian_network import BayesianNetwork
 from models.filters import filter_layers, get_filters
+from models.networks.weight_transfer import start_from_source
 from models.other_weights import WeightLayout
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import Point, PointOptions
@@ -27,7 +28,6 @@ from pipeline.arms.starting_point import (
     learned_groups,
     spared_names,
     start_from_prior,
-    start_from_source,
 )
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
@@ -141,7 +141,7 @@ def _starting_networks(
     for component in range(arm.components):
         own = seed if component == 0 else stream_seed(seed, "component", component)
         network = target.build(stream_seed(own, "weights"))
-        if arm.starts_from_source:
+        if arm.starts_trained:
             anew = start_from_source(network, knowledge.states[component])
         elif arm.init is Initialisation.PRIOR:
             generator = torch.Generator().manual_seed(stream_seed(own, "prior-start"))

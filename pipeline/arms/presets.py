@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.image_models.objectives import Denoising
 from models.posteriors.mean_field import MeanFieldOptions
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.swag import SWAGOptions
@@ -49,6 +50,10 @@ PRESETS: dict[str, ArmOptions] = {
     "fine_tune_l2sp": ArmOptions(prior=L2_SP, **_FROM_SOURCE),
     # UNet-PRf.
     "fine_tune_ends": ArmOptions(trainable=Trainable.ENDS, **_FROM_SOURCE),
+    # A network that learned what scans look like, from all at hand and without a label.
+    "self_supervised": ArmOptions(
+        **_FROM_SOURCE | {"init": Initialisation.SELF_SUPERVISED, "image_model": Denoising().kind}
+    ),
     "frozen_encoder": ArmOptions(trainable=Trainable.DECODER, **_FROM_SOURCE),
     # UNet-DWP as published: random means, a filter VAE, a factorised normal posterior.
     "dwp": ArmOptions(prior=VAE, posterior=MeanFieldOptions(), **_FROM_SCRATCH),
@@ -115,15 +120,25 @@ def resolve_arm(name: str, changes: dict[str, Any] | None) -> dict[str, Any]:
 
 def named_priors(arms: Any) -> list[str]:
     """Priors of raw arms: a list of presets, or a mapping of names to changes or to complete options."""
+    return [str(value or NO_PRIOR) for value in _values(arms, "prior")]
+
+
+def named_image_models(arms: Any) -> list[str]:
+    """Image models of raw arms, as `named_priors`; of those that start from one."""
+    return [str(value) for value in _values(arms, "image_model") if value is not None]
+
+
+def _values(arms: Any, option: str) -> list[Any]:
+    """The value of an option of raw arms; None for an arm that neither gives it nor has a preset."""
     if not isinstance(arms, list | tuple | Mapping):
         return []
-    named = []
+    values = []
     for name in arms:
         changes = arms[name] if isinstance(arms, Mapping) else None
         if isinstance(changes, ArmOptions):
-            named.append(changes.prior)
+            values.append(getattr(changes, option))
             continue
         given = changes if isinstance(changes, Mapping) else {}
         preset = PRESETS.get(str(given.get("preset", name)))
-        named.append(str(given.get("prior", preset.prior if preset else NO_PRIOR)))
-    return named
+        values.append(given.get(option, getattr(preset, option, None)))
+    return values

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from models.filters import FilterLayer, get_filters
+from models.networks.weight_transfer import fitting_weights
 from models.other_weights import WeightLayout
 from models.priors.prior import FilterPrior
 from models.weight_gaussian import WeightGaussian
 from pipeline.arms.choices import L2, L2_SP, ArmOptions, BayesianScope, OtherPrior
-from pipeline.arms.starting_point import Groups, fitting_weights
+from pipeline.arms.starting_point import Groups
 
 _LEAST_STD = 1e-3
 """Lower bound for the normal fitted to a parameter's values: a parameter that never moved has no spread."""
@@ -26,8 +27,8 @@ class SourceKnowledge:
     """What an arm takes from the source.
 
     Attributes:
-        states: weights of the source networks that this member starts from, one for each component of its posterior;
-            empty if it does not start from one.
+        states: weights of the source networks, or of the image model, that this member starts from (or, with `l2_sp`,
+            is penalised towards), one for each component of its posterior; empty if there are none.
         priors: group → fitted density, if the arm has one.
         groups: group → layers of the source network.
         references: weights of the source networks that the prior of the other weights is fitted to, if it is.

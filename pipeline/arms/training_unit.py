@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.random_streams import stream_seed
 from data.stored_record import WHOLE, StoredRecord, read_record
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
 from models.heads import Heads
+from models.image_models.image_model import trunk_weights
 from models.networks.factory import NetworkOptions, head_parameters
 from models.priors.factory import PriorOptions, load_prior
 from pipeline.arms.choices import ArmOptions, Initialisation
@@ -34,6 +35,7 @@ from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions, Precision
+from pipeline.training.image_model_files import read_image_weights
 from pipeline.training.patches import PatchOptions, PatchSampler
 
 MEMBER = "member.safetensors"
@@ -61,6 +63,7 @@ class TrainingTask:
         groups: group → layers of the source network.
         earlier: posterior that it is combined with, if any.
         source_heads: what the output channels of the source networks stand for.
+        image_model: folder of the image model that it starts from, if any.
     """
 
     arm: ArmOptions
@@ -76,6 +79,7 @@ class TrainingTask:
     groups: Mapping[str, Sequence[FilterLayer]]
     earlier: EarlierPosterior | None = None
     source_heads: Heads = Heads.EXCLUSIVE
+    image_model: Path | None = None
 
     @property
     def first_case(self) -> CachedCase:
@@ -87,6 +91,9 @@ class TrainingTask:
         states: list[State] = [self._source(path) for path in self.snapshots]
         if self.arm.init is Initialisation.BRANCHES:
             states = [mean_state(states)] * self.arm.components
+        if self.image_model is not None:
+            trunk = trunk_weights(self._own_network(), read_image_weights(self.image_model))
+            states = [trunk] * self.arm.components
         return SourceKnowledge(
             states,
             # Priors hold parameters that are learned on the target, so every member gets its own.
@@ -100,8 +107,11 @@ class TrainingTask:
         state = load_tensors(path)
         if self.source_heads is self.first_case.heads:
             return state
-        head = set(head_parameters(TargetNetwork.of(self.network, self.first_case).build(0)))
+        head = set(head_parameters(self._own_network()))
         return {name: tensor for name, tensor in state.items() if name not in head}
+
+    def _own_network(self) -> nn.Module:
+        return TargetNetwork.of(self.network, self.first_case).build(0)
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from data.modality import Modality
 from data.name_fields import Apart, Name
 from data.options import Options
+from models.image_models.objectives import OBJECTIVE_NAMES, needs_bottleneck
 from models.networks.factory import NetworkOptions
 from models.networks.imported_network import ImportedNetworkOptions
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.factory import can_scale_layers, centred_on_network, network_of, of_branches, of_changes
 from pipeline.arms.choices import UNFITTED_PRIORS, ArmOptions, Initialisation, LayerScale
 from pipeline.arms.preset_densities import with_densities_of_arms
-from pipeline.arms.presets import named_priors
+from pipeline.arms.presets import named_image_models, named_priors
 from pipeline.arms.target_training_options import DEFAULT_SIZES, TargetTrainingOptions
 from pipeline.config.datasets import DatasetOptions, SourceOptions, TargetOptions
 from pipeline.config.merging import merged
@@ -30,6 +31,7 @@ from pipeline.priors.held_out_scores import network_folds
 from pipeline.storage.network_source import with_source
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions
+from pipeline.training.image_model_options import ImageModelOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.tracking import TrackingOptions
@@ -101,6 +103,8 @@ class StudyConfig(Options):
     tracking: TrackingOptions = Field(default_factory=TrackingOptions)
     filters: FilterOptions = Field(default_factory=FilterOptions)
     priors: PriorFitOptions = Field(default_factory=PriorFitOptions)
+    image_models: Annotated[dict[Name, ImageModelOptions], Apart] = Field(default_factory=dict)
+    """Name → a network that learns what scans look like, which arms with `init: self_supervised` start from."""
     target_training: TargetTrainingOptions = Field(default_factory=TargetTrainingOptions)
     sliding_window: SlidingWindowOptions = Field(default_factory=SlidingWindowOptions)
     """How the network is moved over a volume."""
@@ -136,6 +140,16 @@ class StudyConfig(Options):
         if densities is None or isinstance(densities, dict):
             priors["densities"] = with_densities_of_arms(densities or {}, named_priors(arms))
         return {**raw, "priors": priors}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_image_models_of_arms(cls, raw: Any) -> Any:
+        """Adds the image models that are named like an objective, so that a preset works by its name."""
+        if not isinstance(raw, dict) or not _is_mapping(raw, "target_training") or not _is_mapping(raw, "image_models"):
+            return raw
+        named = named_image_models((raw.get("target_training") or {}).get("arms"))
+        added = {name: {"objective": name} for name in named if name in OBJECTIVE_NAMES}
+        return {**raw, "image_models": {**added, **(raw.get("image_models") or {})}}
 
     @field_validator("network")
     @classmethod
@@ -226,6 +240,25 @@ class StudyConfig(Options):
         if pool is not None and largest > pool:
             key = "sizes" if largest in (self.target_training.sizes or ()) else "reference_sizes"
             raise ValueError(f"`target_training.{key}` asks for {largest} patients but `target.pool` has {pool}")
+        return self
+
+    @model_validator(mode="after")
+    def _image_models_are_there(self) -> StudyConfig:
+        for arm, options in self.target_training.arms.items():
+            if options.image_model is not None and options.image_model not in self.image_models:
+                known = ", ".join([*self.image_models, *(n for n in OBJECTIVE_NAMES if n not in self.image_models)])
+                raise ValueError(
+                    f"arm {arm!r} starts from the image model {options.image_model!r}, which is not one of {known}: "
+                    "correct `image_model`, or define it in `image_models`"
+                )
+        for name, model in self.image_models.items():
+            if model.from_source and self.source is None:
+                raise ValueError(f"`image_models.{name}.from_source` needs a source, and the study has none")
+            if needs_bottleneck(model.objective) and isinstance(self.network, ImportedNetworkOptions):
+                raise ValueError(
+                    f"`image_models.{name}.objective` is {model.objective.kind}, which needs the bottleneck of the "
+                    "network, and that of an imported network is not known: choose denoising or masked"
+                )
         return self
 
     @staticmethod

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from models.latent_walks import USED
 from pipeline.report.filter_files import Filters
 from pipeline.report.filter_mosaic import MosaicPanel, colour_limit, column_mosaic, mosaic_figure, row_mosaic
-from pipeline.report.latent_traversal import USED, Interpolation, Traversal
+from pipeline.report.latent_traversal import Interpolation, Traversal
 
 MOST_AXES = 12
 """Axes of a latent that are drawn."""

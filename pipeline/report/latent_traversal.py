@@ -1,4 +1,4 @@
-"""Walks through the latent of a filter VAE: along each of its axes, and from one filter to another."""
+"""Walks through the latent of a filter VAE, decoded: along each of its axes, and from one filter to another."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from torch import Tensor
 
 from models.filter_bank import FilterBank
 from models.filters import FilterPositions
+from models.latent_walks import USED, by_use, straight_line, walks_along_axes
 from models.priors.filter_vae import FilterVAE
 from pipeline.report.filter_files import Filters, sample_rows
-
-USED = 0.01
-"""Least variance of the encoder's mean along an axis that is in use (Burda et al. 2016, section 5.2)."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,8 @@ def traverse(prior: FilterVAE, bank: FilterBank, steps: int = 5, reach: float = 
     middle, activity = means.mean(0), means.var(0, correction=0)
     spread = (activity + log_variances.exp().mean(0)).sqrt()
     grid = torch.linspace(-reach, reach, steps, dtype=means.dtype)
-    order = torch.argsort(activity, descending=True, stable=True)
-    latents = middle.repeat(len(order), steps, 1)
-    for row, axis in enumerate(order):
-        latents[row, :, axis] += grid * spread[axis]
-    flat = latents.flatten(0, 1)
+    order = by_use(activity)
+    flat = walks_along_axes(middle, spread, order, grid).flatten(0, 1)
     decoded = prior.decode(flat, _repeated(main_layer(bank).positions[:1], len(flat)))
     walks = decoded.reshape(len(order), steps, -1).float().numpy()
     return Traversal(grid.double().numpy(), order.numpy(), activity[order].double().numpy(), walks, explained)
@@ -103,7 +98,7 @@ def interpolate(prior: FilterVAE, ends: FilterBank, steps: int = 5) -> Interpola
     """
     means, _ = prior.encode(_as_prior(prior, ends.filters), ends.positions)
     shares = torch.linspace(0, 1, steps, dtype=means.dtype)
-    latents = torch.lerp(means[0], means[1], shares[:, None])
+    latents = straight_line(means[0], means[1], shares)
     decoded = prior.decode(latents, _repeated(ends.positions[:1], steps))
     return Interpolation(shares.double().numpy(), ends.filters.float().numpy(), decoded.float().numpy())
 

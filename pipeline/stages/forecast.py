@@ -17,11 +17,11 @@ from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
 from pipeline.stages.stale_results import COMPARED, compared, sentences, stage_module
 from pipeline.stages.training_probe import TrainingProbe
-from pipeline.storage.file_names import TRUNKS
+from pipeline.storage.file_names import IMAGE_MODELS, TRUNKS
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
-_OF_NETWORKS = (TRUNKS, Stage.TRAIN_SOURCE.value, TRAININGS, PREDICTIONS)
+_OF_NETWORKS = (TRUNKS, Stage.TRAIN_SOURCE.value, IMAGE_MODELS, TRAININGS, PREDICTIONS)
 """Kinds whose units compute on the GPU, if there is one."""
 
 

@@ -1,4 +1,4 @@
-"""infer: trains every arm × size × repeat on the target and predicts the test cases."""
+"""infer: trains the image models, then every arm × size × repeat on the target, and predicts the test cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGE = "infer"
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for each arm × its sizes × repeat, and the predictions that they read.
+    """One unit for each arm × its sizes × repeat, the predictions that they read, and the image models.
 
     A training whose arms and predictions are done is no longer needed, and may have been deleted.
 
@@ -31,7 +31,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         ModelError: an arm updates a model that does not fit.
     """
     plan = plan_target(config, workspace, resources)
-    return [unit for kind in reversed(plan.in_order()) for unit in kind]
+    return [unit for kind in (*reversed(plan.in_order()), list(plan.image_models.values())) for unit in kind]
 
 
 def units_to_run(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
@@ -41,7 +41,8 @@ def units_to_run(config: StudyConfig, workspace: Workspace, resources: Resources
         GraftError: as `units`.
     """
     plan = plan_target(config, workspace, resources)
-    return [*needed_trainings(plan, workspace), *(unit for kind in plan.in_order() for unit in kind)]
+    kinds = (list(plan.image_models.values()), needed_trainings(plan, workspace), *plan.in_order())
+    return [unit for kind in kinds for unit in kind]
 
 
 def needed_trainings(plan: TargetPlan, workspace: Workspace) -> list[Unit]:
@@ -86,8 +87,9 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         _carry_out(target, workspace, execution)
         target = _usable_plan(config, workspace, resources)
     logger.info(
-        "%s: %d trainings and %d predictions for %d arms, sizes and repeats",
+        "%s: %s%d trainings and %d predictions for %d arms, sizes and repeats",
         STAGE,
+        f"{len(target.image_models)} image models, " if target.image_models else "",
         len(target.trainings),
         len(target.predictions),
         len(target.arms),
@@ -103,5 +105,5 @@ def _usable_plan(config: StudyConfig, workspace: Workspace, resources: Resources
 
 
 def _carry_out(target: TargetPlan, workspace: Workspace, execution: Execution) -> None:
-    trainings = needed_trainings(target, workspace)
-    complete(STAGE, run_in_order((trainings, *target.in_order()), workspace, execution))
+    kinds = (list(target.image_models.values()), needed_trainings(target, workspace), *target.in_order())
+    complete(STAGE, run_in_order(kinds, workspace, execution))

@@ -36,6 +36,7 @@ def needless_stages(config: StudyConfig) -> dict[Stage, str]:
         return absent
     reason = "no arm of the study uses a filter prior, and `priors` defines no density"
     needless = absent | dict.fromkeys((Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), reason)
-    if not any(arm.uses_source for arm in arms):
+    go_on = any(model.from_source for model in config.image_models.values())
+    if not go_on and not any(arm.uses_source for arm in arms):
         needless[Stage.TRAIN_SOURCE] = "no arm of the study uses anything that was learned on the source"
     return needless

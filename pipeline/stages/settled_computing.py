@@ -13,13 +13,18 @@ from functools import cache
 from pipeline.arms.arm_record import TRAININGS
 from pipeline.config.study import StudyConfig
 from pipeline.execution.unit import MARKER, read_marker
-from pipeline.storage.file_names import TRUNKS
+from pipeline.storage.file_names import IMAGE_MODELS, TRUNKS
 from pipeline.storage.workspace import Workspace
 from pipeline.training.computing import ComputingOptions, Precision, fastest_precision, has_bfloat16
 
 logger = logging.getLogger(__name__)
 
-_TRAININGS = (f"{TRUNKS}/*/{MARKER}", f"train-source/*/{MARKER}", f"{TRAININGS}/*/*/*/{MARKER}")
+_TRAININGS = (
+    f"{TRUNKS}/*/{MARKER}",
+    f"train-source/*/{MARKER}",
+    f"{IMAGE_MODELS}/*/{MARKER}",
+    f"{TRAININGS}/*/*/*/{MARKER}",
+)
 
 
 def settled_computing(config: StudyConfig, workspace: Workspace, device: str) -> ComputingOptions:

@@ -1,8 +1,8 @@
-"""What the arms of a study take from its source: snapshots, fitted densities, and a model to update."""
+"""What the arms of a study take: snapshots and fitted densities of its source, image models, a model to update."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ from models.heads import Heads
 from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
-from pipeline.execution.unit import require_done
-from pipeline.stages import collect_filters, fit_priors, train_source
+from pipeline.execution.unit import Unit
+from pipeline.stages import collect_filters, fit_priors
+from pipeline.stages.source_snapshots import source_snapshots
 from pipeline.stages.study_plan import StudyPlan
-from pipeline.training.source_network import snapshot_name
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class SourceInputs:
         groups: group → layers of the source network.
         updated: model whose posterior is updated, if any.
         heads: what the output channels of the source networks stand for.
+        image_model: the training of the image model that members start from, if any.
     """
 
     recipe: dict[str, Any]
@@ -41,10 +42,11 @@ class SourceInputs:
     groups: Mapping[str, Sequence[FilterLayer]] = field(default_factory=dict)
     updated: UpdatableModel | None = None
     heads: Heads = Heads.EXCLUSIVE
+    image_model: Unit | None = None
 
     @classmethod
-    def read(cls, plan: StudyPlan, arm: ArmOptions) -> SourceInputs:
-        """Finds the inputs in the workspace.
+    def read(cls, plan: StudyPlan, arm: ArmOptions, image_models: Mapping[str, Unit]) -> SourceInputs:
+        """Finds the inputs in the workspace; image models may be yet to be trained.
 
         Raises:
             WorkspaceError: an earlier stage is not done.
@@ -59,9 +61,9 @@ class SourceInputs:
         if arm.needs_source:
             every = arm.init is Initialisation.BRANCHES
             needed = len(numbers) if every else min(arm.members * arm.components, len(numbers))
-            inputs["networks"] = _snapshots(plan, numbers[:needed])
+            inputs["networks"] = source_snapshots(plan, numbers[:needed])
         if arm.needs_references:
-            references = _snapshots(plan, numbers)
+            references = source_snapshots(plan, numbers)
             recipe["references"] = [own for own, _ in references]
             inputs["references"] = [path for _, path in references]
         if arm.needs_prior:
@@ -71,6 +73,9 @@ class SourceInputs:
             inputs["priors"] = {group: density.path for group, density in chosen.items()}
             inputs["densities"] = {group: density.options for group, density in chosen.items()}
             inputs["groups"] = groups
+        if arm.image_model is not None:
+            inputs["image_model"] = image_models[arm.image_model]
+            recipe["image_model"] = image_models[arm.image_model].digest
         if arm.update_from is not None:
             dataset = config.target.dataset
             heads = Heads.of(plan.classes[dataset])
@@ -79,14 +84,3 @@ class SourceInputs:
             inputs["updated"] = find_updatable(arm.update_from, network)
             recipe["update_from"] = inputs["updated"].digest
         return cls(recipe, **inputs)
-
-
-def _snapshots(plan: StudyPlan, numbers: Iterable[int]) -> list[tuple[str, Path]]:
-    """Digests and last snapshots of source networks."""
-    last = snapshot_name(plan.config.source_training.cycles - 1)
-    found = []
-    for number in numbers:
-        key = train_source.network_key(number)
-        own = require_done(plan.workspace, train_source.STAGE, key)["digest"]
-        found.append((own, plan.workspace.unit_folder(train_source.STAGE, key) / last))
-    return found

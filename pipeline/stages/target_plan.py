@@ -1,5 +1,6 @@
 """The units of target training: trainings that arms share, predictions of the test cases, and the arms' own folders.
 
+    train-image-model/NAME               an image model that trainings may start from
     train-target/nNN/repeat-R/TRAINING   one member of one way of learning
     predict-test/nNN/repeat-R/PREDICTION the averages over trained members and their draws, for cases they never saw
     tune-rates/nNN/repeat-R/RATE         the peak rate of an arm, tuned out of fold on its training patients
@@ -30,6 +31,7 @@ from pipeline.deployment.model_description import ModelOrigin
 from pipeline.evaluation.fitted_reading import ReadingTask, fit_reading
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.execution.unit import Unit, is_done
+from pipeline.stages.image_models import image_model_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_inputs import SourceInputs
@@ -57,6 +59,7 @@ def _cell(n: int, repeat: int) -> str:
 class TargetPlan:
     """The units of target training by their keys, each once."""
 
+    image_models: dict[str, Unit] = field(default_factory=dict)
     trainings: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, Unit] = field(default_factory=dict)
     rates: dict[str, Unit] = field(default_factory=dict)
@@ -80,7 +83,7 @@ def plan_target(config: StudyConfig, workspace: Workspace, resources: Resources)
 
     Raises:
         WorkspaceError: an earlier stage is not done, or a tuned rate is damaged.
-        DataError: a size is larger than the pool.
+        DataError: a size is larger than the pool, or an image model has too few scans to learn from.
         ModelError: an arm updates a model that does not fit.
     """
     return _Planner(read_plan(config, workspace), resources).plan()
@@ -91,7 +94,7 @@ class _Planner:
         config = plan.config
         self._plan = plan
         self._config = config
-        self._found = TargetPlan()
+        self._found = TargetPlan(image_models=image_model_units(plan, resources))
         self._execution, self._device = resources.training(config)
         self._settings = TrainingSettings(
             config.target_training,
@@ -107,7 +110,7 @@ class _Planner:
 
     def plan(self) -> TargetPlan:
         for name, arm in self._config.target_training.arms.items():
-            source = SourceInputs.read(self._plan, arm)
+            source = SourceInputs.read(self._plan, arm, self._found.image_models)
             for cell in target_cells(self._plan, name):
                 self._cell(name, arm, source, cell)
         return self._found
@@ -221,7 +224,7 @@ class _Planner:
         recipe = {
             "training": self._plan.digests("pool", patients),
             **self._plan.labels(config.target.dataset),
-            "arm": learned.in_recipe("update_from", "network"),
+            "arm": learned.in_recipe("update_from", "network", "image_model"),
             "member": member,
             "n": n,
             "repeat": repeat,
@@ -255,10 +258,14 @@ class _Planner:
                 source.groups,
                 None if source.updated is None else source.updated.member(member),
                 source.heads,
+                None if source.image_model is None else self._folder(source.image_model),
             )
             size = arm.components * learned.train_samples * (1.2 if arm.is_bayesian else 1.0)
             arguments = {"task": task, "settings": self._settings}
-            self._found.trainings[key] = Unit(TRAININGS, key, recipe, train_member, arguments, size, resumable=True)
+            needs = () if source.image_model is None else (source.image_model.name,)
+            self._found.trainings[key] = Unit(
+                TRAININGS, key, recipe, train_member, arguments, size, resumable=True, needs=needs
+            )
         return self._found.trainings[key]
 
     def _prediction(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit], fold: Fold) -> Unit:

@@ -14,6 +14,7 @@ from pipeline.execution.unit import Unit
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.digest import digest
 from pipeline.training.computing import Computing, ComputingOptions
+from pipeline.training.image_model_training import ImageModelTask
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_network import SourceTask
 from pipeline.training.step_time import seconds_per_step
@@ -48,6 +49,10 @@ def _training(unit: Unit) -> _Training | None:
     if isinstance(task, SourceTask):
         device = unit.arguments["device"]
         return _Training(task.network, task.drawn[0][0], task.patches, task.computing, device, task.steps)
+    if isinstance(task, ImageModelTask):
+        # Of the objectives, some take twice the time of a segmentation network's step; what it says is a first guess.
+        network, device = without_deep_supervision(task.network), unit.arguments["device"]
+        return _Training(network, task.scans[0], task.patches, task.computing, device, task.options.steps)
     if isinstance(task, TrainingTask):
         own = unit.arguments["settings"]
         network = without_deep_supervision(task.network)

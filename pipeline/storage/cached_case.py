@@ -112,7 +112,10 @@ class CachedCase:
         """Reads the codes in a box of the arrays."""
         with safe_open(self.path, framework="numpy") as stream:
             label = stream.get_slice("label")[box]
-        codes = self.heads.codes(label, self.classes, self.ignored)
+        return self._annotated(self.heads.codes(label, self.classes, self.ignored), box)
+
+    def _annotated(self, codes: NDArray[np.int64], box: tuple[slice, ...]) -> torch.Tensor:
+        """Takes the annotation from what padding added around the scan."""
         for axis, (part, scan) in enumerate(zip(box, self.scan, strict=True)):
             index = np.arange(part.start, part.stop)
             np.moveaxis(codes, axis, 0)[(index < scan.start) | (index >= scan.stop)] = IGNORED

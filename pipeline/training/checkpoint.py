@@ -130,13 +130,22 @@ class Resumption:
         stop = own.stop_requested()
         due = own.every_steps and step % own.every_steps == 0
         late = own.every_seconds and time.monotonic() - self._saved >= own.every_seconds
-        if own.writes and (stop or due or late):
-            before_saving()
-            self._save(step, optimiser, scaler)
+        if stop or due or late:
+            self.save(step, optimiser, scaler, before_saving)
         if stop:
             raise StopRequestedError(f"stopped on request after step {step}")
 
-    def _save(self, step: int, optimiser: torch.optim.Optimizer, scaler: Any) -> None:
+    def save(
+        self,
+        step: int,
+        optimiser: torch.optim.Optimizer,
+        scaler: Any = None,
+        before_saving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Saves, whether or not a checkpoint is due; the arguments are those of `after_step`."""
+        if not self._checkpoints.writes:
+            return
+        before_saving()
         tensors = self._tensors()
         names = self._names()
         for parameter, moments in optimiser.state.items():

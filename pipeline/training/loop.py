@@ -84,7 +84,8 @@ def train(
         The history.
 
     Raises:
-        TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch.
+        TrainingError: the loss or its gradient is not finite; names the step and the cases of the batch. The state
+            before that step is saved.
         StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
     optimised = [{"rate_factor": 1.0, **g, "params": [p for p in g["params"] if p.requires_grad]} for g in groups]
@@ -96,18 +97,30 @@ def train(
     optimiser = computing.optimiser(make_optimiser(optimised, plan.rate(0), options))
     history = History() if history is None else history
     first = resumption.begin_round(plan.earlier, optimiser, computing.scaler) if resumption else 0
+
+    def require_finite(what: str, value: float, step: int, cases: Iterable[str]) -> None:
+        if math.isfinite(value):
+            return
+        if resumption and step > first:
+            resumption.save(plan.earlier + step, optimiser, computing.scaler, history.sync)
+        raise TrainingError(
+            f"the {what} is {value} at step {step} (cases {', '.join(cases)})",
+            expected="a finite number",
+            fix="lower the peak rate, or check the pictures of these cases in the preprocess folder",
+        )
+
     for step in range(first, plan.steps):
         torch.manual_seed(stream_seed(plan.seed, "step", step))
         for group in optimiser.param_groups:
             group["lr"] = plan.rate(step) * group["rate_factor"]
         result = step_loss(step)
         value = float(result.loss.detach())
-        _require_finite("loss", value, step, result.cases)
+        require_finite("loss", value, step, result.cases)
         optimiser.zero_grad(set_to_none=True)
         computing.backward(result.loss)
         norm = computing.clip(learned, options.gradient_clip)
         if computing.scaler is None:  # a scaler skips such steps and lowers its factor
-            _require_finite("norm of the gradient", float(norm), step, result.cases)
+            require_finite("norm of the gradient", float(norm), step, result.cases)
         optimiser.step()
         done = plan.earlier + step + 1
         row = {"step": done, "loss": value, "rate": plan.rate(step), **result.terms}
@@ -117,12 +130,3 @@ def train(
         if resumption and step + 1 < plan.steps:
             resumption.after_step(done, optimiser, computing.scaler, history.sync)
     return history
-
-
-def _require_finite(what: str, value: float, step: int, cases: Iterable[str]) -> None:
-    if not math.isfinite(value):
-        raise TrainingError(
-            f"the {what} is {value} at step {step} (cases {', '.join(cases)})",
-            expected="a finite number",
-            fix="lower the peak rate, or check the pictures of these cases in the preprocess folder",
-        )

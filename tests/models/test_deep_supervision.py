@@ -9,8 +9,8 @@ from models.filters import FilterGrouping, filter_layers, filter_positions, grou
 from models.networks.factory import NetworkOptions, build_network, head_parameters, without_deep_supervision
 from models.networks.monai_networks import DynUNetOptions, SegResNetOptions, UNetOptions
 from models.networks.residual_unet import ResidualUNetOptions
+from models.networks.weight_transfer import start_from_source
 from models.objectives import SegmentationLoss
-from pipeline.arms.starting_point import start_from_source
 
 DEEP = {
     "residual_unet": ResidualUNetOptions(channels=(4, 6, 8, 8), encoder_blocks=(0, 1, 1, 1), deep_supervision=2),

@@ -179,13 +179,14 @@ def test_a_checkpoint_that_does_not_fit_is_as_none(tmp_path: Path, caplog, chang
     assert str(path) in caplog.text
 
 
-def test_the_last_good_checkpoint_stays_when_the_loss_is_not_finite(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every_steps", [0, 1])
+def test_the_last_good_state_is_kept_when_the_loss_is_not_finite(tmp_path: Path, every_steps: int) -> None:
     network = torch.nn.Linear(1, 1, bias=False)
 
     def step_loss(step: int) -> StepLoss:
         return StepLoss(network.weight.sum() * (float("nan") if step == 3 else 1), cases=["a"])
 
-    resumption = Resumption(Checkpoints(tmp_path, every_steps=1), {"network": network})
+    resumption = Resumption(Checkpoints(tmp_path, every_steps=every_steps), {"network": network})
     groups = [{"params": list(network.parameters())}]
     with pytest.raises(TrainingError, match="at step 3"):
         train(groups, step_loss, TrainingPlan(9, lambda step: 0.1), resumption=resumption)

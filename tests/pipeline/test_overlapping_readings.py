@@ -14,8 +14,8 @@ from data.image_file import write_volume
 from data.layouts.detection import read_dataset
 from data.volume import Volume
 from models.heads import Heads
+from models.networks.weight_transfer import start_from_source
 from pipeline.arms.choices import ArmOptions, Initialisation
-from pipeline.arms.starting_point import start_from_source
 from pipeline.arms.training_unit import TrainingTask
 from pipeline.deployment.bids_derivative import _shown
 from pipeline.deployment.case_files import CaseFiles

@@ -19,6 +19,7 @@ from models.bayesian_network import BayesianNetwork
 from models.filters import filter_layers, get_filters
 from models.heads import Heads
 from models.networks.factory import build_network, decoder_parameters, end_blocks
+from models.networks.weight_transfer import start_from_source
 from models.objectives import Likelihood
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.swag import SWAGOptions
@@ -31,7 +32,7 @@ from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
-from pipeline.arms.starting_point import learned_groups, start_from_prior, start_from_source
+from pipeline.arms.starting_point import learned_groups, start_from_prior
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import member_seed

@@ -1,0 +1,111 @@
+"""Image models: which scans they learn from, and their trainings, the first units of `infer`.
+
+train-image-model/NAME       an image model of the study
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data.errors import DataError
+from pipeline.execution.unit import Unit
+from pipeline.stages.resources import Resources
+from pipeline.stages.settled_computing import settled_computing
+from pipeline.stages.source_snapshots import source_snapshots
+from pipeline.stages.study_plan import StudyPlan
+from pipeline.storage.cached_image import CachedImage
+from pipeline.storage.file_names import IMAGE_MODELS
+from pipeline.training.image_model_options import ImageModelOptions, Scans
+from pipeline.training.image_model_training import ImageModelTask, of_images, train_image_model
+
+FEWEST_SCANS = 5
+"""With fewer, what scans have in common is not to be told from what is one patient's own."""
+
+
+def patients_learned_from(plan: StudyPlan, name: str) -> dict[str, list[str]]:
+    """Returns the patients whose scans an image model learns from, by role; nobody who is tested.
+
+    Args:
+        plan: of the study.
+        name: of the model.
+
+    Raises:
+        DataError: their scans are too few.
+    """
+    options = plan.config.image_models[name]
+    found = {scans.value: list(plan.patients(scans.value)) for scans in options.learn_from if _may_learn(plan, scans)}
+    count = sum(len(plan.patients(role)[patient]) for role, own in found.items() for patient in own)
+    if count < FEWEST_SCANS:
+        roles = " and ".join(role for role, own in found.items() if own) or "nowhere"
+        tested = ", and cross-validation tests everybody of the pool" if plan.config.target.cross_validated else ""
+        raise DataError(
+            f"the image model {name!r} has {count} scans to learn from ({roles}{tested})",
+            expected=f"at least {FEWEST_SCANS} scans of patients who are not tested, with the channels of the target",
+            fix=f"add scans to the source or the pool, or leave `image_models.{name}` and the arms that use it out",
+        )
+    return {role: own for role, own in found.items() if own}
+
+
+def _may_learn(plan: StudyPlan, scans: Scans) -> bool:
+    """Whether scans have the channels of the target, and nobody whom they show is tested."""
+    if scans is Scans.POOL:
+        return not plan.config.target.cross_validated
+    source = plan.config.source_dataset
+    return source is not None and tuple(plan.channels[source]) == tuple(plan.channels[plan.config.target.dataset])
+
+
+def image_model_units(plan: StudyPlan, resources: Resources) -> dict[str, Unit]:
+    """One unit for each image model of the study, by its name.
+
+    Raises:
+        DataError: a model has too few scans to learn from.
+        WorkspaceError: a scan is not preprocessed, or the source network that a model goes on from is not trained.
+    """
+    models = plan.config.image_models
+    if not models:
+        return {}
+    execution, device = resources.training(plan.config)
+    workers = resources.workers(plan.config, IMAGE_MODELS, len(models))
+    return {name: _unit(plan, name, own, device, execution.threads, workers) for name, own in models.items()}
+
+
+def _unit(plan: StudyPlan, name: str, options: ImageModelOptions, device: str, threads: int, workers: int) -> Unit:
+    config, learned = plan.config, patients_learned_from(plan, name)
+    for role, patients in learned.items():
+        # Said with the stage that makes it, where one is missing.
+        plan.digests(role, patients)
+    scans = {role: {patient: _images(plan, role, patient) for patient in own} for role, own in learned.items()}
+    source = source_snapshots(plan, [0])[0] if options.from_source else None
+    computing = settled_computing(config, plan.workspace, device)
+    patches = config.patches.model_copy(update={"foreground_share": 0.0})
+    augmentation = of_images(config.augmentation)
+    recipe = {
+        # Of the images alone: another label of a patient makes no image model stale.
+        "images": {own.name: own.image_digest for of_role in scans.values() for s in of_role.values() for own in s},
+        "options": options.in_recipe(),
+        **({} if source is None else {"source": source[0]}),
+        "network": config.network.model_dump(mode="json"),
+        "patches": patches.model_dump(mode="json"),
+        "augmentation": augmentation.model_dump(mode="json"),
+        "computing": computing.model_dump(mode="json"),
+        "seed": config.seed,
+        "threads": threads,
+        "version": 1,
+    }
+    task = ImageModelTask(
+        name, config.seed, scans, config.network, options, patches, augmentation, computing,
+        None if source is None else source[1],
+    )  # fmt: skip
+    arguments = {
+        "task": task,
+        "device": device,
+        "workers": workers,
+        "tracking": config.tracking,
+        "checkpoint_steps": config.execution.checkpoint_steps,
+        "checkpoint_seconds": 60 * config.execution.checkpoint_minutes,
+    }
+    return Unit(IMAGE_MODELS, name, recipe, train_image_model, arguments, float(options.steps), resumable=True)
+
+
+def _images(plan: StudyPlan, role: str, patient: str) -> Sequence[CachedImage]:
+    return [CachedImage.of(case) for case in plan.cached(role, patient)]

@@ -1,0 +1,35 @@
+"""A preprocessed case as an image and its foreground, for what learns without labels."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from pipeline.storage.cached_case import CachedCase
+
+FOREGROUND = 1
+"""Code of a voxel of the patient's content in the scan; 0 is what lies around it."""
+
+
+class CachedImage(CachedCase):
+    """A case whose codes say what is foreground. Its label is never read, and it need not have one."""
+
+    @classmethod
+    def of(cls, case: CachedCase) -> CachedImage:
+        """The image of a case."""
+        return cls(case.name, case.patient, case.folder, {"foreground": (FOREGROUND,)})
+
+    @cached_property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along each axis."""
+        with safe_open(self.path, framework="numpy") as stream:
+            return tuple(stream.get_slice("mask").get_shape())
+
+    def _codes(self, box: tuple[slice, ...]) -> torch.Tensor:
+        """Reads the foreground in a box of the arrays; what padding added around the scan is neither."""
+        with safe_open(self.path, framework="numpy") as stream:
+            codes = (stream.get_slice("mask")[box] > 0).astype(np.int64)
+        return self._annotated(codes, box)
