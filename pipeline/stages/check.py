@@ -242,7 +242,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         beside["withheld"] = list(scans.withheld)
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs, **beside)
     # Impossible sizes and folds, and image models without scans, are refused before source networks are trained.
-    drawn = StudyPlan(split, classes, inputs, config, workspace)
+    drawn = StudyPlan(split, classes, inputs, config, workspace, unlabelled=scans.patients)
     for arm in config.target_training.arms:
         target_cells(drawn, arm)
     for name in config.image_models:

@@ -33,23 +33,34 @@ def patients_learned_from(plan: StudyPlan, name: str) -> dict[str, list[str]]:
         DataError: their scans are too few.
     """
     options = plan.config.image_models[name]
-    found = {scans.value: list(plan.patients(scans.value)) for scans in options.learn_from if _may_learn(plan, scans)}
+    tested = plan.patients("test")
+    found = {
+        scans.value: [patient for patient in plan.patients(scans.value) if patient not in tested or _elsewhere(scans)]
+        for scans in options.learn_from
+        if _fits(plan, scans)
+    }
     count = sum(len(plan.patients(role)[patient]) for role, own in found.items() for patient in own)
     if count < FEWEST_SCANS:
         roles = " and ".join(role for role, own in found.items() if own) or "nowhere"
-        tested = ", and cross-validation tests everybody of the pool" if plan.config.target.cross_validated else ""
+        everybody = ", and cross-validation tests everybody of the pool" if plan.config.target.cross_validated else ""
         raise DataError(
-            f"the image model {name!r} has {count} scans to learn from ({roles}{tested})",
+            f"the image model {name!r} has {count} scans to learn from ({roles}{everybody})",
             expected=f"at least {FEWEST_SCANS} scans of patients who are not tested, with the channels of the target",
-            fix=f"add scans to the source or the pool, or leave `image_models.{name}` and the arms that use it out",
+            fix=f"add scans to the source, the pool or `target.unlabelled`, or leave out `image_models.{name}` and the "
+            "arms that start from it",
         )
     return {role: own for role, own in found.items() if own}
 
 
-def _may_learn(plan: StudyPlan, scans: Scans) -> bool:
-    """Whether scans have the channels of the target, and nobody whom they show is tested."""
-    if scans is Scans.POOL:
-        return not plan.config.target.cross_validated
+def _elsewhere(scans: Scans) -> bool:
+    """Whether the patients of scans are others than those of the target, whatever they are called."""
+    return scans is Scans.SOURCE
+
+
+def _fits(plan: StudyPlan, scans: Scans) -> bool:
+    """Whether a study has such scans with the channels of the target."""
+    if scans is not Scans.SOURCE:
+        return True
     source = plan.config.source_dataset
     return source is not None and tuple(plan.channels[source]) == tuple(plan.channels[plan.config.target.dataset])
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import torch
 from safetensors import safe_open
@@ -21,12 +19,6 @@ class CachedImage(CachedCase):
     def of(cls, case: CachedCase) -> CachedImage:
         """The image of a case."""
         return cls(case.name, case.patient, case.folder, {"foreground": (FOREGROUND,)})
-
-    @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        """Voxels along each axis."""
-        with safe_open(self.path, framework="numpy") as stream:
-            return tuple(stream.get_slice("mask").get_shape())
 
     def _codes(self, box: tuple[slice, ...]) -> torch.Tensor:
         """Reads the foreground in a box of the arrays; what padding added around the scan is neither."""

@@ -19,6 +19,8 @@ class Scans(StrEnum):
     """Those of the source patients."""
     POOL = "pool"
     """Those of the pool, where the tested patients are others; in cross-validation, everybody is tested."""
+    UNLABELLED = "unlabelled"
+    """Those of `target.unlabelled`."""
 
 
 class ImageModelOptions(Options):

@@ -22,6 +22,7 @@ from pipeline.stages.target_plan import plan_target
 from pipeline.storage.atomic import write_json
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
+from pipeline.training.image_model_options import ImageModelOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 
@@ -157,6 +158,7 @@ SECTIONS = {
 ELSEWHERE = {
     "priors.update_from", "target_training.arms", "target_training.arms.dwp.update_from",
     "target_training.arms.dwp.network", "target_training.arms.dwp.fit_mask", "target_training.arms.dwp.layer_scale",
+    "target_training.arms.dwp.image_model",
 }  # fmt: skip
 """Options that name other studies, hold those of arms, or that `dwp` cannot have; they have tests of their own."""
 
@@ -255,6 +257,58 @@ def test_a_trunk_is_trained_again_only_for_what_it_depends_on(
         assert run_marked(config, root, *changes) == set(expected), change
 
 
+IMAGES = ("train-image-model",)
+ON_AN_IMAGE_MODEL: dict[str, tuple[str, ...]] = {
+    "image_models.denoising.objective=masked": (*IMAGES, *TARGET),
+    "image_models.denoising.objective={kind: denoising, noise_level: 1}": (*IMAGES, *TARGET),
+    "image_models.denoising.learn_from=[source, pool]": (),
+    "image_models.denoising.from_source=true": ("train-source", *IMAGES, *TARGET),
+    "image_models.denoising.steps=4": (*IMAGES, *TARGET),
+    "image_models.denoising.peak_rate=0.1": (*IMAGES, *TARGET),
+    "image_models.denoising.floor_rate=0.0001": (*IMAGES, *TARGET),
+    "image_models.denoising.warm_up=0.5": (*IMAGES, *TARGET),
+    "image_models.denoising.log_every=1": (),
+    "image_models.denoising.optimiser.weight_decay=0.1": (*IMAGES, *TARGET),
+    # A model that no arm starts from.
+    "image_models.gate={objective: variational, steps: 3}": IMAGES,
+    "target_training.arms.self_supervised.image_model=other": TARGET,
+    "patches.foreground_share=0.1": TARGET,
+    "augmentation.noise=0.3": TARGET,
+    "augmentation.affine=0.1": (*IMAGES, *TARGET),
+    "patches.batch=2": (*IMAGES, *TARGET),
+    "computing.channels_last=true": (*IMAGES, *TARGET),
+    # Of the labels, an image model knows nothing.
+    "datasets.right.foreground={both: [left, right], right: [right]}": ("check", *TARGET),
+}
+
+
+@pytest.mark.slow
+def test_an_image_model_is_trained_again_only_for_what_it_depends_on(
+    write_cohort: Callable, write_study: Callable, tmp_path: Path
+) -> None:
+    config = write_study(
+        tmp_path / "tiny.yaml", write_cohort(tmp_path / "cohort"),
+        target_training={"arms": ["self_supervised"], "sizes": [1], "reference_sizes": []},
+        image_models={"denoising": {"steps": 3}, "other": {"objective": "sparse", "steps": 3}},
+        priors={"densities": {}},
+    )  # fmt: skip
+    # No arm uses the source, but its images are learned from.
+    stages = run_marked(config, tmp_path / "planned")
+    assert stages >= {"check", "preprocess", *IMAGES, *TARGET}
+    study, workspace = read_config(config, workspace=tmp_path / "planned"), Workspace(tmp_path / "planned")
+    plan = plan_target(study, workspace, Resources(jobs=1, device="cpu"))
+    model, training = plan.image_models["denoising"], next(iter(plan.trainings.values()))
+    assert training.needs == (model.name,)
+    assert training.arguments["task"].image_model == workspace.unit_folder("train-image-model", "denoising")
+    for number, (change, expected) in enumerate(ON_AN_IMAGE_MODEL.items()):
+        root = tmp_path / str(number)
+        shutil.copytree(tmp_path / "planned", root)
+        found = run_marked(config, root, change)
+        assert found - {*SOURCE, *FITS, *SCORES} == {*expected} - {*SOURCE}, change
+    told = {change.partition("=")[0].split(".")[2] for change in ON_AN_IMAGE_MODEL if ".denoising." in change}
+    assert told == set(ImageModelOptions.model_fields)
+
+
 def test_every_option_of_the_sections_is_in_the_table() -> None:
     told = {change.partition("=")[0] for change in STALE}
     for section, options in SECTIONS.items():
@@ -338,7 +392,7 @@ def test_what_is_fitted_is_fitted_anew_and_nothing_is_trained_or_predicted(plann
 def test_choices_that_earlier_versions_lacked_are_in_a_recipe_only_where_they_are_made() -> None:
     plain = ArmOptions()
     assert "fit_reading" in plain.in_recipe()
-    assert plain.in_recipe().keys().isdisjoint({"post_processing", "fit_mask"})
+    assert plain.in_recipe().keys().isdisjoint({"post_processing", "fit_mask", "image_model"})
     changed = ArmOptions.model_validate({"fit_reading": True, "fit_mask": True, "post_processing": {"a": {}}})
     assert changed.in_recipe().keys() >= {"post_processing", "fit_mask"}
     assert changed.of_training().in_recipe() == plain.of_training().in_recipe()
