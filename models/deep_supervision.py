@@ -6,11 +6,14 @@ Nature Methods 18 (2021): level i has weight 2⁻ⁱ, weights sum to one, labels
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
+
+_LEVEL_AXES = 5
+"""Axes of the logits of one level."""
 
 
 def level_weights(levels: int) -> list[float]:
@@ -32,11 +35,13 @@ class DeepSupervisionLoss(nn.Module):
 
     Args:
         loss: maps logits `[N, K+1, X, Y, Z]` and labels `[N, X, Y, Z]` to a scalar.
+        shrink: resamples the labels to the size of a level.
     """
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, shrink: Callable[[Tensor, Sequence[int]], Tensor] = shrink_labels) -> None:
         super().__init__()
         self.loss = loss
+        self.shrink = shrink
 
     def forward(self, outputs: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
         """Computes the loss.
@@ -46,16 +51,16 @@ class DeepSupervisionLoss(nn.Module):
                 evaluation; a list, finest first, each at its level's resolution; or MONAI's stack
                 `[N, levels, K+1, X, Y, Z]`, in which the coarser levels are enlarged to the finest. Half precision is
                 converted to float32 first.
-            labels: `[N, X, Y, Z]`, integers from 0 (background) to K.
+            labels: `[N, X, Y, Z]`, integers from 0 (background) to K, or what else the loss and `shrink` take.
 
         Returns:
             A scalar.
         """
         if isinstance(outputs, Tensor):
-            if outputs.ndim == labels.ndim + 1:
+            if outputs.ndim == _LEVEL_AXES:
                 return self._level(outputs, labels)
             outputs = outputs.unbind(1)
-        losses = [self._level(level, shrink_labels(labels, level.shape[2:])) for level in outputs]
+        losses = [self._level(level, self.shrink(labels, level.shape[2:])) for level in outputs]
         weights = torch.tensor(level_weights(len(losses)), dtype=losses[0].dtype, device=losses[0].device)
         return torch.stack(losses) @ weights
 

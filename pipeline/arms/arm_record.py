@@ -14,6 +14,7 @@ from pipeline.storage.atomic import write_record
 
 UNIT = "unit.json"
 TRAININGS, PREDICTIONS, RATES, READINGS = "train-target", "predict-test", "tune-rates", "fit-readings"
+PSEUDO_LABELS, ROUNDS = "predict-unlabelled", "keep-rounds"
 """Folders of the workspace next to `infer`."""
 
 
@@ -46,6 +47,11 @@ class ArmRecord(StoredRecord):
     """Training patients on whose out-of-fold predictions the reading of its choices was fitted; 0 where it is given."""
     reading_predictions: tuple[str, ...] = ()
     """Keys of these out-of-fold predictions: folders below `predict-test/`."""
+    kept_rounds: tuple[int, ...] = ()
+    """Round of self-training that was kept by each fold, and last by its model; none without self-training."""
+    round_dice: tuple[float, ...] = ()
+    """Mean Dice of the out-of-fold predictions of each round, from round 0 on, by which its model's was chosen; without
+    a model, that of its first fold. None where nothing could be chosen."""
     started_anew: tuple[str, ...] = ()
     """Parameters that did not fit the source network and kept their random start."""
 

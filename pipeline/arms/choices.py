@@ -15,6 +15,7 @@ from models.posteriors.mean_field import Estimator, MeanFieldOptions
 from models.posteriors.mixture import MixtureOptions
 from models.posteriors.point import PointOptions
 from models.posteriors.swag import SWAGOptions
+from pipeline.arms.unlabelled_use import NoUnlabelledOptions, SelfTrainingOptions, UnlabelledUse
 from pipeline.prediction.reading import ReadingOptions
 
 NO_PRIOR = "none"
@@ -24,7 +25,7 @@ UNFITTED_PRIORS = (NO_PRIOR, L2, L2_SP)
 """Values of an arm's `prior` that do not name a fitted density."""
 _OF_FITS = ("fit_reading", "fit_mask")
 """Which parts of a reading are fitted."""
-_LATER = ("post_processing", "fit_mask", "spared", "layer_scale", "layer_scale_weight", "image_model")
+_LATER = ("post_processing", "fit_mask", "spared", "layer_scale", "layer_scale_weight", "image_model", "unlabelled")
 """Options that the first versions of Graft lacked."""
 _SWAG_SCALE = 1.0
 """The scale of the draws does not affect which iterates a training collects."""
@@ -156,6 +157,8 @@ class ArmOptions(ReadingOptions):
     network: NetworkOptions | None = None
     """A network of this arm only, to compare architectures; by default the study's. Nothing learned on the source fits
     it, so the arm starts at random and has the prior `none` or `l2`."""
+    unlabelled: UnlabelledUse = Field(default_factory=NoUnlabelledOptions)
+    """Use of the scans of `target.unlabelled`: `none` or `self_training`, or a mapping with `kind` and its settings."""
     update_from: Path | None = None
     """Folder of an arm trained with the same network: its posterior q(w|D) and the one learned here on D_new are
     combined to (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
@@ -170,7 +173,7 @@ class ArmOptions(ReadingOptions):
             value = {("posterior_temperature" if key == "temperature" else key): v for key, v in value.items()}
         return value
 
-    @field_validator("posterior", mode="before")
+    @field_validator("posterior", "unlabelled", mode="before")
     @classmethod
     def _kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
@@ -193,6 +196,8 @@ class ArmOptions(ReadingOptions):
             raise ValueError("`fit_mask: true` needs `fit_reading: true`")
         if self.network is not None and (self.init is not Initialisation.RANDOM or self.prior not in {NO_PRIOR, L2}):
             raise ValueError("an arm with its own `network` needs `init: random` and `prior: none` or `l2`")
+        if self.update_from is not None and self.is_self_trained:
+            raise ValueError("an arm with `update_from` would be updated in every round: set `unlabelled: none`")
         if self.update_from is not None and not self.is_variational:
             raise ValueError("`update_from` needs `posterior: mean_field` or `mixture`")
         if self.train_samples > 1 and not self.is_variational:
@@ -236,11 +241,13 @@ class ArmOptions(ReadingOptions):
             idle |= {"other_prior", "other_std"}
         if self.update_from is None:
             idle |= {"update_share"}
+        if not self.rounds:
+            idle |= {"unlabelled"}
         return self._without(idle, scale=_SWAG_SCALE)
 
     def of_prediction(self) -> ArmOptions:
         """What a prediction depends on beside its trainings: all options that do not affect it have their default."""
-        idle = {*ReadingOptions.model_fields, *_OF_FITS} | (set() if self.is_bayesian else {"draws"})
+        idle = {*ReadingOptions.model_fields, *_OF_FITS, "unlabelled"} | (set() if self.is_bayesian else {"draws"})
         return self._without(idle)
 
     def _without(self, idle: Collection[str], **of_swag: float) -> ArmOptions:
@@ -249,6 +256,25 @@ class ArmOptions(ReadingOptions):
         if isinstance(self.posterior, SWAGOptions):
             untouched["posterior"] = self.posterior.model_copy(update=of_swag)
         return self.model_copy(update=untouched)
+
+    @property
+    def is_self_trained(self) -> bool:
+        """Whether students learn from unlabelled scans, in however many rounds."""
+        return isinstance(self.unlabelled, SelfTrainingOptions)
+
+    @property
+    def needs_unlabelled(self) -> bool:
+        """Whether it cannot be trained without unlabelled scans."""
+        return self.rounds > 0
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of self-training, 0 without it; of a training, the number of its round."""
+        return self.unlabelled.rounds if isinstance(self.unlabelled, SelfTrainingOptions) else 0
+
+    def at_round(self, number: int) -> ArmOptions:
+        """The same arm after so many rounds of self-training."""
+        return self.model_copy(update={"unlabelled": self.unlabelled.model_copy(update={"rounds": number})})
 
     @property
     def is_bayesian(self) -> bool:

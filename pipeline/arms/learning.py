@@ -21,6 +21,7 @@ from pipeline.arms.choices import L2, L2_SP, ArmOptions, Initialisation, LayerSc
 from pipeline.arms.iterate_collection import IterateCollection
 from pipeline.arms.member import assemble_member
 from pipeline.arms.prior_term import WeightPriors
+from pipeline.arms.pseudo_patches import SoftBatch
 from pipeline.arms.pursuit import pursue
 from pipeline.arms.source_knowledge import SourceKnowledge, State, filter_penalty, other_weight_prior
 from pipeline.arms.starting_point import (
@@ -32,6 +33,9 @@ from pipeline.arms.starting_point import (
 from pipeline.arms.target_loss import TargetLoss
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.unlabelled_use import SelfTrainingOptions
+from pipeline.arms.weight_average import WeightAverage
+from pipeline.training.background import Sampler
 from pipeline.training.checkpoint import Checkpoints, Resumption
 from pipeline.training.computing import Computing
 from pipeline.training.loop import StepLoss, TrainingPlan, train
@@ -67,6 +71,7 @@ def learn_member(
     computing: Computing,
     progress: Callable[[float], None],
     checkpoints: Checkpoints,
+    unlabelled: Sampler[SoftBatch] | None = None,
 ) -> TrainedMember:
     """Trains one member of an arm, from its last checkpoint on if there is one.
 
@@ -80,6 +85,7 @@ def learn_member(
         computing: device and precision.
         progress: called with the share of the steps done.
         checkpoints: when and where it is saved; the log goes to the same folder.
+        unlabelled: draws what a student of self-training learns from beside annotated scans.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -94,11 +100,12 @@ def learn_member(
     priors = _weight_priors(arm, model, states, knowledge, device)
     loss = TargetLoss(
         arm, options, model, priors, sampler, seed, device, computing.autocast, network.heads,
-        lambda: computing.gradient_scale,
+        lambda: computing.gradient_scale, unlabelled,
     )  # fmt: skip
     collection = None
     if isinstance(arm.posterior, SWAGOptions):
         collection = IterateCollection(arm.posterior, model, options.steps)
+    average = _student_average(arm, model, options.steps)
     elbos = torch.zeros(arm.components, dtype=torch.float64)
     # All that steps change. Densities are among it: their encoders and the scales of layers are learned on the target.
     changed: dict[str, torch.nn.Module] = {
@@ -106,6 +113,7 @@ def learn_member(
         **{f"prior.{name}": prior for name, prior in priors.fitted.items()},
         "pursuit": torch.nn.ParameterDict({"elbos": torch.nn.Parameter(elbos, requires_grad=False)}),
         **(collection.modules() if collection else {}),
+        **(average.modules() if average else {}),
     }
     resumption = Resumption(checkpoints, changed, {"draws": loss.draws})
     about: dict[str, Any] = {}
@@ -116,11 +124,24 @@ def learn_member(
         elif collection:
             run(loss, progress, rate=collection.rate(arm, options), watch=collection)
             model = collection.network()
+        elif average:
+            run(loss, progress, watch=average)
+            average.apply()
         else:
             run(loss, progress)
     if scales := _layer_scales(priors, model):
         about["layer_scales"] = scales
     return TrainedMember(model.eval(), log, anew, about)
+
+
+def _student_average(arm: ArmOptions, model: BayesianNetwork, steps: int) -> WeightAverage | None:
+    """The average of a student's weights; none of other trainings, and none where the posterior is one."""
+    own = arm.unlabelled
+    if not isinstance(own, SelfTrainingOptions) or not own.rounds or own.average_from == 1:
+        return None
+    if isinstance(arm.posterior, SWAGOptions | MixtureOptions):
+        return None
+    return WeightAverage(model, own.average_from, steps)
 
 
 def _layer_scales(priors: WeightPriors, model: BayesianNetwork) -> dict[str, float]:

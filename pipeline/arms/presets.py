@@ -20,6 +20,7 @@ from pipeline.arms.preset_densities import (
     VAE,
     VAE_CONDITIONAL,
 )
+from pipeline.arms.unlabelled_use import SelfTrainingOptions, Weighting
 
 # Rates from a development task (docs/results/hippocampus.md), on which `random`, `fine_tune`, `fine_tune_l2sp`, `dwp`,
 # `dwp_source`, `gaussian_source` and `swag` tried the same four; the other arms take the rate of the most similar one.
@@ -96,6 +97,14 @@ PRESETS: dict[str, ArmOptions] = {
     # Wilson and Izmailov 2020: SWAG around each of several members, each from its own source network.
     "multi_swag": ArmOptions(posterior=SWAGOptions(), members=3, **_FROM_SOURCE),
     DEFAULT_ARM: ArmOptions(posterior=SWAGOptions(), members=3, **FITTED_READING, **_FROM_SOURCE),
+    # The default arm as its own teacher on scans without annotation.
+    "self_training": ArmOptions(
+        posterior=SWAGOptions(), members=3, unlabelled=SelfTrainingOptions(), **FITTED_READING, **_FROM_SOURCE
+    ),
+    # A plain teacher with the same scans: the rival.
+    "fine_tune_self_training": ArmOptions(
+        unlabelled=SelfTrainingOptions(weighting=Weighting.NONE, average_from=1.0), **_FROM_SOURCE
+    ),
     # Fine-tuned bootstrap networks, averaged: the rival to beat in calibration.
     "ensemble": ArmOptions(members=3, **_FROM_SOURCE),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,10 +17,14 @@ from models.deep_supervision import DeepSupervisionLoss
 from models.heads import Heads
 from models.objectives import Likelihood, SegmentationLoss
 from models.posteriors.mixture import Mixture
+from models.soft_targets import SoftTargetLoss, shrink_targets
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.gradient_sizes import log_gradient_sizes
 from pipeline.arms.prior_term import PriorTerm, WeightPriors
+from pipeline.arms.pseudo_patches import SoftBatch
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.unlabelled_use import SelfTrainingOptions, UnlabelledUse
+from pipeline.training.background import Sampler
 from pipeline.training.loop import StepLoss, is_logged
 from pipeline.training.patches import BatchSampler
 
@@ -42,6 +47,7 @@ class TargetLoss:
         autocast: context of the network's passes.
         heads: what the network's output channels stand for.
         gradient_scale: tells the factor on the gradients of a backward pass.
+        unlabelled: draws what a student learns from beside annotated scans, if it is one.
         draws: the stream that steps draw from.
     """
 
@@ -55,10 +61,12 @@ class TargetLoss:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
     heads: Heads = Heads.EXCLUSIVE
     gradient_scale: Callable[[], float] = lambda: 1.0
+    unlabelled: Sampler[SoftBatch] | None = None
 
     def __post_init__(self) -> None:
         self.draws = torch.Generator(self.device).manual_seed(stream_seed(self.seed, "draws"))
         self._data_loss = _data_loss(self.options.likelihood, self.heads)
+        self._soft_loss = DeepSupervisionLoss(SoftTargetLoss(self.options.likelihood, self.heads), shrink_targets)
         self.prior_term = PriorTerm(self.arm, self.priors, self.sampler.voxels, self.options.steps, self.seed)
 
     def of_component(self, component: int) -> Callable[[int], StepLoss]:
@@ -70,24 +78,34 @@ class TargetLoss:
         self.model.train()
         images, labels, names = self.sampler.batch(first_batch + step)
         images, labels = images.to(self.device), labels.to(self.device)
+        pseudo = None if self.unlabelled is None else self.unlabelled.batch(first_batch + step)
+        share = 0.0 if pseudo is None else pseudo_weight(self.arm.unlabelled, step, self.options.steps)
         logged = is_logged(step, self.options.steps, self.options.log_every)
         terms: dict[str, float] = {}
         number = self.arm.train_samples
-        data_term, divergence = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
+        data_term, divergence, pseudo_term = (torch.zeros((), device=self.device) for _ in range(3))
         self.prior_term.settle(self.model.posterior, step)
         for draw in self.model.draws(number, self.draws):
             data_term = data_term + self._data_loss(self._logits(images, draw), labels) / number
+            if pseudo is not None:
+                soft = self._soft_loss(self._logits(pseudo[0].to(self.device), draw), pseudo[1].to(self.device))
+                pseudo_term = pseudo_term + soft / number
             if self.priors:
                 nats = self.prior_term.kl(self.model, draw, self.draws, terms=terms if logged else None)
                 divergence = divergence + nats / number
         loss = data_term
+        if pseudo is not None:
+            loss = loss + share * pseudo_term
+            names = [*names, *pseudo[2]]
         if self.priors:
             scaled = self.prior_term.scaled(divergence, step)
-            loss = data_term + scaled
+            loss = loss + scaled
         if not logged:
             # Reading a value from the accelerator waits for it, so most steps read nothing but the loss.
             return StepLoss(loss, {}, names)
         terms = {"data_term": float(data_term.detach()), **terms}
+        if pseudo is not None:
+            terms |= {"pseudo_term": float(pseudo_term.detach()), "pseudo_weight": share}
         if self.priors:
             terms |= {"kl": float(scaled.detach()), "kl_weight": self.prior_term.weight(step)}
             terms |= self.prior_term.gaps(draw, first_batch + step)
@@ -124,6 +142,18 @@ class TargetLoss:
         alone = posterior.component(draw.component) if isinstance(posterior, Mixture) else posterior
         kl = float(self.prior_term.kl(self.model, draw, generator, share=1.0, posterior=alone))
         return sum(values) / len(values) - self.arm.posterior_temperature * kl
+
+
+def pseudo_weight(options: UnlabelledUse, step: int, steps: int) -> float:
+    """Returns the weight of the loss on pseudo-labels at a step (from 0): λ exp(−5 (1 − t)²), t the share of its rise.
+
+    Laine and Aila, "Temporal Ensembling for Semi-Supervised Learning", ICLR 2017, section 2.1; 0 without a student.
+    """
+    if not isinstance(options, SelfTrainingOptions):
+        return 0.0
+    rise = options.ramp_up * steps
+    risen = 1.0 if step >= rise else step / rise
+    return options.weight * math.exp(-5 * (1 - risen) ** 2)
 
 
 def _data_loss(likelihood: Likelihood, heads: Heads) -> DeepSupervisionLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
+from data.errors import TrainingError
 from data.random_streams import stream_seed
 from data.stored_record import WHOLE, StoredRecord, read_record
 from models.bayesian_network import BayesianNetwork
@@ -23,13 +25,17 @@ from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
 from pipeline.arms.kl_trend import KLTrend, kl_trends
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.member_file import read_member, write_member
+from pipeline.arms.pseudo_labels import PseudoLabels, PseudoRecord, Teacher
+from pipeline.arms.pseudo_patches import PseudoSampler
 from pipeline.arms.source_knowledge import SourceKnowledge, State
 from pipeline.arms.starting_point import mean_state
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.unlabelled_use import SelfTrainingOptions
 from pipeline.execution.progress import ProgressFile
-from pipeline.storage.atomic import write_record
+from pipeline.storage.atomic import link_or_copy, write_record
 from pipeline.storage.cached_case import CachedCase
+from pipeline.storage.file_names import HISTORY
 from pipeline.storage.tensors import load_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.background import BackgroundSampler
@@ -37,6 +43,8 @@ from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions, Precision
 from pipeline.training.image_model_files import read_image_weights
 from pipeline.training.patches import PatchOptions, PatchSampler
+
+logger = logging.getLogger(__name__)
 
 MEMBER = "member.safetensors"
 """Weights and posterior of the trained member."""
@@ -64,6 +72,7 @@ class TrainingTask:
         earlier: posterior that it is combined with, if any.
         source_heads: what the output channels of the source networks stand for.
         image_model: folder of the image model that it starts from, if any.
+        teacher: of a student in a round of self-training: the predictions of the round before.
     """
 
     arm: ArmOptions
@@ -80,6 +89,7 @@ class TrainingTask:
     earlier: EarlierPosterior | None = None
     source_heads: Heads = Heads.EXCLUSIVE
     image_model: Path | None = None
+    teacher: Teacher | None = None
 
     @property
     def first_case(self) -> CachedCase:
@@ -160,6 +170,8 @@ class TrainingRecord(StoredRecord):
     """Parameters that did not fit the source network and kept their random start."""
     kl: tuple[KLTrend, ...] = ()
     """Whether the KL had settled; of each component of a mixture. None without a KL, or with too few logged steps."""
+    pseudo_labels: PseudoRecord | None = None
+    """Of a student: the unlabelled scans that it learned from."""
     about: dict[str, Any] = Field(default_factory=dict)
     """Further facts, such as the weights of a mixture's components."""
 
@@ -175,34 +187,92 @@ def member_seed(seed: int, repeat: int, member: int) -> int:
 def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, settings: TrainingSettings) -> None:
     """Trains one member and writes its weights, history and record; resumes from a checkpoint in the folder.
 
+    A student that cannot learn, because no unlabelled scan enters or its loss is not finite, keeps the weights of the
+    round before, and its record says why.
+
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, in round 0.
         ModelError: the posterior to update belongs to a different network.
         StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
     checkpoints = Checkpoints(
         folder, settings.checkpoint_steps, settings.checkpoint_seconds, lambda: progress.stop_requested
     )
-    trained = _learn(task, settings, progress, checkpoints)
+    pseudo = None if task.teacher is None else _pseudo_labels(task, task.teacher)
+    if pseudo is not None and task.teacher is not None and not pseudo.cases:
+        _keep_round_before(folder, task.teacher, task, settings, pseudo.record, _none_entered(pseudo.record))
+        return
+    try:
+        trained = _learn(task, settings, progress, checkpoints, pseudo)
+    except TrainingError as error:
+        if pseudo is None or task.teacher is None:
+            raise
+        checkpoints.remove()
+        _keep_round_before(folder, task.teacher, task, settings, pseudo.record, str(error))
+        return
     if task.earlier is not None:
         trained = _joined(trained, task.earlier, task, settings)
     write_member(folder / MEMBER, trained.model)
     trained.history.finish()
     record = TrainingRecord(
-        arm=task.arm,
-        member=task.member,
-        n=task.n,
-        repeat=task.repeat,
-        patients=tuple(task.patients),
-        steps=settings.options.steps,
         started_anew=tuple(trained.started_anew),
         kl=kl_trends(trained.history.rows),
         about=trained.about,
+        **_told(task, settings, None if pseudo is None else pseudo.record),
     )
     write_record(folder / TRAINING, record)
     # In this order: a checkpoint relies on the lines of the log.
     checkpoints.remove()
     trained.history.remove()
+
+
+def _told(task: TrainingTask, settings: TrainingSettings, pseudo: PseudoRecord | None) -> dict[str, Any]:
+    """What the record of any training says of its task."""
+    return {
+        "arm": task.arm,
+        "member": task.member,
+        "n": task.n,
+        "repeat": task.repeat,
+        "patients": tuple(task.patients),
+        "steps": settings.options.steps,
+        **({} if pseudo is None else {"pseudo_labels": pseudo}),
+    }
+
+
+def _pseudo_labels(task: TrainingTask, teacher: Teacher) -> PseudoLabels:
+    """The unlabelled scans that a student learns from.
+
+    Raises:
+        WorkspaceError: a prediction of the teacher is missing or damaged.
+    """
+    options = task.arm.unlabelled
+    if not isinstance(options, SelfTrainingOptions):
+        raise TypeError("a training with a teacher is a round of self-training")
+    return teacher.judged([case for cases in task.patients.values() for case in cases], options)
+
+
+def _none_entered(record: PseudoRecord) -> str:
+    reason = next(iter(record.left_out.values()), "there are none")
+    return f"none of {len(record.left_out)} unlabelled scans entered the round ({reason})"
+
+
+def _keep_round_before(
+    folder: Path, teacher: Teacher, task: TrainingTask, settings: TrainingSettings, pseudo: PseudoRecord, why: str
+) -> None:
+    """Makes the member of the round before that of this round, too."""
+    logger.warning("self-training stops before round %d: %s", pseudo.round, why)
+    before = read_training(teacher.before)
+    for left in folder.iterdir():
+        left.unlink()
+    for name in (MEMBER, HISTORY):
+        link_or_copy(teacher.before / name, folder / name)
+    record = TrainingRecord(
+        started_anew=before.started_anew,
+        kl=before.kl,
+        about=before.about,
+        **_told(task, settings, pseudo.model_copy(update={"stopped": why})),
+    )
+    write_record(folder / TRAINING, record)
 
 
 def read_training(folder: Path) -> TrainingRecord:
@@ -230,7 +300,11 @@ def load_member(folder: Path, arm: ArmOptions, network: TargetNetwork) -> Bayesi
 
 
 def _learn(
-    task: TrainingTask, settings: TrainingSettings, progress: ProgressFile, checkpoints: Checkpoints
+    task: TrainingTask,
+    settings: TrainingSettings,
+    progress: ProgressFile,
+    checkpoints: Checkpoints,
+    pseudo: PseudoLabels | None,
 ) -> TrainedMember:
     seed = member_seed(settings.seed, task.repeat, task.member)
     patches = PatchSampler(
@@ -239,16 +313,29 @@ def _learn(
         Augmentation(settings.augmentation),
         stream_seed(seed, "patches", task.n),
     )
+    steps = settings.options.steps * task.arm.components
     return learn_member(
         task.arm,
         settings.options,
         TargetNetwork.of(task.network, task.first_case),
         task.knowledge(),
-        BackgroundSampler(patches, settings.options.steps * task.arm.components, settings.workers),
+        BackgroundSampler(patches, steps, settings.workers),
         seed,
         Computing(settings.computing, settings.device),
         progress,
         checkpoints,
+        None if pseudo is None else BackgroundSampler(_pseudo_sampler(task, settings, pseudo), steps, settings.workers),
+    )
+
+
+def _pseudo_sampler(task: TrainingTask, settings: TrainingSettings, pseudo: PseudoLabels) -> PseudoSampler:
+    seed = member_seed(settings.seed, task.repeat, task.member)
+    batch = pseudo.cases[0].options.patches
+    return PseudoSampler(
+        pseudo.cases,
+        settings.patches.model_copy(update={"batch": batch}),
+        Augmentation(settings.augmentation, soft=True),
+        stream_seed(seed, "unlabelled", pseudo.record.round),
     )
 
 

@@ -10,15 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from data.stored_record import StoredRecord, read_record
+from pipeline.arms.out_of_fold_dice import Predictions, out_of_fold_dice
 from pipeline.execution.progress import ProgressFile
-from pipeline.metrics.structure_dice import structure_dice
 from pipeline.prediction.reading import ReadingOptions
-from pipeline.prediction.stored_prediction import load_prediction, prediction_name
 from pipeline.storage.atomic import write_record
-from pipeline.storage.cached_case import CachedCase
 
 RATE = "rate.json"
 """What was tuned: `TunedRate`."""
@@ -42,11 +38,11 @@ class RateTask:
     """One choice of a rate.
 
     Attributes:
-        tried: each rate, ascending, with the folders of its inner folds' predictions and the cases that they hold.
+        tried: each rate, ascending, with the predictions of its inner folds.
         reading: of the arm's choices.
     """
 
-    tried: Sequence[tuple[float, Sequence[tuple[Path, Sequence[CachedCase]]]]]
+    tried: Sequence[tuple[float, Predictions]]
     reading: ReadingOptions
 
 
@@ -56,25 +52,10 @@ def tune_rate(folder: Path, progress: ProgressFile, *, task: RateTask) -> None:
     Raises:
         WorkspaceError: a prediction is missing or damaged.
     """
-    means: list[float] = []
-    patients: set[str] = set()
-    for _, predictions in task.tried:
-        of_patient: dict[str, list[float]] = {}
-        for own, cases in predictions:
-            for case in cases:
-                of_patient.setdefault(case.patient, []).append(_dice(own, case, task.reading))
-        means.append(float(np.mean([np.mean(values) for values in of_patient.values()])))
-        patients |= of_patient.keys()
-        progress(len(means) / len(task.tried))
+    found = out_of_fold_dice([predictions for _, predictions in task.tried], task.reading, progress)
     rates = tuple(rate for rate, _ in task.tried)
-    record = TunedRate(rate=rates[int(np.argmax(means))], tried=rates, dice=tuple(means), patients=len(patients))
+    record = TunedRate(rate=rates[found.best], tried=rates, dice=found.means, patients=found.patients)
     write_record(folder / RATE, record)
-
-
-def _dice(folder: Path, case: CachedCase, reading: ReadingOptions) -> float:
-    """The mean over classes, on the preprocessed grid."""
-    mask = load_prediction(folder / prediction_name(case.name)).read(reading).mask
-    return float(np.mean(structure_dice(mask, case.label().numpy(), case.heads, len(case.classes))))
 
 
 def read_rate(folder: Path) -> float:

@@ -216,6 +216,11 @@ class StudyConfig(Options):
                 raise ValueError(
                     f"arm {arm!r} needs a source, and the study has none: add the key `source`, or leave the arm out"
                 )
+            if self.target.unlabelled is None and options.needs_unlabelled:
+                raise ValueError(
+                    f"arm {arm!r} learns from unlabelled scans, and the study names none: set `target.unlabelled`, as "
+                    "in `unlabelled: all`, or leave the arm out"
+                )
             known = [*UNFITTED_PRIORS, AUTO, *self.priors.densities]
             if options.prior not in known:
                 names = ", ".join(known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.arms.arm_record import PREDICTIONS, RATES, READINGS, TRAININGS
+from pipeline.arms.arm_record import PREDICTIONS, PSEUDO_LABELS, RATES, READINGS, ROUNDS, TRAININGS
 from pipeline.storage.file_names import IMAGE_MODELS, STARTS, STRUCTURES, TRUNKS
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORING
 from pipeline.storage.stage_names import Stage
@@ -13,7 +13,16 @@ KINDS_OF: dict[Stage, tuple[str, ...]] = {
     Stage.TRAIN_SOURCE: (TRUNKS, Stage.TRAIN_SOURCE.value),
     Stage.COLLECT_FILTERS: (Stage.COLLECT_FILTERS.value, STRUCTURES, STARTS),
     Stage.FIT_PRIORS: (FITS, SCORING, COMPARISON),
-    Stage.INFER: (IMAGE_MODELS, TRAININGS, PREDICTIONS, RATES, READINGS, Stage.INFER.value),
+    Stage.INFER: (
+        IMAGE_MODELS,
+        TRAININGS,
+        PSEUDO_LABELS,
+        PREDICTIONS,
+        RATES,
+        ROUNDS,
+        READINGS,
+        Stage.INFER.value,
+    ),
     Stage.EVALUATE: (Stage.EVALUATE.value,),
 }
 """Stage → the kinds of its units."""

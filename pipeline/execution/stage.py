@@ -10,7 +10,7 @@ from pipeline.execution.ledger import Ledger
 from pipeline.execution.processes import rank
 from pipeline.execution.provenance import record_stage
 from pipeline.execution.stopping import StopRequestedError
-from pipeline.execution.unit import Unit
+from pipeline.execution.unit import Outcome, Unit
 from pipeline.execution.units import Execution, StageRun, run_units
 from pipeline.storage.workspace import Workspace
 
@@ -35,25 +35,40 @@ def run_stage(stage: str, units: Sequence[Unit], workspace: Workspace, execution
     return run
 
 
-def run_in_order(kinds: Sequence[Sequence[Unit]], workspace: Workspace, execution: Execution) -> StageRun:
+def run_in_order(
+    kinds: Sequence[Sequence[Unit]],
+    workspace: Workspace,
+    execution: Execution,
+    failed: set[tuple[str, str]] | None = None,
+) -> StageRun:
     """Runs the units of a stage with several kinds, one kind after the other, and returns all of it as one run.
 
-    Units that need something that failed are left out, so that a reason is reported once.
+    Units that need something that failed are left out, so that a reason is reported once. A kind may come again, with
+    the units that it had before: what these came to counts once.
+
+    Args:
+        kinds: the units.
+        workspace: of the study.
+        execution: how they are run.
+        failed: stage and key of units that are left out, with all that need them; receives those that do not end well.
     """
+    missing = set() if failed is None else failed
     runs: list[StageRun] = []
-    missing: set[tuple[str, str]] = set()
+    outcomes: dict[tuple[str, str], Outcome] = {}
     for units in kinds:
-        impossible = {unit.name for unit in units if missing & set(unit.needs)}
+        impossible = {unit.name for unit in units if unit.name in missing or missing & set(unit.needs)}
         possible = [unit for unit in units if unit.name not in impossible]
         missing |= impossible
         if not possible:
             continue
         runs.append(run_stage(possible[0].stage, possible, workspace, execution))
+        for outcome in runs[-1].outcomes:
+            outcomes.setdefault((possible[0].stage, outcome.key), outcome)
         unfinished = {outcome.key for outcome in runs[-1].outcomes if outcome.state in {"failed", "stopped"}}
         missing |= {unit.name for unit in possible if unit.key in unfinished}
         if runs[-1].count("stopped"):
             break
-    return StageRun(tuple(o for run in runs for o in run.outcomes), sum(run.wall_seconds for run in runs))
+    return StageRun(tuple(outcomes.values()), sum(run.wall_seconds for run in runs))
 
 
 def complete(stage: str, run: StageRun) -> None:

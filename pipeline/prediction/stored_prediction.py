@@ -23,7 +23,9 @@ from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 
 _CUBIC_MM_PER_ML = 1000.0
-_LOG_PROBABILITY, _INFORMATION, _VOLUMES, _HEADS = "log_probability", "mutual_information", "volumes_ml", "heads"
+LOG_PROBABILITY, INFORMATION = "log_probability", "mutual_information"
+"""Names of the tensors of a prediction."""
+_VOLUMES, _HEADS = "volumes_ml", "heads"
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ class StoredPrediction:
     def write(self, path: Path) -> None:
         """Writes the prediction, atomically."""
         tensors = {
-            _LOG_PROBABILITY: self.log_probability,
-            _INFORMATION: self.mutual_information,
+            LOG_PROBABILITY: self.log_probability,
+            INFORMATION: self.mutual_information,
             _VOLUMES: self.volumes_ml,
         }
         about = {
@@ -202,8 +204,8 @@ def load_prediction(path: Path) -> StoredPrediction:
             tuple(str(name) for name in about["classes"]),
             np.asarray(about["affine"], dtype=np.float64),
             int(about["draws"]),
-            tensors[_LOG_PROBABILITY],
-            tensors.get(_INFORMATION),
+            tensors[LOG_PROBABILITY],
+            tensors.get(INFORMATION),
             tensors.get(_VOLUMES),
             Heads(about.get(_HEADS, Heads.EXCLUSIVE)),
         )

@@ -31,7 +31,7 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import KEY, STAGE, UNLABELLED, StudyPlan, make_split, plan_folder, read_plan
 from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_checks import compare_with_source
-from pipeline.stages.unlabelled_scans import choose_unlabelled, read_unlabelled_folder, with_unlabelled
+from pipeline.stages.unlabelled_scans import choose_unlabelled, read_unlabelled_folder, require_enough, with_unlabelled
 from pipeline.storage.atomic import write_json, write_record
 from pipeline.storage.digest import digest
 from pipeline.storage.file_names import PLAN
@@ -229,6 +229,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     target = config.target.dataset
     folder = read_unlabelled_folder(config, channels[target])
     scans = choose_unlabelled(config, datasets, folder, split)
+    require_enough(config, scans)
     classes = {name: config.datasets[name].class_values(dataset) for name, dataset in datasets.items()}
     inputs = {name: list(of_dataset) for name, of_dataset in channels.items()}
     ignored = {name: config.datasets[name].ignored_values(dataset) for name, dataset in datasets.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import GraftError
-from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
+from pipeline.arms.arm_record import PREDICTIONS, PSEUDO_LABELS, TRAININGS
 from pipeline.config.study import StudyConfig
 from pipeline.config.unit_kinds import KINDS_OF
 from pipeline.execution.durations import seconds_per_size
@@ -21,7 +21,7 @@ from pipeline.storage.file_names import IMAGE_MODELS, TRUNKS
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
-_OF_NETWORKS = (TRUNKS, Stage.TRAIN_SOURCE.value, IMAGE_MODELS, TRAININGS, PREDICTIONS)
+_OF_NETWORKS = (TRUNKS, Stage.TRAIN_SOURCE.value, IMAGE_MODELS, TRAININGS, PSEUDO_LABELS, PREDICTIONS)
 """Kinds whose units compute on the GPU, if there is one."""
 
 

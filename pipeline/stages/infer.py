@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from pipeline.config.study import StudyConfig
 from pipeline.execution.stage import complete, run_in_order
-from pipeline.execution.unit import Unit, is_done
-from pipeline.execution.units import Execution
+from pipeline.execution.unit import Outcome, Unit, is_done
+from pipeline.execution.units import Execution, StageRun
 from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.resources import Resources
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_checks import compare_grids, compare_with_source, refuse_empty_labels, require_kernel_size
-from pipeline.stages.target_plan import TargetPlan, plan_target
+from pipeline.stages.target_plan import plan_target
+from pipeline.stages.target_units import TargetPlan, in_levels
 from pipeline.storage.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -41,15 +43,8 @@ def units_to_run(config: StudyConfig, workspace: Workspace, resources: Resources
         GraftError: as `units`.
     """
     plan = plan_target(config, workspace, resources)
-    kinds = (list(plan.image_models.values()), needed_trainings(plan, workspace), *plan.in_order())
+    kinds = (list(plan.image_models.values()), plan.learning(workspace), *plan.in_order())
     return [unit for kind in kinds for unit in kind]
-
-
-def needed_trainings(plan: TargetPlan, workspace: Workspace) -> list[Unit]:
-    """Trainings that are finished, and those that an unfinished prediction or arm needs."""
-    waiting = [unit for kind in plan.in_order() for unit in kind if not is_done(unit, workspace)]
-    needed = {name for unit in waiting for name in unit.needs}
-    return [unit for unit in plan.trainings.values() if unit.name in needed or is_done(unit, workspace)]
 
 
 def refuse_unusable(target: TargetPlan, plan: StudyPlan, strict: bool) -> None:
@@ -82,9 +77,15 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     """
     execution = resources.training(config)[0]
     target = _usable_plan(config, workspace, resources)
-    if not all(is_done(unit, workspace) for unit in target.rates.values()):
-        logger.info("%s: tuning %d rates", STAGE, len(target.rates))
-        _carry_out(target, workspace, execution)
+    failed: set[tuple[str, str]] = set()
+    failures: list[Outcome] = []
+    # Rates come first, and rounds are chosen at these rates. What fails must not stop the arms that go on.
+    while any(not is_done(unit, workspace) and unit.name not in failed for unit in target.chooses()):
+        logger.info("%s: choosing %d rates and %d rounds", STAGE, len(target.rates), len(target.rounds))
+        run = _carry_out(target, workspace, execution, failed)
+        failures += run.failures
+        if run.count("stopped"):
+            complete(STAGE, run)
         target = _usable_plan(config, workspace, resources)
     logger.info(
         "%s: %s%d trainings and %d predictions for %d arms, sizes and repeats",
@@ -94,7 +95,8 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
         len(target.predictions),
         len(target.arms),
     )
-    _carry_out(target, workspace, execution)
+    run = _carry_out(target, workspace, execution, failed)
+    complete(STAGE, replace(run, outcomes=(*failures, *run.outcomes)))
 
 
 def _usable_plan(config: StudyConfig, workspace: Workspace, resources: Resources) -> TargetPlan:
@@ -104,6 +106,9 @@ def _usable_plan(config: StudyConfig, workspace: Workspace, resources: Resources
     return target
 
 
-def _carry_out(target: TargetPlan, workspace: Workspace, execution: Execution) -> None:
-    kinds = (list(target.image_models.values()), needed_trainings(target, workspace), *target.in_order())
-    complete(STAGE, run_in_order(kinds, workspace, execution))
+def _carry_out(
+    target: TargetPlan, workspace: Workspace, execution: Execution, failed: set[tuple[str, str]]
+) -> StageRun:
+    learning = in_levels(target.learning(workspace))
+    kinds = (list(target.image_models.values()), *learning, *target.in_order())
+    return run_in_order(kinds, workspace, execution, failed)

@@ -1,9 +1,11 @@
 """The units of target training: trainings that arms share, predictions of the test cases, and the arms' own folders.
 
     train-image-model/NAME               an image model that trainings may start from
-    train-target/nNN/repeat-R/TRAINING   one member of one way of learning
+    train-target/nNN/repeat-R/TRAINING   one member of one way of learning, in one round of self-training
+    predict-unlabelled/nNN/repeat-R/…    what the members of a round predict in unlabelled scans, for the next round
     predict-test/nNN/repeat-R/PREDICTION the averages over trained members and their draws, for cases they never saw
     tune-rates/nNN/repeat-R/RATE         the peak rate of an arm, tuned out of fold on its training patients
+    keep-rounds/nNN/repeat-R/ROUND       the round of self-training that an arm keeps, chosen likewise
     fit-readings/nNN/repeat-R/READING    how an arm reads, fitted out of fold on its training patients
     infer/ARM/nNN/repeat-R               an arm: the names of its trainings and prediction, and its model
 
@@ -13,18 +15,21 @@ A training is named after what it depends on, so arms that learn alike find the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipeline.arms.arm_record import PREDICTIONS, RATES, READINGS, TRAININGS, ArmRecord
+from pipeline.arms.arm_record import PREDICTIONS, PSEUDO_LABELS, RATES, READINGS, ROUNDS, TRAININGS, ArmRecord
 from pipeline.arms.choices import ArmOptions, Initialisation
+from pipeline.arms.kept_round import KeptRound, RoundTask, keep_round, read_round
 from pipeline.arms.objective_name import objective_name
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
+from pipeline.arms.pseudo_labels import Teacher
 from pipeline.arms.target_training_options import Tuning
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.arms.tuned_rate import RateTask, read_rate, tune_rate
+from pipeline.arms.unlabelled_use import NoUnlabelledOptions, SelfTrainingOptions
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
 from pipeline.deployment.model_description import ModelOrigin
@@ -35,8 +40,9 @@ from pipeline.stages.image_models import image_model_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_inputs import SourceInputs
-from pipeline.stages.study_plan import StudyPlan, read_plan
+from pipeline.stages.study_plan import UNLABELLED, StudyPlan, read_plan
 from pipeline.stages.target_cells import Cell, Fold, final_reading_folds, reading_folds, target_cells
+from pipeline.stages.target_units import TargetPlan
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.digest import digest
 from pipeline.storage.stage_names import Stage
@@ -55,31 +61,11 @@ def _cell(n: int, repeat: int) -> str:
     return f"n{n:02d}/repeat-{repeat}"
 
 
-@dataclass
-class TargetPlan:
-    """The units of target training by their keys, each once."""
-
-    image_models: dict[str, Unit] = field(default_factory=dict)
-    trainings: dict[str, Unit] = field(default_factory=dict)
-    predictions: dict[str, Unit] = field(default_factory=dict)
-    rates: dict[str, Unit] = field(default_factory=dict)
-    readings: dict[str, Unit] = field(default_factory=dict)
-    arms: dict[str, Unit] = field(default_factory=dict)
-
-    def in_order(self) -> tuple[list[Unit], ...]:
-        """Predictions, what is fitted on them, and arms: what comes after the trainings."""
-        kinds = (self.predictions, self.rates, self.readings, self.arms)
-        return tuple(list(kind.values()) for kind in kinds)
-
-    def tasks(self) -> list[TrainingTask]:
-        """The inputs of the trainings."""
-        return [unit.arguments["task"] for unit in self.trainings.values()]
-
-
 def plan_target(config: StudyConfig, workspace: Workspace, resources: Resources) -> TargetPlan:
     """Plans every arm × its sizes × repeat.
 
-    Where the peak rate of an arm is yet to be tuned, the plan holds what tunes it and nothing else of that arm.
+    Where the peak rate of an arm or its round of self-training is yet to be chosen, the plan holds what it is chosen by
+    and nothing else of that arm.
 
     Raises:
         WorkspaceError: an earlier stage is not done, or a tuned rate is damaged.
@@ -87,6 +73,14 @@ def plan_target(config: StudyConfig, workspace: Workspace, resources: Resources)
         ModelError: an arm updates a model that does not fit.
     """
     return _Planner(read_plan(config, workspace), resources).plan()
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """An arm at its peak rate and in the round that it keeps, and how the round was chosen."""
+
+    arm: ArmOptions
+    round: KeptRound
 
 
 class _Planner:
@@ -116,24 +110,26 @@ class _Planner:
         return self._found
 
     def _cell(self, name: str, arm: ArmOptions, source: SourceInputs, cell: Cell) -> None:
-        """An arm at one size in one repeat; or, as long as its rates are not known, what tunes them."""
-        tuned = {fold.learned_from: self._at_its_rate(arm, source, cell, fold.learned_from) for fold in cell.folds}
-        final = arm if cell.final is None else self._at_its_rate(arm, source, cell, cell.final)
-        rates = {patients: own for patients, own in tuned.items() if own is not None}
-        if final is None or len(rates) < len(tuned):
+        """An arm at one size in one repeat; or, as long as its rates and rounds are not known, what chooses them."""
+        learners = [*(fold.learned_from for fold in cell.folds), *([] if cell.final is None else [cell.final])]
+        chosen = {patients: self._settled(arm, source, cell, patients) for patients in learners}
+        settled = {patients: own.arm for patients, own in chosen.items() if own is not None}
+        if len(settled) < len(chosen):
             return
+        final = arm if cell.final is None else settled[cell.final]
         folds = []
         for fold in cell.folds:
-            own = rates[fold.learned_from]
-            reading = self._reading(own, source, cell, self._inner(cell, fold.learned_from), rates)
+            own = settled[fold.learned_from]
+            reading = self._reading(own, source, cell, self._inner(cell, fold.learned_from), settled)
             folds.append((self._of_fold(own, source, cell, fold), reading))
         trainings: list[Unit] = []
         reading = None
         if cell.final is not None:
             trainings = self._trainings(final, source, cell, cell.final)
             inner = final_reading_folds(cell.final, cell.folds, self._inner(cell, cell.final))
-            reading = self._reading(final, source, cell, inner, rates)
-        self._arm(name, final, cell, trainings, reading, folds)
+            reading = self._reading(final, source, cell, inner, settled)
+        rounds = [choice.round for choice in map(chosen.get, learners) if choice is not None]
+        self._arm(name, final, cell, trainings, reading, folds, rounds if arm.is_self_trained else [])
 
     def _of_fold(self, arm: ArmOptions, source: SourceInputs, cell: Cell, fold: Fold) -> Unit:
         """The prediction of a fold's patients by models that learned from the others."""
@@ -142,6 +138,43 @@ class _Planner:
     def _inner(self, cell: Cell, patients: Sequence[str]) -> list[Fold]:
         return reading_folds(patients, self._config.target_training.inner_folds, cell.repeat, self._config.seed)
 
+    def _settled(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> _Settled | None:
+        """The arm with the peak rate and the round that these patients speak for; `None` as long as one is unknown.
+
+        Where nothing can be chosen, the last round is kept.
+        """
+        at_rate = self._at_its_rate(arm, source, cell, patients)
+        if at_rate is None:
+            return None
+        unit = self._kept_round(at_rate, source, cell, patients)
+        if unit is None:
+            return _Settled(at_rate, KeptRound(kept=at_rate.rounds, dice=(), patients=0))
+        if not is_done(unit, self._plan.workspace):
+            return None
+        found = read_round(self._folder(unit))
+        return _Settled(at_rate.at_round(found.kept), found)
+
+    def _kept_round(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
+        """The choice among the rounds of an arm on inner folds of its training patients; `None` without a choice."""
+        inner = self._inner(cell, patients)
+        if not arm.rounds or not inner:
+            return None
+        rounds = [
+            [self._of_fold(arm.at_round(number), source, cell, fold) for fold in inner]
+            for number in range(arm.rounds + 1)
+        ]
+        recipe = {
+            "predictions": [[own.digest for own in predictions] for predictions in rounds],
+            "labels": self._plan.digests("pool", patients),
+            "declared": arm.reading.model_dump(mode="json"),
+            "version": 1,
+        }
+        key = _named(cell.n, cell.repeat, arm, "round", recipe)
+        tested = [[(self._folder(own), own.arguments["task"].cases) for own in predictions] for predictions in rounds]
+        needs = tuple(own.name for predictions in rounds for own in predictions)
+        arguments = {"task": RoundTask(tested, arm.reading)}
+        return self._found.rounds.setdefault(key, Unit(ROUNDS, key, recipe, keep_round, arguments, needs=needs))
+
     def _at_its_rate(
         self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]
     ) -> ArmOptions | None:
@@ -149,7 +182,8 @@ class _Planner:
         options, inner = self._config.target_training, self._inner(cell, patients)
         if options.tune is Tuning.OFF or not inner:
             return arm
-        first = arm.model_copy(update={"members": 1})
+        # Students learn at the rate of their first teacher: no round is needed to find it.
+        first = arm.model_copy(update={"members": 1, "unlabelled": NoUnlabelledOptions()})
         tried = {
             rate: [self._of_fold(first.model_copy(update={"peak_rate": rate}), source, cell, fold) for fold in inner]
             for rate in options.tuned_rates
@@ -180,17 +214,17 @@ class _Planner:
         source: SourceInputs,
         cell: Cell,
         inner: Sequence[Fold],
-        rates: Mapping[tuple[str, ...], ArmOptions],
+        settled: Mapping[tuple[str, ...], ArmOptions],
     ) -> Unit | None:
         """The reading that is fitted on out-of-fold predictions of training patients; `None` if none is fitted.
 
-        `rates` has the arm at the rate of each fold of the cell, for a model that is fitted on those.
+        `settled` has the arm as each fold of the cell chose it, for a model that is fitted on those.
         """
         config = self._config
         if not arm.fit_reading or not inner:
             return None
         patients = [patient for fold in inner for patient in fold.tested_on]
-        predictions = [self._of_fold(rates.get(own.learned_from, arm), source, cell, own) for own in inner]
+        predictions = [self._of_fold(settled.get(own.learned_from, arm), source, cell, own) for own in inner]
         options = config.evaluation.calibration or CalibrationOptions()
         recipe = {
             "predictions": [prediction.digest for prediction in predictions],
@@ -210,13 +244,38 @@ class _Planner:
         return self._found.readings[key]
 
     def _trainings(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> list[Unit]:
-        """The trainings of all members on the same patients."""
-        return [self._training(arm, source, cell.n, cell.repeat, patients, member) for member in range(arm.members)]
+        """The trainings of all members on the same patients; of students, those of the last round."""
+        if not arm.rounds:
+            return [self._training(arm, source, cell.n, cell.repeat, patients, member) for member in range(arm.members)]
+        before = arm.at_round(arm.rounds - 1)
+        teachers = self._trainings(before, source, cell, patients)
+        taught = self._pseudo_labels(before, cell, teachers)
+        return [
+            self._training(arm, source, cell.n, cell.repeat, patients, member, (taught, teacher))
+            for member, teacher in enumerate(teachers)
+        ]
+
+    def _pseudo_labels(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit]) -> Unit:
+        """What the members of a round predict in all unlabelled scans."""
+        patients = self._plan.patients(UNLABELLED)
+        self._plan.digests(UNLABELLED, list(patients))
+        cases = [case for patient in patients for case in self._plan.cached(UNLABELLED, patient)]
+        return self._predicted(arm, cell, trainings, cases, PSEUDO_LABELS, self._found.pseudo_labels, named=True)
 
     def _training(
-        self, arm: ArmOptions, source: SourceInputs, n: int, repeat: int, patients: Sequence[str], member: int
+        self,
+        arm: ArmOptions,
+        source: SourceInputs,
+        n: int,
+        repeat: int,
+        patients: Sequence[str],
+        member: int,
+        taught: tuple[Unit, Unit] | None = None,
     ) -> Unit:
-        """The training of a member: planned once, whatever arms need it."""
+        """The training of a member: planned once, whatever arms need it.
+
+        `taught` has a student's pseudo-labels and the training of the same member in the round before.
+        """
         config, learned = self._config, arm.of_training()
         starts = list(range(len(source.networks)))
         if arm.init is not Initialisation.BRANCHES:
@@ -241,6 +300,7 @@ class _Planner:
             "seed": config.seed,
             "threads": self._execution.threads,
             "version": 2,
+            **({} if taught is None else {"pseudo_labels": taught[0].digest}),
         }
         key = _named(n, repeat, learned, str(member), recipe)
         if key not in self._found.trainings:
@@ -259,16 +319,42 @@ class _Planner:
                 None if source.updated is None else source.updated.member(member),
                 source.heads,
                 None if source.image_model is None else self._folder(source.image_model),
+                None if taught is None else self._teacher(*taught),
             )
             size = arm.components * learned.train_samples * (1.2 if arm.is_bayesian else 1.0)
+            if isinstance(learned.unlabelled, SelfTrainingOptions):
+                size *= 1 + learned.unlabelled.patches / config.patches.batch
             arguments = {"task": task, "settings": self._settings}
-            needs = () if source.image_model is None else (source.image_model.name,)
+            needed = [*([] if source.image_model is None else [source.image_model]), *(taught or ())]
+            needs = tuple(unit.name for unit in needed)
             self._found.trainings[key] = Unit(
                 TRAININGS, key, recipe, train_member, arguments, size, resumable=True, needs=needs
             )
         return self._found.trainings[key]
 
+    def _teacher(self, pseudo_labels: Unit, before: Unit) -> Teacher:
+        return Teacher(self._folder(pseudo_labels), pseudo_labels.arguments["task"].cases, self._folder(before))
+
     def _prediction(self, arm: ArmOptions, cell: Cell, trainings: Sequence[Unit], fold: Fold) -> Unit:
+        """The prediction of the patients that a fold is tested on."""
+        # Two folds can leave the same patients to learn from, and then have two sets of test cases.
+        named = fold.tested_on != self._test_patients
+        return self._predicted(
+            arm, cell, trainings, self._tested(fold), PREDICTIONS, self._found.predictions, named=named
+        )
+
+    def _predicted(
+        self,
+        arm: ArmOptions,
+        cell: Cell,
+        trainings: Sequence[Unit],
+        cases: Sequence[CachedCase],
+        kind: str,
+        found: dict[str, Unit],
+        *,
+        named: bool,
+    ) -> Unit:
+        """A prediction: planned once, whatever needs it; `named` after its cases where others could be meant."""
         config, predicted = self._config, arm.of_prediction()
         basis: dict[str, Any] = {
             "trainings": [training.digest for training in trainings],
@@ -278,14 +364,12 @@ class _Planner:
             "threads": self._execution.threads,
             "version": 2,
         }
-        tested = self._tested(fold)
-        if fold.tested_on != self._test_patients:
-            # Two folds can leave the same patients to learn from, and then have two sets of test cases.
-            basis["cases"] = [case.name for case in tested]
+        if named:
+            basis["cases"] = [case.name for case in cases]
         # The images are not part of the name: one more test case is one more prediction in the same folder.
         key = _named(cell.n, cell.repeat, predicted, f"x{len(trainings)}", basis)
-        if key not in self._found.predictions:
-            images = {case.name: case.image_digest for case in tested}
+        if key not in found:
+            images = {case.name: case.image_digest for case in cases}
             task = PredictionTask(
                 predicted,
                 [self._folder(training) for training in trainings],
@@ -294,18 +378,16 @@ class _Planner:
                 config.patches.size,
                 config.sliding_window,
                 self._device,
-                tested,
+                cases,
                 images,
-                self._plan.workspace.unit_folder(PREDICTIONS, key),
+                self._plan.workspace.unit_folder(kind, key),
             )
             recipe = {**basis, "images": images}
             arguments = {"task": task}
             size = float(len(trainings) * (predicted.draws if arm.is_bayesian else 1))
             needs = tuple(training.name for training in trainings)
-            self._found.predictions[key] = Unit(
-                PREDICTIONS, key, recipe, predict_test_cases, arguments, size, needs=needs
-            )
-        return self._found.predictions[key]
+            found[key] = Unit(kind, key, recipe, predict_test_cases, arguments, size, needs=needs)
+        return found[key]
 
     def _arm(
         self,
@@ -315,6 +397,7 @@ class _Planner:
         trainings: Sequence[Unit],
         reading: Unit | None,
         folds: Sequence[tuple[Unit, Unit | None]],
+        rounds: Sequence[KeptRound],
     ) -> None:
         config, origin = self._config, self._origin(name)
         recipe = {
@@ -326,6 +409,7 @@ class _Planner:
             "predictions": [prediction.digest for prediction, _ in folds],
             "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
             "arm": arm.in_recipe(),
+            **({"rounds": [own.as_json() for own in rounds]} if rounds else {}),
             # Without the name of the study, so that renaming a study makes nothing stale; the rest is in the trainings.
             "origin": origin.model_dump(mode="json", include={"modality", "channels", "preprocessing"}),
             "test": self._plan.digests("test", list(self._plan.patients("test"))),
@@ -342,6 +426,8 @@ class _Planner:
             objective=objective_name(arm, config.target_training, config.patches),
             trainings=tuple(training.key for training in trainings),
             predictions=tuple(prediction.key for prediction, _ in folds),
+            kept_rounds=tuple(own.kept for own in rounds),
+            round_dice=() if not rounds else rounds[0 if cell.final is None else -1].dice,
         )
         task = ArmTask(
             record,

@@ -13,6 +13,7 @@ from data.errors import DataError
 from data.names import alike
 from data.random_streams import random_stream
 from data.splits import Split, same_root
+from pipeline.arms.unlabelled_use import FEWEST_UNLABELLED
 from pipeline.config.study import StudyConfig
 from pipeline.config.unlabelled import ALL_CASES, UnlabelledOptions
 from pipeline.deployment.input_cases import collect_cases
@@ -155,6 +156,21 @@ def choose_unlabelled(
         patients[case.patient] = (*patients.get(case.patient, ()), case.name)
     withheld = (case.name for case in chosen if case.label is not None and case.name not in roles.tested)
     return UnlabelledScans(patients, tuple(withheld))
+
+
+def require_enough(config: StudyConfig, scans: UnlabelledScans) -> None:
+    """Refuses too few scans for the arms that learn from them.
+
+    Raises:
+        DataError: names the arm and both numbers.
+    """
+    wanting = [name for name, arm in config.target_training.arms.items() if arm.needs_unlabelled]
+    if wanting and len(scans.names) < FEWEST_UNLABELLED:
+        raise DataError(
+            f"arm {wanting[0]!r} learns from unlabelled scans, and `{_KEY}` has {len(scans.names)}",
+            expected=f"{FEWEST_UNLABELLED} or more",
+            fix=f"add scans to `{_KEY}`, or leave the arm out",
+        )
 
 
 def _drawn(cases: list[Case], options: UnlabelledOptions, root: Path, seed: int) -> list[Case]:

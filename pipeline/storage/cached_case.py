@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from numpy.typing import NDArray
 from safetensors import safe_open
 
@@ -25,6 +26,19 @@ IMAGE_DIGEST = "image_sha256"
 """Key of the image's digest in the description of the arrays."""
 SCAN_BOX = "scan"
 """Key of the box of voxels that preprocessing did not add, where it padded: first and end along each axis."""
+
+
+@dataclass(frozen=True)
+class PatchPart:
+    """What of a patch lies inside a volume.
+
+    Attributes:
+        box: of the volume's arrays.
+        pads: voxels that the patch adds at the beginning and the end of each axis, the last axis first.
+    """
+
+    box: tuple[slice, ...]
+    pads: list[int]
 
 
 @dataclass(frozen=True)
@@ -142,17 +156,30 @@ class CachedCase:
         Returns:
             Image `[C, *size]` float32, codes `[*size]` int64.
         """
+        part = self.part(start, size)
+        label = functional.pad(self._codes(part.box), part.pads, value=IGNORED)
+        return self.image_patch(part), label
+
+    def part(self, start: NDArray[np.integer], size: Sequence[int]) -> PatchPart:
+        """The part of the volume that a patch which begins at `start` takes from it."""
         low = np.clip(start, 0, np.asarray(self.shape) - 1)
         high = np.clip(np.asarray(start) + size, low + 1, self.shape)
-        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-        with safe_open(self.path, framework="pt") as stream:
-            image = stream.get_slice("image")[(slice(None), *box)]
-        label = self._codes(box)
         before = low - start
         after = np.asarray(size) - before - (high - low)
-        if before.any() or after.any():
-            # torch pads the last axis first.
-            pads = [int(n) for axis in (2, 1, 0) for n in (before[axis], after[axis])]
-            image = torch.nn.functional.pad(image[None], pads, mode="replicate")[0]
-            label = torch.nn.functional.pad(label, pads, value=IGNORED)
-        return image, label
+        box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+        # torch pads the last axis first.
+        return PatchPart(box, [int(n) for axis in (2, 1, 0) for n in (before[axis], after[axis])])
+
+    def image_patch(self, part: PatchPart) -> torch.Tensor:
+        """Reads the image of a patch, `[C, *size]` float32; outside the volume it repeats the edge."""
+        with safe_open(self.path, framework="pt") as stream:
+            image: torch.Tensor = stream.get_slice("image")[(slice(None), *part.box)]
+        return functional.pad(image[None], part.pads, mode="replicate")[0] if any(part.pads) else image
+
+    def in_scan(self, part: PatchPart) -> torch.Tensor:
+        """Whether the voxels of a patch are of the scan, `[*size]` bool, and not added by padding."""
+        inside = torch.ones([own.stop - own.start for own in part.box], dtype=torch.bool)
+        for axis, (own, scan) in enumerate(zip(part.box, self.scan, strict=True)):
+            index = torch.arange(own.start, own.stop)
+            inside.movedim(axis, 0)[(index < scan.start) | (index >= scan.stop)] = False
+        return functional.pad(inside, part.pads, value=False)

@@ -44,9 +44,14 @@ class AugmentationOptions(Options):
 
 
 class Augmentation:
-    """Applies the transforms to an image and its label; if all probabilities are 0, the patch stays unchanged."""
+    """Applies the transforms to an image and its label; if all probabilities are 0, the patch stays unchanged.
 
-    def __init__(self, options: AugmentationOptions) -> None:
+    Args:
+        options: the transforms.
+        soft: whether labels are `soft` targets with a weight, which are interpolated, and not codes.
+    """
+
+    def __init__(self, options: AugmentationOptions, soft: bool = False) -> None:
         # MONAI takes seconds to import, and a configuration needs only the options of this file.
         from monai.transforms import (
             Compose,
@@ -61,8 +66,12 @@ class Augmentation:
             RandSimulateLowResolutiond,
         )
 
-        both, image = ["image", "label"], ["image"]
-        modes = ("bilinear", "nearest")
+        image = ["image"]
+        # Key → interpolation, and what is beyond the patch. Keys do not change what is drawn.
+        moved = {"image": ("bilinear", "border"), "label": ("nearest", "zeros")}
+        if soft:
+            moved |= {"label": ("bilinear", "border"), "weight": ("bilinear", "zeros")}
+        both, (modes, padding) = list(moved), zip(*moved.values(), strict=True)
         transforms: list[RandomizableTransform] = []
         if options.affine:
             angle = math.radians(options.rotation)
@@ -73,7 +82,7 @@ class Augmentation:
                     rotate_range=[angle] * 3,
                     scale_range=[options.scaling] * 3,
                     mode=modes,
-                    padding_mode=("border", "zeros"),
+                    padding_mode=padding,
                 )
             )
         if options.elastic:
@@ -87,7 +96,7 @@ class Augmentation:
                     magnitude_range=magnitude,
                     prob=options.elastic,
                     mode=modes,
-                    padding_mode=("border", "zeros"),
+                    padding_mode=padding,
                 )
             )
         transforms += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in options.flip_axes]
@@ -113,12 +122,28 @@ class Augmentation:
         """
         if self._compose is None:
             return image, label
+        # MONAI fills with zeros what lies beyond the patch, so zero has to stand for voxels without annotation.
+        moved = self._transformed(seed, image=image, label=label[None] - IGNORED)
+        return moved["image"].to(torch.float32), moved["label"][0].round().to(torch.int64) + IGNORED
+
+    def soft(
+        self, image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor, seed: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Transforms an image `[C, X, Y, Z]`; its target `[K, X, Y, Z]` and weight `[1, X, Y, Z]` only move along.
+
+        They move as labels do with the same seed. What is taken from beyond the patch has no weight.
+        """
+        if self._compose is None:
+            return image, target, weight
+        moved = self._transformed(seed, image=image, label=target, weight=weight)
+        return moved["image"].to(torch.float32), moved["label"], moved["weight"]
+
+    def _transformed(self, seed: int, **arrays: torch.Tensor) -> dict[str, torch.Tensor]:
         from monai.utils import convert_to_tensor
 
+        assert self._compose is not None
         # MONAI's generators take 32 bits.
         self._compose.set_random_state(seed=seed % (2**32 - 1))
-        # MONAI fills with zeros what lies beyond the patch, so zero has to stand for voxels without annotation.
-        result = self._compose({"image": image, "label": label[None] - IGNORED})
+        result = self._compose(dict(arrays))
         # MONAI returns tensors with metadata; the network needs plain ones.
-        moved, classes = (convert_to_tensor(result[name], track_meta=False) for name in ("image", "label"))
-        return moved.to(torch.float32), classes[0].round().to(torch.int64) + IGNORED
+        return {name: convert_to_tensor(result[name], track_meta=False) for name in arrays}

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from data.errors import GraftError
-from pipeline.training.patches import Batch, PatchSampler
+
+BatchT = TypeVar("BatchT")
+DrawnT = TypeVar("DrawnT", covariant=True)
 
 
-class _Steps(Dataset[Batch | GraftError]):
+class Sampler(Protocol[DrawnT]):
+    """Draws batches of any kind."""
+
+    @property
+    def voxels(self) -> int:
+        """Voxels that a training learns from."""
+
+    def batch(self, step: int) -> DrawnT:
+        """Draws the batch of a step, a function of the step."""
+
+
+class _Steps(Dataset[BatchT | GraftError]):
     """The batches as a dataset, indexed by step."""
 
-    def __init__(self, sampler: PatchSampler) -> None:
+    def __init__(self, sampler: Sampler[BatchT]) -> None:
         self._sampler = sampler
 
-    def __getitem__(self, step: int) -> Batch | GraftError:
+    def __getitem__(self, step: int) -> BatchT | GraftError:
         try:
             return self._sampler.batch(step)
         except GraftError as error:
@@ -27,7 +40,7 @@ class _Steps(Dataset[Batch | GraftError]):
             return error
 
 
-class BackgroundSampler:
+class BackgroundSampler(Generic[BatchT]):
     """Draws the same batches as its sampler, ahead of time.
 
     Args:
@@ -36,19 +49,19 @@ class BackgroundSampler:
         workers: background processes; 0 to draw in this process.
     """
 
-    def __init__(self, sampler: PatchSampler, steps: int, workers: int) -> None:
+    def __init__(self, sampler: Sampler[BatchT], steps: int, workers: int) -> None:
         self._sampler = sampler
         self._steps = steps
         self._workers = workers
         self._next = -1
-        self._ahead: Iterator[Batch | GraftError] | None = None
+        self._ahead: Iterator[BatchT | GraftError] | None = None
 
     @property
     def voxels(self) -> int:
         """N_vox, as the sampler counts it."""
         return self._sampler.voxels
 
-    def batch(self, step: int) -> Batch:
+    def batch(self, step: int) -> BatchT:
         """Returns the batch of a step; consecutive steps are drawn ahead.
 
         Raises:
@@ -64,8 +77,8 @@ class BackgroundSampler:
             raise drawn
         return drawn
 
-    def _loader(self, first: int) -> Iterator[Batch | GraftError]:
-        loader: DataLoader[Batch | GraftError] = DataLoader(
+    def _loader(self, first: int) -> Iterator[BatchT | GraftError]:
+        loader: DataLoader[BatchT | GraftError] = DataLoader(
             _Steps(self._sampler),
             batch_size=None,
             sampler=range(first, max(self._steps, first + 1)),

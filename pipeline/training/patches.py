@@ -80,18 +80,29 @@ class PatchSampler:
             generator = random_stream(self._seed, "patch", step, item)
             cases = self._patients[int(generator.integers(len(self._patients)))]
             case = cases[int(generator.integers(len(cases)))]
-            image, label = case.patch(self._start(case, generator), self._options.size)
+            image, label = case.patch(patch_start(case, case.foreground, self._options, generator), self._options.size)
             image, label = self._augmentation(image, label, stream_seed(self._seed, "augmentation", step, item))
             images.append(image)
             labels.append(label)
             names.append(case.name)
         return torch.stack(images), torch.stack(labels), names
 
-    def _start(self, case: CachedCase, generator: np.random.Generator) -> np.ndarray:
-        shape, size = np.asarray(case.shape), np.asarray(self._options.size)
-        if generator.random() < self._options.foreground_share and len(case.foreground):
-            start = case.foreground[generator.integers(len(case.foreground))] - size // 2
-        else:
-            start = generator.integers(0, np.maximum(shape - size, 0) + 1)
-        # A patch stays inside the volume if it fits; a smaller volume is centred in the patch.
-        return np.where(shape > size, np.clip(start, 0, np.maximum(shape - size, 0)), -((size - shape) // 2))
+
+def patch_start(
+    case: CachedCase, foreground: np.ndarray, options: PatchOptions, generator: np.random.Generator
+) -> np.ndarray:
+    """Draws where a patch begins, `[3]`.
+
+    Args:
+        case: whose patch it is.
+        foreground: `[M, 3]` voxels, on one of which the patch is centred as often as the options say.
+        options: size and sampling.
+        generator: of the draw.
+    """
+    shape, size = np.asarray(case.shape), np.asarray(options.size)
+    if generator.random() < options.foreground_share and len(foreground):
+        start = foreground[generator.integers(len(foreground))] - size // 2
+    else:
+        start = generator.integers(0, np.maximum(shape - size, 0) + 1)
+    # A patch stays inside the volume if it fits; a smaller volume is centred in the patch.
+    return np.where(shape > size, np.clip(start, 0, np.maximum(shape - size, 0)), -((size - shape) // 2))
