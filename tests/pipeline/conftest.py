@@ -30,6 +30,7 @@ def make_case(tmp_path: Path) -> MakeCase:
         classes: Mapping[str, Sequence[int]] | None = None,
         channels: int = 1,
         patient: str | None = None,
+        labelled: bool = True,
     ) -> CachedCase:
         generator = np.random.default_rng(sum(map(ord, name)))
         if label is None:
@@ -38,11 +39,9 @@ def make_case(tmp_path: Path) -> MakeCase:
         if image is None:
             image = 2.0 * (label > 0) + generator.normal(0, 0.3, (channels, *label.shape))
         folder = tmp_path / "cases" / name
-        arrays = {
-            "image": image.astype(np.float32),
-            "label": label.astype(np.int16),
-            "mask": np.ones_like(label, np.uint8),
-        }
+        arrays = {"image": image.astype(np.float32), "mask": np.ones_like(label, np.uint8)}
+        if labelled:
+            arrays["label"] = label.astype(np.int16)
         about = {"affine": np.diag([2.0, 2.0, 3.0, 1.0]).tolist(), "channels": ["T1"], "case": name}
         save_arrays(folder / ARRAYS, arrays, about)
         return CachedCase(name, patient or name, folder, classes or {"cube": (1,)})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -26,6 +27,8 @@ from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.learning import TrainedMember, learn_member
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
+from pipeline.arms.pseudo_labels import Teacher
+from pipeline.arms.pseudo_patches import PseudoSampler
 from pipeline.arms.source_knowledge import SourceKnowledge
 from pipeline.arms.starting_point import mean_state
 from pipeline.arms.target_network import TargetNetwork
@@ -36,6 +39,8 @@ from pipeline.deployment.model_description import ModelOrigin
 from pipeline.deployment.updatable_model import find_updatable
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.sliding_window import SlidingWindowOptions
+from pipeline.prediction.stored_prediction import StoredPrediction, prediction_name
+from pipeline.prediction.temperature import as_stored
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
@@ -133,6 +138,31 @@ class Bench:
         references = self.source.states if arm.needs_references else ()
         return SourceKnowledge(states, priors, self.source.groups if arm.needs_prior else {}, references)
 
+    def teacher(self, classes: int = 1, channels: int = 1) -> Teacher:
+        """Two unlabelled scans in which their cube was found, with one uncertain face."""
+        folder = self.folder / "pseudo-labels"
+        cases = []
+        for name in ("v", "w"):
+            named = {f"class_{k}": (k,) for k in range(1, classes + 1)}
+            case = self.make_case(name, classes=named, channels=channels, labelled=False)
+            cases.append(case)
+            cube = np.zeros((classes, *case.shape), np.float32)
+            cube[0, 4:9, 5:10, 6:11] = 0.9
+            information = np.zeros(case.shape, np.float32)
+            information[4, 5:10, 6:11] = 0.2
+            whole = torch.from_numpy(np.concatenate([1 - cube.sum(0, keepdims=True), cube]))
+            StoredPrediction(
+                name, case.image_digest, tuple(named), case.affine, 2, as_stored(whole),
+                torch.from_numpy(information).half(), None,
+            ).write(folder / prediction_name(name))  # fmt: skip
+        return Teacher(folder, cases, self.folder / "before")
+
+    def pseudo_sampler(self, arm: ArmOptions, channels: int = 1) -> PseudoSampler:
+        judged = self.teacher(channels=channels).judged(
+            [self.make_case("a", channels=channels, classes={"class_1": (1,)})], arm.unlabelled
+        )
+        return PseudoSampler(judged.cases, PATCHES, Augmentation(OFF, soft=True), SEED)
+
     def sampler(self, channels: int = 1) -> PatchSampler:
         case = self.make_case("a", channels=channels)
         return PatchSampler([[case]], PATCHES, Augmentation(OFF), SEED)
@@ -150,6 +180,7 @@ class Bench:
             Computing(ComputingOptions(precision=Precision.FLOAT32), "cpu"),
             lambda fraction: None,
             Checkpoints(self.folder),
+            self.pseudo_sampler(arm, channels) if arm.rounds else None,
         )
 
     def task(self, arm: ArmOptions, name: str = "arm", classes: int = 1) -> BenchTask:
@@ -180,6 +211,7 @@ class Bench:
                 densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
                 groups=self.source.groups if arm.needs_prior else {},
                 earlier=None if earlier is None else earlier.member(member),
+                teacher=self.teacher(classes) if arm.rounds else None,
             )
             for member in range(arm.members)
         ]

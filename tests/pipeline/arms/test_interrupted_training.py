@@ -41,6 +41,7 @@ CHOICES = {
     "local": changed("gaussian_full", posterior={"kind": "mean_field", "estimator": "local_reparameterisation"}),
     "several_draws": changed("dwp", posterior={"kind": "mean_field", "antithetic": True}, train_samples=3),
     "warm_up_of_the_kl": changed("dwp", kl_warm_up=0.8, prior_samples=2),
+    "averaged_student": changed("fine_tune_self_training", unlabelled={"kind": "self_training", "average_from": 0.3}),
     "scales_of_a_point": changed("hierarchical", posterior={"kind": "point"}),
 }
 
