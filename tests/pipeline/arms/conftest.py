@@ -14,6 +14,7 @@ import torch
 from data.modality import Modality
 from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterGrouping, FilterLayer, filter_layers, filter_positions, group_layers
+from models.heads import Heads
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.displacement import DisplacementOptions
@@ -138,22 +139,24 @@ class Bench:
         references = self.source.states if arm.needs_references else ()
         return SourceKnowledge(states, priors, self.source.groups if arm.needs_prior else {}, references)
 
-    def teacher(self, classes: int = 1, channels: int = 1) -> Teacher:
-        """Two unlabelled scans in which their cube was found, with one uncertain face."""
-        folder = self.folder / "pseudo-labels"
+    def teacher(self, classes: Mapping[str, tuple[int, ...]] | None = None, channels: int = 1) -> Teacher:
+        """Two unlabelled scans in which their cube was found, with one uncertain face, and in it what overlaps it."""
+        named = classes or {"class_1": (1,)}
+        folder, heads = self.folder / "pseudo-labels", Heads.of(named)
         cases = []
         for name in ("v", "w"):
-            named = {f"class_{k}": (k,) for k in range(1, classes + 1)}
             case = self.make_case(name, classes=named, channels=channels, labelled=False)
             cases.append(case)
-            cube = np.zeros((classes, *case.shape), np.float32)
-            cube[0, 4:9, 5:10, 6:11] = 0.9
+            found = np.full((len(named), *case.shape), 0.01, np.float32)
+            found[0, 4:9, 5:10, 6:11] = 0.9
+            if heads is Heads.OVERLAPPING:
+                found[1, 5:7, 6:8, 7:9] = 0.9
             information = np.zeros(case.shape, np.float32)
             information[4, 5:10, 6:11] = 0.2
-            whole = torch.from_numpy(np.concatenate([1 - cube.sum(0, keepdims=True), cube]))
+            whole = found if heads is Heads.OVERLAPPING else np.concatenate([1 - found.sum(0, keepdims=True), found])
             StoredPrediction(
-                name, case.image_digest, tuple(named), case.affine, 2, as_stored(whole),
-                torch.from_numpy(information).half(), None,
+                name, case.image_digest, tuple(named), case.affine, 2, as_stored(torch.from_numpy(whole)),
+                torch.from_numpy(information).half(), None, heads,
             ).write(folder / prediction_name(name))  # fmt: skip
         return Teacher(folder, cases, self.folder / "before")
 
@@ -211,7 +214,7 @@ class Bench:
                 densities=dict.fromkeys(priors, DENSITIES[arm.prior]) if arm.needs_prior else {},
                 groups=self.source.groups if arm.needs_prior else {},
                 earlier=None if earlier is None else earlier.member(member),
-                teacher=self.teacher(classes) if arm.rounds else None,
+                teacher=self.teacher(named) if arm.rounds else None,
             )
             for member in range(arm.members)
         ]

@@ -392,7 +392,11 @@ def test_every_arm_learns_overlapping_structures_from_partial_annotation(
 
     task = bench.task(ARMS[name], name)
     patients = {"p": [partly("a")], "q": [partly("b")]}
-    trainings = [replace(training, patients=patients) for training in task.trainings]
+    regions = {"whole": (1, 2), "core": (2,)}
+    trainings = [
+        replace(training, patients=patients, teacher=training.teacher and bench.teacher(regions))
+        for training in task.trainings
+    ]
     bench.run(replace(task, trainings=trainings, test=[partly("t", 20)]), tmp_path / "out")
     stored = load_prediction(tmp_path / "out/predictions" / prediction_name("t"))
     assert stored.heads is Heads.OVERLAPPING
