@@ -133,7 +133,8 @@ class ImageModel(nn.Module):
             return self._negative_bound(image, foreground, generator)
         shown, counted = self.corrupted(image, foreground, generator)
         if not self.through_bottleneck:
-            return ImageLoss(_mean(_squared_error(self.network(shown), image), counted))
+            error = _mean(_squared_error(self.network(shown), image), counted)
+            return ImageLoss(error, {"error": float(error.detach())})
         shown = shown.detach().requires_grad_(isinstance(self.objective, Contractive))
         features, nothing = without_skips(encode(self.network, shown))
         error = _mean(_squared_error(self._decoded(features, nothing), image), counted)

@@ -13,6 +13,7 @@ from pipeline.report.case_plan import read_cases
 from pipeline.report.case_section import case_section
 from pipeline.report.figure_style import figure_style
 from pipeline.report.headline import headline
+from pipeline.report.image_model_section import image_model_section
 from pipeline.report.label_audit_section import label_audit_section
 from pipeline.report.label_efficiency_section import label_efficiency_section
 from pipeline.report.measures_section import measures_section
@@ -46,6 +47,7 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     label_audit_section,
     quality_section,
     source_section,
+    image_model_section,
     prior_section,
     target_section,
     measures_section,
@@ -64,10 +66,12 @@ _OF_TESTS = {
 
 
 def _sections(files: StudyFiles) -> Sequence[Callable[[Material], Section]]:
-    """All sections; of a study that tests nobody, those that are of tests are left out, but for the first one."""
-    if files.config is None or files.config.target.tested:
+    """All sections of the study: without image models, none of these; without tests, of those the first alone."""
+    if files.config is None:
         return SECTIONS
-    return [section for section in SECTIONS if section not in _OF_TESTS]
+    absent = set() if files.config.target.tested else _OF_TESTS
+    absent = absent if files.config.image_models else {*absent, image_model_section}
+    return [section for section in SECTIONS if section not in absent]
 
 
 def build_report(

@@ -43,6 +43,18 @@ def source_training(histories: Mapping[str, History]) -> Figure:
     return _stacked(histories, columns, arm_styles(list(histories)), heights=(1.5, 1.5, 0.7))
 
 
+def image_training(histories: Mapping[str, History]) -> Figure:
+    """Draws the terms of the loss of every image model, and its learning rate, against the step."""
+    columns = [
+        ("error", "squared error"),
+        ("penalty", "penalty"),
+        ("negative_elbo", "−ELBO, nats\nper patch"),
+        ("kl", "KL, nats\nper patch"),
+        ("rate", "learning rate"),
+    ]
+    return _stacked(histories, columns, arm_styles(list(histories)), heights=(1.5, 0.9, 1.2, 0.9, 0.7))
+
+
 def target_training(histories: Mapping[str, History], styles: Mapping[str, ArmStyle]) -> Figure:
     """Draws the data term of every arm and, where there is one, its KL and the KL's share of the gradient."""
     columns = [("data_term", "data term"), ("kl", "KL to the prior"), (_SHARE, "KL's part of\nthe gradient")]
