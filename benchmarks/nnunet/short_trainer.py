@@ -7,7 +7,9 @@ length of the training is given, and that the scans that it learned from are not
 from __future__ import annotations
 
 import os
+from typing import Any
 
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 EPOCHS = 20
@@ -17,8 +19,16 @@ EPOCHS = 20
 class ShortTrainer(nnUNetTrainer):
     """Trains for `PEER_ITERATIONS` iterations in all."""
 
-    def __init__(self, *arguments: object, **named: object) -> None:
-        super().__init__(*arguments, **named)
+    # It reads the names of these arguments to keep their values, so they have to be the same.
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int,
+        dataset_json: dict[str, Any],
+        device: torch.device,
+    ) -> None:
+        super().__init__(plans, configuration, fold, dataset_json, device)
         iterations = int(os.environ["PEER_ITERATIONS"])
         self.num_epochs = min(EPOCHS, iterations)
         self.num_iterations_per_epoch = max(iterations // self.num_epochs, 1)
