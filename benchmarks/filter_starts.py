@@ -46,7 +46,7 @@ REFERENCES = ("random", "isotropic_init", "gaussian_full_init")
 SOURCES, TARGET = (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), (Stage.INFER, Stage.EVALUATE)
 
 
-def study(arguments: argparse.Namespace, name: str, steps: int) -> Path:
+def study(arguments: argparse.Namespace, name: str, steps: int, arms: dict[str, dict[str, Any]]) -> Path:
     """Writes the study of a number of steps."""
     path: Path = arguments.output / f"{name}.yaml"
     about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
@@ -75,8 +75,8 @@ def study(arguments: argparse.Namespace, name: str, steps: int) -> Path:
         "priors": {"held_out": "cross", "folds": max(arguments.networks, 2)},
         "target_training": {
             "arms": {
-                name: {**ARMS[name], **({} if name == "fine_tune" else {"peak_rate": arguments.rate})}
-                for name in arguments.arms
+                name: {**own, **({} if name == "fine_tune" else {"peak_rate": arguments.rate})}
+                for name, own in arms.items()
             },
             "sizes": [arguments.n],
             "repeats": arguments.repeats,
@@ -98,44 +98,56 @@ def prior_table(workspace: Path) -> str:
     return "\n".join(lines)
 
 
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of a study from source networks."""
+    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--dataset", type=Path)
+    found.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
+    found.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
+    found.add_argument("--output", type=Path, default=Path("filter-starts"))
+    found.add_argument("--modality", default="mr")
+    found.add_argument("--patients", type=int, default=50, help="of the source")
+    found.add_argument("--pool", type=int, default=40)
+    found.add_argument("--test", type=int, default=40)
+    found.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
+    found.add_argument("--repeats", type=int, default=10)
+    found.add_argument("--spacing", type=float, default=2.0, help="mm")
+    found.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
+    found.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
+    found.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
+    found.add_argument("--batch", type=int, default=4)
+    found.add_argument("--networks", type=int, default=4, help="of the source; each is left out once")
+    found.add_argument("--cycles", type=int, default=4)
+    found.add_argument("--source-steps", type=int, default=250, help="in each cycle of a source network")
+    found.add_argument("--steps", type=int, nargs="+", default=[100, 250, 1000], help="on the target")
+    found.add_argument("--rate", type=float, default=3e-3, help="peak rate of all arms but fine_tune")
+    found.add_argument("--precision", default="auto")
+    found.add_argument("--jobs", type=int, default=1)
+    found.add_argument("--seed", type=int, default=0)
+    return found
+
+
+def prepared_sources(arguments: argparse.Namespace) -> Path:
+    """The workspace whose sources and densities all arms share."""
+    prepared = prepare(study(arguments, "prepared", arguments.steps[0], ARMS))
+    return run_stages(study(arguments, "sources", arguments.steps[0], ARMS), prepared, SOURCES, arguments.jobs)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path)
-    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
-    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
-    parser.add_argument("--output", type=Path, default=Path("filter-starts"))
-    parser.add_argument("--modality", default="mr")
-    parser.add_argument("--patients", type=int, default=50, help="of the source")
-    parser.add_argument("--pool", type=int, default=40)
-    parser.add_argument("--test", type=int, default=40)
-    parser.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--spacing", type=float, default=2.0, help="mm")
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    parser.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--networks", type=int, default=4, help="of the source; each is left out once")
-    parser.add_argument("--cycles", type=int, default=4)
-    parser.add_argument("--source-steps", type=int, default=250, help="in each cycle of a source network")
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 250, 1000], help="on the target")
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak rate of all arms but fine_tune")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
+    arguments = options.parse_args()
     if arguments.dataset is None:
         print("filter starts: name --dataset")
         return
     arguments.output = arguments.output.resolve()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(study(arguments, "prepared", arguments.steps[0]))
-    sources = run_stages(study(arguments, "sources", arguments.steps[0]), prepared, SOURCES, arguments.jobs)
+    sources = prepared_sources(arguments)
     print(f"\nNats per filter of a network that was left out\n\n{nats_table(sources)}\n", flush=True)
     references = [name for name in REFERENCES if name in arguments.arms]
     for steps in arguments.steps:
-        workspace = run_stages(study(arguments, f"steps-{steps}", steps), sources, TARGET, arguments.jobs)
+        path = study(arguments, f"steps-{steps}", steps, {name: ARMS[name] for name in arguments.arms})
+        workspace = run_stages(path, sources, TARGET, arguments.jobs)
         print(f"\n{steps} steps\n\n{dice_table(case_rows(workspace), arguments.n, references, arguments.seed)}\n")
         print(f"{prior_table(workspace)}\n", flush=True)
 
