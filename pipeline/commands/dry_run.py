@@ -49,6 +49,9 @@ def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
     stage = found.stage.value
     if found.needless:
         yield f"{stage}: skipped, because {found.needless}"
+    for cost in found.rounds:
+        rounds = "1 round" if cost.rounds == 1 else f"{cost.rounds} rounds"
+        yield f"{stage}, {cost.arm}: each of up to {rounds} of self-training costs up to {cost.trainings} trainings"
     for kind in found.kinds:
         name = stage if kind.kind == stage else f"{stage}, {kind.kind}"
         if not kind.to_do:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from pipeline.report.page import page_environment
 from pipeline.report.section import Material, Section
 from pipeline.report.source_use import SourceUse, source_use
 from pipeline.report.study_files import StudyFiles, folders
+from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.stage_names import Stage
 from pipeline.training.image_model_options import Scans
 
@@ -32,6 +34,34 @@ _PARAGRAPHS = {
     "evaluation": "Evaluation",
 }
 _STACK = {"python": "Python", "torch": "PyTorch", "monai": "MONAI", "SimpleITK": "SimpleITK"}
+
+
+@dataclass(frozen=True)
+class UnlabelledFacts:
+    """The scans without annotation that a study used.
+
+    Attributes:
+        scans: how many there were.
+        patients: of whom.
+        withheld: how many of the scans have labels that were not read.
+        tested: how many of the patients were also tested or learned from.
+    """
+
+    scans: int
+    patients: int
+    withheld: int
+    tested: int
+
+    @classmethod
+    def of(cls, plan: PlanRecord) -> UnlabelledFacts:
+        """Counts them in a plan."""
+        others = {patient for role in ("pool", "test") for patient in plan.split.get(role, {})}
+        return cls(
+            sum(map(len, plan.unlabelled.values())),
+            len(plan.unlabelled),
+            len(plan.withheld),
+            len(others & plan.unlabelled.keys()),
+        )
 
 
 @dataclass(frozen=True)
@@ -96,6 +126,23 @@ class MethodsFacts:
         """Structures of the target, if any of them overlap."""
         classes = self.files.class_values(self.config.target.dataset)
         return list(classes) if Heads.of(classes) is Heads.OVERLAPPING else []
+
+    @property
+    def unlabelled(self) -> UnlabelledFacts | None:
+        """What is known of the scans without annotation; None without any."""
+        plan = self.files.plan
+        return None if plan is None or not plan.unlabelled else UnlabelledFacts.of(plan)
+
+    @property
+    def kept_rounds(self) -> dict[str, list[str]]:
+        """Rounds of self-training that models or folds kept, with their number → the arms."""
+        found: dict[str, list[str]] = {}
+        for arm in self.files.arms():
+            kept = Counter(number for own in self.files.units if own.arm == arm for number in own.record.kept_rounds)
+            words = ", ".join(f"round {number} {count} times" for number, count in sorted(kept.items()))
+            if words:
+                found.setdefault(words, []).append(f"“{arm}”")
+        return found
 
     @property
     def partly_annotated(self) -> bool:

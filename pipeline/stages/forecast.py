@@ -15,6 +15,7 @@ from pipeline.execution.durations import seconds_per_size
 from pipeline.execution.unit import Unit, is_done
 from pipeline.stages.needed_stages import needless_stages
 from pipeline.stages.resources import Resources
+from pipeline.stages.round_cost import RoundCost, round_costs
 from pipeline.stages.stale_results import COMPARED, compared, sentences, stage_module
 from pipeline.stages.training_probe import TrainingProbe
 from pipeline.storage.file_names import IMAGE_MODELS, TRUNKS
@@ -50,12 +51,16 @@ class KindForecast:
 
 @dataclass(frozen=True)
 class StageForecast:
-    """A stage: its kinds, or why nothing can be said of it yet, or why the study does not need it."""
+    """A stage: its kinds, or why nothing can be said of it yet, or why the study does not need it.
+
+    What a round of self-training costs is known before its units are.
+    """
 
     stage: Stage
     kinds: tuple[KindForecast, ...] = ()
     unknown: str = ""
     needless: str = ""
+    rounds: tuple[RoundCost, ...] = ()
 
 
 def forecast(
@@ -83,10 +88,12 @@ def forecast(
             if stage in needless:
                 yield StageForecast(stage, needless=needless[stage])
                 continue
+            rounds: tuple[RoundCost, ...] = ()
             try:
-                yield StageForecast(stage, _kinds(stage, config, workspace, resources, probe))
+                rounds = tuple(round_costs(config, workspace)) if stage is Stage.INFER else ()
+                yield StageForecast(stage, _kinds(stage, config, workspace, resources, probe), rounds=rounds)
             except GraftError as error:
-                yield StageForecast(stage, unknown=error.found)
+                yield StageForecast(stage, unknown=error.found, rounds=rounds)
 
 
 def _kinds(

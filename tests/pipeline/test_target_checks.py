@@ -33,6 +33,7 @@ def study(
     training: dict[str, Any] | None = None,
     priors: dict[str, Any] | None = None,
     source_training: dict[str, Any] | None = None,
+    unlabelled: Any = None,
     **target: Any,
 ) -> StudyConfig:
     dataset = {"path": "somewhere", "modality": "mr", "foreground": [1]}
@@ -40,7 +41,7 @@ def study(
         "name": "s",
         "datasets": {"a": dataset, "b": {**dataset, **target}},
         "source": {"dataset": "a", "patients": 4},
-        "target": {"dataset": "b", "pool": 5, "test": 2},
+        "target": {"dataset": "b", "pool": 5, "test": 2, "unlabelled": unlabelled},
         "target_training": {"sizes": [5], **(training or {})},
         "priors": priors or {},
         "source_training": source_training or {},
@@ -120,7 +121,7 @@ def test_a_prior_of_another_kernel_size_is_refused(options: PriorOptions, tmp_pa
 
 def test_densities_of_presets_are_added_when_an_arm_names_them(tmp_path: Path) -> None:
     assert set(study().priors.densities) == {"isotropic", "gaussian_full", "vae"}
-    every = study({"arms": list(PRESETS)}, source_training={"trunk_steps": 5})
+    every = study({"arms": list(PRESETS)}, source_training={"trunk_steps": 5}, unlabelled="all")
     assert set(every.priors.densities) == {"isotropic", "gaussian_full", "vae", *ON_DEMAND}
     assert every.priors.densities["vae_conditional"].condition is Condition.LAYER
     by_name = study({"arms": {"mine": {"prior": "gaussian_source"}, "other": {"preset": "reuse_or_redraw"}}})

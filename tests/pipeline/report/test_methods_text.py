@@ -222,6 +222,34 @@ def test_what_was_learned_on_the_source_follows_from_the_arms(demo: dict[str, An
     assert "On the source, " not in alone
 
 
+def test_unlabelled_scans_and_self_training_are_told(demo: dict[str, Any], tmp_path: Path) -> None:
+    demo["target_training"]["arms"] = {
+        arm: PRESETS[arm].model_dump(mode="json") for arm in ("self_training", "fine_tune_self_training")
+    }
+    demo["target"]["unlabelled"] = {"withhold_labels": True}
+    plan = {
+        "split": {"source": {}, "pool": {"a": ["a"]}, "test": {"b": ["b"]}}, "classes": {}, "channels": {},
+        "unlabelled": {"u": ["u1", "u2"], "v": ["v"]}, "withheld": ["v"],
+    }  # fmt: skip
+    path = tmp_path / "check/study/study.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(plan))
+    text = paragraphs(tmp_path, demo)
+    assert (
+        "3 further scans of 2 patients of the target were used without labels; the labels of 1 of them exist and were "
+        "withheld. None of these patients was in the pool or the test set." in text
+    )
+    assert (
+        "each voxel weighted by exp(−1 I / Ī) with the mutual information I between its label and the weights" in text
+    )
+    assert "with equal weights of all voxels; the round with the highest mean Dice" in text
+    plan["unlabelled"]["b"] = ["b2"]
+    path.write_text(json.dumps(plan))
+    assert "1 patient among these was in the pool or the test set, too: learning was transductive" in paragraphs(
+        tmp_path, demo
+    )
+
+
 def test_trunk_branches_changes_and_learned_scales_are_told(demo: dict[str, Any], tmp_path: Path) -> None:
     arms = ("fine_tune_branches", "hierarchical", "displacement")
     demo["source_training"] = {**demo["source_training"], "trunk_steps": 70, "networks": 3}
