@@ -119,6 +119,11 @@ def bounds_text(info: FieldInfo) -> str:
     return "".join(f", {text}" for text in found)
 
 
+def _plain(value: Any) -> Any:
+    """The word of an enumeration, and any other value as it is."""
+    return value.value if isinstance(value, enum.Enum) else value
+
+
 def default_text(info: FieldInfo) -> str:
     """Prints a default as YAML; options with keys of their own are described there."""
     if info.is_required():
@@ -131,7 +136,7 @@ def default_text(info: FieldInfo) -> str:
         return f"`{getattr(value, kind.pop())}`" if kind else "its defaults"
     if isinstance(value, Mapping) and any(isinstance(v, BaseModel) for v in value.values()):
         return ", ".join(f"`{key}`" for key in value)
-    plain = value.value if isinstance(value, enum.Enum) else list(value) if isinstance(value, tuple) else value
+    plain = [_plain(own) for own in value] if isinstance(value, tuple) else _plain(value)
     text = yaml.safe_dump(plain, default_flow_style=True, width=1000, allow_unicode=True)
     return f"`{text.removesuffix('...' + chr(10)).strip()}`"
 
@@ -223,14 +228,15 @@ def _step_text(options: BaseModel | None) -> str:
 
 def preset_table() -> str:
     """The named arms, each with its choices."""
-    choices = ["init", "trainable", "prior", "spared", "layer_scale", "posterior", "members", "peak_rate", "warm_up"]
+    choices = ["init", "trainable", "prior", "spared", "layer_scale", "posterior", "unlabelled"]
+    choices += ["members", "peak_rate", "warm_up"]
     titles = ["arm", *choices, "posterior_temperature", "logit_temperature", "mask", "voxel_correlation"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for name, arm in PRESETS.items():
         temperature = f"{arm.posterior_temperature:g}" if arm.needs_prior else "–"
         pull = [arm.spared.value, arm.layer_scale.value] if arm.needs_prior else ["–", "–"]
         values = [arm.init.value, arm.trainable.value, arm.prior, *pull]
-        values += [arm.posterior.kind, arm.members, arm.peak_rate]
+        values += [arm.posterior.kind, arm.unlabelled.kind, arm.members, arm.peak_rate]
         correlation = "–" if arm.voxel_correlation is None else f"{arm.voxel_correlation:g}"
         values += [arm.warm_up, temperature, f"{arm.logit_temperature:g}", arm.mask.value, correlation]
         lines.append(f"| `{name}` | " + " | ".join(str(value) for value in values) + " |")

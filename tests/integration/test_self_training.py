@@ -91,8 +91,8 @@ def test_students_learn_from_what_members_that_saw_the_same_patients_predict(wor
     assert len(unlabelled) == 5
     assert set(plan["withheld"]) == unlabelled
     taught = {read(path)["digest"]: path.parent for path in workspace.glob(f"predict-unlabelled/*/*/*/{MARKER}")}
-    assert students
-    for folder in students:
+    assert students(workspace)
+    for folder in students(workspace):
         record, recipe = read(folder / "training.json"), read(folder / MARKER)["recipe"]
         teacher = taught[recipe["pseudo_labels"]]
         made_by = [records[digest] for digest in read(teacher / MARKER)["recipe"]["trainings"]]
