@@ -93,7 +93,9 @@ def variational(
 
     found = _plain(network, channels, classes)
     settings = {"prior_mu": 0.0, "prior_sigma": 1.0, "posterior_mu_init": 0.0, "posterior_rho_init": -3.0}
-    dnn_to_bnn(found, {**settings, "type": layer, "moped_enable": delta > 0, "moped_delta": delta})
+    # The library makes its tensors on the processor, and nothing can be copied from a network without values.
+    started = delta > 0 and not next(found.parameters()).is_meta
+    dnn_to_bnn(found, {**settings, "type": layer, "moped_enable": started, "moped_delta": delta})
     for module in found.modules():
         if hasattr(module, "kl_loss"):
             # The library takes the mean over the weights of a layer, where the KL is their sum.
