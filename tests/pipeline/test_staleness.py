@@ -158,7 +158,7 @@ SECTIONS = {
 ELSEWHERE = {
     "priors.update_from", "target_training.arms", "target_training.arms.dwp.update_from",
     "target_training.arms.dwp.network", "target_training.arms.dwp.fit_mask", "target_training.arms.dwp.layer_scale",
-    "target_training.arms.dwp.image_model",
+    "target_training.arms.dwp.image_model", "target_training.arms.dwp.unlabelled",
 }  # fmt: skip
 """Options that name other studies, hold those of arms, or that `dwp` cannot have; they have tests of their own."""
 
@@ -190,8 +190,8 @@ def run_marked(config_file: Path, root: Path, *changes: str) -> set[str]:
             found |= stale
             continue
         if stage == "infer":
-            trainings = list(plan_target(config, workspace, resources).trainings.values())
-            found |= as_if_done(stage, trainings, workspace)
+            plan = plan_target(config, workspace, resources)
+            found |= as_if_done(stage, [*plan.trainings.values(), *plan.pseudo_labels.values()], workspace)
         found |= as_if_done(stage, units, workspace)
     return found
 
@@ -307,6 +307,41 @@ def test_an_image_model_is_trained_again_only_for_what_it_depends_on(
         assert found - {*SOURCE, *FITS, *SCORES} == {*expected} - {*SOURCE}, change
     told = {change.partition("=")[0].split(".")[2] for change in ON_AN_IMAGE_MODEL if ".denoising." in change}
     assert told == set(ImageModelOptions.model_fields)
+
+
+# The arm `student` learns in one round from scans whose labels are withheld; `random` does not.
+TAUGHT = ("predict-unlabelled", *TARGET)
+SELF_TRAINED = {
+    "target.unlabelled.cases=5": ("check", *TAUGHT),
+    "target_training.arms.student.unlabelled.rounds=2": TAUGHT,
+    # Other weights of the same predictions.
+    "target_training.arms.student.unlabelled.weighting=none": TARGET,
+    "target_training.arms.student.unlabelled.kept=0.5": TARGET,
+    "target_training.arms.student.unlabelled.average_from=1": TARGET,
+    "target_training.arms.student.mask=expected_dice": READ,
+}
+
+
+@pytest.mark.slow
+def test_students_are_trained_again_for_what_they_learn_from_and_nobody_else_is(
+    write_cohort: Callable, write_study: Callable, tmp_path: Path
+) -> None:
+    arms = {"random": None, "student": {"preset": "random", "unlabelled": {"kind": "self_training"}}}
+    config = write_study(
+        tmp_path / "tiny.yaml", write_cohort(tmp_path / "cohort", cases=11),
+        source={"patients": 2}, target={"pool": 2, "test": 1, "unlabelled": {"withhold_labels": True}},
+        target_training={"arms": arms, "sizes": [2], "reference_sizes": []},
+    )  # fmt: skip
+    alone = ["target.unlabelled=null", "target_training.arms={random: {}}"]
+    assert run_marked(config, tmp_path / "planned", *alone) == set(EVERYTHING)
+    # Nothing of an arm that does not learn from them is done again.
+    before = {path: path.read_bytes() for path in (tmp_path / "planned").glob("*/*/*/*/done.json")}
+    assert run_marked(config, tmp_path / "planned") == {"check", "preprocess", *TAUGHT}
+    assert before == {path: path.read_bytes() for path in before}
+    for number, (change, expected) in enumerate(SELF_TRAINED.items()):
+        root = tmp_path / str(number)
+        shutil.copytree(tmp_path / "planned", root)
+        assert run_marked(config, root, change) == set(expected), change
 
 
 def test_every_option_of_the_sections_is_in_the_table() -> None:
