@@ -316,8 +316,6 @@ SELF_TRAINED = {
     "target_training.arms.student.unlabelled.rounds=2": TAUGHT,
     # Other weights of the same predictions.
     "target_training.arms.student.unlabelled.weighting=none": TARGET,
-    "target_training.arms.student.unlabelled.kept=0.5": TARGET,
-    "target_training.arms.student.unlabelled.average_from=1": TARGET,
     "target_training.arms.student.mask=expected_dice": READ,
 }
 
