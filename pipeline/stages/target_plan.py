@@ -77,10 +77,11 @@ def plan_target(config: StudyConfig, workspace: Workspace, resources: Resources)
 
 @dataclass(frozen=True)
 class _Settled:
-    """An arm at its peak rate and in the round that it keeps, and how the round was chosen."""
+    """An arm at its peak rate and in the round that it keeps, and how and by which unit the round was chosen."""
 
     arm: ArmOptions
     round: KeptRound
+    unit: Unit | None = None
 
 
 class _Planner:
@@ -128,7 +129,7 @@ class _Planner:
             trainings = self._trainings(final, source, cell, cell.final)
             inner = final_reading_folds(cell.final, cell.folds, self._inner(cell, cell.final))
             reading = self._reading(final, source, cell, inner, settled)
-        rounds = [choice.round for choice in map(chosen.get, learners) if choice is not None]
+        rounds = [choice for choice in map(chosen.get, learners) if choice is not None]
         self._arm(name, final, cell, trainings, reading, folds, rounds if arm.is_self_trained else [])
 
     def _of_fold(self, arm: ArmOptions, source: SourceInputs, cell: Cell, fold: Fold) -> Unit:
@@ -152,7 +153,7 @@ class _Planner:
         if not is_done(unit, self._plan.workspace):
             return None
         found = read_round(self._folder(unit))
-        return _Settled(at_rate.at_round(found.kept), found)
+        return _Settled(at_rate.at_round(found.kept), found, unit)
 
     def _kept_round(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> Unit | None:
         """The choice among the rounds of an arm on inner folds of its training patients; `None` without a choice."""
@@ -397,7 +398,7 @@ class _Planner:
         trainings: Sequence[Unit],
         reading: Unit | None,
         folds: Sequence[tuple[Unit, Unit | None]],
-        rounds: Sequence[KeptRound],
+        rounds: Sequence[_Settled],
     ) -> None:
         config, origin = self._config, self._origin(name)
         recipe = {
@@ -409,7 +410,7 @@ class _Planner:
             "predictions": [prediction.digest for prediction, _ in folds],
             "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
             "arm": arm.in_recipe(),
-            **({"rounds": [own.as_json() for own in rounds]} if rounds else {}),
+            **({"rounds": [own.round.as_json() for own in rounds]} if rounds else {}),
             # Without the name of the study, so that renaming a study makes nothing stale; the rest is in the trainings.
             "origin": origin.model_dump(mode="json", include={"modality", "channels", "preprocessing"}),
             "test": self._plan.digests("test", list(self._plan.patients("test"))),
@@ -426,8 +427,8 @@ class _Planner:
             objective=objective_name(arm, config.target_training, config.patches),
             trainings=tuple(training.key for training in trainings),
             predictions=tuple(prediction.key for prediction, _ in folds),
-            kept_rounds=tuple(own.kept for own in rounds),
-            round_dice=() if not rounds else rounds[0 if cell.final is None else -1].dice,
+            kept_rounds=tuple(own.round.kept for own in rounds),
+            round_dice=() if not rounds else rounds[0 if cell.final is None else -1].round.dice,
         )
         task = ArmTask(
             record,
@@ -438,7 +439,7 @@ class _Planner:
             None if reading is None else self._folder(reading),
             origin,
         )
-        made = [*trainings, reading, *(unit for fold in folds for unit in fold)]
+        made = [*trainings, reading, *(unit for fold in folds for unit in fold), *(own.unit for own in rounds)]
         needs = tuple(dict.fromkeys(unit.name for unit in made if unit is not None))
         self._found.arms[key] = Unit(Stage.INFER, key, recipe, write_arm, {"task": task}, needs=needs)
 
