@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.arms.arm_record import RATES, READINGS, ROUNDS, ArmRecord
 from pipeline.arms.choices import ArmOptions
@@ -254,8 +255,7 @@ class _Planner:
             objective=objective_name(arm, config.target_training, config.patches),
             trainings=tuple(training.key for training in trainings),
             predictions=tuple(prediction.key for prediction, _ in folds),
-            kept_rounds=tuple(own.round.kept for own in rounds),
-            round_dice=() if not rounds else rounds[0 if cell.final is None else -1].round.dice,
+            **_told_of_rounds(rounds, cell.final is not None),
         )
         task = ArmTask(
             record,
@@ -290,3 +290,11 @@ class _Planner:
         return TestedFold(
             self._learning.folder(prediction), cases, None if reading is None else self._learning.folder(reading)
         )
+
+
+def _told_of_rounds(rounds: Sequence[_Settled], has_model: bool) -> dict[str, Any]:
+    """What the record of an arm says of its rounds; nothing of other arms."""
+    if not rounds:
+        return {}
+    shown = rounds[-1 if has_model else 0].round
+    return {"kept_rounds": tuple(own.round.kept for own in rounds), "round_dice": shown.dice}

@@ -145,7 +145,7 @@ def choose_unlabelled(
             chosen.append(case)
         elif strict:
             raise _of_used_patient(case, role, among.root, options)
-        else:
+        elif case.label is None:
             shared.append(case.name)
     if shared:
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""

@@ -86,7 +86,7 @@ def test_the_round_that_predicts_training_patients_best_is_kept(workspace: Path)
         ]
         assert more["choices"]["unlabelled"]["rounds"] == more["kept_rounds"][-1]
     plain = read(workspace / "infer/random/n03/repeat-0/unit.json")
-    assert (plain["kept_rounds"], plain["round_dice"]) == ([], [])
+    assert not {"kept_rounds", "round_dice"} & set(plain)
 
 
 def test_students_learn_from_what_members_that_saw_the_same_patients_predict(workspace: Path) -> None:

@@ -407,4 +407,4 @@ def test_every_arm_learns_overlapping_structures_from_partial_annotation(
     # The head of the source told two exclusive classes apart.
     record = read_arm(tmp_path / "out")
     assert all(parameter.startswith("head.") for parameter in record.started_anew)
-    assert bool(record.started_anew) is ARMS[name].starts_from_source
+    assert bool(record.started_anew) is ARMS[name].starts_trained
