@@ -53,7 +53,7 @@ class ArmRecord(StoredRecord):
     """Mean Dice of the out-of-fold predictions of each round, from round 0 on, by which its model's was chosen; without
     a model, that of its first fold. None where nothing could be chosen."""
     started_anew: tuple[str, ...] = ()
-    """Parameters that did not fit the source network and kept their random start."""
+    """Parameters that did not fit the network that it started from and kept their random start."""
 
     def read_predictions(self) -> list[tuple[str, ReadingOptions]]:
         """Key of each prediction, and how it is read."""

@@ -167,7 +167,7 @@ class TrainingRecord(StoredRecord):
     steps: int
     """Optimiser steps."""
     started_anew: tuple[str, ...] = ()
-    """Parameters that did not fit the source network and kept their random start."""
+    """Parameters that did not fit the network that it started from and kept their random start."""
     kl: tuple[KLTrend, ...] = ()
     """Whether the KL had settled; of each component of a mixture. None without a KL, or with too few logged steps."""
     pseudo_labels: PseudoRecord | None = None

@@ -40,7 +40,7 @@ def latent_figure(
         original: slices of scans, whose grey values are the scale.
     """
     rows = [f"z{axis + 1}" + ("" if activity[axis] > USED else "\nunused") for axis in axes]
-    columns = ["scan" if step == 0 else f"{step:+.3g} sd".replace("-", "−") for step in grid]
+    columns = ["as encoded" if step == 0 else f"{step:+.3g} sd".replace("-", "−") for step in grid]
     return slice_grid(traversal, columns, rows, original)
 
 

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.stored_record import record_if_there
+from pipeline.report.number_text import counted
 from pipeline.report.study_files import History, folders, read_history
 from pipeline.storage.file_names import HISTORY, IMAGE_MODELS
 from pipeline.storage.tensors import load_about, load_arrays
 from pipeline.training.image_model_files import ABOUT, ImageModelRecord
+from pipeline.training.image_model_options import Scans
 from pipeline.training.image_model_pictures import PICTURES
 
 
@@ -33,6 +35,13 @@ class ImageModelFiles:
     history: History
     slices: Mapping[str, NDArray[np.float32]]
     about: Mapping[str, Any]
+
+    @property
+    def whose(self) -> list[str]:
+        """Whose scans it learned from, in words."""
+        words = {Scans.SOURCE: "source patient", Scans.POOL: "pool patient", Scans.UNLABELLED: "unlabelled patient"}
+        patients = self.record.patients
+        return [counted(len(patients[role]), word) for role, word in words.items() if patients.get(role)]
 
 
 def read_image_models(root: Path) -> dict[str, ImageModelFiles]:

@@ -47,7 +47,7 @@ def _row(material: Material, name: str, model: ImageModelFiles) -> dict[str, Any
         "name": name,
         "objective": own.objective.kind,
         "scans": own.scans,
-        "patients": listing([f"{len(patients)} {role}" for role, patients in own.patients.items()]),
+        "whose": listing(model.whose),
         "start": "source network 0" if own.from_source else "random",
         "steps": own.steps,
         "loss": number(_last(model, "negative_elbo" if variational else "error"), 0 if variational else 3),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 from models.heads import Heads
 from models.priors.factory import PriorOptions
@@ -16,15 +15,13 @@ from pipeline.evaluation.case_row import METRICS
 from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.execution.provenance_record import Provenance
-from pipeline.report.image_model_files import read_image_models
-from pipeline.report.number_text import counted
+from pipeline.report.image_model_files import ImageModelFiles, read_image_models
 from pipeline.report.page import page_environment
 from pipeline.report.section import Material, Section
 from pipeline.report.source_use import SourceUse, source_use
 from pipeline.report.study_files import StudyFiles, folders
 from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.stage_names import Stage
-from pipeline.training.image_model_options import Scans
 
 _PARAGRAPHS = {
     "data": "Data",
@@ -101,17 +98,9 @@ class MethodsFacts:
         return {arm.prior: self.config.priors.densities.get(arm.prior) for arm in arms if arm.needs_prior}
 
     @property
-    def image_models(self) -> dict[str, dict[str, Any]]:
-        """Image model that is trained → the number of its scans, and whose they are."""
-        words = {Scans.SOURCE: "source", Scans.POOL: "pool", Scans.UNLABELLED: "unlabelled"}
-        return {
-            name: {
-                "scans": own.record.scans,
-                "who": [f"{counted(len(own.record.patients[role]), word + ' patient')}" for role, word in words.items()
-                        if own.record.patients.get(role)],
-            }
-            for name, own in read_image_models(self.files.root).items()
-        }  # fmt: skip
+    def image_models(self) -> dict[str, ImageModelFiles]:
+        """Those that are trained, by name."""
+        return read_image_models(self.files.root)
 
     @property
     def objectives(self) -> dict[str, list[str]]:

@@ -15,6 +15,8 @@ from data.modality import Modality
 from models.filter_bank import FilterBank, SourceState
 from models.filters import FilterGrouping, FilterLayer, filter_layers, filter_positions, group_layers
 from models.heads import Heads
+from models.image_models.image_model import build_image_model, trunk_weights
+from models.image_models.objectives import Denoising
 from models.networks.factory import build_network
 from models.networks.residual_unet import ResidualUNetOptions
 from models.priors.displacement import DisplacementOptions
@@ -47,6 +49,7 @@ from pipeline.storage.tensors import save_tensors
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
 from pipeline.training.checkpoint import Checkpoints
 from pipeline.training.computing import Computing, ComputingOptions, Precision
+from pipeline.training.image_model_files import MODEL
 from pipeline.training.patches import PatchOptions, PatchSampler
 from preprocessing.chain import default_options
 
@@ -135,6 +138,9 @@ class Bench:
         states = [self.source.states[k % 3] for k in range(arm.components)] if arm.needs_source else []
         if arm.init is Initialisation.BRANCHES:
             states = [mean_state(self.source.states)] * arm.components
+        if arm.image_model is not None:
+            trunk = trunk_weights(build_network(NETWORK, 1, 2), self.image_state)
+            states = [trunk] * arm.components
         priors = copy.deepcopy(dict(self.source.priors[arm.prior])) if arm.needs_prior else {}
         references = self.source.states if arm.needs_references else ()
         return SourceKnowledge(states, priors, self.source.groups if arm.needs_prior else {}, references)
@@ -215,11 +221,21 @@ class Bench:
                 groups=self.source.groups if arm.needs_prior else {},
                 earlier=None if earlier is None else earlier.member(member),
                 teacher=self.teacher(named) if arm.rounds else None,
+                image_model=None if arm.image_model is None else self._image_model(),
             )
             for member in range(arm.members)
         ]
         test = [self.make_case("t", 20, classes=named), self.make_case("u", 14, classes=named)]
         return BenchTask(name, arm, trainings, test)
+
+    @property
+    def image_state(self) -> dict[str, torch.Tensor]:
+        """The weights of an image model, at its start."""
+        return build_image_model(NETWORK, Denoising(), 1, 5).state_dict()
+
+    def _image_model(self) -> Path:
+        save_tensors(self.folder / "image-model" / MODEL, self.image_state)
+        return self.folder / "image-model"
 
     @staticmethod
     def _started_from(arm: ArmOptions, member: int, snapshots: list[Path]) -> list[Path]:

@@ -32,6 +32,7 @@ from pipeline.arms.prediction import WeightDraws, predict_cases
 from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.presets import PRESETS
 from pipeline.arms.prior_term import WeightPriors
+from pipeline.arms.source_knowledge import filter_penalty
 from pipeline.arms.starting_point import learned_groups, start_from_prior
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
@@ -47,6 +48,7 @@ from pipeline.storage.tensors import load_tensors
 from pipeline.training.patches import PatchOptions
 
 SEED = 11
+HEAD = ("head.conv.weight", "head.conv.bias")
 # A rate that is lost in rounding: what a training with it ends at is where it started.
 STANDING = {"peak_rate": 1e-30, "log_variance_rate": 1e-9, "encoder_rate": 1e-9}
 
@@ -71,6 +73,10 @@ def start_of(arm: ArmOptions, bench) -> dict[str, torch.Tensor]:
     if arm.init is Initialisation.PRIOR:
         generator = torch.Generator().manual_seed(stream_seed(SEED, "prior-start"))
         start_from_prior(network, bench.source.priors[arm.prior], bench.source.groups, generator)
+    if arm.init is Initialisation.SELF_SUPERVISED:
+        # The network of an image model is a segmentation network by name and shape, but for its last layer.
+        trunk = {name.removeprefix("network."): weight for name, weight in bench.image_state.items()}
+        return network.state_dict() | {name: weight for name, weight in trunk.items() if name not in HEAD}
     return network.state_dict()
 
 
@@ -84,7 +90,10 @@ def learned_names(arm: ArmOptions, bench) -> set[str]:
     }[arm.trainable]
 
 
+IMAGE_MODEL = {"init": Initialisation.SELF_SUPERVISED, "image_model": "denoising"}
 ARMS = PRESETS | {
+    "self_supervised_mixture": PRESETS["mixture"].model_copy(update=IMAGE_MODEL),
+    "self_supervised_l2sp": PRESETS["fine_tune_l2sp"].model_copy(update=IMAGE_MODEL),
     "decoder_only": ArmOptions(init=Initialisation.SOURCE, trainable=Trainable.DECODER),
     "dwp_ends": PRESETS["dwp_source"].model_copy(update={"trainable": Trainable.ENDS, "filter_share": 1.0}),
 }
@@ -99,7 +108,7 @@ def test_an_arm_starts_where_its_choices_say(name: str, bench) -> None:
     # Numbers that start at zero are the only ones that such a rate still moves; averages of iterates are rounded.
     least = 1e-6 if isinstance(arm.posterior, SWAGOptions) else 1e-20
     assert all(float((t - expected[key]).abs().max()) < least for key, t in state_of(trained.model).items())
-    assert trained.started_anew == []
+    assert trained.started_anew == ([*HEAD] if arm.image_model else [])
 
 
 @pytest.mark.slow
@@ -197,7 +206,7 @@ def test_an_arm_predicts_and_is_rebuilt_to_the_same_predictions(name: str, bench
     unit = json.loads(files["unit.json"])
     assert (unit["arm"], unit["n"], unit["repeat"], unit["patients"]) == (name, 2, 0, ["p", "q"])
     assert unit["choices"] == arm.model_dump(mode="json")
-    assert unit["started_anew"] == []
+    assert unit["started_anew"] == ([*HEAD] if arm.image_model else [])
     assert (len(unit["trainings"]), unit["predictions"]) == (arm.members, ["predictions"])
     rows = list(csv.DictReader(files["train-0/history.csv"].decode().splitlines()))
     assert [row["step"] for row in rows] == [str(3 * (k + 1)) for k in range(arm.components)]
@@ -337,6 +346,31 @@ def test_arms_see_the_same_patches_and_start_alike(bench) -> None:
     first = [bench.learn(arm).history for arm in alike]
     assert first[0].rows[-1]["data_term"] == first[1].rows[-1]["data_term"]
     assert not same(state_of(rows["random"]), state_of(rows["map_prior"]))
+
+
+def test_members_that_start_from_one_image_model_differ_in_their_heads_and_patches(bench, tmp_path: Path) -> None:
+    files = bench.run(bench.task(ArmOptions(**IMAGE_MODEL, members=2)), tmp_path / "x" / "unit")
+    first, second = (files[f"model/member-{number:02d}.safetensors"] for number in range(2))
+    assert first != second
+    assert json.loads(files["unit.json"])["started_anew"] == [*HEAD]
+
+
+def test_l2_sp_around_an_image_model_needs_no_source(bench) -> None:
+    arm = ARMS["self_supervised_l2sp"]
+    assert not arm.uses_source
+    known = bench.knowledge(arm)
+    own = build_network(bench.network, 1, 2, 0).state_dict()
+    layers = filter_layers(build_network(bench.network, 1, 2, 0))
+    penalty = filter_penalty(arm, own, layers, known.states[0])
+    assert penalty is not None
+    torch.testing.assert_close(penalty.means, get_filters(known.states[0], layers))
+
+
+def test_an_image_model_and_a_start_from_it_need_each_other() -> None:
+    with pytest.raises(ValueError, match="need each other"):
+        ArmOptions(init=Initialisation.SELF_SUPERVISED)
+    with pytest.raises(ValueError, match="need each other"):
+        ArmOptions(image_model="denoising")
 
 
 @pytest.mark.parametrize(
