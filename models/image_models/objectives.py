@@ -79,7 +79,8 @@ class Contractive(Options):
 class Variational(Options):
     """A normal bottleneck, and a normal image around what the decoder makes of it, with a learned standard deviation.
 
-    Sources: `models.image_models.normal_bottleneck`.
+    Sources: Kingma and Welling, "Auto-encoding variational Bayes", ICLR 2014; Rybkin, Daniilidis, Levine, "Simple and
+    effective VAE training with calibrated decoders", ICML 2021.
     """
 
     kind: Literal["variational"] = "variational"
