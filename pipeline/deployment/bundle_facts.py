@@ -77,9 +77,9 @@ class BundleFacts:
 
     @property
     def uses_source(self) -> bool:
-        """Whether the model uses anything that was learned on the source."""
+        """Whether the model uses what was learned on the source, or an image model, which may have seen its scans."""
         arm = self.model.arm
-        return arm.uses_source or arm.update_from is not None
+        return arm.uses_source or arm.update_from is not None or arm.image_model is not None
 
     @property
     def caveats(self) -> tuple[str, ...]:

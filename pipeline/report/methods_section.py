@@ -22,6 +22,7 @@ from pipeline.report.source_use import SourceUse, source_use
 from pipeline.report.study_files import StudyFiles, folders
 from pipeline.storage.plan_record import PlanRecord
 from pipeline.storage.stage_names import Stage
+from pipeline.training.image_model_options import Scans
 
 _PARAGRAPHS = {
     "data": "Data",
@@ -101,6 +102,11 @@ class MethodsFacts:
     def image_models(self) -> dict[str, ImageModelFiles]:
         """Those that are trained, by name."""
         return read_image_models(self.files.root)
+
+    @property
+    def images_of_source(self) -> bool:
+        """Whether one of them learned from scans of the source."""
+        return any(own.record.patients.get(Scans.SOURCE) for own in self.image_models.values())
 
     @property
     def objectives(self) -> dict[str, list[str]]:

@@ -58,6 +58,7 @@ def test_the_report_shows_the_models_and_their_latents(workspace: Path) -> None:
     assert "3 source patients and 3 pool patients" in table
     assert "source network 0" in table
     assert "self_supervised" in table
+    assert "Image models were trained without labels on the source dataset “left”" in page
     assert "Without reading a label, the image model “denoising”, the same network with one output" in page
     assert "from 6 scans of 3 source patients and 3 pool patients, for 3 steps" in page
     assert "started from the image model “denoising”, with its last layer at random" in page
