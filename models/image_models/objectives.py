@@ -26,7 +26,7 @@ class Denoising(Options):
         default=8, ge=1, description="Voxels between the points at which noise is drawn; the paper has 128 / 16 = 8."
     )
     noise_level: float = Field(
-        default=0.5,
+        default=1.0,
         gt=0,
         description="Standard deviation of the noise at these points, in the units of the scaled image.",
     )

@@ -8,16 +8,16 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from models.latent_walks import USED
-from pipeline.report.figure_style import WIDTH
+from pipeline.report.figure_style import WIDTH, wrapped
+from pipeline.report.number_text import percent
 from pipeline.report.overlay_figure import grey_window
 
 Slices = NDArray[np.float32]
 
 _GAP, _EDGE, _TITLES = 0.03, 0.05, 0.24
 """Inches: between slices, right of them, and above them for the names of columns."""
-_WRITTEN = 0.75
-"""Inches on the left for the names of rows."""
+_WRITTEN, _LETTERS = 0.95, 13
+"""Inches on the left for the names of rows, and letters that they hold; longer names are broken."""
 
 
 def reconstruction_figure(original: Slices, shown: Slices, reconstructed: Slices, scans: Sequence[str]) -> Figure:
@@ -27,20 +27,17 @@ def reconstruction_figure(original: Slices, shown: Slices, reconstructed: Slices
     return slice_grid(np.stack([original, *given, reconstructed], axis=1), columns, scans, original)
 
 
-def latent_figure(
-    traversal: Slices, axes: Sequence[int], activity: Sequence[float], grid: Sequence[float], original: Slices
-) -> Figure:
-    """Draws walks `[A, P, X, Y]` along axes of a latent, the one in most use first.
+def latent_figure(traversal: Slices, explained: Sequence[float], grid: Sequence[float], original: Slices) -> Figure:
+    """Draws walks `[A, P, X, Y]` along principal axes of the encodings, that of the largest variance first.
 
     Args:
         traversal: decoded slices.
-        axes: numbers of the axes.
-        activity: variance of the mean along every axis.
-        grid: distances from the start, in standard deviations.
+        explained: share of the variance of the encodings along each axis.
+        grid: distances from the mean of the encodings, in standard deviations.
         original: slices of scans, whose grey values are the scale.
     """
-    rows = [f"z{axis + 1}" + ("" if activity[axis] > USED else "\nunused") for axis in axes]
-    columns = ["as encoded" if step == 0 else f"{step:+.3g} sd".replace("-", "−") for step in grid]
+    rows = [f"axis {number + 1}\n{percent(share)}" for number, share in enumerate(explained)]
+    columns = ["mean" if step == 0 else f"{step:+.3g} sd".replace("-", "−") for step in grid]
     return slice_grid(traversal, columns, rows, original)
 
 
@@ -55,6 +52,7 @@ def way_figure(interpolation: Slices, shares: Sequence[float], original: Slices)
 def slice_grid(slices: Slices, columns: Sequence[str], rows: Sequence[str], scale: Slices) -> Figure:
     """Draws slices `[R, C, X, Y]` in rows and columns, in the grey values of `scale`; right is the patient's right."""
     low, high = grey_window(scale)
+    rows = [wrapped(name, _LETTERS) for name in rows]
     left = _WRITTEN if any(rows) else _EDGE
     width = (WIDTH - left - _EDGE - _GAP * (len(columns) - 1)) / len(columns)
     # A slice as wide as the figure would show its voxels and nothing more.

@@ -88,13 +88,13 @@ def _write_latents(material: Material, models: Mapping[str, ImageModelFiles]) ->
 def _walks(material: Material, name: str, model: ImageModelFiles) -> dict[str, Any]:
     slices, about, add = model.slices, model.about, material.pictures.add
     activity = about["activity"]
-    traversal = latent_figure(slices["traversal"], about["axes"], activity, about["grid"], slices["original"])
+    traversal = latent_figure(slices["traversal"], about["explained"], about["grid"], slices["original"])
     way = way_figure(slices["interpolation"], about["shares"], slices["original"])
     ends = [str(scan) for scan in about["scans"]]
     return {
         "name": name,
         "traversal": add(
-            f"latent-{name}", traversal, f"Walks along the axes of the latent of {name}", colours=_SCAN_COLOURS
+            f"latent-{name}", traversal, f"Walks along principal axes of the latent of {name}", colours=_SCAN_COLOURS
         ),
         "interpolation": add(
             f"latent-{name}-way", way, f"The way from one scan to another through the latent of {name}",
@@ -102,7 +102,7 @@ def _walks(material: Material, name: str, model: ImageModelFiles) -> dict[str, A
         ),
         "used": sum(value > USED for value in activity),
         "latent": len(activity),
-        "drawn": len(about["axes"]),
+        "encoded": about["encoded"],
         "first": ends[0],
         "second": ends[min(1, len(ends) - 1)],
     }  # fmt: skip

@@ -20,9 +20,10 @@ from pipeline.storage.tensors import save_tensors
 
 PICTURES = "pictures.safetensors"
 """Tensors `[S, X, Y]`: `original`, `shown` and `reconstructed` slices of the first channel of S scans. Of a variational
-model also `traversal` `[A, P, X, Y]`, P points along each of the A axes of its latent in most use, and `interpolation`
+model also `traversal` `[A, P, X, Y]`, P points along each of A principal axes of the encodings, and `interpolation`
 `[P, X, Y]`, between the first two scans."""
-_SCANS, _POINTS, _AXES, _REACH = 3, 5, 6, 2.0
+_SCANS, _ENCODED = 3, 32
+_POINTS, _AXES, _REACH = 5, 6, 2.0
 
 
 @torch.no_grad()
@@ -35,41 +36,52 @@ def write_pictures(
     device: torch.device,
 ) -> None:
     """Computes the pictures of a model in evaluation mode, of the first scans of different patients."""
-    chosen = list({scan.patient: scan for scan in reversed(scans)}.values())[::-1][:_SCANS]
-    windows, found = [_middle(scan, patch, device) for scan in chosen], dict[str, list[Tensor]]()
-    for image, foreground in windows:
+    everyone = list({scan.patient: scan for scan in reversed(scans)}.values())[::-1]
+    chosen, found = everyone[:_SCANS], dict[str, list[Tensor]]()
+    for scan in chosen:
+        image, foreground = _middle(scan, patch, device)
         shown, _ = model.corrupted(image, foreground, generator)
         for name, own in (("original", image), ("shown", shown), ("reconstructed", model(shown))):
             found.setdefault(name, []).append(_slice(own))
     tensors = {name: torch.stack(slices) for name, slices in found.items()}
     about: dict[str, Any] = {"scans": [scan.name for scan in chosen]}
     if model.normal is not None:
-        walks, latent = _walks(model, [image for image, _ in windows])
+        walks, latent = _walks(model, [_middle(scan, patch, device)[0] for scan in everyone[:_ENCODED]])
         tensors |= walks
         about |= latent
     save_tensors(folder / PICTURES, tensors, about)
 
 
 def _walks(model: ImageModel, images: Sequence[Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Decoded walks through the latent, which start at the first image; an axis is a channel, moved everywhere."""
-    codes = [model.code(image)[0] for image in images]
-    columns = torch.cat([code.flatten(1) for code in codes], dim=1)
-    activity = columns.var(1, correction=0)
-    axes = by_use(activity)[:_AXES]
-    grid = torch.linspace(-_REACH, _REACH, _POINTS, device=columns.device)
-    points = walks_along_axes(codes[0], activity.sqrt(), axes, grid)
-    like = images[0]
-    walked = torch.stack([torch.stack([_slice(model.decode(own[None], like)) for own in row]) for row in points])
-    shares = torch.linspace(0, 1, _POINTS, device=columns.device)
+    """Decoded walks through the latent: along the principal axes of the encodings, and from the first to the second.
+
+    A single channel says little: moved everywhere by the same amount, it is removed by the norms of the decoder.
+    """
+    codes, like = torch.stack([model.code(image)[0] for image in images]), images[0]
+    flat = codes.flatten(1)
+    mean = flat.mean(0)
+    _, lengths, directions = torch.linalg.svd(flat - mean, full_matrices=False)
+    variances = lengths.square() / len(flat)
+    axes = by_use(variances)[: min(_AXES, len(flat) - 1)]
+    grid = torch.linspace(-_REACH, _REACH, _POINTS, device=flat.device)
+    shares = torch.linspace(0, 1, _POINTS, device=flat.device)
+    points = walks_along_axes(torch.zeros_like(variances), variances.sqrt(), axes, grid) @ directions + mean
     line = straight_line(codes[0], codes[min(1, len(codes) - 1)], shares)
-    between = torch.stack([_slice(model.decode(own[None], like)) for own in line])
+
+    def decoded(latents: Tensor) -> Tensor:
+        return torch.stack([_slice(model.decode(own.reshape(1, *codes.shape[1:]), like)) for own in latents])
+
+    tensors = {"interpolation": decoded(line)}
+    if len(axes):
+        tensors["traversal"] = torch.stack([decoded(row) for row in points])
     about = {
-        "axes": axes.tolist(),
-        "activity": activity.double().tolist(),
+        "encoded": len(images),
+        "explained": (variances[axes] / variances.sum().clamp_min(1e-12)).tolist(),
+        "activity": codes.movedim(1, 0).flatten(1).var(1, correction=0).tolist(),
         "grid": grid.tolist(),
         "shares": shares.tolist(),
     }
-    return {"traversal": walked, "interpolation": between}, about
+    return tensors, about
 
 
 def _middle(scan: CachedImage, patch: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -64,8 +64,8 @@ def test_the_report_shows_the_models_and_their_latents(workspace: Path) -> None:
     assert "started from the image model “denoising”, with its last layer at random" in page
     assert 'href="latents.html"' in page
     latents = (workspace / "report/latents.html").read_text()
-    assert "of 2 are in use" in latents
-    assert "Along each axis" in latents
+    assert "2 channels are in use" in latents
+    assert "the middle of 6 scans" in latents
     for name in ("image-models", "image-model-denoising", "latent-latents", "latent-latents-way"):
         assert (workspace / f"report/figures/{name}.png").is_file()
 
