@@ -13,6 +13,10 @@ from torch import Tensor
 from models.image_models.objectives import Sparse, SparsePenalty
 
 
+_LARGE, _STEEPNESS = 1.0, 4.0
+"""Standard deviations above which a number counts as active, and the slope of the logistic function there."""
+
+
 def standardised(features: Tensor) -> Tensor:
     """Returns features `[N, F, x, y, z]` with zero mean and unit variance of each channel of each image."""
     return functional.instance_norm(features)
@@ -23,8 +27,8 @@ def sparseness(code: Tensor, options: Sparse) -> Tensor:
     if options.penalty is SparsePenalty.L1:
         return code.abs().mean()
     aim = torch.as_tensor(options.activation, dtype=code.dtype, device=code.device)
-    # Of a standardised code the logistic function has the mean 1/2 or so: it is moved to where the aim can be reached.
-    mean = torch.sigmoid(code + torch.logit(aim)).mean(dim=(0, 2, 3, 4))
+    # The mean of the numbers themselves is fixed. What a sparse code has few of is large ones.
+    mean = torch.sigmoid(_STEEPNESS * (code - _LARGE)).mean(dim=(0, 2, 3, 4))
     divergence = aim * (aim / mean).log() + (1 - aim) * ((1 - aim) / (1 - mean)).log()
     return divergence.mean()
 

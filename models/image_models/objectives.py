@@ -50,8 +50,8 @@ class SparsePenalty(StrEnum):
     L1 = "l1"
     """Mean absolute value of the standardised activations (Olshausen and Field 1996)."""
     KL = "kl"
-    """KL divergence of the mean activation of each channel, squashed to (0, 1), from a small one (Ng, "Sparse
-    autoencoder", CS294A lecture notes 2011, section 3)."""
+    """KL divergence of the share of each channel's numbers above one standard deviation, by a logistic function, from a
+    small share (Ng, "Sparse autoencoder", CS294A lecture notes 2011, section 3)."""
 
 
 class Sparse(Options):
@@ -60,7 +60,7 @@ class Sparse(Options):
     kind: Literal["sparse"] = "sparse"
     penalty: SparsePenalty = Field(default=SparsePenalty.L1, description="What is penalised.")
     weight: float = Field(default=0.1, ge=0, description="Of the penalty, beside the mean squared error.")
-    activation: float = Field(default=0.05, gt=0, lt=1, description="With `penalty: kl`: the mean that is aimed at.")
+    activation: float = Field(default=0.05, gt=0, lt=1, description="With `penalty: kl`: the share that is aimed at.")
 
 
 class Contractive(Options):

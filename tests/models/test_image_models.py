@@ -205,15 +205,15 @@ def test_a_smaller_bottleneck_alone_satisfies_no_penalty(scan):
 def test_sparser_codes_are_penalised_less():
     dense = standardised(torch.randn(1, 3, 6, 6, 6, generator=generator()))
     sparse = torch.zeros(1, 3, 6, 6, 6)
-    sparse[:, :, 2, 2, 2:4] = 1
+    sparse[:, :, 2, 2:4, 1:5] = 1
     sparse = standardised(sparse)
     assert sparseness(sparse, Sparse()) < 0.6 * sparseness(dense, Sparse())
+    share_of_large = Sparse(penalty=SparsePenalty.KL)
+    assert sparseness(sparse, share_of_large) < 0.2 * sparseness(dense, share_of_large)
     options = Sparse(penalty=SparsePenalty.KL, activation=0.2)
-    active = torch.full((1, 2, 2, 2, 2), 0.0)
-    assert float(sparseness(active, options)) == pytest.approx(0, abs=1e-6)
-    share = 1 / (1 + math.exp(-1 - math.log(0.2 / 0.8)))
+    share = 1 / (1 + math.exp(-4 * (1.5 - 1)))
     wanted = 0.2 * math.log(0.2 / share) + 0.8 * math.log(0.8 / (1 - share))
-    assert float(sparseness(active + 1, options)) == pytest.approx(wanted, rel=1e-5)
+    assert float(sparseness(torch.full((1, 2, 2, 2, 2), 1.5), options)) == pytest.approx(wanted, rel=1e-5)
 
 
 def linear_case():
