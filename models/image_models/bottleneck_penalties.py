@@ -12,7 +12,6 @@ from torch import Tensor
 
 from models.image_models.objectives import Sparse, SparsePenalty
 
-
 _LARGE, _STEEPNESS = 1.0, 4.0
 """Standard deviations above which a number counts as active, and the slope of the logistic function there."""
 

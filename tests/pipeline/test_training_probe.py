@@ -16,8 +16,11 @@ from pipeline.stages import training_probe
 from pipeline.stages.pack_units import take_scores
 from pipeline.stages.training_probe import TrainingProbe
 from pipeline.storage.cached_case import CachedCase
+from pipeline.storage.cached_image import CachedImage
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions, Precision
+from pipeline.training.image_model_options import ImageModelOptions
+from pipeline.training.image_model_training import ImageModelTask, train_image_model
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_network import SourceTask, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
@@ -52,6 +55,15 @@ def of_source(case: CachedCase, device: str = "cpu") -> Unit:
     return Unit("train-source", "a", {}, train_source_network, {"task": task, "device": device})
 
 
+def of_images(case: CachedCase) -> Unit:
+    """Six steps; the network has an output for each image channel."""
+    patients = {"source": {case.patient: [CachedImage.of(case)]}}
+    task = ImageModelTask(
+        "m", 1, patients, NETWORK, ImageModelOptions(steps=6), PATCHES, AugmentationOptions(), FLOAT32
+    )  # fmt: skip
+    return Unit("train-image-model", "m", {}, train_image_model, {"task": task, "device": "cpu"})
+
+
 def of_target(case: CachedCase) -> Unit:
     """Four steps, each of which takes as long as three of a plain network."""
     task = TrainingTask(ArmOptions(), NETWORK, 0, 1, 0, {case.patient: [case]}, (), (), {}, {}, {})
@@ -68,6 +80,7 @@ def test_each_kind_of_step_is_timed_once_with_the_threads_of_a_training(make_cas
     # On the target there are no heads on coarser levels.
     assert probe.seconds([of_target(case), of_source(case)]) == (4 * 3 + 10) * HALF
     assert timed == [(probe.threads, 2, 2)] * 2
+    assert probe.seconds([of_images(case)]) == 6 * HALF
 
 
 def test_what_does_not_train_here_is_not_estimated(make_case, timed, monkeypatch: pytest.MonkeyPatch) -> None:
