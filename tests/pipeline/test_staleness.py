@@ -260,7 +260,7 @@ def test_a_trunk_is_trained_again_only_for_what_it_depends_on(
 IMAGES = ("train-image-model",)
 ON_AN_IMAGE_MODEL: dict[str, tuple[str, ...]] = {
     "image_models.denoising.objective=masked": (*IMAGES, *TARGET),
-    "image_models.denoising.objective={kind: denoising, noise_level: 1}": (*IMAGES, *TARGET),
+    "image_models.denoising.objective={kind: denoising, noise_level: 2}": (*IMAGES, *TARGET),
     "image_models.denoising.learn_from=[source, pool]": (),
     "image_models.denoising.from_source=true": ("train-source", *IMAGES, *TARGET),
     "image_models.denoising.steps=4": (*IMAGES, *TARGET),
@@ -275,8 +275,6 @@ ON_AN_IMAGE_MODEL: dict[str, tuple[str, ...]] = {
     "patches.foreground_share=0.1": TARGET,
     "augmentation.noise=0.3": TARGET,
     "augmentation.affine=0.1": (*IMAGES, *TARGET),
-    "patches.batch=2": (*IMAGES, *TARGET),
-    "computing.channels_last=true": (*IMAGES, *TARGET),
     # Of the labels, an image model knows nothing.
     "datasets.right.foreground={both: [left, right], right: [right]}": ("check", *TARGET),
 }
