@@ -47,7 +47,10 @@ def write(path: Path, raw: dict[str, Any]) -> Path:
 def finished(finished_study: Any, pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace of the study from the pack."""
     folder = tmp_path_factory.mktemp("from-pack")
-    config = write(folder / "study.yaml", study(finished_study, pack))
+    # An image model beside the arms changes none of them.
+    raw = study(finished_study, pack, image_models={"going_on": {"steps": 2, "from_source": True}})
+    raw["target"]["unlabelled"] = {"withhold_labels": True}
+    config = write(folder / "study.yaml", raw)
     assert main(["run", str(config), "--workspace", str(folder / "w"), "--jobs", "1"]) == 0
     return folder / "w"
 
@@ -68,6 +71,16 @@ def test_it_gives_the_same_weights_as_the_study_of_the_pack(finished_study: Any,
         assert (finished / "results" / table).read_bytes() == (
             finished_study.workspace / "results" / table
         ).read_bytes()
+
+
+def test_an_image_model_goes_on_from_a_network_of_the_pack_and_learns_from_unlabelled_scans(finished: Path) -> None:
+    about = json.loads((finished / "train-image-model/going_on/image-model.json").read_text())
+    assert about["from_source"]
+    assert set(about["started_anew"]) == {"head.conv.weight", "head.conv.bias"}
+    assert {role: len(patients) for role, patients in about["patients"].items()} == {"pool": 3, "unlabelled": 4}
+    recipe = json.loads((finished / "train-image-model/going_on/done.json").read_text())["recipe"]
+    network = json.loads((finished / "train-source/network-00/done.json").read_text())
+    assert recipe["source"] == network["digest"]
 
 
 def test_nothing_of_a_source_dataset_is_read_or_made(finished: Path) -> None:
