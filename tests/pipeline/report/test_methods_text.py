@@ -311,3 +311,32 @@ def test_what_a_comparison_speaks_for_is_told(
 ) -> None:
     root = workspace_builder(tmp_path, patients=12, repeats=repeats)
     assert told in paragraphs(root, yaml.safe_load((root / "config.resolved.yaml").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("objective", "words"),
+    [
+        (
+            "denoising",
+            "learned to remove smooth noise from the foreground (Kascenas et al. 2022; standard deviation 1 at",
+        ),
+        ("masked", "learned to fill in blocks of 8 voxels that were hidden with a probability of 60"),
+        ("sparse", "learned to reconstruct scans through a sparse bottleneck without skip connections"),
+        ("contractive", "that was penalised for its sensitivity to the scan (Rifai et al. 2011)"),
+        ("variational", "learned as a variational autoencoder without skip connections, with 8 latent channels"),
+    ],
+)
+def test_an_image_model_is_a_whole_sentence(objective: str, words: str, demo: dict[str, Any], tmp_path: Path) -> None:
+    demo["image_models"] = {"own": {"objective": {"kind": objective}, "steps": 70, "from_source": True}}
+    demo["target_training"]["arms"]["mine"] = {"init": "self_supervised", "image_model": "own"}
+    text = paragraphs(tmp_path, demo)
+    sentence = text[text.index("Without reading a label") :].partition("; nobody who was tested")[0]
+    assert sentence.startswith(
+        "Without reading a label, the image model “own”, the same network with one output for each image channel and "
+        "started from a source network, learned"
+    )
+    assert words in sentence
+    assert sentence.endswith(", for 70 steps")
+    for leftover in ("None", "  ", " ,", " ."):
+        assert leftover not in sentence
+    assert "Arm “mine” started from the image model “own”, with its last layer at random" in text
