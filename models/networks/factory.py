@@ -225,7 +225,7 @@ def decoder_parameters(network: nn.Module) -> tuple[str, ...]:
 def _imported_levels(network: nn.Module) -> dict[str, int]:
     """Level of every module with parameters of its own that is called, in the order of their last calls."""
     owners = dict.fromkeys(name.rpartition(".")[0] for name, _ in network.named_parameters())
-    return _watched_levels(network, tuple(owners))
+    return called_levels(network, tuple(owners))
 
 
 def _decoder_pattern(options: _OwnOptions) -> str:
@@ -269,11 +269,11 @@ def resolution_levels(network: nn.Module, modules: tuple[str, ...], example: Ten
         ModelError: there is no example and `build_network` did not make the network.
         NetworkCodeError: an imported network cannot be run on the meta device.
     """
-    return dict.fromkeys(modules, 0) | _watched_levels(network, modules, example)
+    return dict.fromkeys(modules, 0) | called_levels(network, modules, example)
 
 
-def _watched_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
-    """Levels of the modules that are called, in the order of their last calls."""
+def called_levels(network: nn.Module, modules: tuple[str, ...], example: Tensor | None = None) -> dict[str, int]:
+    """Returns the levels of the modules that are called, in the order of their last calls; see `resolution_levels`."""
     if example is not None:
         return _levels_of_a_pass(network, modules, example)
     record = network_record(network)
