@@ -1,9 +1,9 @@
 """A normal distribution over features, and how far from it others lie: the Mahalanobis distance.
 
-There are more features than scans, so the covariance is shrunk towards a multiple of the identity by as much as is best
-for that many scans (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices", Journal of
-Multivariate Analysis 2004). The distance of features as a sign of unfamiliar inputs: Lee et al., "A simple unified
-framework for detecting out-of-distribution samples and adversarial attacks", NeurIPS 2018.
+There are more features than scans, so the covariance is shrunk towards a multiple of the identity by as much as is
+best for that many scans (Ledoit and Wolf, "A well-conditioned estimator for large-dimensional covariance matrices",
+Journal of Multivariate Analysis 2004). The distance of features as a sign of unfamiliar inputs: Lee et al., "A simple
+unified framework for detecting out-of-distribution samples and adversarial attacks", NeurIPS 2018.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """How unusual a score is among scores of a few scans: a percentile that no such scan had to reach.
 
-The 99th percentile of eight scores does not exist among them. The scores are taken for draws from a normal distribution
-with unknown mean and variance (their logarithms, where scores are positive lengths or errors). A further draw then lies,
-in units of s √(1 + 1/n) from the mean, as Student's t with n − 1 degrees of freedom does. This prediction limit is
-exact for any n: of further scans like these, one in a hundred lies beyond the 99th percentile on average, and with few
-scans the limit is far out because little is known. (Hahn and Meeker, "Statistical intervals", 1991, chapter 4.)
+The 99th percentile of eight scores does not exist among them. The scores are taken for draws from a normal
+distribution with unknown mean and variance (their logarithms, where scores are positive lengths or errors). A further
+draw then lies, in units of s √(1 + 1/n) from the mean, as Student's t with n − 1 degrees of freedom does. This
+prediction limit is exact for any n: of further scans like these, one in a hundred lies beyond the 99th percentile on
+average, and with few scans the limit is far out because little is known.
+
+Source: Hahn and Meeker, "Statistical intervals", 1991, chapter 4.
 """
 
 from __future__ import annotations
@@ -53,7 +55,12 @@ class ScoreTail:
         floor = _LEAST_DEVIATION if logarithmic else _LEAST_DEVIATION * abs(float(values.mean()))
         count = len(set(groups))
         return cls(
-            float(values.mean()), max(deviation, floor, 1e-12), count, logarithmic, float(min(scores)), float(max(scores))
+            float(values.mean()),
+            max(deviation, floor, 1e-12),
+            count,
+            logarithmic,
+            float(min(scores)),
+            float(max(scores)),
         )
 
     def percentile(self, score: float) -> float:

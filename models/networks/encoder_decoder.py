@@ -36,7 +36,7 @@ def encode(network: nn.Module, image: Tensor) -> Encoded:
     for level in _levels(network):
         features = level[0](features)
         skips.append(features)
-    return _bottom(network)(features), skips
+    return bottom(network)(features), skips
 
 
 def decode(network: nn.Module, bottleneck: Tensor, skips: Sequence[Tensor]) -> Tensor:
@@ -112,6 +112,15 @@ def _levels(network: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
     return [(down, up) for down, _, up in _nested(network)]
 
 
-def _bottom(network: nn.Module) -> nn.Module:
-    *_, (_, bottom, _) = _nested(network)
-    return bottom
+def bottom(network: nn.Module) -> nn.Module:
+    """Returns the module whose output is the bottleneck, as `encode` returns it.
+
+    Raises:
+        ModelError: the parts of the network are not known.
+    """
+    if isinstance(network, ResidualUNet):
+        return network.encoder[-1]
+    if isinstance(_known(network), SegResNetOptions):
+        return network.get_submodule("down_layers")[-1]  # type: ignore[index]
+    *_, (_, lowest, _) = _nested(network)
+    return lowest

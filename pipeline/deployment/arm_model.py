@@ -1,6 +1,7 @@
 """The folder of an arm in a study: its record and its model, made from its trainings and predictions.
 
-Nothing is trained or predicted here; an arm that differs from another only in its reading takes a few seconds.
+Nothing is trained here, and all that is computed is one pass over each training scan, for the gate; an arm that differs
+from another only in its reading takes seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import numpy as np
 
 from models.heads import IGNORED
 from pipeline.arms.arm_record import ArmRecord
-from pipeline.arms.training_unit import MEMBER, read_training
+from pipeline.arms.training_unit import MEMBER, load_member, read_training
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
+from pipeline.deployment.gate import FeatureGate
 from pipeline.deployment.model_description import ModelDescription, ModelOrigin, label_values
 from pipeline.deployment.model_folder import MODEL_FOLDER, member_name, write_model
 from pipeline.evaluation.dice_fit import DiceFit
@@ -55,6 +57,7 @@ class ArmTask:
         folds: its predictions; several in cross-validation.
         reading: folder of the reading that was fitted for its model; `None` if its choices say how it reads.
         origin: facts of the model that come from the study.
+        device: for the network that looks at the training scans.
     """
 
     record: ArmRecord
@@ -64,6 +67,7 @@ class ArmTask:
     folds: Sequence[TestedFold]
     reading: Path | None
     origin: ModelOrigin
+    device: str = "cpu"
 
 
 @dataclass
@@ -105,7 +109,8 @@ def write_arm(folder: Path, progress: ProgressFile, *, task: ArmTask) -> None:
     if task.trainings:
         members = [training / MEMBER for training in task.trainings]
         pairs = _dice_pairs(task.folds, record.readings, progress)
-        write_model(folder / MODEL_FOLDER, _description(task, record, pairs), members)
+        description = _description(task, record, pairs)
+        write_model(folder / MODEL_FOLDER, description, members, _gate(task, description))
         record = record.model_copy(update={"started_anew": read_training(task.trainings[0]).started_anew})
     record.write(folder)
 
@@ -135,6 +140,12 @@ def _dice_pairs(folds: Sequence[TestedFold], readings: Sequence[ReadingOptions],
         pairs.add(stored.read(reading), case)
         progress((position + 1) / (len(tested) + 1))
     return pairs
+
+
+def _gate(task: ArmTask, about: ModelDescription) -> FeatureGate | None:
+    """What tells later which scans are unlike those that the model has learned from."""
+    member = load_member(task.trainings[0], about.arm, about.target_network).to(task.device)
+    return FeatureGate.fit(member, task.cases, about.patch, about.window, task.device)
 
 
 def _description(task: ArmTask, record: ArmRecord, pairs: DicePairs) -> ModelDescription:

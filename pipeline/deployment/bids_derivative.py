@@ -42,6 +42,7 @@ _PROBABILITY = "Mean probability of the structure that the entity label names"
 _UNCERTAINTY = {
     "entropy": "Predictive entropy in nats",
     "mutual-information": "Mutual information of class and weights in nats",
+    "unlikeness": "Distance of the network's features from those of the training scans, 1 where it is as usual",
     "standard-deviation": "Standard deviation over draws of the probability of any structure",
 }
 

@@ -81,7 +81,7 @@ class CaseFiles:
         return {name: f"{self.prefix}_mask-{word}.nii.gz" for name, word in words.items()}
 
     def uncertainty(self, kind: str) -> str:
-        """A map of uncertainty: `entropy`, `mutual-information` or `standard-deviation`."""
+        """A map of uncertainty: `entropy`, `mutual-information`, `standard-deviation` or `unlikeness`."""
         if self.bids:
             words = "".join(word.capitalize() for word in kind.split("-"))
             return f"{self.prefix}_desc-graft{words}_uncertainty.nii.gz"

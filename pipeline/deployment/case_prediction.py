@@ -22,11 +22,18 @@ from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.fingerprint import CaseFacts, case_facts, voxel_ml
+from pipeline.deployment.gate import Judgement
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.structure_facts import structure_facts
-from pipeline.deployment.suspicion import chain_reasons, implausible_structures, scan_reasons, unlike_training
+from pipeline.deployment.suspicion import (
+    beyond_the_gate,
+    chain_reasons,
+    implausible_structures,
+    scan_reasons,
+    unlike_training,
+)
 from pipeline.execution.progress import ProgressFile
 from pipeline.prediction.expected_dice import DrawMasks
 from pipeline.prediction.native_maps import NativeMaps
@@ -41,6 +48,7 @@ from preprocessing.step import Record
 from preprocessing.subject import Subject
 
 ENTROPY, MUTUAL_INFORMATION, STANDARD_DEVIATION = "entropy", "mutual-information", "standard-deviation"
+UNLIKENESS = "unlikeness"
 _PREPARED, _PREDICTED = 0.1, 0.9
 
 
@@ -56,6 +64,7 @@ class PredictedScan:
         reasons: why the case should be reviewed before its mask is used.
         records: what each preprocessing step did.
         facts: numbers of the scan that were compared with the training cases.
+        judgement: how unlike the training scans it is in the features of the network; `None` of a model without a gate.
         mirrored: number of mirrorings that each draw was averaged over.
         draws: number of draws.
     """
@@ -67,6 +76,7 @@ class PredictedScan:
     reasons: list[str]
     records: Sequence[Record]
     facts: CaseFacts
+    judgement: Judgement | None
     mirrored: int
     draws: int
     _native: NativeMaps
@@ -78,6 +88,11 @@ class PredictedScan:
         if self.draws > 1:
             yield MUTUAL_INFORMATION, self._native(self._average.mutual_information)
             yield STANDARD_DEVIATION, self._native(self._average.standard_deviation)
+
+    def unlikeness(self) -> Volume | None:
+        """Returns where the scan is unlike those of the training, if it is: 1 is the usual distance of a feature."""
+        found = self.judgement
+        return self._native(found.where) if found is not None and found.beyond else None
 
     def numbers(self) -> dict[str, Any]:
         """Returns all results except volumes, JSON-able."""
@@ -99,6 +114,7 @@ class PredictedScan:
             "suspect": self.reasons,
             "preprocessing": {name: value for name, value in quality.numbers().items() if math.isfinite(value)},
             "scan": self.facts.model_dump(mode="json", exclude={"structure_ml"}),
+            **({} if self.judgement is None else {"gate": {self.judgement.score: self.judgement.numbers()}}),
         }
 
 
@@ -131,9 +147,13 @@ def predict_case(
     # The other channels of the raw scan are no longer needed.
     scan = replace(scan, subject=scan.subject.with_channels({scan.subject.reference_name: scan.subject.reference}))
     image, affine = processed.image(), processed.reference.affine
-    facts = case_facts(image, processed.content(), affine, about.channels, records)
+    content = processed.content()
+    facts = case_facts(image, content, affine, about.channels, records)
     del processed
     reasons += unlike_training(facts, about.fingerprint, options.limits)
+    judgement = _judged(model, image, content, options, device)
+    reasons += beyond_the_gate(judgement)
+    del content
     progress(_PREPARED)
     flips = mirrorings(about.flip_axes if options.tta else ())
     average, draws = _averaged(model, image, flips, options.samples, device, progress)
@@ -155,8 +175,19 @@ def predict_case(
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
     reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
     return PredictedScan(
-        scan, model, mask, structures, reasons, records, facts, len(flips), average.count, native, average
+        scan, model, mask, structures, reasons, records, facts, judgement, len(flips), average.count, native, average
     )
+
+
+def _judged(
+    model: Model, image: NDArray[np.float32], content: NDArray[np.bool_], options: PredictOptions, device: str
+) -> Judgement | None:
+    """Asks the gate of the model, if it has one, how unlike the training scans a scan is."""
+    about = model.description
+    if model.gate is None:
+        return None
+    scan, inside = torch.from_numpy(image).to(device), torch.from_numpy(content)
+    return model.gate.judge(model.members[0], scan, inside, about.patch, about.window, options.limits.gate)
 
 
 def _averaged(
@@ -221,6 +252,9 @@ def predict_input(
     for name, mask_name in files.masks(about.classes, about.heads).items():
         inside = about.heads.holds(predicted.mask.array, about.classes[name])
         write(predicted.mask.with_array(inside.astype(np.uint8)), mask_name)
+    unlikeness = predicted.unlikeness()
+    if unlikeness is not None:
+        write(unlikeness, files.uncertainty(UNLIKENESS))
     for kind, volume in predicted.uncertainty():
         write(volume, files.uncertainty(kind))
         if kind == ENTROPY and options.pictures:
@@ -232,6 +266,7 @@ def predict_input(
                 about.heads.largest_entropy(len(about.classes)),
                 predicted.structures,
                 predicted.reasons,
+                unlikeness,
             )
     write_json(folder / files.facts, predicted.numbers())
     write_sidecars(folder, files, about, digest)

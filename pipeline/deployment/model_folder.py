@@ -3,6 +3,7 @@
     model/
       model.json              what it is and how to use it (`ModelDescription`)
       member-00.safetensors   weights and posterior of each member
+      gate.safetensors        tells which scans are unlike those of the training; not of few patients
       SHA256SUMS              checksums of the other files, as `sha256sum --check` reads them
 
 Loading executes no code: safetensors hold only numbers, and pydantic validates the JSON.
@@ -26,6 +27,7 @@ from data.stored_record import refuse_newer
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member_file import read_member
 from pipeline.arms.prediction import WeightDraws
+from pipeline.deployment.gate import GATE, FeatureGate
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
@@ -46,12 +48,14 @@ class Model:
         description: the content of `model.json`.
         members: its trained networks, ready to predict.
         digest: SHA-256 of its checksums, and so of all its files.
+        gate: tells which scans are unlike those of the training, if it has one.
     """
 
     folder: Path
     description: ModelDescription
     members: tuple[BayesianNetwork, ...]
     digest: str
+    gate: FeatureGate | None = None
 
     def draws(self, samples: int | None, device: str) -> list[WeightDraws]:
         """Draws of each member's weights, the same as in the study.
@@ -70,11 +74,15 @@ def member_name(number: int) -> str:
     return f"member-{number:02d}.safetensors"
 
 
-def write_model(folder: Path, description: ModelDescription, members: Sequence[Path]) -> None:
+def write_model(
+    folder: Path, description: ModelDescription, members: Sequence[Path], gate: FeatureGate | None = None
+) -> None:
     """Writes a model into a new folder, whole or not at all, with its members' files as named in the description."""
     with new_folder(folder) as temporary:
         for name, member in zip(description.members, members, strict=True):
             link_or_copy(member, temporary / name)
+        if gate is not None:
+            gate.save(temporary / GATE)
         write_json(temporary / DESCRIPTION, description.model_dump(mode="json"))
         files = sorted(path for path in temporary.iterdir())
         write_text(temporary / CHECKSUMS, "".join(f"{file_digest(path)}  {path.name}\n" for path in files))
@@ -147,7 +155,8 @@ def read_model(path: Path, device: str = "cpu") -> Model:
                 f"{folder / name}: its weights do not fit the network of {DESCRIPTION} ({reason})", fix=_AGAIN
             ) from error
         members.append(member.to(device))
-    return Model(folder, description, tuple(members), digest)
+    gate = FeatureGate.read(folder / GATE, members[0]) if (folder / GATE).is_file() else None
+    return Model(folder, description, tuple(members), digest, gate)
 
 
 def _require_format(file: Path, raw: Any) -> None:

@@ -13,6 +13,7 @@ from data.modality import Modality
 from data.plain_number import plain_number, plain_span
 from pipeline.deployment.contrast_profile import tissue_profile, white_over_grey
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint
+from pipeline.deployment.gate import Judgement
 from pipeline.deployment.predict_options import SuspicionLimits
 from pipeline.deployment.raw_scan import RawScan
 from preprocessing.step import Record
@@ -126,6 +127,18 @@ def _intensities(facts: CaseFacts, training: TrainingFingerprint, limits: Suspic
         raw, mean = training.before.get(channel, {}).get("mean"), facts.before.get(channel, {}).get("mean")
         if raw is not None and mean is not None and raw.low > 0 > mean:
             yield f"{channel}: the mean before scaling is {plain_number(mean)}, in training {_shown(raw)}"
+
+
+def beyond_the_gate(judgement: Judgement | None) -> list[str]:
+    """Says that a scan is unlike the training scans in the features of the network, if it is."""
+    if judgement is None or not judgement.beyond:
+        return []
+    shown = "more than 99.99" if judgement.percentile > 0.9999 else f"{100 * judgement.percentile:.2f}"
+    return [
+        f"the features of the network lie {plain_number(judgement.value)} from those of the training scans "
+        f"(Mahalanobis distance; {plain_span(judgement.low, judgement.high)} between these), farther than in {shown} % "
+        "of scans like them"
+    ]
 
 
 def implausible_structures(volumes: Mapping[str, float], spans: Mapping[str, Span], factor: float) -> list[str]:

@@ -265,6 +265,7 @@ class _Planner:
             [self._tested_fold(*fold) for fold in folds],
             None if reading is None else self._learning.folder(reading),
             origin,
+            self._device,
         )
         made = [*trainings, reading, *(unit for fold in folds for unit in fold), *(own.unit for own in rounds)]
         needs = tuple(dict.fromkeys(unit.name for unit in made if unit is not None))

@@ -20,11 +20,14 @@ from models.networks.residual_unet import ResidualUNetOptions
 from models.posteriors.mean_field import MeanFieldOptions
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.member import assemble_member
+from pipeline.arms.member_file import read_member
 from pipeline.deployment.fingerprint import TrainingFingerprint, case_facts
+from pipeline.deployment.gate import FeatureGate
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.model_folder import member_name, write_model
 from pipeline.prediction.sliding_window import SlidingWindowOptions
-from pipeline.storage.tensors import save_tensors
+from pipeline.storage.cached_case import ARRAYS, CachedCase
+from pipeline.storage.tensors import save_arrays, save_tensors
 from preprocessing.chain import Chain, PreprocessingOptions, default_options
 from preprocessing.subject import Subject
 
@@ -70,6 +73,16 @@ def make_scan() -> MakeScan:
     return _scan
 
 
+def _cached(folder: Path, number: int, chain: PreprocessingOptions, channels: tuple[str, ...]) -> CachedCase:
+    """A scan as a study preprocesses it, each of another patient."""
+    processed, _ = Chain(chain).apply(Subject("training", dict.fromkeys(channels, _scan(100 + number))))
+    own = folder / f"scan-{number}"
+    own.mkdir(parents=True)
+    arrays = {"image": processed.image(), "mask": processed.content().astype(np.uint8)}
+    save_arrays(own / ARRAYS, arrays, {"affine": processed.reference.affine.tolist()})
+    return CachedCase(own.name, f"patient-{number}", own, {})
+
+
 @pytest.fixture(scope="session")
 def write_scans() -> Callable[..., list[Path]]:
     """Returns a function that writes scans into a folder."""
@@ -97,6 +110,7 @@ def make_model() -> MakeModel:
         classes: dict[str, int] | None = None,
         preprocessing: PreprocessingOptions | None = None,
         seed: int = 1,
+        gate_scans: int = 0,
         **changes: Any,
     ) -> Path:
         arm = (
@@ -138,7 +152,13 @@ def make_model() -> MakeModel:
             "fingerprint": TrainingFingerprint.of([facts]),
             **changes,
         }
-        write_model(folder, ModelDescription.model_validate(description), files)
+        about = ModelDescription.model_validate(description)
+        gate = None
+        if gate_scans:
+            member = read_member(files[0], arm, about.target_network)
+            cases = [_cached(folder.with_name(f"{folder.name}-scans"), n, chain, channels) for n in range(gate_scans)]
+            gate = FeatureGate.fit(member, cases, about.patch, about.window, "cpu")
+        write_model(folder, about, files, gate)
         for file in files:
             file.unlink()
         return folder
