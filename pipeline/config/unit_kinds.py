@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.arms.arm_record import PREDICTIONS, PSEUDO_LABELS, RATES, READINGS, ROUNDS, TRAININGS
-from pipeline.storage.file_names import IMAGE_MODELS, STARTS, STRUCTURES, TRUNKS
+from pipeline.storage.file_names import IMAGE_GATES, IMAGE_MODELS, STARTS, STRUCTURES, TRUNKS
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORING
 from pipeline.storage.stage_names import Stage
 
@@ -15,6 +15,7 @@ KINDS_OF: dict[Stage, tuple[str, ...]] = {
     Stage.FIT_PRIORS: (FITS, SCORING, COMPARISON),
     Stage.INFER: (
         IMAGE_MODELS,
+        IMAGE_GATES,
         TRAININGS,
         PSEUDO_LABELS,
         PREDICTIONS,

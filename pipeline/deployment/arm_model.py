@@ -58,6 +58,7 @@ class ArmTask:
         reading: folder of the reading that was fitted for its model; `None` if its choices say how it reads.
         origin: facts of the model that come from the study.
         device: for the network that looks at the training scans.
+        image_gates: image models of the study that tell which scans are unlike its own.
     """
 
     record: ArmRecord
@@ -68,6 +69,7 @@ class ArmTask:
     reading: Path | None
     origin: ModelOrigin
     device: str = "cpu"
+    image_gates: Sequence[Path] = ()
 
 
 @dataclass
@@ -110,7 +112,7 @@ def write_arm(folder: Path, progress: ProgressFile, *, task: ArmTask) -> None:
         members = [training / MEMBER for training in task.trainings]
         pairs = _dice_pairs(task.folds, record.readings, progress)
         description = _description(task, record, pairs)
-        write_model(folder / MODEL_FOLDER, description, members, _gate(task, description))
+        write_model(folder / MODEL_FOLDER, description, members, _gate(task, description), task.image_gates)
         record = record.model_copy(update={"started_anew": read_training(task.trainings[0]).started_anew})
     record.write(folder)
 

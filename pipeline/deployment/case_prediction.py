@@ -22,13 +22,13 @@ from pipeline.deployment.bids_derivative import write_sidecars
 from pipeline.deployment.case_figure import draw_case
 from pipeline.deployment.case_files import CaseFiles
 from pipeline.deployment.fingerprint import CaseFacts, case_facts, voxel_ml
-from pipeline.deployment.gate import Judgement
+from pipeline.deployment.judgement import Judgement
 from pipeline.deployment.model_folder import Model, read_model
 from pipeline.deployment.predict_options import PredictOptions
 from pipeline.deployment.raw_scan import RawScan
 from pipeline.deployment.structure_facts import structure_facts
 from pipeline.deployment.suspicion import (
-    beyond_the_gate,
+    beyond_the_gates,
     chain_reasons,
     implausible_structures,
     scan_reasons,
@@ -64,7 +64,7 @@ class PredictedScan:
         reasons: why the case should be reviewed before its mask is used.
         records: what each preprocessing step did.
         facts: numbers of the scan that were compared with the training cases.
-        judgement: how unlike the training scans it is in the features of the network; `None` of a model without a gate.
+        judgements: how unlike the training scans it is to each gate of the model.
         mirrored: number of mirrorings that each draw was averaged over.
         draws: number of draws.
     """
@@ -76,7 +76,7 @@ class PredictedScan:
     reasons: list[str]
     records: Sequence[Record]
     facts: CaseFacts
-    judgement: Judgement | None
+    judgements: Sequence[Judgement]
     mirrored: int
     draws: int
     _native: NativeMaps
@@ -90,9 +90,9 @@ class PredictedScan:
             yield STANDARD_DEVIATION, self._native(self._average.standard_deviation)
 
     def unlikeness(self) -> Volume | None:
-        """Returns where the scan is unlike those of the training, if it is: 1 is the usual distance of a feature."""
-        found = self.judgement
-        return self._native(found.where) if found is not None and found.beyond else None
+        """Returns where the scan is unlike those of the training, if it is, to the gate that finds it most unusual."""
+        beyond = [own for own in self.judgements if own.beyond]
+        return self._native(max(beyond, key=lambda own: own.percentile).where) if beyond else None
 
     def numbers(self) -> dict[str, Any]:
         """Returns all results except volumes, JSON-able."""
@@ -114,7 +114,7 @@ class PredictedScan:
             "suspect": self.reasons,
             "preprocessing": {name: value for name, value in quality.numbers().items() if math.isfinite(value)},
             "scan": self.facts.model_dump(mode="json", exclude={"structure_ml"}),
-            **({} if self.judgement is None else {"gate": {self.judgement.score: self.judgement.numbers()}}),
+            **({"gate": {own.score: own.numbers() for own in self.judgements}} if self.judgements else {}),
         }
 
 
@@ -151,9 +151,10 @@ def predict_case(
     facts = case_facts(image, content, affine, about.channels, records)
     del processed
     reasons += unlike_training(facts, about.fingerprint, options.limits)
-    judgement = _judged(model, image, content, options, device)
-    reasons += beyond_the_gate(judgement)
-    del content
+    voxels, inside = torch.from_numpy(image).to(device), torch.from_numpy(content)
+    judgements = model.judgements(voxels, inside, options.limits.gate)
+    reasons += beyond_the_gates(judgements)
+    del content, voxels, inside
     progress(_PREPARED)
     flips = mirrorings(about.flip_axes if options.tta else ())
     average, draws = _averaged(model, image, flips, options.samples, device, progress)
@@ -175,19 +176,8 @@ def predict_case(
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
     reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
     return PredictedScan(
-        scan, model, mask, structures, reasons, records, facts, judgement, len(flips), average.count, native, average
+        scan, model, mask, structures, reasons, records, facts, judgements, len(flips), average.count, native, average
     )
-
-
-def _judged(
-    model: Model, image: NDArray[np.float32], content: NDArray[np.bool_], options: PredictOptions, device: str
-) -> Judgement | None:
-    """Asks the gate of the model, if it has one, how unlike the training scans a scan is."""
-    about = model.description
-    if model.gate is None:
-        return None
-    scan, inside = torch.from_numpy(image).to(device), torch.from_numpy(content)
-    return model.gate.judge(model.members[0], scan, inside, about.patch, about.window, options.limits.gate)
 
 
 def _averaged(

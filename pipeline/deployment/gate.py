@@ -26,6 +26,7 @@ from models.feature_gaussian import FeatureGaussian, leave_one_out_distances
 from models.intrinsic_dimension import maximum_likelihood_dimension
 from models.networks.bottleneck import bottleneck_module
 from models.score_tail import ScoreTail
+from pipeline.deployment.judgement import AGAIN, FEATURES, Judgement, TailRecord
 from pipeline.prediction.scan_features import ScanFeatures, scan_features
 from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.cached_case import CachedCase
@@ -35,27 +36,6 @@ GATE = "gate.safetensors"
 LEAST_PATIENTS = 5
 """Of fewer, nothing is said of how far scans like them lie apart."""
 _POOLED, _POSITIONS = "pooled", "positions"
-
-
-class TailRecord(StoredRecord):
-    """The tail of a score, as it is stored."""
-
-    mean: float
-    """Mean of the scores of training scans, or of their logarithms."""
-    deviation: float
-    """Their standard deviation."""
-    count: int
-    """Patients."""
-    logarithmic: bool
-    """Whether it is that of logarithms."""
-    low: float
-    """Smallest score."""
-    high: float
-    """Largest score."""
-
-    def tail(self) -> ScoreTail:
-        """The tail itself."""
-        return ScoreTail(**self.model_dump())
 
 
 class GateRecord(StoredRecord):
@@ -73,38 +53,6 @@ class GateRecord(StoredRecord):
     """Intrinsic dimension of the features at single positions of the training scans."""
     tail: TailRecord
     """Distances of training scans from fits without their patient."""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the gate says of a scan.
-
-    Attributes:
-        score: its name.
-        value: the score of the scan.
-        percentile: share of scans like those of the training that have a lower score.
-        limit: score at the percentile that is allowed; `None` where none is.
-        low: smallest score of the training scans.
-        high: largest score of the training scans.
-        where: `[X, Y, Z]` on the preprocessed grid, how unlike each place is.
-    """
-
-    score: str
-    value: float
-    percentile: float
-    limit: float | None
-    low: float
-    high: float
-    where: Tensor
-
-    @property
-    def beyond(self) -> bool:
-        """Whether the scan is more unlike than is allowed."""
-        return self.limit is not None and self.value > self.limit
-
-    def numbers(self) -> dict[str, float | None]:
-        """The numbers of the scan, JSON-able."""
-        return {"value": self.value, "percentile": self.percentile, "limit": self.limit}
 
 
 @dataclass(frozen=True)
@@ -180,13 +128,13 @@ class FeatureGate:
             pooled, positions = (FeatureGaussian.from_tensors(name, tensors) for name in (_POOLED, _POSITIONS))
         except (GraftError, KeyError, ValueError) as error:
             raise ModelError(
-                f"{path}: cannot be read", expected="the gate that `graft infer` wrote", fix=_AGAIN
+                f"{path}: cannot be read", expected="the gate that `graft infer` wrote", fix=AGAIN
             ) from error
         known, count = dict(member.network.named_modules()), record.features
         sizes = [(len(own.mean), *own.precision.shape) for own in (pooled, positions)]
         if record.module not in known or sizes != [(2 * count,) * 3, (count,) * 3]:
             raise ModelError(
-                f"{path}: is of another network than the model", expected=f"features of {record.module}", fix=_AGAIN
+                f"{path}: is of another network than the model", expected=f"features of {record.module}", fix=AGAIN
             )
         return cls(record, pooled, positions)
 
@@ -216,15 +164,4 @@ class FeatureGate:
         value = float(self.pooled.distance(found.pooled[None]))
         if found.distances is None:
             raise TypeError("features were not compared with a distribution")
-        return Judgement(
-            "features",
-            value,
-            tail.percentile(value),
-            tail.limit(percentile) if percentile < 1 else None,
-            tail.low,
-            tail.high,
-            found.distances / self.record.features**0.5,
-        )
-
-
-_AGAIN = "copy the model again, or run `graft infer` of its study again"
+        return Judgement.of(FEATURES, value, tail, percentile, found.distances / self.record.features**0.5)

@@ -4,6 +4,7 @@
       model.json              what it is and how to use it (`ModelDescription`)
       member-00.safetensors   weights and posterior of each member
       gate.safetensors        tells which scans are unlike those of the training; not of few patients
+      gate-image-00.safetensors   an image model of the study that tells it too, if it has any
       SHA256SUMS              checksums of the other files, as `sha256sum --check` reads them
 
 Loading executes no code: safetensors hold only numbers, and pydantic validates the JSON.
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from data.errors import ModelError
 from data.input_file import is_there, read_json, read_text
@@ -28,6 +30,8 @@ from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member_file import read_member
 from pipeline.arms.prediction import WeightDraws
 from pipeline.deployment.gate import GATE, FeatureGate
+from pipeline.deployment.image_gate import ImageGate
+from pipeline.deployment.judgement import Judgement
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
@@ -35,6 +39,7 @@ from pipeline.storage.digest import file_digest
 MODEL_FOLDER = "model"
 DESCRIPTION = "model.json"
 CHECKSUMS = "SHA256SUMS"
+_IMAGE_GATE = "gate-image-"
 _LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9._-]+)")
 _AGAIN = "copy it again, or run `graft infer` of its study again"
 
@@ -49,6 +54,7 @@ class Model:
         members: its trained networks, ready to predict.
         digest: SHA-256 of its checksums, and so of all its files.
         gate: tells which scans are unlike those of the training, if it has one.
+        image_gates: image models that tell it, too.
     """
 
     folder: Path
@@ -56,6 +62,25 @@ class Model:
     members: tuple[BayesianNetwork, ...]
     digest: str
     gate: FeatureGate | None = None
+    image_gates: tuple[ImageGate, ...] = ()
+
+    def judgements(self, image: Tensor, content: Tensor, percentile: float) -> list[Judgement]:
+        """Asks every gate how unlike the training scans a scan is.
+
+        Args:
+            image: `[C, X, Y, Z]`, preprocessed, on the device of the members.
+            content: `[X, Y, Z]` bool, where there is something of the patient.
+            percentile: share of scans like those of the training of which no gate may say anything; 1 allows all.
+        """
+        about, count = self.description, len(self.image_gates) + (self.gate is not None)
+        # Each of several gates may be wrong; together they must not be more often (Bonferroni).
+        each = 1 - (1 - percentile) / max(count, 1)
+        features = (
+            []
+            if self.gate is None
+            else [self.gate.judge(self.members[0], image, content, about.patch, about.window, each)]
+        )
+        return [*features, *(own.judge(image, content, each) for own in self.image_gates)]
 
     def draws(self, samples: int | None, device: str) -> list[WeightDraws]:
         """Draws of each member's weights, the same as in the study.
@@ -75,7 +100,11 @@ def member_name(number: int) -> str:
 
 
 def write_model(
-    folder: Path, description: ModelDescription, members: Sequence[Path], gate: FeatureGate | None = None
+    folder: Path,
+    description: ModelDescription,
+    members: Sequence[Path],
+    gate: FeatureGate | None = None,
+    image_gates: Sequence[Path] = (),
 ) -> None:
     """Writes a model into a new folder, whole or not at all, with its members' files as named in the description."""
     with new_folder(folder) as temporary:
@@ -83,6 +112,8 @@ def write_model(
             link_or_copy(member, temporary / name)
         if gate is not None:
             gate.save(temporary / GATE)
+        for number, path in enumerate(image_gates):
+            link_or_copy(path, temporary / f"{_IMAGE_GATE}{number:02d}.safetensors")
         write_json(temporary / DESCRIPTION, description.model_dump(mode="json"))
         files = sorted(path for path in temporary.iterdir())
         write_text(temporary / CHECKSUMS, "".join(f"{file_digest(path)}  {path.name}\n" for path in files))
@@ -156,7 +187,8 @@ def read_model(path: Path, device: str = "cpu") -> Model:
             ) from error
         members.append(member.to(device))
     gate = FeatureGate.read(folder / GATE, members[0]) if (folder / GATE).is_file() else None
-    return Model(folder, description, tuple(members), digest, gate)
+    image_gates = tuple(ImageGate.read(path, device) for path in sorted(folder.glob(f"{_IMAGE_GATE}*.safetensors")))
+    return Model(folder, description, tuple(members), digest, gate, image_gates)
 
 
 def _require_format(file: Path, raw: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from data.checks import value_range
 from data.checks.battery import case_findings
@@ -13,7 +13,7 @@ from data.modality import Modality
 from data.plain_number import plain_number, plain_span
 from pipeline.deployment.contrast_profile import tissue_profile, white_over_grey
 from pipeline.deployment.fingerprint import CaseFacts, Span, TrainingFingerprint
-from pipeline.deployment.gate import Judgement
+from pipeline.deployment.judgement import FEATURES, Judgement
 from pipeline.deployment.predict_options import SuspicionLimits
 from pipeline.deployment.raw_scan import RawScan
 from preprocessing.step import Record
@@ -129,16 +129,23 @@ def _intensities(facts: CaseFacts, training: TrainingFingerprint, limits: Suspic
             yield f"{channel}: the mean before scaling is {plain_number(mean)}, in training {_shown(raw)}"
 
 
-def beyond_the_gate(judgement: Judgement | None) -> list[str]:
-    """Says that a scan is unlike the training scans in the features of the network, if it is."""
-    if judgement is None or not judgement.beyond:
-        return []
-    shown = "more than 99.99" if judgement.percentile > 0.9999 else f"{100 * judgement.percentile:.2f}"
-    return [
-        f"the features of the network lie {plain_number(judgement.value)} from those of the training scans "
-        f"(Mahalanobis distance; {plain_span(judgement.low, judgement.high)} between these), farther than in {shown} % "
-        "of scans like them"
-    ]
+def beyond_the_gates(judgements: Iterable[Judgement]) -> list[str]:
+    """Says to which gates of a model a scan is unlike those of the training, if it is."""
+    return [_beyond_words(own) for own in judgements if own.beyond]
+
+
+def _beyond_words(own: Judgement) -> str:
+    value, span = plain_number(own.value), plain_span(own.low, own.high)
+    shown = "more than 99.99" if own.percentile > 0.9999 else f"{100 * own.percentile:.2f}"
+    if own.score == FEATURES:
+        return (
+            f"the features of the network lie {value} from those of the training scans (Mahalanobis distance; {span} "
+            f"between these), farther than in {shown} % of scans like them"
+        )
+    return (
+        f"the {own.score} scores the scan {value}, and scans of other patients of the study {span}: higher than "
+        f"{shown} % of scans like them"
+    )
 
 
 def implausible_structures(volumes: Mapping[str, float], spans: Mapping[str, Span], factor: float) -> list[str]:

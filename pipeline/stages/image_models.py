@@ -1,20 +1,23 @@
 """Image models: which scans they learn from, and their trainings, the first units of `infer`.
 
 train-image-model/NAME       an image model of the study
+fit-gates/NAME               one that tells later which scans are unlike the study's, with its scores of tested patients
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from data.errors import DataError
+from pipeline.deployment.gate import LEAST_PATIENTS
+from pipeline.deployment.image_gate import MOST_SCANS, ImageGateTask, fit_image_gate, scores_scans
 from pipeline.execution.unit import Unit
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_snapshots import source_snapshots
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.cached_image import CachedImage
-from pipeline.storage.file_names import IMAGE_MODELS
+from pipeline.storage.file_names import IMAGE_GATES, IMAGE_MODELS
 from pipeline.training.image_model_options import ImageModelOptions, Scans
 from pipeline.training.image_model_training import ImageModelTask, of_images, train_image_model
 
@@ -78,6 +81,30 @@ def image_model_units(plan: StudyPlan, resources: Resources) -> dict[str, Unit]:
     execution, device = resources.training(plan.config)
     workers = resources.workers(plan.config, IMAGE_MODELS, len(models))
     return {name: _unit(plan, name, own, device, execution.threads, workers) for name, own in models.items()}
+
+
+def image_gate_units(plan: StudyPlan, resources: Resources, image_models: Mapping[str, Unit]) -> dict[str, Unit]:
+    """One unit for each image model that can tell which scans are unlike those of the study, by its name.
+
+    It is calibrated by the scans of tested patients, of whom no image model has seen any; with too few of them, nothing
+    is known of what is usual.
+
+    Raises:
+        WorkspaceError: a scan is not preprocessed.
+    """
+    patients = list(plan.patients("test"))
+    if len(patients) < LEAST_PATIENTS:
+        return {}
+    own = {name: unit for name, unit in image_models.items() if scores_scans(plan.config.image_models[name].objective)}
+    device = resources.training(plan.config)[1] if own else ""
+    found = {}
+    for name, unit in own.items():
+        plan.digests("test", patients)
+        cases = [case for patient in patients for case in plan.cached("test", patient)][:MOST_SCANS]
+        recipe = {"image_model": unit.digest, "images": {case.name: case.image_digest for case in cases}, "version": 1}
+        task = ImageGateTask(plan.workspace.unit_folder(unit.stage, unit.key), cases, device)
+        found[name] = Unit(IMAGE_GATES, name, recipe, fit_image_gate, {"task": task}, needs=(unit.name,))
+    return found
 
 
 def _unit(plan: StudyPlan, name: str, options: ImageModelOptions, device: str, threads: int, workers: int) -> Unit:

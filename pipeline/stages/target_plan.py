@@ -27,10 +27,12 @@ from pipeline.arms.tuned_rate import RateTask, read_rate, tune_rate
 from pipeline.arms.unlabelled_use import NoUnlabelledOptions
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
+from pipeline.deployment.image_gate import IMAGE_GATE
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.evaluation.fitted_reading import ReadingTask, fit_reading
 from pipeline.evaluation.options import CalibrationOptions
 from pipeline.execution.unit import Unit, is_done
+from pipeline.stages.image_models import image_gate_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.source_inputs import SourceInputs
 from pipeline.stages.study_plan import StudyPlan, read_plan
@@ -75,6 +77,8 @@ class _Planner:
         self._config = plan.config
         self._learning = LearningPlanner(plan, resources)
         self._found = self._learning.found
+        self._found.gates.update(image_gate_units(plan, resources, self._found.image_models))
+        self._device = resources.training(plan.config)[1]
 
     def plan(self) -> TargetPlan:
         for name, arm in self._config.target_training.arms.items():
@@ -229,6 +233,7 @@ class _Planner:
         rounds: Sequence[_Settled],
     ) -> None:
         config, origin = self._config, self._origin(name)
+        gates = list(self._found.gates.values()) if trainings else []
         recipe = {
             # In full, so that differences from an earlier run can be named; members differ only in their number.
             **({"training": trainings[0].recipe} if trainings else {}),
@@ -239,6 +244,7 @@ class _Planner:
             "readings": [None if own is None else own.digest for own in (reading, *(own for _, own in folds))],
             "arm": arm.in_recipe(),
             **({"rounds": [own.round.as_json() for own in rounds]} if rounds else {}),
+            **({"gates": [own.digest for own in gates]} if gates else {}),
             # Without the name of the study, so that renaming a study makes nothing stale; the rest is in the trainings.
             "origin": origin.model_dump(mode="json", include={"modality", "channels", "preprocessing"}),
             "test": self._plan.digests("test", list(self._plan.patients("test"))),
@@ -266,8 +272,9 @@ class _Planner:
             None if reading is None else self._learning.folder(reading),
             origin,
             self._device,
+            [self._learning.folder(own) / IMAGE_GATE for own in gates],
         )
-        made = [*trainings, reading, *(unit for fold in folds for unit in fold), *(own.unit for own in rounds)]
+        made = [*trainings, *gates, reading, *(unit for fold in folds for unit in fold), *(own.unit for own in rounds)]
         needs = tuple(dict.fromkeys(unit.name for unit in made if unit is not None))
         self._found.arms[key] = Unit(Stage.INFER, key, recipe, write_arm, {"task": task}, needs=needs)
 

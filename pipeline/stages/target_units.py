@@ -16,6 +16,7 @@ class TargetPlan:
 
     Attributes:
         image_models: that trainings may start from.
+        gates: image models with what scores of tested scans are usual.
         trainings: members, in all rounds of self-training.
         pseudo_labels: predictions of unlabelled scans by the members of a round, from which those of the next learn.
         predictions: of the test cases and of inner folds.
@@ -26,6 +27,7 @@ class TargetPlan:
     """
 
     image_models: dict[str, Unit] = field(default_factory=dict)
+    gates: dict[str, Unit] = field(default_factory=dict)
     trainings: dict[str, Unit] = field(default_factory=dict)
     pseudo_labels: dict[str, Unit] = field(default_factory=dict)
     predictions: dict[str, Unit] = field(default_factory=dict)
@@ -36,7 +38,7 @@ class TargetPlan:
 
     def in_order(self) -> tuple[list[Unit], ...]:
         """Predictions, what is fitted on them, and arms: what comes after the trainings."""
-        kinds = (self.predictions, self.rates, self.rounds, self.readings, self.arms)
+        kinds = (self.predictions, self.rates, self.rounds, self.readings, self.gates, self.arms)
         return tuple(list(kind.values()) for kind in kinds)
 
     def tasks(self) -> list[TrainingTask]:

@@ -19,10 +19,11 @@ from data.volume import Volume
 from models.feature_gaussian import FeatureGaussian
 from pipeline.cli import main
 from pipeline.deployment.bids_derivative import _UNCERTAINTY
-from pipeline.deployment.gate import FeatureGate, Judgement
+from pipeline.deployment.gate import FeatureGate
+from pipeline.deployment.judgement import Judgement
 from pipeline.deployment.model_folder import read_model, write_model
 from pipeline.deployment.predict_options import PredictOptions, SuspicionLimits
-from pipeline.deployment.suspicion import beyond_the_gate
+from pipeline.deployment.suspicion import beyond_the_gates
 from pipeline.prediction.scan_features import Moments, scan_features
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
@@ -215,13 +216,19 @@ def test_features_are_those_of_the_content_alone(guarded: Path) -> None:
 def test_the_reason_says_how_far_and_how_rare() -> None:
     nowhere = torch.zeros(1)
     unlike = Judgement("features", 31.24, 0.99987, 25.0, 9.04, 15.2, nowhere)
-    assert beyond_the_gate(unlike) == [
+    assert beyond_the_gates([unlike]) == [
         "the features of the network lie 31.2 from those of the training scans (Mahalanobis distance; 9.04 to 15.2 "
         "between these), farther than in 99.99 % of scans like them"
     ]
-    assert "more than 99.99 %" in beyond_the_gate(replace(unlike, percentile=0.999999))[0]
-    assert beyond_the_gate(replace(unlike, limit=40.0)) == []
-    assert beyond_the_gate(None) == []
+    of_images = replace(
+        unlike, score="image model denoising", value=0.31, limit=0.1, low=0.02, high=0.05, percentile=0.995
+    )
+    assert beyond_the_gates([of_images, replace(unlike, limit=None)]) == [
+        "the image model denoising scores the scan 0.31, and scans of other patients of the study 0.02 to 0.05: higher "
+        "than 99.50 % of scans like them"
+    ]
+    assert "more than 99.99 %" in beyond_the_gates([replace(unlike, percentile=0.999999)])[0]
+    assert beyond_the_gates([replace(unlike, limit=40.0)]) == []
 
 
 def test_a_map_among_bids_derivatives_is_described() -> None:
