@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from data.modality import Modality
 from pipeline.deployment.bundle_input import BundleInput
 from pipeline.deployment.export_options import ExportOptions
+from pipeline.deployment.gate import GateRecord
 from pipeline.deployment.model_description import ModelDescription
 from pipeline.deployment.study_evidence import StudyEvidence
 
@@ -36,6 +37,7 @@ class BundleFacts:
         options: statements of the owner.
         evidence: results of the study; `None` where they are not available.
         examples: number of scans that it holds.
+        gate: of the features of its network in the training scans, where the model has one.
     """
 
     model: ModelDescription
@@ -46,6 +48,7 @@ class BundleFacts:
     options: ExportOptions
     evidence: StudyEvidence | None
     examples: int
+    gate: GateRecord | None = None
 
     @property
     def packages(self) -> tuple[str, ...]:

@@ -20,11 +20,12 @@ from pipeline.deployment.bundle_metadata import bundle_metadata
 from pipeline.deployment.bundle_network import INFERENCE, network_modules
 from pipeline.deployment.bundle_text import require_words
 from pipeline.deployment.export_options import ExportOptions
+from pipeline.deployment.gate import GateRecord
 from pipeline.deployment.input_cases import collect_cases
 from pipeline.deployment.mean_network import mean_networks
 from pipeline.deployment.model_card import model_card
 from pipeline.deployment.model_description import ModelDescription
-from pipeline.deployment.model_folder import read_description, read_model
+from pipeline.deployment.model_folder import Model, read_description, read_model
 from pipeline.deployment.network_code import require_network_code
 from pipeline.deployment.onnx_network import require_onnx, write_onnx
 from pipeline.deployment.study_evidence import find_evidence
@@ -112,12 +113,18 @@ def export(
         onnx = _write_networks(folder / "models", networks, about, options)
         modules = (*network_modules(about.network), *takes.modules)
         copy_modules(modules, folder, f"Graft {graft_version()}")
-        facts = BundleFacts(about, found.digest, takes, bool(modules), onnx, options, evidence, len(cases))
+        facts = BundleFacts(
+            about, found.digest, takes, bool(modules), onnx, options, evidence, len(cases), _gate(found)
+        )
         _write_texts(folder, facts)
         for case in cases:
             logger.info("example %s", case.name)
             write_example(folder / "example", case, networks, about, takes)
     return ExportedBundle(output, facts)
+
+
+def _gate(model: Model) -> GateRecord | None:
+    return None if model.gate is None else model.gate.record
 
 
 def _require_free(output: Path, force: bool) -> None:

@@ -231,5 +231,18 @@ def test_the_reason_says_how_far_and_how_rare() -> None:
     assert beyond_the_gates([replace(unlike, limit=40.0)]) == []
 
 
+def test_the_card_of_a_bundle_says_how_many_dimensions_the_features_have(
+    guarded: Path, model: Path, tmp_path: Path
+) -> None:
+    assert main(["export", str(guarded), "--output", str(tmp_path / "bundle")]) == 0
+    gate = read_model(guarded).gate
+    assert gate is not None
+    card = (tmp_path / "bundle/docs/README.md").read_text()
+    dimension = f"{gate.record.intrinsic_dimension:.1f}"
+    assert f"near a surface of {dimension} dimensions, of 6 numbers at a position of 12 training" in card
+    assert main(["export", str(model), "--output", str(tmp_path / "older")]) == 0
+    assert "near a surface" not in (tmp_path / "older/docs/README.md").read_text()
+
+
 def test_a_map_among_bids_derivatives_is_described() -> None:
     assert "unlikeness" in _UNCERTAINTY
