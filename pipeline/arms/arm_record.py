@@ -48,7 +48,8 @@ class ArmRecord(StoredRecord):
     reading_predictions: tuple[str, ...] = ()
     """Keys of these out-of-fold predictions: folders below `predict-test/`."""
     kept_rounds: tuple[int, ...] = ()
-    """Round of self-training that was kept by each fold, and last by its model; none without self-training."""
+    """Round of self-training that was kept for each set of patients that models learned from: those of the folds, and
+    last those of its model; none without self-training."""
     round_dice: tuple[float, ...] = ()
     """Mean Dice of the out-of-fold predictions of each round, from round 0 on, by which its model's was chosen; without
     a model, that of its first fold. None where nothing could be chosen."""

@@ -16,6 +16,7 @@ from pipeline.evaluation.measure_titles import metric_title
 from pipeline.evaluation.statistics import FEWEST_PATIENTS_FOR_P, why_no_interval
 from pipeline.execution.provenance_record import Provenance
 from pipeline.report.image_model_files import ImageModelFiles, read_image_models
+from pipeline.report.number_text import listing
 from pipeline.report.page import page_environment
 from pipeline.report.section import Material, Section
 from pipeline.report.source_use import SourceUse, source_use
@@ -130,13 +131,13 @@ class MethodsFacts:
 
     @property
     def kept_rounds(self) -> dict[str, list[str]]:
-        """Rounds of self-training that models or folds kept, with their number → the arms."""
+        """In how many choices which round of self-training was kept, in words → the arms."""
         found: dict[str, list[str]] = {}
         for arm in self.files.arms():
             kept = Counter(number for own in self.files.units if own.arm == arm for number in own.record.kept_rounds)
-            words = ", ".join(f"round {number} {count} times" for number, count in sorted(kept.items()))
-            if words:
-                found.setdefault(words, []).append(f"“{arm}”")
+            if kept:
+                words = listing([f"round {number} in {count}" for number, count in sorted(kept.items())])
+                found.setdefault(f"{words} of {kept.total()}", []).append(f"“{arm}”")
         return found
 
     @property

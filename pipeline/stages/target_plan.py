@@ -89,7 +89,9 @@ class _Planner:
 
     def _cell(self, name: str, arm: ArmOptions, source: SourceInputs, cell: Cell) -> None:
         """An arm at one size in one repeat; or, as long as its rates and rounds are not known, what chooses them."""
-        learners = [*(fold.learned_from for fold in cell.folds), *([] if cell.final is None else [cell.final])]
+        every = [*(fold.learned_from for fold in cell.folds), *([] if cell.final is None else [cell.final])]
+        # With test patients, the models of the fold and of the cell are the same.
+        learners = list(dict.fromkeys(every))
         chosen = {patients: self._settled(arm, source, cell, patients) for patients in learners}
         settled = {patients: own.arm for patients, own in chosen.items() if own is not None}
         if len(settled) < len(chosen):

@@ -22,14 +22,13 @@ from pipeline.storage.tensors import load_tensors
 pytestmark = pytest.mark.slow
 
 STUDENT = {"preset": "random", "unlabelled": {"kind": "self_training", "span": 50.0}}
-UNWEIGHTED = {"preset": "random", "unlabelled": {"kind": "self_training", "span": 50.0, "weighting": "none"}}
 
 
 @pytest.fixture(scope="module")
 def config(write_cohort: Callable, write_study: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("self-training")
     training = {
-        "arms": {"random": None, "student": STUDENT, "unweighted": UNWEIGHTED},
+        "arms": {"random": None, "student": STUDENT},
         "sizes": [2, 3], "reference_sizes": [], "repeats": 1, "steps": 4,
     }  # fmt: skip
     target = {"pool": 3, "test": 1, "unlabelled": {"withhold_labels": True}}
@@ -72,19 +71,17 @@ def students(workspace: Path) -> list[Path]:
 def test_the_round_that_predicts_training_patients_best_is_kept(workspace: Path) -> None:
     chosen = [read(path) for path in workspace.glob("keep-rounds/*/*/*/round.json")]
     # Of two patients nothing can be chosen.
-    assert len(chosen) == 2
+    assert len(chosen) == 1
     for own in chosen:
         assert (len(own["dice"]), own["patients"]) == (2, 3)
         assert own["kept"] == own["dice"].index(max(own["dice"]))
-    for arm in ("student", "unweighted"):
-        few, more = (read(workspace / f"infer/{arm}/n{n:02d}/repeat-0/unit.json") for n in (2, 3))
-        # The fold of the test patients, and the model.
-        assert few["kept_rounds"] == [1, 1]
-        assert few["round_dice"] == []
-        assert {"kept": more["kept_rounds"][0], "dice": more["round_dice"], "patients": 3} in [
-            {key: own[key] for key in ("kept", "dice", "patients")} for own in chosen
-        ]
-        assert more["choices"]["unlabelled"]["rounds"] == more["kept_rounds"][-1]
+    few, more = (read(workspace / f"infer/student/n{n:02d}/repeat-0/unit.json") for n in (2, 3))
+    assert few["kept_rounds"] == [1]
+    assert few["round_dice"] == []
+    assert {"kept": more["kept_rounds"][0], "dice": more["round_dice"], "patients": 3} in [
+        {key: own[key] for key in ("kept", "dice", "patients")} for own in chosen
+    ]
+    assert more["choices"]["unlabelled"]["rounds"] == more["kept_rounds"][-1]
     plain = read(workspace / "infer/random/n03/repeat-0/unit.json")
     assert not {"kept_rounds", "round_dice"} & set(plain)
 
@@ -109,8 +106,7 @@ def test_students_learn_from_what_members_that_saw_the_same_patients_predict(wor
         told = record["pseudo_labels"]
         assert set(told["entered"]) | set(told["left_out"]) == unlabelled
         assert told["uncertainty"] == "predictive_entropy"
-    # Arms that weight differently have the same teachers: those of the models, and of three inner folds where the
-    # round is chosen. Round 0 is the arm `random`.
+    # The teachers are those of the models, and of three inner folds where the round is chosen; round 0 is `random`.
     assert {len(list(workspace.glob(f"predict-unlabelled/{n}/*/*"))) for n in ("n02", "n03")} <= {1, 3, 4}
     own = read(workspace / "infer/random/n02/repeat-0/unit.json")["trainings"]
     of_student = read(workspace / "infer/student/n02/repeat-0/unit.json")["trainings"]
