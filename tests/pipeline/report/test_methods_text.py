@@ -222,7 +222,9 @@ def test_what_was_learned_on_the_source_follows_from_the_arms(demo: dict[str, An
     assert "On the source, " not in alone
 
 
-def test_unlabelled_scans_and_self_training_are_told(demo: dict[str, Any], tmp_path: Path) -> None:
+def test_unlabelled_scans_and_self_training_are_told(
+    demo: dict[str, Any], tmp_path: Path, arm_record: Callable[..., ArmRecord]
+) -> None:
     demo["target_training"]["arms"] = {
         arm: PRESETS[arm].model_dump(mode="json") for arm in ("self_training", "fine_tune_self_training")
     }
@@ -243,6 +245,14 @@ def test_unlabelled_scans_and_self_training_are_told(demo: dict[str, Any], tmp_p
         "each voxel weighted by exp(−1 I / Ī) with the mutual information I between its label and the weights" in text
     )
     assert "with equal weights of all voxels; the round with the highest mean Dice" in text
+    assert "Of the rounds of self-training" not in text
+    for repeat, kept in enumerate((0, 1, 1)):
+        folder = tmp_path / f"infer/self_training/n05/repeat-{repeat}"
+        folder.mkdir(parents=True)
+        record = arm_record("self_training", 5, repeat, "none")
+        record.model_copy(update={"kept_rounds": (kept,)}).write(folder)
+    told = "Of the rounds of self-training, “self_training” kept round 0 in 1 and round 1 in 2 of 3 choices."
+    assert told in paragraphs(tmp_path, demo)
     plan["unlabelled"]["b"] = ["b2"]
     path.write_text(json.dumps(plan))
     assert "1 patient among these was in the pool or the test set, too: learning was transductive" in paragraphs(
