@@ -90,11 +90,14 @@ class ImageModel(nn.Module):
         if not self.through_bottleneck:
             output: Tensor = self.network(image)
             return output
-        return self.decode(self.code(image), image)
+        features, nothing = without_skips(encode(self.network, image))
+        return self._decoded(self._code(features), nothing)
 
     def code(self, image: Tensor) -> Tensor:
         """Computes what the decoder would be given: the bottleneck, or the mean of the latent, `[N, F, x, y, z]`."""
-        features, _ = encode(self.network, image)
+        return self._code(encode(self.network, image)[0])
+
+    def _code(self, features: Tensor) -> Tensor:
         return features if self.normal is None else self.normal.posterior(features).mean
 
     def decode(self, code: Tensor, like: Tensor) -> Tensor:
