@@ -93,7 +93,6 @@ def learned_names(arm: ArmOptions, bench) -> set[str]:
 IMAGE_MODEL = {"init": Initialisation.SELF_SUPERVISED, "image_model": "denoising"}
 ARMS = PRESETS | {
     "self_supervised_mixture": PRESETS["mixture"].model_copy(update=IMAGE_MODEL),
-    "self_supervised_l2sp": PRESETS["fine_tune_l2sp"].model_copy(update=IMAGE_MODEL),
     "decoder_only": ArmOptions(init=Initialisation.SOURCE, trainable=Trainable.DECODER),
     "dwp_ends": PRESETS["dwp_source"].model_copy(update={"trainable": Trainable.ENDS, "filter_share": 1.0}),
 }
@@ -356,7 +355,7 @@ def test_members_that_start_from_one_image_model_differ_in_their_heads_and_patch
 
 
 def test_l2_sp_around_an_image_model_needs_no_source(bench) -> None:
-    arm = ARMS["self_supervised_l2sp"]
+    arm = PRESETS["fine_tune_l2sp"].model_copy(update=IMAGE_MODEL)
     assert not arm.uses_source
     known = bench.knowledge(arm)
     own = build_network(bench.network, 1, 2, 0).state_dict()
