@@ -32,7 +32,6 @@ from pipeline.prediction.sliding_window import SlidingWindowOptions
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 
-GATE = "gate.safetensors"
 LEAST_PATIENTS = 5
 """Of fewer, nothing is said of how far scans like them lie apart."""
 _POOLED, _POSITIONS = "pooled", "positions"

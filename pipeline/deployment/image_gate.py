@@ -26,11 +26,10 @@ from models.score_tail import ScoreTail
 from pipeline.deployment.judgement import AGAIN, Judgement, TailRecord
 from pipeline.execution.progress import ProgressFile
 from pipeline.storage.cached_case import CachedCase
+from pipeline.storage.file_names import GATE
 from pipeline.storage.tensors import load_about, load_tensors, save_tensors
 from pipeline.training.image_model_files import read_image_model
 
-IMAGE_GATE = "gate.safetensors"
-"""File of the unit that calibrates an image model."""
 MOST_SCANS = 40
 """Scans by which it is calibrated at most: one more would change little."""
 
@@ -140,4 +139,4 @@ def fit_image_gate(folder: Path, progress: ProgressFile, *, task: ImageGateTask)
         scans=len(task.cases),
         tail=TailRecord(**asdict(ScoreTail.of(scores, [case.patient for case in task.cases], logarithmic=positive))),
     )
-    save_tensors(folder / IMAGE_GATE, model.state_dict(), record.as_json())
+    save_tensors(folder / GATE, model.state_dict(), record.as_json())

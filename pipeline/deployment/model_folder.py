@@ -29,12 +29,13 @@ from data.stored_record import refuse_newer
 from models.bayesian_network import BayesianNetwork
 from pipeline.arms.member_file import read_member
 from pipeline.arms.prediction import WeightDraws
-from pipeline.deployment.gate import GATE, FeatureGate
+from pipeline.deployment.gate import FeatureGate
 from pipeline.deployment.image_gate import ImageGate
 from pipeline.deployment.judgement import Judgement
 from pipeline.deployment.model_description import FORMAT, ModelDescription
 from pipeline.storage.atomic import link_or_copy, new_folder, write_json, write_text
 from pipeline.storage.digest import file_digest
+from pipeline.storage.file_names import GATE
 
 MODEL_FOLDER = "model"
 DESCRIPTION = "model.json"

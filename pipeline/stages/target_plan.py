@@ -27,7 +27,6 @@ from pipeline.arms.tuned_rate import RateTask, read_rate, tune_rate
 from pipeline.arms.unlabelled_use import NoUnlabelledOptions
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
-from pipeline.deployment.image_gate import IMAGE_GATE
 from pipeline.deployment.model_description import ModelOrigin
 from pipeline.evaluation.fitted_reading import ReadingTask, fit_reading
 from pipeline.evaluation.options import CalibrationOptions
@@ -39,6 +38,7 @@ from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_cells import Cell, Fold, final_reading_folds, reading_folds, target_cells
 from pipeline.stages.target_learning import LearningPlanner, cell_key, named_key
 from pipeline.stages.target_units import TargetPlan
+from pipeline.storage.file_names import GATE
 from pipeline.storage.stage_names import Stage
 from pipeline.storage.workspace import Workspace
 
@@ -274,7 +274,7 @@ class _Planner:
             None if reading is None else self._learning.folder(reading),
             origin,
             self._device,
-            [self._learning.folder(own) / IMAGE_GATE for own in gates],
+            [self._learning.folder(own) / GATE for own in gates],
         )
         made = [*trainings, *gates, reading, *(unit for fold in folds for unit in fold), *(own.unit for own in rounds)]
         needs = tuple(dict.fromkeys(unit.name for unit in made if unit is not None))

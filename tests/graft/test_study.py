@@ -71,7 +71,7 @@ def test_a_trained_model_predicts_at_once(study: graft.Study) -> None:
     assert again.name == case.name
     assert len(study.cases("pool")) == 3
     assert list(graft.preprocess(case, "mr").channels) == ["T1"]
-    with pytest.raises(ConfigError, match="role 'training' is unknown; expected source, pool or test"):
+    with pytest.raises(ConfigError, match="role 'training' is unknown; expected source, pool, test or unlabelled"):
         study.cases("training")
     with pytest.raises(ModelError, match="no such folder"):
         study.load_model("dwp", n=4)

@@ -83,7 +83,7 @@ def test_it_ends_with_three_sentences_and_a_model(finished: tuple[Path, str], sc
     assert f"The model is {output}; segment new scans" in told
     assert (output.parent / "my-model-study/report/index.html").is_file()
     held = {path.name for path in output.iterdir()}
-    assert held == {"model.json", "member-00.safetensors", "SHA256SUMS", "files.json"}
+    assert held == {"model.json", "member-00.safetensors", "gate.safetensors", "SHA256SUMS", "files.json"}
     final = output.parent / "my-model-study/infer/fine_tune/n05/repeat-0/model"
     assert (output / "model.json").read_bytes() == (final / "model.json").read_bytes()
     image = scans / "imagesTr/case_0.nii.gz"

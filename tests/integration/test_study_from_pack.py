@@ -30,12 +30,14 @@ def pack(finished_study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def study(finished_study: Any, pack: Path, **changes: Any) -> dict[str, Any]:
-    """The finished study with a pack in place of its source."""
+    """The finished study with a pack in place of its source, and an image model, which changes none of its arms."""
     raw: dict[str, Any] = yaml.safe_load(finished_study.config.read_text())
     for key in ("network", "source_training", "priors"):
         del raw[key]
     del raw["datasets"]["left"]
-    return {**raw, "source": {"pack": str(pack)}, **changes}
+    raw["target"]["unlabelled"] = {"withhold_labels": True}
+    image_models = {"going_on": {"steps": 2, "from_source": True}}
+    return {**raw, "source": {"pack": str(pack)}, "image_models": image_models, **changes}
 
 
 def write(path: Path, raw: dict[str, Any]) -> Path:
@@ -47,10 +49,7 @@ def write(path: Path, raw: dict[str, Any]) -> Path:
 def finished(finished_study: Any, pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The workspace of the study from the pack."""
     folder = tmp_path_factory.mktemp("from-pack")
-    # An image model beside the arms changes none of them.
-    raw = study(finished_study, pack, image_models={"going_on": {"steps": 2, "from_source": True}})
-    raw["target"]["unlabelled"] = {"withhold_labels": True}
-    config = write(folder / "study.yaml", raw)
+    config = write(folder / "study.yaml", study(finished_study, pack))
     assert main(["run", str(config), "--workspace", str(folder / "w"), "--jobs", "1"]) == 0
     return folder / "w"
 
@@ -273,7 +272,7 @@ def test_channels_modality_and_spacing_are_compared(
 def test_other_channels_start_at_random_and_are_named(
     finished_study: Any, pack: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: Any
 ) -> None:
-    raw = study(finished_study, pack)
+    raw = study(finished_study, pack, image_models={})
     manifest = ["case,patient,T1,T2,label"]
     cohort = finished_study.cohort
     for number in range(6):
@@ -315,7 +314,7 @@ def test_a_pack_of_a_study_from_a_pack_is_that_pack(finished: Path, tmp_path: Pa
 
 
 def test_a_pack_goes_with_cross_validation(finished_study: Any, pack: Path, tmp_path: Path) -> None:
-    raw = study(finished_study, pack, target={"dataset": "right", "patients": "all", "folds": 3})
+    raw = study(finished_study, pack, target={"dataset": "right", "patients": "all", "folds": 3}, image_models={})
     raw["target_training"] = {"arms": ["fine_tune"], "sizes": [], "reference_sizes": [], "steps": 2, "repeats": 1}
     config = write(tmp_path / "study.yaml", raw)
     assert main(["run", str(config), "--workspace", str(tmp_path / "w"), "--jobs", "1"]) == 0

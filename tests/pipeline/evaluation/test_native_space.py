@@ -89,7 +89,8 @@ def prepare(tmp_path: Path) -> Callable[..., Prepared]:
         assert processed.label is not None
         folder = tmp_path / "preprocess"
         about = {"affine": processed.reference.affine.tolist()}
-        save_arrays(folder / ARRAYS, {"label": processed.label.array}, about)
+        image = processed.reference.array[None].astype(np.float32)
+        save_arrays(folder / ARRAYS, {"image": image, "label": processed.label.array}, about)
         write_json(folder / "record.json", records)
         return NativeCase(case, ("T1", "T2"), chosen, CLASSES), CachedCase("c", "p", folder, CLASSES)
 
