@@ -136,6 +136,7 @@ def heads(root: Path, count: int) -> None:
             write_volume(Volume(values, np.diag([4.0, 4, 4, 1])), root / folder / f"case_{number}.nii.gz")
 
 
+@pytest.mark.slow
 def test_a_rescan_is_hinted_at_unless_it_is_grouped(msd_folder: Write) -> None:
     root = msd_folder(cases=8)
     heads(root, 8)

@@ -25,6 +25,7 @@ def linked_without_patients(folder: Path, copy: Path) -> Path:
     return copy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cases", "patients"),
     [("Task04_Hippocampus", 200, 130), ("OASIS_Subcortex_2mm", 26, 21), ("ACDC_cardiac", 60, 60)],
@@ -60,6 +61,7 @@ def test_one_volume_in_eight_orientations_is_one_image(real_data: Path, tmp_path
     assert sum(f.check == "duplicate_image" for f in report.findings) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("folder", "channels", "label"),
     [

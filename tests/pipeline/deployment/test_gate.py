@@ -231,6 +231,7 @@ def test_the_reason_says_how_far_and_how_rare() -> None:
     assert beyond_the_gates([replace(unlike, limit=40.0)]) == []
 
 
+@pytest.mark.slow
 def test_the_card_of_a_bundle_says_how_many_dimensions_the_features_have(
     guarded: Path, model: Path, tmp_path: Path
 ) -> None:

@@ -378,6 +378,7 @@ def test_options_are_checked() -> None:
         read_command_options("predict", PredictOptions, ["nonsense=1"])
 
 
+@pytest.mark.slow
 def test_cases_in_parallel_are_those_of_one_after_the_other(
     coarse: Path, write_scans: WriteScans, tmp_path: Path
 ) -> None:

@@ -156,6 +156,7 @@ def test_the_viewer_starts_and_zooms_at_the_structure() -> None:
     assert start_voxel(shown, half) == [10, 5, 15]
 
 
+@pytest.mark.slow
 def test_cases_in_parallel_give_the_same_bytes(small: Path, tmp_path: Path) -> None:
     pages = []
     for jobs in (1, 2):
