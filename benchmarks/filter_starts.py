@@ -42,6 +42,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "dwp_prior": {},
     "fine_tune": {},
 }
+RIVALS: dict[str, dict[str, Any]] = {
+    "gaussian_mixture": {"kind": "gaussian_mixture"},
+    "spike_and_slab": {"kind": "spike_and_slab"},
+}
+"""Densities that are scored alone: is the VAE better because decay has removed filters, or because scales differ?"""
 REFERENCES = ("random", "isotropic_init", "gaussian_full_init")
 SOURCES, TARGET = (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS), (Stage.INFER, Stage.EVALUATE)
 
@@ -72,7 +77,7 @@ def study(arguments: argparse.Namespace, name: str, steps: int, arms: dict[str, 
             "validation_cases": 1000,
         },
         # Every network is left out once.
-        "priors": {"held_out": "cross", "folds": max(arguments.networks, 2)},
+        "priors": {"held_out": "cross", "folds": max(arguments.networks, 2), "densities": RIVALS},
         "target_training": {
             "arms": {
                 name: {**own, **({} if name == "fine_tune" else {"peak_rate": arguments.rate})}

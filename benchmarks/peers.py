@@ -8,6 +8,9 @@ from the network that it trained on the source itself (with the source's plans, 
 their defaults otherwise; nnU-Net learns from all scans at once (fold `all`), because five folds would divide its time
 by five. The number of steps is counted from a few timed ones, without what the other processes do that load batches.
 
+An environment without torchvision will do: install torch first, `nnunetv2`, `dynamic-network-architectures` and `timm`
+without their dependencies, then the rest of these, and move `nnunetv2/training/nnUNetTrainer/primus` aside.
+
 Dice and HD95 of the masks in the scans' own space, ECE near the boundary, and time and memory to predict. Every step
 of Graft is a command as a user types it, and a run that was stopped goes on. Without a dataset there is nothing to do.
 """
