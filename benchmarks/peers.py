@@ -56,6 +56,8 @@ SOURCES = (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS)
 TIMED = 8
 """Iterations that nnU-Net's are timed from, beside as many of a second run that its start is known from."""
 ARMS = ("random", "fine_tune", "swag_calibrated", "multi_swag_calibrated")
+UNTRAINED_STEPS = 100
+"""Of a study whose arms are not trained: enough for any of them to be planned."""
 CLASS = "structure"
 
 
@@ -269,10 +271,10 @@ class Peers:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
-        first = study(arguments, "prepared", 1, 8, arguments.arms[:1])
+        first = study(arguments, "prepared", UNTRAINED_STEPS, 8, arguments.arms[:1])
         self._step = seconds_per_step(arguments, first)
         self._source_steps = round(60 * arguments.source_minutes / self._step)
-        self._prepared = prepare(study(arguments, "prepared", 1, self._source_steps, arguments.arms[:1]))
+        self._prepared = prepare(study(arguments, "prepared", UNTRAINED_STEPS, self._source_steps, arguments.arms[:1]))
         config = read_config(first)
         self._plan = read_plan(config, Workspace(self._prepared))
         dataset = detect_layout(arguments.dataset).read(arguments.dataset)
@@ -283,7 +285,7 @@ class Peers:
 
     def compare(self) -> None:
         """Runs whatever is yet to run, and prints the tables after each budget."""
-        study_of_sources = self._study("sources", 1, self._arguments.arms)
+        study_of_sources = self._study("sources", UNTRAINED_STEPS, self._arguments.arms)
         sources = run_stages(study_of_sources, self._prepared, SOURCES, self._arguments.jobs)
         for minutes in self._arguments.minutes:
             found = self._graft(minutes, sources)
