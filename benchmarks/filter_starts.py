@@ -23,9 +23,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-from source_studies import prepare, run_stages
-from target_studies import case_rows, dice_table, nats_table
+from result_tables import case_rows, dice_table, nats_table
+from source_studies import ALL_CASES
+from study_runs import arguments_of, prepare, run_stages, source_training
+from transfer_studies import parser_of_transfer, transfer_study
 
 from pipeline.report.prior_use import prior_lines
 from pipeline.report.study_files import StudyFiles
@@ -53,45 +54,24 @@ SOURCES, TARGET = (Stage.TRAIN_SOURCE, Stage.COLLECT_FILTERS, Stage.FIT_PRIORS),
 
 def study(arguments: argparse.Namespace, name: str, steps: int, arms: dict[str, dict[str, Any]]) -> Path:
     """Writes the study of a number of steps."""
-    path: Path = arguments.output / f"{name}.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
-    values = {
-        "name": name,
-        "workspace": str(arguments.output / name),
-        "seed": arguments.seed,
-        "datasets": {
-            "source": {**about, "foreground": arguments.source},
-            "target": {**about, "foreground": arguments.target},
-        },
-        "source": {"dataset": "source", "patients": arguments.patients},
-        "target": {"dataset": "target", "pool": arguments.pool, "test": arguments.test},
-        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
-        "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
-        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
-        "source_training": {
-            "networks": arguments.networks,
-            "cycles": arguments.cycles,
-            "steps_per_cycle": arguments.source_steps,
-            "warm_up": min(50, arguments.source_steps // 4),
-            # All of them: few cases say nothing about a thousandth.
-            "validation_cases": 1000,
-        },
+    networks = arguments.networks
+    sections = {
+        "patches": {"foreground_share": 0.0},
+        "source_training": source_training(
+            networks, arguments.cycles, arguments.source_steps, validation_cases=ALL_CASES
+        ),
         # Every network is left out once.
-        "priors": {"held_out": "cross", "folds": max(arguments.networks, 2), "densities": RIVALS},
+        "priors": {"held_out": "cross", "folds": max(networks, 2), "densities": RIVALS},
         "target_training": {
             "arms": {
                 name: {**own, **({} if name == "fine_tune" else {"peak_rate": arguments.rate})}
                 for name, own in arms.items()
             },
-            "sizes": [arguments.n],
-            "repeats": arguments.repeats,
             "steps": steps,
         },
-        "computing": {"precision": arguments.precision},
         "execution": {"threads": 1},
     }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
+    return transfer_study(arguments, name, sections)
 
 
 def prior_table(workspace: Path) -> str:
@@ -103,32 +83,14 @@ def prior_table(workspace: Path) -> str:
     return "\n".join(lines)
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None, output: str) -> argparse.ArgumentParser:
     """Options of a study from source networks."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--dataset", type=Path)
-    found.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
-    found.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
-    found.add_argument("--output", type=Path, default=Path("filter-starts"))
-    found.add_argument("--modality", default="mr")
-    found.add_argument("--patients", type=int, default=50, help="of the source")
-    found.add_argument("--pool", type=int, default=40)
-    found.add_argument("--test", type=int, default=40)
-    found.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
-    found.add_argument("--repeats", type=int, default=10)
-    found.add_argument("--spacing", type=float, default=2.0, help="mm")
-    found.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
-    found.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    found.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
-    found.add_argument("--batch", type=int, default=4)
+    found = parser_of_transfer(description, output, pool=40, repeats=10)
     found.add_argument("--networks", type=int, default=4, help="of the source; each is left out once")
     found.add_argument("--cycles", type=int, default=4)
     found.add_argument("--source-steps", type=int, default=250, help="in each cycle of a source network")
     found.add_argument("--steps", type=int, nargs="+", default=[100, 250, 1000], help="on the target")
     found.add_argument("--rate", type=float, default=3e-3, help="peak rate of all arms but fine_tune")
-    found.add_argument("--precision", default="auto")
-    found.add_argument("--jobs", type=int, default=1)
-    found.add_argument("--seed", type=int, default=0)
     return found
 
 
@@ -139,14 +101,9 @@ def prepared_sources(arguments: argparse.Namespace) -> Path:
 
 
 def main() -> None:
-    options = parser(__doc__)
+    options = parser(__doc__, "filter-starts")
     options.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="NAME")
-    arguments = options.parse_args()
-    if arguments.dataset is None:
-        print("filter starts: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(options)
     sources = prepared_sources(arguments)
     print(f"\nNats per filter of a network that was left out\n\n{nats_table(sources)}\n", flush=True)
     references = [name for name in REFERENCES if name in arguments.arms]

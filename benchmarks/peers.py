@@ -29,9 +29,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import yaml
-from source_studies import prepare, run_stages
-from target_studies import case_rows, dice_table
+from result_tables import case_rows, dice_table
+from study_runs import arguments_of, prepare, run_stages, source_training
+from transfer_studies import parser_of_transfer, transfer_study
 
 from data.case import Case
 from data.layouts.detection import detect_layout
@@ -76,36 +76,20 @@ class Outcome:
 
 def study(arguments: argparse.Namespace, name: str, steps: int, source_steps: int, arms: Sequence[str]) -> Path:
     """Writes a study of some arms."""
-    path: Path = arguments.output / f"{name}.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
     networks = max(PRESETS[arm].members for arm in arguments.arms)
-    values = {
-        "name": name,
-        "workspace": str(arguments.output / name),
-        "seed": arguments.seed,
+    sections = {
         "datasets": {
-            "source": {**about, "foreground": {CLASS: arguments.source}},
-            "target": {**about, "foreground": {CLASS: arguments.target}},
+            "source": {"foreground": {CLASS: arguments.source}},
+            "target": {"foreground": {CLASS: arguments.target}},
         },
-        "source": {"dataset": "source", "patients": arguments.patients},
-        "target": {"dataset": "target", "pool": arguments.pool, "test": arguments.test},
-        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
-        "network": {"name": "residual_unet", "channels": [16, 32, 64, 128], "encoder_blocks": [0, 2, 2, 5]},
-        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
+        "patches": {"foreground_share": 0.0},
         "augmentation": {"flip_axes": []},
-        "source_training": {"networks": networks, "cycles": 2, "steps_per_cycle": source_steps // (2 * networks)},
-        "target_training": {
-            "arms": list(arms),
-            "sizes": [arguments.n],
-            "repeats": arguments.repeats,
-            "steps": steps,
-            "inner_folds": INNER_FOLDS,
-        },
+        "source_training": source_training(networks, 2, source_steps // (2 * networks)),
+        "target_training": {"arms": list(arms), "steps": steps, "inner_folds": INNER_FOLDS},
         "evaluation": {"space": "native"},
         "execution": {"threads": 1},
     }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
+    return transfer_study(arguments, name, sections)
 
 
 def trainings(arm: ArmOptions) -> int:
@@ -237,32 +221,15 @@ def measured(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path)
+    own = {"pool": 40, "repeats": 1, "spacing": 1.0, "patch": [40, 56, 40]}
+    parser = parser_of_transfer(__doc__, "peers", **own)
     parser.add_argument("--nnunet", type=Path, help="interpreter of an environment with nnU-Net")
-    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
-    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
-    parser.add_argument("--output", type=Path, default=Path("peers"))
-    parser.add_argument("--modality", default="mr")
-    parser.add_argument("--patients", type=int, default=50, help="of the source")
-    parser.add_argument("--pool", type=int, default=40)
-    parser.add_argument("--test", type=int, default=40)
-    parser.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
-    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--minutes", type=float, nargs="+", default=[30, 60], help="of one core, on the target")
     parser.add_argument("--source-minutes", type=float, default=60, help="of one core, on the source")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(PRESETS), metavar="NAME")
-    parser.add_argument("--spacing", type=float, default=1.0, help="mm")
-    parser.add_argument("--patch", type=int, nargs=3, default=[40, 56, 40])
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.dataset is None or arguments.nnunet is None:
-        print("peers: name --dataset and --nnunet")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(parser)
+    if arguments.nnunet is None:
+        parser.exit(message=f"{parser.prog}: name --nnunet\n")
     Peers(arguments).compare()
 
 

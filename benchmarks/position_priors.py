@@ -27,9 +27,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from source_studies import prepare, run_stages
-from target_studies import case_rows, dice_table, nats_table
+from result_tables import case_rows, dice_table, nats_table
+from study_runs import arguments_of, prepare, run_stages, source_training
+from transfer_studies import parser_of_transfer, transfer_study, tuning
 
 from pipeline.evaluation.case_row import CaseRow
 from pipeline.storage.stage_names import Stage
@@ -71,47 +71,22 @@ def arms(arguments: argparse.Namespace, kind: str) -> dict[str, dict[str, Any]]:
 
 def study(arguments: argparse.Namespace, kind: str, name: str) -> Path:
     """Writes the study of a kind of source."""
-    path: Path = arguments.output / f"{name}.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
-    networks, trunk = arguments.networks, arguments.trunk
-    steps = arguments.steps
+    networks, trunk, steps = arguments.networks, arguments.trunk, arguments.steps
     if kind == ALONE:
         # As many steps for each network as the trunk and a branch have together.
         networks, trunk, steps = arguments.alone, 0, arguments.steps + trunk // arguments.cycles
-    values = {
-        "name": name,
-        "workspace": str(arguments.output / name),
-        "seed": arguments.seed,
-        "datasets": {
-            "source": {**about, "foreground": arguments.source},
-            "target": {**about, "foreground": arguments.target},
-        },
-        "source": {"dataset": "source", "patients": arguments.patients},
-        "target": {"dataset": "target", "pool": arguments.pool, "test": arguments.test},
-        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
-        "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
-        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
-        "source_training": {
-            "networks": networks,
-            "trunk_steps": trunk,
-            "cycles": arguments.cycles,
-            "steps_per_cycle": steps,
-            "warm_up": min(50, steps // 4),
-        },
+    sections = {
+        "patches": {"foreground_share": 0.0},
+        "source_training": source_training(networks, arguments.cycles, steps, trunk_steps=trunk),
         # Every branch is left out once.
         "priors": {"densities": DENSITIES[kind], "held_out": "cross", "folds": max(networks, 2)},
         "target_training": {
             "arms": arms(arguments, kind),
-            "sizes": [arguments.n],
-            "reference_sizes": [],
-            "repeats": arguments.repeats,
             "steps": arguments.target_steps,
-            **({"tune": "inner_folds", "tuned_rates": arguments.rates} if arguments.rates else {}),
+            **tuning(arguments.rates),
         },
-        "computing": {"precision": arguments.precision},
     }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
+    return transfer_study(arguments, name, sections)
 
 
 def dice_rows(workspaces: dict[str, Path]) -> Iterator[CaseRow]:
@@ -122,22 +97,7 @@ def dice_rows(workspaces: dict[str, Path]) -> Iterator[CaseRow]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path)
-    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
-    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
-    parser.add_argument("--output", type=Path, default=Path("position-priors"))
-    parser.add_argument("--modality", default="mr")
-    parser.add_argument("--patients", type=int, default=50, help="of the source")
-    parser.add_argument("--pool", type=int, default=20)
-    parser.add_argument("--test", type=int, default=40)
-    parser.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--spacing", type=float, default=2.0, help="mm")
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    parser.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
-    parser.add_argument("--batch", type=int, default=4)
+    parser = parser_of_transfer(__doc__, "position-priors", repeats=3)
     parser.add_argument("--networks", type=int, default=5, help="branches")
     parser.add_argument("--alone", type=int, default=2, help="networks that train alone")
     parser.add_argument("--trunk", type=int, default=400, help="steps of the trunk")
@@ -146,16 +106,12 @@ def main() -> None:
     parser.add_argument("--target-steps", type=int, default=250)
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.01])
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="peak rates to tune out of fold")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.dataset is None:
-        print("position priors: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(parser)
     prepared = prepare(study(arguments, BRANCHES, "prepared"))
-    workspaces = {kind: run_stages(study(arguments, kind, kind), prepared, tuple(Stage)) for kind in (BRANCHES, ALONE)}
+    workspaces = {
+        kind: run_stages(study(arguments, kind, kind), prepared, tuple(Stage), arguments.jobs)
+        for kind in (BRANCHES, ALONE)
+    }
     print(dice_table(dice_rows(workspaces), arguments.n, REFERENCES, arguments.seed))
     for kind, workspace in workspaces.items():
         print(f"\nNats per filter of a network that was left out, {kind}\n\n{nats_table(workspace)}", flush=True)

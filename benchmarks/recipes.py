@@ -15,7 +15,8 @@ import json
 from typing import Any
 
 from pydantic import TypeAdapter
-from source_studies import out_of_bag_dice, parser, prepare, run_stages, source_training, write_study
+from source_studies import out_of_bag_dice, parser_of_sources, source_study
+from study_runs import arguments_of, prepare, run_stages
 
 from models.filters import filter_layers
 from models.networks.factory import NetworkOptions, NetworkRecord, layers_of_network
@@ -43,19 +44,12 @@ HEAD = ("recipe", "filters", "s a step", "steps", "minutes", "Dice")
 
 
 def main() -> None:
-    options = parser(__doc__, "recipes")
+    options = parser_of_sources(__doc__, "recipes")
+    options.set_defaults(spacing=1.0, patch=[40, 56, 40])
     options.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES), metavar="NAME")
-    options.add_argument("--spacing", type=float, default=1.0, help="mm")
-    options.add_argument("--patch", type=int, nargs=3, default=[40, 56, 40])
-    options.add_argument("--batch", type=int, default=4)
     options.add_argument("--minutes", type=float, default=10.0, help="of one core for each training")
-    arguments = options.parse_args()
-    if arguments.dataset is None:
-        print("recipes: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    prepared = prepare(write_study(arguments, "prepared", arguments.spacing))
+    arguments = arguments_of(options)
+    prepared = prepare(source_study(arguments, "prepared"))
     table = [HEAD, ("---",) * len(HEAD)]
     for number, name in enumerate(RECIPES):
         if name not in arguments.recipes:
@@ -71,14 +65,13 @@ def main() -> None:
             timed.write_text(json.dumps(speed.step))
         seconds = json.loads(timed.read_text())
         steps = max(round(60 * arguments.minutes / seconds), 2)
-        path = write_study(
+        path = source_study(
             arguments,
             f"recipe-{number}",
-            arguments.spacing,
+            steps=steps,
             network=recipe["network"],
             patches=sizes,
             augmentation=recipe.get("augmentation", {"flip_axes": []}),
-            source_training=source_training(arguments, 1, steps),
             execution={"threads": 1},
         )
         workspace = run_stages(path, prepared, (Stage.TRAIN_SOURCE,))

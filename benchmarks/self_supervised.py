@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from source_studies import command
-from target_studies import case_rows, dice_table
+from result_tables import case_rows, dice_table
+from study_runs import arguments_of, command, source_training
+from transfer_studies import parser_of_transfer, transfer_study, tuning
 
 from models.image_models.objectives import OBJECTIVE_NAMES
 from pipeline.arms.arm_record import TRAININGS
@@ -51,49 +51,21 @@ def image_models(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def study(arguments: argparse.Namespace) -> Path:
     """Writes the study."""
-    path: Path = arguments.output / "study.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
     models = image_models(arguments)
     starts = {name: {"preset": "self_supervised", "image_model": name} for name in models}
-    unlabelled = {"cases": arguments.unlabelled, "withhold_labels": True}
-    values = {
-        "name": "self_supervised",
-        "workspace": str(arguments.output / "study"),
-        "seed": arguments.seed,
-        "datasets": {
-            "source": {**about, "foreground": arguments.source},
-            "target": {**about, "foreground": arguments.target},
-        },
-        "source": {"dataset": "source", "patients": arguments.patients},
-        "target": {
-            "dataset": "target",
-            "pool": arguments.pool,
-            "test": arguments.test,
-            **({"unlabelled": unlabelled} if arguments.unlabelled else {}),
-        },
-        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
-        "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
-        "patches": {"size": arguments.patch, "batch": arguments.batch},
+    unlabelled = {"unlabelled": {"cases": arguments.unlabelled, "withhold_labels": True}}
+    sections = {
+        "target": unlabelled if arguments.unlabelled else {},
         # As many steps for the source network as for an image model.
-        "source_training": {
-            "networks": 1,
-            "cycles": 1,
-            "steps_per_cycle": arguments.image_steps,
-            "warm_up": min(50, arguments.image_steps // 4),
-        },
+        "source_training": source_training(1, 1, arguments.image_steps),
         "image_models": models,
         "target_training": {
             "arms": {**{name: {} for name in REFERENCES}, **starts},
-            "sizes": [arguments.n],
-            "reference_sizes": [],
-            "repeats": arguments.repeats,
             "steps": arguments.target_steps,
-            **({"tune": "inner_folds", "tuned_rates": arguments.rates} if arguments.rates else {}),
+            **tuning(arguments.rates),
         },
-        "computing": {"precision": arguments.precision},
     }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
+    return transfer_study(arguments, "self-supervised", sections)
 
 
 def time_table(workspace: Path, models: dict[str, dict[str, Any]]) -> str:
@@ -117,37 +89,14 @@ def work(folder: Path) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path)
-    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
-    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
-    parser.add_argument("--output", type=Path, default=Path("self-supervised"))
-    parser.add_argument("--modality", default="mr")
+    parser = parser_of_transfer(__doc__, "self-supervised")
     parser.add_argument("--objectives", nargs="+", choices=OBJECTIVE_NAMES, default=list(OBJECTIVE_NAMES))
     parser.add_argument("--from-source", action="store_true", help="also go on from a source network")
-    parser.add_argument("--patients", type=int, default=50, help="of the source")
-    parser.add_argument("--pool", type=int, default=20)
-    parser.add_argument("--test", type=int, default=40)
     parser.add_argument("--unlabelled", type=int, default=0, help="further scans, whose labels are withheld")
-    parser.add_argument("--n", type=int, default=5, help="patients of the target that are learned from")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--spacing", type=float, default=2.0, help="mm")
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    parser.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
-    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--image-steps", type=int, default=1000, help="of each image model, and of the source network")
     parser.add_argument("--target-steps", type=int, default=250)
     parser.add_argument("--rates", type=float, nargs="*", default=[], help="peak rates to tune out of fold")
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    if arguments.dataset is None:
-        print("self-supervised: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(parser)
     path = study(arguments)
     for stage in STAGES:
         command(stage, path, arguments.jobs)

@@ -24,9 +24,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from source_studies import prepare, run_stages
-from target_studies import case_rows, dice_table
+from result_tables import case_rows, dice_table
+from study_runs import arguments_of, prepare, run_stages, source_training
+from transfer_studies import parser_of_transfer, transfer_study
 
 from pipeline.arms.arm_record import read_arm
 from pipeline.arms.presets import DEFAULT_ARM
@@ -57,43 +57,12 @@ def arms(rounds: int) -> dict[str, dict[str, Any]]:
 
 def study(arguments: argparse.Namespace) -> Path:
     """Writes the study."""
-    path: Path = arguments.output / "self-training.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
-    values = {
-        "name": "self-training",
-        "workspace": str(arguments.output / "self-training"),
-        "seed": arguments.seed,
-        "datasets": {
-            "source": {**about, "foreground": arguments.source},
-            "target": {**about, "foreground": arguments.target},
-        },
-        "source": {"dataset": "source", "patients": arguments.patients},
-        "target": {
-            "dataset": "target",
-            "pool": arguments.pool,
-            "test": arguments.test,
-            "unlabelled": {"cases": arguments.unlabelled, "withhold_labels": True},
-        },
-        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
-        "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
-        "patches": {"size": arguments.patch, "batch": arguments.batch},
-        "source_training": {
-            "networks": arguments.networks,
-            "cycles": arguments.cycles,
-            "steps_per_cycle": arguments.steps,
-            "warm_up": min(50, arguments.steps // 4),
-        },
-        "target_training": {
-            "arms": arms(arguments.rounds),
-            "sizes": [arguments.n],
-            "reference_sizes": [],
-            "repeats": arguments.repeats,
-            "steps": arguments.target_steps,
-        },
-        "computing": {"precision": arguments.precision},
+    sections = {
+        "target": {"unlabelled": {"cases": arguments.unlabelled, "withhold_labels": True}},
+        "source_training": source_training(arguments.networks, arguments.cycles, arguments.steps),
+        "target_training": {"arms": arms(arguments.rounds), "steps": arguments.target_steps},
     }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
+    return transfer_study(arguments, "self-training", sections)
 
 
 def cost_table(path: Path, workspace: Workspace) -> str:
@@ -132,37 +101,15 @@ def _seconds(unit: Unit, workspace: Workspace) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", type=Path)
-    parser.add_argument("--source", nargs="+", default=["Anterior"], help="names of labels")
-    parser.add_argument("--target", nargs="+", default=["Posterior"], help="names of labels")
-    parser.add_argument("--output", type=Path, default=Path("self-training"))
-    parser.add_argument("--modality", default="mr")
-    parser.add_argument("--patients", type=int, default=50, help="of the source")
-    parser.add_argument("--pool", type=int, default=20)
-    parser.add_argument("--test", type=int, default=40)
+    own = {"spacing": 1.0, "patch": [32, 48, 32], "batch": 2}
+    parser = parser_of_transfer(__doc__, "self-training", **own)
     parser.add_argument("--unlabelled", type=int, default=60, help="scans whose labels are withheld")
-    parser.add_argument("--n", type=int, default=5, help="annotated patients of the target that are learned from")
     parser.add_argument("--rounds", type=int, default=1, help="most rounds of self-training")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--spacing", type=float, default=1.0, help="mm")
-    parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
-    parser.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    parser.add_argument("--patch", type=int, nargs=3, default=[32, 48, 32])
-    parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--networks", type=int, default=3)
     parser.add_argument("--cycles", type=int, default=2)
     parser.add_argument("--steps", type=int, default=400, help="in each cycle of a source network")
     parser.add_argument("--target-steps", type=int, default=250)
-    parser.add_argument("--precision", default="auto")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--jobs", type=int, default=1)
-    arguments = parser.parse_args()
-    if arguments.dataset is None:
-        print("self-training: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(parser)
     path = study(arguments)
     workspace = run_stages(path, prepare(path), tuple(Stage), arguments.jobs)
     print(dice_table(case_rows(workspace), arguments.n, REFERENCES, arguments.seed))

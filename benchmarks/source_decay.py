@@ -21,7 +21,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from source_studies import out_of_bag_dice, parser, prepare, run_stages, source_training, write_study
+from source_studies import out_of_bag_dice, parser_of_sources, source_study
+from study_runs import arguments_of, prepare, run_stages
 
 from data.stored_record import read_record
 from pipeline.config.reading import read_config
@@ -40,13 +41,13 @@ HEAD = ("decay", "exp(−Σ rate · decay)", "Dice", "group", "dimension", "stil
 
 def study(arguments: argparse.Namespace, name: str, **optimiser: Any) -> Path:
     """Writes the study of one decay."""
-    return write_study(
+    return source_study(
         arguments,
         name,
-        arguments.spacing,
+        arguments.cycles,
+        arguments.steps,
+        training={"optimiser": optimiser},
         network={"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
-        patches={"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
-        source_training=source_training(arguments, arguments.cycles, arguments.steps, optimiser=optimiser),
     )
 
 
@@ -79,21 +80,13 @@ def rows(workspace: Path, name: str, kept: str) -> list[tuple[str, ...]]:
 
 
 def main() -> None:
-    options = parser(__doc__, "source-decay")
+    options = parser_of_sources(__doc__, "source-decay")
     options.add_argument("--decays", nargs="+", default=DECAYS, metavar="KIND:STRENGTH[:WEIGHTS]")
-    options.add_argument("--spacing", type=float, default=2.0, help="mm")
     options.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128])
     options.add_argument("--blocks", type=int, nargs="+", default=[0, 2, 2, 5])
-    options.add_argument("--patch", type=int, nargs=3, default=[24, 32, 24])
-    options.add_argument("--batch", type=int, default=4)
     options.add_argument("--cycles", type=int, default=4)
     options.add_argument("--steps", type=int, default=200, help="in each cycle of a source network")
-    arguments = options.parse_args()
-    if arguments.dataset is None:
-        print("source decay: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(options)
     prepared = prepare(study(arguments, "prepared"))
     table = [HEAD, ("---",) * len(HEAD)]
     for text in arguments.decays:

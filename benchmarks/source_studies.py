@@ -1,92 +1,59 @@
-"""What benchmarks of trainings share: studies of one dataset whose target is never trained, and running stages."""
+"""What benchmarks of source networks share: studies of one dataset whose target is never trained."""
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+from study_runs import dataset_of, parser_of_studies, source_training, write_study
 
 from pipeline.report.study_files import folders, read_history
 from pipeline.storage.file_names import HISTORY
 from pipeline.storage.stage_names import Stage
 
+ALL_CASES = 1000
+"""Out-of-bag cases that a network is measured on: few say nothing about a thousandth."""
 
-def parser(description: str | None, output: str) -> argparse.ArgumentParser:
+
+def parser_of_sources(description: str | None, output: str) -> argparse.ArgumentParser:
     """Options of the data and of the sizes; the caller adds its own."""
-    found = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--dataset", type=Path)
+    found = parser_of_studies(description, output)
     found.add_argument("--foreground", nargs="+", default=["Anterior"], help="names of labels")
-    found.add_argument("--output", type=Path, default=Path(output))
-    found.add_argument("--modality", default="mr")
     found.add_argument("--patients", type=int, default=50)
     found.add_argument("--networks", type=int, default=1)
-    found.add_argument("--seed", type=int, default=0)
     return found
 
 
-def write_study(arguments: argparse.Namespace, name: str, spacing: float, **sections: Any) -> Path:
-    """Writes a study; its target, which needs two patients, is never trained."""
-    path: Path = arguments.output / f"{name}.yaml"
-    about = {"path": str(arguments.dataset.resolve()), "modality": arguments.modality}
+def source_study(
+    arguments: argparse.Namespace, name: str, cycles: int = 1, steps: int = 1, *, training: Any = None, **sections: Any
+) -> Path:
+    """Writes a study of source networks that are judged on all of their out-of-bag cases.
+
+    Its target, which needs two patients, is never trained.
+
+    Args:
+        arguments: of the command line.
+        name: of the study.
+        cycles: of each network.
+        steps: of each cycle.
+        training: further options of the networks' training.
+        sections: further sections of the study, or others than these.
+    """
     values = {
-        "name": name,
-        "workspace": str(arguments.output / name),
-        "seed": arguments.seed,
-        "datasets": {"data": {**about, "foreground": arguments.foreground}},
+        "datasets": {"data": dataset_of(arguments, arguments.foreground)},
         "source": {"dataset": "data", "patients": arguments.patients},
         "target": {"dataset": "data", "pool": 1, "test": 1},
-        "preprocessing": {"resampling": {"spacing": [spacing] * 3}},
+        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
+        "patches": {"size": arguments.patch, "batch": arguments.batch, "foreground_share": 0.0},
+        "source_training": source_training(
+            arguments.networks, cycles, steps, validation_cases=ALL_CASES, **(training or {})
+        ),
         "target_training": {"arms": ["random", "dwp"], "sizes": [1], "repeats": 1, "steps": 1},
         **sections,
     }
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
-
-
-def source_training(arguments: argparse.Namespace, cycles: int, steps: int, **further: Any) -> dict[str, Any]:
-    """The section of a training that is judged on all of its out-of-bag cases."""
-    return {
-        "networks": arguments.networks,
-        "cycles": cycles,
-        "steps_per_cycle": steps,
-        "warm_up": min(50, max(steps // 4, 1)),
-        # All of them: few cases say nothing about a thousandth.
-        "validation_cases": 1000,
-        **further,
-    }
-
-
-def command(stage: Stage, path: Path, jobs: int = 1) -> None:
-    """Runs a stage of a study, with some units at a time."""
-    print(f"$ graft {stage} {path} --jobs {jobs}", flush=True)
-    subprocess.run([sys.executable, "-m", "pipeline.cli", stage, str(path), "--jobs", str(jobs)], check=True)
-
-
-def prepare(path: Path) -> Path:
-    """Checks and preprocesses the cases of a study; returns its workspace."""
-    for stage in (Stage.CHECK, Stage.PREPROCESS):
-        command(stage, path)
-    return path.with_suffix("")
-
-
-def run_stages(path: Path, prepared: Path, stages: Sequence[Stage], jobs: int = 1) -> Path:
-    """Runs stages of a study from a copy of an earlier workspace; returns its workspace."""
-    workspace = path.with_suffix("")
-    if not workspace.is_dir():
-        unfinished = path.with_name(f".{workspace.name}")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(prepared, unfinished)
-        unfinished.rename(workspace)
-    for stage in stages:
-        command(stage, path, jobs)
-    return workspace
+    return write_study(arguments, name, values)
 
 
 def out_of_bag_dice(workspace: Path) -> float:

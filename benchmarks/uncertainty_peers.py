@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 from filter_starts import TARGET, parser, prepared_sources, study
-from source_studies import run_stages
-from target_studies import case_rows, dice_table
+from result_tables import case_rows, dice_table
+from study_runs import arguments_of, run_stages
 
 from pipeline.arms.arm_record import PREDICTIONS, TRAININGS
 from pipeline.config.reading import read_config
@@ -104,15 +104,10 @@ def table(workspace: Path, found: dict[str, dict[str, Any]], draws: int) -> str:
 
 
 def main() -> None:
-    options = parser(__doc__)
+    options = parser(__doc__, "filter-starts")
     options.add_argument("--draws", type=int, default=8, help="passes of a prediction")
     options.add_argument("--dropout", type=float, default=0.1, help="rate of the Monte-Carlo dropout")
-    arguments = options.parse_args()
-    if arguments.dataset is None:
-        print("uncertainty peers: name --dataset")
-        return
-    arguments.output = arguments.output.resolve()
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments = arguments_of(options)
     # The commands find the networks there.
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     sources = prepared_sources(arguments)
