@@ -16,6 +16,7 @@ from data.options import Options
 from data.synthetic.cohort import CohortOptions
 from models.heads import MOST_REGIONS, Heads
 from pipeline.config.unlabelled import UnlabelledOptions
+from pipeline.training.translation_options import NoTranslation, Translate
 from preprocessing.chain import PreprocessingOptions
 
 Label = int | str
@@ -118,6 +119,14 @@ class SourceOptions(Options):
     pack: Path | None = None
     """Instead of a dataset: a source pack, as `graft pack` writes it; it decides `network`, `source_training`,
     `filters` and `priors`."""
+    translate: Translate = Field(default_factory=NoTranslation)
+    """How source images get the appearance of the target before networks learn from them; labels stay as they are.
+    `none`, `histogram`, `fourier` or `random_contrast`, or a mapping with `kind` and its settings."""
+
+    @field_validator("translate", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: object) -> object:
+        return {"kind": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_choice(self) -> SourceOptions:
@@ -125,6 +134,11 @@ class SourceOptions(Options):
         if self.pack is not None:
             if of_dataset:
                 raise ValueError(f"`pack` takes the place of a dataset: remove `pack` or `{'`, `'.join(of_dataset)}`")
+            if not isinstance(self.translate, NoTranslation):
+                raise ValueError(
+                    f"`translate` is {self.translate.kind}, and a pack holds no images that could be translated: "
+                    "remove `translate`, or give the source as a `dataset`"
+                )
             return self
         if self.dataset is None:
             raise ValueError("give either `dataset`, the name of a dataset of the study, or `pack`, a source pack")

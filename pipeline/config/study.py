@@ -35,6 +35,7 @@ from pipeline.training.image_model_options import ImageModelOptions
 from pipeline.training.patches import PatchOptions
 from pipeline.training.source_options import SourceTrainingOptions
 from pipeline.training.tracking import TrackingOptions
+from pipeline.training.translation_options import NoTranslation
 from preprocessing.chain import default_options
 
 _FEWEST_BRANCHES = 2
@@ -315,6 +316,11 @@ class StudyConfig(Options):
     def source_pack(self) -> Path | None:
         """The source pack; none where the source is a dataset, or where there is no source."""
         return None if self.source is None else self.source.pack
+
+    @property
+    def translates_source(self) -> bool:
+        """Whether source images get another appearance before networks learn from them."""
+        return self.source is not None and not isinstance(self.source.translate, NoTranslation)
 
     def network_of(self, arm: str) -> NetworkOptions:
         """The network that an arm trains."""

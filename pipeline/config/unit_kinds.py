@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pipeline.arms.arm_record import PREDICTIONS, PSEUDO_LABELS, RATES, READINGS, ROUNDS, TRAININGS
-from pipeline.storage.file_names import IMAGE_GATES, IMAGE_MODELS, STARTS, STRUCTURES, TRUNKS
+from pipeline.storage.file_names import IMAGE_GATES, IMAGE_MODELS, STARTS, STRUCTURES, TRANSLATIONS, TRUNKS
 from pipeline.storage.prior_files import COMPARISON, FITS, SCORING
 from pipeline.storage.stage_names import Stage
 
 KINDS_OF: dict[Stage, tuple[str, ...]] = {
     Stage.CHECK: (Stage.CHECK.value,),
     Stage.PREPROCESS: (Stage.PREPROCESS.value,),
-    Stage.TRAIN_SOURCE: (TRUNKS, Stage.TRAIN_SOURCE.value),
+    Stage.TRAIN_SOURCE: (TRANSLATIONS, TRUNKS, Stage.TRAIN_SOURCE.value),
     Stage.COLLECT_FILTERS: (Stage.COLLECT_FILTERS.value, STRUCTURES, STARTS),
     Stage.FIT_PRIORS: (FITS, SCORING, COMPARISON),
     Stage.INFER: (

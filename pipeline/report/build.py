@@ -29,6 +29,7 @@ from pipeline.report.section import Material, Section
 from pipeline.report.study_files import StudyFiles
 from pipeline.report.summary_json import study_summary
 from pipeline.report.training_section import source_section, target_section
+from pipeline.report.translation_section import translation_section
 from pipeline.report.uncertainty_section import uncertainty_section
 from pipeline.storage.atomic import write_record, write_text
 from pipeline.storage.file_names import FILES, INDEX, RESULTS, SUMMARY_JSON
@@ -46,6 +47,7 @@ SECTIONS: tuple[Callable[[Material], Section], ...] = (
     case_section,
     label_audit_section,
     quality_section,
+    translation_section,
     source_section,
     image_model_section,
     prior_section,
@@ -66,11 +68,12 @@ _OF_TESTS = {
 
 
 def _sections(files: StudyFiles) -> Sequence[Callable[[Material], Section]]:
-    """All sections of the study: without image models, none of these; without tests, of those the first alone."""
+    """All sections of the study: none of image models or a translation without these; of tests the first alone."""
     if files.config is None:
         return SECTIONS
     absent = set() if files.config.target.tested else _OF_TESTS
     absent = absent if files.config.image_models else {*absent, image_model_section}
+    absent = absent if files.config.translates_source else {*absent, translation_section}
     return [section for section in SECTIONS if section not in absent]
 
 

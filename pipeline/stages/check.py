@@ -28,6 +28,7 @@ from pipeline.packs.pack_weights import require_whole
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.image_models import patients_learned_from
 from pipeline.stages.resources import Resources
+from pipeline.stages.source_translation import target_patients
 from pipeline.stages.study_plan import KEY, STAGE, UNLABELLED, StudyPlan, make_split, plan_folder, read_plan
 from pipeline.stages.target_cells import target_cells
 from pipeline.stages.target_checks import compare_with_source
@@ -242,12 +243,13 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     if scans.withheld:
         beside["withheld"] = list(scans.withheld)
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs, **beside)
-    # Impossible sizes and folds, and image models without scans, are refused before source networks are trained.
+    # Impossible sizes and folds, and image models or translations without scans, are refused before any training.
     drawn = StudyPlan(split, classes, inputs, config, workspace, unlabelled=scans.patients)
     for arm in config.target_training.arms:
         target_cells(drawn, arm)
     for name in config.image_models:
         patients_learned_from(drawn, name)
+    target_patients(drawn)
     pack = None if config.source_pack is None else open_pack(config.source_pack)
     datasets[target] = with_unlabelled(datasets[target], folder, scans.names, split)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from data.errors import DataError
 from pipeline.deployment.gate import LEAST_PATIENTS
 from pipeline.deployment.image_gate import MOST_SCANS, ImageGateTask, fit_image_gate, scores_scans
 from pipeline.execution.unit import Unit
@@ -16,13 +15,11 @@ from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
 from pipeline.stages.source_snapshots import source_snapshots
 from pipeline.stages.study_plan import StudyPlan
+from pipeline.stages.untested_scans import require_scans, untested_patients
 from pipeline.storage.cached_image import CachedImage
 from pipeline.storage.file_names import IMAGE_GATES, IMAGE_MODELS
-from pipeline.training.image_model_options import ImageModelOptions, Scans
+from pipeline.training.image_model_options import ImageModelOptions
 from pipeline.training.image_model_training import ImageModelTask, of_images, train_image_model
-
-FEWEST_SCANS = 5
-"""With fewer, what scans have in common is not to be told from what is one patient's own."""
 
 
 def patients_learned_from(plan: StudyPlan, name: str) -> dict[str, list[str]]:
@@ -35,37 +32,16 @@ def patients_learned_from(plan: StudyPlan, name: str) -> dict[str, list[str]]:
     Raises:
         DataError: their scans are too few.
     """
-    options = plan.config.image_models[name]
-    tested = plan.patients("test")
-    found = {
-        scans.value: [patient for patient in plan.patients(scans.value) if patient not in tested or _elsewhere(scans)]
-        for scans in options.learn_from
-        if _fits(plan, scans)
-    }
-    count = sum(len(plan.patients(role)[patient]) for role, own in found.items() for patient in own)
-    if count < FEWEST_SCANS:
-        roles = " and ".join(role for role, own in found.items() if own) or "nowhere"
-        everybody = ", and cross-validation tests everybody of the pool" if plan.config.target.cross_validated else ""
-        raise DataError(
-            f"the image model {name!r} has {count} scans to learn from ({roles}{everybody})",
-            expected=f"at least {FEWEST_SCANS} scans of patients who are not tested, with the channels of the target",
-            fix=f"add scans to the source, the pool or `target.unlabelled`, or leave out `image_models.{name}` and the "
-            "arms that start from it",
-        )
-    return {role: own for role, own in found.items() if own}
-
-
-def _elsewhere(scans: Scans) -> bool:
-    """Whether the patients of scans are others than those of the target, whatever they are called."""
-    return scans is Scans.SOURCE
-
-
-def _fits(plan: StudyPlan, scans: Scans) -> bool:
-    """Whether a study has such scans with the channels of the target."""
-    if scans is not Scans.SOURCE:
-        return True
-    source = plan.config.source_dataset
-    return source is not None and tuple(plan.channels[source]) == tuple(plan.channels[plan.config.target.dataset])
+    found = untested_patients(plan, plan.config.image_models[name].learn_from)
+    require_scans(
+        plan,
+        found,
+        f"the image model {name!r}",
+        "scans of patients who are not tested, with the channels of the target",
+        f"add scans to the source, the pool or `target.unlabelled`, or leave out `image_models.{name}` and the arms "
+        "that start from it",
+    )
+    return found
 
 
 def image_model_units(plan: StudyPlan, resources: Resources) -> dict[str, Unit]:

@@ -1,5 +1,6 @@
 """train-source: trains B networks, each on a bootstrap sample of the source patients.
 
+translate-source/KIND         what is known of scans to translate source images, with `source.translate`
 train-trunk/network           the network that the others branch from, with `source_training.trunk_steps`
 train-source/network-NN       the networks
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from data.errors import ConfigError
 from data.splits import bootstrap_sample
@@ -20,6 +22,7 @@ from pipeline.stages.chosen_backend import memory_elsewhere, runs_elsewhere
 from pipeline.stages.pack_units import network_units
 from pipeline.stages.resources import Resources
 from pipeline.stages.settled_computing import settled_computing
+from pipeline.stages.source_translation import translation_unit
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.storage.file_names import TRUNK_UNIT, TRUNKS
 from pipeline.storage.workspace import Workspace
@@ -27,6 +30,8 @@ from pipeline.training.available_memory import available_memory
 from pipeline.training.memory_estimate import estimate_training_memory, require_memory
 from pipeline.training.source_network import TRUNK, SourceTask, network_key, snapshot_name, train_source_network
 from pipeline.training.source_options import SourceTrainingOptions
+from pipeline.training.source_translation import TranslationInputs
+from pipeline.training.translation_preparation import TranslationTask
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +39,7 @@ STAGE = "train-source"
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
-    """One unit for the trunk, if there is one, and one for each source network.
+    """One unit for the translation of the source and one for the trunk, if there are any, and one for each network.
 
     Raises:
         WorkspaceError: an earlier stage is not done.
@@ -42,23 +47,27 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     return [unit for kind in _planned(config, workspace, resources) for unit in kind]
 
 
-def _planned(config: StudyConfig, workspace: Workspace, resources: Resources) -> tuple[list[Unit], list[Unit]]:
+def _planned(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[list[Unit]]:
+    """The units by kind, in the order in which they are made; the networks are the last."""
     plan = read_plan(config, workspace)
     if plan.pack is not None:
-        return [], network_units(plan, plan.pack)
-    options, networks = config.source_training, _Networks(plan, resources)
+        return [network_units(plan, plan.pack)]
+    options, translation = config.source_training, translation_unit(plan)
+    networks, first = _Networks(plan, resources, translation), [] if translation is None else [[translation]]
     if not options.has_trunk:
-        return [], [networks.unit(STAGE, network_key(number), number, options) for number in range(options.networks)]
+        numbers = range(options.networks)
+        return [*first, [networks.unit(STAGE, network_key(number), number, options) for number in numbers]]
     trunk = networks.unit(TRUNKS, TRUNK_UNIT, TRUNK, options.of_trunk())
     branches = [networks.unit(STAGE, network_key(number), number, options, trunk) for number in range(options.networks)]
-    return [trunk], branches
+    return [*first, [trunk], branches]
 
 
 class _Networks:
     """The trainings of the networks of a study."""
 
-    def __init__(self, plan: StudyPlan, resources: Resources) -> None:
+    def __init__(self, plan: StudyPlan, resources: Resources, translation: Unit | None) -> None:
         config = plan.config
+        self._translation = translation
         self._plan = plan
         self._config = config
         self._resources = resources
@@ -72,7 +81,7 @@ class _Networks:
         self, stage: str, key: str, number: int | str, options: SourceTrainingOptions, trunk: Unit | None = None
     ) -> Unit:
         """The training of a network on its own bootstrap sample, from the trunk if it has one."""
-        plan, config = self._plan, self._config
+        plan, config, translation = self._plan, self._config, self._translation
         sample = bootstrap_sample(self._patients, config.seed, number)
         if trunk is not None:
             sample = sample.after(trunk.arguments["task"].sample)
@@ -88,6 +97,7 @@ class _Networks:
             config.augmentation,
             self._computing,
             None if trunk is None else plan.workspace.unit_folder(trunk.stage, trunk.key) / snapshot_name(0),
+            None if translation is None else self._translated(translation),
         )
         recipe = {
             "sample": [list(sample.drawn), list(sample.out_of_bag)],
@@ -101,6 +111,7 @@ class _Networks:
             "computing": self._computing.model_dump(mode="json"),
             "threads": self._threads,
             **({} if trunk is None else {"trunk": trunk.digest}),
+            **self._of_translation(),
             "version": 3,
         }
         arguments = {
@@ -111,8 +122,20 @@ class _Networks:
             "checkpoint_steps": config.execution.checkpoint_steps,
             "checkpoint_seconds": 60 * config.execution.checkpoint_minutes,
         }
-        needs = () if trunk is None else (trunk.name,)
+        needs = tuple(unit.name for unit in (translation, trunk) if unit is not None)
         return Unit(stage, key, recipe, train_source_network, arguments, resumable=True, needs=needs)
+
+    def _translated(self, translation: Unit) -> TranslationInputs:
+        """What the training of a network takes from the unit that prepares the translation."""
+        task: TranslationTask = translation.arguments["task"]
+        return task.inputs(self._plan.workspace.unit_folder(translation.stage, translation.key))
+
+    def _of_translation(self) -> dict[str, Any]:
+        """What a network depends on of the translation; one without it keeps the recipe that it had."""
+        if self._translation is None:
+            return {}
+        share = self._translation.arguments["task"].options.share
+        return {"translation": {"digest": self._translation.digest, "share": share}}
 
 
 def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None:

@@ -13,6 +13,7 @@ from data.options import Options
 from data.random_streams import random_stream, stream_seed
 from pipeline.storage.cached_case import CachedCase
 from pipeline.training.augmentation import Augmentation
+from pipeline.training.source_translation import SourcePatch, SourceTranslation
 
 Batch = tuple[torch.Tensor, torch.Tensor, list[str]]
 """Images `[N, C, *size]` float32, label codes `[N, *size]` int64, and the names of the cases."""
@@ -50,6 +51,7 @@ class PatchSampler:
         seed: all draws are a function of it and of the step.
         process: number of this process among those that train together.
         processes: number of these; each draws its part of every batch.
+        translation: of patches of a source, before they are augmented.
     """
 
     def __init__(
@@ -60,11 +62,13 @@ class PatchSampler:
         seed: int,
         process: int = 0,
         processes: int = 1,
+        translation: SourceTranslation | None = None,
     ) -> None:
         self._patients = patients
         self._options = options
         self._augmentation = augmentation
         self._seed = seed
+        self._translation = translation
         self._items = range(process, options.batch, processes)
 
     @property
@@ -80,7 +84,11 @@ class PatchSampler:
             generator = random_stream(self._seed, "patch", step, item)
             cases = self._patients[int(generator.integers(len(self._patients)))]
             case = cases[int(generator.integers(len(cases)))]
-            image, label = case.patch(patch_start(case, case.foreground, self._options, generator), self._options.size)
+            start = patch_start(case, case.foreground, self._options, generator)
+            image, label = case.patch(start, self._options.size)
+            if self._translation is not None:
+                drawn = SourcePatch(case, start, image, label)
+                image = self._translation(drawn, stream_seed(self._seed, "translation", step, item))
             image, label = self._augmentation(image, label, stream_seed(self._seed, "augmentation", step, item))
             images.append(image)
             labels.append(label)

@@ -42,6 +42,7 @@ from pipeline.training.patches import PatchOptions, PatchSampler
 from pipeline.training.sample_record import SampleRecord
 from pipeline.training.schedule import cosine_cycles
 from pipeline.training.source_options import SourceTrainingOptions
+from pipeline.training.source_translation import TranslationInputs
 from pipeline.training.tracking import TrackingOptions, open_trackers
 from pipeline.training.training_log import SpeedMeter, TrainingLog
 from pipeline.training.validation import mean_dice
@@ -78,6 +79,7 @@ class SourceTask:
         augmentation: of the patches.
         computing: precision and the like.
         trunk: weights that the network starts from; by default it starts at random.
+        translation: of the patches; by default they stay as they are.
     """
 
     number: int | str
@@ -91,6 +93,7 @@ class SourceTask:
     augmentation: AugmentationOptions
     computing: ComputingOptions
     trunk: Path | None = None
+    translation: TranslationInputs | None = None
 
     @property
     def steps(self) -> int:
@@ -140,9 +143,10 @@ def train_source_network(
     seed = stream_seed(task.seed, "source-network", task.number)
     first = task.drawn[0][0]
     network = build_network(task.network, first.channels, first.heads.outputs(len(first.classes)), seed)
-    if task.trunk is not None:
-        # Of processes that train together, the first one has just moved the trunk to its place.
+    if task.trunk is not None or task.translation is not None:
+        # Of processes that train together, the first one has just moved trunk and translation to their places.
         computing.wait()
+    if task.trunk is not None:
         network.load_state_dict(load_tensors(task.trunk))
     model = computing.place(network)
     if computing.is_main:
@@ -195,6 +199,7 @@ def _step_loss(
         stream_seed(task.seed, "source-patches", task.number),
         rank(),
         world_size(),
+        None if task.translation is None else task.translation.open(),
     )
     sampler = BackgroundSampler(patches, task.steps, workers)
 

@@ -289,10 +289,10 @@ def test_every_file_of_a_workspace_is_documented_and_every_documented_one_is_the
     layout = _layout(pages["docs/reference/workspace.md"].text)
     patterns = [re.compile(path + (".+" if folder else "")) for path, folder in layout.items()]
     assert not [name for name in files if not any(pattern.fullmatch(name) for pattern in patterns)]
-    # Its data are not synthetic, its rates not tuned, its networks have no trunk, and it has no unlabelled scans and no
-    # image models.
+    # Its data are not synthetic, its rates not tuned, its networks have no trunk, and it has no unlabelled scans no
+    # image models and no translation.
     absent = ("predict-unlabelled", "keep-rounds", "synth", "tune-rates", "train-trunk", "collect-starts")
-    absent += ("train-image-model", "report/latents", "fit-gates")
+    absent += ("translate-source", "train-image-model", "report/latents", "fit-gates")
     listed = [p for p in patterns if not p.pattern.startswith(absent) and "gate-image" not in p.pattern]
     assert not [p.pattern for p in listed if not any(p.fullmatch(name) for name in files)]
     assert len(listed) > 30

@@ -49,6 +49,8 @@ STALE: dict[str, tuple[str, ...]] = {
     "datasets.right.ignore=left": ("check", "preprocess", *TARGET),
     "datasets.right.foreground={both: [left, right], right: [right]}": ("check", *TARGET),
     "source.patients=2": ("check", *FROM_SOURCE),
+    "source.translate=random_contrast": ("translate-source", *FROM_SOURCE),
+    "source.translate=none": (),
     # The source is drawn after the test patients, so it is drawn again if both are in one folder.
     "target.test=1": ("check", "preprocess", *FROM_SOURCE),
     # One more patient is left in the folder; no arm learns from the scan.
@@ -305,6 +307,35 @@ def test_an_image_model_is_trained_again_only_for_what_it_depends_on(
         assert found - {*SOURCE, *FITS, *SCORES} == {*expected} - {*SOURCE}, change
     told = {change.partition("=")[0].split(".")[2] for change in ON_AN_IMAGE_MODEL if ".denoising." in change}
     assert told == set(ImageModelOptions.model_fields)
+
+
+TRANSLATED = {
+    # What is known of scans stays; only trainings draw other patches.
+    "source.translate.share=0.5": FROM_SOURCE,
+    "source.translate.classes=3": ("translate-source", *FROM_SOURCE),
+    "patches.batch=2": FROM_SOURCE,
+}
+
+
+@pytest.mark.slow
+def test_a_translation_is_prepared_again_only_for_what_it_depends_on(
+    write_cohort: Callable, write_study: Callable, tmp_path: Path
+) -> None:
+    config = write_study(
+        tmp_path / "tiny.yaml", write_cohort(tmp_path / "cohort"),
+        source={"translate": {"kind": "random_contrast"}},
+        target_training={"arms": ["dwp"], "sizes": [1], "reference_sizes": []},
+    )  # fmt: skip
+    assert run_marked(config, tmp_path / "planned") == {*EVERYTHING, "translate-source"}
+    study, workspace = read_config(config, workspace=tmp_path / "planned"), Workspace(tmp_path / "planned")
+    translation, *networks = stage_module(Stage.TRAIN_SOURCE).units(study, workspace, Resources(jobs=1, device="cpu"))
+    for network in networks:
+        assert network.needs == (translation.name,)
+        assert network.arguments["task"].translation.folder == workspace.unit_folder(*translation.name)
+    for number, (change, expected) in enumerate(TRANSLATED.items()):
+        root = tmp_path / str(number)
+        shutil.copytree(tmp_path / "planned", root)
+        assert run_marked(config, root, change) == set(expected), change
 
 
 # The arm `student` learns in one round from scans whose labels are withheld; `random` does not.

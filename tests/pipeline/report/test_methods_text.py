@@ -350,3 +350,22 @@ def test_an_image_model_is_a_whole_sentence(objective: str, words: str, demo: di
     for leftover in ("None", "  ", " ,", " ."):
         assert leftover not in sentence
     assert "Arm “mine” started from the image model “own”, with its last layer at random" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (
+            "histogram",
+            "were mapped to the intensities of a random target scan by histogram matching, with 256 quantiles",
+        ),
+        ("fourier", "got the amplitudes of a random target scan at frequencies of at most 0.05 cycles per voxel"),
+        ("random_contrast", "were replaced by images of random contrast with the same labels (Billot et al. 2023)"),
+    ],
+)
+def test_a_translation_of_the_source_is_told(kind: str, words: str, demo: dict[str, Any], tmp_path: Path) -> None:
+    assert "source patches" not in paragraphs(tmp_path, demo)
+    demo["source"]["translate"] = {"kind": kind, "share": 0.7}
+    text = paragraphs(tmp_path, demo)
+    assert f"Of the source patches, 70\N{NO-BREAK SPACE}% {words}" in text
+    assert ("nobody who was tested was among them" in text) == (kind != "random_contrast")
