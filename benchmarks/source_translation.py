@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
-from source_studies import parser, prepare, run_stages, source_training, write_study
+from study_runs import arguments_of, dataset_of, parser_of_studies, prepare, run_stages, source_training, write_study
 
 from data.case import Case
 from data.image_file import write_volume
@@ -92,20 +92,22 @@ def write_gap(cases: list[Case], folder: Path, arguments: argparse.Namespace) ->
 def sections(arguments: argparse.Namespace) -> dict[str, Any]:
     """The sections of all studies; they differ in the source alone."""
     source, pool, test = chosen_patients(arguments)
-    about = {"modality": arguments.modality, "foreground": arguments.foreground}
-    target = {**about, "path": str(arguments.dataset.resolve())}
+    target = dataset_of(arguments, arguments.foreground)
     if arguments.from_channel:
         here, target = {**target, "channels": [arguments.from_channel]}, {**target, "channels": [arguments.to_channel]}
     else:
-        here = {**about, "path": str(write_gap(source, arguments.output / "gap", arguments).resolve())}
+        here = {**target, "path": str(write_gap(source, arguments.output / "gap", arguments))}
     names = [[case.name for case in cases] for cases in (source, pool, test)]
     return {
         "datasets": {"source": here, "target": target},
         "source": {"dataset": "source", "cases": names[0]},
         "target": {"dataset": "target", "pool_cases": names[1], "test_cases": names[2]},
+        "preprocessing": {"resampling": {"spacing": [arguments.spacing] * 3}},
         "network": {"name": "residual_unet", "channels": arguments.channels, "encoder_blocks": arguments.blocks},
         "patches": {"size": arguments.patch, "batch": arguments.batch},
-        "source_training": source_training(arguments, 1, arguments.steps, validation_cases=1),
+        "source_training": source_training(arguments.networks, 1, arguments.steps, validation_cases=1),
+        # Judged before any arm learns from the target.
+        "target_training": {"arms": ["random", "fine_tune"], "sizes": [1], "reference_sizes": []},
         "computing": {"precision": "float32"},
     }
 
@@ -117,7 +119,7 @@ def studies(arguments: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     arms[UPPER] = {"dataset": "target"}
     for name, changes in arms.items():
         own = {**common, "source": {**common["source"], **changes}}
-        yield name, write_study(arguments, name, arguments.spacing, **own)
+        yield name, write_study(arguments, name, own)
 
 
 def target_dice(path: Path) -> float:
@@ -160,7 +162,10 @@ def table(found: dict[str, tuple[float, Path]]) -> str:
 
 def main() -> None:
     """Trains and measures."""
-    options = parser(__doc__, "build/source_translation")
+    options = parser_of_studies(__doc__, "source-translation")
+    options.add_argument("--foreground", nargs="+", default=["Anterior"], help="names of labels")
+    options.add_argument("--patients", type=int, default=40, help="of the source")
+    options.add_argument("--networks", type=int, default=1)
     options.add_argument("--from", dest="from_channel", help="channel that is the source; by default contrast is made")
     options.add_argument("--to", dest="to_channel", help="channel that is the target")
     options.add_argument("--blur", type=float, default=1.0, help="mm, of the source that is made")
@@ -168,25 +173,18 @@ def main() -> None:
     options.add_argument("--set", type=json.loads, default={}, help="further options of the translations, as JSON")
     options.add_argument("--pool", type=int, default=10)
     options.add_argument("--test", type=int, default=20)
-    options.add_argument("--spacing", type=float, default=2.0)
     options.add_argument("--channels", nargs="+", type=int, default=[8, 16, 32])
     options.add_argument("--blocks", nargs="+", type=int, default=[0, 1, 1])
-    options.add_argument("--patch", nargs=3, type=int, default=[24, 32, 24])
-    options.add_argument("--batch", type=int, default=2)
     options.add_argument("--steps", type=int, default=400)
-    arguments = options.parse_args()
-    if arguments.dataset is None:
-        print("no --dataset, so nothing was measured")
-        return
+    arguments = arguments_of(options)
     if (arguments.from_channel is None) != (arguments.to_channel is None):
-        raise SystemExit("`--from` and `--to` need each other")
-    arguments.output.mkdir(parents=True, exist_ok=True)
+        options.error("--from and --to need each other")
     found: dict[str, tuple[float, Path]] = {}
     prepared: Path | None = None
     for name, path in studies(arguments):
         # The others start from a copy of what the first one preprocessed.
         prepared = prepared or prepare(path)
-        workspace = run_stages(path, prepared, STAGES)
+        workspace = run_stages(path, prepared, STAGES, arguments.jobs)
         found[name] = (target_dice(path), workspace)
         print(f"{name}: Dice {found[name][0]:.3f}", flush=True)
     print(f"\n{table(found)}", flush=True)
