@@ -46,7 +46,14 @@ def source_facts(plan: StudyPlan, *, synthetic: bool) -> SourceFacts:
         spacing=(x, y, z),
         spread=_spread(plan, cases) if len(patients) >= LEAST_PATIENTS else None,
         out_of_bag_dice=_out_of_bag_dice(plan),
+        **_translation(plan),
     )
+
+
+def _translation(plan: StudyPlan) -> dict[str, str]:
+    """The kind of the translation of the source, where there is one."""
+    source = plan.config.source
+    return {"translation": source.translate.kind} if source is not None and plan.config.translates_source else {}
 
 
 def _spread(plan: StudyPlan, cases: Mapping[str, Sequence[CachedCase]]) -> SpreadOverPatients:

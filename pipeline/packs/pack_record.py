@@ -101,6 +101,8 @@ class SourceFacts(StoredRecord):
     """Left out for fewer than five patients."""
     out_of_bag_dice: float | None = None
     """Dice on patients that a network was not trained on, mean over networks; left out for fewer than two patients."""
+    translation: str = ""
+    """Kind of the translation of the source images to the target of the giver's study; left out without one."""
 
 
 class PackRecord(StoredRecord):
