@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -162,8 +162,9 @@ class ArmOptions(ReadingOptions):
     update_from: Path | None = None
     """Folder of an arm trained with the same network: its posterior q(w|D) and the one learned here on D_new are
     combined to (1 − α) q(w|D) + α q(w|D_new) (MPVI, incremental use)."""
-    update_share: float = Field(default=0.5, gt=0, lt=1)
-    """α, the share of the new data in `update_from`."""
+    update_share: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = 0.5
+    """α, the share of the new data in `update_from`; auto: components count alike, so that data set T of a chain of
+    updates gets 1/T."""
 
     @model_validator(mode="before")
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -37,16 +38,26 @@ class EarlierPosterior:
 
 
 def updated_posterior(
-    old: BayesianNetwork, new: BayesianNetwork, trainable: Trainable, share_of_new: float
+    old: BayesianNetwork, new: BayesianNetwork, trainable: Trainable, share_of_new: float | Literal["auto"]
 ) -> BayesianNetwork:
     """Returns a network with the posterior (1 − α) q(w|D) + α q(w|D_new) of the networks `old` and `new`.
+
+    Args:
+        old: may itself be the outcome of an update; its components keep their weights relative to each other.
+        new: learned from the new data alone.
+        trainable: the choice of both arms.
+        share_of_new: α; with `auto` all components count alike. Where every data set gave as many, that is 1/T for
+            data set T.
 
     Raises:
         ModelError: if the posteriors are over different weights.
     """
     if old.layers != new.layers:
         raise _differing("layers", "the same `trainable` and the same network")
-    posterior = combine(_mixture(old), _mixture(new), share_of_new)
+    before, added = _mixture(old), _mixture(new)
+    if share_of_new == "auto":
+        share_of_new = len(added.components) / (len(before.components) + len(added.components))
+    posterior = combine(before, added, share_of_new)
     parts = [_others(member, trainable) for member in (old, new)]
     kinds = {type(posterior) for part in parts for posterior in part.posteriors}
     if parts[0].layout != parts[1].layout or parts[0].fixed_layout != parts[1].fixed_layout or len(kinds) > 1:

@@ -1,6 +1,7 @@
 """Held-out scores, the choice of `auto`, and updates from an earlier study, on small banks."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -377,6 +378,26 @@ def test_a_boovae_goes_on_from_an_earlier_study(earlier_study: Path, tmp_path: P
     assert torch.equal(after["latent_prior.pseudo_inputs"][: len(old)], old)
     assert torch.equal(after["standardisation.mean"], before["standardisation.mean"])
     assert earlier_densities(config_of(), "g", [LAYER]) == {}
+
+
+def test_a_third_source_set_counts_as_much_as_the_two_before_each(earlier_study: Path, tmp_path: Path) -> None:
+    root = earlier_study
+    for number in (2, 3):
+        earlier = earlier_densities(config_of(root), "g", [LAYER])
+        before = earlier["boo"].load()
+        bank = write_networks(tmp_path / f"{number}.safetensors", 2, mixing_seed=number)
+        root = Path(shutil.copytree(root, tmp_path / f"study-{number}"))
+        folder = root / "fit-priors" / "g"
+        shutil.rmtree(folder)
+        scores = fit(folder, bank, earlier, densities={"vae": None, "boo": BOOSTED}, refit=False)
+        assert scores["densities"]["boo"]["source_sets"] == number
+        files = {path.name: path.stat().st_size for path in (folder / "boo").iterdir()}
+        (folder / "boo" / "done.json").write_text(json.dumps({"digest": "0", "files": files}))
+        after = earlier_densities(config_of(root), "g", [LAYER])["boo"].load()
+        assert int(after.sets) == number
+        assert len(after.latent_prior.log_weights) == number * BOOSTED["components"]
+        old = before.latent_prior.pseudo_inputs
+        assert torch.equal(after.latent_prior.pseudo_inputs[: len(old)], old)
 
 
 def test_an_earlier_study_that_does_not_fit_is_refused(earlier_study: Path, tmp_path: Path) -> None:

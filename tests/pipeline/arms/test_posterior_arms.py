@@ -415,6 +415,29 @@ def test_an_update_mixes_the_old_posterior_with_the_new(bench, tmp_path: Path) -
         find_updatable(tmp_path / "none", TargetNetwork(bench.network, 1, 2))
 
 
+@pytest.mark.slow
+def test_a_chain_of_updates_gives_every_data_set_the_same_weight(bench, tmp_path: Path) -> None:
+    first = changed(PRESETS["dwp_source"], prior="gaussian_full", draws=1)
+    chain = [tmp_path / name for name in ("one", "two", "three")]
+    posteriors = []
+    for number, folder in enumerate(chain):
+        arm = changed(first, update_from=chain[number - 1], update_share="auto") if number else first
+        bench.run(bench.task(arm, folder.name), folder, seed=bench.seed + number)
+        state = load_tensors(folder / "model" / "member-00.safetensors")
+        posteriors.append(rebuild_member(arm, TargetNetwork(bench.network, 1, 2), state))
+    last = posteriors[-1]
+    assert last.posterior.log_weights.exp().tolist() == pytest.approx([1 / 3] * 3)
+    # What the first set gave has come through both updates: filters, and weights that are not filters.
+    assert torch.equal(last.posterior.component(0).means, posteriors[0].posterior.means)
+    assert torch.equal(last.posterior.component(1).means, posteriors[1].posterior.component(1).means)
+    image = torch.randn(1, 1, 16, 16, 16)
+    by_component = {draw.component: draw for draw in last.draws(3, torch.Generator().manual_seed(0))}
+    assert sorted(by_component) == [0, 1, 2]
+    with torch.no_grad():
+        drawn = by_component[0]
+        assert torch.equal(last(image, *drawn), posteriors[0](image, drawn.filters))
+
+
 def test_an_update_of_a_point_estimate_is_refused(bench, tmp_path: Path) -> None:
     bench.run(bench.task(PRESETS["fine_tune"]), tmp_path / "old")
     with pytest.raises(ModelError, match="posterior is point"):
@@ -549,6 +572,8 @@ def test_volumes_are_those_of_each_draws_mask(bench) -> None:
         ({"bayesian_scope": "all"}, "bayesian_scope"),
         ({"train_samples": 2}, "train_samples"),
         ({"update_from": "x"}, "update_from"),
+        ({"update_share": "half"}, "auto"),
+        ({"update_share": 1.0}, "less than 1"),
         ({"posterior": "swag", "update_from": "x"}, "update_from"),
         ({"fit_mask": True}, "needs `fit_reading: true`"),
         ({"post_processing": {"a": {"minimum_volume": -1}}}, "greater than or equal to 0"),
