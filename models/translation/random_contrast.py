@@ -20,23 +20,25 @@ from data.options import Options
 _MOST_VALUES = 20_000
 """Voxels of a scan that its classes are found from."""
 _ROUNDS = 20
+_LEAST_CONTRAST = 0.1
+"""Of intensities that are drawn from 0 to 1: tissues that came out alike are not blown up to the range of a scan."""
 
 
 class ContrastOptions(Options):
-    """Ranges of what is drawn for an image, whose intensities are drawn from 0 to 1 and then scaled like the scan's."""
+    """Ranges of what is drawn for an image. Its contrast is the standard deviation of the tissues' mean intensities."""
 
     classes: int = Field(default=5, ge=2, le=32)
     """Tissue classes that a source scan is divided into, by its own intensities."""
     own_intensity: float = Field(default=0.5, ge=0, le=1)
     """Probability that a structure of the label has an intensity of its own, and not those of the tissues it is in."""
-    texture: float = Field(default=0.1, ge=0, le=1)
-    """Largest standard deviation of the intensities within a class."""
+    texture: float = Field(default=0.3, ge=0, le=2)
+    """Largest standard deviation of the intensities within a class, as a share of the contrast."""
     blur: float = Field(default=1.0, ge=0)
     """Largest Gaussian scale of the smoothing, voxels."""
-    bias: float = Field(default=0.2, ge=0, le=2)
+    bias: float = Field(default=0.1, ge=0, le=2)
     """Largest coefficient of the logarithm of the bias field, a polynomial of degree 3."""
-    noise: float = Field(default=0.05, ge=0, le=1)
-    """Largest standard deviation of the noise."""
+    noise: float = Field(default=0.15, ge=0, le=2)
+    """Largest standard deviation of the noise, as a share of the contrast."""
 
 
 def tissue_centres(values: NDArray[np.floating], classes: int) -> NDArray[np.float32]:
@@ -102,20 +104,22 @@ def _channel(
     from monai.networks.layers import GaussianFilter
     from monai.transforms import RandBiasField
 
-    count = len(shares) + structures
-    means, deviations = (torch.from_numpy(generator.uniform(0, high, count)).float() for high in (1.0, options.texture))
+    means = torch.from_numpy(generator.uniform(0, 1, len(shares) + structures)).float()
+    mean = (shares * means[: len(shares)]).sum()
+    contrast = (shares * (means[: len(shares)] - mean).square()).sum().sqrt().clamp_min(_LEAST_CONTRAST)
+    deviations = contrast * torch.from_numpy(generator.uniform(0, options.texture, len(means))).float()
     signal = means[classes] + deviations[classes] * _normal(classes.shape, generator)
     if options.blur:
         signal = GaussianFilter(3, generator.uniform(0.0, options.blur) + 1e-3)(signal[None, None])[0, 0]
     if options.bias:
         field = RandBiasField(degree=3, coeff_range=(-options.bias, options.bias), prob=1.0)
         field.set_random_state(seed=int(generator.integers(2**32 - 1)))
-        signal = torch.as_tensor(field(signal[None]))[0]
-    signal = signal + generator.uniform(0.0, options.noise) * _normal(classes.shape, generator)
-    own_means, own_variances = means[: len(shares)], deviations[: len(shares)].square()
-    mean = (shares * own_means).sum()
-    variance = (shares * ((own_means - mean).square() + own_variances)).sum()
-    return (signal - mean) / variance.sqrt().clamp_min(1e-3)
+        shading = torch.as_tensor(field(torch.ones(1, *signal.shape)))[0]
+        # How bright the patch is belongs to the tissues.
+        signal = signal * shading / shading.mean()
+    signal = signal + contrast * generator.uniform(0.0, options.noise) * _normal(classes.shape, generator)
+    variance = contrast.square() + (shares * deviations[: len(shares)].square()).sum()
+    return (signal - mean) / variance.sqrt()
 
 
 def _normal(shape: torch.Size, generator: np.random.Generator) -> Tensor:

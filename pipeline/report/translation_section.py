@@ -15,6 +15,7 @@ from pipeline.report.number_text import counted, listing, number, percent
 from pipeline.report.section import Material, Section
 from pipeline.storage.file_names import TRANSLATIONS
 from pipeline.storage.tensors import load_about, load_arrays
+from pipeline.training.translation_options import RandomContrast
 from pipeline.training.translation_record import ABOUT, PICTURES, TranslationRecord
 
 _SCAN_COLOURS = 64
@@ -33,6 +34,7 @@ def translation_section(material: Material) -> Section:
         return Section("translation", title, missing=(text,))
     content: dict[str, Any] = {
         "kind": record.options.kind.replace("_", " "),
+        "drawn": isinstance(record.options, RandomContrast),
         "share": percent(record.options.share),
         "source_scans": counted(record.source_scans, "source scan"),
         "whose": listing([counted(len(own), _WORDS[role]) for role, own in record.patients.items()]),

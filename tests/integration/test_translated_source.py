@@ -40,7 +40,7 @@ def test_source_networks_learn_from_translated_images_and_the_report_shows_them(
     page = (workspace / "report/index.html").read_text()
     section = page[page.index('<section id="translation">') :].partition("</section>")[0]
     assert "80\N{NO-BREAK SPACE}% of their patches translated (random contrast)" in section
-    assert "Scans of 3 pool patients were used for it, without labels" in section
+    assert "No scan of the target was needed: those of 3 pool patients are only compared with." in section
     assert 'id="translation-table"' in section
     assert (workspace / "report/figures/source-translation.png").is_file()
 
