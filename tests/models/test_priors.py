@@ -381,7 +381,8 @@ def test_learned_scales_are_the_most_probable_and_a_density_with_them_integrates
     before = prior.log_prob(filters, where)
     prior.learn_layer_scales(where, 0.2)
     assert prior.layer_scales() == {0: 1.0, 1: 1.0}
-    assert torch.equal(prior.log_prob(filters, where), before)
+    # Factors of 1 go through operations of their own, which do not round alike on every processor.
+    torch.testing.assert_close(prior.log_prob(filters, where), before, rtol=1e-12, atol=1e-12)
     prior.settle_layer_scales(filters, normal, where)
     found = prior.layer_scales()
     own = getattr(prior, "change", prior).scales

@@ -19,7 +19,7 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     with torch_threads(1):
         for number, path in enumerate(paths):
             torch.manual_seed(number)
-            train(steps=1, heads=1, seed=0, rate=2e-3, bfloat16=True, path=path)
+            train(steps=1, heads=1, seed=0, rate=2e-3, bfloat16=False, path=path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
