@@ -233,14 +233,14 @@ def nested_subsets(pool: Sequence[str], sizes: Sequence[int], repeat: int, seed:
         Size → patients; a subset is the beginning of every larger one.
 
     Raises:
-        DataError: a size below 1 or above the number of patients in the pool.
+        DataError: a size below 0 or above the number of patients in the pool.
     """
     patients = sorted(set(pool))
     for size in sizes:
-        if not 1 <= size <= len(patients):
+        if not 0 <= size <= len(patients):
             raise DataError(
                 f"`target_training.sizes` holds {size}, and the pool has {len(patients)} patients",
-                expected=f"sizes from 1 to {len(patients)}",
+                expected=f"sizes from 0 to {len(patients)}",
                 fix="correct `target_training.sizes` or raise `target.pool`",
             )
     order = random_stream(seed, "subset", repeat).permutation(len(patients))

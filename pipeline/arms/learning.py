@@ -92,7 +92,7 @@ def learn_member(
         StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
     device = str(computing.device)
-    networks, anew = _starting_networks(arm, network, knowledge, seed)
+    networks, anew = starting_networks(arm, network, knowledge, seed)
     states = [own.state_dict() for own in networks]
     # SWAG collects the iterates of a point estimate.
     trained = PointOptions() if isinstance(arm.posterior, SWAGOptions) else arm.posterior
@@ -154,7 +154,7 @@ def _layer_scales(priors: WeightPriors, model: BayesianNetwork) -> dict[str, flo
     }
 
 
-def _starting_networks(
+def starting_networks(
     arm: ArmOptions, target: TargetNetwork, knowledge: SourceKnowledge, seed: int
 ) -> tuple[list[torch.nn.Module], list[str]]:
     """The starting network of each component, and the names of the parameters that did not fit the source."""

@@ -6,11 +6,14 @@ from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions
 from pipeline.arms.choices import NO_PRIOR, ArmOptions
 from pipeline.arms.target_training_options import TargetTrainingOptions
+from pipeline.arms.without_annotation import is_source_alone
 from pipeline.training.patches import PatchOptions
 
 
-def objective_name(arm: ArmOptions, options: TargetTrainingOptions, patches: PatchOptions) -> str:
+def objective_name(arm: ArmOptions, n: int, options: TargetTrainingOptions, patches: PatchOptions) -> str:
     """Names the objective; only cross-entropy on unbiased patches at T = 1 gives the negative ELBO per voxel."""
+    if is_source_alone(arm, n):
+        return "none (source networks as they are)"
     collected = ", Gaussian of its iterates" if isinstance(arm.posterior, SWAGOptions) else ""
     if arm.prior == NO_PRIOR or arm.posterior_temperature == 0:
         return f"{options.likelihood.value} (no prior term){collected}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from data.name_fields import Apart, Name
 from data.options import Options
@@ -13,6 +13,7 @@ from models.objectives import Likelihood
 from models.posteriors.swag import SWAGOptions, first_collected
 from pipeline.arms.choices import ArmOptions
 from pipeline.arms.presets import DEFAULT_ARM, REFERENCE_ARM, resolve_arm
+from pipeline.arms.without_annotation import why_annotation_is_needed
 from pipeline.training.optimiser import OptimiserOptions
 
 
@@ -42,7 +43,8 @@ class TargetTrainingOptions(Options):
     """Preset names, or name → options; `preset` starts from another preset."""
     sizes: tuple[int, ...] | None = None
     """Numbers of target patients; the subsets of one repeat are nested. By default 5 and 10; in cross-validation, which
-    always includes all patients except those of a fold, by default no others."""
+    always includes all patients except those of a fold, by default no others. With 0, arms that need no annotated
+    patient of the target have a model: those that start from source networks are these networks as they are."""
     reference_sizes: tuple[int, ...] = ()
     """Further numbers of target patients for the arm `random` only: a longer learning curve measures larger label
     efficiencies."""
@@ -77,9 +79,16 @@ class TargetTrainingOptions(Options):
         return {name: arm if isinstance(arm, ArmOptions) else resolve_arm(name, arm) for name, arm in value.items()}
 
     def sizes_of(self, arm: str) -> tuple[int, ...]:
-        """Numbers of target patients that an arm learns from."""
-        sizes = self.sizes or ()
-        return tuple(sorted({*sizes, *self.reference_sizes})) if arm == REFERENCE_ARM else sizes
+        """Numbers of target patients that an arm learns from; 0 only where it needs none."""
+        sizes = {*(self.sizes or ()), *(self.reference_sizes if arm == REFERENCE_ARM else ())}
+        return tuple(sorted(sizes - {0} if arm in self.without_model_at_zero() else sizes))
+
+    def without_model_at_zero(self) -> dict[str, str]:
+        """Arm → why it has no model of n = 0; none where 0 is not among the sizes."""
+        if 0 not in (self.sizes or ()):
+            return {}
+        reasons = {name: why_annotation_is_needed(arm) for name, arm in self.arms.items()}
+        return {name: reason for name, reason in reasons.items() if reason is not None}
 
     @property
     def arm_units(self) -> int:
@@ -105,12 +114,24 @@ class TargetTrainingOptions(Options):
 
     @field_validator("sizes", "reference_sizes")
     @classmethod
-    def _ascending(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    def _ascending(cls, value: tuple[int, ...] | None, field: ValidationInfo) -> tuple[int, ...] | None:
         if value is None:
             return None
-        if any(n < 1 for n in value):
-            raise ValueError("a target size is a number of patients and at least 1")
+        least = 0 if field.field_name == "sizes" else 1
+        if any(n < least for n in value):
+            raise ValueError(f"a target size is a number of patients and at least {least}")
         return tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _some_arm_needs_no_annotation(self) -> TargetTrainingOptions:
+        reasons = self.without_model_at_zero()
+        if len(reasons) == len(self.arms):
+            told = "; ".join(f"{name!r}: {reason}" for name, reason in reasons.items())
+            raise ValueError(
+                f"`sizes` holds 0, and no arm has a model without annotated target patients ({told}): remove 0, or add "
+                "an arm such as `fine_tune`, whose source networks are then used as they are"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reference_is_there(self) -> TargetTrainingOptions:

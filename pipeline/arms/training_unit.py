@@ -11,19 +11,20 @@ from typing import Annotated, Any
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.errors import TrainingError
+from data.errors import ModelError, TrainingError
 from data.random_streams import stream_seed
 from data.stored_record import WHOLE, StoredRecord, read_record
 from models.bayesian_network import BayesianNetwork
 from models.filters import FilterLayer
 from models.heads import Heads
 from models.image_models.image_model import trunk_weights
-from models.networks.factory import NetworkOptions, head_parameters
+from models.networks.factory import head_parameters
 from models.priors.factory import PriorOptions, load_prior
 from pipeline.arms.choices import ArmOptions, Initialisation
 from pipeline.arms.incremental_update import EarlierPosterior, updated_posterior
 from pipeline.arms.kl_trend import KLTrend, kl_trends
-from pipeline.arms.learning import TrainedMember, learn_member
+from pipeline.arms.learning import TrainedMember, learn_member, starting_networks
+from pipeline.arms.member import assemble_member
 from pipeline.arms.member_file import read_member, write_member
 from pipeline.arms.pseudo_labels import PseudoLabels, PseudoRecord, Teacher
 from pipeline.arms.pseudo_patches import PseudoSampler
@@ -32,6 +33,7 @@ from pipeline.arms.starting_point import mean_state
 from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.unlabelled_use import SelfTrainingOptions
+from pipeline.arms.without_annotation import is_source_alone
 from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import link_or_copy, write_record
 from pipeline.storage.cached_case import CachedCase
@@ -58,11 +60,11 @@ class TrainingTask:
 
     Attributes:
         arm: the choices that it depends on (`ArmOptions.of_training`).
-        network: options of the network.
+        network: the network of the target.
         member: number of the independent training.
         n: number of target patients.
         repeat: number of the repeat.
-        patients: the target patients' cases.
+        patients: the target patients' cases; none with n = 0.
         snapshots: last snapshots of the source networks that the components of its posterior start from; with
             `init: branches`, of all networks, from whose mean they start.
         references: last snapshots that the prior of the other weights is fitted to.
@@ -76,7 +78,7 @@ class TrainingTask:
     """
 
     arm: ArmOptions
-    network: NetworkOptions
+    network: TargetNetwork
     member: int
     n: int
     repeat: int
@@ -92,9 +94,9 @@ class TrainingTask:
     teacher: Teacher | None = None
 
     @property
-    def first_case(self) -> CachedCase:
-        """The first case; all have the same channels and classes."""
-        return next(iter(self.patients.values()))[0]
+    def learns(self) -> bool:
+        """Whether there is a training, and not source networks as they are."""
+        return not is_source_alone(self.arm, self.n)
 
     def knowledge(self) -> SourceKnowledge:
         """Reads what the member takes from the source."""
@@ -115,13 +117,13 @@ class TrainingTask:
     def _source(self, path: Path) -> dict[str, Tensor]:
         """Reads a source network, without its head if its channels stand for something of another kind."""
         state = load_tensors(path)
-        if self.source_heads is self.first_case.heads:
+        if self.source_heads is self.network.heads:
             return state
         head = set(head_parameters(self._own_network()))
         return {name: tensor for name, tensor in state.items() if name not in head}
 
     def _own_network(self) -> nn.Module:
-        return TargetNetwork.of(self.network, self.first_case).build(0)
+        return self.network.build(0)
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ class TrainingRecord(StoredRecord):
     patients: tuple[str, ...]
     """Names of the target patients."""
     steps: int
-    """Optimiser steps."""
+    """Optimiser steps; 0 for a source network as it is."""
     started_anew: tuple[str, ...] = ()
     """Parameters that did not fit the network that it started from and kept their random start."""
     kl: tuple[KLTrend, ...] = ()
@@ -187,17 +189,23 @@ def member_seed(seed: int, repeat: int, member: int) -> int:
 def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, settings: TrainingSettings) -> None:
     """Trains one member and writes its weights, history and record; resumes from a checkpoint in the folder.
 
+    Where there is nothing to learn from, the member is its source network, and there is no history.
+
     A student that cannot learn, because no unlabelled scan enters or its loss is not finite, keeps the weights of the
     round before, and its record says why.
 
     Raises:
         TrainingError: the loss is not finite, in round 0.
-        ModelError: the posterior to update belongs to a different network.
+        ModelError: the posterior to update belongs to a different network, or a source network that is to be used as
+            it is does not fit the target.
         StopRequestedError: the command was asked to stop; a checkpoint is written.
     """
     checkpoints = Checkpoints(
         folder, settings.checkpoint_steps, settings.checkpoint_seconds, lambda: progress.stop_requested
     )
+    if not task.learns:
+        _take_source_network(folder, task, settings)
+        return
     pseudo = None if task.teacher is None else _pseudo_labels(task, task.teacher)
     if pseudo is not None and task.teacher is not None and not pseudo.cases:
         _keep_round_before(folder, task.teacher, task, settings, pseudo.record, _none_entered(pseudo.record))
@@ -226,6 +234,21 @@ def train_member(folder: Path, progress: ProgressFile, *, task: TrainingTask, se
     trained.history.remove()
 
 
+def _take_source_network(folder: Path, task: TrainingTask, settings: TrainingSettings) -> None:
+    """Makes the source network that a member starts from the member itself."""
+    seed = member_seed(settings.seed, task.repeat, task.member)
+    networks, anew = starting_networks(task.arm, task.network, task.knowledge(), seed)
+    if anew:
+        raise ModelError(
+            f"the source network lacks weights of the target's: {', '.join(anew)}",
+            expected="a source of the target's channels and classes, whose networks segment without a training",
+            fix="remove 0 from `target_training.sizes`",
+        )
+    model = assemble_member(task.arm, networks[0], [own.state_dict() for own in networks])
+    write_member(folder / MEMBER, model.eval())
+    write_record(folder / TRAINING, TrainingRecord(**_told(task, settings, None)))
+
+
 def _told(task: TrainingTask, settings: TrainingSettings, pseudo: PseudoRecord | None) -> dict[str, Any]:
     """What the record of any training says of its task."""
     return {
@@ -234,7 +257,7 @@ def _told(task: TrainingTask, settings: TrainingSettings, pseudo: PseudoRecord |
         "n": task.n,
         "repeat": task.repeat,
         "patients": tuple(task.patients),
-        "steps": settings.options.steps,
+        "steps": settings.options.steps if task.learns else 0,
         **({} if pseudo is None else {"pseudo_labels": pseudo}),
     }
 
@@ -317,7 +340,7 @@ def _learn(
     return learn_member(
         task.arm,
         settings.options,
-        TargetNetwork.of(task.network, task.first_case),
+        task.network,
         task.knowledge(),
         BackgroundSampler(patches, steps, settings.workers),
         seed,
@@ -343,6 +366,6 @@ def _joined(
     trained: TrainedMember, earlier: EarlierPosterior, task: TrainingTask, settings: TrainingSettings
 ) -> TrainedMember:
     """Combines the posterior of a member with an earlier one."""
-    old = earlier.read(TargetNetwork.of(task.network, task.first_case))
+    old = earlier.read(task.network)
     joined = updated_posterior(old.to(settings.device), trained.model, task.arm.trainable, task.arm.update_share)
     return replace(trained, model=joined.eval())

@@ -52,6 +52,8 @@ def _lines(found: StageForecast, after_work: bool) -> Iterator[str]:
     for cost in found.rounds:
         rounds = "1 round" if cost.rounds == 1 else f"{cost.rounds} rounds"
         yield f"{stage}, {cost.arm}: each of up to {rounds} of self-training costs up to {cost.trainings} trainings"
+    for arm, reason in found.without_model.items():
+        yield f"{stage}, {arm}: no model of n = 0, because {reason}"
     for kind in found.kinds:
         name = stage if kind.kind == stage else f"{stage}, {kind.kind}"
         if not kind.to_do:

@@ -6,13 +6,13 @@ from another only in its reading takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from models.heads import IGNORED
+from models.heads import IGNORED, Heads
 from pipeline.arms.arm_record import ArmRecord
 from pipeline.arms.training_unit import MEMBER, load_member, read_training
 from pipeline.deployment.fingerprint import TrainingFingerprint, cached_facts
@@ -51,7 +51,8 @@ class ArmTask:
 
     Attributes:
         record: the record, except for what was fitted, and for parameters that did not fit the source.
-        cases: the training cases of its model; none if it has no model.
+        classes: class name → values in the label maps of the target.
+        cases: the training cases of its model; none if it has no model, or learned from no case of the target.
         seeds: seed of each member's draws.
         trainings: folder of the training of each member of its model.
         folds: its predictions; several in cross-validation.
@@ -62,6 +63,7 @@ class ArmTask:
     """
 
     record: ArmRecord
+    classes: Mapping[str, Sequence[int]]
     cases: Sequence[CachedCase]
     seeds: Sequence[int]
     trainings: Sequence[Path]
@@ -151,7 +153,7 @@ def _gate(task: ArmTask, about: ModelDescription) -> FeatureGate | None:
 
 
 def _description(task: ArmTask, record: ArmRecord, pairs: DicePairs) -> ModelDescription:
-    classes = {name: list(values) for name, values in task.cases[0].classes.items()}
+    facts = [cached_facts(case, task.origin.channels) for case in task.cases]
     return ModelDescription(
         **dict(task.origin),
         graft_version=graft_version(),
@@ -160,12 +162,12 @@ def _description(task: ArmTask, record: ArmRecord, pairs: DicePairs) -> ModelDes
         objective=record.objective,
         training_patients=len(record.patients),
         repeat=record.repeat,
-        classes=label_values(classes),
-        heads=task.cases[0].heads,
+        classes=label_values(task.classes),
+        heads=Heads.of(task.classes),
         draws=record.choices.draws,
         members=tuple(member_name(number) for number in range(len(task.trainings))),
         seeds=tuple(task.seeds),
         kl_moving=sum(not trend.settled for training in task.trainings for trend in read_training(training).kl),
-        fingerprint=TrainingFingerprint.of([cached_facts(case, task.origin.channels) for case in task.cases]),
+        fingerprint=TrainingFingerprint.of(facts) if facts else None,
         dice_fits=pairs.fits(),
     )

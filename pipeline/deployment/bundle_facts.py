@@ -65,7 +65,8 @@ class BundleFacts:
     @property
     def patients(self) -> str:
         """The number of target patients that the model learned from, in words."""
-        return f"{self.model.training_patients} target patient{'s' * (self.model.training_patients != 1)}"
+        number = self.model.training_patients
+        return f"{number or 'no annotated'} target patient{'s' * (number != 1)}"
 
     @property
     def kept(self) -> dict[str, str]:

@@ -74,7 +74,6 @@ def _network_words(about: ModelDescription) -> str:
 
 def _data_format(about: ModelDescription) -> dict[str, Any]:
     """Input and output of the network for one window."""
-    low, high = _value_range(about)
     channels = [*(["background"] if about.heads is Heads.EXCLUSIVE else []), *about.classes]
     return {
         "inputs": {
@@ -85,7 +84,7 @@ def _data_format(about: ModelDescription) -> dict[str, Any]:
                 "num_channels": len(about.channels),
                 "spatial_shape": list(about.patch),
                 "dtype": "float32",
-                "value_range": [low, high],
+                "value_range": _value_range(about),
                 "is_patch_data": True,
                 "channel_def": {str(number): name for number, name in enumerate(about.channels)},
             }
@@ -105,9 +104,11 @@ def _data_format(about: ModelDescription) -> dict[str, Any]:
     }
 
 
-def _value_range(about: ModelDescription) -> tuple[float, float]:
-    """Span from the 5th to the 95th percentile of the training cases after scaling."""
+def _value_range(about: ModelDescription) -> list[float]:
+    """Span from the 5th to the 95th percentile of the training cases after scaling; empty where it is not known."""
+    if about.fingerprint is None:
+        return []
     channels = about.fingerprint.after.values()
     low = min(facts["p05"].low for facts in channels)
     high = max(facts["p95"].high for facts in channels)
-    return round(low, 4), round(high, 4)
+    return [round(low, 4), round(high, 4)]

@@ -150,7 +150,7 @@ def predict_case(
     content = processed.content()
     facts = case_facts(image, content, affine, about.channels, records)
     del processed
-    reasons += unlike_training(facts, about.fingerprint, options.limits)
+    reasons += [] if about.fingerprint is None else unlike_training(facts, about.fingerprint, options.limits)
     voxels, inside = torch.from_numpy(image).to(device), torch.from_numpy(content)
     judgements = model.judgements(voxels, inside, options.limits.gate)
     reasons += beyond_the_gates(judgements)
@@ -174,7 +174,8 @@ def predict_case(
         mask, about.classes, read, draws, spacing, voxel_ml(affine, records), about.dice_fits, information
     )
     volumes = {name: own["volume_ml"] for name, own in structures.items()}
-    reasons += implausible_structures(volumes, about.fingerprint.structure_ml, options.limits.structure)
+    usual = {} if about.fingerprint is None else about.fingerprint.structure_ml
+    reasons += implausible_structures(volumes, usual, options.limits.structure)
     return PredictedScan(
         scan, model, mask, structures, reasons, records, facts, judgements, len(flips), average.count, native, average
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -60,8 +61,8 @@ class ModelDescription(ModelOrigin):
     """Its choices."""
     objective: str
     """Name of the objective that the training minimised."""
-    training_patients: int = Field(ge=1)
-    """Number of target patients that it learned from."""
+    training_patients: int = Field(ge=0)
+    """Number of annotated target patients that it learned from."""
     repeat: int = Field(ge=0)
     """Number of the repeat."""
     classes: Annotated[dict[LabelName, Annotated[int, Field(ge=1, le=LARGEST_LABEL)]], Apart] = Field(min_length=1)
@@ -77,23 +78,27 @@ class ModelDescription(ModelOrigin):
     """Seed of each member's draws, so that a prediction repeats the study's."""
     kl_moving: int = Field(default=0, ge=0)
     """Members, or components of mixtures, whose KL was still moving when their training ended."""
-    fingerprint: TrainingFingerprint
-    """Ranges of the training cases."""
+    fingerprint: TrainingFingerprint | None = None
+    """Ranges of the training cases; none of a model that learned from no case of the target."""
     dice_fits: dict[str, DiceFit] = Field(default_factory=dict)
     """Class → relation of expected to real Dice on the study's test cases, where there were enough."""
 
     @model_serializer(mode="wrap")
     def _without_the_rule(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Exclusive classes and a settled KL are the rule, and earlier versions knew nothing else: not written."""
+        """What is the rule is not written, and earlier versions knew nothing else."""
         content: dict[str, Any] = dump(self)
         if self.heads is Heads.EXCLUSIVE:
             content.pop("heads", None)
         if not self.kl_moving:
             content.pop("kl_moving", None)
+        if self.fingerprint is None:
+            content.pop("fingerprint", None)
         return content
 
     @model_validator(mode="after")
     def _coherent(self) -> ModelDescription:
+        if self.training_patients and self.fingerprint is None:
+            raise ValueError(f"it learned from {self.training_patients} target patients, and `fingerprint` is missing")
         if len(self.seeds) != len(self.members):
             raise ValueError(f"there are {len(self.members)} `members` and {len(self.seeds)} `seeds`")
         if len(set(self.classes.values())) != len(self.classes):
@@ -102,7 +107,7 @@ class ModelDescription(ModelOrigin):
             raise ValueError(f"`arm.post_processing` names {unknown[0]!r}, which is not one of the `classes`")
         if self.heads is Heads.OVERLAPPING and any(value.bit_count() != 1 for value in self.classes.values()):
             raise ValueError("`classes` overlap, so their values have to be powers of two")
-        if set(self.fingerprint.after) != set(self.channels):
+        if self.fingerprint is not None and set(self.fingerprint.after) != set(self.channels):
             raise ValueError(
                 f"`channels` are {', '.join(self.channels)}, but the fingerprint has "
                 f"{', '.join(self.fingerprint.after) or 'none'}"
@@ -115,7 +120,7 @@ class ModelDescription(ModelOrigin):
         return TargetNetwork(self.network, len(self.channels), self.heads.outputs(len(self.classes)), self.heads)
 
 
-def label_values(classes: dict[str, list[int]]) -> dict[str, int]:
+def label_values(classes: Mapping[str, Sequence[int]]) -> dict[str, int]:
     """Returns the value of each class in masks.
 
     It is the class's own value if every class has exactly one below 256, otherwise the number of the class. Overlapping

@@ -2,7 +2,8 @@
 
 An arm that learned from n patients reaches some mean Dice. The learning curve of `random` is fitted by isotonic
 regression of its mean Dice in log n (more patients never hurt), and m is where it reaches that Dice; the efficiency is
-m / n. Where the curve never gets there, all that is known is that it is more than m_max / n.
+m / n, which has no meaning for a model of n = 0. Where the curve never gets there, all that is known is that it is more
+than m_max / n.
 """
 
 from __future__ import annotations
@@ -91,7 +92,12 @@ def why_no_efficiency(study: StudyRows[RowT], *, metric: str = "dice") -> str | 
 
 
 def _baseline_sizes(study: StudyRows[RowT], metric: str) -> list[int]:
-    return [n for n in study.every_size if np.isfinite(study.table(metric, n).means().get(REFERENCE_ARM, np.nan))]
+    return [n for n in _learned_sizes(study) if np.isfinite(study.table(metric, n).means().get(REFERENCE_ARM, np.nan))]
+
+
+def _learned_sizes(study: StudyRows[RowT]) -> list[int]:
+    """Sizes with annotated patients."""
+    return [n for n in study.every_size if n > 0]
 
 
 def label_efficiencies(
@@ -108,11 +114,11 @@ def label_efficiencies(
         confidence: coverage of the interval.
 
     Returns:
-        One entry for each arm and size but the baseline's; empty where `why_no_efficiency` has a reason.
+        One entry for each arm and size but the baseline's and n = 0; empty where `why_no_efficiency` has a reason.
     """
     if why_no_efficiency(study, metric=metric):
         return []
-    tables, sizes = {n: study.table(metric, n) for n in study.every_size}, _baseline_sizes(study, metric)
+    tables, sizes = {n: study.table(metric, n) for n in _learned_sizes(study)}, _baseline_sizes(study, metric)
     baseline = np.stack([_means(tables[n].of(REFERENCE_ARM), draws) for n in sizes], axis=1)
     found = []
     for n, table in tables.items():

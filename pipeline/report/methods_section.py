@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from models.heads import Heads
 from models.priors.factory import PriorOptions
 from pipeline.arms.choices import NO_PRIOR
+from pipeline.arms.without_annotation import is_source_alone
 from pipeline.config.reading import as_yaml
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.case_row import METRICS
@@ -92,6 +93,21 @@ class MethodsFacts:
     def trains_source(self) -> bool:
         """Whether networks are, or were, trained on the source."""
         return self.use.networks or self.use.priors or bool(folders(self.files.root / Stage.TRAIN_SOURCE))
+
+    @property
+    def without_model(self) -> list[str]:
+        """Arms that have no model of n = 0, where that is among the sizes."""
+        return [f"“{arm}”" for arm in self.config.target_training.without_model_at_zero()]
+
+    @property
+    def source_alone(self) -> list[str]:
+        """Arms whose models are source networks as they are, at n = 0."""
+        training = self.config.target_training
+        return [
+            f"“{name}”"
+            for name, arm in training.arms.items()
+            if 0 in training.sizes_of(name) and is_source_alone(arm, 0)
+        ]
 
     @property
     def priors(self) -> dict[str, PriorOptions | None]:

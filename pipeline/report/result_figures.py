@@ -31,11 +31,12 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     arms = [arm for arm in styles if any(r.arm == arm for r in rows)]
     figure = new_figure(height=3.4)
     axes = figure.add_subplot()
+    places = _places(sizes)
     # Bars on the same n would hide each other: each arm is moved a little aside on the logarithmic axis.
     step = 0.10 if len(sizes) == 1 else 0.018
     for i, (arm, width) in enumerate(zip(arms, line_widths(len(arms)), strict=True)):
         style, of_arm = styles[arm], sorted((r for r in rows if r.arm == arm), key=lambda r: r.n)
-        x = np.array([r.n for r in of_arm]) * np.exp(step * (i - (len(arms) - 1) / 2))
+        x = np.array([places[r.n] for r in of_arm]) * np.exp(step * (i - (len(arms) - 1) / 2))
         mean = np.array([r.mean for r in of_arm])
         low, high = np.array([r.ci_low for r in of_arm]), np.array([r.ci_high for r in of_arm])
         # Bands of many arms add up to mud; their bars remain.
@@ -58,8 +59,12 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     if len(sizes) > 1:
         axes.set_xscale("log")
     else:
-        axes.set_xlim(sizes[0] * np.exp(-step * (len(arms) / 2 + 1)), sizes[0] * np.exp(step * (len(arms) / 2 + 1)))
-    axes.xaxis.set_major_locator(FixedLocator([float(n) for n in sizes]))
+        [only], reach = places.values(), np.exp(step * (len(arms) / 2 + 1))
+        axes.set_xlim(only / reach, only * reach)
+    if 0 in sizes and len(sizes) > 1:
+        # Between 0 and the next place lies no part of a logarithmic axis.
+        axes.axvline((places[sizes[0]] * places[sizes[1]]) ** 0.5, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)))
+    axes.xaxis.set_major_locator(FixedLocator(list(places.values())))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([str(n) for n in sizes])
     axes.set_xlabel("target patients with annotations (n)")
@@ -67,6 +72,11 @@ def learning_curve(rows: Sequence[SummaryRow], styles: Mapping[str, ArmStyle], y
     axes.set_ylabel(f"{ylabel}, mean and 95 % interval" if known else f"{ylabel}, mean")
     legend_below(figure, axes)
     return figure
+
+
+def _places(sizes: Sequence[int]) -> dict[int, float]:
+    """Where each of the ascending sizes stands on a logarithmic axis: 0, which has no logarithm, before the others."""
+    return {n: float(n or min((other for other in sizes if other), default=2) / 2) for n in sizes}
 
 
 def difference_limits(comparisons: Sequence[Comparison]) -> tuple[float, float] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,6 +97,7 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
     files = material.files
     arms = files.arms()
     styles = arm_styles(arms)
+    without_model = {} if files.config is None else files.config.target_training.without_model_at_zero()
     comparisons = sorted(files.comparisons, key=lambda c: (c.n, arms.index(c.arm)))
     differences = difference_pictures(material, comparisons, styles)
     plots = []
@@ -119,7 +120,8 @@ def _study_content(material: Material, study: StudyRows) -> dict[str, Any]:
         "cross_validation": files.cross_validation,
         "patients": len(study.patients),
         "resamples": files.table_settings.resamples,
-        "incomplete": [*missing_units(material), *incomplete_cells(study)],
+        "incomplete": [*missing_units(material), *incomplete_cells(study, without_model)],
+        "without_model": [f"{arm}: {reason}" for arm, reason in without_model.items()],
         "empty_masks": empty_masks(study),
         "empty_policy": files.config and files.config.evaluation.empty_masks,
     }
@@ -208,8 +210,13 @@ def missing_units(material: Material) -> list[str]:
     ]
 
 
-def incomplete_cells(study: StudyRows) -> list[str]:
-    """Names the arms that lack measurements which other arms have, so that no average hides a failed unit."""
+def incomplete_cells(study: StudyRows, without_model: Collection[str] = ()) -> list[str]:
+    """Names the arms that lack measurements which other arms have, so that no average hides a failed unit.
+
+    Args:
+        study: all rows.
+        without_model: arms that have no model of n = 0.
+    """
     lacking = []
     for n in study.sizes:
         table = study.table("dice", n)
@@ -218,7 +225,8 @@ def incomplete_cells(study: StudyRows) -> list[str]:
         for arm, cells in zip(table.arms, measured, strict=True):
             if int(cells.sum()) < most:
                 lacking.append(f"{arm} at n = {n}: {int(cells.sum())} of {most} patient × repeat cells")
-        lacking += [f"{arm} at n = {n}: not run" for arm in study.arms if arm not in table.arms]
+        absent = [arm for arm in study.arms if arm not in table.arms and (n > 0 or arm not in without_model)]
+        lacking += [f"{arm} at n = {n}: not run" for arm in absent]
     return lacking
 
 

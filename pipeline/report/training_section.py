@@ -83,7 +83,8 @@ def target_section(material: Material) -> Section:
         first = {arm: next((u for u in units if (u.arm, u.n) == (arm, n)), None) for arm in arms}
         histories = {arm: u.history() for arm, u in first.items() if u is not None}
         drawn = {arm: h for arm, h in histories.items() if h}
-        missing += [f"train-target/n{n:02d} holds no history.csv of {arm}." for arm in histories if arm not in drawn]
+        untold = [arm for arm, u in first.items() if u is not None and u.record.steps and arm not in drawn]
+        missing += [f"train-target/n{n:02d} holds no history.csv of {arm}." for arm in untold]
         if drawn:
             alt = f"Data term and KL of every arm on the target at n = {n}"
             plots.append((n, material.pictures.add(f"target-training-n{n:02d}", target_training(drawn, styles), alt)))

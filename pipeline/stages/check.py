@@ -28,6 +28,7 @@ from pipeline.packs.pack_weights import require_whole
 from pipeline.stages.cohorts import make_cohorts, read_datasets
 from pipeline.stages.image_models import patients_learned_from
 from pipeline.stages.resources import Resources
+from pipeline.stages.same_task import require_same_task
 from pipeline.stages.source_translation import target_patients
 from pipeline.stages.study_plan import KEY, STAGE, UNLABELLED, StudyPlan, make_split, plan_folder, read_plan
 from pipeline.stages.target_cells import target_cells
@@ -215,6 +216,8 @@ def run(config: StudyConfig, workspace: Workspace, resources: Resources) -> None
     refuse(examination.errors())
     compare_with_source(examination.plan, resources.strict)
     refuse(examination.empty_targets())
+    for arm, reason in config.target_training.without_model_at_zero().items():
+        logger.info("arm %s has no model of n = 0: %s", arm, reason)
 
 
 def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> list[Unit]:
@@ -243,14 +246,17 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
     if scans.withheld:
         beside["withheld"] = list(scans.withheld)
     plan = PlanRecord(split=split.as_json(), classes=classes, channels=inputs, **beside)
-    # Impossible sizes and folds, and image models or translations without scans, are refused before any training.
-    drawn = StudyPlan(split, classes, inputs, config, workspace, unlabelled=scans.patients)
+    pack = None if config.source_pack is None else open_pack(config.source_pack)
+    record = None if pack is None else pack.record
+    # Impossible sizes and folds, a source of another task, and image models or translations without scans are refused
+    # before any training.
+    drawn = StudyPlan(split, classes, inputs, config, workspace, record, unlabelled=scans.patients)
+    require_same_task(drawn)
     for arm in config.target_training.arms:
         target_cells(drawn, arm)
     for name in config.image_models:
         patients_learned_from(drawn, name)
     target_patients(drawn)
-    pack = None if config.source_pack is None else open_pack(config.source_pack)
     datasets[target] = with_unlabelled(datasets[target], folder, scans.names, split)
     files = {name: _file_digests(dataset, workspace) for name, dataset in datasets.items()}
     noticed = {name: [finding.as_json() for finding in dataset.findings] for name, dataset in datasets.items()}
@@ -261,7 +267,7 @@ def units(config: StudyConfig, workspace: Workspace, resources: Resources) -> li
         "split": split,
         "channels": channels,
         "config": config,
-        "pack": None if pack is None else pack.record,
+        "pack": record,
         "jobs": resources.execution(config).jobs,
     }
     modalities = {name: config.datasets[name].modality.value for name in datasets}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.errors import GraftError
@@ -53,7 +53,7 @@ class KindForecast:
 class StageForecast:
     """A stage: its kinds, or why nothing can be said of it yet, or why the study does not need it.
 
-    What a round of self-training costs is known before its units are.
+    What a round of self-training costs, and which arms have no model of n = 0, is known before the units are.
     """
 
     stage: Stage
@@ -61,6 +61,7 @@ class StageForecast:
     unknown: str = ""
     needless: str = ""
     rounds: tuple[RoundCost, ...] = ()
+    without_model: Mapping[str, str] = field(default_factory=dict)
 
 
 def forecast(
@@ -88,12 +89,20 @@ def forecast(
             if stage in needless:
                 yield StageForecast(stage, needless=needless[stage])
                 continue
-            rounds: tuple[RoundCost, ...] = ()
+            found = StageForecast(stage)
             try:
-                rounds = tuple(round_costs(config, workspace)) if stage is Stage.INFER else ()
-                yield StageForecast(stage, _kinds(stage, config, workspace, resources, probe), rounds=rounds)
+                found = _known_before(found, config, workspace)
+                yield replace(found, kinds=_kinds(stage, config, workspace, resources, probe))
             except GraftError as error:
-                yield StageForecast(stage, unknown=error.found, rounds=rounds)
+                yield replace(found, unknown=error.found)
+
+
+def _known_before(found: StageForecast, config: StudyConfig, workspace: Workspace) -> StageForecast:
+    """What is known of a stage before its units are."""
+    if found.stage is not Stage.INFER:
+        return found
+    without = config.target_training.without_model_at_zero()
+    return replace(found, rounds=tuple(round_costs(config, workspace)), without_model=without)
 
 
 def _kinds(

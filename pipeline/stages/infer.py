@@ -11,6 +11,7 @@ from pipeline.execution.unit import Outcome, Unit, is_done
 from pipeline.execution.units import Execution, StageRun
 from pipeline.stages.older_layout import refuse_older_layout
 from pipeline.stages.resources import Resources
+from pipeline.stages.same_task import require_same_task
 from pipeline.stages.study_plan import StudyPlan, read_plan
 from pipeline.stages.target_checks import compare_grids, compare_with_source, refuse_empty_labels, require_kernel_size
 from pipeline.stages.target_plan import plan_target
@@ -51,13 +52,15 @@ def refuse_unusable(target: TargetPlan, plan: StudyPlan, strict: bool) -> None:
     """Refuses inputs that would stop or spoil a training, before any training starts.
 
     Raises:
-        DataError: the label of a target patient is empty, or (`strict`) source and target differ.
+        DataError: the label of a target patient is empty, the source is of another task and an arm needs the same, or
+            (`strict`) source and target differ.
         ModelError: a prior was fitted to kernels of another size.
     """
     if strict:
         # Otherwise `check` has reported the difference.
         compare_with_source(plan, strict)
     compare_grids(plan, strict)
+    require_same_task(plan)
     tasks = target.tasks()
     used = {patient: cases for task in tasks for patient, cases in task.patients.items()}
     refuse_empty_labels([case for patient in sorted(used) for case in used[patient]])

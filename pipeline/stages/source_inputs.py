@@ -10,7 +10,6 @@ from typing import Any
 from models.filters import FilterLayer
 from models.heads import Heads
 from pipeline.arms.choices import ArmOptions, Initialisation
-from pipeline.arms.target_network import TargetNetwork
 from pipeline.deployment.updatable_model import UpdatableModel, find_updatable
 from pipeline.execution.unit import Unit
 from pipeline.stages import collect_filters, fit_priors
@@ -77,10 +76,6 @@ class SourceInputs:
             inputs["image_model"] = image_models[arm.image_model]
             recipe["image_model"] = image_models[arm.image_model].digest
         if arm.update_from is not None:
-            dataset = config.target.dataset
-            heads = Heads.of(plan.classes[dataset])
-            outputs = heads.outputs(len(plan.classes[dataset]))
-            network = TargetNetwork(arm.network or config.network, len(plan.channels[dataset]), outputs, heads)
-            inputs["updated"] = find_updatable(arm.update_from, network)
+            inputs["updated"] = find_updatable(arm.update_from, plan.target_network(arm.network or config.network))
             recipe["update_from"] = inputs["updated"].digest
         return cls(recipe, **inputs)

@@ -16,6 +16,8 @@ from data.errors import ConfigError
 from data.splits import Choice, Split, draw_split
 from data.stored_record import read_record
 from models.heads import Heads
+from models.networks.factory import NetworkOptions
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.config.study import StudyConfig
 from pipeline.execution.unit import require_done
 from pipeline.packs.pack_record import PACK, PackRecord
@@ -90,6 +92,12 @@ class StudyPlan:
     def source_outputs(self) -> int:
         """Number of output channels of the source networks."""
         return self.source_heads.outputs(len(self.source_classes))
+
+    def target_network(self, options: NetworkOptions) -> TargetNetwork:
+        """A network for the channels and classes of the target."""
+        dataset = self.config.target.dataset
+        heads = Heads.of(self.classes[dataset])
+        return TargetNetwork(options, len(self.channels[dataset]), heads.outputs(len(self.classes[dataset])), heads)
 
     def labels(self, dataset: str) -> dict[str, Any]:
         """What the label maps of a dataset mean, for recipes; exclusive classes without ignored voxels say no more."""

@@ -101,7 +101,7 @@ def _cross_validated(plan: StudyPlan, sizes: Sequence[int], repeat: int) -> list
     if too_large:
         raise DataError(
             f"`target_training.sizes` holds {too_large[0]}, but a fold leaves {fewest} of {len(patients)} patients",
-            expected=f"sizes from 1 to {fewest}; all {len(patients)} patients except those of a fold are always a size",
+            expected=f"sizes from 0 to {fewest}; all {len(patients)} patients except those of a fold are always a size",
             fix="correct `target_training.sizes` or raise `target.folds`",
         )
     subsets = [nested_subsets(rest, smaller, repeat, config.seed) for rest in left]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pipeline.arms.prediction_unit import PredictionTask, predict_test_cases
 from pipeline.arms.pseudo_labels import Teacher
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, member_seed, train_member
 from pipeline.arms.unlabelled_use import SelfTrainingOptions
+from pipeline.arms.without_annotation import is_source_alone, of_source_alone
 from pipeline.execution.unit import Unit
 from pipeline.stages.image_models import image_model_units
 from pipeline.stages.resources import Resources
@@ -26,6 +28,8 @@ from pipeline.storage.digest import digest
 
 _LETTERS = 12
 """Letters of a digest in the name of a training or a prediction."""
+_SIZE_OF_A_COPY = 1e-3
+"""Of a source network that is taken as it is, in trainings of a point estimate."""
 
 
 def cell_key(n: int, repeat: int) -> str:
@@ -64,6 +68,7 @@ class LearningPlanner:
 
     def trainings(self, arm: ArmOptions, source: SourceInputs, cell: Cell, patients: Sequence[str]) -> list[Unit]:
         """The trainings of all members on the same patients; of students, those of the last round."""
+        cell = _told_apart(arm, cell)
         if not arm.rounds:
             return [self._training(arm, source, cell.n, cell.repeat, patients, member) for member in range(arm.members)]
         before = arm.at_round(arm.rounds - 1)
@@ -95,7 +100,8 @@ class LearningPlanner:
 
         `taught` has a student's pseudo-labels and the training of the same member in the round before.
         """
-        config, learned = self._config, arm.of_training()
+        config, alone = self._config, is_source_alone(arm, n)
+        learned = of_source_alone(arm) if alone else arm.of_training()
         starts = list(range(len(source.networks)))
         if arm.init is not Initialisation.BRANCHES:
             starts = [(member * arm.components + k) % max(len(source.networks), 1) for k in range(arm.components)]
@@ -108,16 +114,8 @@ class LearningPlanner:
             "repeat": repeat,
             **source.recipe,
             **({"networks": [source.networks[k][0] for k in starts]} if source.networks else {}),
-            "steps": config.target_training.steps,
-            "floor_rate": config.target_training.floor_rate,
-            "likelihood": config.target_training.likelihood.value,
-            "optimiser": config.target_training.optimiser.in_recipe(),
             "network": (arm.network or config.network).model_dump(mode="json"),
-            "patches": config.patches.model_dump(mode="json"),
-            "augmentation": config.augmentation.model_dump(mode="json"),
-            "computing": self._settings.computing.model_dump(mode="json"),
-            "seed": config.seed,
-            "threads": self._execution.threads,
+            **({} if alone else self._optimisation()),
             "version": 2,
             **({} if taught is None else {"pseudo_labels": taught[0].digest}),
         }
@@ -125,7 +123,7 @@ class LearningPlanner:
         if key not in self.found.trainings:
             task = TrainingTask(
                 learned,
-                arm.network or config.network,
+                self._plan.target_network(arm.network or config.network),
                 member,
                 n,
                 repeat,
@@ -140,16 +138,37 @@ class LearningPlanner:
                 None if source.image_model is None else self.folder(source.image_model),
                 None if taught is None else self._teacher(*taught),
             )
-            size = arm.components * learned.train_samples * (1.2 if arm.is_bayesian else 1.0)
-            if isinstance(learned.unlabelled, SelfTrainingOptions):
-                size *= 1 + learned.unlabelled.patches / config.patches.batch
             arguments = {"task": task, "settings": self._settings}
             needed = [*([] if source.image_model is None else [source.image_model]), *(taught or ())]
             needs = tuple(unit.name for unit in needed)
             self.found.trainings[key] = Unit(
-                TRAININGS, key, recipe, train_member, arguments, size, resumable=True, needs=needs
+                TRAININGS, key, recipe, train_member, arguments, self._size(task), resumable=True, needs=needs
             )
         return self.found.trainings[key]
+
+    def _optimisation(self) -> dict[str, Any]:
+        """How members are trained, as a recipe holds it."""
+        config = self._config
+        return {
+            "steps": config.target_training.steps,
+            "floor_rate": config.target_training.floor_rate,
+            "likelihood": config.target_training.likelihood.value,
+            "optimiser": config.target_training.optimiser.in_recipe(),
+            "patches": config.patches.model_dump(mode="json"),
+            "augmentation": config.augmentation.model_dump(mode="json"),
+            "computing": self._settings.computing.model_dump(mode="json"),
+            "seed": config.seed,
+            "threads": self._execution.threads,
+        }
+
+    def _size(self, task: TrainingTask) -> float:
+        """Duration of a training, in trainings of a point estimate on annotated scans alone."""
+        if not task.learns:
+            return _SIZE_OF_A_COPY
+        size = task.arm.components * task.arm.train_samples * (1.2 if task.arm.is_bayesian else 1.0)
+        if isinstance(task.arm.unlabelled, SelfTrainingOptions):
+            size *= 1 + task.arm.unlabelled.patches / self._config.patches.batch
+        return size
 
     def _teacher(self, pseudo_labels: Unit, before: Unit) -> Teacher:
         return Teacher(self.folder(pseudo_labels), pseudo_labels.arguments["task"].cases, self.folder(before))
@@ -174,7 +193,7 @@ class LearningPlanner:
         named: bool,
     ) -> Unit:
         """A prediction: planned once, whatever needs it; `named` after its cases where others could be meant."""
-        config, predicted = self._config, arm.of_prediction()
+        config, predicted, cell = self._config, arm.of_prediction(), _told_apart(arm, cell)
         basis: dict[str, Any] = {
             "trainings": [training.digest for training in trainings],
             "draws": predicted.draws,
@@ -236,6 +255,11 @@ class LearningPlanner:
         for patient, role in roles.items():
             self._plan.digests(role, [patient])
         return [case for patient, role in roles.items() for case in self._plan.cached(role, patient)]
+
+
+def _told_apart(arm: ArmOptions, cell: Cell) -> Cell:
+    """The cell under whose name an arm is trained and predicts: where it learns nothing, all repeats are the first."""
+    return replace(cell, repeat=0) if is_source_alone(arm, cell.n) else cell
 
 
 def named_key(n: int, repeat: int, arm: ArmOptions, which: str, recipe: Mapping[str, Any]) -> str:

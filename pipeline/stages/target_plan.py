@@ -25,6 +25,7 @@ from pipeline.arms.objective_name import objective_name
 from pipeline.arms.target_training_options import Tuning
 from pipeline.arms.tuned_rate import RateTask, read_rate, tune_rate
 from pipeline.arms.unlabelled_use import NoUnlabelledOptions
+from pipeline.arms.without_annotation import is_source_alone
 from pipeline.config.study import StudyConfig
 from pipeline.deployment.arm_model import ArmTask, TestedFold, write_arm
 from pipeline.deployment.model_description import ModelOrigin
@@ -258,15 +259,16 @@ class _Planner:
             n=cell.n,
             repeat=cell.repeat,
             patients=tuple(patients),
-            steps=config.target_training.steps,
+            steps=0 if is_source_alone(arm, cell.n) else config.target_training.steps,
             choices=arm,
-            objective=objective_name(arm, config.target_training, config.patches),
+            objective=objective_name(arm, cell.n, config.target_training, config.patches),
             trainings=tuple(training.key for training in trainings),
             predictions=tuple(prediction.key for prediction, _ in folds),
             **_told_of_rounds(rounds, cell.final is not None),
         )
         task = ArmTask(
             record,
+            self._plan.classes[config.target.dataset],
             [case for patient in patients for case in self._plan.cached("pool", patient)],
             self._learning.seeds(arm, cell.repeat),
             [self._learning.folder(training) for training in trainings],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -25,22 +26,23 @@ class _Training:
     """What the duration of a training depends on; `steps` of an arm count each draw and each component."""
 
     network: NetworkOptions
-    case: CachedCase
+    channels: int
+    outputs: int
     patches: PatchOptions
     computing: ComputingOptions
     device: str
     steps: float
 
-    @property
-    def outputs(self) -> int:
-        """Channels of the network's output."""
-        return self.case.heads.outputs(len(self.case.classes))
+    @classmethod
+    def on(cls, case: CachedCase, network: NetworkOptions, *about: Any) -> _Training:
+        """The training of a network for the channels and classes of a case."""
+        return cls(network, case.channels, case.heads.outputs(len(case.classes)), *about)
 
     @property
     def of_a_step(self) -> str:
         """Digest of what a step depends on."""
         options = [own.model_dump(mode="json") for own in (self.network, self.patches, self.computing)]
-        return digest([*options, self.case.channels, self.outputs, self.device])
+        return digest([*options, self.channels, self.outputs, self.device])
 
 
 def _training(unit: Unit) -> _Training | None:
@@ -48,17 +50,16 @@ def _training(unit: Unit) -> _Training | None:
     task = unit.arguments.get("task")
     if isinstance(task, SourceTask):
         device = unit.arguments["device"]
-        return _Training(task.network, task.drawn[0][0], task.patches, task.computing, device, task.steps)
+        return _Training.on(task.drawn[0][0], task.network, task.patches, task.computing, device, task.steps)
     if isinstance(task, ImageModelTask):
         # Of the objectives, some take twice the time of a segmentation network's step; what it says is a first guess.
         network, device = without_deep_supervision(task.network), unit.arguments["device"]
-        return _Training(network, task.scans[0], task.patches, task.computing, device, task.options.steps)
+        return _Training.on(task.scans[0], network, task.patches, task.computing, device, task.options.steps)
     if isinstance(task, TrainingTask):
         own = unit.arguments["settings"]
-        network = without_deep_supervision(task.network)
-        return _Training(
-            network, task.first_case, own.patches, own.computing, own.device, own.options.steps * unit.size
-        )
+        network = without_deep_supervision(task.network.options)
+        shapes, steps = (task.network.channels, task.network.outputs), own.options.steps * unit.size
+        return _Training(network, *shapes, own.patches, own.computing, own.device, steps if task.learns else 0)
     return None
 
 
@@ -78,14 +79,14 @@ class TrainingProbe:
         trainings = [_training(unit) for unit in units]
         if any(own is None or not _is_here(own.device) for own in trainings):
             return None
-        return sum(own.steps * self._step(own) for own in trainings if own is not None)
+        return sum(own.steps * self._step(own) for own in trainings if own is not None and own.steps)
 
     def _step(self, training: _Training) -> float:
         key = training.of_a_step
         if key not in self._timed:
             with torch_threads(self.threads):
                 computing = Computing(training.computing, training.device)
-                channels, outputs = training.case.channels, training.outputs
+                channels, outputs = training.channels, training.outputs
                 network = computing.place(build_network(training.network, channels, outputs))
                 self._timed[key] = seconds_per_step(network, computing, channels, outputs, training.patches)
         return self._timed[key]

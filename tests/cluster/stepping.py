@@ -16,6 +16,7 @@ import numpy as np
 from models.networks.residual_unet import ResidualUNetOptions
 from models.posteriors.mixture import MixtureOptions
 from pipeline.arms.choices import L2, ArmOptions
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, train_member
 from pipeline.execution.backend_options import SubmititOptions
@@ -79,7 +80,7 @@ def training_task(root: Path) -> TrainingTask:
         save_arrays(root / "case" / ARRAYS, arrays, {"affine": np.eye(4).tolist(), "channels": ["T1"], "case": "a"})
     arm = ArmOptions(prior=L2, posterior=MixtureOptions(components=2))
     network = ResidualUNetOptions(channels=(4, 6), encoder_blocks=(0, 1))
-    return TrainingTask(arm, network, 0, 1, 0, {"a": [case]}, (), (), {}, {}, {})
+    return TrainingTask(arm, TargetNetwork.of(network, case), 0, 1, 0, {"a": [case]}, (), (), {}, {}, {})
 
 
 def training_settings(steps: int) -> TrainingSettings:

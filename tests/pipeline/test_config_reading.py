@@ -114,7 +114,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     [
         ("patches.batch=0", ["`patches.batch` is 0", "greater than or equal to 1"]),
         ("datasets.a.modality=pet", ["`datasets.a.modality`", "'pet'", "'ct'"]),
-        ("target_training.sizes=[0]", ["`target_training.sizes`", "at least 1"]),
+        ("target_training.sizes=[0]", ["no arm has a model without annotated target patients"]),
         (
             "target_training.reference_sizes=[4]",
             ["`target_training.reference_sizes` asks for 4 patients", "`target.pool` has 2"],

@@ -239,8 +239,8 @@ def test_a_head_of_another_kind_is_left_behind(make_case, tmp_path: Path) -> Non
     for classes, anew in (({"cube": (1,)}, False), ({"whole": (1,), "core": (1,)}, True)):
         case = make_case(classes=classes)
         arm = ArmOptions(init=Initialisation.SOURCE)
-        task = TrainingTask(arm, options, 0, 1, 0, {"p": [case]}, [tmp_path / "s.safetensors"], [], {}, {}, {})
-        network = TargetNetwork.of(options, case).build(2)
-        started = start_from_source(network, task.knowledge().states[0])
+        network = TargetNetwork.of(options, case)
+        task = TrainingTask(arm, network, 0, 1, 0, {"p": [case]}, [tmp_path / "s.safetensors"], [], {}, {}, {})
+        started = start_from_source(network.build(2), task.knowledge().states[0])
         assert bool(started) is anew
         assert all(name.startswith("head.") for name in started)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from data.splits import BootstrapSample
 from models.networks.factory import NetworkOptions
 from pipeline.arms.choices import ArmOptions
+from pipeline.arms.target_network import TargetNetwork
 from pipeline.arms.target_training_options import TargetTrainingOptions
 from pipeline.arms.training_unit import TrainingSettings, TrainingTask, train_member
 from pipeline.execution.unit import Unit
@@ -66,7 +67,9 @@ def of_images(case: CachedCase) -> Unit:
 
 def of_target(case: CachedCase) -> Unit:
     """Four steps, each of which takes as long as three of a plain network."""
-    task = TrainingTask(ArmOptions(), NETWORK, 0, 1, 0, {case.patient: [case]}, (), (), {}, {}, {})
+    task = TrainingTask(
+        ArmOptions(), TargetNetwork.of(NETWORK, case), 0, 1, 0, {case.patient: [case]}, (), (), {}, {}, {}
+    )
     options = TargetTrainingOptions(arms=["random"], steps=4)
     settings = TrainingSettings(options, PATCHES, AugmentationOptions(), 1, "cpu", FLOAT32)
     return Unit("train-target", "b", {}, train_member, {"task": task, "settings": settings}, size=3)

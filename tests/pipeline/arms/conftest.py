@@ -209,7 +209,7 @@ class Bench:
         trainings = [
             TrainingTask(
                 arm=arm.of_training(),
-                network=NETWORK,
+                network=TargetNetwork(NETWORK, 1, classes + 1),
                 member=member,
                 n=2,
                 repeat=0,
@@ -274,6 +274,7 @@ class Bench:
             progress,
             task=ArmTask(
                 record=record,
+                classes=task.test[0].classes,
                 cases=[case for cases in task.trainings[0].patients.values() for case in cases],
                 seeds=seeds,
                 trainings=list(trainings.values()),

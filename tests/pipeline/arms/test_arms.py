@@ -401,7 +401,7 @@ def test_an_image_model_and_a_start_from_it_need_each_other() -> None:
 )
 def test_only_an_elbo_is_called_one(arm: dict, options: dict, share: float, words: list[str]) -> None:
     study = TargetTrainingOptions(arms={"arm": {"preset": "random", **arm} if arm else {"preset": "random"}}, **options)
-    name = objective_name(study.arms["arm"], study, PatchOptions(foreground_share=share))
+    name = objective_name(study.arms["arm"], 2, study, PatchOptions(foreground_share=share))
     assert all(word in name for word in words), name
     assert ("ELBO" in name) == (words == ["negative ELBO per voxel"])
     assert study.likelihood in Likelihood
@@ -427,7 +427,12 @@ def test_every_arm_learns_overlapping_structures_from_partial_annotation(
     patients = {"p": [partly("a")], "q": [partly("b")]}
     regions = {"whole": (1, 2), "core": (2,)}
     trainings = [
-        replace(training, patients=patients, teacher=training.teacher and bench.teacher(regions))
+        replace(
+            training,
+            network=TargetNetwork.of(bench.network, patients["p"][0]),
+            patients=patients,
+            teacher=training.teacher and bench.teacher(regions),
+        )
         for training in task.trainings
     ]
     bench.run(replace(task, trainings=trainings, test=[partly("t", 20)]), tmp_path / "out")
