@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.config.study import StudyConfig
 from pipeline.evaluation.arm_ranking import arms_with_patients_enough, best_arms
+from pipeline.evaluation.case_row import CaseRow
 from pipeline.evaluation.statistics import Interval
 from pipeline.evaluation.tables import SummaryRow, compared_sizes
 from pipeline.report.number_text import interval_text, listing, number
@@ -23,7 +25,7 @@ def headline(files: StudyFiles, results: Section) -> dict[str, Any]:
     if study is not None:
         facts = [
             ("arms", str(len(study.arms))),
-            ("n, target patients", ", ".join(str(n) for n in study.sizes)),
+            ("n, target patients", ", ".join(str(n) for n in told_sizes(study.rows))),
             ("repeats", str(len(study.repeats))),
             ("test patients", str(len(study.patients))),
         ]
@@ -43,6 +45,11 @@ def headline(files: StudyFiles, results: Section) -> dict[str, Any]:
         "no_interval": results.content.get("no_interval", ""),
         "synthetic": synthetic_warning(files),
     }
+
+
+def told_sizes(rows: Sequence[CaseRow] | Sequence[SummaryRow]) -> tuple[int, ...]:
+    """Numbers of target patients that the head names: where arms can be compared, and 0, which few arms have."""
+    return tuple(sorted({*compared_sizes(rows), *(row.n for row in rows if row.n == 0)}))
 
 
 def dataset_title(config: StudyConfig, dataset: str) -> str:
@@ -77,7 +84,7 @@ def synthetic_warning(files: StudyFiles) -> str | None:
 def highest_dice(summary: list[SummaryRow], differences: dict[int, dict[str, str]]) -> list[dict[str, Any]]:
     """Names the arms with the highest mean Dice at every size, with the paired difference of the best Bayesian arm."""
     best: list[dict[str, Any]] = []
-    for n in compared_sizes(summary):
+    for n in told_sizes(summary):
         rows = [r for r in summary if r.n == n and r.metric == "dice" and r.mean == r.mean]
         enough = arms_with_patients_enough({r.arm: r.patients or r.cases for r in rows})
         rows = [r for r in rows if r.arm in enough]

@@ -268,8 +268,9 @@ class StudyFiles:
         return list(dict.fromkeys([*(arm for arm in self.arm_options() if arm in known), *known]))
 
     def first_units(self) -> dict[str, InferredUnit]:
-        """Arm → its first trained unit."""
-        return {arm: unit for arm in self.arms() if (unit := next((u for u in self.units if u.arm == arm), None))}
+        """Arm → its first unit that was trained; where none was, its first source network as it is."""
+        own = {arm: [unit for unit in self.units if unit.arm == arm] for arm in self.arms()}
+        return {arm: max(units, key=lambda unit: unit.record.steps > 0) for arm, units in own.items() if units}
 
     def _tabled(self) -> list[str]:
         return [*(r.arm for r in self.summary), *(self.study.arms if self.study else ()),

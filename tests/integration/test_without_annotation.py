@@ -79,6 +79,9 @@ def test_tables_have_a_gap_and_the_report_says_why(workspace: Path) -> None:
     assert "holds no history" not in page
     assert "random at n = 0" not in page
     assert "“fine_tune” and “fine_tune_ends” were each the source network" in page
+    assert "0, 1" in page.split("n, target patients")[1][:100]
+    # What was minimised is told of the trainings, and not of the networks that are as they are.
+    assert "source networks as they are)" not in page.split('id="methods"')[1]
 
 
 def test_the_model_predicts_and_is_exported(workspace: Path, config: Path, tmp_path: Path) -> None:

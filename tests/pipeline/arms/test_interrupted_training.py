@@ -95,7 +95,8 @@ def test_networks_with_statistics_and_dropout_and_an_earlier_posterior_go_on_too
     first = changed("dwp_source", prior="gaussian_full", draws=1)
     bench.run(bench.task(first, "old"), tmp_path / "old")
     [updating] = bench.task(changed("dwp_source", prior="gaussian_full", update_from=tmp_path / "old")).trainings
-    for name, own in {"dropout": replace(task, network=replace(task.network, options=network)), "update": updating}.items():
+    dropping = replace(task, network=replace(task.network, options=network))
+    for name, own in {"dropout": dropping, "update": updating}.items():
         whole = tmp_path / f"{name}-whole"
         whole.mkdir()
         train_member(whole, ProgressFile(tmp_path / "progress"), task=own, settings=settings)
