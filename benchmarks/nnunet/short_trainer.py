@@ -6,6 +6,7 @@ length of the training is given, and that the scans that it learned from are not
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 EPOCHS = 20
-"""The rate falls from epoch to epoch; so a short training, too, has enough of them."""
+"""The rate falls from epoch to epoch; so a short training, too, has enough of them. `PEER_EPOCHS` asks for others."""
 
 
 class ShortTrainer(nnUNetTrainer):
@@ -30,8 +31,9 @@ class ShortTrainer(nnUNetTrainer):
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
         iterations = int(os.environ["PEER_ITERATIONS"])
-        self.num_epochs = min(EPOCHS, iterations)
-        self.num_iterations_per_epoch = max(iterations // self.num_epochs, 1)
+        self.num_epochs = min(int(os.environ.get("PEER_EPOCHS", EPOCHS)), iterations)
+        # Not fewer in all than were asked for.
+        self.num_iterations_per_epoch = math.ceil(iterations / self.num_epochs)
         # What they would measure is of the scans that are learned from.
         self.num_val_iterations_per_epoch = 1
 
