@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from data.stored_record import record_if_there
 from pipeline.report.number_text import counted
 from pipeline.report.study_files import History, folders, read_history
-from pipeline.storage.file_names import HISTORY, IMAGE_MODELS
+from pipeline.storage.file_names import HISTORY, IMAGE_MODELS, PICTURES
 from pipeline.storage.tensors import load_about, load_arrays
 from pipeline.training.image_model_files import ABOUT, ImageModelRecord
 from pipeline.training.image_model_options import Scans
-from pipeline.training.image_model_pictures import PICTURES
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from data.stored_record import record_if_there
 from pipeline.report.image_model_figures import slice_grid
 from pipeline.report.number_text import counted, listing, number, percent
 from pipeline.report.section import Material, Section
-from pipeline.storage.file_names import TRANSLATIONS
+from pipeline.storage.file_names import PICTURES, TRANSLATIONS
 from pipeline.storage.tensors import load_about, load_arrays
 from pipeline.training.translation_options import RandomContrast
-from pipeline.training.translation_record import ABOUT, PICTURES, TranslationRecord
+from pipeline.training.translation_record import ABOUT, TranslationRecord
 
 _SCAN_COLOURS = 64
 """Of a picture of grey slices."""

@@ -16,12 +16,9 @@ from torch import Tensor
 from models.image_models.image_model import ImageModel
 from models.latent_walks import by_use, straight_line, walks_along_axes
 from pipeline.storage.cached_image import FOREGROUND, CachedImage
+from pipeline.storage.file_names import PICTURES
 from pipeline.storage.tensors import save_tensors
 
-PICTURES = "pictures.safetensors"
-"""Tensors `[S, X, Y]`: `original`, `shown` and `reconstructed` slices of the first channel of S scans. Of a variational
-model also `traversal` `[A, P, X, Y]`, P points along each of A principal axes of the encodings, and `interpolation`
-`[P, X, Y]`, between the first two scans."""
 _SCANS, _ENCODED = 3, 32
 _POINTS, _AXES, _REACH = 5, 6, 2.0
 
@@ -35,7 +32,12 @@ def write_pictures(
     generator: torch.Generator,
     device: torch.device,
 ) -> None:
-    """Computes the pictures of a model in evaluation mode, of the first scans of different patients."""
+    """Computes the pictures of a model in evaluation mode, of the first scans of different patients.
+
+    They are tensors `[S, X, Y]`: `original`, `shown` and `reconstructed` slices of the first channel of S scans. Of a
+    variational model also `traversal` `[A, P, X, Y]`, P points along each of A principal axes of the encodings, and
+    `interpolation` `[P, X, Y]`, between the first two scans.
+    """
     everyone = list({scan.patient: scan for scan in reversed(scans)}.values())[::-1]
     chosen, found = everyone[:_SCANS], dict[str, list[Tensor]]()
     for scan in chosen:

@@ -75,7 +75,9 @@ def pictured_scans(
 ) -> tuple[Mapping[str, Tensor], dict[str, Any]]:
     """Slices through the middle of the first scans of different patients, and the names of the scans.
 
-    Source scans are translated whole. All slices have the size of the largest scan.
+    The slices are `source` and `translated`, `[S, X, Y]` of the first channel of S source scans, and `target` of as
+    many target scans, where there are any. Source scans are translated whole.
+    All slices have the size of the largest scan.
     """
     own, others = (_of_different_patients(cases) for cases in (source, targets))
     size = np.max([case.shape for case in (*own, *others)], axis=0).tolist()

@@ -16,13 +16,14 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.storage.atomic import write_record
 from pipeline.storage.cached_case import CachedCase
 from pipeline.storage.cached_image import CachedImage
+from pipeline.storage.file_names import PICTURES
 from pipeline.storage.tensors import save_tensors
 from pipeline.training.patches import PatchOptions
 from pipeline.training.scan_statistics import foreground_values, tissue_statistics
 from pipeline.training.source_translation import STATISTICS, TranslationInputs
 from pipeline.training.translation_evidence import kernel_distances, pictured_scans
 from pipeline.training.translation_options import HistogramMatching, RandomContrast, TranslationOptions
-from pipeline.training.translation_record import ABOUT, PICTURES, TranslationRecord
+from pipeline.training.translation_record import ABOUT, TranslationRecord
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,6 @@ from pipeline.training.translation_options import (
 
 ABOUT = "translation.json"
 """`TranslationRecord`."""
-PICTURES = "pictures.safetensors"
-"""Tensors `[S, X, Y]`: `source` and `translated` slices of the first channel of S source scans, and `target` slices of
-as many target scans, where there are any; their names are in the metadata."""
 
 
 class KernelDistances(StoredRecord):

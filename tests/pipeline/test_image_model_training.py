@@ -19,12 +19,12 @@ from pipeline.execution.progress import ProgressFile
 from pipeline.execution.stopping import StopRequestedError
 from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.cached_image import FOREGROUND, CachedImage
+from pipeline.storage.file_names import PICTURES
 from pipeline.storage.tensors import load_tensors, save_arrays, save_tensors
 from pipeline.training.augmentation import AugmentationOptions
 from pipeline.training.computing import ComputingOptions, Precision
 from pipeline.training.image_model_files import MODEL, read_image_model
 from pipeline.training.image_model_options import ImageModelOptions
-from pipeline.training.image_model_pictures import PICTURES
 from pipeline.training.image_model_training import ImageModelTask, of_images, train_image_model
 from pipeline.training.patches import PatchOptions
 

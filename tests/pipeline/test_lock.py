@@ -33,9 +33,10 @@ from pipeline.storage.lock import only_command
 with only_command(Path(sys.argv[1])):
     child = os.fork()
     if child == 0:
+        # What is done after a fork is done now.
+        print(os.getpid(), flush=True)
         time.sleep(60)
         os._exit(0)
-    print(child, flush=True)
     os._exit(9)
 """
 _REFUSALS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP]

@@ -24,6 +24,7 @@ from pipeline.stages.source_translation import target_patients, translation_unit
 from pipeline.stages.study_plan import StudyPlan
 from pipeline.storage.cached_case import ARRAYS, CachedCase
 from pipeline.storage.cached_image import CachedImage
+from pipeline.storage.file_names import PICTURES
 from pipeline.storage.tensors import load_about, load_arrays, load_tensors, save_arrays
 from pipeline.storage.workspace import Workspace
 from pipeline.training.augmentation import Augmentation, AugmentationOptions
@@ -40,7 +41,7 @@ from pipeline.training.translation_options import (
     TranslationOptions,
 )
 from pipeline.training.translation_preparation import TranslationTask, prepare_translation
-from pipeline.training.translation_record import ABOUT, PICTURES, TranslationRecord
+from pipeline.training.translation_record import ABOUT, TranslationRecord
 
 MakeCase = Callable[..., CachedCase]
 OFF = AugmentationOptions(affine=0, noise=0, blur=0, brightness=0, gamma=0, low_resolution=0)

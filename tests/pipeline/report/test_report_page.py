@@ -124,9 +124,9 @@ def test_builds_one_page_with_every_section(built: Path, page: Page, whole_works
         "methods",
         "provenance",
     } <= page.ids()
-    # The study has no image models, so it has no section of them.
-    assert "image-models" not in page.ids()
-    assert len(SECTIONS) - 1 == sum(tag == "section" for tag, _ in page.tags)
+    # The study has no image models and no translation of its source, so it has no sections of them.
+    assert not {"image-models", "translation"} & page.ids()
+    assert len(SECTIONS) - 2 == sum(tag == "section" for tag, _ in page.tags)
     assert "Missing" not in page.text
     assert built.stat().st_size < 3_000_000
 
@@ -158,7 +158,7 @@ def test_needs_no_other_file_and_no_network(built: Path, page: Page) -> None:
 
 def test_every_anchor_has_its_place(page: Page) -> None:
     anchors = [a["href"] for tag, a in page.tags if tag == "a" and str(a["href"]).startswith("#")]
-    assert len(anchors) == len(SECTIONS) - 1
+    assert len(anchors) == len(SECTIONS) - 2
     assert {str(anchor)[1:] for anchor in anchors} <= page.ids()
 
 
