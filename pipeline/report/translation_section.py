@@ -15,7 +15,7 @@ from pipeline.report.number_text import counted, listing, number, percent
 from pipeline.report.section import Material, Section
 from pipeline.storage.file_names import PICTURES, TRANSLATIONS
 from pipeline.storage.tensors import load_about, load_arrays
-from pipeline.training.translation_options import RandomContrast
+from pipeline.training.translation_options import NoTranslation, RandomContrast
 from pipeline.training.translation_record import ABOUT, TranslationRecord
 
 _SCAN_COLOURS = 64
@@ -26,16 +26,17 @@ _WORDS = {"pool": "pool patient", "unlabelled": "unlabelled patient"}
 def translation_section(material: Material) -> Section:
     """Builds the section from `translate-source/KIND/`, of the kind that the study has."""
     title, config = "Translated source", material.files.config
-    kind = config.source.translate.kind if config is not None and config.source is not None else "none"
-    folder = material.files.root / TRANSLATIONS / kind
+    options = NoTranslation() if config is None or config.source is None else config.source.translate
+    folder = material.files.root / TRANSLATIONS / options.kind
     record = record_if_there(folder / ABOUT, TranslationRecord)
-    if record is None:
-        text = f"translate-source/{kind} holds no record: the train-source stage writes it before it trains."
+    if record is None or isinstance(options, NoTranslation):
+        text = f"translate-source/{options.kind} holds no record: the train-source stage writes it before it trains."
         return Section("translation", title, missing=(text,))
     content: dict[str, Any] = {
         "kind": record.options.kind.replace("_", " "),
         "drawn": isinstance(record.options, RandomContrast),
-        "share": percent(record.options.share),
+        # Another share prepares nothing anew: the record has that of the first training.
+        "share": percent(options.share),
         "source_scans": counted(record.source_scans, "source scan"),
         "whose": listing([counted(len(own), _WORDS[role]) for role, own in record.patients.items()]),
         "distances": _distances(record),

@@ -70,9 +70,7 @@ class RandomContrast(_Translation, ContrastOptions):
     kind: Literal["random_contrast"] = "random_contrast"
 
 
-MatchingOptions = HistogramMatching | FourierMatching
-"""Translations to the target's scans."""
-TranslationOptions = MatchingOptions | RandomContrast
+TranslationOptions = HistogramMatching | FourierMatching | RandomContrast
 """All translations."""
-Translate = Annotated[NoTranslation | HistogramMatching | FourierMatching | RandomContrast, Field(discriminator="kind")]
+Translate = Annotated[NoTranslation | TranslationOptions, Field(discriminator="kind")]
 """The choice of a study."""

@@ -7,11 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from data.stored_record import WHOLE, StoredRecord
-from pipeline.training.translation_options import (
-    FourierMatching,
-    HistogramMatching,
-    RandomContrast,
-)
+from pipeline.training.translation_options import TranslationOptions
 
 ABOUT = "translation.json"
 """`TranslationRecord`."""
@@ -33,7 +29,7 @@ class KernelDistances(StoredRecord):
 class TranslationRecord(StoredRecord):
     """The content of `translation.json`."""
 
-    options: Annotated[HistogramMatching | FourierMatching | RandomContrast, WHOLE, Field(discriminator="kind")]
+    options: Annotated[TranslationOptions, WHOLE, Field(discriminator="kind")]
     """The translation."""
     source_scans: int
     """Number of source scans."""

@@ -35,12 +35,16 @@ def test_source_networks_learn_from_translated_images_and_the_report_shows_them(
     assert not tested.keys() & set(about["patients"]["pool"])
     marker = workspace / "translate-source/random_contrast/done.json"
     made = marker.stat().st_mtime_ns
+    words[-1] = words[-1].replace("}", ", share: 0.5}")
+    first = weights.read_bytes()
     assert main(["train-source", *words, "--jobs", "1"]) == 0
+    # Another share trains anew, with what is prepared.
+    assert weights.read_bytes() != first
     assert marker.stat().st_mtime_ns == made
     assert main(["report", *words]) == 0
     page = (workspace / "report/index.html").read_text()
     section = page[page.index('<section id="translation">') :].partition("</section>")[0]
-    assert "80\N{NO-BREAK SPACE}% of their patches translated (random contrast)" in section
+    assert "50\N{NO-BREAK SPACE}% of their patches translated (random contrast)" in section
     assert "No scan of the target was needed: those of 3 pool patients are only compared with." in section
     assert 'id="translation-table"' in section
     assert (workspace / "report/figures/source-translation.png").is_file()
